@@ -1,0 +1,1 @@
+//! Sallyport's node agent.
