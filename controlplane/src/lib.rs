@@ -1,4 +1,5 @@
 //! Sallyport's control plane: takes policies in transactions, journals them, compiles what each node must
 //! enforce, and streams just what changed.
 
+pub mod cluster;
 pub mod model;

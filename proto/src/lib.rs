@@ -1,7 +1,18 @@
 //! The contract between control plane and enforcers: wire messages, the domain types both ends share, and the
-//! algebra of a node's policy (diff, apply, digest, intersection). No IO, no Kubernetes, no sled, no netlink.
+//! algebra of a node's policy (diff, apply, digest, meet). No IO, no Kubernetes, no sled, no netlink.
 
+mod convert;
+mod delta;
+mod digest;
+mod meet;
 pub mod policy;
+mod ranges;
+
+pub use convert::WireError;
+pub use delta::{ApplyError, Change, Delta};
+pub use digest::Digest;
+pub use meet::Unknown;
+pub use ranges::Ranges;
 
 /// The generated wire types and service stubs of `sallyport.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, unused_qualifications)]
@@ -9,5 +20,33 @@ pub mod wire {
     tonic::include_proto!("sallyport.v1");
 
     /// The encoded `FileDescriptorSet`, for the reflection service.
-    pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sallyport_descriptor.bin"));
+    pub const DESCRIPTOR: &[u8] =
+        include_bytes!(concat!(env!("OUT_DIR"), "/sallyport_descriptor.bin"));
+}
+
+/// Counts committed transactions, cluster-wide and without holes. 0 is the empty cluster.
+pub type Revision = u64;
+
+/// Counts how often the control plane was restored from a backup.
+pub type Epoch = u64;
+
+/// Exactly what a node enforces, or is to enforce. Ordered by epoch, then revision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The revision.
+    pub revision: Revision,
+    /// The digest of the node's policy.
+    pub digest: Digest,
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "epoch {} revision {} digest {}",
+            self.epoch, self.revision, self.digest
+        )
+    }
 }

@@ -1,6 +1,14 @@
-//! What one node must enforce, compiled.
+//! What one node must enforce, compiled: endpoints, classes, peer groups. Kept in persistent maps, so that a version
+//! costs what it changes, and two versions are compared at the cost of their difference.
 
-use std::fmt;
+use std::{fmt, net::IpAddr, sync::Arc};
+
+use imbl::{OrdMap, OrdSet};
+
+use crate::{
+    digest::{Digest, Hasher},
+    ranges::Ranges,
+};
 
 /// The protocols that have ports in a NetworkPolicy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,7 +22,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// All of them.
+    /// All of them, by number.
     pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
     /// The IP protocol number (IANA).
@@ -24,6 +32,13 @@ impl Protocol {
             Protocol::Udp => 17,
             Protocol::Sctp => 132,
         }
+    }
+
+    /// The protocol of an IP protocol number.
+    pub fn from_number(number: u32) -> Option<Protocol> {
+        Protocol::ALL
+            .into_iter()
+            .find(|protocol| u32::from(protocol.number()) == number)
     }
 }
 
@@ -36,3 +51,390 @@ impl fmt::Display for Protocol {
         })
     }
 }
+
+/// A direction of traffic, as seen by the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// To the endpoint.
+    Ingress,
+    /// From the endpoint.
+    Egress,
+}
+
+impl Direction {
+    /// Both.
+    pub const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        })
+    }
+}
+
+/// Names a peer group: a hash of the expression that it is the union of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub [u8; 16]);
+
+/// Names a class: a hash of what it allows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassId(pub [u8; 16]);
+
+/// A set of addresses: those of workloads, which come and go, and ranges, which are part of what the group is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerGroup {
+    /// What the group is.
+    pub spec: Arc<GroupSpec>,
+    /// The addresses of the workloads that are in it now.
+    pub addresses: OrdSet<IpAddr>,
+}
+
+/// The part of a peer group that never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSpec {
+    /// What the group stands for, for people: `pods default/app=client`.
+    pub description: String,
+    /// The address ranges in it (of ipBlocks).
+    pub ranges: Ranges,
+}
+
+/// What endpoints allow in one direction. It never changes: another content is another class.
+///
+/// Each protocol and port has **one** group: the union of everything that any policy allows there. So an address that
+/// leaves one policy's peers and joins another's stays in the group of a port that both allow, and an edit never
+/// breaks what both its versions permit. Canonical: `ports` is disjoint and ascending, and neighbours with the same
+/// group are joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// The direction.
+    pub direction: Direction,
+    /// The peers that may use protocols without ports: all but TCP, UDP and SCTP.
+    pub other: Option<GroupId>,
+    /// Who may use which ports. A port in none of them is allowed to nobody.
+    pub ports: Vec<PortRule>,
+}
+
+/// Allows one group of peers a range of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortRule {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The first port.
+    pub first: u16,
+    /// The last port, inclusive.
+    pub last: u16,
+    /// The peers.
+    pub group: GroupId,
+}
+
+/// One address of a workload of the node, and the class that judges it in each direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The workload's namespace.
+    pub namespace: String,
+    /// The workload's name.
+    pub name: String,
+    /// What may come to it; `None` when it is not isolated for ingress.
+    pub ingress: Option<ClassId>,
+    /// What it may send; `None` when it is not isolated for egress.
+    pub egress: Option<ClassId>,
+}
+
+/// What one node must enforce. Every mutation keeps the digest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodePolicy {
+    pub(crate) endpoints: OrdMap<IpAddr, Arc<Endpoint>>,
+    pub(crate) classes: OrdMap<ClassId, Arc<Class>>,
+    pub(crate) groups: OrdMap<GroupId, Arc<PeerGroup>>,
+    pub(crate) workload_ranges: Arc<Ranges>,
+    digest: Digest,
+}
+
+impl GroupId {
+    /// The id of the group that an expression describes. `terms` are its parts in canonical form and order.
+    pub fn of<'a>(terms: impl IntoIterator<Item = &'a str>, ranges: &Ranges) -> GroupId {
+        let mut hasher = Hasher::new("group id");
+        for term in terms {
+            hasher = hasher.field(term.as_bytes());
+        }
+        GroupId(hash_ranges(hasher, ranges).finish().to_be_bytes())
+    }
+}
+
+impl PeerGroup {
+    /// A group without workloads (yet).
+    pub fn new(description: String, ranges: Ranges) -> PeerGroup {
+        PeerGroup {
+            spec: Arc::new(GroupSpec {
+                description,
+                ranges,
+            }),
+            addresses: OrdSet::new(),
+        }
+    }
+
+    /// Whether an address is in the group.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address) || self.spec.ranges.contains(address)
+    }
+
+    /// Whether nobody is in it.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.spec.ranges.is_empty()
+    }
+}
+
+impl Class {
+    /// The class's id.
+    pub fn id(&self) -> ClassId {
+        let mut hasher = Hasher::new("class id")
+            .field(self.direction.to_string().as_bytes())
+            .field(self.other.as_ref().map_or(&[][..], |id| &id.0));
+        for rule in &self.ports {
+            hasher = hasher
+                .field(&[rule.protocol.number()])
+                .field(&rule.first.to_be_bytes())
+                .field(&rule.last.to_be_bytes())
+                .field(&rule.group.0);
+        }
+        ClassId(hasher.finish().to_be_bytes())
+    }
+
+    /// Every group that the class names, some perhaps more than once.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.other
+            .into_iter()
+            .chain(self.ports.iter().map(|rule| rule.group))
+    }
+
+    /// The group of a port; with no port, of the protocols that have none.
+    pub fn group_at(&self, port: Option<(Protocol, u16)>) -> Option<GroupId> {
+        let Some((protocol, port)) = port else {
+            return self.other;
+        };
+        let after = self
+            .ports
+            .partition_point(|rule| (rule.protocol, rule.first) <= (protocol, port));
+        let rule = self.ports[..after].last()?;
+        (rule.protocol == protocol && rule.last >= port).then_some(rule.group)
+    }
+}
+
+impl Endpoint {
+    /// The class in a direction.
+    pub fn class(&self, direction: Direction) -> Option<ClassId> {
+        match direction {
+            Direction::Ingress => self.ingress,
+            Direction::Egress => self.egress,
+        }
+    }
+}
+
+impl NodePolicy {
+    /// The endpoints, by address.
+    pub fn endpoints(&self) -> &OrdMap<IpAddr, Arc<Endpoint>> {
+        &self.endpoints
+    }
+
+    /// The classes, by id.
+    pub fn classes(&self) -> &OrdMap<ClassId, Arc<Class>> {
+        &self.classes
+    }
+
+    /// The peer groups, by id.
+    pub fn groups(&self) -> &OrdMap<GroupId, Arc<PeerGroup>> {
+        &self.groups
+    }
+
+    /// The addresses that belong to workloads of the node, whether known as endpoints yet or not.
+    pub fn workload_ranges(&self) -> &Arc<Ranges> {
+        &self.workload_ranges
+    }
+
+    /// The digest of all of it.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Adds or replaces an endpoint.
+    pub fn set_endpoint(&mut self, address: IpAddr, endpoint: Arc<Endpoint>) {
+        self.digest.add(endpoint_entry(address, &endpoint));
+        if let Some(old) = self.endpoints.insert(address, endpoint) {
+            self.digest.remove(endpoint_entry(address, &old));
+        }
+    }
+
+    /// Removes an endpoint and returns it.
+    pub fn remove_endpoint(&mut self, address: IpAddr) -> Option<Arc<Endpoint>> {
+        let old = self.endpoints.remove(&address)?;
+        self.digest.remove(endpoint_entry(address, &old));
+        Some(old)
+    }
+
+    /// Adds a class.
+    pub fn add_class(&mut self, id: ClassId, class: Arc<Class>) {
+        self.digest.add(class_entry(id, &class));
+        if let Some(old) = self.classes.insert(id, class) {
+            self.digest.remove(class_entry(id, &old));
+        }
+    }
+
+    /// Removes a class and returns it.
+    pub fn remove_class(&mut self, id: ClassId) -> Option<Arc<Class>> {
+        let old = self.classes.remove(&id)?;
+        self.digest.remove(class_entry(id, &old));
+        Some(old)
+    }
+
+    /// Adds a group, or replaces one by another version of it.
+    pub fn set_group(&mut self, id: GroupId, group: Arc<PeerGroup>) {
+        self.remove_group(id);
+        self.digest.add(group_entry(id, &group.spec));
+        for &address in &group.addresses {
+            self.digest.add(member_entry(id, address));
+        }
+        self.groups.insert(id, group);
+    }
+
+    /// Removes a group and returns it.
+    pub fn remove_group(&mut self, id: GroupId) -> Option<Arc<PeerGroup>> {
+        let old = self.groups.remove(&id)?;
+        self.digest.remove(group_entry(id, &old.spec));
+        for &address in &old.addresses {
+            self.digest.remove(member_entry(id, address));
+        }
+        Some(old)
+    }
+
+    /// Adds an address to a group. Says whether the group is there and did not have it.
+    pub fn add_address(&mut self, id: GroupId, address: IpAddr) -> bool {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return false;
+        };
+        if Arc::make_mut(group).addresses.insert(address).is_some() {
+            return false;
+        }
+        self.digest.add(member_entry(id, address));
+        true
+    }
+
+    /// Removes an address from a group. Says whether the group is there and had it.
+    pub fn remove_address(&mut self, id: GroupId, address: IpAddr) -> bool {
+        let Some(group) = self.groups.get_mut(&id) else {
+            return false;
+        };
+        if Arc::make_mut(group).addresses.remove(&address).is_none() {
+            return false;
+        }
+        self.digest.remove(member_entry(id, address));
+        true
+    }
+
+    /// Replaces the workload ranges.
+    pub fn set_workload_ranges(&mut self, ranges: Arc<Ranges>) {
+        self.digest.remove(ranges_entry(&self.workload_ranges));
+        self.digest.add(ranges_entry(&ranges));
+        self.workload_ranges = ranges;
+    }
+
+    /// Whether the class that judges `local` in a direction allows a packet: the definition of what enforcement does.
+    ///
+    /// `port` is the connection's destination port, at the pod that has it; `None` for protocols without ports.
+    /// An address that is no endpoint, and an endpoint that is not isolated, allow everything; so does traffic of an
+    /// endpoint with itself.
+    pub fn allows(
+        &self,
+        direction: Direction,
+        local: IpAddr,
+        peer: IpAddr,
+        port: Option<(Protocol, u16)>,
+    ) -> bool {
+        let class = self
+            .endpoints
+            .get(&local)
+            .and_then(|endpoint| endpoint.class(direction))
+            .and_then(|id| self.classes.get(&id));
+        let Some(class) = class else { return true };
+        local == peer
+            || class
+                .group_at(port)
+                .and_then(|id| self.groups.get(&id))
+                .is_some_and(|group| group.contains(peer))
+    }
+}
+
+fn hash_ranges(mut hasher: Hasher, ranges: &Ranges) -> Hasher {
+    for (first, last) in ranges.iter() {
+        hasher = hasher.field(&octets(first)).field(&octets(last));
+    }
+    hasher
+}
+
+fn endpoint_entry(address: IpAddr, endpoint: &Endpoint) -> u128 {
+    let class = |id: Option<ClassId>| id.map_or(Vec::new(), |id| id.0.to_vec());
+    Hasher::new("endpoint")
+        .field(&octets(address))
+        .field(endpoint.namespace.as_bytes())
+        .field(endpoint.name.as_bytes())
+        .field(&class(endpoint.ingress))
+        .field(&class(endpoint.egress))
+        .finish()
+}
+
+fn class_entry(id: ClassId, class: &Class) -> u128 {
+    Hasher::new("class")
+        .field(&id.0)
+        .field(&class.id().0)
+        .finish()
+}
+
+fn group_entry(id: GroupId, spec: &GroupSpec) -> u128 {
+    let hasher = Hasher::new("group")
+        .field(&id.0)
+        .field(spec.description.as_bytes());
+    hash_ranges(hasher, &spec.ranges).finish()
+}
+
+fn member_entry(id: GroupId, address: IpAddr) -> u128 {
+    Hasher::new("member")
+        .field(&id.0)
+        .field(&octets(address))
+        .finish()
+}
+
+/// The entry of the workload ranges; none when there are none, so that the empty policy's digest is zero.
+fn ranges_entry(ranges: &Ranges) -> u128 {
+    if ranges.is_empty() {
+        return 0;
+    }
+    hash_ranges(Hasher::new("workload ranges"), ranges).finish()
+}
+
+/// An address's bytes: 4 or 16.
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+macro_rules! hex_id {
+    ($($id:ty),*) => {$(
+        impl fmt::Display for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    )*};
+}
+
+hex_id!(GroupId, ClassId);

@@ -1,0 +1,294 @@
+//! Between wire messages and domain types, in one place. What comes from the wire is a stranger until it is through
+//! here, and is not checked again afterwards.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use crate::{
+    Change, Delta, Digest, Position, Ranges,
+    policy::{Class, ClassId, Direction, Endpoint, GroupId, GroupSpec, PortRule, Protocol, octets},
+    wire,
+};
+
+/// What is wrong with a message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed message: {field}: {problem}")]
+pub struct WireError {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+fn malformed(field: &'static str, problem: impl Into<String>) -> WireError {
+    WireError {
+        field,
+        problem: problem.into(),
+    }
+}
+
+fn sixteen(field: &'static str, bytes: &[u8]) -> Result<[u8; 16], WireError> {
+    bytes
+        .try_into()
+        .map_err(|_| malformed(field, format!("must be 16 bytes, is {}", bytes.len())))
+}
+
+fn address(field: &'static str, bytes: &[u8]) -> Result<IpAddr, WireError> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Ok(Ipv4Addr::from(four).into());
+    }
+    match <[u8; 16]>::try_from(bytes) {
+        Ok(sixteen) => Ok(Ipv6Addr::from(sixteen).into()),
+        Err(_) => Err(malformed(
+            field,
+            format!("must be 4 or 16 bytes, is {}", bytes.len()),
+        )),
+    }
+}
+
+fn addresses(field: &'static str, list: &[Vec<u8>]) -> Result<Vec<IpAddr>, WireError> {
+    list.iter().map(|bytes| address(field, bytes)).collect()
+}
+
+impl From<Position> for wire::Position {
+    fn from(position: Position) -> Self {
+        wire::Position {
+            epoch: position.epoch,
+            revision: position.revision,
+            digest: position.digest.0.to_be_bytes().to_vec(),
+        }
+    }
+}
+
+impl TryFrom<&wire::Position> for Position {
+    type Error = WireError;
+
+    fn try_from(position: &wire::Position) -> Result<Self, WireError> {
+        Ok(Position {
+            epoch: position.epoch,
+            revision: position.revision,
+            digest: Digest(u128::from_be_bytes(sixteen("digest", &position.digest)?)),
+        })
+    }
+}
+
+impl From<&Ranges> for Vec<wire::Range> {
+    fn from(ranges: &Ranges) -> Self {
+        ranges
+            .iter()
+            .map(|(first, last)| wire::Range {
+                first: octets(first),
+                last: octets(last),
+            })
+            .collect()
+    }
+}
+
+fn ranges(field: &'static str, list: &[wire::Range]) -> Result<Ranges, WireError> {
+    let mut spans = Vec::with_capacity(list.len());
+    for range in list {
+        let (first, last) = (address(field, &range.first)?, address(field, &range.last)?);
+        spans.push(
+            Ranges::span(first, last)
+                .ok_or_else(|| malformed(field, format!("{first}-{last} is no range")))?,
+        );
+    }
+    Ok(Ranges::union_all(&spans))
+}
+
+impl From<&Class> for wire::Class {
+    fn from(class: &Class) -> Self {
+        wire::Class {
+            id: class.id().0.to_vec(),
+            direction: match class.direction {
+                Direction::Ingress => wire::Direction::Ingress,
+                Direction::Egress => wire::Direction::Egress,
+            }
+            .into(),
+            other: class.other.map(|id| id.0.to_vec()),
+            ports: class
+                .ports
+                .iter()
+                .map(|rule| wire::PortRule {
+                    protocol: rule.protocol.number().into(),
+                    first: rule.first.into(),
+                    last: rule.last.into(),
+                    group: rule.group.0.to_vec(),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl TryFrom<&wire::Class> for Class {
+    type Error = WireError;
+
+    fn try_from(class: &wire::Class) -> Result<Self, WireError> {
+        let ports: Vec<PortRule> = class
+            .ports
+            .iter()
+            .map(port_rule)
+            .collect::<Result<_, _>>()?;
+        let ascending = ports
+            .windows(2)
+            .all(|pair| (pair[0].protocol, pair[0].last) < (pair[1].protocol, pair[1].first));
+        if !ascending {
+            return Err(malformed("class.ports", "must be disjoint and ascending"));
+        }
+        let found = Class {
+            direction: match class.direction() {
+                wire::Direction::Ingress => Direction::Ingress,
+                wire::Direction::Egress => Direction::Egress,
+                wire::Direction::Unspecified => {
+                    return Err(malformed("class.direction", "must be ingress or egress"));
+                }
+            },
+            other: class
+                .other
+                .as_ref()
+                .map(|id| sixteen("class.other", id).map(GroupId))
+                .transpose()?,
+            ports,
+        };
+        if found.id().0 != class.id[..] {
+            return Err(malformed("class.id", "is not the hash of the class"));
+        }
+        Ok(found)
+    }
+}
+
+fn port_rule(rule: &wire::PortRule) -> Result<PortRule, WireError> {
+    let port = |field, number: u32| {
+        u16::try_from(number).map_err(|_| malformed(field, format!("{number} is no port")))
+    };
+    let protocol = Protocol::from_number(rule.protocol).ok_or_else(|| {
+        malformed(
+            "port_rule.protocol",
+            format!("{} has no ports", rule.protocol),
+        )
+    })?;
+    let (first, last) = (
+        port("port_rule.first", rule.first)?,
+        port("port_rule.last", rule.last)?,
+    );
+    if first > last {
+        return Err(malformed("port_rule.last", "must not be before first"));
+    }
+    Ok(PortRule {
+        protocol,
+        first,
+        last,
+        group: GroupId(sixteen("port_rule.group", &rule.group)?),
+    })
+}
+
+impl From<&Delta> for Vec<wire::PolicyChange> {
+    fn from(delta: &Delta) -> Self {
+        delta.changes.iter().map(wire::PolicyChange::from).collect()
+    }
+}
+
+impl From<&Change> for wire::PolicyChange {
+    fn from(change: &Change) -> Self {
+        use wire::policy_change::Change as Wire;
+        let change = match change {
+            Change::WorkloadRanges(ranges) => Wire::WorkloadRanges(wire::WorkloadRanges {
+                ranges: (&**ranges).into(),
+            }),
+            Change::Group {
+                id,
+                spec,
+                add,
+                remove,
+            } => Wire::Group(wire::GroupChange {
+                id: id.0.to_vec(),
+                spec: spec.as_ref().map(|spec| wire::GroupSpec {
+                    description: spec.description.clone(),
+                    ranges: (&spec.ranges).into(),
+                }),
+                add: add.iter().map(|&address| octets(address)).collect(),
+                remove: remove.iter().map(|&address| octets(address)).collect(),
+            }),
+            Change::AddClass(class) => Wire::AddClass((&**class).into()),
+            Change::SetEndpoint(address, endpoint) => Wire::SetEndpoint(wire::Endpoint {
+                address: octets(*address),
+                namespace: endpoint.namespace.clone(),
+                name: endpoint.name.clone(),
+                ingress: endpoint.ingress.map(|id| id.0.to_vec()),
+                egress: endpoint.egress.map(|id| id.0.to_vec()),
+            }),
+            Change::RemoveEndpoint(address) => Wire::RemoveEndpoint(octets(*address)),
+            Change::RemoveClass(id) => Wire::RemoveClass(id.0.to_vec()),
+            Change::RemoveGroup(id) => Wire::RemoveGroup(id.0.to_vec()),
+        };
+        wire::PolicyChange {
+            change: Some(change),
+        }
+    }
+}
+
+impl TryFrom<&[wire::PolicyChange]> for Delta {
+    type Error = WireError;
+
+    fn try_from(changes: &[wire::PolicyChange]) -> Result<Self, WireError> {
+        Ok(Delta {
+            changes: changes
+                .iter()
+                .map(Change::try_from)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl TryFrom<&wire::PolicyChange> for Change {
+    type Error = WireError;
+
+    fn try_from(change: &wire::PolicyChange) -> Result<Self, WireError> {
+        use wire::policy_change::Change as Wire;
+        let change = change.change.as_ref().ok_or_else(|| {
+            malformed("change", "is empty or of a kind this version does not know")
+        })?;
+        Ok(match change {
+            Wire::WorkloadRanges(list) => {
+                Change::WorkloadRanges(Arc::new(ranges("workload_ranges", &list.ranges)?))
+            }
+            Wire::Group(group) => Change::Group {
+                id: GroupId(sixteen("group.id", &group.id)?),
+                spec: group.spec.as_ref().map(group_spec).transpose()?,
+                add: addresses("group.add", &group.add)?,
+                remove: addresses("group.remove", &group.remove)?,
+            },
+            Wire::AddClass(class) => Change::AddClass(Arc::new(class.try_into()?)),
+            Wire::SetEndpoint(endpoint) => {
+                let class = |field, id: &Option<Vec<u8>>| {
+                    id.as_ref()
+                        .map(|id| sixteen(field, id).map(ClassId))
+                        .transpose()
+                };
+                Change::SetEndpoint(
+                    address("endpoint.address", &endpoint.address)?,
+                    Arc::new(Endpoint {
+                        namespace: endpoint.namespace.clone(),
+                        name: endpoint.name.clone(),
+                        ingress: class("endpoint.ingress", &endpoint.ingress)?,
+                        egress: class("endpoint.egress", &endpoint.egress)?,
+                    }),
+                )
+            }
+            Wire::RemoveEndpoint(bytes) => {
+                Change::RemoveEndpoint(address("remove_endpoint", bytes)?)
+            }
+            Wire::RemoveClass(id) => Change::RemoveClass(ClassId(sixteen("remove_class", id)?)),
+            Wire::RemoveGroup(id) => Change::RemoveGroup(GroupId(sixteen("remove_group", id)?)),
+        })
+    }
+}
+
+fn group_spec(spec: &wire::GroupSpec) -> Result<Arc<GroupSpec>, WireError> {
+    Ok(Arc::new(GroupSpec {
+        description: spec.description.clone(),
+        ranges: ranges("group.ranges", &spec.ranges)?,
+    }))
+}

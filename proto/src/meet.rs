@@ -1,0 +1,325 @@
+//! The meet of two versions of a node's policy: what both allow. It is the state between the revokes and the grants
+//! of an edit, and it is exact: a flow passes it if and only if it passes both.
+
+use std::{net::IpAddr, sync::Arc};
+
+use imbl::{OrdSet, ordmap::DiffItem};
+
+use crate::{
+    Ranges,
+    digest::Hasher,
+    policy::{Class, ClassId, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+};
+
+/// What a node does with a workload address that is no endpoint (yet).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// Drop its traffic, if the address lies in the node's workload ranges.
+    Drop,
+    /// Let it pass.
+    Allow,
+}
+
+impl NodePolicy {
+    /// What both `self` and `new` allow.
+    ///
+    /// Groups of both versions are kept under their ids, so that the change is a few set elements; where classes
+    /// change in a way that ids cannot express, the shared part of their groups is spelt out in groups of its own.
+    /// Costs what the difference of the two costs, and the size of the groups that have to be spelt out.
+    pub fn meet(&self, new: &NodePolicy, unknown: Unknown) -> NodePolicy {
+        let mut meet = Meet {
+            old: self,
+            new,
+            out: new.clone(),
+        };
+        meet.groups();
+        meet.endpoints(unknown);
+        meet.drop_unused();
+        meet.out
+    }
+
+    fn drops_unknown(&self, address: IpAddr, unknown: Unknown) -> bool {
+        unknown == Unknown::Drop && self.workload_ranges.contains(address)
+    }
+
+    /// The addresses and ranges of some peers.
+    fn content(&self, peers: Peers) -> Content {
+        match peers {
+            Peers::Nobody => Content::default(),
+            Peers::Everyone => Content {
+                addresses: OrdSet::new(),
+                ranges: Ranges::everything(),
+            },
+            Peers::Group(id) => Content {
+                addresses: self.groups[&id].addresses.clone(),
+                ranges: self.groups[&id].spec.ranges.clone(),
+            },
+        }
+    }
+}
+
+struct Meet<'a> {
+    old: &'a NodePolicy,
+    new: &'a NodePolicy,
+    out: NodePolicy,
+}
+
+/// Who may use a port.
+#[derive(Clone, Copy)]
+enum Peers {
+    Nobody,
+    Everyone,
+    Group(GroupId),
+}
+
+/// Addresses spelt out.
+#[derive(Default)]
+struct Content {
+    addresses: OrdSet<IpAddr>,
+    ranges: Ranges,
+}
+
+impl Meet<'_> {
+    /// Groups of both versions keep the members of both; groups of one version stay as they are there.
+    fn groups(&mut self) {
+        for item in self.old.groups.diff(&self.new.groups) {
+            match item {
+                DiffItem::Add(..) => {}
+                DiffItem::Remove(&id, group) => self.out.set_group(id, group.clone()),
+                DiffItem::Update {
+                    old: (&id, old),
+                    new: (_, new),
+                } => {
+                    for item in old.addresses.diff(&new.addresses) {
+                        if let imbl::ordset::DiffItem::Add(&address) = item {
+                            self.out.remove_address(id, address);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn endpoints(&mut self, unknown: Unknown) {
+        for item in self.old.endpoints.diff(&self.new.endpoints) {
+            match item {
+                DiffItem::Add(&address, endpoint) => {
+                    if self.old.drops_unknown(address, unknown) {
+                        self.out.remove_endpoint(address);
+                    } else {
+                        self.endpoint(address, None, Some(endpoint));
+                    }
+                }
+                DiffItem::Remove(&address, endpoint) => {
+                    if !self.new.drops_unknown(address, unknown) {
+                        self.endpoint(address, Some(endpoint), None);
+                    }
+                }
+                DiffItem::Update {
+                    old: (&address, old),
+                    new: (_, new),
+                } => self.endpoint(address, Some(old), Some(new)),
+            }
+        }
+    }
+
+    fn endpoint(&mut self, address: IpAddr, old: Option<&Endpoint>, new: Option<&Endpoint>) {
+        let named = new.or(old).expect("an endpoint of at least one version");
+        let class = |of: Option<&Endpoint>, ingress: bool| {
+            of.and_then(|endpoint| {
+                if ingress {
+                    endpoint.ingress
+                } else {
+                    endpoint.egress
+                }
+            })
+        };
+        let endpoint = Endpoint {
+            namespace: named.namespace.clone(),
+            name: named.name.clone(),
+            ingress: self.class(class(old, true), class(new, true)),
+            egress: self.class(class(old, false), class(new, false)),
+        };
+        self.out.set_endpoint(address, Arc::new(endpoint));
+    }
+
+    /// The class that allows what both allow; no class allows everything.
+    fn class(&mut self, old: Option<ClassId>, new: Option<ClassId>) -> Option<ClassId> {
+        if old == new {
+            return old;
+        }
+        let old = old.map(|id| self.old.classes[&id].clone());
+        let new = new.map(|id| self.new.classes[&id].clone());
+        let direction = old.as_ref().or(new.as_ref())?.direction;
+        let at = |class: &Option<Arc<Class>>, port| match class {
+            None => Peers::Everyone,
+            Some(class) => class.group_at(port).map_or(Peers::Nobody, Peers::Group),
+        };
+        let other = self.peers(at(&old, None), at(&new, None));
+        let mut ports: Vec<PortRule> = Vec::new();
+        for (protocol, first, last) in segments(old.as_deref(), new.as_deref()) {
+            let port = Some((protocol, first));
+            let Some(group) = self.peers(at(&old, port), at(&new, port)) else {
+                continue;
+            };
+            match ports.last_mut() {
+                Some(rule)
+                    if (rule.protocol, rule.group) == (protocol, group)
+                        && rule.last.checked_add(1) == Some(first) =>
+                {
+                    rule.last = last;
+                }
+                _ => ports.push(PortRule {
+                    protocol,
+                    first,
+                    last,
+                    group,
+                }),
+            }
+        }
+        let class = Class {
+            direction,
+            other,
+            ports,
+        };
+        let id = class.id();
+        self.out.add_class(id, Arc::new(class));
+        Some(id)
+    }
+
+    /// The group of the peers that are in both; `None` if nobody is.
+    fn peers(&mut self, old: Peers, new: Peers) -> Option<GroupId> {
+        let (a, b) = match (old, new) {
+            (Peers::Nobody, _) | (_, Peers::Nobody) => return None,
+            (Peers::Group(a), Peers::Group(b)) if a == b => return Some(a),
+            (Peers::Group(id), Peers::Everyone) | (Peers::Everyone, Peers::Group(id))
+                if self.is_same_in_both(id) =>
+            {
+                return Some(id);
+            }
+            _ => (self.old.content(old), self.new.content(new)),
+        };
+        let content = Content {
+            addresses: a
+                .addresses
+                .clone()
+                .intersection(b.addresses.clone())
+                .union(in_ranges(&a.addresses, &b.ranges))
+                .union(in_ranges(&b.addresses, &a.ranges)),
+            ranges: a.ranges.intersection(&b.ranges),
+        };
+        Some(self.spell_out(old, new, content))
+    }
+
+    /// A group that is unchanged by the edit, or in one version only, holds the same addresses all through it.
+    fn is_same_in_both(&self, id: GroupId) -> bool {
+        match (self.old.groups.get(&id), self.new.groups.get(&id)) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new) || old.addresses == new.addresses,
+            _ => true,
+        }
+    }
+
+    fn spell_out(&mut self, old: Peers, new: Peers, content: Content) -> GroupId {
+        let mut hasher = Hasher::new("meet");
+        for peers in [old, new] {
+            hasher = hasher.field(match &peers {
+                Peers::Group(id) => &id.0,
+                Peers::Everyone => b"everyone",
+                Peers::Nobody => b"nobody",
+            });
+        }
+        let id = GroupId(hasher.finish().to_be_bytes());
+        let mut group = PeerGroup::new("in both versions of an edit".into(), content.ranges);
+        group.addresses = content.addresses;
+        self.out.set_group(id, Arc::new(group));
+        id
+    }
+
+    /// Removes the classes and groups that the meet does not use.
+    fn drop_unused(&mut self) {
+        let changed: Vec<ClassId> = self
+            .old
+            .classes
+            .diff(&self.out.classes)
+            .filter_map(|item| match item {
+                DiffItem::Add(&id, _) => Some(id),
+                _ => None,
+            })
+            .collect();
+        if !changed.is_empty() {
+            let used: std::collections::BTreeSet<ClassId> = self
+                .out
+                .endpoints
+                .values()
+                .flat_map(|endpoint| [endpoint.ingress, endpoint.egress])
+                .flatten()
+                .collect();
+            for id in changed.into_iter().filter(|id| !used.contains(id)) {
+                self.out.remove_class(id);
+            }
+        }
+        let candidates: Vec<GroupId> = self
+            .old
+            .groups
+            .diff(&self.out.groups)
+            .filter_map(|item| match item {
+                DiffItem::Add(&id, _) => Some(id),
+                _ => None,
+            })
+            .chain(
+                self.old
+                    .groups
+                    .diff(&self.new.groups)
+                    .filter_map(|item| match item {
+                        DiffItem::Remove(&id, _) => Some(id),
+                        _ => None,
+                    }),
+            )
+            .collect();
+        if !candidates.is_empty() {
+            let used: std::collections::BTreeSet<GroupId> = self
+                .out
+                .classes
+                .values()
+                .flat_map(|class| class.groups())
+                .collect();
+            for id in candidates.into_iter().filter(|id| !used.contains(id)) {
+                self.out.remove_group(id);
+            }
+        }
+    }
+}
+
+fn in_ranges(addresses: &OrdSet<IpAddr>, ranges: &Ranges) -> OrdSet<IpAddr> {
+    if ranges.is_empty() {
+        return OrdSet::new();
+    }
+    if ranges.is_everything() {
+        return addresses.clone();
+    }
+    addresses
+        .iter()
+        .copied()
+        .filter(|&address| ranges.contains(address))
+        .collect()
+}
+
+/// The coarsest ranges of ports on which neither class changes its group.
+fn segments(old: Option<&Class>, new: Option<&Class>) -> Vec<(Protocol, u16, u16)> {
+    let mut segments = Vec::new();
+    for protocol in Protocol::ALL {
+        let mut starts = std::collections::BTreeSet::from([0u16]);
+        for rule in old.iter().chain(new.iter()).flat_map(|class| &class.ports) {
+            if rule.protocol == protocol {
+                starts.insert(rule.first);
+                starts.extend(rule.last.checked_add(1));
+            }
+        }
+        let starts: Vec<u16> = starts.into_iter().collect();
+        for (i, &first) in starts.iter().enumerate() {
+            let last = starts.get(i + 1).map_or(u16::MAX, |next| next - 1);
+            segments.push((protocol, first, last));
+        }
+    }
+    segments
+}

@@ -1,0 +1,239 @@
+//! The laws of the algebra, over random pairs of policies: apply(diff) is identity, the wire loses nothing, and the
+//! meet is exactly what both allow.
+
+use std::{net::IpAddr, sync::Arc};
+
+use proptest::{collection::vec, option, prelude::*};
+use sallyport_proto::{
+    ApplyError, Change, Delta, Digest, Ranges, Unknown,
+    policy::{
+        Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol,
+    },
+    wire,
+};
+
+const ADDRESSES: u8 = 8;
+
+fn address(n: u8) -> IpAddr {
+    [10, 0, 0, n].into()
+}
+
+/// A policy over a small universe, so that two of them share much.
+#[derive(Clone, Debug)]
+struct Recipe {
+    groups: Vec<Vec<u8>>,
+    endpoints: Vec<(u8, Option<u8>, Option<u8>)>,
+}
+
+/// Class number `n` is the same class in every policy; so is group number `n`, but for its members.
+fn class(n: u8, direction: Direction) -> Class {
+    let group = |n: u8| group_id(n % 4);
+    let rule = |protocol, first, last, group| PortRule {
+        protocol,
+        first,
+        last,
+        group,
+    };
+    let ports = match n % 6 {
+        0 => vec![],
+        1 => vec![rule(Protocol::Tcp, 80, 80, group(n))],
+        2 => vec![
+            rule(Protocol::Tcp, 0, 79, group(0)),
+            rule(Protocol::Tcp, 80, 80, group(1)),
+            rule(Protocol::Tcp, 81, u16::MAX, group(0)),
+        ],
+        3 => vec![
+            rule(Protocol::Tcp, 70, 90, group(2)),
+            rule(Protocol::Udp, 53, 53, group(3)),
+        ],
+        4 => vec![rule(Protocol::Udp, 0, u16::MAX, group(1))],
+        _ => vec![rule(Protocol::Tcp, 80, 81, group(3))],
+    };
+    Class {
+        direction,
+        other: (n.is_multiple_of(2)).then(|| group(n / 2)),
+        ports,
+    }
+}
+
+fn spec(n: u8) -> (String, Ranges) {
+    let ranges = match n {
+        2 => Ranges::span(address(2), address(4)).unwrap(),
+        3 => Ranges::span(address(0), address(1)).unwrap(),
+        _ => Ranges::EMPTY,
+    };
+    (format!("group {n}"), ranges)
+}
+
+fn group_id(n: u8) -> GroupId {
+    let (description, ranges) = spec(n);
+    GroupId::of([description.as_str()], &ranges)
+}
+
+fn build(recipe: &Recipe) -> NodePolicy {
+    let mut policy = NodePolicy::default();
+    policy.set_workload_ranges(Arc::new(Ranges::span(address(0), address(3)).unwrap()));
+    for (n, members) in recipe.groups.iter().enumerate() {
+        let (description, ranges) = spec(n as u8);
+        let mut group = PeerGroup::new(description, ranges);
+        group.addresses = members.iter().map(|&n| address(n)).collect();
+        policy.set_group(group_id(n as u8), Arc::new(group));
+    }
+    for &(n, ingress, egress) in &recipe.endpoints {
+        let mut add = |number: Option<u8>, direction| -> Option<ClassId> {
+            let class = class(number?, direction);
+            let id = class.id();
+            policy.add_class(id, Arc::new(class));
+            Some(id)
+        };
+        let endpoint = Endpoint {
+            namespace: "default".into(),
+            name: format!("pod-{n}"),
+            ingress: add(ingress, Direction::Ingress),
+            egress: add(egress, Direction::Egress),
+        };
+        policy.set_endpoint(address(n), Arc::new(endpoint));
+    }
+    let used: std::collections::BTreeSet<ClassId> = policy
+        .endpoints()
+        .values()
+        .flat_map(|endpoint| [endpoint.ingress, endpoint.egress])
+        .flatten()
+        .collect();
+    let unused: Vec<ClassId> = policy
+        .classes()
+        .keys()
+        .copied()
+        .filter(|id| !used.contains(id))
+        .collect();
+    for id in unused {
+        policy.remove_class(id);
+    }
+    policy
+}
+
+fn recipe() -> impl Strategy<Value = Recipe> {
+    let endpoint = (0..ADDRESSES, option::of(0..6u8), option::of(0..6u8));
+    (vec(vec(0..ADDRESSES, 0..5), 4), vec(endpoint, 0..6))
+        .prop_map(|(groups, endpoints)| Recipe { groups, endpoints })
+}
+
+fn flows() -> impl Iterator<Item = (Direction, IpAddr, IpAddr, Option<(Protocol, u16)>)> {
+    let ports = [None]
+        .into_iter()
+        .chain([0, 53, 75, 80, 81, u16::MAX].into_iter().flat_map(|port| {
+            [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(|protocol| Some((protocol, port)))
+        }))
+        .collect::<Vec<_>>();
+    Direction::BOTH.into_iter().flat_map(move |direction| {
+        let ports = ports.clone();
+        (0..ADDRESSES).flat_map(move |local| {
+            let ports = ports.clone();
+            (0..ADDRESSES).flat_map(move |peer| {
+                ports
+                    .clone()
+                    .into_iter()
+                    .map(move |port| (direction, address(local), address(peer), port))
+            })
+        })
+    })
+}
+
+/// What the node does: an address of the workload ranges that is no endpoint is dropped, or let pass.
+fn permits(
+    policy: &NodePolicy,
+    unknown: Unknown,
+    (direction, local, peer, port): (Direction, IpAddr, IpAddr, Option<(Protocol, u16)>),
+) -> bool {
+    let dropped = unknown == Unknown::Drop
+        && policy.workload_ranges().contains(local)
+        && !policy.endpoints().contains_key(&local);
+    !dropped && policy.allows(direction, local, peer, port)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn applying_the_difference_gives_the_new_policy(old in recipe(), new in recipe()) {
+        let (old, new) = (build(&old), build(&new));
+        let delta = Delta::between(&old, &new);
+        prop_assert_eq!(&old.applied(&delta, new.digest()).unwrap(), &new);
+        prop_assert!(Delta::between(&new, &new).is_empty());
+        prop_assert_eq!(old == new, delta.is_empty());
+        prop_assert_eq!(old == new, old.digest() == new.digest());
+    }
+
+    #[test]
+    fn a_snapshot_is_the_difference_from_nothing(policy in recipe()) {
+        let policy = build(&policy);
+        let snapshot = Delta::between(&NodePolicy::default(), &policy);
+        prop_assert_eq!(&NodePolicy::default().applied(&snapshot, policy.digest()).unwrap(), &policy);
+        prop_assert_eq!(NodePolicy::default().digest(), Digest::default());
+    }
+
+    #[test]
+    fn the_wire_loses_nothing(old in recipe(), new in recipe()) {
+        let delta = Delta::between(&build(&old), &build(&new));
+        let wire = Vec::<wire::PolicyChange>::from(&delta);
+        prop_assert_eq!(Delta::try_from(&wire[..]).unwrap(), delta);
+    }
+
+    #[test]
+    fn a_lost_or_repeated_change_is_noticed(old in recipe(), new in recipe(), pick in any::<prop::sample::Index>()) {
+        let (old, new) = (build(&old), build(&new));
+        let delta = Delta::between(&old, &new);
+        prop_assume!(!delta.is_empty());
+        let mut lost = delta.clone();
+        lost.changes.remove(pick.index(delta.changes.len()));
+        prop_assert!(old.applied(&lost, new.digest()).is_err());
+        let mut twice = delta.clone();
+        let change = twice.changes[pick.index(delta.changes.len())].clone();
+        let idempotent = matches!(change, Change::SetEndpoint(..) | Change::WorkloadRanges(_));
+        twice.changes.push(change);
+        if !idempotent {
+            prop_assert!(old.applied(&twice, new.digest()).is_err());
+        }
+    }
+
+    #[test]
+    fn the_meet_allows_exactly_what_both_allow(old in recipe(), new in recipe(), strict in any::<bool>()) {
+        let unknown = if strict { Unknown::Drop } else { Unknown::Allow };
+        let (old, new) = (build(&old), build(&new));
+        let meet = old.meet(&new, unknown);
+        for flow in flows() {
+            let both = permits(&old, unknown, flow) && permits(&new, unknown, flow);
+            prop_assert_eq!(permits(&meet, unknown, flow), both, "{:?}", flow);
+        }
+        // Every reference holds, and both halves are ordinary differences.
+        let revoke = Delta::between(&old, &meet);
+        let grant = Delta::between(&meet, &new);
+        prop_assert_eq!(&old.applied(&revoke, meet.digest()).unwrap(), &meet);
+        prop_assert_eq!(&meet.applied(&grant, new.digest()).unwrap(), &new);
+    }
+
+    /// What lets a node change groups in place: between the versions a group only loses members, then only gains.
+    #[test]
+    fn groups_lose_members_first_and_gain_them_afterwards(old in recipe(), new in recipe()) {
+        let (old, new) = (build(&old), build(&new));
+        let meet = old.meet(&new, Unknown::Drop);
+        for (id, group) in meet.groups() {
+            if let Some(before) = old.groups().get(id) {
+                prop_assert!(group.addresses.is_subset(&before.addresses));
+            }
+            if let Some(after) = new.groups().get(id) {
+                prop_assert!(group.addresses.is_subset(&after.addresses));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_policy_that_names_what_is_not_there_is_refused() {
+    let class = Arc::new(class(1, Direction::Ingress));
+    let delta = Delta {
+        changes: vec![Change::AddClass(class)],
+    };
+    let error = NodePolicy::default().applied(&delta, Digest::default());
+    assert!(matches!(error, Err(ApplyError::Dangling(_))), "{error:?}");
+}
