@@ -1,3 +1,73 @@
-//! Placeholder.
+//! The `sallyport` command: takes the arguments, runs one command, turns its outcome into an exit code. Does no work.
 
-fn main() {}
+mod args;
+mod client;
+mod columns;
+mod commit;
+mod duration;
+mod enforced;
+mod failure;
+mod get;
+mod input;
+mod kind;
+mod label;
+mod output;
+mod status;
+mod summary;
+mod watch;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::{
+    args::{Cli, Command},
+    failure::{Exit, Failure},
+};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = match run(&cli).await {
+        Ok(()) => Exit::Ok,
+        Err(failure) => {
+            let exit = failure.exit();
+            if exit != Exit::Ok {
+                complain(&failure);
+            }
+            exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+async fn run(cli: &Cli) -> Result<(), Failure> {
+    let (server, out) = (cli.server.as_str(), &mut io::BufWriter::new(io::stdout()));
+    let outcome = match &cli.command {
+        Command::Apply(args) => commit::apply(args, server, out).await,
+        Command::Get(args) => get::run(args, server, out).await,
+        Command::Delete(args) => commit::delete(args, server, out).await,
+        Command::Label(args) => label::run(args, server, out).await,
+        Command::Status(args) => status::run(args, server, out).await,
+        Command::Wait(args) => enforced::run(args, server, out).await,
+        Command::Version => Ok(writeln!(out, "sallyport {}", env!("CARGO_PKG_VERSION"))?),
+        Command::Completion(args) => {
+            // clap_complete panics when it cannot write, so it writes to memory.
+            let mut script = Vec::new();
+            clap_complete::generate(args.shell, &mut Cli::command(), "sallyport", &mut script);
+            Ok(out.write_all(&script)?)
+        }
+    };
+    outcome.and(out.flush().map_err(Failure::from))
+}
+
+fn complain(failure: &Failure) {
+    let mut prefix = output::error_prefix();
+    for line in failure.lines() {
+        output::remark(&format!("{prefix} {line}"));
+        prefix = " ".repeat("error:".len());
+    }
+}

@@ -1,0 +1,375 @@
+//! The command line: every command, option and line of help. Never does anything.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::{client, duration, failure::Exit, kind, kind::Target, label::LabelEdit};
+
+/// Network policy for Linux nodes: put objects in, see what is stored, know what is enforced.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sallyport",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = Exit::help()
+)]
+pub(crate) struct Cli {
+    /// Where the control plane listens: http://HOST:PORT or unix:///PATH
+    #[arg(
+        long,
+        global = true,
+        env = "SALLYPORT_SERVER",
+        value_name = "URL",
+        default_value = client::DEFAULT_SERVER,
+        value_parser = client::parse_server,
+        help_heading = "Global options",
+        display_order = 900
+    )]
+    pub(crate) server: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create or replace objects from files, all in one transaction
+    ///
+    /// Everything that all -f arguments hold is one transaction: it is accepted whole or refused whole, and
+    /// becomes one revision. The files are YAML (also of several documents) or JSON.
+    #[command(after_help = APPLY_EXAMPLES)]
+    Apply(Apply),
+    /// Show objects
+    ///
+    /// The output of -o yaml and -o json can be given to `sallyport apply -f -` again.
+    #[command(after_help = GET_EXAMPLES)]
+    Get(Get),
+    /// Delete objects, by name or by file, all in one transaction
+    ///
+    /// Deleting a namespace deletes what is in it.
+    #[command(after_help = DELETE_EXAMPLES)]
+    Delete(Delete),
+    /// Change the labels of one object
+    ///
+    /// KEY=VALUE sets a label, KEY- removes one. A label that has another value already is changed only with
+    /// --overwrite.
+    #[command(after_help = LABEL_EXAMPLES)]
+    Label(Label),
+    /// Show the control plane's revision and how every node stands
+    ///
+    /// LAG counts the revisions that a node still has to enforce; 0 means that it enforces all that concerns it.
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(Status),
+    /// Wait until every node enforces a revision
+    ///
+    /// Exits with 4 when the time is over, and names the nodes that lag and why.
+    #[command(after_help = WAIT_EXAMPLES)]
+    Wait(Wait),
+    /// Print the version of this program (asks no server)
+    Version,
+    /// Print a completion script for a shell
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completion(Completion),
+}
+
+/// Arguments of `apply`.
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    pub(crate) input: Input,
+    #[command(flatten)]
+    pub(crate) commit: Commit,
+}
+
+/// The files of a transaction.
+#[derive(Debug, Args)]
+pub(crate) struct Input {
+    /// A file, a directory (its .yaml, .yml and .json files), or - for standard input; repeatable
+    #[arg(short, long, required = true, value_name = "FILE|DIR|-")]
+    pub(crate) filename: Vec<PathBuf>,
+    /// Read the directories of -f with everything below them
+    #[arg(short = 'R', long, requires = "filename")]
+    pub(crate) recursive: bool,
+}
+
+/// How a change is committed, and what is waited for.
+#[derive(Debug, Args)]
+pub(crate) struct Commit {
+    /// Check everything, change nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+    /// Refuse, with exit code 5, unless N is the current revision
+    #[arg(long, value_name = "N")]
+    pub(crate) expected_revision: Option<u64>,
+    /// Return only when every node enforces the change
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Give up waiting after this long
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "30s",
+        requires = "wait",
+        value_parser = duration::parse
+    )]
+    pub(crate) timeout: Duration,
+}
+
+/// Arguments of `get`.
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    #[arg(help = format!("{}; several with commas; all; or KIND/NAME", kind::HELP))]
+    pub(crate) kind: Target,
+    /// Only the objects of these names
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
+    /// The objects of every namespace
+    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "names"])]
+    pub(crate) all_namespaces: bool,
+    /// The form of the output
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        hide_possible_values = true,
+        help = "The form of the output: table, wide, json, yaml or name"
+    )]
+    pub(crate) output: Form,
+    /// Go on and show every change, until interrupted
+    #[arg(short, long, conflicts_with = "names")]
+    pub(crate) watch: bool,
+}
+
+/// The namespace.
+#[derive(Debug, Args)]
+pub(crate) struct Scope {
+    /// The namespace [default: default]
+    #[arg(short, long, value_name = "NS")]
+    pub(crate) namespace: Option<String>,
+}
+
+/// Arguments of `delete`.
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    #[arg(required_unless_present = "filename", conflicts_with = "filename",
+          help = format!("{}; or KIND/NAME", kind::HELP))]
+    pub(crate) kind: Option<Target>,
+    /// The objects' names
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Delete what a file, a directory or standard input (-) names; repeatable
+    #[arg(short, long, value_name = "FILE|DIR|-", conflicts_with = "namespace")]
+    pub(crate) filename: Vec<PathBuf>,
+    /// Read the directories of -f with everything below them
+    #[arg(short = 'R', long, requires = "filename")]
+    pub(crate) recursive: bool,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
+    #[command(flatten)]
+    pub(crate) commit: Commit,
+}
+
+/// Arguments of `label`.
+#[derive(Debug, Args)]
+pub(crate) struct Label {
+    #[arg(help = format!("{}; or KIND/NAME", kind::HELP))]
+    pub(crate) kind: Target,
+    /// The object's name (not after KIND/NAME), then KEY=VALUE to set and KEY- to remove
+    #[arg(required = true, value_name = "NAME> <KEY=VALUE|KEY-")]
+    pub(crate) words: Vec<String>,
+    /// Change labels that have another value already
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+    #[command(flatten)]
+    pub(crate) scope: Scope,
+    #[command(flatten)]
+    pub(crate) commit: Commit,
+}
+
+impl Label {
+    /// The names and the edits among the words.
+    pub(crate) fn split(&self) -> Result<(Vec<String>, Vec<LabelEdit>), String> {
+        let first = self
+            .words
+            .iter()
+            .position(|word| LabelEdit::looks_like(word));
+        let (names, edits) = self.words.split_at(first.unwrap_or(self.words.len()));
+        let edits: Vec<_> = edits
+            .iter()
+            .map(|word| word.parse())
+            .collect::<Result<_, _>>()?;
+        match edits.is_empty() {
+            true => Err("no label given: write KEY=VALUE or KEY-".to_owned()),
+            false => Ok((names.to_vec(), edits)),
+        }
+    }
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The form of the output
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        hide_possible_values = true,
+        help = "The form of the output: table, wide, json, yaml or name"
+    )]
+    pub(crate) output: Form,
+}
+
+/// Arguments of `wait`.
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// The revision to wait for [default: the current one]
+    #[arg(long, value_name = "N")]
+    pub(crate) revision: Option<u64>,
+    /// Give up after this long
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
+    pub(crate) timeout: Duration,
+}
+
+/// Arguments of `completion`.
+#[derive(Debug, Args)]
+pub(crate) struct Completion {
+    /// Which shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// The form of an output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// Aligned columns.
+    #[default]
+    Table,
+    /// A table with more columns.
+    Wide,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+    /// Only KIND/NAMESPACE/NAME, one a line.
+    Name,
+}
+
+const APPLY_EXAMPLES: &str = "\
+Examples:
+  sallyport apply -f demo-policy.yaml
+  sallyport apply -f cluster/ -R --dry-run          Would it be accepted?
+  sallyport apply -f policy.yaml --wait             Return when every node enforces it
+  sallyport get netpol -A -o yaml > backup.yaml && sallyport apply -f backup.yaml
+  sallyport apply -f - --expected-revision 41 < edited.yaml";
+
+const GET_EXAMPLES: &str = "\
+Examples:
+  sallyport get netpol                      The policies of namespace default
+  sallyport get netpol -A -o wide           Those of all namespaces, with a summary of their rules
+  sallyport get netpol demo-policy -n prod -o yaml
+  sallyport get pods,workloads -n prod
+  sallyport get all -A -o yaml > cluster.yaml
+  sallyport get netpol -A --watch           Then every change as it is committed";
+
+const DELETE_EXAMPLES: &str = "\
+Examples:
+  sallyport delete netpol demo-policy other-policy -n prod
+  sallyport delete netpol/prod/demo-policy
+  sallyport delete -f demo-policy.yaml --wait";
+
+const LABEL_EXAMPLES: &str = "\
+Examples:
+  sallyport label pod web role=frontend
+  sallyport label ns prod team=payments stage-        Set one, remove one
+  sallyport label wl db tier=2 -n prod --overwrite --wait";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  sallyport status
+  sallyport status -o wide                  With the first revision that is not enforced
+  sallyport status -o json | jq '.nodes[] | select(.state != \"enforcing\")'";
+
+const WAIT_EXAMPLES: &str = "\
+Examples:
+  sallyport wait                            For the current revision
+  sallyport wait --revision 42 --timeout 5s || sallyport status";
+
+const COMPLETION_EXAMPLES: &str = "\
+Examples:
+  source <(sallyport completion bash)
+  sallyport completion zsh > \"${fpath[1]}/_sallyport\"
+  sallyport completion fish > ~/.config/fish/completions/sallyport.fish";
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    fn refused(line: &str) -> ErrorKind {
+        let words = line.split(' ');
+        Cli::try_parse_from(words).expect_err(line).kind()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for (line, kind) in [
+            ("sallyport apply", ErrorKind::MissingRequiredArgument),
+            (
+                "sallyport apply -f x --dry-run --wait",
+                ErrorKind::ArgumentConflict,
+            ),
+            (
+                "sallyport apply -f x --timeout 3s",
+                ErrorKind::MissingRequiredArgument,
+            ),
+            ("sallyport delete", ErrorKind::MissingRequiredArgument),
+            (
+                "sallyport delete netpol x -f y",
+                ErrorKind::ArgumentConflict,
+            ),
+            ("sallyport get netpol x -A", ErrorKind::ArgumentConflict),
+            ("sallyport get netpol -A -n x", ErrorKind::ArgumentConflict),
+            ("sallyport get deployments", ErrorKind::ValueValidation),
+            ("sallyport wait --timeout 30", ErrorKind::ValueValidation),
+            (
+                "sallyport --server ftp://x status",
+                ErrorKind::ValueValidation,
+            ),
+        ] {
+            assert_eq!(refused(line), kind, "{line}");
+        }
+    }
+
+    #[test]
+    fn label_words_are_names_first_and_edits_after() {
+        let split = |line: &str| {
+            let words = line.split(' ');
+            match Cli::try_parse_from(words).expect(line).command {
+                Command::Label(label) => label.split().map(|(names, edits)| (names, edits.len())),
+                other => panic!("{other:?}"),
+            }
+        };
+        let web = vec!["web".to_owned()];
+        assert_eq!(split("sallyport label pod web a=b c-"), Ok((web, 2)));
+        assert_eq!(split("sallyport label pod/web a=b"), Ok((vec![], 1)));
+        assert!(split("sallyport label pod web").is_err());
+        assert!(split("sallyport label pod a=b web").is_err());
+    }
+}

@@ -1,0 +1,173 @@
+//! `sallyport apply` and `sallyport delete`, and what every change ends with: the report, the wait. Reads no manifest.
+
+use std::{io, time::Instant};
+
+use sallyport_proto::wire::{
+    ApplyRequest, ApplyResponse, Edit, Manifest, change::Action, edit::Op,
+};
+
+use crate::{args, client::Client, duration, enforced, failure::Failure, input, kind};
+
+/// Runs `sallyport apply`.
+pub(crate) async fn apply(
+    args: &args::Apply,
+    server: &str,
+    out: &mut dyn io::Write,
+) -> Result<(), Failure> {
+    let manifests = input::manifests(&args.input.filename, args.input.recursive, io::stdin())?;
+    carry_out(edits(manifests, Op::Put), &args.commit, server, out).await
+}
+
+/// Runs `sallyport delete`.
+pub(crate) async fn delete(
+    args: &args::Delete,
+    server: &str,
+    out: &mut dyn io::Write,
+) -> Result<(), Failure> {
+    let edits = match &args.kind {
+        None => {
+            let manifests = input::manifests(&args.filename, args.recursive, io::stdin())?;
+            edits(manifests, Op::DeleteManifest)
+        }
+        Some(target) => {
+            let references = target.references(&args.names, args.scope.namespace.as_deref())?;
+            if references.is_empty() {
+                return Err(Failure::Usage("name the objects to delete".to_owned()));
+            }
+            let delete = |reference| Edit {
+                op: Some(Op::Delete(reference)),
+            };
+            references.into_iter().map(delete).collect()
+        }
+    };
+    carry_out(edits, &args.commit, server, out).await
+}
+
+fn edits(manifests: Vec<Manifest>, op: fn(Manifest) -> Op) -> Vec<Edit> {
+    let edit = |manifest| Edit {
+        op: Some(op(manifest)),
+    };
+    manifests.into_iter().map(edit).collect()
+}
+
+async fn carry_out(
+    edits: Vec<Edit>,
+    args: &args::Commit,
+    server: &str,
+    out: &mut dyn io::Write,
+) -> Result<(), Failure> {
+    let mut client = Client::connect(server).await?;
+    let started = Instant::now();
+    let request = ApplyRequest {
+        edits,
+        expected_revision: args.expected_revision,
+        dry_run: args.dry_run,
+    };
+    let response = client.apply(request).await?;
+    report(&response, args, word, out)?;
+    wait(&mut client, args, response.revision, started, out).await
+}
+
+/// Says what became of each object, and which revision that is.
+pub(crate) fn report(
+    response: &ApplyResponse,
+    args: &args::Commit,
+    word: impl Fn(Action) -> &'static str,
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
+    let suffix = if args.dry_run { " (dry run)" } else { "" };
+    for change in &response.changes {
+        let reference = change.r#ref.clone().unwrap_or_default();
+        let word = word(change.action());
+        writeln!(out, "{} {word}{suffix}", kind::path(&reference))?;
+    }
+    let revision = response.revision;
+    let changed = |action| !matches!(action, Action::Unchanged | Action::Unspecified);
+    match response
+        .changes
+        .iter()
+        .any(|change| changed(change.action()))
+    {
+        true if !args.dry_run => writeln!(out, "revision {revision}")?,
+        _ => writeln!(out, "revision {revision} (as before)")?,
+    }
+    out.flush()
+}
+
+/// What an action is called.
+pub(crate) fn word(action: Action) -> &'static str {
+    match action {
+        Action::Unspecified => "?",
+        Action::Created => "created",
+        Action::Configured => "configured",
+        Action::Unchanged => "unchanged",
+        Action::Deleted => "deleted",
+    }
+}
+
+/// With `--wait`: waits for the nodes, and says how long it took since the change was sent.
+pub(crate) async fn wait(
+    client: &mut Client,
+    args: &args::Commit,
+    revision: u64,
+    started: Instant,
+    out: &mut dyn io::Write,
+) -> Result<(), Failure> {
+    if !args.wait {
+        return Ok(());
+    }
+    enforced::until(client, revision, args.timeout).await?;
+    let took = duration::measured(started.elapsed());
+    let nodes = enforced::nodes(&client.status().await?, revision);
+    writeln!(out, "enforced on {nodes} in {took}")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use sallyport_proto::wire::{Change, Kind, ObjectRef};
+
+    use super::*;
+
+    fn reported(line: &str, actions: &[Action]) -> String {
+        let words = format!("sallyport apply -f x {line}");
+        let cli = args::Cli::try_parse_from(words.split_whitespace()).expect(line);
+        let args::Command::Apply(apply) = cli.command else {
+            panic!("not apply: {line}");
+        };
+        let change = |&action: &Action| Change {
+            r#ref: Some(ObjectRef {
+                kind: Kind::NetworkPolicy.into(),
+                namespace: "default".to_owned(),
+                name: "demo-policy".to_owned(),
+            }),
+            action: action.into(),
+        };
+        let response = ApplyResponse {
+            revision: 42,
+            changes: actions.iter().map(change).collect(),
+        };
+        let mut out = Vec::new();
+        report(&response, &apply.commit, word, &mut out).expect("memory");
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn reports_read_like_kubectl() {
+        assert_eq!(
+            reported("", &[Action::Created, Action::Unchanged]),
+            "networkpolicy/default/demo-policy created\n\
+             networkpolicy/default/demo-policy unchanged\n\
+             revision 42\n"
+        );
+        assert_eq!(
+            reported("", &[Action::Unchanged]),
+            "networkpolicy/default/demo-policy unchanged\nrevision 42 (as before)\n"
+        );
+        assert_eq!(
+            reported("--dry-run", &[Action::Deleted]),
+            "networkpolicy/default/demo-policy deleted (dry run)\nrevision 42 (as before)\n"
+        );
+    }
+}

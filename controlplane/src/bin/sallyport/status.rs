@@ -1,0 +1,225 @@
+//! `sallyport status`: how the control plane and every node stand. Never changes anything.
+
+use std::{io, time::Duration};
+
+use clap::builder::styling::{AnsiColor, Style};
+use sallyport_proto::wire::{NodeStatus, StatusResponse};
+use serde::Serialize;
+
+use crate::{
+    args::{self, Form},
+    client::Client,
+    duration, enforced,
+    failure::Failure,
+    output::{self, Grid},
+};
+
+/// Runs the command.
+pub(crate) async fn run(
+    args: &args::Status,
+    server: &str,
+    out: &mut dyn io::Write,
+) -> Result<(), Failure> {
+    let mut client = Client::connect(server).await?;
+    let report = Report::from(client.status().await?);
+    write!(out, "{}", report.show(args.output, output::colours()))?;
+    Ok(())
+}
+
+/// The state of all, as `-o json` shows it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    revision: u64,
+    epoch: u64,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Node {
+    name: String,
+    state: &'static str,
+    enforced_revision: u64,
+    /// How many revisions there are from the first one that is pending to the current one.
+    lag: u64,
+    pending_revision: Option<u64>,
+    since_ms: u64,
+    version: String,
+    endpoints: u32,
+    reason: String,
+}
+
+impl From<StatusResponse> for Report {
+    fn from(status: StatusResponse) -> Report {
+        let node = |node: NodeStatus| Node {
+            state: enforced::state(node.state()),
+            lag: match node.pending_revision {
+                0 => 0,
+                pending => (status.revision + 1).saturating_sub(pending),
+            },
+            pending_revision: Some(node.pending_revision).filter(|&pending| pending != 0),
+            name: node.name,
+            enforced_revision: node.enforced_revision,
+            since_ms: node.since_ms,
+            version: node.version,
+            endpoints: node.endpoints,
+            reason: node.reason,
+        };
+        Report {
+            revision: status.revision,
+            epoch: status.epoch,
+            nodes: status.nodes.into_iter().map(node).collect(),
+        }
+    }
+}
+
+impl Report {
+    fn show(&self, form: Form, colours: bool) -> String {
+        let wide = match form {
+            Form::Json | Form::Yaml => return output::structured(self, form),
+            Form::Name => {
+                return self
+                    .nodes
+                    .iter()
+                    .map(|node| format!("node/{}\n", node.name))
+                    .collect();
+            }
+            Form::Table => false,
+            Form::Wide => true,
+        };
+        let mut text = format!("revision {}, epoch {}\n", self.revision, self.epoch);
+        if self.nodes.is_empty() {
+            return text + "no nodes\n";
+        }
+        let mut header = vec![
+            "NODE",
+            "STATE",
+            "ENFORCED",
+            "LAG",
+            "SINCE",
+            "VERSION",
+            "ENDPOINTS",
+        ];
+        header.extend(wide.then_some("PENDING"));
+        header.push("REASON");
+        let mut grid = Grid::new(header);
+        for node in &self.nodes {
+            grid.push(node.row(wide));
+        }
+        let table = grid.render();
+        text.push('\n');
+        text += &match colours {
+            true => output::paint_column(&table, "STATE", style),
+            false => table,
+        };
+        text
+    }
+}
+
+impl Node {
+    fn row(&self, wide: bool) -> Vec<String> {
+        let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let since = duration::rough(Duration::from_millis(self.since_ms));
+        let mut row = vec![
+            self.name.clone(),
+            self.state.to_owned(),
+            self.enforced_revision.to_string(),
+            self.lag.to_string(),
+            since,
+            dash(Some(self.version.clone()).filter(|version| !version.is_empty())),
+            self.endpoints.to_string(),
+        ];
+        if wide {
+            row.push(dash(
+                self.pending_revision.map(|pending| pending.to_string()),
+            ));
+        }
+        row.push(self.reason.trim_end().replace('\n', "; "));
+        row
+    }
+}
+
+fn style(state: &str) -> Option<Style> {
+    let colour = match state {
+        "enforcing" => AnsiColor::Green,
+        "updating" | "unknown" => AnsiColor::Yellow,
+        "refusing" | "disconnected" => AnsiColor::Red,
+        _ => return None,
+    };
+    Some(colour.on_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use sallyport_proto::wire::node_status::State;
+
+    use super::*;
+
+    fn report() -> Report {
+        let node = |name: &str, state: State, enforced, pending, reason: &str| NodeStatus {
+            name: name.to_owned(),
+            state: state.into(),
+            enforced_revision: enforced,
+            pending_revision: pending,
+            since_ms: 192_000,
+            reason: reason.to_owned(),
+            version: "0.1.0".to_owned(),
+            endpoints: 3,
+        };
+        let mut unknown = node("node-c", State::Unknown, 0, 1, "");
+        unknown.version.clear();
+        let nodes = vec![
+            node("node-a", State::Enforcing, 42, 0, ""),
+            node("node-b", State::Refusing, 39, 41, "out of memory\n"),
+            unknown,
+        ];
+        Report::from(StatusResponse {
+            revision: 42,
+            epoch: 1,
+            nodes,
+        })
+    }
+
+    #[test]
+    fn a_table() {
+        assert_eq!(
+            report().show(Form::Table, false),
+            "revision 42, epoch 1\n\
+             \n\
+             NODE    STATE      ENFORCED  LAG  SINCE  VERSION  ENDPOINTS  REASON\n\
+             node-a  enforcing  42        0    3m12s  0.1.0    3\n\
+             node-b  refusing   39        2    3m12s  0.1.0    3          out of memory\n\
+             node-c  unknown    0         42   3m12s  -        3\n"
+        );
+        let wide = report().show(Form::Wide, false);
+        assert!(wide.contains("ENDPOINTS  PENDING  REASON\n"), "{wide}");
+        assert!(
+            wide.contains("3          41       out of memory\n"),
+            "{wide}"
+        );
+    }
+
+    #[test]
+    fn colours_change_nothing_but_the_colour() {
+        let painted = report().show(Form::Table, true);
+        assert!(
+            painted.contains("node-b  \u{1b}[31mrefusing\u{1b}[0m   39"),
+            "{painted}"
+        );
+    }
+
+    #[test]
+    fn forms_for_programs() {
+        let json = report().show(Form::Json, true);
+        assert!(json.contains("\"enforcedRevision\": 42"), "{json}");
+        assert!(json.contains("\"pendingRevision\": null"), "{json}");
+        let yaml = report().show(Form::Yaml, true);
+        assert!(
+            yaml.starts_with(
+                "revision: 42\nepoch: 1\nnodes:\n- name: node-a\n  state: enforcing\n"
+            ),
+            "{yaml}"
+        );
+    }
+}
