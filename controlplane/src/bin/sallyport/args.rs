@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::Styles};
 use clap_complete::Shell;
 
 use crate::{client, duration, failure::Exit, kind, kind::Target, label::LabelEdit};
@@ -15,14 +15,15 @@ use crate::{client, duration, failure::Exit, kind, kind::Target, label::LabelEdi
     max_term_width = 100,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    after_help = Exit::help()
+    after_help = headed(&Exit::help())
 )]
 pub(crate) struct Cli {
-    /// Where the control plane listens: http://HOST:PORT or unix:///PATH
+    /// The control plane: http://HOST:PORT or unix:///PATH
     #[arg(
         long,
         global = true,
         env = "SALLYPORT_SERVER",
+        hide_env_values = true,
         value_name = "URL",
         default_value = client::DEFAULT_SERVER,
         value_parser = client::parse_server,
@@ -39,41 +40,27 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create or replace objects from files, all in one transaction
-    ///
-    /// Everything that all -f arguments hold is one transaction: it is accepted whole or refused whole, and
-    /// becomes one revision. The files are YAML (also of several documents) or JSON.
-    #[command(after_help = APPLY_EXAMPLES)]
+    #[command(after_help = headed(APPLY_HELP))]
     Apply(Apply),
     /// Show objects
-    ///
-    /// The output of -o yaml and -o json can be given to `sallyport apply -f -` again.
-    #[command(after_help = GET_EXAMPLES)]
+    #[command(after_help = headed(GET_HELP))]
     Get(Get),
     /// Delete objects, by name or by file, all in one transaction
-    ///
-    /// Deleting a namespace deletes what is in it.
-    #[command(after_help = DELETE_EXAMPLES)]
+    #[command(after_help = headed(DELETE_HELP))]
     Delete(Delete),
     /// Change the labels of one object
-    ///
-    /// KEY=VALUE sets a label, KEY- removes one. A label that has another value already is changed only with
-    /// --overwrite.
-    #[command(after_help = LABEL_EXAMPLES)]
+    #[command(after_help = headed(LABEL_HELP))]
     Label(Label),
     /// Show the control plane's revision and how every node stands
-    ///
-    /// LAG counts the revisions that a node still has to enforce; 0 means that it enforces all that concerns it.
-    #[command(after_help = STATUS_EXAMPLES)]
+    #[command(after_help = headed(STATUS_HELP))]
     Status(Status),
     /// Wait until every node enforces a revision
-    ///
-    /// Exits with 4 when the time is over, and names the nodes that lag and why.
-    #[command(after_help = WAIT_EXAMPLES)]
+    #[command(after_help = headed(WAIT_HELP))]
     Wait(Wait),
-    /// Print the version of this program (asks no server)
+    /// Print the version of this program
     Version,
     /// Print a completion script for a shell
-    #[command(after_help = COMPLETION_EXAMPLES)]
+    #[command(after_help = headed(COMPLETION_HELP))]
     Completion(Completion),
 }
 
@@ -265,7 +252,20 @@ pub(crate) enum Form {
     Name,
 }
 
-const APPLY_EXAMPLES: &str = "\
+/// The text with its own headings styled like clap's. (clap drops the style where there is no terminal.)
+fn headed(text: &str) -> String {
+    let style = *Styles::default().get_header();
+    ["Examples:", "Exit codes:"]
+        .iter()
+        .fold(text.to_owned(), |text, heading| {
+            text.replace(heading, &format!("{style}{heading}{style:#}"))
+        })
+}
+
+const APPLY_HELP: &str = "\
+Everything that all -f arguments hold is one transaction: it is accepted whole or refused whole,
+and becomes one revision. The files are YAML (also of several documents) or JSON.
+
 Examples:
   sallyport apply -f demo-policy.yaml
   sallyport apply -f cluster/ -R --dry-run          Would it be accepted?
@@ -273,7 +273,9 @@ Examples:
   sallyport get netpol -A -o yaml > backup.yaml && sallyport apply -f backup.yaml
   sallyport apply -f - --expected-revision 41 < edited.yaml";
 
-const GET_EXAMPLES: &str = "\
+const GET_HELP: &str = "\
+What -o yaml and -o json print can be given to `sallyport apply -f -` again.
+
 Examples:
   sallyport get netpol                      The policies of namespace default
   sallyport get netpol -A -o wide           Those of all namespaces, with a summary of their rules
@@ -282,30 +284,40 @@ Examples:
   sallyport get all -A -o yaml > cluster.yaml
   sallyport get netpol -A --watch           Then every change as it is committed";
 
-const DELETE_EXAMPLES: &str = "\
+const DELETE_HELP: &str = "\
+Deleting a namespace deletes what is in it.
+
 Examples:
   sallyport delete netpol demo-policy other-policy -n prod
   sallyport delete netpol/prod/demo-policy
   sallyport delete -f demo-policy.yaml --wait";
 
-const LABEL_EXAMPLES: &str = "\
+const LABEL_HELP: &str = "\
+KEY=VALUE sets a label, KEY- removes one. A label that has another value already is changed only
+with --overwrite.
+
 Examples:
   sallyport label pod web role=frontend
   sallyport label ns prod team=payments stage-        Set one, remove one
   sallyport label wl db tier=2 -n prod --overwrite --wait";
 
-const STATUS_EXAMPLES: &str = "\
+const STATUS_HELP: &str = "\
+LAG counts the revisions from the first that a node must yet enforce to the current one; 0 means that
+it enforces all that concerns it.
+
 Examples:
   sallyport status
   sallyport status -o wide                  With the first revision that is not enforced
   sallyport status -o json | jq '.nodes[] | select(.state != \"enforcing\")'";
 
-const WAIT_EXAMPLES: &str = "\
+const WAIT_HELP: &str = "\
+Exits with 4 when the time is over, and names the nodes that lag and why.
+
 Examples:
   sallyport wait                            For the current revision
   sallyport wait --revision 42 --timeout 5s || sallyport status";
 
-const COMPLETION_EXAMPLES: &str = "\
+const COMPLETION_HELP: &str = "\
 Examples:
   source <(sallyport completion bash)
   sallyport completion zsh > \"${fpath[1]}/_sallyport\"

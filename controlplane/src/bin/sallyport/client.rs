@@ -33,7 +33,8 @@ pub(crate) fn parse_server(text: &str) -> Result<String, String> {
         Some(("unix", path)) if path.starts_with('/') => text.to_owned(),
         Some(("https", _)) => return Err(format!("TLS is not supported yet; {FORMS}")),
         Some(_) => return Err(FORMS.to_owned()),
-        None if text.is_empty() => return Err(format!("empty; {FORMS}")),
+        // `SALLYPORT_SERVER=` is how a shell unsets for one command.
+        None if text.is_empty() => DEFAULT_SERVER.to_owned(),
         None => format!("http://{text}"),
     };
     let url = url.trim_end_matches('/').to_owned();
@@ -249,13 +250,14 @@ mod tests {
     fn servers_are_urls_or_nearly() {
         let parse = |text| parse_server(text).expect(text);
         assert_eq!(parse(DEFAULT_SERVER), DEFAULT_SERVER);
+        assert_eq!(parse(""), DEFAULT_SERVER);
         assert_eq!(parse("10.0.0.1:7443"), "http://10.0.0.1:7443");
         assert_eq!(parse("http://[::1]:7443/"), "http://[::1]:7443");
         assert_eq!(
             parse("unix:///run/sallyport/api.sock"),
             "unix:///run/sallyport/api.sock"
         );
-        for text in ["", "http://", "unix://relative", "ftp://x", "http://a b"] {
+        for text in ["http://", "unix://relative", "ftp://x", "http://a b"] {
             let error = parse_server(text).expect_err(text);
             assert!(
                 error.contains("use http://HOST:PORT or unix:///PATH"),
