@@ -2,4 +2,6 @@
 //! enforce, and streams just what changed.
 
 pub mod cluster;
+pub mod manifest;
 pub mod model;
+pub mod validate;

@@ -1,0 +1,98 @@
+//! Manifests: text in, validated objects out. Kubernetes' types stop here; nothing here reads a file, keeps state or
+//! knows what else is in the cluster.
+//!
+//! A text is YAML (any number of documents) or JSON (one object or several in a row). Lists, typed or not, are taken
+//! apart. Each object is decoded strictly, so that a misspelt field is refused instead of meaning nothing, then
+//! validated by the API server's rules, and what is wrong with the whole text is reported at once.
+//!
+//! A namespaced object without `metadata.namespace` is in the namespace `default`, and its stored manifest says so.
+
+mod decode;
+mod document;
+mod expand;
+mod kinds;
+mod node;
+mod problem;
+mod tree;
+mod workload;
+
+use std::{borrow::Cow, sync::Arc};
+
+use serde::Deserialize;
+
+pub use self::problem::Problem;
+use self::{kinds::Schema, problem::Report};
+use crate::model::{Object, ObjectKey};
+
+/// The deepest nesting that a YAML manifest may have.
+pub const MAX_DEPTH: usize = 64;
+
+/// The most nodes (scalars, lists, maps) that one YAML document may have.
+pub const MAX_NODES: usize = 20_000_000;
+
+/// The most events that YAML aliases may repeat in one document.
+pub const MAX_ALIASED: usize = 100_000;
+
+/// The most problems that are reported of one text; the rest are counted in one more.
+pub const MAX_PROBLEMS: usize = 1_000;
+
+/// The objects of a text, in its order. `source` is what the problems call the text: a file's name.
+pub fn parse(text: &str, source: &str) -> Result<Vec<Object>, Vec<Problem>> {
+    let mut report = Report::new(source);
+    let mut objects = Vec::new();
+    for document in document::read(text, &mut report) {
+        for item in expand::items(document, &mut report) {
+            objects.extend(kinds::object(item, &mut report));
+        }
+    }
+    report.finish(objects)
+}
+
+/// The keys of a text's objects, in its order, read from apiVersion, kind and metadata alone: to delete what a
+/// manifest once created, whatever else is in it now.
+pub fn parse_keys(text: &str, source: &str) -> Result<Vec<ObjectKey>, Vec<Problem>> {
+    let mut report = Report::new(source);
+    let mut keys = Vec::new();
+    for document in document::read(text, &mut report) {
+        for item in expand::items(document, &mut report) {
+            keys.extend(kinds::key(&item, &mut report));
+        }
+    }
+    report.finish(keys)
+}
+
+/// One object from its JSON: a manifest that [`parse`] made, or what a Kubernetes API server sent. The same rules and
+/// the same conversion, but fields that this version does not know are left alone: [`parse`] refused them on arrival,
+/// or they come from a newer server. The JSON becomes the object's manifest as it is.
+pub fn object_from_json(json: &str) -> Result<Object, Problem> {
+    let broken = |error: serde_json::Error| Problem::of_text(error.to_string());
+    let types: TypeMeta<'_> = serde_json::from_str(json).map_err(broken)?;
+    let schema = Schema::find(&types.api_version, &types.kind)
+        .ok_or_else(|| Problem::of_text(Schema::no_match(&types.api_version, &types.kind)))?;
+    let converted = schema.convert_json(json).map_err(broken)?;
+    if let Some(fault) = converted.faults.list.first() {
+        return Err(Problem::of_object(&converted.key, fault));
+    }
+    let manifest = if converted.namespace_defaulted {
+        let mut tree = document::json(json).map_err(broken)?;
+        tree.set_namespace(&converted.key.namespace);
+        Arc::from(tree.to_json())
+    } else {
+        Arc::from(json)
+    };
+    Ok(Object {
+        key: converted.key,
+        body: converted.body,
+        manifest,
+    })
+}
+
+/// What tells an object's type.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TypeMeta<'a> {
+    #[serde(borrow, default)]
+    api_version: Cow<'a, str>,
+    #[serde(borrow, default)]
+    kind: Cow<'a, str>,
+}

@@ -1,0 +1,227 @@
+//! Takes lists apart and says what kind of object each item is. Looks at apiVersion, kind and items, at nothing else.
+
+use super::{
+    decode,
+    document::Document,
+    kinds::Schema,
+    problem::{Report, Subject},
+    tree::{Tree, Value},
+};
+use crate::validate::{Fault, FieldPath, Path, quote};
+
+/// One object of a document, not decoded yet.
+pub(super) struct Item {
+    /// Which document it is in.
+    pub(super) document: usize,
+    /// Where it is in the document's list: `items[3]`; empty where the document is the object.
+    pub(super) place: String,
+    /// What it says it is.
+    pub(super) schema: &'static Schema,
+    /// What stands in it.
+    pub(super) tree: Tree,
+}
+
+/// The objects of a document, in its order.
+pub(super) fn items(document: Document, report: &mut Report) -> Vec<Item> {
+    let mut items = Vec::new();
+    expand(
+        document.number,
+        String::new(),
+        document.tree,
+        report,
+        &mut items,
+    );
+    items
+}
+
+fn expand(
+    document: usize,
+    place: String,
+    mut tree: Tree,
+    report: &mut Report,
+    items: &mut Vec<Item>,
+) {
+    let object = (!place.is_empty()).then_some(place.as_str());
+    let mut faults = Vec::new();
+    let fault = |at: Path<'_>, message: String| Fault {
+        field: at.to_field(),
+        message,
+    };
+    let Value::Map(_) = tree.value else {
+        faults.push(fault(
+            Path::ROOT,
+            "must be an object with apiVersion and kind".into(),
+        ));
+        return tell(document, object, &tree, faults, report);
+    };
+    let Some((api_version, kind)) = types(&tree, &mut faults) else {
+        return tell(document, object, &tree, faults, report);
+    };
+    if let Some(schema) = Schema::find(&api_version, &kind) {
+        return items.push(Item {
+            document,
+            place,
+            schema,
+            tree,
+        });
+    }
+    let Some(of) = list_of(&api_version, &kind) else {
+        faults.push(fault(Path::ROOT, Schema::no_match(&api_version, &kind)));
+        return tell(document, object, &tree, faults, report);
+    };
+    let given = take_items(&mut tree, &mut faults);
+    let ok = faults.is_empty();
+    tell(document, object, &tree, faults, report);
+    for (i, mut item) in given.into_iter().enumerate().take_while(|_| ok) {
+        let place = if place.is_empty() {
+            format!("items[{i}]")
+        } else {
+            format!("{place}.items[{i}]")
+        };
+        if let Some(schema) = of {
+            let mut faults = Vec::new();
+            set_types(&mut item, schema, &kind, &mut faults);
+            if !faults.is_empty() {
+                tell(document, Some(&place), &item, faults, report);
+                continue;
+            }
+        }
+        expand(document, place, item, report, items);
+    }
+}
+
+fn tell(
+    document: usize,
+    object: Option<&str>,
+    tree: &Tree,
+    faults: Vec<Fault>,
+    report: &mut Report,
+) {
+    let subject = Subject {
+        document,
+        object,
+        tree: Some(tree),
+    };
+    for fault in faults {
+        report.fault(&subject, fault);
+    }
+}
+
+/// apiVersion and kind, or what is wrong with them.
+fn types(tree: &Tree, faults: &mut Vec<Fault>) -> Option<(String, String)> {
+    let mut text = |name: &str| {
+        let field = || Path::ROOT.field(name).to_field();
+        match tree.get(name).map(|tree| &tree.value) {
+            Some(Value::Text(text)) if !text.is_empty() => return Some(text.clone()),
+            None | Some(Value::Text(_) | Value::Null) => {
+                faults.push(Fault {
+                    field: field(),
+                    message: "Required value".into(),
+                });
+            }
+            Some(_) => {
+                faults.push(Fault {
+                    field: field(),
+                    message: "Invalid value: must be a string".into(),
+                });
+            }
+        }
+        None
+    };
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    api_version.zip(kind)
+}
+
+/// Whether a type is a list: of `Some` kind, or of any.
+fn list_of(api_version: &str, kind: &str) -> Option<Option<&'static Schema>> {
+    match (api_version, kind) {
+        ("v1", "List") => Some(None),
+        _ => Schema::find(api_version, kind.strip_suffix("List")?).map(Some),
+    }
+}
+
+/// What a list has besides its items.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListShell {
+    #[serde(rename = "apiVersion")]
+    _api_version: Option<String>,
+    #[serde(rename = "kind")]
+    _kind: Option<String>,
+    #[serde(rename = "metadata")]
+    _metadata: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta>,
+}
+
+/// Takes a list's items out of it and checks the rest.
+fn take_items(tree: &mut Tree, faults: &mut Vec<Fault>) -> Vec<Tree> {
+    let mut items = Vec::new();
+    let Value::Map(entries) = &mut tree.value else {
+        return items;
+    };
+    let mut lists = Vec::new();
+    entries.retain_mut(|(key, value)| {
+        let is_items = key == "items";
+        if is_items {
+            lists.push(std::mem::replace(
+                value,
+                Tree {
+                    position: None,
+                    value: Value::Null,
+                },
+            ));
+        }
+        !is_items
+    });
+    let field = Path::ROOT.field("items").to_field();
+    if lists.len() > 1 {
+        faults.push(Fault {
+            field: field.clone(),
+            message: "duplicate field \"items\"".into(),
+        });
+    }
+    match lists.pop().map(|list| list.value) {
+        None => faults.push(Fault {
+            field,
+            message: "Required value".into(),
+        }),
+        Some(Value::Null) => {}
+        Some(Value::List(list)) => items = list,
+        Some(_) => faults.push(Fault {
+            field,
+            message: "Invalid value: must be a list".into(),
+        }),
+    }
+    tree.take_duplicates(Path::ROOT, faults);
+    let shell = decode::decode::<ListShell>(tree, false);
+    faults.extend(shell.unknown.into_iter().chain(shell.wrong));
+    items
+}
+
+/// An item of a typed list may leave out its type, and may not be of another.
+fn set_types(item: &mut Tree, schema: &Schema, list: &str, faults: &mut Vec<Fault>) {
+    let Value::Map(entries) = &mut item.value else {
+        return;
+    };
+    for (at, (name, wanted)) in [("apiVersion", schema.api_version), ("kind", schema.name)]
+        .into_iter()
+        .enumerate()
+    {
+        match entries
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, tree)| &tree.value)
+        {
+            None => entries.insert(at, (name.to_owned(), Tree::text(wanted))),
+            Some(Value::Text(given)) if given == wanted => {}
+            Some(Value::Text(given)) => faults.push(Fault {
+                field: FieldPath(vec![crate::validate::Segment::Field(name.to_owned())]),
+                message: format!(
+                    "Invalid value: {}: must be {} in a {list}",
+                    quote(given),
+                    quote(wanted)
+                ),
+            }),
+            Some(_) => {}
+        }
+    }
+}

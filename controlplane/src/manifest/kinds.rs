@@ -1,0 +1,289 @@
+//! The kinds of object that manifests may have, and what is common to all: decode, default, validate, convert. What a
+//! kind has of its own is in the modules beside this one.
+
+use std::{collections::BTreeMap, mem, sync::Arc};
+
+use k8s_openapi::{
+    api::{core::v1 as core, networking::v1 as networking},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde::de::DeserializeOwned;
+
+use super::{
+    decode::{self, Decoded},
+    expand::Item,
+    node,
+    problem::{Report, Subject},
+    tree::Tree,
+    workload,
+};
+use crate::{
+    model::{Body, Kind, Labels, Namespace, Object, ObjectKey},
+    validate::{self, DEFAULT_NAMESPACE, Fault, Faults, NAMESPACE_NAME_LABEL, NameRule, Path},
+};
+
+/// A kind of object as manifests know it.
+pub(super) struct Schema {
+    pub(super) api_version: &'static str,
+    pub(super) name: &'static str,
+    kind: Kind,
+    from_tree: fn(&Tree) -> Decoded<Converted>,
+    from_json: fn(&str) -> serde_json::Result<Converted>,
+}
+
+static SCHEMAS: [Schema; 6] = [
+    Schema::new::<networking::NetworkPolicy>("networking.k8s.io/v1", "NetworkPolicy"),
+    Schema::new::<core::Namespace>("v1", "Namespace"),
+    Schema::new::<core::Node>("v1", "Node"),
+    Schema::new::<core::Pod>("v1", "Pod"),
+    Schema::new::<node::Node>("sallyport.dev/v1", "Node"),
+    Schema::new::<workload::Workload>("sallyport.dev/v1", "Workload"),
+];
+
+impl Schema {
+    const fn new<T: Resource>(api_version: &'static str, name: &'static str) -> Schema {
+        Schema {
+            api_version,
+            name,
+            kind: T::KIND,
+            from_tree: from_tree::<T>,
+            from_json: from_json::<T>,
+        }
+    }
+
+    /// The schema of a type, if there is one.
+    pub(super) fn find(api_version: &str, kind: &str) -> Option<&'static Schema> {
+        SCHEMAS
+            .iter()
+            .find(|schema| schema.name == kind && schema.api_version == api_version)
+    }
+
+    /// What to say of a type that there is not.
+    pub(super) fn no_match(api_version: &str, kind: &str) -> String {
+        let supported: Vec<_> = SCHEMAS
+            .iter()
+            .map(|schema| format!("{} {}", schema.api_version, schema.name))
+            .collect();
+        format!(
+            "no matches for kind {} in version {}: supported are {}, and lists of these",
+            validate::quote(kind),
+            validate::quote(api_version),
+            supported.join(", ")
+        )
+    }
+
+    /// Converts an object that was accepted before, or that an API server sent.
+    pub(super) fn convert_json(&self, json: &str) -> serde_json::Result<Converted> {
+        (self.from_json)(json)
+    }
+}
+
+/// What a Kubernetes type must offer to become an object of the model.
+pub(super) trait Resource: DeserializeOwned {
+    /// The kind that it becomes.
+    const KIND: Kind;
+    /// What its name must be.
+    const NAME_RULE: NameRule = NameRule::Subdomain;
+    /// Whether its status is written by a cluster, whose version we cannot know.
+    const HAS_STATUS: bool = false;
+    /// Its metadata.
+    fn metadata(&mut self) -> &mut ObjectMeta;
+    /// Validates and converts all but the metadata.
+    fn body(self, key: &ObjectKey, labels: Labels, faults: &mut Faults) -> Body;
+}
+
+/// A decoded object, converted. Worth something only if there is no fault.
+pub(super) struct Converted {
+    pub(super) key: ObjectKey,
+    pub(super) body: Body,
+    pub(super) faults: Faults,
+    pub(super) namespace_defaulted: bool,
+}
+
+fn from_tree<T: Resource>(tree: &Tree) -> Decoded<Converted> {
+    let Decoded {
+        value,
+        unknown,
+        wrong,
+    } = decode::decode::<T>(tree, T::HAS_STATUS);
+    Decoded {
+        value: value.map(convert),
+        unknown,
+        wrong,
+    }
+}
+
+fn from_json<T: Resource>(json: &str) -> serde_json::Result<Converted> {
+    serde_json::from_str::<T>(json).map(convert)
+}
+
+fn convert<T: Resource>(mut given: T) -> Converted {
+    let mut faults = Faults::default();
+    let mut meta = mem::take(given.metadata());
+    let namespaced = T::KIND.is_namespaced();
+    let namespace_defaulted =
+        namespaced && meta.namespace.as_deref().unwrap_or_default().is_empty();
+    if namespace_defaulted {
+        meta.namespace = Some(DEFAULT_NAMESPACE.to_owned());
+    }
+    validate::metadata(&meta, T::NAME_RULE, namespaced, &mut faults);
+    let key = ObjectKey {
+        kind: T::KIND,
+        namespace: meta.namespace.unwrap_or_default(),
+        name: meta.name.unwrap_or_default(),
+    };
+    let body = given.body(&key, meta.labels.unwrap_or_default(), &mut faults);
+    Converted {
+        key,
+        body,
+        faults,
+        namespace_defaulted,
+    }
+}
+
+/// An item as an object; what is wrong with it goes into the report.
+pub(super) fn object(mut item: Item, report: &mut Report) -> Option<Object> {
+    let mut found = Vec::new();
+    item.tree.take_duplicates(Path::ROOT, &mut found);
+    let decoded = (item.schema.from_tree)(&item.tree);
+    found.extend(decoded.unknown);
+    let mut omitted = 0;
+    let mut object = None;
+    if let Some(converted) = decoded.value {
+        omitted = converted.faults.omitted;
+        // Where a value of a wrong type was put aside, what the rules say of its place is not to the point.
+        let beside = |fault: &Fault| {
+            !decoded
+                .wrong
+                .iter()
+                .any(|wrong| wrong.field.touches(&fault.field))
+        };
+        found.extend(converted.faults.list.into_iter().filter(beside));
+        object = Some((converted.key, converted.body, converted.namespace_defaulted));
+    }
+    found.extend(decoded.wrong);
+    if !found.is_empty() {
+        found.sort_by_key(|fault| item.tree.position_of(&fault.field));
+        let name = item_name(&item);
+        let subject = Subject {
+            document: item.document,
+            object: Some(&name),
+            tree: Some(&item.tree),
+        };
+        for fault in found {
+            report.fault(&subject, fault);
+        }
+        report.omitted(omitted);
+        return None;
+    }
+    let (key, body, namespace_defaulted) = object.expect("what cannot be decoded has a fault");
+    if namespace_defaulted {
+        item.tree.set_namespace(&key.namespace);
+    }
+    Some(Object {
+        key,
+        body,
+        manifest: Arc::from(item.tree.to_json()),
+    })
+}
+
+/// An item's key, from its type and metadata alone.
+pub(super) fn key(item: &Item, report: &mut Report) -> Option<ObjectKey> {
+    let kind = item.schema.kind;
+    let metadata = item.tree.get("metadata");
+    let text = |name: &str| {
+        metadata
+            .and_then(|tree| tree.get_text(name))
+            .filter(|text| !text.is_empty())
+    };
+    let Some(name) = text("name") else {
+        let at = Path::ROOT.field("metadata");
+        let fault = Fault {
+            field: at.field("name").to_field(),
+            message: "Required value".into(),
+        };
+        let object = item_name(item);
+        report.fault(
+            &Subject {
+                document: item.document,
+                object: Some(&object),
+                tree: Some(&item.tree),
+            },
+            fault,
+        );
+        return None;
+    };
+    let namespace = if kind.is_namespaced() {
+        text("namespace").unwrap_or(DEFAULT_NAMESPACE)
+    } else {
+        ""
+    };
+    Some(ObjectKey {
+        kind,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
+/// What to call an item: `NetworkPolicy default/web`, or its place in the list when it has no name.
+fn item_name(item: &Item) -> String {
+    let metadata = item.tree.get("metadata");
+    let text = |name: &str| {
+        metadata
+            .and_then(|tree| tree.get_text(name))
+            .filter(|text| !text.is_empty())
+    };
+    match (text("name"), item.place.as_str()) {
+        (Some(name), _) => {
+            let kind = item.schema.kind;
+            let namespace = if kind.is_namespaced() {
+                text("namespace").unwrap_or(DEFAULT_NAMESPACE)
+            } else {
+                ""
+            };
+            ObjectKey {
+                kind,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            }
+            .to_string()
+        }
+        (None, "") => item.schema.name.to_owned(),
+        (None, place) => format!("{} {place}", item.schema.name),
+    }
+}
+
+impl Resource for networking::NetworkPolicy {
+    const KIND: Kind = Kind::NetworkPolicy;
+
+    fn metadata(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+
+    fn body(self, _key: &ObjectKey, _labels: Labels, faults: &mut Faults) -> Body {
+        Body::NetworkPolicy(validate::network_policy(self.spec.as_ref(), faults))
+    }
+}
+
+impl Resource for core::Namespace {
+    const KIND: Kind = Kind::Namespace;
+    const NAME_RULE: NameRule = NameRule::Label;
+    const HAS_STATUS: bool = true;
+
+    fn metadata(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+
+    /// The label with the name is always there and always right, as the API server has it.
+    fn body(
+        self,
+        key: &ObjectKey,
+        mut labels: BTreeMap<String, String>,
+        _faults: &mut Faults,
+    ) -> Body {
+        labels.insert(NAMESPACE_NAME_LABEL.to_owned(), key.name.clone());
+        Body::Namespace(Namespace {
+            labels: Arc::new(labels),
+        })
+    }
+}

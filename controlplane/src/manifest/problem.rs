@@ -1,0 +1,159 @@
+//! What is wrong with a text, told to the person who wrote it. Finds nothing wrong itself.
+
+use std::fmt;
+
+use super::{MAX_PROBLEMS, tree::Tree};
+use crate::{model::ObjectKey, validate::Fault};
+
+/// One thing that is wrong with a text, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What the text is called: a file's name. Empty where there is none.
+    pub source: String,
+    /// Which document of the text, from 1; 0 where it is the whole text.
+    pub document: usize,
+    /// Which object, when it is known: `NetworkPolicy default/web`.
+    pub object: Option<String>,
+    /// Which field: `spec.ingress[0].ports[0].port`.
+    pub field: Option<String>,
+    /// The line, from 1, when it is known.
+    pub line: Option<u32>,
+    /// The column, from 1, when it is known.
+    pub column: Option<u32>,
+    /// What is wrong, in the API server's words.
+    pub message: String,
+}
+
+impl Problem {
+    /// Of a text as a whole.
+    pub(crate) fn of_text(message: String) -> Problem {
+        Problem {
+            source: String::new(),
+            document: 0,
+            object: None,
+            field: None,
+            line: None,
+            column: None,
+            message,
+        }
+    }
+
+    /// Of an object that is no file's.
+    pub(crate) fn of_object(key: &ObjectKey, fault: &Fault) -> Problem {
+        Problem {
+            object: Some(key.to_string()),
+            field: Some(fault.field.to_string()).filter(|field| !field.is_empty()),
+            ..Problem::of_text(fault.message.clone())
+        }
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl fmt::Display for Problem {
+    /// `policy.yaml:14:7: document 2: NetworkPolicy default/web: spec.policyTypes[0]: Unsupported value: ...`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)?;
+        if let (false, Some(line), Some(column)) = (self.source.is_empty(), self.line, self.column)
+        {
+            write!(f, ":{line}:{column}")?;
+        }
+        if !self.source.is_empty() {
+            f.write_str(": ")?;
+        }
+        if self.document > 0 {
+            write!(f, "document {}: ", self.document)?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        if let Some(field) = &self.field
+            // `unknown field "spec.ingres"` has said it.
+            && !self.message.ends_with(&format!("field \"{field}\""))
+        {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// What a problem is about.
+pub(super) struct Subject<'a> {
+    pub(super) document: usize,
+    pub(super) object: Option<&'a str>,
+    /// What the fields' places are looked up in.
+    pub(super) tree: Option<&'a Tree>,
+}
+
+/// The problems of one text, as they are found.
+pub(super) struct Report {
+    source: String,
+    problems: Vec<Problem>,
+    omitted: usize,
+}
+
+impl Report {
+    pub(super) fn new(source: &str) -> Report {
+        Report {
+            source: source.to_owned(),
+            problems: Vec::new(),
+            omitted: 0,
+        }
+    }
+
+    /// Whether nothing has been found so far.
+    pub(super) fn is_empty(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// Something is wrong with a document's text.
+    pub(super) fn text(&mut self, document: usize, position: Option<(u32, u32)>, message: String) {
+        self.push(Problem {
+            document,
+            line: position.map(|(line, _)| line),
+            column: position.map(|(_, column)| column),
+            ..Problem::of_text(message)
+        });
+    }
+
+    /// Something is wrong with an object.
+    pub(super) fn fault(&mut self, subject: &Subject<'_>, fault: Fault) {
+        let position = subject.tree.and_then(|tree| tree.position_of(&fault.field));
+        self.push(Problem {
+            document: subject.document,
+            object: subject.object.map(str::to_owned),
+            field: Some(fault.field.to_string()).filter(|field| !field.is_empty()),
+            line: position.map(|(line, _)| line),
+            column: position.map(|(_, column)| column),
+            ..Problem::of_text(fault.message)
+        });
+    }
+
+    /// More is wrong with an object than was written down.
+    pub(super) fn omitted(&mut self, count: usize) {
+        self.omitted += count;
+    }
+
+    fn push(&mut self, mut problem: Problem) {
+        if self.problems.len() < MAX_PROBLEMS {
+            problem.source.clone_from(&self.source);
+            self.problems.push(problem);
+        } else {
+            self.omitted += 1;
+        }
+    }
+
+    /// The result of it all.
+    pub(super) fn finish<T>(mut self, result: T) -> Result<T, Vec<Problem>> {
+        if self.problems.is_empty() {
+            return Ok(result);
+        }
+        if self.omitted > 0 {
+            self.problems.push(Problem {
+                source: self.source,
+                ..Problem::of_text(format!("{} more problems are not shown", self.omitted))
+            });
+        }
+        Err(self.problems)
+    }
+}

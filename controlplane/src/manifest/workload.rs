@@ -1,0 +1,191 @@
+//! Workloads: Kubernetes' pods and ours. Converts; common rules are in `validate`.
+
+use std::{net::IpAddr, sync::Arc};
+
+use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use serde::Deserialize;
+
+use super::kinds::Resource;
+use crate::{
+    model::{self, Body, Kind, Labels, NamedPort, ObjectKey},
+    validate::{self, Faults, MAX_NAMED_PORTS, Path, PortEntry, quote},
+};
+
+/// sallyport.dev/v1 Workload.
+#[derive(Deserialize)]
+pub(super) struct Workload {
+    #[serde(rename = "apiVersion")]
+    _api_version: Option<String>,
+    #[serde(rename = "kind")]
+    _kind: Option<String>,
+    metadata: Option<ObjectMeta>,
+    spec: Option<WorkloadSpec>,
+}
+
+#[derive(Default, Deserialize)]
+struct WorkloadSpec {
+    node: Option<String>,
+    addresses: Option<Vec<String>>,
+    ports: Option<Vec<WorkloadPort>>,
+}
+
+#[derive(Deserialize)]
+struct WorkloadPort {
+    name: Option<String>,
+    protocol: Option<String>,
+    port: Option<i32>,
+}
+
+impl Resource for Workload {
+    const KIND: Kind = Kind::Workload;
+
+    fn metadata(&mut self) -> &mut ObjectMeta {
+        self.metadata.get_or_insert_default()
+    }
+
+    fn body(self, _key: &ObjectKey, labels: Labels, faults: &mut Faults) -> Body {
+        let spec = self.spec.unwrap_or_default();
+        let at = Path::ROOT.field("spec");
+        let node = node_name(spec.node, at.field("node"), faults);
+        let addresses = family_addresses(
+            spec.addresses
+                .unwrap_or_default()
+                .iter()
+                .map(String::as_str),
+            at.field("addresses"),
+            faults,
+        );
+        let given = spec.ports.unwrap_or_default();
+        let at = at.field("ports");
+        let mut ports = Vec::new();
+        if faults.within(at, given.len(), MAX_NAMED_PORTS) {
+            for (i, _) in given
+                .iter()
+                .enumerate()
+                .filter(|(_, port)| port.name.as_deref().unwrap_or("").is_empty())
+            {
+                faults.required(at.index(i).field("name"), "");
+            }
+            let entries = given.iter().map(|port| PortEntry {
+                name: port.name.as_deref().unwrap_or_default(),
+                protocol: port.protocol.as_deref().unwrap_or_default(),
+                number: port.port.unwrap_or_default(),
+                number_field: "port",
+            });
+            validate::named_ports(entries, at, &mut ports, faults);
+        }
+        Body::Workload(model::Workload {
+            labels: Arc::new(labels),
+            node,
+            addresses,
+            ports,
+            host_network: false,
+        })
+    }
+}
+
+/// The name of the node that a workload is on; an empty one is none.
+fn node_name(name: Option<String>, at: Path<'_>, faults: &mut Faults) -> Option<String> {
+    let name = name.filter(|name| !name.is_empty())?;
+    faults.invalid_each(at, &name, validate::dns1123_subdomain(&name));
+    Some(name)
+}
+
+/// A workload's addresses: usable ones, at most one of each family.
+fn family_addresses<'a>(
+    given: impl Iterator<Item = &'a str>,
+    at: Path<'_>,
+    faults: &mut Faults,
+) -> Vec<IpAddr> {
+    let addresses: Vec<_> = given
+        .enumerate()
+        .filter_map(|(i, text)| validate::usable(text, at.index(i), faults))
+        .collect();
+    validate::one_per_family(&addresses, at, faults);
+    addresses
+}
+
+impl Resource for core::Pod {
+    const KIND: Kind = Kind::Pod;
+    const HAS_STATUS: bool = true;
+
+    fn metadata(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+
+    /// A pod that is being deleted keeps its addresses until its phase says that it ended: it may still send.
+    fn body(self, _key: &ObjectKey, labels: Labels, faults: &mut Faults) -> Body {
+        let spec = self.spec.unwrap_or_default();
+        let status = self.status.unwrap_or_default();
+        let mut addresses = pod_addresses(&status, faults);
+        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            addresses.clear();
+        }
+        let ports = container_ports(&spec, faults);
+        let at = Path::ROOT.field("spec");
+        Body::Workload(model::Workload {
+            labels: Arc::new(labels),
+            node: node_name(spec.node_name, at.field("nodeName"), faults),
+            addresses,
+            ports,
+            host_network: spec.host_network.unwrap_or_default(),
+        })
+    }
+}
+
+fn pod_addresses(status: &core::PodStatus, faults: &mut Faults) -> Vec<IpAddr> {
+    let at = Path::ROOT.field("status");
+    let one = status.pod_ip.as_deref().unwrap_or_default();
+    let all = status.pod_ips.as_deref().unwrap_or_default();
+    match (one, all) {
+        ("", []) => Vec::new(),
+        (text, []) => validate::usable(text, at.field("podIP"), faults)
+            .into_iter()
+            .collect(),
+        (one, [first, ..]) => {
+            let at = at.field("podIPs");
+            if !one.is_empty() && first.ip != one {
+                let at = at.index(0);
+                faults.invalid(at.field("ip"), quote(&first.ip), "must be equal to `podIP`");
+            }
+            family_addresses(all.iter().map(|ip| ip.ip.as_str()), at, faults)
+        }
+    }
+}
+
+/// The named ports of all containers that run beside each other, in the order in which Kubernetes looks for a name:
+/// containers first, then the init containers that keep running.
+fn container_ports(spec: &core::PodSpec, faults: &mut Faults) -> Vec<NamedPort> {
+    let at = Path::ROOT.field("spec");
+    let sidecars = spec
+        .init_containers
+        .as_deref()
+        .unwrap_or_default()
+        .iter()
+        .enumerate();
+    let sidecars =
+        sidecars.filter(|(_, container)| container.restart_policy.as_deref() == Some("Always"));
+    let containers = spec
+        .containers
+        .iter()
+        .enumerate()
+        .map(|(i, container)| ("containers", i, container));
+    let sidecars = sidecars.map(|(i, container)| ("initContainers", i, container));
+    let mut ports = Vec::new();
+    for (list, i, container) in containers.chain(sidecars) {
+        let at = at.field(list);
+        let at = at.index(i);
+        let at = at.field("ports");
+        let given = container.ports.as_deref().unwrap_or_default();
+        if faults.within(at, given.len(), MAX_NAMED_PORTS) {
+            let entries = given.iter().map(|port| PortEntry {
+                name: port.name.as_deref().unwrap_or_default(),
+                protocol: port.protocol.as_deref().unwrap_or_default(),
+                number: port.container_port,
+                number_field: "containerPort",
+            });
+            validate::named_ports(entries, at, &mut ports, faults);
+        }
+    }
+    ports
+}

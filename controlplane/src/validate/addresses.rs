@@ -1,0 +1,136 @@
+//! Addresses and address ranges: how Kubernetes reads them, and which a workload or node can have. Knows nothing of
+//! the objects that they are in.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnetwork::IpNetwork;
+
+use super::field::{Faults, Path, quote};
+
+/// A range as a manifest gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// The network that it means: host bits cleared, IPv4-mapped IPv6 as IPv4.
+    pub(crate) network: IpNetwork,
+    /// The prefix length as it is written, which for IPv4-mapped IPv6 is not the network's.
+    pub(crate) written: u8,
+}
+
+impl Span {
+    /// Whether `except` may be cut out of it, by the API server's rule.
+    pub(crate) fn strictly_contains(&self, except: &Span) -> bool {
+        contains(self.network, except.network.ip()) && self.written < except.written
+    }
+}
+
+fn contains(network: IpNetwork, address: IpAddr) -> bool {
+    match (network, address) {
+        (IpNetwork::V4(network), IpAddr::V4(address)) => network.contains(address),
+        (IpNetwork::V6(network), IpAddr::V6(address)) => network.contains(address),
+        _ => false,
+    }
+}
+
+/// An address as Kubernetes reads it: leading zeros in an IPv4 address mean nothing (and never octal).
+fn parse_address(text: &str) -> Option<IpAddr> {
+    if text.contains(':') {
+        return text.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+    }
+    let plain: Vec<&str> = text
+        .split('.')
+        .map(|octet| match octet.trim_start_matches('0') {
+            "" if !octet.is_empty() => "0",
+            significant => significant,
+        })
+        .collect();
+    plain.join(".").parse().ok().map(IpAddr::V4)
+}
+
+/// A range as Kubernetes reads it: bits past the prefix are cleared, an IPv4-mapped range is the IPv4 range.
+fn parse_span(text: &str) -> Option<Span> {
+    let (address, prefix) = text.split_once('/')?;
+    if prefix.is_empty() || !prefix.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let written: u8 = prefix
+        .trim_start_matches('0')
+        .parse()
+        .or_else(|_| {
+            if prefix.bytes().all(|b| b == b'0') {
+                Ok(0)
+            } else {
+                Err(())
+            }
+        })
+        .ok()?;
+    let address = parse_address(address)?;
+    let (address, prefix) = match address {
+        IpAddr::V6(v6) if written >= 96 => match v6.to_ipv4_mapped() {
+            Some(v4) => (IpAddr::V4(v4), written.checked_sub(96)?),
+            None => (address, written),
+        },
+        _ => (address, written),
+    };
+    let given = IpNetwork::new(address, prefix).ok()?;
+    let network = IpNetwork::new(given.network(), prefix).expect("a network's own prefix is valid");
+    Some(Span { network, written })
+}
+
+/// A range, or a fault.
+pub(crate) fn cidr(text: &str, at: Path<'_>, faults: &mut Faults) -> Option<Span> {
+    let span = parse_span(text);
+    if span.is_none() {
+        faults.invalid(
+            at,
+            quote(text),
+            "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+        );
+    }
+    span
+}
+
+/// An address, or a fault.
+pub(crate) fn address(text: &str, at: Path<'_>, faults: &mut Faults) -> Option<IpAddr> {
+    let address = parse_address(text);
+    if address.is_none() {
+        faults.invalid(
+            at,
+            quote(text),
+            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+        );
+    }
+    address
+}
+
+/// An address that packets of a workload or node can carry, or a fault.
+pub(crate) fn usable(text: &str, at: Path<'_>, faults: &mut Faults) -> Option<IpAddr> {
+    let address = address(text, at, faults)?;
+    let wrong = match address {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            "may not be an IPv4-mapped IPv6 address (::ffff:0:0/96)"
+        }
+        _ if address.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
+        _ if address.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+        _ if address.is_multicast() => "may not be in the multicast range (224.0.0.0/4, ff00::/8)",
+        IpAddr::V4(v4) if v4.is_broadcast() => "may not be the broadcast address (255.255.255.255)",
+        _ => return Some(address),
+    };
+    faults.invalid(at, quote(text), wrong);
+    None
+}
+
+/// A fault where a list has two addresses of one family.
+pub(crate) fn one_per_family(addresses: &[IpAddr], at: Path<'_>, faults: &mut Faults) {
+    let v4 = addresses.iter().filter(|address| address.is_ipv4()).count();
+    if v4 > 1 || addresses.len() - v4 > 1 {
+        let all: Vec<_> = addresses
+            .iter()
+            .map(|address| quote(&address.to_string()))
+            .collect();
+        faults.invalid(
+            at,
+            format!("[{}]", all.join(",")),
+            "may specify no more than one IP for each IP family",
+        );
+    }
+}
