@@ -81,6 +81,14 @@ fn help_documents_the_exit_codes() {
 }
 
 #[test]
+fn no_command_shows_the_help_whatever_the_environment() {
+    let output = sallyport(&[]).env("SALLYPORT_SERVER", closed()).output();
+    let output = output.expect("the binary starts");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stderr(&output), stdout(&run(&["--help"])));
+}
+
+#[test]
 fn usage_errors_exit_with_2() {
     for line in [
         "",

@@ -18,7 +18,7 @@ use sallyport_proto::wire::{
     *,
 };
 use serde_json::Value;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::{Request, Response, Status, transport::Server};
 
 /// Objects in a map, pages of two, and one node that lags while `namespace/stuck` exists.
@@ -262,7 +262,7 @@ impl PolicyService for Fake {
 /// A fake with its server; ends with the test.
 struct ControlPlane {
     url: String,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 /// What a run left: the exit code, standard output, standard error.
@@ -279,10 +279,7 @@ impl ControlPlane {
         let service = PolicyServiceServer::new(Fake::default());
         let server = Server::builder().add_service(service);
         runtime.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        ControlPlane {
-            url,
-            _runtime: runtime,
-        }
+        ControlPlane { url, runtime }
     }
 
     fn command(&self, line: &str) -> Command {
@@ -505,4 +502,19 @@ fn a_watch_shows_what_is_there_and_what_comes() {
     assert_eq!(next(), "deleted namespace/test");
     child.kill().expect("it runs");
     child.wait().expect("it ends");
+}
+
+#[test]
+fn a_unix_socket_is_an_address_too() {
+    let mut plane = ControlPlane::start();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("api.sock");
+    let _context = plane.runtime.enter();
+    let socket = tokio::net::UnixListener::bind(&path).expect("a socket");
+    let server = Server::builder().add_service(PolicyServiceServer::new(Fake::default()));
+    plane
+        .runtime
+        .spawn(server.serve_with_incoming(UnixListenerStream::new(socket)));
+    plane.url = format!("unix://{}", path.display());
+    assert_eq!(plane.ok("wait", ""), "revision 0 enforced on 2 nodes\n");
 }

@@ -86,10 +86,16 @@ impl Client {
 
     /// Carries out a transaction.
     pub(crate) async fn apply(&mut self, request: ApplyRequest) -> Result<ApplyResponse, Failure> {
-        let response = self.service.apply(within(CALL_TIMEOUT, request)).await;
-        Ok(response
-            .map_err(|status| self.failure(&status))?
-            .into_inner())
+        match self.service.apply(within(CALL_TIMEOUT, request)).await {
+            Ok(response) => Ok(response.into_inner()),
+            Err(status) => Err(match self.failure(&status) {
+                Failure::Lost { server, cause } => Failure::Lost {
+                    server,
+                    cause: format!("{cause}. The change may have been carried out all the same"),
+                },
+                failure => failure,
+            }),
+        }
     }
 
     /// One object.

@@ -140,7 +140,7 @@ fn node_addresses(manifest: &Value) -> String {
 }
 
 fn workload_cidrs(spec: &Value) -> String {
-    let lists = ["workloadCIDRs", "workloadCidrs", "podCIDRs"];
+    let lists = ["workloadCIDRs", "podCIDRs"];
     let mut cidrs = lists
         .iter()
         .flat_map(|name| items(&spec[*name]))

@@ -71,10 +71,7 @@ pub(crate) enum Failure {
         cause: String,
     },
     /// The connection was there, and then no answer came.
-    #[error(
-        "no answer from the control plane at {server}: {cause}. \
-         A change that was sent may have been carried out: see `sallyport status`"
-    )]
+    #[error("no answer from the control plane at {server}: {cause}")]
     Lost {
         /// The address, as it was given.
         server: String,
@@ -111,6 +108,10 @@ impl Failure {
         let local = status.source().is_some();
         let message = message(status);
         match status.code() {
+            Code::Unimplemented => Failure::Unreachable {
+                server: server.to_owned(),
+                cause: "what answers there does not know this call".to_owned(),
+            },
             Code::FailedPrecondition | Code::Aborted => Failure::Conflict(message),
             Code::Unavailable | Code::DeadlineExceeded => lost(server, message),
             _ if local => lost(server, message),
@@ -180,7 +181,7 @@ mod tests {
             (Code::PermissionDenied, Exit::Refused),
             (Code::OutOfRange, Exit::Refused),
             (Code::Internal, Exit::Refused),
-            (Code::Unimplemented, Exit::Refused),
+            (Code::Unimplemented, Exit::Unreachable),
             (Code::FailedPrecondition, Exit::Conflict),
             (Code::Aborted, Exit::Conflict),
             (Code::Unavailable, Exit::Unreachable),
@@ -198,7 +199,7 @@ mod tests {
         assert!(
             failure
                 .to_string()
-                .contains("at http://x: connection reset by peer. ")
+                .ends_with("at http://x: connection reset by peer")
         );
     }
 
