@@ -1,1 +1,6 @@
 //! Sallyport's real-kernel testbed and what the demo, the proofs and the tests share.
+
+pub mod kernel_tests;
+pub mod probe;
+mod reactor;
+pub mod testbed;

@@ -1,0 +1,51 @@
+//! Owns how a test file runs on the real kernel: privileges first, then each test, ignored with the reason where the
+//! kernel cannot be had; never owns a test itself.
+//!
+//! A test file with `harness = false` is
+//!
+//! ```no_run
+//! use sallyport_integration::kernel_tests::{self, Outcome};
+//!
+//! fn packets_flow() -> Outcome {
+//!     Ok(())
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     kernel_tests::run(&[("packets_flow", packets_flow)])
+//! }
+//! ```
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Trial};
+
+use crate::testbed;
+
+pub use libtest_mimic::Failed;
+
+/// What a test returns: any error that displays itself fails it.
+pub type Outcome = Result<(), Failed>;
+
+/// A test and its name.
+pub type Test = (&'static str, fn() -> Outcome);
+
+/// Enters the privileges a testbed needs and runs the tests; call it first in `main`, while there is one thread.
+///
+/// Where privileges are missing every test is shown as ignored, with the reason. Set `SALLYPORT_REQUIRE_KERNEL=1` (in
+/// continuous integration, say) to have that counted as a failure.
+pub fn run(tests: &[Test]) -> ExitCode {
+    let entered = testbed::enter().map_err(|error| error.to_string());
+    let required = std::env::var_os("SALLYPORT_REQUIRE_KERNEL").is_some_and(|value| value == "1");
+    let trials = tests
+        .iter()
+        .map(|&(name, test)| {
+            let entered = entered.clone();
+            Trial::ignorable_test(name, move || match entered {
+                Ok(_) => test().map(|()| Completion::Completed),
+                Err(reason) if required => Err(reason.into()),
+                Err(reason) => Ok(Completion::ignored_with(reason)),
+            })
+        })
+        .collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}

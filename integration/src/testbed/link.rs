@@ -1,0 +1,453 @@
+//! Owns the changes a testbed makes to a namespace's links, addresses, routes and neighbours, and their way through
+//! rtnetlink; never decides which changes to make.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::link::{
+    InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    State,
+};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Error, Netns};
+
+/// The index of every namespace's loopback.
+pub const LOOPBACK: u32 = 1;
+
+/// A link's hardware address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// One address.
+    Host(IpAddr),
+    /// Everything of the gateway's family.
+    Default,
+}
+
+/// One change within a namespace. Displays as the `ip` command that does the same. Who makes links chooses their
+/// indices, so nothing need be looked up afterwards.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "the fields are what `ip` calls them")]
+pub enum Change {
+    /// A bridge, up, without multicast snooping.
+    Bridge { index: u32, name: String, mac: Mac },
+    /// A veth pair, this end up, the other in `peer` under the same index and still down.
+    Veth {
+        index: u32,
+        name: String,
+        mac: Mac,
+        bridge: Option<u32>,
+        peer: Netns,
+        peer_name: String,
+        peer_mac: Mac,
+    },
+    /// Sets a link up.
+    Up { index: u32 },
+    /// Waits until packets can leave by a link; the kernel brings it up in the background.
+    AwaitUp { index: u32 },
+    /// A /32 or /128, usable at once.
+    Address { index: u32, address: IpAddr },
+    /// Takes an address away.
+    DropAddress { index: u32, address: IpAddr },
+    /// A route, by a gateway that need not be on-link, preferring `source`; replaces one to the same destination.
+    Route {
+        to: Destination,
+        via: Option<IpAddr>,
+        index: u32,
+        source: Option<IpAddr>,
+    },
+    /// Takes the route to an address away.
+    DropRoute { to: IpAddr, index: u32 },
+    /// A permanent neighbour.
+    Neighbour {
+        index: u32,
+        address: IpAddr,
+        mac: Mac,
+    },
+    /// Forgets a neighbour, if it is known.
+    DropNeighbour { index: u32, address: IpAddr },
+    /// Deletes a link, and with it the other end of a pair.
+    DeleteLink { index: u32 },
+}
+
+/// Carries out `changes` in order. Requests are pipelined: the first refusal is reported, later ones were still tried.
+pub(super) async fn carry_out(
+    handle: rtnetlink::Handle,
+    namespace: &str,
+    changes: Vec<Change>,
+) -> Result<(), Error> {
+    let mut pending = Vec::with_capacity(changes.len());
+    for change in changes {
+        if let Change::AwaitUp { index } = change {
+            settle(namespace, std::mem::take(&mut pending)).await?;
+            await_up(&handle, namespace, index).await?;
+            continue;
+        }
+        let (message, flags) = encode(&change);
+        let response =
+            send(&handle, message, flags).map_err(|source| refused(namespace, &change, source))?;
+        pending.push((change, response));
+    }
+    settle(namespace, pending).await
+}
+
+type Responses = futures::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
+
+fn send(
+    handle: &rtnetlink::Handle,
+    message: RouteNetlinkMessage,
+    flags: u16,
+) -> Result<Responses, rtnetlink::Error> {
+    let mut request = NetlinkMessage::from(message);
+    request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    Ok(handle.clone().request(request)?.boxed())
+}
+
+async fn settle(namespace: &str, pending: Vec<(Change, Responses)>) -> Result<(), Error> {
+    for (change, mut responses) in pending {
+        while let Some(message) = responses.next().await {
+            let NetlinkPayload::Error(error) = message.payload else {
+                continue;
+            };
+            let forgotten =
+                matches!(change, Change::DropNeighbour { .. }) && error.raw_code() == -libc::ENOENT;
+            if error.code.is_some() && !forgotten {
+                return Err(refused(
+                    namespace,
+                    &change,
+                    rtnetlink::Error::NetlinkError(error),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn refused(namespace: &str, change: &Change, source: rtnetlink::Error) -> Error {
+    Error::Netlink {
+        command: change.to_string(),
+        namespace: namespace.to_owned(),
+        source: Box::new(source),
+    }
+}
+
+async fn await_up(handle: &rtnetlink::Handle, namespace: &str, index: u32) -> Result<(), Error> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let mut query = LinkMessage::default();
+        query.header.index = index;
+        let change = Change::AwaitUp { index };
+        let mut replies = send(handle, RouteNetlinkMessage::GetLink(query), 0)
+            .map_err(|source| refused(namespace, &change, source))?;
+        while let Some(reply) = replies.next().await {
+            match reply.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
+                    if link
+                        .attributes
+                        .contains(&LinkAttribute::OperState(State::Up)) =>
+                {
+                    return Ok(());
+                }
+                NetlinkPayload::Error(error) if error.code.is_some() => {
+                    return Err(refused(
+                        namespace,
+                        &change,
+                        rtnetlink::Error::NetlinkError(error),
+                    ));
+                }
+                _ => {}
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(refused(namespace, &change, rtnetlink::Error::RequestFailed));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn encode(change: &Change) -> (RouteNetlinkMessage, u16) {
+    const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
+    const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+    match change {
+        Change::Bridge { index, name, mac } => {
+            let mut link = link(*index, name, *mac, true);
+            link.attributes.push(LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Bridge),
+                LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)])),
+            ]));
+            (RouteNetlinkMessage::NewLink(link), NEW)
+        }
+        Change::Veth {
+            index,
+            name,
+            mac,
+            bridge,
+            peer,
+            peer_name,
+            peer_mac,
+        } => {
+            let mut far = link(*index, peer_name, *peer_mac, false);
+            far.attributes
+                .push(LinkAttribute::NetNsFd(peer.as_fd().as_raw_fd()));
+            let mut near = link(*index, name, *mac, true);
+            near.attributes
+                .extend(bridge.map(LinkAttribute::Controller));
+            near.attributes.push(LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(far))),
+            ]));
+            (RouteNetlinkMessage::NewLink(near), NEW)
+        }
+        Change::Up { index } | Change::AwaitUp { index } => {
+            let mut link = LinkMessage::default();
+            link.header.index = *index;
+            link.header.flags = LinkFlags::Up;
+            link.header.change_mask = LinkFlags::Up;
+            (RouteNetlinkMessage::SetLink(link), 0)
+        }
+        Change::Address { index, address } => (
+            RouteNetlinkMessage::NewAddress(own_address(*index, *address)),
+            SET,
+        ),
+        Change::DropAddress { index, address } => (
+            RouteNetlinkMessage::DelAddress(own_address(*index, *address)),
+            0,
+        ),
+        Change::Route {
+            to,
+            via,
+            index,
+            source,
+        } => (
+            RouteNetlinkMessage::NewRoute(route(*to, *via, *index, *source)),
+            SET,
+        ),
+        Change::DropRoute { to, index } => {
+            let mut route = route(Destination::Host(*to), None, *index, None);
+            route.header.scope = RouteScope::NoWhere;
+            (RouteNetlinkMessage::DelRoute(route), 0)
+        }
+        Change::Neighbour {
+            index,
+            address,
+            mac,
+        } => (
+            RouteNetlinkMessage::NewNeighbour(neighbour(*index, *address, Some(*mac))),
+            SET,
+        ),
+        Change::DropNeighbour { index, address } => (
+            RouteNetlinkMessage::DelNeighbour(neighbour(*index, *address, None)),
+            0,
+        ),
+        Change::DeleteLink { index } => {
+            let mut link = LinkMessage::default();
+            link.header.index = *index;
+            (RouteNetlinkMessage::DelLink(link), 0)
+        }
+    }
+}
+
+fn link(index: u32, name: &str, mac: Mac, up: bool) -> LinkMessage {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    if up {
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+    }
+    link.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(mac.0.to_vec()),
+    ];
+    link
+}
+
+fn own_address(index: u32, address: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address);
+    message.header.prefix_len = prefix(address);
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(address),
+        AddressAttribute::Address(address),
+    ];
+    if address.is_ipv6() {
+        message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    message
+}
+
+fn route(to: Destination, via: Option<IpAddr>, index: u32, source: Option<IpAddr>) -> RouteMessage {
+    let like = match (to, via) {
+        (Destination::Host(address), _) | (Destination::Default, Some(address)) => address,
+        (Destination::Default, None) => unreachable!("a default route has a gateway"),
+    };
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(like);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = if via.is_none() && like.is_ipv4() {
+        RouteScope::Link
+    } else {
+        RouteScope::Universe
+    };
+    message.attributes.push(RouteAttribute::Oif(index));
+    if let Destination::Host(address) = to {
+        message.header.destination_prefix_length = prefix(address);
+        message
+            .attributes
+            .push(RouteAttribute::Destination(route_address(address)));
+    }
+    if let Some(gateway) = via {
+        message.header.flags = RouteFlags::Onlink;
+        message
+            .attributes
+            .push(RouteAttribute::Gateway(route_address(gateway)));
+    }
+    message
+        .attributes
+        .extend(source.map(|address| RouteAttribute::PrefSource(route_address(address))));
+    message
+}
+
+fn neighbour(index: u32, address: IpAddr, mac: Option<Mac>) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unspec;
+    message
+        .attributes
+        .push(NeighbourAttribute::Destination(match address {
+            IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+            IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+        }));
+    message
+        .attributes
+        .extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())));
+    message
+}
+
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
+}
+
+fn prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(address) => write!(f, "{address}"),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bridge { index, name, mac } => {
+                write!(
+                    f,
+                    "ip link add {name} index {index} address {mac} up type bridge mcast_snooping 0"
+                )
+            }
+            Self::Veth {
+                index,
+                name,
+                mac,
+                bridge,
+                peer,
+                peer_name,
+                peer_mac,
+            } => {
+                write!(f, "ip link add {name} index {index} address {mac} up ")?;
+                if let Some(bridge) = bridge {
+                    write!(f, "master if{bridge} ")?;
+                }
+                write!(
+                    f,
+                    "type veth peer {peer_name} address {peer_mac} netns {:?}",
+                    peer.label()
+                )
+            }
+            Self::Up { index } => write!(f, "ip link set if{index} up"),
+            Self::AwaitUp { index } => write!(f, "ip link show if{index} up"),
+            Self::Address { index, address } => {
+                write!(f, "ip address replace {address} dev if{index} nodad")
+            }
+            Self::DropAddress { index, address } => {
+                write!(f, "ip address del {address} dev if{index}")
+            }
+            Self::Route {
+                to,
+                via,
+                index,
+                source,
+            } => {
+                write!(f, "ip route replace {to} ")?;
+                if let Some(gateway) = via {
+                    write!(f, "via {gateway} onlink ")?;
+                }
+                write!(f, "dev if{index}")?;
+                source.map_or(Ok(()), |source| write!(f, " src {source}"))
+            }
+            Self::DropRoute { to, index } => write!(f, "ip route del {to} dev if{index}"),
+            Self::Neighbour {
+                index,
+                address,
+                mac,
+            } => {
+                write!(
+                    f,
+                    "ip neighbour replace {address} lladdr {mac} dev if{index} nud permanent"
+                )
+            }
+            Self::DropNeighbour { index, address } => {
+                write!(f, "ip neighbour del {address} dev if{index}")
+            }
+            Self::DeleteLink { index } => write!(f, "ip link del if{index}"),
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! Owns a bed of nodes, pods and external hosts as network namespaces of the real kernel, and what is attached where;
+//! never sends a packet of its own, and leaves nothing behind however the process ends.
+//!
+//! ```text
+//!            fabric 198.18.0.1 ──── external 203.0.113.7
+//!            /     \
+//!      node-0       node-1            uplinks 198.18.0.10, .11, ...
+//!      /    \          \
+//!  pod      pod        pod            each with a veth to its node, routed or on the node's bridge
+//! ```
+//!
+//! Uplinks lie in 198.18.0.0/15 and fdff:5a11::/64: ranges for benchmarks and for nobody, that no pods are given.
+
+mod host;
+mod link;
+mod netns;
+mod privilege;
+mod wiring;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard};
+
+use futures::future::try_join_all;
+
+pub use host::{Family, Host};
+pub use link::{Change, Destination, LOOPBACK, Mac};
+pub use netns::Netns;
+pub use privilege::{Privilege, PrivilegeError, enter};
+
+use crate::reactor;
+use wiring::{Neighbour, Owner, Plan, Port};
+
+/// How a node's pods reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Each pod's veth is a routed link; pods of a node reach each other by routing.
+    Routed,
+    /// The veths are ports of a bridge in the node; pods of a node reach each other through it, and the bridge hands
+    /// their packets to the forward hook (`net.bridge.bridge-nf-call-iptables` and `ip6tables` are 1).
+    Bridged,
+}
+
+/// Why a bed could not be made or changed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages name the fields")]
+pub enum Error {
+    #[error("making or opening the network namespace of {namespace}: {source}")]
+    Namespace {
+        namespace: String,
+        source: io::Error,
+    },
+    #[error(
+        "writing {name} in {namespace}: {source}; is the module loaded and /proc/sys writable?"
+    )]
+    Sysctl {
+        name: String,
+        namespace: String,
+        source: io::Error,
+    },
+    #[error("`{command}` in {namespace}: {source}")]
+    Netlink {
+        command: String,
+        namespace: String,
+        source: Box<rtnetlink::Error>,
+    },
+    #[error("there is no node {0} in this bed")]
+    NoSuchNode(usize),
+    #[error("there is no pod or external {0:?} in this bed")]
+    NoSuchHost(String),
+    #[error("{0:?} is an external host: it lives on no node")]
+    NotAPod(String),
+    #[error("the name {0:?} is taken in this bed")]
+    NameTaken(String),
+    #[error("the address {0} is {1:?}'s already")]
+    AddressTaken(IpAddr, String),
+}
+
+/// What a bed shall be; see [`Testbed::builder`].
+#[derive(Debug, Clone)]
+pub struct Builder {
+    nodes: usize,
+    mode: Mode,
+}
+
+impl Builder {
+    /// How many nodes; one unless told.
+    pub fn nodes(self, nodes: usize) -> Self {
+        Self { nodes, ..self }
+    }
+
+    /// How pods reach their node; routed unless told.
+    pub fn mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
+    }
+
+    /// Makes the namespaces and joins the nodes to the fabric.
+    pub fn build(self) -> Result<Testbed, Error> {
+        let addresses = uplink_addresses(1);
+        let fabric = Host::new(
+            "fabric",
+            Netns::with_sysctls("fabric", &ROUTER)?,
+            &addresses,
+        );
+        carry_out(wiring::fabric(fabric.netns(), &addresses))?;
+        let mut bed = Testbed {
+            mode: self.mode,
+            fabric,
+            nodes: Vec::new(),
+            state: Mutex::new(State {
+                hosts: BTreeMap::new(),
+                next_port: 100,
+            }),
+        };
+        for index in 0..self.nodes {
+            let node = bed.make_node(index)?;
+            bed.nodes.push(node);
+        }
+        Ok(bed)
+    }
+}
+
+/// What makes a namespace a router.
+const ROUTER: [(&str, &str); 4] = [
+    ("net.ipv4.ip_forward", "1"),
+    ("net.ipv6.conf.all.forwarding", "1"),
+    ("net.ipv4.conf.all.send_redirects", "0"),
+    ("net.ipv4.conf.default.send_redirects", "0"),
+];
+
+const BRIDGE_NETFILTER: [(&str, &str); 2] = [
+    ("net.bridge.bridge-nf-call-iptables", "1"),
+    ("net.bridge.bridge-nf-call-ip6tables", "1"),
+];
+
+/// Nodes, pods and external hosts, joined. It is gone when it is dropped and the last handle on its hosts with it.
+#[derive(Debug)]
+pub struct Testbed {
+    mode: Mode,
+    fabric: Host,
+    nodes: Vec<Node>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct Node {
+    host: Host,
+    owner: Owner,
+}
+
+#[derive(Debug)]
+struct State {
+    hosts: BTreeMap<String, Attached>,
+    next_port: u32,
+}
+
+/// A pod or external and where it is plugged in: into a node, or (none) into the fabric.
+#[derive(Debug, Clone)]
+struct Attached {
+    host: Host,
+    node: Option<usize>,
+    port: Port,
+}
+
+impl Testbed {
+    /// Describes a bed: one node with routed pods, unless told otherwise.
+    pub fn builder() -> Builder {
+        Builder {
+            nodes: 1,
+            mode: Mode::Routed,
+        }
+    }
+
+    /// How pods reach their node.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The number of nodes.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The node of that index, counted from 0: where an enforcer runs. Its addresses are its uplink's.
+    ///
+    /// # Panics
+    /// If the bed has fewer nodes.
+    pub fn node(&self, index: usize) -> &Host {
+        &self.nodes[index].host
+    }
+
+    /// The backbone that routes between the nodes: where a control plane runs.
+    pub fn fabric(&self) -> &Host {
+        &self.fabric
+    }
+
+    /// Where every node reaches what listens in the fabric.
+    pub fn fabric_address(&self) -> Ipv4Addr {
+        Ipv4Addr::new(198, 18, 0, 1)
+    }
+
+    /// Adds a pod on a node. Any address will do that nobody has: it is a /32 or /128 of its own.
+    pub fn add_pod(&self, node: usize, name: &str, addresses: &[IpAddr]) -> Result<Host, Error> {
+        self.add(Some(node), name, addresses)
+    }
+
+    /// Adds a host outside the cluster, attached to the fabric.
+    pub fn add_external(&self, name: &str, addresses: &[IpAddr]) -> Result<Host, Error> {
+        self.add(None, name, addresses)
+    }
+
+    /// The pod or external of that name.
+    pub fn host(&self, name: &str) -> Option<Host> {
+        self.state()
+            .hosts
+            .get(name)
+            .map(|attached| attached.host.clone())
+    }
+
+    /// All pods and externals, by name.
+    pub fn hosts(&self) -> Vec<Host> {
+        self.state()
+            .hosts
+            .values()
+            .map(|attached| attached.host.clone())
+            .collect()
+    }
+
+    /// The node a pod is on.
+    pub fn node_of(&self, name: &str) -> Option<usize> {
+        self.state()
+            .hosts
+            .get(name)
+            .and_then(|attached| attached.node)
+    }
+
+    /// Takes a pod or external away. Its namespace lives on, cut off, while somebody holds a handle, socket or process.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        let mut state = self.state();
+        let attached = state.find(name)?;
+        self.detach(&state, &attached)?;
+        state.hosts.remove(name);
+        Ok(())
+    }
+
+    /// Gives a pod or external other addresses. Sockets in it live on.
+    pub fn set_addresses(&self, name: &str, addresses: &[IpAddr]) -> Result<(), Error> {
+        let state = self.state();
+        let Attached { host, node, port } = state.find(name)?;
+        state.require_free(addresses, Some(name))?;
+        let (owner, others) = (
+            self.owner(node)?,
+            state.others_on_bridge(self.mode, node, name),
+        );
+        let mut plan = wiring::withdraw(&owner, host.netns(), port, &host.addresses(), &others);
+        plan.extend(wiring::assign(
+            &owner,
+            host.netns(),
+            port,
+            addresses,
+            &others,
+        ));
+        carry_out(plan)?;
+        host.set_addresses(addresses);
+        Ok(())
+    }
+
+    /// Moves a pod to another node, with its namespace, addresses and listening sockets.
+    pub fn move_pod(&self, name: &str, node: usize) -> Result<(), Error> {
+        let mut state = self.state();
+        let mut attached = state.find(name)?;
+        if attached.node.is_none() {
+            return Err(Error::NotAPod(name.to_owned()));
+        }
+        self.owner(Some(node))?;
+        self.detach(&state, &attached)?;
+        attached.node = Some(node);
+        attached.port = state.take_port();
+        self.attach(&state, &attached)?;
+        state.hosts.insert(name.to_owned(), attached);
+        Ok(())
+    }
+
+    fn add(&self, node: Option<usize>, name: &str, addresses: &[IpAddr]) -> Result<Host, Error> {
+        let netns = Netns::new(name)?;
+        let mut state = self.state();
+        if state.hosts.contains_key(name) {
+            return Err(Error::NameTaken(name.to_owned()));
+        }
+        state.require_free(addresses, None)?;
+        let attached = Attached {
+            host: Host::new(name, netns, addresses),
+            node,
+            port: state.take_port(),
+        };
+        self.attach(&state, &attached)?;
+        state.hosts.insert(name.to_owned(), attached.clone());
+        Ok(attached.host)
+    }
+
+    fn attach(&self, state: &State, attached: &Attached) -> Result<(), Error> {
+        let Attached { host, node, port } = attached;
+        let (owner, others) = (
+            self.owner(*node)?,
+            state.others_on_bridge(self.mode, *node, host.name()),
+        );
+        let mut plan = wiring::plug(&owner, host.netns(), *port);
+        plan.extend(wiring::assign(
+            &owner,
+            host.netns(),
+            *port,
+            &host.addresses(),
+            &others,
+        ));
+        carry_out(plan)
+    }
+
+    fn detach(&self, state: &State, attached: &Attached) -> Result<(), Error> {
+        let Attached { host, node, port } = attached;
+        let (owner, others) = (
+            self.owner(*node)?,
+            state.others_on_bridge(self.mode, *node, host.name()),
+        );
+        let mut plan = wiring::withdraw(&owner, host.netns(), *port, &host.addresses(), &others);
+        plan.extend(wiring::unplug(&owner, *port));
+        carry_out(plan)
+    }
+
+    fn owner(&self, node: Option<usize>) -> Result<Owner, Error> {
+        match node {
+            Some(index) => self
+                .nodes
+                .get(index)
+                .map(|node| node.owner.clone())
+                .ok_or(Error::NoSuchNode(index)),
+            None => Ok(Owner {
+                netns: self.fabric.netns().clone(),
+                addresses: self.fabric.addresses(),
+                bridge: None,
+                uplink: None,
+            }),
+        }
+    }
+
+    fn make_node(&self, index: usize) -> Result<Node, Error> {
+        let name = format!("node-{index}");
+        let mut sysctls = ROUTER.to_vec();
+        if self.mode == Mode::Bridged {
+            sysctls.extend(BRIDGE_NETFILTER);
+        }
+        let netns = Netns::with_sysctls(&name, &sysctls)?;
+        let number = u16::try_from(index + 10).map_err(|_| Error::NoSuchNode(index))?;
+        let addresses = uplink_addresses(number);
+        let uplink = self.state().take_port();
+        carry_out(wiring::uplink(
+            self.fabric.netns(),
+            &self.fabric.addresses(),
+            &netns,
+            &addresses,
+            uplink,
+        ))?;
+        let bridge = (self.mode == Mode::Bridged).then(|| self.state().take_port());
+        if let Some(bridge) = bridge {
+            carry_out(wiring::bridge(&netns, bridge))?;
+        }
+        let owner = Owner {
+            netns: netns.clone(),
+            addresses: addresses.to_vec(),
+            bridge,
+            uplink: Some((self.fabric.netns().clone(), uplink)),
+        };
+        Ok(Node {
+            host: Host::new(&name, netns, &addresses),
+            owner,
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic of another test thread leaves a bed that is whole enough to be looked at.
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl State {
+    fn find(&self, name: &str) -> Result<Attached, Error> {
+        self.hosts
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::NoSuchHost(name.to_owned()))
+    }
+
+    fn take_port(&mut self) -> Port {
+        self.next_port += 1;
+        Port(self.next_port)
+    }
+
+    fn require_free(&self, addresses: &[IpAddr], except: Option<&str>) -> Result<(), Error> {
+        for attached in self
+            .hosts
+            .values()
+            .filter(|attached| Some(attached.host.name()) != except)
+        {
+            if let Some(taken) = attached
+                .host
+                .addresses()
+                .into_iter()
+                .find(|address| addresses.contains(address))
+            {
+                return Err(Error::AddressTaken(taken, attached.host.name().to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    fn others_on_bridge(&self, mode: Mode, node: Option<usize>, name: &str) -> Vec<Neighbour> {
+        if mode == Mode::Routed || node.is_none() {
+            return Vec::new();
+        }
+        let others = self
+            .hosts
+            .values()
+            .filter(|other| other.node == node && other.host.name() != name);
+        others
+            .map(|other| Neighbour {
+                netns: other.host.netns().clone(),
+                port: other.port,
+                addresses: other.host.addresses(),
+            })
+            .collect()
+    }
+}
+
+fn uplink_addresses(number: u16) -> [IpAddr; 2] {
+    let [high, low] = number.to_be_bytes();
+    [
+        Ipv4Addr::new(198, 18, high, low).into(),
+        Ipv6Addr::new(0xfdff, 0x5a11, 0, 0, 0, 0, 0, number).into(),
+    ]
+}
+
+fn carry_out(plan: Plan) -> Result<(), Error> {
+    reactor::wait(async move {
+        for stage in plan {
+            try_join_all(
+                stage
+                    .into_iter()
+                    .map(|(netns, changes)| async move { netns.apply_async(changes).await }),
+            )
+            .await?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,308 @@
+//! Owns how hosts are joined: which links, addresses, routes and neighbours each arrangement needs. Only decides; never
+//! talks to the kernel.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::link::{Change, Destination, LOOPBACK, Mac};
+use super::{Family, Netns};
+
+/// The gateway of every pod and external host; a permanent neighbour, so it need not exist as an address.
+pub(super) const GATEWAYS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
+];
+
+/// The name of the only link in a pod, and of the bridge in a node.
+const POD_LINK: &str = "eth0";
+const BRIDGE_LINK: &str = "br0";
+
+/// Changes to make; the entries of one stage at once, the stages one after the other.
+pub(super) type Plan = Vec<Vec<(Netns, Vec<Change>)>>;
+
+/// A veth pair's place in the bed: the same index at both ends, unique in the bed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Port(pub(super) u32);
+
+impl Port {
+    /// The hardware address of the end with the pod (or the node's, of an uplink).
+    pub(super) fn inner(self) -> Mac {
+        Self::mac(0x02, self.0)
+    }
+
+    fn outer(self) -> Mac {
+        Self::mac(0x06, self.0)
+    }
+
+    fn mac(locally_administered: u8, index: u32) -> Mac {
+        let [a, b, c, d] = index.to_be_bytes();
+        Mac([locally_administered, 0x5a, a, b, c, d])
+    }
+}
+
+/// What a pod or external is attached to: a node, or the fabric.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    pub(super) netns: Netns,
+    /// Its own addresses, preferred as source towards the pods.
+    pub(super) addresses: Vec<IpAddr>,
+    /// The bridge that pods are ports of; without one they are routed.
+    pub(super) bridge: Option<Port>,
+    /// The fabric and the node's port there; none for the fabric itself.
+    pub(super) uplink: Option<(Netns, Port)>,
+}
+
+/// A host already on the same bridge.
+#[derive(Debug, Clone)]
+pub(super) struct Neighbour {
+    pub(super) netns: Netns,
+    pub(super) port: Port,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// Gives the fabric its addresses.
+pub(super) fn fabric(netns: &Netns, addresses: &[IpAddr]) -> Plan {
+    let changes = addresses
+        .iter()
+        .map(|&address| Change::Address {
+            index: LOOPBACK,
+            address,
+        })
+        .collect();
+    vec![vec![(netns.clone(), changes)]]
+}
+
+/// Joins a node to the fabric.
+pub(super) fn uplink(
+    fabric: &Netns,
+    gateways: &[IpAddr],
+    node: &Netns,
+    addresses: &[IpAddr],
+    port: Port,
+) -> Plan {
+    let index = port.0;
+    let pair = Change::Veth {
+        index,
+        name: format!("n{index}"),
+        mac: port.outer(),
+        bridge: None,
+        peer: node.clone(),
+        peer_name: "uplink".to_owned(),
+        peer_mac: port.inner(),
+    };
+    let mut near = vec![Change::Up { index }];
+    let mut far = vec![Change::AwaitUp { index }];
+    for &address in addresses {
+        near.push(Change::Address { index, address });
+        far.push(Change::Route {
+            to: Destination::Host(address),
+            via: None,
+            index,
+            source: same(gateways, address),
+        });
+        far.push(Change::Neighbour {
+            index,
+            address,
+            mac: port.inner(),
+        });
+    }
+    for &gateway in gateways {
+        near.push(Change::Neighbour {
+            index,
+            address: gateway,
+            mac: port.outer(),
+        });
+        near.push(Change::Route {
+            to: Destination::Default,
+            via: Some(gateway),
+            index,
+            source: None,
+        });
+    }
+    near.push(Change::AwaitUp { index });
+    vec![
+        vec![(fabric.clone(), vec![pair])],
+        vec![(node.clone(), near)],
+        vec![(fabric.clone(), far)],
+    ]
+}
+
+/// Gives a node its bridge.
+pub(super) fn bridge(node: &Netns, port: Port) -> Plan {
+    let index = port.0;
+    let mut changes = vec![Change::Bridge {
+        index,
+        name: BRIDGE_LINK.to_owned(),
+        mac: port.inner(),
+    }];
+    changes.extend(GATEWAYS.map(|address| Change::Address { index, address }));
+    vec![vec![(node.clone(), changes)]]
+}
+
+/// Plugs a namespace into its owner, without any address yet.
+pub(super) fn plug(owner: &Owner, netns: &Netns, port: Port) -> Plan {
+    let index = port.0;
+    let pair = Change::Veth {
+        index,
+        name: format!("p{index}"),
+        mac: port.outer(),
+        bridge: owner.bridge.map(|bridge| bridge.0),
+        peer: netns.clone(),
+        peer_name: POD_LINK.to_owned(),
+        peer_mac: port.inner(),
+    };
+    let mut settled = vec![Change::AwaitUp { index }];
+    settled.extend(
+        owner
+            .bridge
+            .map(|bridge| Change::AwaitUp { index: bridge.0 }),
+    );
+    vec![
+        vec![(owner.netns.clone(), vec![pair])],
+        vec![(
+            netns.clone(),
+            vec![Change::Up { index }, Change::AwaitUp { index }],
+        )],
+        vec![(owner.netns.clone(), settled)],
+    ]
+}
+
+/// Deletes a namespace's link to its owner.
+pub(super) fn unplug(owner: &Owner, port: Port) -> Plan {
+    vec![vec![(
+        owner.netns.clone(),
+        vec![Change::DeleteLink { index: port.0 }],
+    )]]
+}
+
+/// Gives the namespace at `port` its `addresses` and leads everybody's packets for them there.
+pub(super) fn assign(
+    owner: &Owner,
+    netns: &Netns,
+    port: Port,
+    addresses: &[IpAddr],
+    others: &[Neighbour],
+) -> Plan {
+    let index = port.0;
+    let (towards, gateway_mac) = match owner.bridge {
+        Some(bridge) => (bridge.0, bridge.inner()),
+        None => (index, port.outer()),
+    };
+    let mut own = Vec::new();
+    let mut owners = Vec::new();
+    for &address in addresses {
+        own.push(Change::Address { index, address });
+        let source = same(&owner.addresses, address);
+        owners.push(Change::Route {
+            to: Destination::Host(address),
+            via: None,
+            index: towards,
+            source,
+        });
+        owners.push(Change::Neighbour {
+            index: towards,
+            address,
+            mac: port.inner(),
+        });
+    }
+    for gateway in GATEWAYS
+        .into_iter()
+        .filter(|&gateway| same(addresses, gateway).is_some())
+    {
+        own.push(Change::Neighbour {
+            index,
+            address: gateway,
+            mac: gateway_mac,
+        });
+        own.push(Change::Route {
+            to: Destination::Default,
+            via: Some(gateway),
+            index,
+            source: None,
+        });
+    }
+    for &address in others.iter().flat_map(|other| &other.addresses) {
+        own.push(Change::Route {
+            to: Destination::Host(address),
+            via: None,
+            index,
+            source: None,
+        });
+    }
+    let mut everybody: Vec<_> = others
+        .iter()
+        .map(|other| {
+            let lead = |&address| Change::Route {
+                to: Destination::Host(address),
+                via: None,
+                index: other.port.0,
+                source: None,
+            };
+            (other.netns.clone(), addresses.iter().map(lead).collect())
+        })
+        .collect();
+    everybody.extend(owner.uplink.as_ref().map(|(fabric, uplink)| {
+        let lead = |&address| Change::Route {
+            to: Destination::Host(address),
+            via: same(&owner.addresses, address),
+            index: uplink.0,
+            source: None,
+        };
+        (fabric.clone(), addresses.iter().map(lead).collect())
+    }));
+    vec![
+        vec![(netns.clone(), own)],
+        vec![(owner.netns.clone(), owners)],
+        everybody,
+    ]
+}
+
+/// The reverse of [`assign`]: first nobody's packets lead there any more, then the addresses go.
+pub(super) fn withdraw(
+    owner: &Owner,
+    netns: &Netns,
+    port: Port,
+    addresses: &[IpAddr],
+    others: &[Neighbour],
+) -> Plan {
+    let towards = owner.bridge.map_or(port.0, |bridge| bridge.0);
+    let forget = |index: u32| {
+        let one = move |&address: &IpAddr| {
+            [
+                Change::DropRoute { to: address, index },
+                Change::DropNeighbour { index, address },
+            ]
+        };
+        addresses.iter().flat_map(one).collect::<Vec<_>>()
+    };
+    let mut everybody: Vec<_> = others
+        .iter()
+        .map(|other| (other.netns.clone(), forget(other.port.0)))
+        .collect();
+    everybody.extend(owner.uplink.as_ref().map(|(fabric, uplink)| {
+        let stop = |&address| Change::DropRoute {
+            to: address,
+            index: uplink.0,
+        };
+        (fabric.clone(), addresses.iter().map(stop).collect())
+    }));
+    let own = addresses
+        .iter()
+        .map(|&address| Change::DropAddress {
+            index: port.0,
+            address,
+        })
+        .collect();
+    vec![
+        everybody,
+        vec![(owner.netns.clone(), forget(towards))],
+        vec![(netns.clone(), own)],
+    ]
+}
+
+/// The one of `addresses` that is of `like`'s family.
+fn same(addresses: &[IpAddr], like: IpAddr) -> Option<IpAddr> {
+    addresses
+        .iter()
+        .copied()
+        .find(|&address| Family::of(address) == Family::of(like))
+}
