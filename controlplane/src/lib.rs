@@ -2,6 +2,7 @@
 //! enforce, and streams just what changed.
 
 pub mod cluster;
+pub mod compile;
 pub mod manifest;
 pub mod model;
 pub mod validate;

@@ -160,6 +160,8 @@ impl GroupId {
         for term in terms {
             hasher = hasher.field(term.as_bytes());
         }
+        // An empty field ends the terms: no term may be taken for the bytes of a range.
+        hasher = hasher.field(&[]);
         GroupId(hash_ranges(hasher, ranges).finish().to_be_bytes())
     }
 }
