@@ -1,11 +1,14 @@
 //! Owns the question whether a packet gets from one host to another, asked with real packets; never decides what the
 //! answer ought to be.
 
+mod datagram;
+mod flood;
 mod icmp;
 mod matrix;
 mod sctp;
 mod server;
 mod socket;
+mod stream;
 mod transport;
 
 use std::collections::BTreeMap;
@@ -18,8 +21,10 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::timeout;
 
+pub use flood::{Class, ClassCount, Flood, FloodReport};
 pub use matrix::{Difference, Matrix};
 pub use server::Server;
+pub use stream::{Counts, Pattern, Stream, Traffic};
 
 use crate::reactor;
 use crate::testbed::{Family, Host};

@@ -59,7 +59,7 @@ impl Server {
 }
 
 /// Listens on a port in both families.
-fn listen(port: u16) -> io::Result<TcpListener> {
+pub(super) fn listen(port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::IPV6,
         Type::STREAM.nonblocking(),

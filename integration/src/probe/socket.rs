@@ -10,11 +10,13 @@ use nix::sys::socket::{
     sockopt,
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::testbed::Family;
 
 /// A socket for datagrams or raw packets.
+#[derive(Debug)]
 pub(super) struct Packets(AsyncFd<Socket>);
 
 /// From where a packet came, and to which of the own addresses.
@@ -88,6 +90,19 @@ impl Packets {
         Self::registered(socket)
     }
 
+    /// Makes room for what arrives while nobody reads; as much as this process is allowed.
+    pub(super) fn enlarge(&self) {
+        let size = 8 << 20;
+        if setsockopt(self.0.get_ref(), sockopt::RcvBufForce, &size).is_err() {
+            let _ = self.0.get_ref().set_recv_buffer_size(size);
+        }
+    }
+
+    /// How many packets arrived and found no room.
+    pub(super) fn overflowed(&self) -> u32 {
+        overflowed(self.0.get_ref())
+    }
+
     fn registered(socket: Socket) -> io::Result<Self> {
         // SAFETY: the socket owns its descriptor and is never replaced.
         Ok(Self(unsafe { AsyncFd::register(socket) }?))
@@ -96,7 +111,7 @@ impl Packets {
     /// Sends to the connected target.
     pub(super) async fn send(&self, packet: &[u8]) -> io::Result<()> {
         self.0
-            .async_io(tokio::io::Interest::WRITABLE, |socket| socket.send(packet))
+            .async_io(Interest::WRITABLE, |socket| socket.send(packet))
             .await
             .map(drop)
     }
@@ -136,8 +151,9 @@ impl Packets {
                 to,
             })
         };
+        // An ICMP error makes the socket neither readable nor writable.
         self.0
-            .async_io(tokio::io::Interest::READABLE, receive)
+            .async_io(Interest::READABLE | Interest::ERROR, receive)
             .await
     }
 
@@ -168,7 +184,7 @@ impl Packets {
             )?;
             Ok(())
         };
-        self.0.async_io(tokio::io::Interest::WRITABLE, send).await
+        self.0.async_io(Interest::WRITABLE, send).await
     }
 }
 
@@ -183,4 +199,23 @@ pub(super) fn payload(packet: &[u8], family: Family) -> &[u8] {
             packet.get(header..).unwrap_or_default()
         }
     }
+}
+
+/// How many packets a socket has turned away since its buffer was full.
+pub(super) fn overflowed(socket: &Socket) -> u32 {
+    const DROPS: usize = 8;
+    let mut memory = [0u32; DROPS + 1];
+    let mut length = size_of_val(&memory) as libc::socklen_t;
+    // SAFETY: the buffer is as long as said, and outlives the call.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            memory.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    assert_eq!(status, 0, "every socket tells its SO_MEMINFO");
+    memory[DROPS]
 }
