@@ -1,1 +1,11 @@
-//! Sallyport's node agent.
+//! Sallyport's node agent: takes its node's policy from the control plane, journals it, and carries it out in
+//! nftables so that no packet ever meets a half-applied policy.
+
+pub mod agent;
+mod grace;
+pub mod journal;
+pub mod netlink;
+pub mod nft;
+pub mod plan;
+pub mod preflight;
+pub mod session;

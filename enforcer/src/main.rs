@@ -1,3 +1,168 @@
-//! Placeholder.
+//! The enforcer's command line: reads options, checks the node, starts agent and session.
 
-fn main() {}
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use ipnetwork::IpNetwork;
+use sallyport_enforcer::{agent, nft::render::Options, preflight, session};
+use sallyport_proto::{Ranges, Unknown};
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::transport::Endpoint;
+use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
+
+/// Enforces NetworkPolicy on this node.
+///
+/// Takes the node's policy from the control plane, keeps a journal of it, and judges every forwarded packet by the
+/// nftables table `inet sallyport`. Nothing else on the node is touched. When the enforcer stops, crashes or loses the
+/// control plane, the table stays and goes on enforcing; the next start takes it over without a packet noticing.
+///
+/// Needs CAP_NET_ADMIN and a kernel with nf_tables (Linux 5.6 or later; 6.9 protects the table from others).
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    /// This node's name, as its Node object has it [default: the host name]
+    #[arg(long, env = "SALLYPORT_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+
+    /// Where the control plane listens
+    #[arg(
+        long,
+        env = "SALLYPORT_CONTROL_PLANE",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7443"
+    )]
+    control_plane: Endpoint,
+
+    /// Where the journal is kept
+    #[arg(
+        long,
+        env = "SALLYPORT_DATA_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/sallyport/enforcer"
+    )]
+    data_dir: PathBuf,
+
+    /// Addresses that belong to this node's workloads, beside the `workloadCIDRs` of its Node object (repeatable)
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    workload_cidr: Vec<IpNetwork>,
+
+    /// An interface behind which there are only workloads; `veth*` means all that begin so (repeatable)
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = interface)]
+    interface: Vec<String>,
+
+    /// What becomes of a workload address that is in no policy state yet
+    #[arg(long, value_enum, default_value_t = Mode::Strict)]
+    mode: Mode,
+
+    /// A bridge without workloads, whose traffic need not be seen (repeatable)
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    ignore_bridge: Vec<String>,
+
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443
+  sallyport-enforcer --workload-cidr 10.9.1.0/24 --interface 'veth*'
+
+The table, as stock nft shows it:
+  nft list table inet sallyport
+
+Log detail is set by RUST_LOG (default: info).";
+
+/// What becomes of a workload address that is no endpoint yet.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Mode {
+    /// Its traffic is dropped: a workload never talks before its policy is there.
+    Strict,
+    /// Its traffic passes, as in Kubernetes' own words for a pod that no policy selects.
+    Standard,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How often the node is checked for traffic that would bypass enforcement.
+const CHECK: Duration = Duration::from_secs(10);
+
+/// An interface name that the kernel could have (`dev_valid_name`), perhaps with a `*` at its end.
+fn interface(text: &str) -> Result<String, String> {
+    let name = text.strip_suffix('*').unwrap_or(text);
+    if name.is_empty()
+        || name.len() > 15
+        || name.contains(|c: char| c == '/' || c == '*' || c.is_whitespace())
+    {
+        return Err("an interface name has 1 to 15 characters, none of them a space, `/` or (but at the end) `*`".into());
+    }
+    Ok(text.to_owned())
+}
+
+fn ranges(cidrs: &[IpNetwork]) -> Ranges {
+    let span = |cidr: &IpNetwork| {
+        let (first, last): (IpAddr, IpAddr) = (cidr.network(), cidr.broadcast());
+        Ranges::span(first, last).expect("a network is a range")
+    };
+    Ranges::union_all(&cidrs.iter().map(span).collect::<Vec<_>>())
+}
+
+fn host_name() -> Result<String> {
+    let name = nix::unistd::gethostname().context("read the host name")?;
+    name.into_string()
+        .ok()
+        .context("the host name is not text: give --node-name")
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 1)]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match arguments.log_format {
+        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let node = arguments.node_name.map_or_else(host_name, Ok)?;
+    preflight::privilege()?;
+    preflight::bridges(&arguments.ignore_bridge).await?;
+    let options = Options {
+        unknown: match arguments.mode {
+            Mode::Strict => Unknown::Drop,
+            Mode::Standard => Unknown::Allow,
+        },
+        workload_ranges: ranges(&arguments.workload_cidr),
+        workload_interfaces: arguments.interface,
+        owned: true,
+    };
+    let agent = agent::start(&arguments.data_dir, options)?;
+    info!(node, position = %agent.position().unwrap_or_default(), "enforcing");
+    tokio::spawn(watch_bridges(arguments.ignore_bridge));
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    tokio::select! {
+        () = session::run(node, arguments.control_plane, agent) => {}
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    info!("stopping; the table stays and goes on enforcing");
+    Ok(())
+}
+
+async fn watch_bridges(ignored: Vec<String>) {
+    loop {
+        tokio::time::sleep(CHECK).await;
+        if let Err(problem) = preflight::bridges(&ignored).await {
+            error!(%problem, "traffic may bypass enforcement");
+        }
+    }
+}

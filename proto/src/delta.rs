@@ -122,18 +122,26 @@ fn new_group(id: GroupId, group: &PeerGroup) -> Change {
 
 fn changed_group(id: GroupId, old: &PeerGroup, new: &PeerGroup) -> Change {
     debug_assert_eq!(old.spec, new.spec, "a group's id is a hash of its spec");
-    let (mut add, mut remove) = (Vec::new(), Vec::new());
-    for item in old.addresses.diff(&new.addresses) {
-        match item {
-            imbl::ordset::DiffItem::Add(&address) => add.push(address),
-            imbl::ordset::DiffItem::Remove(&address) => remove.push(address),
-        }
-    }
+    let (add, remove) = old.member_changes(new);
     Change::Group {
         id,
         spec: None,
         add,
         remove,
+    }
+}
+
+impl PeerGroup {
+    /// The addresses that come and those that go from this version of the group to another.
+    pub fn member_changes(&self, new: &PeerGroup) -> (Vec<IpAddr>, Vec<IpAddr>) {
+        let (mut add, mut remove) = (Vec::new(), Vec::new());
+        for item in self.addresses.diff(&new.addresses) {
+            match item {
+                imbl::ordset::DiffItem::Add(&address) => add.push(address),
+                imbl::ordset::DiffItem::Remove(&address) => remove.push(address),
+            }
+        }
+        (add, remove)
     }
 }
 

@@ -32,6 +32,7 @@ impl NodePolicy {
             new,
             out: new.clone(),
         };
+        meet.workload_ranges();
         meet.groups();
         meet.endpoints(unknown);
         meet.drop_unused();
@@ -80,6 +81,14 @@ struct Content {
 }
 
 impl Meet<'_> {
+    /// An address that either version counts among the workloads' is dropped while it is no endpoint.
+    fn workload_ranges(&mut self) {
+        if self.old.workload_ranges != self.new.workload_ranges {
+            let both = self.old.workload_ranges.union(&self.new.workload_ranges);
+            self.out.set_workload_ranges(Arc::new(both));
+        }
+    }
+
     /// Groups of both versions keep the members of both; groups of one version stay as they are there.
     fn groups(&mut self) {
         for item in self.old.groups.diff(&self.new.groups) {

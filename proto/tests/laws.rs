@@ -22,6 +22,7 @@ fn address(n: u8) -> IpAddr {
 #[derive(Clone, Debug)]
 struct Recipe {
     groups: Vec<Vec<u8>>,
+    workloads: (u8, u8),
     endpoints: Vec<(u8, Option<u8>, Option<u8>)>,
 }
 
@@ -72,7 +73,7 @@ fn group_id(n: u8) -> GroupId {
 
 fn build(recipe: &Recipe) -> NodePolicy {
     let mut policy = NodePolicy::default();
-    policy.set_workload_ranges(Arc::new(Ranges::span(address(0), address(3)).unwrap()));
+    policy.set_workload_ranges(Arc::new(Ranges::span(address(recipe.workloads.0), address(recipe.workloads.1)).unwrap()));
     for (n, members) in recipe.groups.iter().enumerate() {
         let (description, ranges) = spec(n as u8);
         let mut group = PeerGroup::new(description, ranges);
@@ -114,8 +115,14 @@ fn build(recipe: &Recipe) -> NodePolicy {
 
 fn recipe() -> impl Strategy<Value = Recipe> {
     let endpoint = (0..ADDRESSES, option::of(0..6u8), option::of(0..6u8));
-    (vec(vec(0..ADDRESSES, 0..5), 4), vec(endpoint, 0..6))
-        .prop_map(|(groups, endpoints)| Recipe { groups, endpoints })
+    let members = vec(vec(0..ADDRESSES, 0..5), 4);
+    (members, (0..4u8, 4..ADDRESSES), vec(endpoint, 0..6)).prop_map(
+        |(groups, workloads, endpoints)| Recipe {
+            groups,
+            workloads,
+            endpoints,
+        },
+    )
 }
 
 fn flows() -> impl Iterator<Item = (Direction, IpAddr, IpAddr, Option<(Protocol, u16)>)> {

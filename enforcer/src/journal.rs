@@ -1,0 +1,405 @@
+//! The node's journal: what it enforces, durable before the kernel hears of it. sled's types end here.
+//!
+//! One tree, `log`: sequence number (big-endian) -> frame. A frame is length, format version, CRC-32 and payload. The
+//! log begins with a snapshot; after it come intents, each followed by an abort if the kernel refused it. An intent
+//! that no abort follows is carried out: at restart the kernel's stamp tells how far it had come, and it is finished.
+//! So an acknowledgement needs one durable write, before the kernel's.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use prost::Message;
+use sallyport_proto::{
+    ApplyError, Delta, Position, WireError,
+    policy::{GroupId, NodePolicy},
+    wire,
+};
+
+use crate::plan::Installed;
+
+/// Raised when a record changes its meaning.
+const FORMAT: u8 = 1;
+
+/// A log of more records than this is replaced by a snapshot...
+const RECORDS_MAX: usize = 1_000;
+
+/// ...and so is one of more bytes than this that is also several times its snapshot.
+const BYTES_MAX: usize = 4 << 20;
+
+/// Why the journal cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// sled failed.
+    #[error("journal {}: {step}: {source}", .path.display())]
+    Store {
+        /// Where.
+        path: PathBuf,
+        /// Doing what.
+        step: &'static str,
+        /// Why.
+        source: sled::Error,
+    },
+    /// The file system failed.
+    #[error("journal {}: {step}: {source}", .path.display())]
+    Io {
+        /// Where.
+        path: PathBuf,
+        /// Doing what.
+        step: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A record is not what was written. The kernel goes on enforcing what it has.
+    #[error(
+        "journal {}: record {sequence} is damaged: {problem}. Move the directory away: the enforcer then keeps what \
+         the kernel enforces and asks the control plane for a snapshot", .path.display()
+    )]
+    Damaged {
+        /// Where.
+        path: PathBuf,
+        /// Which record.
+        sequence: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// An update that is to be carried out. What its plan depends on is in it, so that a restart makes the same plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Intent {
+    /// Where it leads.
+    pub target: Position,
+    /// What it changes.
+    pub delta: Delta,
+    /// Whether the changes lead from the empty policy rather than from the one before.
+    pub snapshot: bool,
+    /// Whether unknown workload addresses are dropped.
+    pub strict: bool,
+    /// The most bytes of a batch.
+    pub batch: usize,
+}
+
+impl Intent {
+    /// The policy that it leads to, from the one before.
+    pub fn policy(&self, before: &NodePolicy) -> Result<NodePolicy, ApplyError> {
+        let empty = NodePolicy::default();
+        let base = if self.snapshot { &empty } else { before };
+        base.applied(&self.delta, self.target.digest)
+    }
+}
+
+/// What a journal holds.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// What was enforced before the last intent.
+    pub installed: Installed,
+    /// The last intent, if no abort follows it, and what is installed once it is carried out.
+    pub pending: Option<(Intent, Installed)>,
+}
+
+/// An open journal.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    database: sled::Db,
+    log: sled::Tree,
+    /// sled's file: its own flush does not reach the disk's platters, so it is synced besides.
+    file: File,
+    next: u64,
+    records: usize,
+    bytes: usize,
+    snapshot_bytes: usize,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Record {
+    #[prost(oneof = "Kind", tags = "1, 2, 3")]
+    kind: Option<Kind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Kind {
+    #[prost(message, tag = "1")]
+    Snapshot(SnapshotRecord),
+    #[prost(message, tag = "2")]
+    Intent(IntentRecord),
+    /// The generation that is not to be used again.
+    #[prost(uint64, tag = "3")]
+    Abort(u64),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SnapshotRecord {
+    #[prost(message, optional, tag = "1")]
+    position: Option<wire::Position>,
+    #[prost(uint64, tag = "2")]
+    generation: u64,
+    #[prost(message, repeated, tag = "3")]
+    changes: Vec<wire::PolicyChange>,
+    #[prost(message, repeated, tag = "4")]
+    births: Vec<Birth>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Birth {
+    #[prost(bytes = "vec", tag = "1")]
+    group: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    generation: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct IntentRecord {
+    #[prost(message, optional, tag = "1")]
+    target: Option<wire::Position>,
+    #[prost(message, repeated, tag = "2")]
+    changes: Vec<wire::PolicyChange>,
+    #[prost(bool, tag = "3")]
+    snapshot: bool,
+    #[prost(bool, tag = "4")]
+    strict: bool,
+    #[prost(uint64, tag = "5")]
+    batch: u64,
+}
+
+impl Journal {
+    /// Opens the journal in a directory, which is made if it is not there, and reads what it holds.
+    pub fn open(path: &Path) -> Result<(Journal, Recovered), Error> {
+        std::fs::create_dir_all(path).map_err(io(path, "create the directory"))?;
+        let database = open_sled(path)?;
+        let log = database
+            .open_tree("log")
+            .map_err(store(path, "open the log"))?;
+        let file = File::open(path.join("db")).map_err(io(path, "open sled's file"))?;
+        let mut journal = Journal {
+            path: path.to_owned(),
+            database,
+            log,
+            file,
+            next: 0,
+            records: 0,
+            bytes: 0,
+            snapshot_bytes: 0,
+        };
+        let recovered = journal.replay()?;
+        Ok((journal, recovered))
+    }
+
+    fn replay(&mut self) -> Result<Recovered, Error> {
+        let mut recovered = Recovered::default();
+        for entry in self.log.iter() {
+            let (key, frame) = entry.map_err(store(&self.path, "read the log"))?;
+            let sequence = u64::from_be_bytes(key.as_ref().try_into().unwrap_or_default());
+            let damaged = |problem: String| Error::Damaged {
+                path: self.path.clone(),
+                sequence,
+                problem,
+            };
+            if self.next != 0 && sequence != self.next {
+                return Err(damaged(format!(
+                    "record {} is missing before it",
+                    self.next
+                )));
+            }
+            let record = unframe(&frame).map_err(damaged)?;
+            fold(&mut recovered, record).map_err(damaged)?;
+            self.next = sequence + 1;
+            self.records += 1;
+            self.bytes += frame.len();
+        }
+        Ok(recovered)
+    }
+
+    /// Writes an intent. When this returns, it survives a loss of power.
+    pub fn intend(&mut self, intent: &Intent) -> Result<(), Error> {
+        let record = IntentRecord {
+            target: Some(intent.target.into()),
+            changes: (&intent.delta).into(),
+            snapshot: intent.snapshot,
+            strict: intent.strict,
+            batch: intent.batch as u64,
+        };
+        self.append(Kind::Intent(record))
+    }
+
+    /// Takes the last intent back: the kernel refused it and has what it had. Its generation is not used again.
+    pub fn abort(&mut self, generation: u64) -> Result<(), Error> {
+        self.append(Kind::Abort(generation))
+    }
+
+    /// Whether the log is long enough to be worth a snapshot.
+    pub fn wants_snapshot(&self) -> bool {
+        self.records > RECORDS_MAX
+            || (self.bytes > BYTES_MAX && self.bytes > 4 * self.snapshot_bytes)
+    }
+
+    /// Replaces the whole log by what is installed. The kernel must have all of it.
+    pub fn snapshot(&mut self, installed: &Installed) -> Result<(), Error> {
+        let delta = Delta::between(&NodePolicy::default(), &installed.policy);
+        let births = installed.births.iter().map(|(id, &generation)| Birth {
+            group: id.0.to_vec(),
+            generation,
+        });
+        let record = SnapshotRecord {
+            position: installed.position.map(Into::into),
+            generation: installed.generation,
+            changes: (&delta).into(),
+            births: births.collect(),
+        };
+        let frame = frame(&Record {
+            kind: Some(Kind::Snapshot(record)),
+        });
+        let mut batch = sled::Batch::default();
+        for key in self.log.iter().keys() {
+            batch.remove(key.map_err(store(&self.path, "read the log"))?);
+        }
+        batch.insert(&self.next.to_be_bytes(), frame.as_slice());
+        self.log
+            .apply_batch(batch)
+            .map_err(store(&self.path, "write a snapshot"))?;
+        self.sync()?;
+        self.next += 1;
+        (self.records, self.bytes, self.snapshot_bytes) = (1, frame.len(), frame.len());
+        Ok(())
+    }
+
+    fn append(&mut self, kind: Kind) -> Result<(), Error> {
+        let frame = frame(&Record { kind: Some(kind) });
+        self.log
+            .insert(self.next.to_be_bytes(), frame.as_slice())
+            .map_err(store(&self.path, "write a record"))?;
+        self.sync()?;
+        self.next += 1;
+        self.records += 1;
+        self.bytes += frame.len();
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        self.database.flush().map_err(store(&self.path, "flush"))?;
+        self.file.sync_data().map_err(io(&self.path, "sync"))
+    }
+}
+
+/// After a kill -9 the old process's lock can be held for a moment.
+fn open_sled(path: &Path) -> Result<sled::Db, Error> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match sled::Config::new()
+            .path(path)
+            .cache_capacity(16 << 20)
+            .open()
+        {
+            Err(sled::Error::Io(_)) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(50))
+            }
+            result => return result.map_err(store(path, "open")),
+        }
+    }
+}
+
+fn fold(recovered: &mut Recovered, record: Record) -> Result<(), String> {
+    // A record after an intent says that the intent was carried out, unless it says the contrary.
+    let kind = record.kind.ok_or("it is empty, or of a later version")?;
+    if !matches!(kind, Kind::Abort(_)) {
+        if let Some((_, after)) = recovered.pending.take() {
+            recovered.installed = after;
+        }
+    }
+    match kind {
+        Kind::Snapshot(snapshot) => recovered.installed = installed(&snapshot)?,
+        Kind::Intent(record) => {
+            let intent = Intent {
+                target: position(record.target.as_ref())?,
+                delta: delta(&record.changes)?,
+                snapshot: record.snapshot,
+                strict: record.strict,
+                batch: record.batch as usize,
+            };
+            let before = &recovered.installed;
+            let policy = intent
+                .policy(&before.policy)
+                .map_err(|error| error.to_string())?;
+            let after = before.updated(policy, intent.target);
+            recovered.pending = Some((intent, after));
+        }
+        Kind::Abort(generation) => {
+            recovered.pending = None;
+            recovered.installed.generation = generation;
+        }
+    }
+    Ok(())
+}
+
+fn installed(snapshot: &SnapshotRecord) -> Result<Installed, String> {
+    let position = match &snapshot.position {
+        Some(found) => Some(position(Some(found))?),
+        None => None,
+    };
+    let digest = position.map(|position| position.digest).unwrap_or_default();
+    let policy = NodePolicy::default()
+        .applied(&delta(&snapshot.changes)?, digest)
+        .map_err(|error| error.to_string())?;
+    let births = snapshot.births.iter().map(|birth| {
+        let id: [u8; 16] = birth.group[..]
+            .try_into()
+            .map_err(|_| "a group's id is not 16 bytes")?;
+        Ok((GroupId(id), birth.generation))
+    });
+    Ok(Installed {
+        position,
+        policy,
+        generation: snapshot.generation,
+        births: births.collect::<Result<_, String>>()?,
+    })
+}
+
+fn position(found: Option<&wire::Position>) -> Result<Position, String> {
+    let found = found.ok_or("it has no position")?;
+    Position::try_from(found).map_err(|error| error.to_string())
+}
+
+fn delta(changes: &[wire::PolicyChange]) -> Result<Delta, String> {
+    Delta::try_from(changes).map_err(|error: WireError| error.to_string())
+}
+
+fn frame(record: &Record) -> Vec<u8> {
+    let payload = record.encode_to_vec();
+    let mut frame = Vec::with_capacity(payload.len() + 9);
+    frame.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    frame.push(FORMAT);
+    frame.extend_from_slice(&crc32fast::hash(&payload).to_be_bytes());
+    frame.extend_from_slice(&payload);
+    frame
+}
+
+fn unframe(frame: &[u8]) -> Result<Record, String> {
+    let (header, payload) = frame.split_at_checked(9).ok_or("it is cut off")?;
+    if header[4] != FORMAT {
+        return Err(format!(
+            "it has format {}, this enforcer reads {FORMAT}",
+            header[4]
+        ));
+    }
+    if payload.len() != u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize {
+        return Err("its length is another".into());
+    }
+    if crc32fast::hash(payload).to_be_bytes() != header[5..9] {
+        return Err("its checksum is another".into());
+    }
+    Record::decode(payload).map_err(|error| error.to_string())
+}
+
+fn store(path: &Path, step: &'static str) -> impl FnOnce(sled::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Store { path, step, source }
+}
+
+fn io(path: &Path, step: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { path, step, source }
+}

@@ -1,0 +1,391 @@
+//! The socket to nf_tables: commits batches and reads back what our table holds. It never decides anything, and never
+//! names a table but ours.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
+    },
+};
+use rustables::sys;
+
+use crate::nft::{
+    command::{Command, TABLE},
+    encode::{
+        self, TABLE_OWNED,
+        attributes::{self, Attributes},
+    },
+    stamp::{self, Reading},
+};
+
+/// What the socket asks for; the kernel takes a batch as one message.
+const BUFFER: usize = 256 << 20;
+
+/// What a socket without privilege over the kernel's limits takes for sure (`net.core.wmem_default` is 212,992).
+const BATCH_UNPRIVILEGED: usize = 150_000;
+
+/// Larger batches gain nothing, and hold the kernel's commit mutex for long.
+const BATCH_PRIVILEGED: usize = 16 << 20;
+
+/// Why the kernel did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It refused one command, and so the batch; nothing changed.
+    #[error("the kernel refused `{command}`: {errno}{}", hint(*.errno))]
+    Refused {
+        /// The command, as nft would spell it, shortened.
+        command: String,
+        /// The kernel's reason.
+        errno: Errno,
+    },
+    /// The socket failed before the kernel saw the batch; nothing changed.
+    #[error("netlink: {step}: {errno}{}", hint(*.errno))]
+    Socket {
+        /// What failed.
+        step: &'static str,
+        /// The kernel's reason.
+        errno: Errno,
+    },
+    /// The kernel's answer was lost: it may have committed. The stamp tells.
+    #[error("netlink: the answer was lost ({0}): the table's stamp tells what happened")]
+    AnswerLost(Errno),
+    /// The kernel's answer makes no sense.
+    #[error("netlink: the kernel's answer cannot be understood: {0}")]
+    Malformed(&'static str),
+}
+
+/// What helps with an error, for an operator.
+fn hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM | Errno::EACCES => {
+            " (the enforcer needs CAP_NET_ADMIN in this network namespace; another enforcer may hold the table)"
+        }
+        Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
+            " (this kernel has no nf_tables: load the module or enable CONFIG_NF_TABLES)"
+        }
+        Errno::EBUSY => " (something still refers to it)",
+        _ => "",
+    }
+}
+
+/// Our table as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableState {
+    /// Its flags.
+    pub flags: u32,
+    /// What its stamp says.
+    pub reading: Reading,
+    /// The names of its chains.
+    pub chains: BTreeSet<String>,
+    /// The names of its sets and maps, without anonymous ones.
+    pub sets: BTreeSet<String>,
+}
+
+/// A socket to nf_tables of the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+    batch: usize,
+}
+
+impl Netlink {
+    /// Opens a socket.
+    pub fn open() -> Result<Netlink, Error> {
+        let failed = |step| move |errno| Error::Socket { step, errno };
+        let socket = socket::socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkNetFilter,
+        )
+        .map_err(failed("socket"))?;
+        socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(failed("bind"))?;
+        // Refused in a user namespace: then batches stay small. The answers of a batch are few either way.
+        let forced = socket::setsockopt(&socket, sockopt::SndBufForce, &BUFFER).is_ok();
+        let _ = socket::setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20));
+        let batch = if forced {
+            BATCH_PRIVILEGED
+        } else {
+            BATCH_UNPRIVILEGED
+        };
+        extended_errors(&socket);
+        let netlink = Netlink { socket, batch };
+        netlink
+            .timeout(Duration::from_secs(10))
+            .map_err(failed("timeout"))?;
+        Ok(netlink)
+    }
+
+    /// The most bytes that a batch should have.
+    pub fn batch_limit(&self) -> usize {
+        self.batch
+    }
+
+    fn timeout(&self, limit: Duration) -> nix::Result<()> {
+        let limit = nix::sys::time::TimeVal::new(limit.as_secs() as i64, 0);
+        socket::setsockopt(&self.socket, sockopt::ReceiveTimeout, &limit)
+    }
+
+    /// Commits commands as one batch: all of them or none.
+    pub fn commit(&self, commands: &[Command]) -> Result<(), Error> {
+        let encoded = encode::batch(commands);
+        self.send(&encoded.bytes)?;
+        // The kernel has done it all when send returns; what it has to say lies in the socket.
+        let mut failure = None;
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let length =
+                match socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                    Ok(length) => length,
+                    Err(Errno::EAGAIN) => break,
+                    Err(Errno::EINTR) => continue,
+                    Err(errno) => return Err(Error::AnswerLost(errno)),
+                };
+            for message in messages(&buffer[..length]) {
+                if failure.is_none() && message.kind == libc::NLMSG_ERROR as u16 {
+                    failure = message
+                        .errno()
+                        .filter(|&errno| errno != 0)
+                        .map(|errno| (message.seq, errno));
+                }
+            }
+        }
+        let Some((seq, errno)) = failure else {
+            return Ok(());
+        };
+        let errno = Errno::from_raw(errno);
+        let index = (seq as usize)
+            .checked_sub(1)
+            .and_then(|at| encoded.origins.get(at));
+        match index {
+            Some(&index) => Err(Error::Refused {
+                command: shorten(&commands[index].to_string()),
+                errno,
+            }),
+            None => Err(Error::Socket {
+                step: "commit",
+                errno,
+            }),
+        }
+    }
+
+    /// Our table as it is; `None` when there is none.
+    pub fn read(&self) -> Result<Option<TableState>, Error> {
+        let Some(flags) = self.table_flags()? else {
+            return Ok(None);
+        };
+        let names = |messages: Vec<Vec<u8>>, name: u16| -> BTreeSet<String> {
+            messages
+                .iter()
+                .filter_map(|body| attributes::find(body, name).map(attributes::text))
+                .filter(|name| !name.starts_with("__"))
+                .collect()
+        };
+        let chains = self.dump(sys::NFT_MSG_GETCHAIN, &of_table(sys::NFTA_CHAIN_TABLE))?;
+        let chains = ours(chains, sys::NFTA_CHAIN_TABLE);
+        let sets = self.dump(sys::NFT_MSG_GETSET, &of_table(sys::NFTA_SET_TABLE))?;
+        let sets = names(ours(sets, sys::NFTA_SET_TABLE), sys::NFTA_SET_NAME);
+        let reading = if sets.contains(stamp::SET) {
+            self.read_stamp()?
+        } else {
+            Reading::default()
+        };
+        Ok(Some(TableState {
+            flags,
+            reading,
+            chains: names(chains, sys::NFTA_CHAIN_NAME),
+            sets,
+        }))
+    }
+
+    /// What the table's stamp says. The table must be there.
+    pub fn read_stamp(&self) -> Result<Reading, Error> {
+        let mut which = of_table(sys::NFTA_SET_ELEM_LIST_TABLE);
+        which.text(sys::NFTA_SET_ELEM_LIST_SET, stamp::SET);
+        let elements = self
+            .dump(sys::NFT_MSG_GETSETELEM, &which)?
+            .iter()
+            .filter_map(|body| attributes::find(body, sys::NFTA_SET_ELEM_LIST_ELEMENTS))
+            .flat_map(|list| attributes::read(list).map(|(_, element)| element.to_vec()))
+            .filter_map(|element| {
+                let key = attributes::find(&element, sys::NFTA_SET_ELEM_KEY)?;
+                let value = attributes::find(key, sys::NFTA_DATA_VALUE)?;
+                let number = u32::from_be_bytes(value.get(..4)?.try_into().ok()?);
+                // libnftnl: type, length, comment with its NUL.
+                let comment = attributes::find(&element, sys::NFTA_SET_ELEM_USERDATA)?.get(2..)?;
+                Some((number, attributes::text(comment)))
+            })
+            .collect::<Vec<_>>();
+        Ok(stamp::read(elements))
+    }
+
+    fn table_flags(&self) -> Result<Option<u32>, Error> {
+        let tables = self.dump(sys::NFT_MSG_GETTABLE, &Attributes::default())?;
+        let table = ours(tables, sys::NFTA_TABLE_NAME).into_iter().next();
+        Ok(table.map(|body| {
+            attributes::find(&body, sys::NFTA_TABLE_FLAGS)
+                .and_then(attributes::number)
+                .unwrap_or(0)
+        }))
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Error> {
+        loop {
+            match socket::send(self.socket.as_raw_fd(), bytes, MsgFlags::empty()) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    return Err(Error::Socket {
+                        step: "send",
+                        errno,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The bodies of everything that a dump returns. One that was disturbed by a commit is asked for again.
+    fn dump(&self, kind: u32, which: &Attributes) -> Result<Vec<Vec<u8>>, Error> {
+        for _ in 0..32 {
+            if let Some(bodies) = self.try_dump(kind, which)? {
+                return Ok(bodies);
+            }
+        }
+        Err(Error::Malformed("a dump was disturbed 32 times"))
+    }
+
+    fn try_dump(&self, kind: u32, which: &Attributes) -> Result<Option<Vec<Vec<u8>>>, Error> {
+        let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
+        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+        let mut request = Vec::new();
+        request.extend_from_slice(&(20 + which.bytes.len() as u32).to_ne_bytes());
+        request.extend_from_slice(&kind.to_ne_bytes());
+        request.extend_from_slice(&flags.to_ne_bytes());
+        request.extend_from_slice(&[0; 8]);
+        request.extend_from_slice(&[libc::NFPROTO_INET as u8, 0, 0, 0]);
+        request.extend_from_slice(&which.bytes);
+        self.send(&request)?;
+
+        let (mut bodies, mut disturbed) = (Vec::new(), false);
+        let mut buffer = vec![0; 1 << 17];
+        loop {
+            let length = match socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
+            {
+                Ok(length) => length,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => {
+                    return Err(Error::Socket {
+                        step: "dump",
+                        errno,
+                    });
+                }
+            };
+            for message in messages(&buffer[..length]) {
+                disturbed |= message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
+                match i32::from(message.kind) {
+                    libc::NLMSG_DONE => return Ok((!disturbed).then_some(bodies)),
+                    libc::NLMSG_ERROR => match message.errno() {
+                        Some(errno) if errno == Errno::ENOENT as i32 => {
+                            return Ok(Some(Vec::new()));
+                        }
+                        Some(errno) => {
+                            return Err(Error::Socket {
+                                step: "dump",
+                                errno: Errno::from_raw(errno),
+                            });
+                        }
+                        None => return Err(Error::Malformed("an error without a number")),
+                    },
+                    _ => bodies.extend(message.body.get(4..).map(<[u8]>::to_vec)),
+                }
+            }
+        }
+    }
+}
+
+impl TableState {
+    /// Whether the kernel protects the table and keeps it when its owner dies.
+    pub fn is_owned(&self) -> bool {
+        self.flags & TABLE_OWNED == TABLE_OWNED
+    }
+}
+
+/// Asks for errors with a message. Older kernels do without.
+fn extended_errors(socket: &OwnedFd) {
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer and the length are those of `on`, which lives as long as the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_NETLINK,
+            libc::NETLINK_EXT_ACK,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "this kernel explains no netlink errors");
+    }
+}
+
+fn of_table(attribute: u16) -> Attributes {
+    let mut which = Attributes::default();
+    which.text(attribute, TABLE);
+    which
+}
+
+/// Kernels differ in which dumps they filter.
+fn ours(bodies: Vec<Vec<u8>>, attribute: u16) -> Vec<Vec<u8>> {
+    let is_ours = |body: &Vec<u8>| {
+        attributes::find(body, attribute)
+            .map(attributes::text)
+            .as_deref()
+            == Some(TABLE)
+    };
+    bodies.into_iter().filter(is_ours).collect()
+}
+
+fn shorten(command: &str) -> String {
+    match command.char_indices().nth(160) {
+        Some((end, _)) => format!("{} ...", &command[..end]),
+        None => command.to_owned(),
+    }
+}
+
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    seq: u32,
+    body: &'a [u8],
+}
+
+impl Message<'_> {
+    /// The error number of an error message; 0 is an acknowledgement.
+    fn errno(&self) -> Option<i32> {
+        Some(-i32::from_ne_bytes(self.body.get(..4)?.try_into().ok()?))
+    }
+}
+
+/// The messages in what one read returned. Stops at the first that is cut off.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let header = bytes.get(..16)?;
+        let field = |at: usize| [header[at], header[at + 1]];
+        let length = u32::from_ne_bytes(header[..4].try_into().ok()?) as usize;
+        let message = Message {
+            kind: u16::from_ne_bytes(field(4)),
+            flags: u16::from_ne_bytes(field(6)),
+            seq: u32::from_ne_bytes(header[8..12].try_into().ok()?),
+            body: bytes.get(16..length)?,
+        };
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some(message)
+    })
+}

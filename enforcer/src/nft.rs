@@ -1,0 +1,8 @@
+//! nftables as data: the commands we use, how they read as an nft script, and how they are encoded. Pure; the socket
+//! is `netlink`'s.
+
+pub mod command;
+pub mod encode;
+pub mod names;
+pub mod render;
+pub mod stamp;

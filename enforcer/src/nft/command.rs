@@ -1,0 +1,391 @@
+//! The nf_tables commands that Sallyport uses, each as a value that displays as the nft command it stands for.
+
+use std::{fmt, net::IpAddr};
+
+/// The name of our table, of family inet. Nothing else is ever touched.
+pub const TABLE: &str = "sallyport";
+
+/// The family of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Family {
+        match address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+
+    /// The digit that ends names of things of this family.
+    pub fn digit(self) -> char {
+        match self {
+            Family::V4 => '4',
+            Family::V6 => '6',
+        }
+    }
+
+    fn keyword(self) -> &'static str {
+        match self {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        }
+    }
+
+    fn datatype(self) -> &'static str {
+        match self {
+            Family::V4 => "ipv4_addr",
+            Family::V6 => "ipv6_addr",
+        }
+    }
+}
+
+/// Which tuple of a connection: `original` is what its first packet said, `reply` what the answer to it says, after
+/// translation of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tuple {
+    /// From the client, as the client sent it. Its source is the true client.
+    Original,
+    /// From the server, as the server sends it. Its source is the true server.
+    Reply,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Dropped.
+    Drop,
+    /// Accepted by this base chain.
+    Accept,
+    /// Goes on after the last jump.
+    Return,
+    /// Goes on in a chain, and comes back.
+    Jump(String),
+    /// Goes on in a chain, and does not come back here.
+    Goto(String),
+}
+
+/// What a set or map holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SetKind {
+    /// Single addresses, hashed.
+    Addresses(Family),
+    /// Ranges of addresses.
+    Ranges(Family),
+    /// Pairs of addresses.
+    Pairs(Family),
+    /// A verdict for each single address, hashed.
+    Verdicts(Family),
+    /// Numbers with comments: where the table stands.
+    Stamp,
+}
+
+/// An element of a set or map.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Element {
+    /// An address.
+    Address(IpAddr),
+    /// A range of addresses, both ends included.
+    Range(IpAddr, IpAddr),
+    /// An address with itself.
+    Pair(IpAddr),
+    /// An address and its verdict, with a comment.
+    Verdict(IpAddr, Verdict, String),
+    /// A number with a comment.
+    Stamp(u32, String),
+}
+
+/// A condition of a rule. All must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// Conntrack cannot say which connection the packet is of.
+    NoConnection,
+    /// It goes the way that the connection's first packet went.
+    DirectionOriginal,
+    /// IPv6 neighbour discovery or multicast listener discovery, which conntrack does not track.
+    NeighbourDiscovery,
+    /// The source of a tuple is in a set.
+    TupleSource(Tuple, Family, String),
+    /// The source of both tuples, as a pair, is in a set.
+    TupleSources(Family, String),
+    /// The packet's own source is in a set.
+    Source(Family, String),
+    /// The packet's own destination is in a set.
+    Destination(Family, String),
+    /// It came in by an interface; a name that ends in `*` is a prefix.
+    InputInterface(String),
+    /// It goes out by an interface; a name that ends in `*` is a prefix.
+    OutputInterface(String),
+    /// The connection's IP protocol.
+    Protocol(u8),
+    /// The connection's IP protocol is none of TCP, UDP and SCTP.
+    ProtocolWithoutPorts,
+    /// The verdict is what a map says of the source of a tuple.
+    TupleSourceMap(Tuple, Family, String),
+    /// The verdict is what a map says of the packet's own source.
+    SourceMap(Family, String),
+    /// The verdict is what a map says of the packet's own destination.
+    DestinationMap(Family, String),
+    /// The verdict depends on the port of the connection's server: `first..=last`, disjoint, ascending.
+    ServerPortMap(Vec<(u16, u16, Verdict)>),
+}
+
+/// A rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Its conditions.
+    pub matches: Vec<Match>,
+    /// Whether packets that meet them are counted.
+    pub counter: bool,
+    /// What becomes of them; `None` when a map says so.
+    pub verdict: Option<Verdict>,
+    /// A word to the reader of a listing.
+    pub comment: Option<String>,
+}
+
+/// A change of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Adds the table, or takes over one that nobody owns.
+    AddTable {
+        /// Ask for the flags owner and persist.
+        owned: bool,
+    },
+    /// Deletes the table and all in it.
+    DeleteTable,
+    /// Adds a set or map.
+    AddSet {
+        /// Its name.
+        name: String,
+        /// What it holds.
+        kind: SetKind,
+        /// A word to the reader of a listing.
+        comment: String,
+    },
+    /// Deletes a set or map and its elements.
+    DeleteSet(String),
+    /// Adds a chain; with `forward`, one that the kernel calls for forwarded packets.
+    AddChain {
+        /// Its name.
+        name: String,
+        /// Whether it is the base chain of the forward hook.
+        forward: bool,
+        /// A word to the reader of a listing.
+        comment: String,
+    },
+    /// Deletes all rules of a chain.
+    FlushChain(String),
+    /// Deletes a chain and its rules.
+    DeleteChain(String),
+    /// Appends a rule to a chain.
+    AddRule(String, Rule),
+    /// Adds elements to a set or map.
+    AddElements(String, SetKind, Vec<Element>),
+    /// Deletes elements from a set or map.
+    DeleteElements(String, SetKind, Vec<Element>),
+}
+
+impl Rule {
+    /// A rule without conditions.
+    pub fn always(verdict: Verdict) -> Rule {
+        Rule {
+            verdict: Some(verdict),
+            ..Rule::default()
+        }
+    }
+
+    /// A rule with one condition.
+    pub fn when(condition: Match, verdict: Verdict) -> Rule {
+        Rule {
+            matches: vec![condition],
+            ..Rule::always(verdict)
+        }
+    }
+
+    /// A rule whose verdict a map gives.
+    pub fn map(map: Match) -> Rule {
+        Rule {
+            matches: vec![map],
+            ..Rule::default()
+        }
+    }
+
+    /// The same rule, with another condition after those it has.
+    pub fn and(mut self, condition: Match) -> Rule {
+        self.matches.push(condition);
+        self
+    }
+
+    /// The same rule, counting.
+    pub fn counted(mut self) -> Rule {
+        self.counter = true;
+        self
+    }
+
+    /// The same rule, with a comment.
+    pub fn comment(mut self, text: impl Into<String>) -> Rule {
+        self.comment = Some(text.into());
+        self
+    }
+}
+
+/// Displays an iterator's items with a separator.
+fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    items.join(", ")
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Drop => f.write_str("drop"),
+            Verdict::Accept => f.write_str("accept"),
+            Verdict::Return => f.write_str("return"),
+            Verdict::Jump(chain) => write!(f, "jump {chain}"),
+            Verdict::Goto(chain) => write!(f, "goto {chain}"),
+        }
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Element::Address(address) => write!(f, "{address}"),
+            Element::Range(first, last) if first == last => write!(f, "{first}"),
+            Element::Range(first, last) => write!(f, "{first}-{last}"),
+            Element::Pair(address) => write!(f, "{address} . {address}"),
+            Element::Verdict(address, verdict, comment) => {
+                write!(f, "{address} comment \"{comment}\" : {verdict}")
+            }
+            Element::Stamp(number, comment) => write!(f, "{number} comment \"{comment}\""),
+        }
+    }
+}
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tuple = |tuple: &Tuple| match tuple {
+            Tuple::Original => "ct original",
+            Tuple::Reply => "ct reply",
+        };
+        match self {
+            Match::NoConnection => f.write_str("ct state invalid,untracked"),
+            Match::DirectionOriginal => f.write_str("ct direction original"),
+            Match::NeighbourDiscovery => f.write_str(
+                "icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, nd-router-solicit, \
+                 nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect, mld2-listener-report }",
+            ),
+            Match::TupleSource(of, family, set) => {
+                write!(f, "{} {} saddr @{set}", tuple(of), family.keyword())
+            }
+            Match::TupleSources(family, set) => {
+                let family = family.keyword();
+                write!(f, "ct original {family} saddr . ct reply {family} saddr @{set}")
+            }
+            Match::Source(family, set) => write!(f, "{} saddr @{set}", family.keyword()),
+            Match::Destination(family, set) => write!(f, "{} daddr @{set}", family.keyword()),
+            Match::InputInterface(name) => write!(f, "iifname \"{name}\""),
+            Match::OutputInterface(name) => write!(f, "oifname \"{name}\""),
+            Match::Protocol(number) => write!(f, "ct protocol {number}"),
+            Match::ProtocolWithoutPorts => f.write_str("ct protocol != { 6, 17, 132 }"),
+            Match::TupleSourceMap(of, family, map) => {
+                write!(f, "{} {} saddr vmap @{map}", tuple(of), family.keyword())
+            }
+            Match::SourceMap(family, map) => write!(f, "{} saddr vmap @{map}", family.keyword()),
+            Match::DestinationMap(family, map) => {
+                write!(f, "{} daddr vmap @{map}", family.keyword())
+            }
+            Match::ServerPortMap(ports) => {
+                let ports = ports.iter().map(|(first, last, verdict)| match first == last {
+                    true => format!("{first} : {verdict}"),
+                    false => format!("{first}-{last} : {verdict}"),
+                });
+                write!(f, "ct reply proto-src vmap {{ {} }}", join(ports))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words: Vec<String> = self.matches.iter().map(Match::to_string).collect();
+        words.extend(self.counter.then(|| "counter".to_owned()));
+        words.extend(self.verdict.as_ref().map(Verdict::to_string));
+        words.extend(
+            self.comment
+                .as_ref()
+                .map(|text| format!("comment \"{text}\"")),
+        );
+        f.write_str(&words.join(" "))
+    }
+}
+
+impl fmt::Display for SetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SetKind::Addresses(family) => write!(f, "type {};", family.datatype()),
+            SetKind::Ranges(family) => write!(f, "type {}; flags interval;", family.datatype()),
+            SetKind::Pairs(family) => write!(f, "type {0} . {0};", family.datatype()),
+            SetKind::Verdicts(family) => write!(f, "type {} : verdict;", family.datatype()),
+            SetKind::Stamp => f.write_str("type mark;"),
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let t = format_args!("inet {TABLE}").to_string();
+        match self {
+            Command::AddTable { owned: true } => {
+                write!(f, "add table {t} {{ flags owner, persist; }}")
+            }
+            Command::AddTable { owned: false } => write!(f, "add table {t}"),
+            Command::DeleteTable => write!(f, "delete table {t}"),
+            Command::AddSet {
+                name,
+                kind,
+                comment,
+            } => {
+                let what = if matches!(kind, SetKind::Verdicts(_)) {
+                    "map"
+                } else {
+                    "set"
+                };
+                write!(
+                    f,
+                    "add {what} {t} {name} {{ {kind} comment \"{comment}\"; }}"
+                )
+            }
+            Command::DeleteSet(name) => write!(f, "delete set {t} {name}"),
+            Command::AddChain {
+                name,
+                forward,
+                comment,
+            } => {
+                let hook = match forward {
+                    true => "type filter hook forward priority filter; policy accept; ",
+                    false => "",
+                };
+                write!(f, "add chain {t} {name} {{ {hook}comment \"{comment}\"; }}")
+            }
+            Command::FlushChain(name) => write!(f, "flush chain {t} {name}"),
+            Command::DeleteChain(name) => write!(f, "delete chain {t} {name}"),
+            Command::AddRule(chain, rule) => write!(f, "add rule {t} {chain} {rule}"),
+            Command::AddElements(set, _, elements) => {
+                write!(f, "add element {t} {set} {{ {} }}", join(elements))
+            }
+            Command::DeleteElements(set, _, elements) => {
+                write!(f, "delete element {t} {set} {{ {} }}", join(elements))
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! A rule's conditions and verdict as nf_tables expressions.
+
+use rustables::sys;
+
+use crate::nft::{
+    command::{Family, Match, Tuple, Verdict},
+    encode::{Anonymous, attributes::Attributes, verdict_data},
+};
+
+/// The first 16-byte register; the verdict register is 0.
+const REG: u32 = sys::NFT_REG_1;
+
+/// The 4-byte register right behind the first one (`NFT_REG32_01`), and the 16-byte one.
+const SECOND_V4: u32 = sys::NFT_REG32_01;
+const SECOND_V6: u32 = sys::NFT_REG_2;
+
+/// IANA protocol numbers of the protocols that have ports in a NetworkPolicy.
+const WITH_PORTS: [u8; 3] = [6, 17, 132];
+
+/// ICMPv6 types that keep a link working: MLD (RFC 2710, RFC 3810) and neighbour discovery (RFC 4861).
+const NEIGHBOUR_DISCOVERY: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
+
+/// A list of expressions under way.
+#[derive(Default)]
+pub(super) struct Expressions {
+    pub(super) list: Attributes,
+}
+
+/// Makes an anonymous set in the same batch and tells its name and id.
+type MakeSet<'a> = &'a mut dyn FnMut(Anonymous<'_>) -> (&'static str, u32);
+
+impl Expressions {
+    fn add(&mut self, name: &str, data: &Attributes) {
+        let mut expression = Attributes::default();
+        expression
+            .text(sys::NFTA_EXPR_NAME, name)
+            .nest(sys::NFTA_EXPR_DATA, data);
+        self.list.nest(sys::NFTA_LIST_ELEM, &expression);
+    }
+
+    pub(super) fn condition(&mut self, condition: &Match, make_set: MakeSet<'_>) {
+        match condition {
+            Match::NoConnection => {
+                // NF_CT_STATE_INVALID_BIT, NF_CT_STATE_UNTRACKED_BIT
+                self.ct(sys::NFT_CT_STATE, None, REG);
+                self.mask((1u32 | 64).to_ne_bytes());
+                self.compare(sys::NFT_CMP_NEQ, &0u32.to_ne_bytes());
+            }
+            Match::DirectionOriginal => {
+                self.ct(sys::NFT_CT_DIRECTION, None, REG);
+                self.compare(sys::NFT_CMP_EQ, &[0]);
+            }
+            Match::NeighbourDiscovery => {
+                self.meta(sys::NFT_META_L4PROTO);
+                self.compare(sys::NFT_CMP_EQ, &[libc::IPPROTO_ICMPV6 as u8]);
+                self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1);
+                let (name, id) = make_set(Anonymous::Bytes {
+                    datatype: 29, // TYPE_ICMP6_TYPE of nft
+                    values: &NEIGHBOUR_DISCOVERY,
+                });
+                self.lookup(name, Some(id), None, false);
+            }
+            Match::TupleSource(tuple, family, set) => {
+                self.tuple_source(*tuple, *family, REG);
+                self.lookup(set, None, None, false);
+            }
+            Match::TupleSourceMap(tuple, family, map) => {
+                self.tuple_source(*tuple, *family, REG);
+                self.lookup(map, None, Some(0), false);
+            }
+            Match::TupleSources(family, set) => {
+                let second = match family {
+                    Family::V4 => SECOND_V4,
+                    Family::V6 => SECOND_V6,
+                };
+                self.tuple_source(Tuple::Original, *family, REG);
+                self.tuple_source(Tuple::Reply, *family, second);
+                self.lookup(set, None, None, false);
+            }
+            Match::Source(family, set) => {
+                self.header_address(*family, true);
+                self.lookup(set, None, None, false);
+            }
+            Match::Destination(family, set) => {
+                self.header_address(*family, false);
+                self.lookup(set, None, None, false);
+            }
+            Match::SourceMap(family, map) => {
+                self.header_address(*family, true);
+                self.lookup(map, None, Some(0), false);
+            }
+            Match::DestinationMap(family, map) => {
+                self.header_address(*family, false);
+                self.lookup(map, None, Some(0), false);
+            }
+            Match::InputInterface(name) => self.interface(sys::NFT_META_IIFNAME, name),
+            Match::OutputInterface(name) => self.interface(sys::NFT_META_OIFNAME, name),
+            Match::Protocol(number) => {
+                self.ct(sys::NFT_CT_PROTOCOL, Some(Tuple::Original), REG);
+                self.compare(sys::NFT_CMP_EQ, &[*number]);
+            }
+            Match::ProtocolWithoutPorts => {
+                self.ct(sys::NFT_CT_PROTOCOL, Some(Tuple::Original), REG);
+                let (name, id) = make_set(Anonymous::Bytes {
+                    datatype: 12, // TYPE_INET_PROTOCOL of nft
+                    values: &WITH_PORTS,
+                });
+                self.lookup(name, Some(id), None, true);
+            }
+            Match::ServerPortMap(ports) => {
+                self.ct(sys::NFT_CT_PROTO_SRC, Some(Tuple::Reply), REG);
+                let (name, id) = make_set(Anonymous::Ports(ports));
+                self.lookup(name, Some(id), Some(0), false);
+            }
+        }
+    }
+
+    pub(super) fn counter(&mut self) {
+        self.add("counter", &Attributes::default());
+    }
+
+    pub(super) fn verdict(&mut self, verdict: &Verdict) {
+        let mut data = Attributes::default();
+        data.u32(sys::NFTA_IMMEDIATE_DREG, sys::NFT_REG_VERDICT)
+            .nest(sys::NFTA_IMMEDIATE_DATA, &verdict_data(verdict));
+        self.add("immediate", &data);
+    }
+
+    fn tuple_source(&mut self, tuple: Tuple, family: Family, register: u32) {
+        // NFT_CT_SRC_IP, NFT_CT_SRC_IP6
+        let key = match family {
+            Family::V4 => 19,
+            Family::V6 => 21,
+        };
+        self.ct(key, Some(tuple), register);
+    }
+
+    fn ct(&mut self, key: u32, tuple: Option<Tuple>, register: u32) {
+        let mut data = Attributes::default();
+        data.u32(sys::NFTA_CT_DREG, register)
+            .u32(sys::NFTA_CT_KEY, key);
+        if let Some(tuple) = tuple {
+            let direction = match tuple {
+                Tuple::Original => 0,
+                Tuple::Reply => 1,
+            };
+            data.bytes(sys::NFTA_CT_DIRECTION, &[direction]);
+        }
+        self.add("ct", &data);
+    }
+
+    fn meta(&mut self, key: u32) {
+        let mut data = Attributes::default();
+        data.u32(sys::NFTA_META_DREG, REG)
+            .u32(sys::NFTA_META_KEY, key);
+        self.add("meta", &data);
+    }
+
+    fn payload(&mut self, base: u32, offset: u32, length: u32) {
+        let mut data = Attributes::default();
+        data.u32(sys::NFTA_PAYLOAD_DREG, REG)
+            .u32(sys::NFTA_PAYLOAD_BASE, base)
+            .u32(sys::NFTA_PAYLOAD_OFFSET, offset)
+            .u32(sys::NFTA_PAYLOAD_LEN, length);
+        self.add("payload", &data);
+    }
+
+    /// Loads an address of the packet's own header, if it is of the family. (RFC 791, RFC 8200.)
+    fn header_address(&mut self, family: Family, source: bool) {
+        let (protocol, source_offset, length) = match family {
+            Family::V4 => (libc::NFPROTO_IPV4, 12, 4),
+            Family::V6 => (libc::NFPROTO_IPV6, 8, 16),
+        };
+        self.meta(sys::NFT_META_NFPROTO);
+        self.compare(sys::NFT_CMP_EQ, &[protocol as u8]);
+        let offset = if source {
+            source_offset
+        } else {
+            source_offset + length
+        };
+        self.payload(sys::NFT_PAYLOAD_NETWORK_HEADER, offset, length);
+    }
+
+    /// Interface names are compared with all their 16 bytes, prefixes with as many as they have.
+    fn interface(&mut self, key: u32, name: &str) {
+        self.meta(key);
+        match name.strip_suffix('*') {
+            Some(prefix) => self.compare(sys::NFT_CMP_EQ, prefix.as_bytes()),
+            None => {
+                let mut padded = [0; 16];
+                padded[..name.len()].copy_from_slice(name.as_bytes());
+                self.compare(sys::NFT_CMP_EQ, &padded);
+            }
+        }
+    }
+
+    fn compare(&mut self, operation: u32, value: &[u8]) {
+        let mut operand = Attributes::default();
+        operand.bytes(sys::NFTA_DATA_VALUE, value);
+        let mut data = Attributes::default();
+        data.u32(sys::NFTA_CMP_SREG, REG)
+            .u32(sys::NFTA_CMP_OP, operation)
+            .nest(sys::NFTA_CMP_DATA, &operand);
+        self.add("cmp", &data);
+    }
+
+    fn mask(&mut self, mask: [u8; 4]) {
+        let value = |bytes: &[u8]| {
+            let mut value = Attributes::default();
+            value.bytes(sys::NFTA_DATA_VALUE, bytes);
+            value
+        };
+        let mut data = Attributes::default();
+        data.u32(sys::NFTA_BITWISE_SREG, REG)
+            .u32(sys::NFTA_BITWISE_DREG, REG)
+            .u32(sys::NFTA_BITWISE_LEN, 4)
+            .nest(sys::NFTA_BITWISE_MASK, &value(&mask))
+            .nest(sys::NFTA_BITWISE_XOR, &value(&[0; 4]));
+        self.add("bitwise", &data);
+    }
+
+    fn lookup(&mut self, set: &str, id: Option<u32>, register: Option<u32>, inverted: bool) {
+        let mut data = Attributes::default();
+        data.text(sys::NFTA_LOOKUP_SET, set)
+            .u32(sys::NFTA_LOOKUP_SREG, REG);
+        if let Some(register) = register {
+            data.u32(sys::NFTA_LOOKUP_DREG, register);
+        }
+        if let Some(id) = id {
+            data.u32(sys::NFTA_LOOKUP_SET_ID, id);
+        }
+        if inverted {
+            data.u32(sys::NFTA_LOOKUP_FLAGS, sys::NFT_LOOKUP_F_INV);
+        }
+        self.add("lookup", &data);
+    }
+}

@@ -1,0 +1,169 @@
+//! The session with the control plane: says what the node enforces, hands updates to the agent, reports what became of
+//! them. When it is lost the node goes on enforcing, and the session is tried again, for ever.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use sallyport_proto::{Delta, Position, wire};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, transport::Endpoint};
+use tracing::{info, warn};
+use wire::{node_service_client::NodeServiceClient, sync_request::Message};
+
+use crate::agent::{Handle, Refusal, Update};
+
+/// The first pause before another try, and the longest. Each pause is drawn from half of it to all of it, so that
+/// nodes that lost the same control plane do not come back as one.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LONGEST: Duration = Duration::from_secs(5);
+
+/// How often a silent connection is checked, and how long it may be dead before it is given up.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// A part of an update is at most 1 MiB; leave room for its frame.
+const MESSAGE_MAX: usize = 4 << 20;
+
+/// Keeps a session up, for ever.
+pub async fn run(node: String, control_plane: Endpoint, agent: Handle) {
+    let endpoint = control_plane
+        .connect_timeout(KEEPALIVE)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true);
+    let mut pause = PAUSE_FIRST;
+    let mut said = String::new();
+    loop {
+        let mut established = false;
+        let error = session(&node, &endpoint, &agent, &mut established).await;
+        if established {
+            pause = PAUSE_FIRST;
+            said.clear();
+        }
+        // Said once, not with every try.
+        let text = explain(&error);
+        if text != said {
+            warn!(control_plane = %endpoint.uri(), "no session: {text}; enforcing what is in the kernel and trying on");
+            said = text;
+        }
+        tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..=1.0))).await;
+        pause = (pause * 2).min(PAUSE_LONGEST);
+    }
+}
+
+/// One session, until it ends.
+async fn session(
+    node: &str,
+    endpoint: &Endpoint,
+    agent: &Handle,
+    established: &mut bool,
+) -> Status {
+    match try_session(node, endpoint, agent, established).await {
+        Ok(()) => Status::unavailable("the control plane ended the session"),
+        Err(status) => status,
+    }
+}
+
+async fn try_session(
+    node: &str,
+    endpoint: &Endpoint,
+    agent: &Handle,
+    established: &mut bool,
+) -> Result<(), Status> {
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| Status::unavailable(source_of(&error)))?;
+    let mut client = NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+    let (requests, outbound) = mpsc::channel(4);
+    let hello = wire::Hello {
+        node_name: node.into(),
+        position: agent.position().map(Into::into),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    send(&requests, Message::Hello(hello)).await?;
+    let mut inbound = client
+        .sync(ReceiverStream::new(outbound))
+        .await?
+        .into_inner();
+    info!(control_plane = %endpoint.uri(), "session established");
+    *established = true;
+    let mut parts: Vec<wire::PolicyChange> = Vec::new();
+    let mut of: Option<(Option<wire::Position>, Option<wire::Position>)> = None;
+    while let Some(part) = inbound.message().await? {
+        let this = (part.base, part.target);
+        if of.as_ref().is_some_and(|of| *of != this) {
+            return Err(Status::internal("parts of two updates came mixed"));
+        }
+        parts.extend(part.changes);
+        if !part.last {
+            of = Some(this);
+            continue;
+        }
+        of = None;
+        let answer = answer(this, &std::mem::take(&mut parts), agent).await?;
+        send(&requests, answer).await?;
+    }
+    Ok(())
+}
+
+async fn send(requests: &mpsc::Sender<wire::SyncRequest>, message: Message) -> Result<(), Status> {
+    let request = wire::SyncRequest {
+        message: Some(message),
+    };
+    requests
+        .send(request)
+        .await
+        .map_err(|_| Status::unavailable("the stream is closed"))
+}
+
+/// Has an update applied, and says what became of it.
+async fn answer(
+    (base, target): (Option<wire::Position>, Option<wire::Position>),
+    changes: &[wire::PolicyChange],
+    agent: &Handle,
+) -> Result<Message, Status> {
+    let malformed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
+    let target = target.ok_or_else(|| malformed(&"an update without a target"))?;
+    let update = Update {
+        base: base
+            .as_ref()
+            .map(Position::try_from)
+            .transpose()
+            .map_err(|error| malformed(&error))?,
+        target: Position::try_from(&target).map_err(|error| malformed(&error))?,
+        delta: Delta::try_from(changes).map_err(|error| malformed(&error))?,
+    };
+    Ok(match agent.apply(update).await {
+        Ok(position) => Message::Ack(wire::Ack {
+            position: Some(position.into()),
+        }),
+        Err(refusal) => {
+            warn!(%refusal, "refused an update");
+            Message::Nack(wire::Nack {
+                target: Some(target),
+                position: agent.position().map(Into::into),
+                reason: refusal.to_string(),
+                want_snapshot: matches!(refusal, Refusal::Misfit(_)),
+            })
+        }
+    })
+}
+
+/// A status as an operator wants to read it.
+fn explain(status: &Status) -> String {
+    match status.message() {
+        "" => status.code().to_string(),
+        message => message.to_owned(),
+    }
+}
+
+/// The innermost cause: the transport's own words say nothing.
+fn source_of(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
