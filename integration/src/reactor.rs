@@ -7,6 +7,7 @@ use std::sync::{LazyLock, mpsc};
 use tokio::runtime::{Builder, Runtime};
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    raise_descriptor_limit();
     Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("testbed")
@@ -33,5 +34,21 @@ pub(crate) fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + '
             Err(failure) if failure.is_panic() => std::panic::resume_unwind(failure.into_panic()),
             _ => unreachable!("the task ends only by sending its result or by a panic"),
         },
+    }
+}
+
+/// Allows as many descriptors as the hard limit does: the usual soft limit of 1,024 is a few dozen pods and their servers.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls only use the structure they are given.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max
+        {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        }
     }
 }

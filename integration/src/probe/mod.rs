@@ -5,6 +5,7 @@ mod datagram;
 mod flood;
 mod icmp;
 mod matrix;
+mod messages;
 mod sctp;
 mod server;
 mod socket;

@@ -1,23 +1,23 @@
 //! Owns traffic that goes on while something else happens, and the count at both ends: for what must never pass and what
 //! must never be lost; never judges the counts.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use socket2::{Protocol as Carrier, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::task::JoinHandle;
 
+use super::Protocol;
+use super::messages::{
+    Pace, Part, Route, Tally, accept_and, connect_and, count_connections, count_datagrams,
+    in_namespace, open_and_count, open_connections, send_answers, send_datagrams,
+    send_from_fresh_ports, spawn,
+};
 use super::server::listen;
-use super::socket::{Packets, asking};
-use super::{Protocol, nonce};
-use crate::reactor;
+use super::socket::Packets;
 use crate::testbed::{Family, Host, Netns};
 
 /// Who speaks in a stream, and over how many connections.
@@ -117,12 +117,6 @@ pub struct Stream {
     overflow: Option<Arc<Packets>>,
 }
 
-#[derive(Debug, Default)]
-struct Tally {
-    sent: AtomicU64,
-    received: AtomicU64,
-}
-
 impl Stream {
     /// Starts traffic between a client and a server. What is not let through at first is sent all the same: only a TCP
     /// stream of one connection, or one in which the server speaks, waits for its opening, and keeps trying.
@@ -136,7 +130,7 @@ impl Stream {
         );
         let route = Route {
             netns: client.netns().clone(),
-            source: SocketAddr::new(source, 0),
+            source,
             target,
         };
         let tally = Arc::new(Tally::default());
@@ -164,7 +158,7 @@ impl Stream {
             Ok(Arc::new(socket))
         })?;
         let asking = in_namespace(&route.netns, || {
-            let (source, target) = (route.source.ip(), route.target);
+            let (source, target) = (route.source, route.target);
             let socket = Packets::connected(source, target, Type::DGRAM, Carrier::UDP)?;
             socket.enlarge();
             Ok(Arc::new(socket))
@@ -262,221 +256,5 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.speaker.abort();
         self.listener.abort();
-    }
-}
-
-/// From where a client's sockets are opened, and to where they lead.
-#[derive(Debug, Clone)]
-struct Route {
-    netns: Netns,
-    source: SocketAddr,
-    target: SocketAddr,
-}
-
-/// When to send how many.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    tick: Duration,
-    burst: u32,
-}
-
-impl Pace {
-    fn new(every: Duration) -> Self {
-        let tick = every.max(Duration::from_millis(1));
-        let burst = tick.as_nanos() / every.as_nanos().max(1);
-        Self {
-            tick,
-            burst: u32::try_from(burst).unwrap_or(u32::MAX).clamp(1, 10_000),
-        }
-    }
-
-    fn ticks(self) -> tokio::time::Interval {
-        let mut ticks = interval(self.tick);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks
-    }
-}
-
-impl Tally {
-    fn sent(&self) {
-        self.sent.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn received(&self, messages: u64) {
-        self.received.fetch_add(messages, Ordering::SeqCst);
-    }
-}
-
-fn spawn(task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-    reactor::runtime().spawn(task)
-}
-
-fn in_namespace<T: Send>(
-    netns: &Netns,
-    open: impl FnOnce() -> io::Result<T> + Send,
-) -> io::Result<T> {
-    netns.run(|| {
-        let _context = reactor::runtime().enter();
-        open()
-    })
-}
-
-async fn send_datagrams(socket: Arc<Packets>, pace: Pace, tally: Arc<Tally>) {
-    let mut ticks = pace.ticks();
-    loop {
-        ticks.tick().await;
-        for _ in 0..pace.burst {
-            if socket.send(&nonce().to_be_bytes()).await.is_ok() {
-                tally.sent();
-            }
-        }
-    }
-}
-
-async fn send_from_fresh_ports(route: Route, pace: Pace, tally: Arc<Tally>) {
-    let mut ticks = pace.ticks();
-    loop {
-        ticks.tick().await;
-        let sent = route.netns.run(|| {
-            let send = || -> io::Result<()> {
-                let socket = asking(route.source.ip(), route.target, Type::DGRAM, Carrier::UDP)?;
-                socket
-                    .send_to(&nonce().to_be_bytes(), &route.target.into())
-                    .map(drop)
-            };
-            (0..pace.burst).filter(|_| send().is_ok()).count()
-        });
-        (0..sent).for_each(|_| tally.sent());
-    }
-}
-
-async fn count_datagrams(socket: Arc<Packets>, tally: Arc<Tally>) {
-    let mut buffer = [0; 64];
-    loop {
-        if socket.receive(&mut buffer).await.is_ok() {
-            tally.received(1);
-        }
-    }
-}
-
-/// Opens the flow by a datagram, again and again until the first answer, and counts the answers.
-async fn open_and_count(socket: Arc<Packets>, tally: Arc<Tally>) {
-    let mut buffer = [0; 64];
-    let mut ticks = interval(Duration::from_millis(20));
-    let mut opened = false;
-    loop {
-        tokio::select! {
-            received = socket.receive(&mut buffer) => if received.is_ok() {
-                opened = true;
-                tally.received(1);
-            },
-            _ = ticks.tick(), if !opened => drop(socket.send(b"open").await),
-        }
-    }
-}
-
-/// Waits for the datagram that opens the flow, and then speaks to where it came from.
-async fn send_answers(socket: Arc<Packets>, pace: Pace, tally: Arc<Tally>) {
-    let mut buffer = [0; 64];
-    let arrival = loop {
-        if let Ok(arrival) = socket.arrival(&mut buffer).await {
-            break arrival;
-        }
-    };
-    let mut ticks = pace.ticks();
-    loop {
-        ticks.tick().await;
-        for _ in 0..pace.burst {
-            if socket
-                .answer(&arrival, &nonce().to_be_bytes())
-                .await
-                .is_ok()
-            {
-                tally.sent();
-            }
-        }
-    }
-}
-
-/// What an end of a TCP connection does.
-enum Part {
-    Speak(Pace),
-    Listen,
-}
-
-const MESSAGE: usize = 8;
-
-async fn take_part(mut stream: TcpStream, part: Part, tally: Arc<Tally>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    match part {
-        Part::Speak(pace) => {
-            let mut ticks = pace.ticks();
-            loop {
-                ticks.tick().await;
-                for _ in 0..pace.burst {
-                    stream.write_all(&[0; MESSAGE]).await?;
-                    tally.sent();
-                }
-            }
-        }
-        Part::Listen => {
-            let mut message = [0; MESSAGE];
-            loop {
-                stream.read_exact(&mut message).await?;
-                tally.received(1);
-            }
-        }
-    }
-}
-
-async fn connect_and(route: Route, part: Part, tally: Arc<Tally>) {
-    let stream = loop {
-        match connect(&route, Duration::from_secs(1)).await {
-            Ok(stream) => break stream,
-            Err(_) => sleep(Duration::from_millis(20)).await,
-        }
-    };
-    let _ = take_part(stream, part, tally).await;
-}
-
-async fn accept_and(listener: TcpListener, part: Part, tally: Arc<Tally>) {
-    let stream = loop {
-        if let Ok((stream, _)) = listener.accept().await {
-            break stream;
-        }
-    };
-    let _ = take_part(stream, part, tally).await;
-}
-
-async fn connect(route: &Route, patience: Duration) -> io::Result<TcpStream> {
-    let socket = in_namespace(&route.netns, || {
-        let socket = asking(route.source.ip(), route.target, Type::STREAM, Carrier::TCP)?;
-        socket.set_linger(Some(Duration::ZERO))?;
-        Ok(TcpSocket::from_std_stream(socket.into()))
-    })?;
-    tokio::time::timeout(patience, socket.connect(route.target)).await?
-}
-
-/// Opens a connection at each tick, whatever becomes of those before it; a SYN is a message sent.
-async fn open_connections(route: Route, pace: Pace, tally: Arc<Tally>) {
-    let mut ticks = pace.ticks();
-    let mut attempts = JoinSet::new();
-    loop {
-        ticks.tick().await;
-        for _ in 0..pace.burst {
-            let route = route.clone();
-            tally.sent();
-            attempts
-                .spawn(async move { connect(&route, Duration::from_millis(900)).await.map(drop) });
-        }
-        while attempts.try_join_next().is_some() {}
-    }
-}
-
-async fn count_connections(listener: TcpListener, tally: Arc<Tally>) {
-    loop {
-        if listener.accept().await.is_ok() {
-            tally.received(1);
-        }
     }
 }

@@ -11,26 +11,30 @@
 //!
 //! Uplinks lie in 198.18.0.0/15 and fdff:5a11::/64: ranges for benchmarks and for nobody, that no pods are given.
 
+mod change;
+mod error;
 mod host;
 mod link;
 mod netns;
 mod privilege;
+mod state;
 mod wiring;
 
-use std::collections::BTreeMap;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard};
 
 use futures::future::try_join_all;
 
+pub use change::{Change, Destination, LOOPBACK, Mac};
+pub use error::Error;
 pub use host::{Family, Host};
-pub use link::{Change, Destination, LOOPBACK, Mac};
+
 pub use netns::Netns;
 pub use privilege::{Privilege, PrivilegeError, enter};
 
 use crate::reactor;
-use wiring::{Neighbour, Owner, Plan, Port};
+use state::{Attached, State};
+use wiring::{Owner, Plan};
 
 /// How a node's pods reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,46 +46,12 @@ pub enum Mode {
     Bridged,
 }
 
-/// Why a bed could not be made or changed.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages name the fields")]
-pub enum Error {
-    #[error("making or opening the network namespace of {namespace}: {source}")]
-    Namespace {
-        namespace: String,
-        source: io::Error,
-    },
-    #[error(
-        "writing {name} in {namespace}: {source}; is the module loaded and /proc/sys writable?"
-    )]
-    Sysctl {
-        name: String,
-        namespace: String,
-        source: io::Error,
-    },
-    #[error("`{command}` in {namespace}: {source}")]
-    Netlink {
-        command: String,
-        namespace: String,
-        source: Box<rtnetlink::Error>,
-    },
-    #[error("there is no node {0} in this bed")]
-    NoSuchNode(usize),
-    #[error("there is no pod or external {0:?} in this bed")]
-    NoSuchHost(String),
-    #[error("{0:?} is an external host: it lives on no node")]
-    NotAPod(String),
-    #[error("the name {0:?} is taken in this bed")]
-    NameTaken(String),
-    #[error("the address {0} is {1:?}'s already")]
-    AddressTaken(IpAddr, String),
-}
-
 /// What a bed shall be; see [`Testbed::builder`].
 #[derive(Debug, Clone)]
 pub struct Builder {
     nodes: usize,
     mode: Mode,
+    permanent_neighbours: bool,
 }
 
 impl Builder {
@@ -95,6 +65,16 @@ impl Builder {
         Self { mode, ..self }
     }
 
+    /// Tells pods of one bridge each other's hardware addresses, instead of leaving them to ARP and neighbour discovery.
+    /// Needed for more than some thirty pods a bridge: the kernel keeps no more than 1,024 discovered neighbours for all
+    /// namespaces together (`net.ipv4.neigh.default.gc_thresh3`).
+    pub fn permanent_neighbours(self) -> Self {
+        Self {
+            permanent_neighbours: true,
+            ..self
+        }
+    }
+
     /// Makes the namespaces and joins the nodes to the fabric.
     pub fn build(self) -> Result<Testbed, Error> {
         let addresses = uplink_addresses(1);
@@ -106,12 +86,10 @@ impl Builder {
         carry_out(wiring::fabric(fabric.netns(), &addresses))?;
         let mut bed = Testbed {
             mode: self.mode,
+            permanent_neighbours: self.permanent_neighbours,
             fabric,
             nodes: Vec::new(),
-            state: Mutex::new(State {
-                hosts: BTreeMap::new(),
-                next_port: 100,
-            }),
+            state: Mutex::new(State::default()),
         };
         for index in 0..self.nodes {
             let node = bed.make_node(index)?;
@@ -138,6 +116,7 @@ const BRIDGE_NETFILTER: [(&str, &str); 2] = [
 #[derive(Debug)]
 pub struct Testbed {
     mode: Mode,
+    permanent_neighbours: bool,
     fabric: Host,
     nodes: Vec<Node>,
     state: Mutex<State>,
@@ -149,26 +128,13 @@ struct Node {
     owner: Owner,
 }
 
-#[derive(Debug)]
-struct State {
-    hosts: BTreeMap<String, Attached>,
-    next_port: u32,
-}
-
-/// A pod or external and where it is plugged in: into a node, or (none) into the fabric.
-#[derive(Debug, Clone)]
-struct Attached {
-    host: Host,
-    node: Option<usize>,
-    port: Port,
-}
-
 impl Testbed {
     /// Describes a bed: one node with routed pods, unless told otherwise.
     pub fn builder() -> Builder {
         Builder {
             nodes: 1,
             mode: Mode::Routed,
+            permanent_neighbours: false,
         }
     }
 
@@ -338,6 +304,7 @@ impl Testbed {
                 netns: self.fabric.netns().clone(),
                 addresses: self.fabric.addresses(),
                 bridge: None,
+                permanent_neighbours: false,
                 uplink: None,
             }),
         }
@@ -368,6 +335,7 @@ impl Testbed {
             netns: netns.clone(),
             addresses: addresses.to_vec(),
             bridge,
+            permanent_neighbours: self.permanent_neighbours,
             uplink: Some((self.fabric.netns().clone(), uplink)),
         };
         Ok(Node {
@@ -381,55 +349,6 @@ impl Testbed {
         self.state
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl State {
-    fn find(&self, name: &str) -> Result<Attached, Error> {
-        self.hosts
-            .get(name)
-            .cloned()
-            .ok_or_else(|| Error::NoSuchHost(name.to_owned()))
-    }
-
-    fn take_port(&mut self) -> Port {
-        self.next_port += 1;
-        Port(self.next_port)
-    }
-
-    fn require_free(&self, addresses: &[IpAddr], except: Option<&str>) -> Result<(), Error> {
-        for attached in self
-            .hosts
-            .values()
-            .filter(|attached| Some(attached.host.name()) != except)
-        {
-            if let Some(taken) = attached
-                .host
-                .addresses()
-                .into_iter()
-                .find(|address| addresses.contains(address))
-            {
-                return Err(Error::AddressTaken(taken, attached.host.name().to_owned()));
-            }
-        }
-        Ok(())
-    }
-
-    fn others_on_bridge(&self, mode: Mode, node: Option<usize>, name: &str) -> Vec<Neighbour> {
-        if mode == Mode::Routed || node.is_none() {
-            return Vec::new();
-        }
-        let others = self
-            .hosts
-            .values()
-            .filter(|other| other.node == node && other.host.name() != name);
-        others
-            .map(|other| Neighbour {
-                netns: other.host.netns().clone(),
-                port: other.port,
-                addresses: other.host.addresses(),
-            })
-            .collect()
     }
 }
 

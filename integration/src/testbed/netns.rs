@@ -17,7 +17,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 
-use super::{Change, Error, link};
+use super::{Change, Error, LOOPBACK, link};
 use crate::reactor;
 
 /// A network namespace; clones share it, and it lives as long as any of them.
@@ -64,9 +64,7 @@ impl Netns {
             }
             Self::current(label)
         })?;
-        made.apply(vec![Change::Up {
-            index: link::LOOPBACK,
-        }])?;
+        made.apply(vec![Change::Up { index: LOOPBACK }])?;
         Ok(made)
     }
 

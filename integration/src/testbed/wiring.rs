@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::link::{Change, Destination, LOOPBACK, Mac};
+use super::change::{Change, Destination, LOOPBACK, Mac};
 use super::{Family, Netns};
 
 /// The gateway of every pod and external host; a permanent neighbour, so it need not exist as an address.
@@ -47,6 +47,8 @@ pub(super) struct Owner {
     pub(super) addresses: Vec<IpAddr>,
     /// The bridge that pods are ports of; without one they are routed.
     pub(super) bridge: Option<Port>,
+    /// Whether hosts on the bridge are told each other's hardware addresses.
+    pub(super) permanent_neighbours: bool,
     /// The fabric and the node's port there; none for the fabric itself.
     pub(super) uplink: Option<(Netns, Port)>,
 }
@@ -220,26 +222,14 @@ pub(super) fn assign(
             source: None,
         });
     }
-    for &address in others.iter().flat_map(|other| &other.addresses) {
-        own.push(Change::Route {
-            to: Destination::Host(address),
-            via: None,
-            index,
-            source: None,
-        });
+    let mut everybody = Vec::new();
+    for other in others {
+        own.extend(meet(owner, port, other.port, &other.addresses));
+        everybody.push((
+            other.netns.clone(),
+            meet(owner, other.port, port, addresses),
+        ));
     }
-    let mut everybody: Vec<_> = others
-        .iter()
-        .map(|other| {
-            let lead = |&address| Change::Route {
-                to: Destination::Host(address),
-                via: None,
-                index: other.port.0,
-                source: None,
-            };
-            (other.netns.clone(), addresses.iter().map(lead).collect())
-        })
-        .collect();
     everybody.extend(owner.uplink.as_ref().map(|(fabric, uplink)| {
         let lead = |&address| Change::Route {
             to: Destination::Host(address),
@@ -254,6 +244,27 @@ pub(super) fn assign(
         vec![(owner.netns.clone(), owners)],
         everybody,
     ]
+}
+
+/// Leads the packets of the host at `port` for `addresses` to the other host on its bridge that has them.
+fn meet(owner: &Owner, port: Port, other: Port, addresses: &[IpAddr]) -> Vec<Change> {
+    let index = port.0;
+    let lead = |&address: &IpAddr| Change::Route {
+        to: Destination::Host(address),
+        via: None,
+        index,
+        source: None,
+    };
+    let tell = |&address: &IpAddr| Change::Neighbour {
+        index,
+        address,
+        mac: other.inner(),
+    };
+    let mut changes: Vec<_> = addresses.iter().map(lead).collect();
+    if owner.permanent_neighbours {
+        changes.extend(addresses.iter().map(tell));
+    }
+    changes
 }
 
 /// The reverse of [`assign`]: first nobody's packets lead there any more, then the addresses go.
