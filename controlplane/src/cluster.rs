@@ -1,9 +1,9 @@
 //! The whole desired state, as persistent maps: a candidate is a cheap copy, and readers keep the version they have.
 //! It holds what it is given; whether a transaction may be carried out is decided in `transaction`.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use sallyport_proto::Revision;
 
 use crate::model::{Body, Kind, Namespace, NetworkPolicy, Node, Object, ObjectKey, Workload};
@@ -21,7 +21,18 @@ pub struct Stored {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cluster {
     objects: OrdMap<ObjectKey, Arc<Stored>>,
+    /// Which workload has which address. Two may have the same while a transaction is under way.
+    holders: OrdSet<(IpAddr, ObjectKey)>,
+    /// Which workloads are on which node.
+    placed: OrdSet<(String, ObjectKey)>,
 }
+
+/// What sorts before every key: the start of a range.
+const FIRST: ObjectKey = ObjectKey {
+    kind: Kind::Namespace,
+    namespace: String::new(),
+    name: String::new(),
+};
 
 impl Cluster {
     /// An object.
@@ -36,26 +47,95 @@ impl Cluster {
 
     /// The objects of a kind, by namespace and name.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Stored>> {
-        let first = ObjectKey {
-            kind,
-            namespace: String::new(),
-            name: String::new(),
-        };
-        self.objects
-            .range(first..)
-            .map(|(_, stored)| stored)
+        let first = ObjectKey { kind, ..FIRST };
+        self.starting_at(first)
             .take_while(move |stored| stored.object.key.kind == kind)
+    }
+
+    /// The objects from a key on, the key's own included.
+    pub fn starting_at(&self, key: ObjectKey) -> impl Iterator<Item = &Arc<Stored>> {
+        self.objects.range(key..).map(|(_, stored)| stored)
+    }
+
+    /// What is in a namespace.
+    pub fn within(&self, namespace: &str) -> impl Iterator<Item = &Arc<Stored>> {
+        let kinds = Kind::ALL.into_iter().filter(|kind| kind.is_namespaced());
+        kinds.flat_map(move |kind| {
+            let first = ObjectKey {
+                kind,
+                namespace: namespace.to_owned(),
+                name: String::new(),
+            };
+            self.starting_at(first).take_while(move |stored| {
+                let key = &stored.object.key;
+                key.kind == kind && key.namespace == namespace
+            })
+        })
+    }
+
+    /// The workloads that have an address, but for those that share their node's network.
+    pub fn holders(&self, address: IpAddr) -> impl Iterator<Item = &ObjectKey> {
+        self.holders
+            .range((address, FIRST)..)
+            .take_while(move |(held, _)| *held == address)
+            .map(|(_, key)| key)
+    }
+
+    /// The workloads of a node.
+    pub fn on_node(&self, node: &str) -> impl Iterator<Item = &ObjectKey> {
+        self.placed
+            .range((node.to_owned(), FIRST)..)
+            .take_while(move |(name, _)| name == node)
+            .map(|(_, key)| key)
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there are no objects.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
     }
 
     /// Adds or replaces an object.
     pub fn put(&mut self, object: Object, revision: Revision) {
-        self.objects
-            .insert(object.key.clone(), Arc::new(Stored { object, revision }));
+        self.put_stored(Arc::new(Stored { object, revision }));
+    }
+
+    /// Adds or replaces an object that is stored already, in another version of the cluster or in the history.
+    pub fn put_stored(&mut self, stored: Arc<Stored>) {
+        self.remove(&stored.object.key);
+        self.index(&stored, true);
+        self.objects.insert(stored.object.key.clone(), stored);
     }
 
     /// Removes an object and returns it.
     pub fn remove(&mut self, key: &ObjectKey) -> Option<Arc<Stored>> {
-        self.objects.remove(key)
+        let old = self.objects.remove(key)?;
+        self.index(&old, false);
+        Some(old)
+    }
+
+    /// Enters an object into the indexes, or takes it out.
+    fn index(&mut self, stored: &Stored, enter: bool) {
+        let Body::Workload(workload) = &stored.object.body else {
+            return;
+        };
+        let key = &stored.object.key;
+        for &address in workload.addresses.iter().filter(|_| !workload.host_network) {
+            match enter {
+                true => self.holders.insert((address, key.clone())),
+                false => self.holders.remove(&(address, key.clone())),
+            };
+        }
+        if let Some(node) = &workload.node {
+            match enter {
+                true => self.placed.insert((node.clone(), key.clone())),
+                false => self.placed.remove(&(node.clone(), key.clone())),
+            };
+        }
     }
 
     /// A namespace.

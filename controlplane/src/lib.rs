@@ -3,6 +3,11 @@
 
 pub mod cluster;
 pub mod compile;
+pub mod history;
+pub mod journal;
 pub mod manifest;
 pub mod model;
+pub mod nodes;
+pub mod transaction;
 pub mod validate;
+pub mod writer;

@@ -1,0 +1,168 @@
+//! The recent transactions, as watchers are told them; the oldest go when there are too many. It holds what was
+//! committed: it decides nothing and reads no journal.
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use sallyport_proto::Revision;
+
+use crate::{cluster::Stored, model::ObjectKey};
+
+/// A committed transaction: what became of each object that it changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// The revision that the transaction is.
+    pub revision: Revision,
+    /// What it did, in the order of its edits; at most one event an object.
+    pub events: Vec<Event>,
+}
+
+/// What became of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// It was created or replaced by this.
+    Put(Arc<Stored>),
+    /// It is gone.
+    Delete(ObjectKey),
+}
+
+impl Event {
+    /// Which object.
+    pub fn key(&self) -> &ObjectKey {
+        match self {
+            Event::Put(stored) => &stored.object.key,
+            Event::Delete(key) => key,
+        }
+    }
+
+    fn size(&self) -> usize {
+        let key = self.key();
+        let manifest = match self {
+            Event::Put(stored) => stored.object.manifest.len(),
+            Event::Delete(_) => 0,
+        };
+        key.namespace.len() + key.name.len() + manifest
+    }
+}
+
+impl Committed {
+    fn size(&self) -> usize {
+        self.events.iter().map(Event::size).sum()
+    }
+}
+
+/// How much of the past is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// At most this many transactions, and at least one.
+    pub transactions: usize,
+    /// At most this many bytes of manifests.
+    pub bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { transactions: 10_000, bytes: 256 << 20 }
+    }
+}
+
+/// The longest run of recent transactions that is within the bounds. Cloning it is cheap.
+#[derive(Clone, Debug, PartialEq)]
+pub struct History {
+    transactions: OrdMap<Revision, Arc<Committed>>,
+    latest: Revision,
+    bytes: usize,
+    bounds: Bounds,
+}
+
+/// The transactions asked for are not kept any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the transactions after revision {asked} are compacted: the oldest that can be asked for are those after \
+     revision {oldest}; list the objects, then watch from the list's revision"
+)]
+pub struct Compacted {
+    /// What was asked for.
+    pub asked: Revision,
+    /// The least that can be.
+    pub oldest: Revision,
+}
+
+impl History {
+    /// No transaction after a revision, yet.
+    pub fn starting_after(revision: Revision, bounds: Bounds) -> History {
+        History { transactions: OrdMap::new(), latest: revision, bytes: 0, bounds }
+    }
+
+    /// Adds the next transaction, and drops what is too old.
+    pub fn push(&mut self, committed: Arc<Committed>) {
+        debug_assert_eq!(committed.revision, self.latest + 1, "revisions have no holes");
+        self.latest = committed.revision;
+        self.bytes += committed.size();
+        self.transactions.insert(committed.revision, committed);
+        while self.transactions.len() > 1
+            && (self.transactions.len() > self.bounds.transactions || self.bytes > self.bounds.bytes)
+        {
+            if let Some((revision, oldest)) = self.transactions.get_min().cloned() {
+                self.bytes -= oldest.size();
+                self.transactions.remove(&revision);
+            }
+        }
+    }
+
+    /// The revision of the latest transaction.
+    pub fn latest(&self) -> Revision {
+        self.latest
+    }
+
+    /// The least revision of which all later transactions are here.
+    pub fn oldest(&self) -> Revision {
+        self.transactions
+            .get_min()
+            .map_or(self.latest, |(revision, _)| revision - 1)
+    }
+
+    /// The transactions after a revision, in order.
+    pub fn after(
+        &self,
+        revision: Revision,
+    ) -> Result<impl Iterator<Item = &Arc<Committed>> + use<'_>, Compacted> {
+        let oldest = self.oldest();
+        if revision < oldest {
+            return Err(Compacted { asked: revision, oldest });
+        }
+        let later = self.transactions.range(revision.saturating_add(1)..);
+        Ok(later.map(|(_, committed)| committed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Kind;
+
+    fn committed(revision: Revision, name: &str) -> Arc<Committed> {
+        let key = ObjectKey { kind: Kind::Node, namespace: String::new(), name: name.to_owned() };
+        Arc::new(Committed { revision, events: vec![Event::Delete(key)] })
+    }
+
+    #[test]
+    fn keeps_the_longest_run_within_the_bounds() {
+        let mut history = History::starting_after(0, Bounds { transactions: 3, bytes: 10 });
+        assert_eq!(history.oldest(), 0);
+        assert_eq!(history.after(0).map(Iterator::count), Ok(0));
+        for revision in 1..=5 {
+            history.push(committed(revision, "n"));
+        }
+        assert_eq!((history.oldest(), history.latest()), (2, 5));
+        let seen: Vec<_> = history.after(3).unwrap().map(|committed| committed.revision).collect();
+        assert_eq!(seen, [4, 5]);
+        assert_eq!(history.after(1).err(), Some(Compacted { asked: 1, oldest: 2 }));
+        assert_eq!(history.after(u64::MAX).map(Iterator::count), Ok(0));
+
+        history.push(committed(6, "nine-long"));
+        assert_eq!(history.oldest(), 4, "9 + 1 bytes");
+        history.push(committed(7, "longer than the bound"));
+        assert_eq!(history.oldest(), 6, "the latest is always there");
+    }
+}

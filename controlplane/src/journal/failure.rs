@@ -1,0 +1,142 @@
+//! What can go wrong with the journal, and what an operator can do about it. Opens and writes nothing.
+
+use std::{io, path::PathBuf};
+
+use crate::manifest;
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another process has it.
+    #[error(
+        "the journal {path} is in use by another process: is a second sallyport-controlplane running with the same \
+         --data-dir?"
+    )]
+    Locked {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The directory or the files cannot be read or written.
+    #[error("the journal {path}: cannot {step}: {cause}{}", hint(.cause))]
+    Io {
+        /// Where it is.
+        path: PathBuf,
+        /// What was tried.
+        step: &'static str,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// sled cannot make sense of its files.
+    #[error(
+        "the journal {path}: cannot {step}: the files are damaged: {cause}. Nothing was changed. Restore the \
+         directory from a backup, or move it away and apply the manifests again; nodes go on enforcing what they have"
+    )]
+    Broken {
+        /// Where it is.
+        path: PathBuf,
+        /// What was tried.
+        step: &'static str,
+        /// What sled said.
+        cause: String,
+    },
+    /// A record is not what was written.
+    #[error(
+        "the journal {path}: {record}: {damage}. The record was not skipped and nothing was changed. Restore the \
+         directory from a backup, or move it away and apply the manifests again; nodes go on enforcing what they have"
+    )]
+    Damaged {
+        /// Where the journal is.
+        path: PathBuf,
+        /// Which record: `log: revision 42, part 1 of 3`.
+        record: String,
+        /// What is wrong with it.
+        damage: Damage,
+    },
+    /// The journal was written by a later version.
+    #[error(
+        "the journal {path} has format {found}, and this version reads formats up to {known}: start the version that \
+         wrote it, or a later one"
+    )]
+    Format {
+        /// Where it is.
+        path: PathBuf,
+        /// Its format.
+        found: u64,
+        /// Ours.
+        known: u64,
+    },
+}
+
+/// What is wrong with a record.
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    /// It is not there.
+    #[error("it is missing")]
+    Missing,
+    /// It is cut off or has something behind it.
+    #[error("it is {found} bytes long and should be {expected}")]
+    Length {
+        /// What the record's header says.
+        expected: usize,
+        /// What is there.
+        found: usize,
+    },
+    /// It has a format of its own that we do not know.
+    #[error("its format version is {0}, which this version does not know")]
+    Version(u8),
+    /// Bits changed.
+    #[error("its checksum is {found:08x} and should be {expected:08x}")]
+    Checksum {
+        /// What the record's header says.
+        expected: u32,
+        /// What its bytes give.
+        found: u32,
+    },
+    /// The checksum is right, and yet the bytes say nothing.
+    #[error("it cannot be decoded: {0}")]
+    Payload(String),
+    /// It stands under a key that is none.
+    #[error("its key is malformed")]
+    Key,
+    /// It is about another object or revision than its key.
+    #[error("it is of {0}")]
+    Misplaced(String),
+    /// It holds an object that this version refuses.
+    #[error("it holds an object that this version does not accept: {0}")]
+    Object(manifest::Problem),
+    /// The records are fewer or others than were written.
+    #[error("it should hold {expected} objects with checksum {expected_sum:016x}, and holds {found} with {found_sum:016x}")]
+    Sum {
+        /// How many there should be.
+        expected: u64,
+        /// What their checksums should add up to.
+        expected_sum: u64,
+        /// How many there are.
+        found: u64,
+        /// What theirs add up to.
+        found_sum: u64,
+    },
+}
+
+impl JournalError {
+    /// Whether the disk is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, JournalError::Io { cause, .. } if is_full(cause))
+    }
+}
+
+fn is_full(cause: &io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+/// What to do about an error of the system.
+fn hint(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        _ if is_full(cause) => ". Make room and try again",
+        io::ErrorKind::PermissionDenied => ". Does the directory belong to the user that runs the control plane?",
+        _ => "",
+    }
+}

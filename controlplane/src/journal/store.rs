@@ -1,0 +1,274 @@
+//! The journal in sled: opening, appending, and getting up again after an error. Knows trees and files; what is in
+//! the records is `record`'s, what they add up to is `load`'s.
+//!
+//! Trees: `log`, transactions by revision; `snapshot`, the objects as of a revision; `meta`, format, epoch, and which
+//! revision the snapshot has. All writes are plain inserts and removals, in an order in which every prefix of them
+//! is a good journal: sled recovers a prefix.
+
+use std::{
+    fs::{self, File},
+    io,
+    panic::{self, AssertUnwindSafe},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use prost::Message as _;
+use sallyport_proto::Revision;
+use tracing::{error, info, warn};
+
+use super::{
+    Journal, JournalError, Recovered, fold,
+    load::{self, Loaded},
+    record::{self, SnapshotRecord, TransactionRecord},
+};
+use crate::history::{Bounds, Committed};
+
+/// A killed process can hold the lock for a moment longer.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+
+/// sled puts values, and pages of up to 17 of them, into files that it never syncs when they are over a quarter of
+/// this: 17 of our parts are not.
+const SEGMENT: usize = 4 << 20;
+const CACHE: u64 = 64 << 20;
+
+/// How a journal is kept.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The directory.
+    pub path: PathBuf,
+    /// How much of the past is kept for watchers.
+    pub history: Bounds,
+    /// After how many transactions the log is folded into the snapshot, so that it stays short.
+    pub fold_after: u64,
+}
+
+impl Settings {
+    /// A journal in a directory, kept as usual.
+    pub fn at(path: impl Into<PathBuf>) -> Settings {
+        Settings { path: path.into(), history: Bounds::default(), fold_after: 10_000 }
+    }
+}
+
+/// The journal in sled.
+pub struct SledJournal {
+    settings: Settings,
+    /// `None` after an error, until the next use.
+    trees: Option<Trees>,
+    /// The last transaction that was acknowledged.
+    last: Revision,
+    snapshot: SnapshotRecord,
+    folding: Option<JoinHandle<Result<SnapshotRecord, JournalError>>>,
+}
+
+/// The open trees. Cloning gives another handle to the same.
+#[derive(Clone)]
+pub(super) struct Trees {
+    pub(super) path: Arc<Path>,
+    db: sled::Db,
+    pub(super) log: sled::Tree,
+    pub(super) snapshot: sled::Tree,
+    pub(super) meta: sled::Tree,
+    /// sled's file. Its own flush stops at sync_file_range, which is not power-safe.
+    file: Arc<File>,
+}
+
+impl SledJournal {
+    /// Opens a journal, or creates an empty one, and reads what is in it.
+    pub fn open(settings: Settings) -> Result<(SledJournal, Recovered), JournalError> {
+        let trees = Trees::open(&settings.path)?;
+        let loaded = unpanicked(&settings.path, "read it", || load::load(&trees, settings.history))?;
+        let Loaded { recovered, snapshot, unfinished } = loaded;
+        let mut journal = SledJournal {
+            settings,
+            trees: Some(trees),
+            last: recovered.revision,
+            snapshot,
+            folding: None,
+        };
+        if let Some(to) = unfinished {
+            journal.start_folding(to);
+        }
+        Ok((journal, recovered))
+    }
+
+    /// Waits for work in the background. Everything acknowledged is durable without it.
+    pub fn settle(&mut self) {
+        let Some(folding) = self.folding.take() else { return };
+        match folding.join() {
+            Ok(Ok(snapshot)) => self.snapshot = snapshot,
+            Ok(Err(error)) => error!(%error, "the log was not folded into the snapshot; it goes on growing"),
+            Err(_) => error!("folding the log into the snapshot panicked; the log goes on growing"),
+        }
+    }
+
+    fn trees(&mut self) -> Result<Trees, JournalError> {
+        if let Some(trees) = &self.trees {
+            return Ok(trees.clone());
+        }
+        let trees = Trees::open(&self.settings.path)?;
+        unpanicked(&self.settings.path, "read it", || trees.rewind(self.last))?;
+        info!(revision = self.last, "the journal is open again");
+        self.trees = Some(trees.clone());
+        Ok(trees)
+    }
+
+    /// After an error nothing that sled holds in memory is to be trusted.
+    fn close(&mut self) {
+        self.settle();
+        let trees = self.trees.take();
+        // sled panics when its last sync fails.
+        if panic::catch_unwind(AssertUnwindSafe(|| drop(trees))).is_err() {
+            warn!("sled panicked while it closed");
+        }
+    }
+
+    fn fold_when_due(&mut self) {
+        if self.folding.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.settle();
+        }
+        if self.folding.is_none() && self.last - self.snapshot.revision >= self.settings.fold_after {
+            self.start_folding(self.last);
+        }
+    }
+
+    fn start_folding(&mut self, to: Revision) {
+        let Some(trees) = self.trees.clone() else { return };
+        let (from, keep) = (self.snapshot, self.settings.history.transactions);
+        let thread = thread::Builder::new().name("fold".to_owned());
+        match thread.spawn(move || fold::fold(&trees, from, to, keep)) {
+            Ok(folding) => self.folding = Some(folding),
+            Err(error) => error!(%error, "no thread to fold the log; it goes on growing"),
+        }
+    }
+}
+
+impl Journal for SledJournal {
+    fn append(&mut self, group: &[Arc<Committed>]) -> Result<(), JournalError> {
+        let Some(last) = group.last() else { return Ok(()) };
+        let trees = self.trees()?;
+        let path = trees.path.clone();
+        if let Err(error) = unpanicked(&path, "append to it", || trees.append(group)) {
+            drop(trees);
+            self.close();
+            return Err(error);
+        }
+        self.last = last.revision;
+        self.fold_when_due();
+        Ok(())
+    }
+}
+
+impl Drop for SledJournal {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Trees {
+    fn open(path: &Path) -> Result<Trees, JournalError> {
+        let io = |step| {
+            move |cause| JournalError::Io { path: path.to_owned(), step, cause }
+        };
+        create_private(path).map_err(io("create the directory"))?;
+        let db = unpanicked(path, "open it", || open_patiently(path))?;
+        let tree = |name: &str| {
+            db.open_tree(name).map_err(|error| from_sled(path, "open it", error))
+        };
+        let (log, snapshot, meta) = (tree("log")?, tree("snapshot")?, tree("meta")?);
+        let file = File::open(path.join("db")).map_err(io("open the file db"))?;
+        // The names of the files are the directory's content.
+        File::open(path).and_then(|directory| directory.sync_all()).map_err(io("sync the directory"))?;
+        Ok(Trees { path: path.into(), db, log, snapshot, meta, file: Arc::new(file) })
+    }
+
+    fn append(&self, group: &[Arc<Committed>]) -> Result<(), JournalError> {
+        for committed in group {
+            let value = TransactionRecord::from(&**committed).encode_to_vec();
+            for (key, record) in record::split(&record::revision_key(committed.revision), &value) {
+                self.log.insert(key, record).map_err(self.failed("append to it"))?;
+            }
+        }
+        self.flush()
+    }
+
+    /// When this returns, all that was written before is durable.
+    pub(super) fn flush(&self) -> Result<(), JournalError> {
+        self.db.flush().map_err(self.failed("flush it"))?;
+        let synced = self.file.sync_data();
+        synced.map_err(|cause| JournalError::Io { path: self.path.to_path_buf(), step: "sync it", cause })
+    }
+
+    /// Removes the transactions after a revision: those that were refused because an append failed.
+    fn rewind(&self, to: Revision) -> Result<(), JournalError> {
+        let after = record::revision_key(to + 1);
+        for item in self.log.range(after..).keys().rev() {
+            let key = item.map_err(self.failed("read it"))?;
+            self.log.remove(key).map_err(self.failed("take a refused transaction out of it"))?;
+        }
+        self.flush()?;
+        let last = load::last_revision(self)?;
+        match last == to {
+            true => Ok(()),
+            false => Err(JournalError::Broken {
+                path: self.path.to_path_buf(),
+                step: "open it again",
+                cause: format!("its last revision is {last}, and revision {to} was acknowledged"),
+            }),
+        }
+    }
+
+    pub(super) fn failed(&self, step: &'static str) -> impl Fn(sled::Error) -> JournalError + '_ {
+        move |error| from_sled(&self.path, step, error)
+    }
+}
+
+fn create_private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn open_patiently(path: &Path) -> Result<sled::Db, JournalError> {
+    let config = sled::Config::new().path(path).segment_size(SEGMENT).cache_capacity(CACHE);
+    let started = Instant::now();
+    loop {
+        match config.open() {
+            Ok(db) => return Ok(db),
+            Err(error) if !is_locked(&error) => return Err(from_sled(path, "open it", error)),
+            Err(_) if started.elapsed() >= LOCK_PATIENCE => {
+                return Err(JournalError::Locked { path: path.to_owned() });
+            }
+            Err(_) => thread::sleep(LOCK_RETRY),
+        }
+    }
+}
+
+/// sled has no error of its own for it.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(cause) if cause.to_string().contains("could not acquire lock"))
+}
+
+fn from_sled(path: &Path, step: &'static str, error: sled::Error) -> JournalError {
+    let path = path.to_owned();
+    match error {
+        sled::Error::Io(cause) => JournalError::Io { path, step, cause },
+        other => JournalError::Broken { path, step, cause: other.to_string() },
+    }
+}
+
+/// sled panics on some damage that it does not expect.
+fn unpanicked<T>(
+    path: &Path,
+    step: &'static str,
+    action: impl FnOnce() -> Result<T, JournalError>,
+) -> Result<T, JournalError> {
+    panic::catch_unwind(AssertUnwindSafe(action)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let cause = format!("sled panicked: {}", text.unwrap_or("no message"));
+        Err(JournalError::Broken { path: path.to_owned(), step, cause })
+    })
+}

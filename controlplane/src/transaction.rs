@@ -1,0 +1,268 @@
+//! A list of edits against a cluster: the cluster as it would be and what changes, or everything that is wrong with
+//! the list. Pure: it commits nothing.
+//!
+//! Edits are carried out in order. What objects refer to (namespaces, nodes) is looked at when all are through, so
+//! that an edit may refer to an object that a later one puts.
+
+mod rules;
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use sallyport_proto::Revision;
+
+use crate::{
+    cluster::{Cluster, Stored},
+    history::{Committed, Event},
+    manifest,
+    model::{Kind, Object, ObjectKey},
+};
+
+/// The most edits that a transaction may have.
+pub const MAX_EDITS: usize = 100_000;
+
+/// The largest an object may be, as JSON: as in etcd.
+pub const MAX_OBJECT: usize = 3 << 19;
+
+/// One change of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Edit {
+    /// The text that asked for it, a file's name: problems begin with it. Empty when no text did.
+    pub source: Arc<str>,
+    /// What to do.
+    pub op: Op,
+}
+
+/// What to do with an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// Create or replace it.
+    Put(Object),
+    /// Delete it; with a namespace, what is in it too.
+    Delete(ObjectKey),
+}
+
+impl Op {
+    fn key(&self) -> &ObjectKey {
+        match self {
+            Op::Put(object) => &object.key,
+            Op::Delete(key) => key,
+        }
+    }
+}
+
+/// What a transaction did to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The object is new.
+    Created,
+    /// It was there and is different now.
+    Configured,
+    /// It is as it was.
+    Unchanged,
+    /// It is gone.
+    Deleted,
+}
+
+/// What a transaction did to one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Which object.
+    pub key: ObjectKey,
+    /// What happened to it.
+    pub action: Action,
+}
+
+/// The kinds of reason why a transaction is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// The edit makes no sense, whatever is stored.
+    Invalid,
+    /// It names what is not there.
+    NotFound,
+    /// It claims what another object has.
+    AlreadyExists,
+}
+
+/// One thing that is wrong with a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What kind of thing.
+    pub reason: Reason,
+    /// What is wrong, on one line: the source, the object, the problem.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<manifest::Problem> for Problem {
+    fn from(problem: manifest::Problem) -> Problem {
+        Problem { reason: Reason::Invalid, message: problem.to_string() }
+    }
+}
+
+/// A transaction that can be carried out.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The cluster after it.
+    pub cluster: Cluster,
+    /// What it does, one entry an object, in the order of the edits.
+    pub changes: Vec<Change>,
+    /// What is to be committed; `None` when it changes nothing.
+    pub committed: Option<Committed>,
+}
+
+/// Carries out edits on a copy of the cluster, as a revision. All of them, or everything that is wrong.
+pub fn carry_out(base: &Cluster, edits: Vec<Edit>, revision: Revision) -> Result<Outcome, Vec<Problem>> {
+    if edits.len() > MAX_EDITS {
+        return Err(vec![Problem {
+            reason: Reason::Invalid,
+            message: format!(
+                "the transaction has {} edits: the limit is {MAX_EDITS}; split it",
+                edits.len()
+            ),
+        }]);
+    }
+    let mut draft = Draft::on(base, revision);
+    for edit in edits {
+        draft.carry_out(edit);
+    }
+    draft.finish()
+}
+
+/// A transaction under way.
+struct Draft<'a> {
+    base: &'a Cluster,
+    cluster: Cluster,
+    revision: Revision,
+    /// Every object that an edit names or takes along, in order, with the last source that named it.
+    touched: Vec<(ObjectKey, Arc<str>)>,
+    places: HashMap<ObjectKey, usize>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Draft<'a> {
+    fn on(base: &'a Cluster, revision: Revision) -> Draft<'a> {
+        Draft {
+            base,
+            cluster: base.clone(),
+            revision,
+            touched: Vec::new(),
+            places: HashMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn carry_out(&mut self, edit: Edit) {
+        let Edit { source, op } = edit;
+        self.touch(op.key().clone(), &source);
+        match op {
+            Op::Put(object) => self.put(object, &source),
+            Op::Delete(key) => self.delete(&key, &source),
+        }
+    }
+
+    fn put(&mut self, object: Object, source: &str) {
+        let size = object.manifest.len();
+        if size > MAX_OBJECT {
+            let message = format!(
+                "the object is {size} bytes as JSON: the limit is {MAX_OBJECT} (1.5 MiB)"
+            );
+            return self.problem(Reason::Invalid, &object.key, source, &message);
+        }
+        match self.base.get(&object.key) {
+            // The same again keeps its revision.
+            Some(stored) if same(&stored.object, &object) => self.cluster.put_stored(stored.clone()),
+            _ => self.cluster.put(object, self.revision),
+        }
+    }
+
+    fn delete(&mut self, key: &ObjectKey, source: &Arc<str>) {
+        if self.cluster.remove(key).is_none() {
+            let message = not_found(key.kind, &key.name);
+            return self.problem(Reason::NotFound, key, source, &message);
+        }
+        if key.kind == Kind::Namespace {
+            let within = self.cluster.within(&key.name);
+            let keys: Vec<_> = within.map(|stored| stored.object.key.clone()).collect();
+            for key in keys {
+                self.cluster.remove(&key);
+                self.touch(key, source);
+            }
+        }
+    }
+
+    fn touch(&mut self, key: ObjectKey, source: &Arc<str>) {
+        match self.places.get(&key) {
+            Some(&place) => self.touched[place].1 = source.clone(),
+            None => {
+                self.places.insert(key.clone(), self.touched.len());
+                self.touched.push((key, source.clone()));
+            }
+        }
+    }
+
+    /// Notes what is wrong with an object. One that is deleted by reference is not introduced: the message names it.
+    fn problem(&mut self, reason: Reason, key: &ObjectKey, source: &str, message: &str) {
+        let by_reference = self.cluster.get(key).is_none() && reason != Reason::Invalid;
+        let message = match (source, by_reference) {
+            ("", true) => message.to_owned(),
+            ("", false) => format!("{key}: {message}"),
+            (source, _) => format!("{source}: {key}: {message}"),
+        };
+        self.problems.push(Problem { reason, message });
+    }
+
+    fn finish(mut self) -> Result<Outcome, Vec<Problem>> {
+        let touched = std::mem::take(&mut self.touched);
+        for (key, source) in &touched {
+            for (reason, message) in rules::broken(self.base, &self.cluster, key) {
+                self.problem(reason, key, source, &message);
+            }
+        }
+        if !self.problems.is_empty() {
+            return Err(self.problems);
+        }
+        let (mut changes, mut events) = (Vec::with_capacity(touched.len()), Vec::new());
+        for (key, _) in touched {
+            let (action, event) = became(&key, self.base.get(&key), self.cluster.get(&key));
+            events.extend(event);
+            changes.push(Change { key, action });
+        }
+        let committed = Committed { revision: self.revision, events };
+        Ok(Outcome {
+            cluster: self.cluster,
+            changes,
+            committed: Some(committed).filter(|committed| !committed.events.is_empty()),
+        })
+    }
+}
+
+/// What became of an object, for the caller and for the journal.
+fn became(
+    key: &ObjectKey,
+    before: Option<&Arc<Stored>>,
+    after: Option<&Arc<Stored>>,
+) -> (Action, Option<Event>) {
+    match (before, after) {
+        (None, Some(after)) => (Action::Created, Some(Event::Put(after.clone()))),
+        (Some(_), None) => (Action::Deleted, Some(Event::Delete(key.clone()))),
+        (Some(before), Some(after)) if before.revision != after.revision => {
+            (Action::Configured, Some(Event::Put(after.clone())))
+        }
+        // The same as before, or created and deleted by the same transaction.
+        _ => (Action::Unchanged, None),
+    }
+}
+
+fn same(a: &Object, b: &Object) -> bool {
+    a.manifest == b.manifest && a.body == b.body
+}
+
+/// The API server's words for what is not there.
+pub fn not_found(kind: Kind, name: &str) -> String {
+    format!("{} \"{name}\" not found", kind.resource())
+}

@@ -1,0 +1,99 @@
+//! What must hold between objects once a transaction is through: references, names, addresses. Looks at one object at
+//! a time, at the cost of what it refers to; objects by themselves were judged by `validate`.
+
+use super::{Reason, not_found};
+use crate::{
+    cluster::Cluster,
+    model::{Body, Kind, ObjectKey, Workload},
+};
+
+/// How many objects a message names before it counts the rest.
+const NAMED: usize = 3;
+
+/// The rules that an object breaks which a transaction put or deleted.
+pub(super) fn broken(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<(Reason, String)> {
+    let Some(stored) = after.get(key) else {
+        return still_used(after, key).into_iter().collect();
+    };
+    let mut found = Vec::new();
+    if key.kind.is_namespaced() && after.namespace(&key.namespace).is_none() {
+        found.push((Reason::NotFound, not_found(Kind::Namespace, &key.namespace)));
+    }
+    if let Body::Workload(workload) = &stored.object.body {
+        found.extend(missing_node(after, workload));
+        found.extend(twin(after, key));
+        found.extend(moved(before, key, workload));
+        found.extend(held_addresses(after, key, workload));
+    }
+    found
+}
+
+/// A node that is deleted while workloads are on it.
+fn still_used(after: &Cluster, key: &ObjectKey) -> Option<(Reason, String)> {
+    if key.kind != Kind::Node {
+        return None;
+    }
+    let workloads: Vec<_> = after.on_node(&key.name).take(NAMED).map(ObjectKey::to_string).collect();
+    if workloads.is_empty() {
+        return None;
+    }
+    let rest = match after.on_node(&key.name).skip(NAMED).count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let message = format!(
+        "nodes \"{}\" still has workloads ({}{rest}): delete them first, or in the same transaction",
+        key.name,
+        workloads.join(", ")
+    );
+    Some((Reason::Invalid, message))
+}
+
+fn missing_node(after: &Cluster, workload: &Workload) -> Option<(Reason, String)> {
+    let node = workload.node.as_ref()?;
+    match after.node(node) {
+        Some(_) => None,
+        None => Some((Reason::NotFound, not_found(Kind::Node, node))),
+    }
+}
+
+/// A Pod and a Workload that share a name: an endpoint says only the name.
+fn twin(after: &Cluster, key: &ObjectKey) -> Option<(Reason, String)> {
+    let kind = match key.kind {
+        Kind::Pod => Kind::Workload,
+        _ => Kind::Pod,
+    };
+    after.get(&ObjectKey { kind, ..key.clone() })?;
+    let message = format!(
+        "{} \"{}\" already exists in the namespace: a Pod and a Workload cannot share a name",
+        kind.resource(),
+        key.name
+    );
+    Some((Reason::AlreadyExists, message))
+}
+
+/// A move is a removal, a barrier and an addition, so it takes two transactions.
+fn moved(before: &Cluster, key: &ObjectKey, workload: &Workload) -> Option<(Reason, String)> {
+    let Body::Workload(old) = &before.get(key)?.object.body else {
+        return None;
+    };
+    let (from, to) = (old.node.as_ref()?, workload.node.as_ref()?);
+    let message = format!(
+        "{} \"{}\" already exists on node \"{from}\": delete it first, in a transaction of its own",
+        key.kind.resource(),
+        key.name
+    );
+    (from != to).then_some((Reason::AlreadyExists, message))
+}
+
+fn held_addresses(after: &Cluster, key: &ObjectKey, workload: &Workload) -> Vec<(Reason, String)> {
+    if workload.host_network {
+        return Vec::new();
+    }
+    let held = workload.addresses.iter().filter_map(|&address| {
+        let holder = after.holders(address).find(|&holder| holder != key)?;
+        let message = format!("address {address} is already held by {holder}");
+        Some((Reason::AlreadyExists, message))
+    });
+    held.collect()
+}

@@ -1,0 +1,216 @@
+//! The only mutator of the cluster: one thread that decides transactions in turn, journals them in groups, and only
+//! then lets anyone see them. Parses nothing, sends nothing to nodes.
+
+mod group;
+
+use std::{
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+    thread,
+};
+
+use sallyport_proto::{Epoch, Revision};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, error};
+
+use self::group::Group;
+use crate::{
+    cluster::Cluster,
+    compile::Compiler,
+    history::{Committed, Event, History},
+    journal::{Journal, JournalError, Recovered},
+    model::ObjectKey,
+    nodes::{Affected, Nodes},
+    transaction::{Change, Edit, Problem},
+};
+
+/// How many transactions may wait. Those who come later wait to be let in.
+const QUEUE: usize = 1_024;
+
+/// What everyone sees: the last committed state.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The last transaction.
+    pub revision: Revision,
+    /// How often the control plane was restored from a backup.
+    pub epoch: Epoch,
+    /// The cluster after the last transaction.
+    pub cluster: Cluster,
+    /// The recent transactions.
+    pub history: History,
+}
+
+/// What a transaction came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// The revision that it became; the current one if it changed nothing or was only tried.
+    pub revision: Revision,
+    /// What it did, one entry an object.
+    pub changes: Vec<Change>,
+}
+
+/// Why a transaction was not carried out.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Something is wrong with it: everything that is.
+    #[error("{}", lines(.0))]
+    Problems(Vec<Problem>),
+    /// The cluster moved on.
+    #[error("the current revision is {current}, not {expected}: nothing was changed. Look at what changed and try again")]
+    Stale {
+        /// What the caller expected.
+        expected: Revision,
+        /// What it is.
+        current: Revision,
+    },
+    /// It could not be made durable.
+    #[error("nothing was changed: {0}")]
+    Journal(Arc<JournalError>),
+    /// The control plane is going down.
+    #[error("the control plane is stopping: nothing was changed")]
+    Stopping,
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// A transaction on its way to the writer.
+#[derive(Debug)]
+pub struct Submission {
+    /// What to do.
+    pub edits: Vec<Edit>,
+    /// Refuse unless this is the current revision.
+    pub expected_revision: Option<Revision>,
+    /// Decide, and change nothing.
+    pub dry_run: bool,
+}
+
+struct Queued {
+    submission: Submission,
+    answer: oneshot::Sender<Result<Carried, Refusal>>,
+}
+
+/// The way to the writer, for all who have transactions.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    queue: mpsc::Sender<Queued>,
+    published: watch::Receiver<Arc<Published>>,
+}
+
+/// The writer's end, for who started it.
+#[derive(Debug)]
+pub struct Running {
+    /// Ends when the writer ends: with `Ok` when it was asked to, by the last [`Writer`] going away.
+    pub ended: oneshot::Receiver<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Writer {
+    /// Starts the writer on what the journal held.
+    pub fn start(
+        journal: Box<dyn Journal>,
+        recovered: Recovered,
+    ) -> std::io::Result<(Writer, Arc<Nodes>, Running)> {
+        let Recovered { cluster, revision, epoch, history } = recovered;
+        let compiler = Compiler::new(&cluster);
+        let policies = compiler.policies().map(|(name, policy)| (name.to_owned(), policy.clone()));
+        let nodes = Arc::new(Nodes::new(epoch, revision, policies));
+        let (publish, published) = watch::channel(Arc::new(Published { revision, epoch, cluster, history }));
+        let (queue, queued) = mpsc::channel(QUEUE);
+        let (end, ended) = oneshot::channel();
+        let state = State { journal, compiler, nodes: nodes.clone(), publish };
+        let thread = thread::Builder::new().name("writer".to_owned()).spawn(move || {
+            // A panic drops `end`, which tells who started us.
+            if panic::catch_unwind(AssertUnwindSafe(|| state.run(queued))).is_ok() {
+                let _ = end.send(());
+            }
+        })?;
+        Ok((Writer { queue, published }, nodes, Running { ended, thread }))
+    }
+
+    /// Has a transaction carried out. Returns when it is durable and visible, or refused.
+    pub async fn submit(&self, submission: Submission) -> Result<Carried, Refusal> {
+        let (answer, answered) = oneshot::channel();
+        let queued = Queued { submission, answer };
+        self.queue.send(queued).await.map_err(|_| Refusal::Stopping)?;
+        answered.await.map_err(|_| Refusal::Stopping)?
+    }
+
+    /// The last committed state.
+    pub fn current(&self) -> Arc<Published> {
+        self.published.borrow().clone()
+    }
+
+    /// Every committed state from now on; one that is overtaken may be passed over.
+    pub fn watch(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.clone()
+    }
+}
+
+impl Running {
+    /// Waits until all that was queued is carried out and the journal is closed. Every [`Writer`] has to be gone.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            error!("the writer panicked");
+        }
+    }
+}
+
+struct State {
+    journal: Box<dyn Journal>,
+    compiler: Compiler,
+    nodes: Arc<Nodes>,
+    publish: watch::Sender<Arc<Published>>,
+}
+
+impl State {
+    fn run(mut self, mut queue: mpsc::Receiver<Queued>) {
+        while let Some(first) = queue.blocking_recv() {
+            let group = self.decide(first, &mut queue);
+            self.carry_out(group);
+        }
+    }
+
+    /// Decides what is queued, each on top of those before it.
+    fn decide(&self, first: Queued, queue: &mut mpsc::Receiver<Queued>) -> Group {
+        let mut group = Group::on(self.publish.borrow().clone());
+        group.decide(first);
+        while !group.is_full()
+            && let Ok(next) = queue.try_recv()
+        {
+            group.decide(next);
+        }
+        group
+    }
+
+    /// Durable, then visible, then answered.
+    fn carry_out(&mut self, group: Group) {
+        let committed = group.committed();
+        if let Err(error) = self.journal.append(&committed) {
+            error!(%error, transactions = committed.len(), "refused, because they could not be made durable");
+            return group.refuse(&Arc::new(error));
+        }
+        for (committed, cluster) in group.accepted() {
+            self.compile(committed, cluster);
+        }
+        if !committed.is_empty() {
+            debug!(revision = group.published().revision, transactions = committed.len(), "committed");
+            self.publish.send_replace(group.published());
+        }
+        group.answer();
+    }
+
+    /// Tells the nodes that a transaction affects, and no others.
+    fn compile(&mut self, committed: &Committed, cluster: &Cluster) {
+        let changed: Vec<ObjectKey> = committed.events.iter().map(Event::key).cloned().collect();
+        let mut affected = Affected::default();
+        for name in self.compiler.update(cluster, &changed) {
+            match self.compiler.policy(&name) {
+                Some(policy) => affected.policies.push((name, policy.clone())),
+                None => affected.gone.push(name),
+            }
+        }
+        self.nodes.commit(committed.revision, affected);
+    }
+}

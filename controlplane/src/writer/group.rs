@@ -1,0 +1,110 @@
+//! The transactions that are journaled together: what each comes to on top of those before it. Touches neither journal
+//! nor anything that others see.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::{Carried, Published, Queued, Refusal, Submission};
+use crate::{
+    cluster::Cluster,
+    history::Committed,
+    journal::JournalError,
+    transaction::{self, Outcome},
+};
+
+/// A group ends here, so that the first in it does not wait for long.
+const MAX_TRANSACTIONS: usize = 1_024;
+const MAX_EDITS: usize = 16_384;
+
+/// What a transaction is to be told once the group is durable.
+pub(super) struct Decision {
+    answer: oneshot::Sender<Result<Carried, Refusal>>,
+    result: Result<Carried, Refusal>,
+    /// It was decided on top of one that is not durable yet.
+    rests_on_group: bool,
+}
+
+/// Transactions that are decided, and what they lead to.
+pub(super) struct Group {
+    after: Published,
+    decisions: Vec<Decision>,
+    accepted: Vec<(Arc<Committed>, Cluster)>,
+    edits: usize,
+}
+
+impl Group {
+    /// An empty group on top of what is committed.
+    pub(super) fn on(published: Arc<Published>) -> Group {
+        Group {
+            after: Published::clone(&published),
+            decisions: Vec::new(),
+            accepted: Vec::new(),
+            edits: 0,
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.decisions.len() >= MAX_TRANSACTIONS || self.edits >= MAX_EDITS
+    }
+
+    /// Decides one more.
+    pub(super) fn decide(&mut self, queued: Queued) {
+        let Queued { submission, answer } = queued;
+        self.edits += submission.edits.len();
+        let result = self.try_out(submission);
+        let rests_on_group = !self.accepted.is_empty();
+        self.decisions.push(Decision { answer, result, rests_on_group });
+    }
+
+    fn try_out(&mut self, submission: Submission) -> Result<Carried, Refusal> {
+        let Submission { edits, expected_revision, dry_run } = submission;
+        let current = self.after.revision;
+        if let Some(expected) = expected_revision.filter(|&expected| expected != current) {
+            return Err(Refusal::Stale { expected, current });
+        }
+        let outcome = transaction::carry_out(&self.after.cluster, edits, current + 1);
+        let Outcome { cluster, changes, committed } = outcome.map_err(Refusal::Problems)?;
+        if let Some(committed) = committed.filter(|_| !dry_run) {
+            let committed = Arc::new(committed);
+            self.after.revision = committed.revision;
+            self.after.cluster = cluster.clone();
+            self.after.history.push(committed.clone());
+            self.accepted.push((committed, cluster));
+        }
+        Ok(Carried { revision: self.after.revision, changes })
+    }
+
+    /// The transactions that change something, in order.
+    pub(super) fn committed(&self) -> Vec<Arc<Committed>> {
+        self.accepted.iter().map(|(committed, _)| committed.clone()).collect()
+    }
+
+    /// The same, each with the cluster after it.
+    pub(super) fn accepted(&self) -> impl Iterator<Item = (&Committed, &Cluster)> {
+        self.accepted.iter().map(|(committed, cluster)| (&**committed, cluster))
+    }
+
+    /// The state after the whole group.
+    pub(super) fn published(&self) -> Arc<Published> {
+        Arc::new(self.after.clone())
+    }
+
+    /// Tells each what it came to.
+    pub(super) fn answer(self) {
+        for decision in self.decisions {
+            // Who asked may have gone.
+            let _ = decision.answer.send(decision.result);
+        }
+    }
+
+    /// The group did not become durable. Whoever was decided on top of it, even refused, is told so too.
+    pub(super) fn refuse(self, error: &Arc<JournalError>) {
+        for decision in self.decisions {
+            let _ = decision.answer.send(match decision.rests_on_group {
+                true => Err(Refusal::Journal(error.clone())),
+                false => decision.result,
+            });
+        }
+    }
+}
