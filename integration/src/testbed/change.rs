@@ -45,6 +45,9 @@ pub enum Change {
     AwaitUp { index: u32 },
     /// A /32 or /128, usable at once.
     Address { index: u32, address: IpAddr },
+    /// Waits until packets to an own address are taken in. Even of an address without duplicate detection the kernel
+    /// adds the local route of IPv6 in the background.
+    AwaitAddress { address: IpAddr },
     /// Takes an address away.
     DropAddress { index: u32, address: IpAddr },
     /// A route, by a gateway that need not be on-link, preferring `source`; replaces one to the same destination.
@@ -117,6 +120,7 @@ impl fmt::Display for Change {
             Self::Address { index, address } => {
                 write!(f, "ip address replace {address} dev if{index} nodad")
             }
+            Self::AwaitAddress { address } => write!(f, "ip route get {address}"),
             Self::DropAddress { index, address } => {
                 write!(f, "ip address del {address} dev if{index}")
             }

@@ -34,9 +34,9 @@ pub(super) async fn carry_out(
 ) -> Result<(), Error> {
     let mut pending = Vec::with_capacity(changes.len());
     for change in changes {
-        if let Change::AwaitUp { index } = change {
+        if matches!(change, Change::AwaitUp { .. } | Change::AwaitAddress { .. }) {
             settle(namespace, std::mem::take(&mut pending)).await?;
-            await_up(&handle, namespace, index).await?;
+            wait(&handle, namespace, &change).await?;
             continue;
         }
         let (message, flags) = encode(&change);
@@ -87,37 +87,39 @@ fn refused(namespace: &str, change: &Change, source: rtnetlink::Error) -> Error 
     }
 }
 
-async fn await_up(handle: &rtnetlink::Handle, namespace: &str, index: u32) -> Result<(), Error> {
+/// Asks the kernel again and again whether it has done in the background what `change` waits for.
+async fn wait(handle: &rtnetlink::Handle, namespace: &str, change: &Change) -> Result<(), Error> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        let mut query = LinkMessage::default();
-        query.header.index = index;
-        let change = Change::AwaitUp { index };
-        let mut replies = send(handle, RouteNetlinkMessage::GetLink(query), 0)
-            .map_err(|source| refused(namespace, &change, source))?;
+        let (query, flags) = encode(change);
+        let mut last = rtnetlink::Error::RequestFailed;
+        let mut replies =
+            send(handle, query, flags).map_err(|source| refused(namespace, change, source))?;
         while let Some(reply) = replies.next().await {
             match reply.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
-                    if link
-                        .attributes
-                        .contains(&LinkAttribute::OperState(State::Up)) =>
-                {
-                    return Ok(());
-                }
+                NetlinkPayload::InnerMessage(reply) if is_done(change, &reply) => return Ok(()),
                 NetlinkPayload::Error(error) if error.code.is_some() => {
-                    return Err(refused(
-                        namespace,
-                        &change,
-                        rtnetlink::Error::NetlinkError(error),
-                    ));
+                    last = rtnetlink::Error::NetlinkError(error)
                 }
                 _ => {}
             }
         }
         if Instant::now() > deadline {
-            return Err(refused(namespace, &change, rtnetlink::Error::RequestFailed));
+            return Err(refused(namespace, change, last));
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn is_done(change: &Change, reply: &RouteNetlinkMessage) -> bool {
+    match (change, reply) {
+        (Change::AwaitUp { .. }, RouteNetlinkMessage::NewLink(link)) => link
+            .attributes
+            .contains(&LinkAttribute::OperState(State::Up)),
+        (Change::AwaitAddress { .. }, RouteNetlinkMessage::NewRoute(route)) => {
+            route.header.kind == RouteType::Local
+        }
+        _ => false,
     }
 }
 
@@ -154,7 +156,21 @@ fn encode(change: &Change) -> (RouteNetlinkMessage, u16) {
             ]));
             (RouteNetlinkMessage::NewLink(near), NEW)
         }
-        Change::Up { index } | Change::AwaitUp { index } => {
+        Change::AwaitUp { index } => {
+            let mut query = LinkMessage::default();
+            query.header.index = *index;
+            (RouteNetlinkMessage::GetLink(query), 0)
+        }
+        Change::AwaitAddress { address } => {
+            let mut query = RouteMessage::default();
+            query.header.address_family = family(*address);
+            query.header.destination_prefix_length = prefix(*address);
+            query
+                .attributes
+                .push(RouteAttribute::Destination(route_address(*address)));
+            (RouteNetlinkMessage::GetRoute(query), 0)
+        }
+        Change::Up { index } => {
             let mut link = LinkMessage::default();
             link.header.index = *index;
             link.header.flags = LinkFlags::Up;

@@ -63,12 +63,14 @@ pub(super) struct Neighbour {
 
 /// Gives the fabric its addresses.
 pub(super) fn fabric(netns: &Netns, addresses: &[IpAddr]) -> Plan {
+    let add = |&address| Change::Address {
+        index: LOOPBACK,
+        address,
+    };
     let changes = addresses
         .iter()
-        .map(|&address| Change::Address {
-            index: LOOPBACK,
-            address,
-        })
+        .map(add)
+        .chain(settled(addresses))
         .collect();
     vec![vec![(netns.clone(), changes)]]
 }
@@ -121,6 +123,7 @@ pub(super) fn uplink(
         });
     }
     near.push(Change::AwaitUp { index });
+    near.extend(settled(addresses));
     vec![
         vec![(fabric.clone(), vec![pair])],
         vec![(node.clone(), near)],
@@ -137,6 +140,7 @@ pub(super) fn bridge(node: &Netns, port: Port) -> Plan {
         mac: port.inner(),
     }];
     changes.extend(GATEWAYS.map(|address| Change::Address { index, address }));
+    changes.extend(settled(&GATEWAYS[..1]));
     vec![vec![(node.clone(), changes)]]
 }
 
@@ -239,6 +243,7 @@ pub(super) fn assign(
         };
         (fabric.clone(), addresses.iter().map(lead).collect())
     }));
+    own.extend(settled(addresses));
     vec![
         vec![(netns.clone(), own)],
         vec![(owner.netns.clone(), owners)],
@@ -308,6 +313,13 @@ pub(super) fn withdraw(
         vec![(owner.netns.clone(), forget(towards))],
         vec![(netns.clone(), own)],
     ]
+}
+
+/// Waits for addresses just given.
+fn settled(addresses: &[IpAddr]) -> impl Iterator<Item = Change> {
+    addresses
+        .iter()
+        .map(|&address| Change::AwaitAddress { address })
 }
 
 /// The one of `addresses` that is of `like`'s family.

@@ -1,0 +1,83 @@
+//! The programs that users run, as this checkout builds them. Tests and proofs drive these, never a library call.
+
+use std::{
+    env,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::OnceLock,
+};
+
+/// The programs.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// `sallyport-controlplane`.
+    pub controlplane: PathBuf,
+    /// `sallyport-enforcer`.
+    pub enforcer: PathBuf,
+    /// `sallyport`, the CLI.
+    pub sallyport: PathBuf,
+}
+
+/// Why the programs are not there.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Cargo could not build them.
+    #[error("`cargo build` of Sallyport's programs failed")]
+    Build,
+    /// They are not where they should be.
+    #[error("{} is not there: run `cargo build --workspace` (with `--release` for a release build)", .0.display())]
+    Missing(PathBuf),
+}
+
+/// Finds the programs beside this one. Under cargo they are built first, so that they are those of this checkout.
+///
+/// Call it before entering other namespaces.
+pub fn binaries() -> Result<Binaries, Error> {
+    static FOUND: OnceLock<Result<Binaries, Error>> = OnceLock::new();
+    FOUND.get_or_init(find).clone()
+}
+
+fn find() -> Result<Binaries, Error> {
+    let own = env::current_exe().expect("a running program has a path");
+    let mut directory = own.parent().expect("a program is in a directory");
+    if directory.ends_with("deps") {
+        directory = directory
+            .parent()
+            .expect("`deps` is in a profile's directory");
+    }
+    if let Some(cargo) = env::var_os("CARGO") {
+        let mut build = Command::new(cargo);
+        build.args([
+            "build",
+            "--quiet",
+            "--bins",
+            "-p",
+            "sallyport-controlplane",
+            "-p",
+            "sallyport-enforcer",
+        ]);
+        if directory.ends_with("release") {
+            build.arg("--release");
+        }
+        build
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdin(Stdio::null());
+        match build.status() {
+            Ok(status) if status.success() => {}
+            _ => return Err(Error::Build),
+        }
+    }
+    let program = |name: &str| {
+        let path = directory.join(name);
+        if path.exists() {
+            Ok(path)
+        } else {
+            Err(Error::Missing(path))
+        }
+    };
+    Ok(Binaries {
+        controlplane: program("sallyport-controlplane")?,
+        enforcer: program("sallyport-enforcer")?,
+        sallyport: program("sallyport")?,
+    })
+}

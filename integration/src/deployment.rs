@@ -1,0 +1,339 @@
+//! Sallyport as users run it, on a testbed: one control plane in the fabric, one enforcer on each node, each a process
+//! of its own that can be killed and started again.
+
+use std::{
+    fs::File,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use sallyport_proto::wire::{self, policy_service_client::PolicyServiceClient};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    binaries::{self, Binaries, binaries},
+    reactor,
+    testbed::{self, Host, Testbed},
+};
+
+/// The control plane's port.
+const PORT: u16 = 7443;
+
+/// How long a program may take to be up, and a revision to be enforced.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Why a deployment does not work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The programs are not there.
+    #[error(transparent)]
+    Binaries(#[from] binaries::Error),
+    /// The testbed failed.
+    #[error(transparent)]
+    Testbed(#[from] testbed::Error),
+    /// The operating system failed.
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+    /// A program did not do in time what it should.
+    #[error("{0} within {PATIENCE:?}; its log: {1}")]
+    Late(String, String),
+    /// The control plane refused.
+    #[error("the control plane: {}", .0.message())]
+    Refused(#[from] tonic::Status),
+    /// A revision was not enforced in time.
+    #[error("revision {revision} is not enforced; lagging: {lagging}")]
+    NotEnforced {
+        /// The revision.
+        revision: u64,
+        /// The nodes that lag, and why.
+        lagging: String,
+    },
+}
+
+/// A running deployment. Its processes die with it.
+pub struct Deployment {
+    /// Where it runs.
+    pub bed: Testbed,
+    binaries: Binaries,
+    directory: tempfile::TempDir,
+    control_plane: Option<Child>,
+    enforcers: Vec<Option<Child>>,
+    enforcer_arguments: Vec<String>,
+}
+
+impl Deployment {
+    /// Starts a control plane, and an enforcer with these arguments on each node.
+    pub fn start(bed: Testbed, enforcer_arguments: &[&str]) -> Result<Deployment, Error> {
+        let mut deployment = Deployment {
+            binaries: binaries()?,
+            directory: tempfile::tempdir().map_err(|error| Error::Io("make a directory", error))?,
+            control_plane: None,
+            enforcers: (0..bed.nodes()).map(|_| None).collect(),
+            enforcer_arguments: enforcer_arguments
+                .iter()
+                .map(|&argument| argument.to_owned())
+                .collect(),
+            bed,
+        };
+        deployment.start_control_plane()?;
+        for node in 0..deployment.bed.nodes() {
+            deployment.start_enforcer(node)?;
+        }
+        Ok(deployment)
+    }
+
+    /// The name of a node, counted from 0.
+    pub fn node_name(node: usize) -> String {
+        format!("node-{}", node + 1)
+    }
+
+    /// Where the control plane listens, as the nodes and `sallyport --server` take it.
+    pub fn server(&self) -> String {
+        format!("http://{}:{PORT}", self.bed.fabric_address())
+    }
+
+    /// Where a program keeps its journal.
+    pub fn data_dir(&self, program: &str) -> PathBuf {
+        self.directory.path().join(program)
+    }
+
+    /// What a program has logged.
+    pub fn log(&self, program: &str) -> String {
+        std::fs::read_to_string(self.log_path(program)).unwrap_or_default()
+    }
+
+    fn log_path(&self, program: &str) -> PathBuf {
+        self.directory.path().join(format!("{program}.log"))
+    }
+
+    /// Starts the control plane, and waits until it serves.
+    pub fn start_control_plane(&mut self) -> Result<(), Error> {
+        let listen = format!("{}:{PORT}", self.bed.fabric_address());
+        let mut command = self
+            .bed
+            .fabric()
+            .netns()
+            .command(&self.binaries.controlplane);
+        command
+            .args(["--listen", &listen, "--data-dir"])
+            .arg(self.data_dir("controlplane"));
+        let child = self.spawn(self.bed.fabric(), command, "controlplane")?;
+        self.control_plane = Some(child);
+        let address = SocketAddr::new(self.bed.fabric_address().into(), PORT);
+        self.wait_for("the control plane does not listen", "controlplane", || {
+            let connect =
+                || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100));
+            self.bed.fabric().netns().run(connect).is_ok()
+        })
+    }
+
+    /// Starts a node's enforcer. It is up when its table is.
+    pub fn start_enforcer(&mut self, node: usize) -> Result<(), Error> {
+        let name = Self::node_name(node);
+        let mut command = self.bed.node(node).netns().command(&self.binaries.enforcer);
+        command
+            .args([
+                "--node-name",
+                &name,
+                "--control-plane",
+                &self.server(),
+                "--data-dir",
+            ])
+            .arg(self.data_dir(&name))
+            .args(&self.enforcer_arguments);
+        let child = self.spawn(self.bed.node(node), command, &name)?;
+        self.enforcers[node] = Some(child);
+        self.wait_for("the enforcer is not up", &name, || {
+            self.log(&name).contains(" enforcing ")
+        })
+    }
+
+    fn spawn(&self, host: &Host, mut command: Command, program: &str) -> Result<Child, Error> {
+        let log =
+            File::create(self.log_path(program)).map_err(|error| Error::Io("make a log", error))?;
+        command
+            .env(
+                "RUST_LOG",
+                std::env::var("SALLYPORT_TEST_LOG").unwrap_or_else(|_| "info".into()),
+            )
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        host.netns()
+            .spawn(command)
+            .map_err(|error| Error::Io("start a program", error))
+    }
+
+    fn wait_for(
+        &self,
+        what: &str,
+        program: &str,
+        mut is_so: impl FnMut() -> bool,
+    ) -> Result<(), Error> {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so() {
+            if Instant::now() > deadline {
+                return Err(Error::Late(what.into(), self.log(program)));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Kills the control plane as `kill -9` does.
+    pub fn kill_control_plane(&mut self) {
+        kill(self.control_plane.take());
+    }
+
+    /// Kills a node's enforcer as `kill -9` does.
+    pub fn kill_enforcer(&mut self, node: usize) {
+        kill(self.enforcers[node].take());
+    }
+
+    /// The process of a node's enforcer.
+    pub fn enforcer_pid(&self, node: usize) -> Option<u32> {
+        self.enforcers[node].as_ref().map(Child::id)
+    }
+
+    /// Runs the CLI in a directory.
+    pub fn sallyport(&self, directory: &Path, arguments: &[&str]) -> Result<Output, Error> {
+        let mut command = self.bed.fabric().netns().command(&self.binaries.sallyport);
+        command
+            .args(arguments)
+            .env("SALLYPORT_SERVER", self.server())
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = self.bed.fabric().netns().spawn(command);
+        child
+            .and_then(Child::wait_with_output)
+            .map_err(|error| Error::Io("run sallyport", error))
+    }
+
+    /// A client of the API.
+    pub fn client(&self) -> Result<Client, Error> {
+        let fabric = self.bed.fabric().netns().clone();
+        let address = SocketAddr::new(self.bed.fabric_address().into(), PORT);
+        let connector = tower::service_fn(move |_| {
+            let fabric = fabric.clone();
+            async move {
+                // A socket stays in the namespace that it was made in.
+                let socket = fabric.run(|| std::net::TcpStream::connect(address))?;
+                socket.set_nonblocking(true)?;
+                socket.set_nodelay(true)?;
+                Ok::<_, io::Error>(hyper_util::rt::TokioIo::new(
+                    tokio::net::TcpStream::from_std(socket)?,
+                ))
+            }
+        });
+        let endpoint = Endpoint::from_static("http://control-plane");
+        let channel =
+            reactor::wait(async move { endpoint.connect_with_connector(connector).await })
+                .map_err(|error| Error::Refused(tonic::Status::unavailable(error.to_string())))?;
+        Ok(Client {
+            service: PolicyServiceClient::new(channel),
+        })
+    }
+
+    /// What stock nft lists of a node's ruleset.
+    pub fn ruleset(&self, node: usize) -> Result<String, Error> {
+        let mut command = self.bed.node(node).netns().command("nft");
+        command.args(["list", "ruleset"]).stdout(Stdio::piped());
+        let child = self.bed.node(node).netns().spawn(command);
+        let output = child
+            .and_then(Child::wait_with_output)
+            .map_err(|error| Error::Io("run nft", error))?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        kill(self.control_plane.take());
+        for enforcer in &mut self.enforcers {
+            kill(enforcer.take());
+        }
+    }
+}
+
+fn kill(child: Option<Child>) {
+    if let Some(mut child) = child {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// A client of the API that waits for answers.
+#[derive(Clone)]
+pub struct Client {
+    service: PolicyServiceClient<Channel>,
+}
+
+/// A manifest, to be put.
+pub fn put(text: impl Into<String>) -> wire::Edit {
+    edit(wire::edit::Op::Put(manifest(text)))
+}
+
+/// A manifest, whose objects are to be deleted.
+pub fn delete(text: impl Into<String>) -> wire::Edit {
+    edit(wire::edit::Op::DeleteManifest(manifest(text)))
+}
+
+fn manifest(text: impl Into<String>) -> wire::Manifest {
+    wire::Manifest {
+        text: text.into(),
+        source: "test".into(),
+    }
+}
+
+fn edit(op: wire::edit::Op) -> wire::Edit {
+    wire::Edit { op: Some(op) }
+}
+
+impl Client {
+    /// Carries out a transaction. Returns its revision.
+    pub fn apply(&mut self, edits: Vec<wire::Edit>) -> Result<u64, Error> {
+        let request = wire::ApplyRequest {
+            edits,
+            ..wire::ApplyRequest::default()
+        };
+        let mut service = self.service.clone();
+        let response = reactor::wait(async move { service.apply(request).await })?;
+        Ok(response.into_inner().revision)
+    }
+
+    /// Waits until every node that must has a revision in its kernel.
+    pub fn wait_enforced(&mut self, revision: u64) -> Result<(), Error> {
+        let request = wire::WaitEnforcedRequest {
+            revision,
+            timeout_ms: PATIENCE.as_millis() as u32,
+        };
+        let mut service = self.service.clone();
+        let response =
+            reactor::wait(async move { service.wait_enforced(request).await })?.into_inner();
+        if response.enforced {
+            return Ok(());
+        }
+        let lagging = response
+            .lagging
+            .iter()
+            .map(|node| format!("{} ({})", node.name, node.reason));
+        Err(Error::NotEnforced {
+            revision,
+            lagging: lagging.collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Carries out a transaction, and waits until it is enforced. Returns its revision.
+    pub fn enforce(&mut self, edits: Vec<wire::Edit>) -> Result<u64, Error> {
+        let revision = self.apply(edits)?;
+        self.wait_enforced(revision)?;
+        Ok(revision)
+    }
+}
