@@ -41,9 +41,9 @@ pub fn parse(text: &str, source: &str) -> Result<Vec<Object>, Vec<Problem>> {
     let mut report = Report::new(source);
     let mut objects = Vec::new();
     for document in document::read(text, &mut report) {
-        for item in expand::items(document, &mut report) {
-            objects.extend(kinds::object(item, &mut report));
-        }
+        expand::each(document, &mut report, &mut |item, report| {
+            objects.extend(kinds::object(item, report));
+        });
     }
     report.finish(objects)
 }
@@ -54,9 +54,9 @@ pub fn parse_keys(text: &str, source: &str) -> Result<Vec<ObjectKey>, Vec<Proble
     let mut report = Report::new(source);
     let mut keys = Vec::new();
     for document in document::read(text, &mut report) {
-        for item in expand::items(document, &mut report) {
-            keys.extend(kinds::key(&item, &mut report));
-        }
+        expand::each(document, &mut report, &mut |item, report| {
+            keys.extend(kinds::key(&item, report));
+        });
     }
     report.finish(keys)
 }

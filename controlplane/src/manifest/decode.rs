@@ -153,6 +153,13 @@ impl de::Error for Error {
             Unexpected::Map => "an object".to_owned(),
             other => other.to_string(),
         };
+        let is_scalar = matches!(
+            unexpected,
+            Unexpected::Bool(_)
+                | Unexpected::Unsigned(_)
+                | Unexpected::Signed(_)
+                | Unexpected::Float(_)
+        );
         let expected = expected.to_string();
         let wanted = match expected.as_str() {
             "i32" | "a 32-bit integer" => "a 32-bit integer",
@@ -163,6 +170,7 @@ impl de::Error for Error {
             "Quantity" => "a quantity, such as \"500m\" or \"128Mi\"",
             name if name.starts_with(|c: char| c.is_ascii_uppercase()) => "an object",
             name if name.starts_with("struct ") => "an object",
+            "a string" if is_scalar => "a string (put it in quotes)",
             name => name,
         };
         Error {

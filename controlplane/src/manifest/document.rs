@@ -1,12 +1,15 @@
 //! Splits a text into documents and reads each into a tree, within limits that a hostile text cannot pass. Knows no
 //! kind of object.
 
-use serde_saphyr::{UserMessageFormatter, options::DuplicateKeyPolicy};
+use serde_saphyr::{
+    Error as YamlError, Spanned, UserMessageFormatter, budget::BudgetBreach,
+    options::DuplicateKeyPolicy,
+};
 
 use super::{
     MAX_ALIASED, MAX_DEPTH, MAX_NODES,
     problem::Report,
-    tree::{Json, Read, Tree, Value, Yaml},
+    tree::{Form, Json, Read, Tree, Value, Yaml},
 };
 
 /// One document that is not empty.
@@ -20,12 +23,12 @@ pub(super) struct Document {
 /// The documents of a text. One that cannot be read is reported, and the others are read all the same.
 pub(super) fn read(text: &str, report: &mut Report) -> Vec<Document> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.trim_start().starts_with('{') {
+    if let Some(inside) = text.trim_start().strip_prefix('{') {
         match json_stream(text) {
             Ok(documents) => return documents,
-            Err((number, error)) => {
-                // A YAML flow mapping begins like JSON. If it is neither, it was meant to be JSON.
-                let mut as_yaml = Report::new("");
+            // A YAML flow mapping begins like JSON, and may even have its first key in quotes.
+            Err((number, error)) if inside.trim_start().starts_with('"') && !is_separated(text) => {
+                let mut as_yaml = report.fresh();
                 let documents = yaml_documents(text, &mut as_yaml);
                 if as_yaml.is_empty() {
                     return documents;
@@ -33,6 +36,7 @@ pub(super) fn read(text: &str, report: &mut Report) -> Vec<Document> {
                 json_error(number, &error, report);
                 return Vec::new();
             }
+            Err(_) => {}
         }
     }
     yaml_documents(text, report)
@@ -59,7 +63,9 @@ fn json_error(document: usize, error: &serde_json::Error, report: &mut Report) {
     let text = text
         .strip_suffix(&format!(" at line {line} column {column}"))
         .unwrap_or(&text);
-    let position = u32::try_from(line).ok().zip(u32::try_from(column).ok());
+    let position = u32::try_from(line)
+        .ok()
+        .zip(u32::try_from(column.max(1)).ok());
     report.text(document, position, format!("malformed JSON: {text}"));
 }
 
@@ -84,14 +90,13 @@ fn yaml_documents(text: &str, report: &mut Report) -> Vec<Document> {
             continue;
         }
         number += 1;
-        match serde_saphyr::from_str_with_options::<Read<Yaml>>(chunk.text, options()) {
-            Ok(Read {
-                tree: Tree {
-                    value: Value::Null, ..
-                },
-                ..
+        match serde_saphyr::from_str_with_options::<Spanned<Read<Yaml>>>(chunk.text, options())
+            .map(Yaml::item)
+        {
+            Ok(Tree {
+                value: Value::Null, ..
             }) => {}
-            Ok(Read { mut tree, .. }) => {
+            Ok(mut tree) => {
                 tree.shift(chunk.lines_before);
                 documents.push(Document { number, tree });
             }
@@ -101,16 +106,13 @@ fn yaml_documents(text: &str, report: &mut Report) -> Vec<Document> {
     documents
 }
 
-/// Cuts a text at the lines that begin a document. Such a line can be nothing else in YAML, not even in a quoted text.
+/// Cuts a text at the lines that begin a document.
 fn chunks(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut lines_before, mut marked) = (0, 0, false);
     let (mut offset, mut line_number) = (0, 0);
     for line in text.split_inclusive('\n') {
-        let separates = line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
-        if separates {
+        if is_separator(line) {
             chunks.push(Chunk {
                 text: &text[start..offset],
                 lines_before,
@@ -129,6 +131,16 @@ fn chunks(text: &str) -> Vec<Chunk<'_>> {
     chunks
 }
 
+/// Whether a line begins a document. Such a line can be nothing else in YAML, not even inside a quoted text.
+fn is_separator(line: &str) -> bool {
+    line.strip_prefix("---")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+}
+
+fn is_separated(text: &str) -> bool {
+    text.lines().any(is_separator)
+}
+
 fn yaml_error(
     document: usize,
     error: &serde_saphyr::Error,
@@ -139,13 +151,54 @@ fn yaml_error(
         let line = u32::try_from(at.line()).ok()?.saturating_add(lines_before);
         Some((line, u32::try_from(at.column()).ok()?))
     });
-    let mut text = error
-        .without_snippet()
-        .render_with_formatter(&UserMessageFormatter);
-    if let Some(cut) = text.rfind(" at line ") {
-        text.truncate(cut);
+    report.text(
+        document,
+        position,
+        format!("malformed YAML: {}", explain(error)),
+    );
+}
+
+/// What is wrong, without the place, which is told apart.
+fn explain(error: &serde_saphyr::Error) -> String {
+    let mut cause = error.without_snippet();
+    while let YamlError::AliasError { error, .. } = cause {
+        cause = error;
     }
-    report.text(document, position, format!("malformed YAML: {text}"));
+    match cause {
+        YamlError::Budget {
+            breach: BudgetBreach::Depth { .. },
+            ..
+        } => too_deep(),
+        YamlError::Budget {
+            breach:
+                BudgetBreach::Aliases { .. }
+                | BudgetBreach::Anchors { .. }
+                | BudgetBreach::AliasAnchorRatio { .. }
+                | BudgetBreach::RecordedAnchorEvents { .. }
+                | BudgetBreach::RecordedAnchorBytes { .. }
+                | BudgetBreach::MergeKeys { .. },
+            ..
+        }
+        | YamlError::AliasReplayLimitExceeded { .. }
+        | YamlError::AliasReplayStackDepthExceeded { .. } => {
+            "aliases repeat too much of the document".to_owned()
+        }
+        YamlError::Budget { .. } => "the document is too large".to_owned(),
+        cause => {
+            let text = cause.render_with_formatter(&UserMessageFormatter);
+            match text
+                .split_once(" at line ")
+                .map_or(text.as_str(), |(text, _)| text)
+            {
+                "recursion limit exceeded" => too_deep(),
+                text => text.to_owned(),
+            }
+        }
+    }
+}
+
+fn too_deep() -> String {
+    format!("nested deeper than {MAX_DEPTH} levels")
 }
 
 /// Kubernetes reads YAML 1.1 (`yes` is a boolean, `010` is eight), and so do we: a label `on: yes` is refused, as there.
@@ -153,6 +206,7 @@ fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_depth: MAX_DEPTH,
+            flow_nesting_limit: MAX_DEPTH,
             max_nodes: MAX_NODES,
             max_events: 2 * MAX_NODES,
             max_total_scalar_bytes: 1 << 30,

@@ -7,7 +7,7 @@ use super::{
     problem::{Report, Subject},
     tree::{Tree, Value},
 };
-use crate::validate::{Fault, FieldPath, Path, quote};
+use crate::validate::{Fault, FieldPath, Path, Segment, quote};
 
 /// One object of a document, not decoded yet.
 pub(super) struct Item {
@@ -21,17 +21,12 @@ pub(super) struct Item {
     pub(super) tree: Tree,
 }
 
-/// The objects of a document, in its order.
-pub(super) fn items(document: Document, report: &mut Report) -> Vec<Item> {
-    let mut items = Vec::new();
-    expand(
-        document.number,
-        String::new(),
-        document.tree,
-        report,
-        &mut items,
-    );
-    items
+/// What is done with an object when it is found.
+pub(super) type Found<'f> = dyn FnMut(Item, &mut Report) + 'f;
+
+/// Finds the objects of a document, in its order.
+pub(super) fn each(document: Document, report: &mut Report, found: &mut Found<'_>) {
+    expand(document.number, String::new(), document.tree, report, found);
 }
 
 fn expand(
@@ -39,54 +34,52 @@ fn expand(
     place: String,
     mut tree: Tree,
     report: &mut Report,
-    items: &mut Vec<Item>,
+    found: &mut Found<'_>,
 ) {
     let object = (!place.is_empty()).then_some(place.as_str());
     let mut faults = Vec::new();
-    let fault = |at: Path<'_>, message: String| Fault {
-        field: at.to_field(),
-        message,
+    let fault = |message: &str| Fault {
+        field: FieldPath::default(),
+        message: message.to_owned(),
     };
     let Value::Map(_) = tree.value else {
-        faults.push(fault(
-            Path::ROOT,
-            "must be an object with apiVersion and kind".into(),
-        ));
+        faults.push(fault("must be an object with apiVersion and kind"));
         return tell(document, object, &tree, faults, report);
     };
     let Some((api_version, kind)) = types(&tree, &mut faults) else {
         return tell(document, object, &tree, faults, report);
     };
     if let Some(schema) = Schema::find(&api_version, &kind) {
-        return items.push(Item {
-            document,
-            place,
-            schema,
-            tree,
-        });
+        return found(
+            Item {
+                document,
+                place,
+                schema,
+                tree,
+            },
+            report,
+        );
     }
     let Some(of) = list_of(&api_version, &kind) else {
-        faults.push(fault(Path::ROOT, Schema::no_match(&api_version, &kind)));
+        faults.push(fault(&Schema::no_match(&api_version, &kind)));
         return tell(document, object, &tree, faults, report);
     };
-    let given = take_items(&mut tree, &mut faults);
-    let ok = faults.is_empty();
+    let items = take_items(&mut tree, &mut faults);
     tell(document, object, &tree, faults, report);
-    for (i, mut item) in given.into_iter().enumerate().take_while(|_| ok) {
-        let place = if place.is_empty() {
-            format!("items[{i}]")
-        } else {
-            format!("{place}.items[{i}]")
+    for (i, mut item) in items.into_iter().enumerate() {
+        let place = match place.as_str() {
+            "" => format!("items[{i}]"),
+            list => format!("{list}.items[{i}]"),
         };
+        let mut faults = Vec::new();
         if let Some(schema) = of {
-            let mut faults = Vec::new();
             set_types(&mut item, schema, &kind, &mut faults);
-            if !faults.is_empty() {
-                tell(document, Some(&place), &item, faults, report);
-                continue;
-            }
         }
-        expand(document, place, item, report, items);
+        if faults.is_empty() {
+            expand(document, place, item, report, found);
+        } else {
+            tell(document, Some(&place), &item, faults, report);
+        }
     }
 }
 
@@ -214,7 +207,7 @@ fn set_types(item: &mut Tree, schema: &Schema, list: &str, faults: &mut Vec<Faul
             None => entries.insert(at, (name.to_owned(), Tree::text(wanted))),
             Some(Value::Text(given)) if given == wanted => {}
             Some(Value::Text(given)) => faults.push(Fault {
-                field: FieldPath(vec![crate::validate::Segment::Field(name.to_owned())]),
+                field: FieldPath(vec![Segment::Field(name.to_owned())]),
                 message: format!(
                     "Invalid value: {}: must be {} in a {list}",
                     quote(given),

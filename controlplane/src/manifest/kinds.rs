@@ -151,13 +151,7 @@ pub(super) fn object(mut item: Item, report: &mut Report) -> Option<Object> {
     let mut object = None;
     if let Some(converted) = decoded.value {
         omitted = converted.faults.omitted;
-        // Where a value of a wrong type was put aside, what the rules say of its place is not to the point.
-        let beside = |fault: &Fault| {
-            !decoded
-                .wrong
-                .iter()
-                .any(|wrong| wrong.field.touches(&fault.field))
-        };
+        let beside = |fault: &Fault| !decoded.wrong.iter().any(|wrong| follows(fault, wrong));
         found.extend(converted.faults.list.into_iter().filter(beside));
         object = Some((converted.key, converted.body, converted.namespace_defaulted));
     }
@@ -185,6 +179,13 @@ pub(super) fn object(mut item: Item, report: &mut Report) -> Option<Object> {
         body,
         manifest: Arc::from(item.tree.to_json()),
     })
+}
+
+/// Whether a fault is there only because a value of a wrong type was put aside: it is about that value, or says that
+/// something around it is missing.
+fn follows(fault: &Fault, wrong: &Fault) -> bool {
+    fault.field.is_within(&wrong.field)
+        || wrong.field.is_within(&fault.field) && fault.message.starts_with("Required value")
 }
 
 /// An item's key, from its type and metadata alone.

@@ -101,6 +101,11 @@ impl Report {
         }
     }
 
+    /// An empty report of the same text.
+    pub(super) fn fresh(&self) -> Report {
+        Report::new(&self.source)
+    }
+
     /// Whether nothing has been found so far.
     pub(super) fn is_empty(&self) -> bool {
         self.problems.is_empty()
@@ -148,6 +153,8 @@ impl Report {
         if self.problems.is_empty() {
             return Ok(result);
         }
+        // What cannot be read at all was found before what is wrong in the rest.
+        self.problems.sort_by_key(|problem| problem.document);
         if self.omitted > 0 {
             self.problems.push(Problem {
                 source: self.source,

@@ -134,3 +134,88 @@ pub(crate) fn one_per_family(addresses: &[IpAddr], at: Path<'_>, faults: &mut Fa
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_kubernetes_reads_them() {
+        for (text, network) in [
+            ("10.0.0.0/8", Some("10.0.0.0/8")),
+            ("10.0.0.1/24", Some("10.0.0.0/24")),
+            ("0.0.0.0/0", Some("0.0.0.0/0")),
+            ("1.2.3.4/32", Some("1.2.3.4/32")),
+            ("010.001.000.000/08", Some("10.1.0.0/8")),
+            ("2001:db8::1/64", Some("2001:db8::/64")),
+            ("::/0", Some("::/0")),
+            ("::/000", Some("::/0")),
+            ("::ffff:10.0.0.0/104", Some("10.0.0.0/8")),
+            ("::ffff:10.1.2.3/128", Some("10.1.2.3/32")),
+            ("::ffff:0:0/90", Some("::ffc0:0:0/90")),
+            ("10.0.0.0", None),
+            ("10.0.0.0/", None),
+            ("10.0.0.0/33", None),
+            ("10.0.0.0/+8", None),
+            ("10.0.0.0/-1", None),
+            ("10.0.0.0/8/8", None),
+            ("10.0.0/8", None),
+            ("10.0.0.256/32", None),
+            ("10..0.0/8", None),
+            ("::/129", None),
+            ("fe80::1%eth0/64", None),
+            ("/8", None),
+            ("", None),
+            (" 10.0.0.0/8", None),
+        ] {
+            let network = network.map(|network: &str| {
+                let network: IpNetwork = network.parse().unwrap();
+                IpNetwork::new(network.network(), network.prefix()).unwrap()
+            });
+            assert_eq!(
+                parse_span(text).map(|span| span.network),
+                network,
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_may_be_cut_out_of_a_range() {
+        for (range, except, may) in [
+            ("10.0.0.0/8", "10.1.0.0/16", true),
+            ("10.0.0.0/8", "10.0.0.0/9", true),
+            ("10.0.0.0/8", "10.0.0.0/8", false),
+            ("10.0.0.0/8", "0.0.0.0/0", false),
+            ("10.0.0.0/8", "11.0.0.0/16", false),
+            ("10.0.0.0/8", "2001:db8::/64", false),
+            ("::/0", "10.0.0.0/8", false),
+            ("::/0", "2001:db8::/32", true),
+        ] {
+            let [range, block] = [range, except].map(|text| parse_span(text).unwrap());
+            assert_eq!(range.strictly_contains(&block), may, "{range:?} {except}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_as_kubernetes_reads_them() {
+        for (text, address) in [
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("010.00.000.08", Some("10.0.0.8")),
+            ("2001:DB8::1", Some("2001:db8::1")),
+            ("10.0.0", None),
+            ("10.0.0.1.", None),
+            ("10.0.0.-1", None),
+            ("1e1.0.0.1", None),
+            ("", None),
+            ("...", None),
+            ("localhost", None),
+        ] {
+            assert_eq!(
+                parse_address(text),
+                address.map(|text: &str| text.parse().unwrap()),
+                "{text:?}"
+            );
+        }
+    }
+}

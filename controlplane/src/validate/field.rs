@@ -89,9 +89,9 @@ pub(crate) enum Segment {
 }
 
 impl FieldPath {
-    /// Whether one of the two is inside the other, or they are the same.
-    pub(crate) fn touches(&self, other: &FieldPath) -> bool {
-        self.0.iter().zip(&other.0).all(|(a, b)| a == b)
+    /// Whether it is the other path or leads on from there.
+    pub(crate) fn is_within(&self, other: &FieldPath) -> bool {
+        self.0.starts_with(&other.0)
     }
 }
 
@@ -230,6 +230,23 @@ pub(crate) fn quote(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_is_within_itself_and_what_is_around_it() {
+        let spec = Path::ROOT.field("spec");
+        let ports = spec.field("ports");
+        let (spec, first, second) = (
+            spec.to_field(),
+            ports.index(0).to_field(),
+            ports.index(1).to_field(),
+        );
+        assert!(
+            first.is_within(&spec)
+                && first.is_within(&first)
+                && first.is_within(&FieldPath::default())
+        );
+        assert!(!spec.is_within(&first) && !first.is_within(&second));
+    }
 
     #[test]
     fn a_path_reads_as_the_api_server_writes_it() {

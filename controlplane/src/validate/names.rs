@@ -156,3 +156,152 @@ pub(crate) fn port_number(number: i32) -> Result<u16, String> {
         .filter(|number| *number > 0)
         .ok_or_else(|| "must be between 1 and 65535, inclusive".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and \
+                         must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex \
+                         used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+    const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
+                             or '.', and must start and end with an alphanumeric character (e.g. 'example.com', \
+                             regex used for validation is \
+                             '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+    const NAME_PART: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and \
+                             end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex \
+                             used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+    const KEY: &str = "a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and \
+                       end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used \
+                       for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain \
+                       prefix and '/' (e.g. 'example.com/MyName')";
+    const VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or \
+                         '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or \
+                         'my_value',  or '12345', regex used for validation is \
+                         '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+    fn table(rule: fn(&str) -> Vec<String>, cases: &[(&str, &[&str])]) {
+        for (text, wrong) in cases {
+            assert_eq!(rule(text), *wrong, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn labels() {
+        let (fits, long) = ("a".repeat(63), "a".repeat(64));
+        table(
+            dns1123_label,
+            &[
+                ("a", &[]),
+                ("0-9", &[]),
+                (&fits, &[]),
+                (&long, &["must be no more than 63 bytes"]),
+                ("a.b", &["must not contain dots"]),
+                ("", &[LABEL]),
+                ("A", &[LABEL]),
+                ("-a", &[LABEL]),
+                ("a-", &[LABEL]),
+                ("a_b", &[LABEL]),
+                ("a..b", &[LABEL]),
+                ("ä", &[LABEL]),
+            ],
+        );
+    }
+
+    #[test]
+    fn subdomains() {
+        let (fits, long) = ("a".repeat(253), "a".repeat(254));
+        table(
+            dns1123_subdomain,
+            &[
+                ("a", &[]),
+                ("web.example.com", &[]),
+                (&fits, &[]),
+                (&long, &["must be no more than 253 bytes"]),
+                ("", &[SUBDOMAIN]),
+                ("a.", &[SUBDOMAIN]),
+                (".a", &[SUBDOMAIN]),
+                ("a.-b", &[SUBDOMAIN]),
+                ("Web", &[SUBDOMAIN]),
+            ],
+        );
+    }
+
+    #[test]
+    fn label_keys() {
+        let (long, prefix) = ("a".repeat(64), format!("{}/a", "a".repeat(254)));
+        table(
+            label_key,
+            &[
+                ("app", &[]),
+                ("A_b.c-9", &[]),
+                ("kubernetes.io/metadata.name", &[]),
+                ("", &["name part must be non-empty", NAME_PART]),
+                ("a/", &["name part must be non-empty", NAME_PART]),
+                ("/a", &["prefix part must be non-empty"]),
+                ("-a", &[NAME_PART]),
+                ("a b", &[NAME_PART]),
+                (&long, &["name part must be no more than 63 bytes"]),
+                (&prefix, &["prefix part must be no more than 253 bytes"]),
+                ("A/b", &[&format!("prefix part {SUBDOMAIN}")]),
+                ("a/b/c", &[KEY]),
+            ],
+        );
+    }
+
+    #[test]
+    fn label_values() {
+        let (fits, long) = ("a".repeat(63), "a".repeat(64));
+        table(
+            label_value,
+            &[
+                ("", &[]),
+                ("Web_1.2-b", &[]),
+                (&fits, &[]),
+                (&long, &["must be no more than 63 bytes"]),
+                ("a/b", &[VALUE]),
+                ("-", &[VALUE]),
+                ("a b", &[VALUE]),
+            ],
+        );
+    }
+
+    #[test]
+    fn port_names() {
+        const CHARACTERS: &str =
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)";
+        const LETTER: &str = "must contain at least one letter (a-z)";
+        const ENDS: &str = "must not begin or end with a hyphen";
+        table(
+            port_name,
+            &[
+                ("http", &[]),
+                ("8080-tcp", &[]),
+                ("abcdefghijklmno", &[]),
+                ("abcdefghijklmnop", &["must be no more than 15 bytes"]),
+                ("", &[CHARACTERS, LETTER]),
+                ("HTTP", &[CHARACTERS, LETTER]),
+                ("a_b", &[CHARACTERS]),
+                ("80", &[LETTER]),
+                ("a--b", &["must not contain consecutive hyphens"]),
+                ("-a", &[ENDS]),
+                ("a-", &[ENDS]),
+            ],
+        );
+    }
+
+    #[test]
+    fn port_numbers() {
+        let refused = Err("must be between 1 and 65535, inclusive".to_owned());
+        for (number, result) in [
+            (1, Ok(1)),
+            (65_535, Ok(65_535)),
+            (0, refused.clone()),
+            (-1, refused.clone()),
+            (65_536, refused.clone()),
+            (i32::MAX, refused),
+        ] {
+            assert_eq!(port_number(number), result, "{number}");
+        }
+    }
+}

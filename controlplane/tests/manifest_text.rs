@@ -1,0 +1,537 @@
+//! What is told of a text as a whole: YAML, JSON, documents, lists, unknown kinds and fields, places, limits. Rules for
+//! what is in an object are tested beside this.
+
+use sallyport_controlplane::{
+    manifest::{self, MAX_PROBLEMS},
+    model::Object,
+};
+
+fn said(text: &str) -> Vec<String> {
+    let problems = manifest::parse(text, "m.yaml").expect_err(text);
+    problems.iter().map(ToString::to_string).collect()
+}
+
+fn accepted(text: &str) -> Vec<Object> {
+    manifest::parse(text, "m.yaml").unwrap_or_else(|problems| {
+        panic!(
+            "{text}\n{}",
+            problems
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n")
+        )
+    })
+}
+
+fn keys(objects: &[Object]) -> Vec<String> {
+    objects
+        .iter()
+        .map(|object| object.key.to_string())
+        .collect()
+}
+
+const SUPPORTED: &str = "supported are networking.k8s.io/v1 NetworkPolicy, v1 Namespace, v1 Node, v1 Pod, \
+                         sallyport.dev/v1 Node, sallyport.dev/v1 Workload, and lists of these";
+
+#[test]
+fn documents_come_in_every_form() {
+    let a = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n";
+    let b = "apiVersion: v1\nkind: Namespace\nmetadata: {name: b}\n";
+    let flow = |name: &str| {
+        format!(
+            "{{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{{\"name\":\"{name}\"}}}}"
+        )
+    };
+    for (text, expected) in [
+        (String::new(), &[] as &[&str]),
+        ("\n# nothing\n---\n---\n# nothing\n...\n".into(), &[]),
+        ("---\nnull\n---\n~\n".into(), &[]),
+        (a.into(), &["Namespace a"]),
+        (format!("\u{feff}{a}"), &["Namespace a"]),
+        (a.replace('\n', "\r\n"), &["Namespace a"]),
+        (format!("%YAML 1.2\n---\n{a}"), &["Namespace a"]),
+        (
+            format!("# first\n---\n{a}---\n# empty\n--- # b\n{b}...\n---\n"),
+            &["Namespace a", "Namespace b"],
+        ),
+        (
+            format!("--- {}\n--- {}", flow("a"), flow("b")),
+            &["Namespace a", "Namespace b"],
+        ),
+        (flow("a"), &["Namespace a"]),
+        (
+            format!("\n  {}\n{}", flow("a"), flow("b")),
+            &["Namespace a", "Namespace b"],
+        ),
+        (
+            "{apiVersion: v1, kind: Namespace, metadata: {name: a}}".into(),
+            &["Namespace a"],
+        ),
+        (
+            format!("{}\n---\n{b}", flow("a")),
+            &["Namespace a", "Namespace b"],
+        ),
+        // A line of dashes inside a text is no separator when it is indented.
+        (
+            format!(
+                "{a}---\n{}",
+                b.replace("name: b}", "name: b, annotations: {x: \"a\n   --- b\"}}")
+            ),
+            &["Namespace a", "Namespace b"],
+        ),
+    ] {
+        assert_eq!(keys(&accepted(&text)), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn every_problem_of_a_text_is_told_at_once_with_its_place() {
+    let text = "\
+# a comment
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: web
+  namespace: shop
+spec:
+  podSelecter: {}
+  ingress:
+  - from: [{}]
+    ports:
+    - port: 70000
+    - port: true
+      protocol: ICMP
+  policyTypes: [Ingres]
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: ok}
+---
+apiVersion: apps/v1
+kind: Deployment
+---
+key: [
+---
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: -a
+  name: B
+";
+    assert_eq!(
+        said(text),
+        [
+            "m.yaml:9:3: document 1: NetworkPolicy shop/web: unknown field \"spec.podSelecter\"",
+            "m.yaml:11:12: document 1: NetworkPolicy shop/web: spec.ingress[0].from[0]: Required value: must specify a \
+             peer",
+            "m.yaml:13:7: document 1: NetworkPolicy shop/web: spec.ingress[0].ports[0].port: Invalid value: 70000: \
+             must be between 1 and 65535, inclusive",
+            "m.yaml:14:7: document 1: NetworkPolicy shop/web: spec.ingress[0].ports[1].port: Invalid value: true: must \
+             be an integer or a string",
+            "m.yaml:15:7: document 1: NetworkPolicy shop/web: spec.ingress[0].ports[1].protocol: Unsupported value: \
+             \"ICMP\": supported values: \"TCP\", \"UDP\", \"SCTP\"",
+            "m.yaml:16:17: document 1: NetworkPolicy shop/web: spec.policyTypes[0]: Unsupported value: \"Ingres\": \
+             supported values: \"Ingress\", \"Egress\"",
+            &format!(
+                "m.yaml:22:1: document 3: no matches for kind \"Deployment\" in version \"apps/v1\": {SUPPORTED}"
+            ),
+            "m.yaml:25:6: document 4: malformed YAML: unclosed bracket '['",
+            "m.yaml:31:3: document 5: Namespace B: duplicate field \"metadata.name\"",
+            "m.yaml:31:3: document 5: Namespace B: metadata.name: Invalid value: \"B\": a lowercase RFC 1123 label must \
+             consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric \
+             character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+        ]
+    );
+}
+
+#[test]
+fn what_is_no_object_of_ours_is_refused() {
+    for (text, expected) in [
+        (
+            "[]",
+            "m.yaml:1:1: document 1: must be an object with apiVersion and kind".to_owned(),
+        ),
+        (
+            "hello",
+            "m.yaml:1:1: document 1: must be an object with apiVersion and kind".into(),
+        ),
+        (
+            "kind: Pod",
+            "m.yaml:1:1: document 1: apiVersion: Required value".into(),
+        ),
+        (
+            "{apiVersion: '', kind: Pod}",
+            "m.yaml:1:2: document 1: apiVersion: Required value".into(),
+        ),
+        (
+            "apiVersion: v1",
+            "m.yaml:1:1: document 1: kind: Required value".into(),
+        ),
+        (
+            "{apiVersion: v1, kind: 5}",
+            "m.yaml:1:18: document 1: kind: Invalid value: must be a string".into(),
+        ),
+        (
+            "{apiVersion: v1, kind: pod}",
+            format!(
+                "m.yaml:1:1: document 1: no matches for kind \"pod\" in version \"v1\": {SUPPORTED}"
+            ),
+        ),
+        (
+            "{apiVersion: v1, kind: NetworkPolicy}",
+            format!(
+                "m.yaml:1:1: document 1: no matches for kind \"NetworkPolicy\" in version \"v1\": {SUPPORTED}"
+            ),
+        ),
+        (
+            "{apiVersion: sallyport.dev/v2, kind: Node}",
+            format!(
+                "m.yaml:1:1: document 1: no matches for kind \"Node\" in version \"sallyport.dev/v2\": {SUPPORTED}"
+            ),
+        ),
+        (
+            "{apiVersion: apps/v1, kind: DeploymentList}",
+            format!(
+                "m.yaml:1:1: document 1: no matches for kind \"DeploymentList\" in version \"apps/v1\": {SUPPORTED}"
+            ),
+        ),
+    ] {
+        assert_eq!(said(text), [expected]);
+    }
+}
+
+#[test]
+fn malformed_text_is_told_with_its_place() {
+    for (text, expected) in [
+        (
+            "a: [",
+            "m.yaml:1:4: document 1: malformed YAML: unclosed bracket '['",
+        ),
+        (
+            "---\na: 1\n  b: 2\n",
+            "m.yaml:3:4: document 1: malformed YAML: mapping values are not allowed in this context",
+        ),
+        (
+            "a:\n\tb: 1",
+            "m.yaml:2:2: document 1: malformed YAML: tabs disallowed within this context (block indentation)",
+        ),
+        (
+            "a: *b",
+            "m.yaml:1:4: document 1: malformed YAML: reference to unknown value",
+        ),
+        (
+            "a: !secret b",
+            "m.yaml:1:12: document 1: malformed YAML: unsupported tag `!secret`",
+        ),
+        (
+            "{\"a\": 1 \"b\": 2}",
+            "m.yaml:1:9: document 1: malformed JSON: expected `,` or `}`",
+        ),
+        (
+            "{a: 1, b: [}",
+            "m.yaml:1:11: document 1: malformed YAML: mismatched bracket '[' closed by '}'",
+        ),
+        (
+            "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": []}\n---\n{\"a\": ]}",
+            "m.yaml:3:1: document 2: malformed YAML: mismatched bracket '{' closed by ']'",
+        ),
+        (
+            "{\"a\": 1}\n{\"a\": ",
+            "m.yaml:2:6: document 2: malformed JSON: EOF while parsing a value",
+        ),
+    ] {
+        assert_eq!(said(text), [expected], "{text:?}");
+    }
+}
+
+#[test]
+fn hostile_text_is_refused_in_time() {
+    let laughs: String = ('b'..='j')
+        .map(|name| {
+            let before = char::from(name as u8 - 1);
+            format!(
+                "{name}: &{name} [{}]\n",
+                vec![format!("*{before}"); 10].join(",")
+            )
+        })
+        .collect();
+    for (text, expected) in [
+        (
+            format!("a: &a [{}]\n{laughs}", ["x"; 10].join(",")),
+            "m.yaml:5:29: document 1: malformed YAML: aliases repeat too much of the document",
+        ),
+        (
+            "[".repeat(100_000),
+            "m.yaml:1:65: document 1: malformed YAML: nested deeper than 64 levels",
+        ),
+        (
+            (0..100)
+                .map(|depth| format!("{}a:\n", " ".repeat(depth)))
+                .collect(),
+            "m.yaml:65:65: document 1: malformed YAML: nested deeper than 64 levels",
+        ),
+        (
+            format!("{{\"a\":{}", "[".repeat(100_000)),
+            "m.yaml:1:132: document 1: malformed JSON: recursion limit exceeded",
+        ),
+        (
+            format!("\"{}", "a".repeat(1 << 20)),
+            "m.yaml:1:1: document 1: malformed YAML: unclosed quote",
+        ),
+    ] {
+        let started = std::time::Instant::now();
+        let told = said(&text);
+        assert_eq!(told, [expected]);
+        assert!(started.elapsed().as_secs() < 20, "{expected}");
+    }
+}
+
+#[test]
+fn aliases_and_merge_keys_are_read() {
+    let objects = accepted(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  labels: &shared {team: x}\n  annotations:\n    \
+         <<: *shared\n    note: 'y'\n",
+    );
+    assert_eq!(
+        &*objects[0].manifest,
+        "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"a\",\"labels\":{\"team\":\"x\"},\
+         \"annotations\":{\"note\":\"y\",\"team\":\"x\"}}}"
+    );
+}
+
+#[test]
+fn scalars_are_what_kubernetes_takes_them_for() {
+    let namespace = |value: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: a, labels: {{l: {value}}}}}}}"
+        )
+    };
+    for text in [
+        "nan", "inf", "Infinity", "1.2.3", "0x", "1h", "v1", "'1'", "\"yes\"", "!!str 5",
+        "2025-11", "e5",
+    ] {
+        accepted(&namespace(text));
+    }
+    for (text, given) in [
+        ("yes", "true"),
+        ("off", "false"),
+        ("1", "1"),
+        ("1.5", "1.5"),
+        ("0x10", "16"),
+        ("010", "8"),
+    ] {
+        assert_eq!(
+            said(&namespace(text)),
+            [format!(
+                "m.yaml:1:64: document 1: Namespace a: metadata.labels[l]: Invalid value: {given}: must be a string (put it \
+             in quotes)"
+            )]
+        );
+    }
+    assert_eq!(
+        said(&namespace("")),
+        [
+            "m.yaml:1:64: document 1: Namespace a: metadata.labels[l]: Invalid value: null: must be a string"
+        ]
+    );
+    assert_eq!(
+        said(&namespace(".nan")),
+        ["m.yaml:1:67: document 1: malformed YAML: value `.nan` is not a finite number"]
+    );
+}
+
+#[test]
+fn lists_are_taken_apart() {
+    let pod = "\"metadata\":{\"name\":\"p\"},\"spec\":{}";
+    for (text, expected) in [
+        ("{apiVersion: v1, kind: List, items: []}".to_owned(), &[] as &[&str]),
+        ("{apiVersion: v1, kind: List, items: null}".into(), &[]),
+        (
+            format!(
+                "{{\"apiVersion\":\"v1\",\"kind\":\"PodList\",\"metadata\":{{\"resourceVersion\":\"7\",\"continue\":\"\"}},\
+                 \"items\":[{{{pod}}}]}}"
+            ),
+            &["{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"p\",\"namespace\":\"default\"},\"spec\":{}}"],
+        ),
+        (
+            "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: NamespaceList\n  items:\n  - metadata: {name: \
+             a}\n- apiVersion: sallyport.dev/v1\n  kind: NodeList\n  items: [{metadata: {name: n1}}]\n"
+                .into(),
+            &[
+                "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"a\"}}",
+                "{\"apiVersion\":\"sallyport.dev/v1\",\"kind\":\"Node\",\"metadata\":{\"name\":\"n1\"}}",
+            ],
+        ),
+    ] {
+        let manifests: Vec<_> = accepted(&text).iter().map(|object| object.manifest.to_string()).collect();
+        assert_eq!(manifests, expected, "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_in_a_list_is_told_with_the_items_place() {
+    let text = r#"{"apiVersion":"v1","kind":"PodList","foo":1,"metadata":{"x":1},"items":[
+        {"metadata":{"names":"a"},"spec":[]},
+        {"kind":"Node"},
+        5,
+        {"kind":"Pod","apiVersion":"v1","metadata":{"name":"p"},"spec":{"hostNetwork":"yes","nodeNam":"n"}}]}"#;
+    assert_eq!(
+        said(text),
+        [
+            "m.yaml: document 1: unknown field \"foo\"",
+            "m.yaml: document 1: unknown field \"metadata.x\"",
+            "m.yaml: document 1: Pod items[0]: unknown field \"metadata.names\"",
+            "m.yaml: document 1: Pod items[0]: metadata.name: Required value: name or generateName is required",
+            "m.yaml: document 1: Pod items[0]: spec: Invalid value: a list: must be an object",
+            "m.yaml: document 1: items[1]: kind: Invalid value: \"Node\": must be \"Pod\" in a PodList",
+            "m.yaml: document 1: items[2]: must be an object with apiVersion and kind",
+            "m.yaml: document 1: Pod default/p: unknown field \"spec.nodeNam\"",
+            "m.yaml: document 1: Pod default/p: spec.hostNetwork: Invalid value: \"yes\": must be a boolean",
+        ]
+    );
+    for (text, expected) in [
+        (
+            "{apiVersion: v1, kind: List}",
+            "m.yaml:1:1: document 1: items: Required value",
+        ),
+        (
+            "{apiVersion: v1, kind: List, items: {}}",
+            "m.yaml:1:1: document 1: items: Invalid value: must be a list",
+        ),
+        (
+            "{apiVersion: v1, kind: List, items: [], items: []}",
+            "m.yaml:1:1: document 1: duplicate field \"items\"",
+        ),
+        (
+            "{apiVersion: v1, kind: List, items: [], kind: List}",
+            "m.yaml:1:41: document 1: duplicate field \"kind\"",
+        ),
+    ] {
+        assert_eq!(said(text), [expected]);
+    }
+}
+
+#[test]
+fn unknown_fields_are_refused_wherever_a_person_may_have_written_them() {
+    for (text, expected) in [
+        (
+            "{apiVersion: v1, kind: Namespace, metadata: {name: a}, foo: 1}",
+            "foo",
+        ),
+        (
+            "{apiVersion: v1, kind: Namespace, metadata: {name: a, label: {}}}",
+            "metadata.label",
+        ),
+        (
+            "{apiVersion: v1, kind: Namespace, metadata: {name: a}, status: {foo: 1}}",
+            "status.foo",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: a}, status: {podIps: []}}",
+            "status.podIps",
+        ),
+        (
+            "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{port: []}]}}",
+            "spec.containers[0].port",
+        ),
+        (
+            "{apiVersion: v1, kind: Node, metadata: {name: a}, spec: {podCIDRS: []}}",
+            "spec.podCIDRS",
+        ),
+        (
+            "{apiVersion: sallyport.dev/v1, kind: Node, metadata: {name: a}, spec: {podCIDRs: []}}",
+            "spec.podCIDRs",
+        ),
+        (
+            "{apiVersion: sallyport.dev/v1, kind: Node, metadata: {name: a}, status: {}}",
+            "status",
+        ),
+        (
+            "{apiVersion: sallyport.dev/v1, kind: Workload, metadata: {name: a}, spec: {nodeName: n}}",
+            "spec.nodeName",
+        ),
+        (
+            "{apiVersion: sallyport.dev/v1, kind: Workload, metadata: {name: a}, spec: {ports: [{name: a, port: 1, x: \
+             1}]}}",
+            "spec.ports[0].x",
+        ),
+        (
+            "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: a}, status: {}}",
+            "status",
+        ),
+    ] {
+        let problems = manifest::parse(text, "m.yaml").expect_err(text);
+        let [problem] = &problems[..] else {
+            panic!("{problems:?}")
+        };
+        assert_eq!(
+            problem.message,
+            format!("unknown field \"{expected}\""),
+            "{text}"
+        );
+        assert_eq!(problem.field.as_deref(), Some(expected));
+        assert!(problem.line.is_some() && problem.column.is_some());
+    }
+    // A newer cluster's kubectl prints what we cannot know, deep inside a status.
+    accepted("{apiVersion: v1, kind: Pod, metadata: {name: a}, status: {conditions: [{new: 1}]}}");
+}
+
+#[test]
+fn a_flood_of_problems_is_cut() {
+    let text = "---\n{apiVersion: v1, kind: Foo}\n".repeat(MAX_PROBLEMS + 5);
+    let told = said(&text);
+    assert_eq!(told.len(), MAX_PROBLEMS + 1);
+    assert_eq!(
+        told.last().map(String::as_str),
+        Some("m.yaml: 5 more problems are not shown")
+    );
+
+    let policy = format!(
+        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: a}}, spec: {{ingress: [{{from: \
+         [{}]}}]}}}}",
+        vec!["{}"; 1_500].join(",")
+    );
+    let told = said(&policy);
+    assert_eq!(told.len(), MAX_PROBLEMS + 1);
+    assert_eq!(
+        told.last().map(String::as_str),
+        Some("m.yaml: 500 more problems are not shown")
+    );
+}
+
+#[test]
+fn keys_are_read_whatever_else_is_wrong() {
+    let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web}\nspec: {ingres: 5}\n---\n\
+                apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: shop, \
+                namespace: x}}\n- {apiVersion: v1, kind: Pod, metadata: {name: p, namespace: shop}}\n";
+    let keys = manifest::parse_keys(text, "m.yaml").unwrap();
+    let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        keys,
+        ["NetworkPolicy default/web", "Namespace shop", "Pod shop/p"]
+    );
+
+    let told = |text| -> Vec<String> {
+        manifest::parse_keys(text, "m.yaml")
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    };
+    assert_eq!(
+        told("{apiVersion: v1, kind: Pod, metadata: {}}"),
+        ["m.yaml:1:29: document 1: Pod: metadata.name: Required value"]
+    );
+    assert_eq!(
+        told("{apiVersion: v1, kind: Pod, metadata: {name: 5}}"),
+        ["m.yaml:1:40: document 1: Pod: metadata.name: Required value"]
+    );
+    assert_eq!(
+        told("{apiVersion: v1, kind: Foo}"),
+        [format!(
+            "m.yaml:1:1: document 1: no matches for kind \"Foo\" in version \"v1\": {SUPPORTED}"
+        )]
+    );
+}
