@@ -427,11 +427,8 @@ impl Agent {
     }
 
     fn installed(&mut self, plan: Plan) {
+        self.garbage.after(&plan);
         self.installed = plan.after;
-        self.garbage
-            .chains
-            .retain(|name| !plan.reused.contains(name));
-        self.garbage.extend(plan.garbage);
     }
 
     /// Goes on with an update that stopped half-way.

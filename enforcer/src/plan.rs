@@ -73,7 +73,7 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What they leave behind.
     pub garbage: Garbage,
-    /// Chains that earlier updates left behind and that are in use again.
+    /// Objects that earlier updates left behind and that are in use again.
     pub reused: BTreeSet<String>,
     /// What is enforced after them.
     pub after: Installed,
@@ -110,10 +110,12 @@ impl Garbage {
         self.chains.len() + self.sets.len()
     }
 
-    /// Takes more in.
-    pub fn extend(&mut self, other: Garbage) {
-        self.chains.extend(other.chains);
-        self.sets.extend(other.sets);
+    /// Takes in what a plan left behind, and out what it uses again.
+    pub fn after(&mut self, plan: &Plan) {
+        self.chains.retain(|name| !plan.reused.contains(name));
+        self.sets.retain(|name| !plan.reused.contains(name));
+        self.chains.extend(plan.garbage.chains.iter().cloned());
+        self.sets.extend(plan.garbage.sets.iter().cloned());
     }
 
     /// The commands that delete all of it: first what refers, then what is referred to.
@@ -492,9 +494,11 @@ impl Planner<'_> {
         }
         let before = render::workload_sets(self.options, old.policy);
         let after = render::workload_sets(self.options, new.policy);
-        let made = after.iter().filter(|(name, _)| !before.contains_key(*name));
-        half.prepare
-            .extend(made.flat_map(|(_, commands)| commands.clone()));
+        for (name, commands) in &after {
+            if !before.contains_key(name) && !self.is_still_there(name) {
+                half.prepare.extend(commands.iter().cloned());
+            }
+        }
         let gone = before.into_keys().filter(|name| !after.contains_key(name));
         self.garbage.sets.extend(gone);
         let chains: BTreeMap<_, _> = render::frame_chains(self.options, old.policy)
@@ -583,6 +587,16 @@ impl Planner<'_> {
         }
     }
 
+    /// Whether what is wanted was let go of, by this update or an earlier one, and not deleted yet. It is as it would
+    /// be made: names of chains and of workload ranges say all that is in them.
+    fn is_still_there(&mut self, name: &str) -> bool {
+        let kept = self.kept.chains.contains(name) || self.kept.sets.contains(name);
+        if kept {
+            self.reused.insert(name.to_owned());
+        }
+        self.garbage.chains.remove(name) || self.garbage.sets.remove(name) || kept
+    }
+
     fn add_chain(
         &mut self,
         name: String,
@@ -590,8 +604,7 @@ impl Planner<'_> {
         rules: Vec<crate::nft::command::Rule>,
         half: &mut Half,
     ) {
-        if self.kept.chains.contains(&name) {
-            self.reused.insert(name);
+        if self.is_still_there(&name) {
             return;
         }
         half.prepare.push(Command::AddChain {

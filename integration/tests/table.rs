@@ -1,0 +1,303 @@
+//! The table that updates arrive at is the table that would be made from scratch: random histories of policies on the
+//! real kernel, compared as stock nft lists them. And what nft lists is fit for people.
+
+use std::{
+    collections::BTreeMap,
+    process::{ExitCode, Stdio},
+    sync::Arc,
+};
+
+use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
+use sallyport_enforcer::{
+    netlink::Netlink,
+    nft::{command::Command, render::Options},
+    plan::{self, Garbage, Installed, Limits, Plan},
+};
+use sallyport_integration::{
+    kernel_tests::{self, Outcome},
+    testbed::Netns,
+};
+use sallyport_proto::{
+    Position, Ranges, Unknown,
+    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+};
+
+fn main() -> ExitCode {
+    kernel_tests::run(&[
+        ("updates_arrive_at_the_table_made_from_scratch", || histories(1 << 20)),
+        ("so_they_do_in_small_batches", || histories(30_000)),
+        ("interrupted_updates_are_finished_by_the_same_plan", interruptions),
+        ("a_refused_batch_changes_nothing_and_names_the_command", refusal),
+        ("another_cannot_touch_an_owned_table", ownership),
+    ])
+}
+
+fn options() -> Options {
+    Options {
+        unknown: Unknown::Drop,
+        workload_ranges: Ranges::EMPTY,
+        workload_interfaces: vec!["eth0".into(), "veth*".into()],
+        owned: false,
+    }
+}
+
+/// A policy over a small universe, so that two of them share much.
+fn random_policy(rng: &mut StdRng) -> NodePolicy {
+    let address = |n: u8| match n % 2 {
+        0 => [10, 0, 0, n].into(),
+        _ => std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()).into(),
+    };
+    let mut policy = NodePolicy::default();
+    let last = rng.random_range(10..14);
+    policy.set_workload_ranges(Arc::new(Ranges::span(address(0), address(last & !1)).expect("a range")));
+    let mut groups = Vec::new();
+    for n in 0..5u8 {
+        let ranges = match n {
+            3 => Ranges::span(address(20), address(60)).expect("a range"),
+            4 => Ranges::everything(),
+            _ => Ranges::EMPTY,
+        };
+        let description = format!("pods default/group={n}");
+        let id = GroupId::of([description.as_str()], &ranges);
+        let mut group = PeerGroup::new(description, ranges);
+        group.addresses = (0..20).filter(|_| rng.random_bool(0.4)).map(address).collect();
+        groups.push((id, Arc::new(group)));
+    }
+    for n in 0..8u8 {
+        if rng.random_bool(0.3) {
+            continue;
+        }
+        let mut class = |direction| {
+            rng.random_bool(0.7).then(|| {
+                let class = random_class(rng, direction, &groups);
+                for id in class.groups() {
+                    let (_, group) = groups.iter().find(|(other, _)| *other == id).expect("one of them");
+                    policy.set_group(id, group.clone());
+                }
+                let id = class.id();
+                policy.add_class(id, Arc::new(class));
+                id
+            })
+        };
+        let endpoint = Endpoint {
+            namespace: "default".into(),
+            name: format!("pod-{n}"),
+            ingress: class(Direction::Ingress),
+            egress: class(Direction::Egress),
+        };
+        policy.set_endpoint(address(n), Arc::new(endpoint));
+    }
+    policy
+}
+
+fn random_class(rng: &mut impl Rng, direction: Direction, groups: &[(GroupId, Arc<PeerGroup>)]) -> Class {
+    let mut group = || groups[rng.random_range(0..groups.len())].0;
+    let (a, b) = (group(), group());
+    let rule = |protocol, first, last, group| PortRule { protocol, first, last, group };
+    let ports = match rng.random_range(0..6) {
+        0 => vec![],
+        1 => vec![rule(Protocol::Tcp, 80, 80, a)],
+        2 => vec![
+            rule(Protocol::Tcp, 0, 79, a),
+            rule(Protocol::Tcp, 80, 80, b),
+            rule(Protocol::Tcp, 81, u16::MAX, a),
+            rule(Protocol::Udp, 53, 53, b),
+        ],
+        3 => vec![rule(Protocol::Udp, 0, u16::MAX, a), rule(Protocol::Sctp, 7, 9, b)],
+        4 => Protocol::ALL.map(|protocol| rule(protocol, 0, u16::MAX, a)).to_vec(),
+        _ => vec![rule(Protocol::Tcp, 443, 443, a), rule(Protocol::Tcp, 8443, 8443, b)],
+    };
+    Class {
+        direction,
+        other: rng.random_bool(0.5).then_some(a),
+        ports,
+    }
+}
+
+fn position(policy: &NodePolicy, revision: u64) -> Position {
+    Position { epoch: 1, revision, digest: policy.digest() }
+}
+
+/// A namespace with a table in it.
+struct Table {
+    netns: Netns,
+    netlink: Netlink,
+    limits: Limits,
+}
+
+impl Table {
+    fn new(batch: usize) -> Result<Table, kernel_tests::Failed> {
+        let netns = Netns::new("table")?;
+        let netlink = netns.run(Netlink::open)?;
+        Ok(Table { netns, netlink, limits: Limits { batch } })
+    }
+
+    fn carry_out(&self, plan: &Plan) -> Outcome {
+        plan.steps.iter().try_for_each(|step| Ok(self.netlink.commit(&step.commands)?))
+    }
+
+    /// What stock nft lists: the objects, each with its lines in order of the alphabet, since sets have none.
+    fn listing(&self) -> Result<BTreeMap<String, Vec<String>>, kernel_tests::Failed> {
+        let mut command = self.netns.command("nft");
+        command.args(["list", "ruleset"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = self.netns.spawn(command)?.wait_with_output()?;
+        let text = String::from_utf8(output.stdout)?;
+        if !output.status.success() {
+            return Err(format!("nft: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        let mut objects: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut name = String::new();
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "}") {
+            if line.ends_with('{') && !line.contains('=') {
+                name = line.to_owned();
+            }
+            let elements = line.trim_start_matches("elements = {").trim_end_matches('}');
+            let lines = objects.entry(name.clone()).or_default();
+            if line.starts_with("elements") || line.ends_with(',') || (line.ends_with('}') && line.len() > 1) && !line.contains("vmap") {
+                lines.extend(elements.split(',').map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()));
+            } else {
+                lines.push(line.to_owned());
+            }
+            lines.sort();
+        }
+        Ok(objects)
+    }
+
+    fn check(&self, installed: &Installed, seed: u64) -> Outcome {
+        let state = self.netlink.read()?.ok_or("the table is gone")?;
+        let expected = plan::objects(installed, &options());
+        if (&state.chains, &state.sets) != (&expected.chains, &expected.sets) {
+            return Err(format!("seed {seed}: {state:?} instead of {expected:?}").into());
+        }
+        let fresh = Table::new(1 << 20)?;
+        fresh.carry_out(&plan::create(installed, &options(), fresh.limits))?;
+        let (have, want) = (self.listing()?, fresh.listing()?);
+        for (name, lines) in &want {
+            if have.get(name) != Some(lines) {
+                return Err(format!("seed {seed}: {name}\n{:#?}\ninstead of\n{lines:#?}", have.get(name)).into());
+            }
+        }
+        if have.len() != want.len() {
+            return Err(format!("seed {seed}: more objects than there should be").into());
+        }
+        Ok(())
+    }
+}
+
+fn histories(batch: usize) -> Outcome {
+    for seed in 0..6 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let table = Table::new(batch)?;
+        let first = random_policy(&mut rng);
+        let mut installed = Installed::default().updated(first.clone(), position(&first, 1));
+        table.carry_out(&plan::create(&installed, &options(), table.limits))?;
+        let mut garbage = Garbage::default();
+        for revision in 2..14 {
+            let policy = random_policy(&mut rng);
+            let target = position(&policy, revision);
+            let plan = plan::update(&installed, &policy, target, &options(), table.limits, &garbage);
+            table.carry_out(&plan).map_err(|error| format!("seed {seed}, revision {revision}: {error:?}"))?;
+            garbage.after(&plan);
+            installed = plan.after;
+            // Sometimes what is left behind stays for a while, and is wanted again.
+            if revision % 3 == 0 {
+                table.netlink.commit(&garbage.delete())?;
+                garbage = Garbage::default();
+                table.check(&installed, seed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// After any number of steps, the steps from there on arrive at the same table.
+fn interruptions() -> Outcome {
+    let mut rng = StdRng::seed_from_u64(7);
+    for seed in 0..4 {
+        let (old, new) = (random_policy(&mut rng), random_policy(&mut rng));
+        let before = Installed::default().updated(old.clone(), position(&old, 1));
+        for stop in 0.. {
+            let table = Table::new(30_000)?;
+            table.carry_out(&plan::create(&before, &options(), table.limits))?;
+            let make = || plan::update(&before, &new, position(&new, 2), &options(), table.limits, &Garbage::default());
+            let plan = make();
+            if stop > plan.steps.len() {
+                break;
+            }
+            for step in &plan.steps[..stop] {
+                table.netlink.commit(&step.commands)?;
+            }
+            let stamp = table.netlink.read_stamp()?.stamp.ok_or("there is no stamp")?;
+            let done = match stamp.progress {
+                _ if stop == 0 => 0,
+                Some((done, _)) => done as usize,
+                None => plan.steps.len(),
+            };
+            if done != stop {
+                return Err(format!("the stamp says {stamp}, {stop} steps are done").into());
+            }
+            let again = make();
+            for step in &again.steps[done..] {
+                table.netlink.commit(&step.commands)?;
+            }
+            table.netlink.commit(&again.garbage.delete())?;
+            table.check(&again.after, seed)?;
+        }
+    }
+    Ok(())
+}
+
+fn refusal() -> Outcome {
+    let table = Table::new(1 << 20)?;
+    let policy = random_policy(&mut StdRng::seed_from_u64(1));
+    let installed = Installed::default().updated(policy.clone(), position(&policy, 1));
+    table.carry_out(&plan::create(&installed, &options(), table.limits))?;
+    let before = table.listing()?;
+    let commands = [
+        Command::FlushChain("forward".into()),
+        Command::DeleteChain("nobody".into()),
+    ];
+    let error = table.netlink.commit(&commands).expect_err("there is no such chain").to_string();
+    if !error.starts_with("the kernel refused `delete chain inet sallyport nobody`: ENOENT") {
+        return Err(error.into());
+    }
+    if table.listing()? != before {
+        return Err("a refused batch changed the table".into());
+    }
+    Ok(())
+}
+
+fn ownership() -> Outcome {
+    let table = Table::new(1 << 20)?;
+    let policy = random_policy(&mut StdRng::seed_from_u64(1));
+    let installed = Installed::default().updated(policy.clone(), position(&policy, 1));
+    let owned = Options { owned: true, ..options() };
+    table.carry_out(&plan::create(&installed, &owned, table.limits))?;
+    let before = table.listing()?;
+    let nft = |arguments: &[&str]| -> Result<bool, kernel_tests::Failed> {
+        let mut command = table.netns.command("nft");
+        command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(table.netns.spawn(command)?.wait()?.success())
+    };
+    if nft(&["add", "chain", "inet", "sallyport", "mine"])? {
+        return Err("another added a chain to our table".into());
+    }
+    nft(&["flush", "ruleset"])?;
+    if table.listing()? != before {
+        return Err("`nft flush ruleset` changed our table".into());
+    }
+    let other = table.netns.run(Netlink::open)?;
+    let error = other.commit(&[Command::AddTable { owned: true }]).expect_err("it has an owner").to_string();
+    if !error.contains("EPERM") {
+        return Err(error.into());
+    }
+    // When the owner dies the table stays, and another can take it over.
+    let Table { netns, netlink, .. } = table;
+    drop(netlink);
+    let heir = netns.run(Netlink::open)?;
+    heir.commit(&[Command::AddTable { owned: true }])?;
+    if !heir.read()?.ok_or("the table went with its owner")?.is_owned() {
+        return Err("the table lost its flags".into());
+    }
+    Ok(())
+}
