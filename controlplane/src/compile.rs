@@ -1,13 +1,42 @@
 //! The compiler: turns the cluster's state into what each node must enforce, and an edit into what it changes there.
 //! Deterministic and pure: it owns what it derived, and neither reads nor writes anything else.
+//!
+//! [`full`] is the definition. [`Compiler`] keeps the same result up to date at the cost of what an edit changes. An
+//! edit runs along the chain in which everything is derived, and stops where nothing changes:
+//!
+//! | from | through | to | kept in |
+//! |---|---|---|---|
+//! | a policy | its podSelector and its rules, by meaning | subject | `subjects` |
+//! | a podSelector or a peer | scope (namespaces) and labels | selection | `selections` |
+//! | a workload | labels, addresses that are its own | the selections it is in | `workloads` |
+//! | a selection | named ports of its members | family of numbers | `families` |
+//! | a workload's selections | those that isolate it | profile | `profiles` |
+//! | a profile | the union of its rules | class, peer groups | `class`, `classes` |
+//! | a workload's profiles and node | endpoint | the node's policy | `nodes` |
+//!
+//! Selections are the hub: each is interned, knows its members, and knows who must hear when they change.
+//!
+//! Of several workloads that claim one address (a transaction that leads to this is refused, but a pod may be listed
+//! twice while it ends) the first by kind, namespace and name has it, and to policies the others do not.
 
 mod class;
+mod classes;
+mod families;
 mod full;
+mod index;
+mod nodes;
 mod peers;
+mod profiles;
 mod rule;
+mod selections;
+mod settle;
+mod slab;
+mod subjects;
+mod workloads;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -15,43 +44,137 @@ use sallyport_proto::policy::NodePolicy;
 
 pub use full::full;
 
-use crate::{cluster::Cluster, model::ObjectKey};
+use self::{
+    classes::{Classes, Group},
+    families::Family,
+    nodes::{Changes, Nodes, OldGroups},
+    profiles::{Profile, Profiles},
+    selections::{Selected, Selections},
+    slab::Id,
+    subjects::{Subject, Subjects},
+    workloads::{Row, Workloads},
+};
+use crate::{
+    cluster::{Cluster, Stored},
+    model::{Body, Kind, ObjectKey},
+};
 
 /// Every node's policy, kept up to date edit by edit.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Compiler {
-    policies: BTreeMap<String, Arc<NodePolicy>>,
+    selections: Selections,
+    workloads: Workloads,
+    subjects: Subjects,
+    profiles: Profiles,
+    classes: Classes,
+    nodes: Nodes,
+}
+
+/// What a transaction has touched and has yet to be followed up.
+#[derive(Debug, Default)]
+struct Work {
+    /// Workloads that may be in other selections, or have other addresses or ports.
+    rows: BTreeSet<Id<Row>>,
+    /// Selections whose members may have another profile.
+    reselected: BTreeSet<Id<Selected>>,
+    /// Workloads that may have another profile.
+    regrouped: BTreeSet<Id<Row>>,
+    /// Subjects whose rules changed, or mean other ports.
+    subjects: BTreeSet<Id<Subject>>,
+    /// Families that members joined or left, with their numbers before.
+    families: BTreeMap<Id<Family>, Vec<u16>>,
+    /// Addresses that join groups (more than zero) or leave them.
+    members: BTreeMap<(Id<Group>, IpAddr), i32>,
+    /// Profiles that may have another class.
+    profiles: BTreeSet<Id<Profile>>,
+    /// Workloads that may be another endpoint.
+    placements: BTreeSet<Id<Row>>,
+    /// The groups that changed, as they were.
+    old_groups: OldGroups,
+    /// What changes on each node.
+    changes: Changes,
+    /// Workloads that are gone.
+    gone: Vec<Id<Row>>,
 }
 
 impl Compiler {
     /// Compiles a whole cluster.
     pub fn new(cluster: &Cluster) -> Compiler {
-        Compiler {
-            policies: full(cluster),
+        let mut compiler = Compiler::default();
+        let mut work = Work::default();
+        for stored in cluster.objects() {
+            compiler.stage(&stored.object.key, Some(stored), &mut work);
         }
+        compiler.settle(work);
+        compiler
     }
 
     /// Follows a transaction: `cluster` is the state after it, `changed` are the objects that it put or deleted.
     /// Returns the nodes whose policy is another now, or that came or went.
     pub fn update(&mut self, cluster: &Cluster, changed: &[ObjectKey]) -> BTreeSet<String> {
-        let _ = changed;
-        let old = std::mem::replace(&mut self.policies, full(cluster));
-        let names = old.keys().chain(self.policies.keys());
-        names
-            .filter(|name| old.get(*name) != self.policies.get(*name))
-            .cloned()
-            .collect()
+        let mut work = Work::default();
+        for key in changed {
+            self.stage(key, cluster.get(key), &mut work);
+        }
+        self.settle(work)
     }
 
     /// What a node must enforce; `None` if there is no such node.
     pub fn policy(&self, node: &str) -> Option<&Arc<NodePolicy>> {
-        self.policies.get(node)
+        self.nodes.policy(node)
     }
 
     /// What every node must enforce, by name.
     pub fn policies(&self) -> impl Iterator<Item = (&str, &Arc<NodePolicy>)> {
-        self.policies
-            .iter()
-            .map(|(name, policy)| (name.as_str(), policy))
+        self.nodes.policies()
+    }
+
+    /// Takes note of one object, or that it is gone.
+    fn stage(&mut self, key: &ObjectKey, stored: Option<&Arc<Stored>>, work: &mut Work) {
+        match key.kind {
+            Kind::Namespace => {
+                let labels = stored.and_then(|stored| match &stored.object.body {
+                    Body::Namespace(namespace) => Some(&namespace.labels),
+                    _ => None,
+                });
+                work.rows
+                    .extend(self.selections.set_space(&key.name, labels));
+            }
+            Kind::Node => {
+                let node = stored.and_then(|stored| match &stored.object.body {
+                    Body::Node(node) => Some(node),
+                    _ => None,
+                });
+                let rows = self.nodes.set(&key.name, node, &mut work.changes);
+                work.placements.extend(rows);
+            }
+            Kind::NetworkPolicy => {
+                let selections = &mut self.selections;
+                self.subjects.set(key, stored, selections, work);
+            }
+            Kind::Pod | Kind::Workload => self.stage_workload(key, stored, work),
+        }
+    }
+
+    fn stage_workload(&mut self, key: &ObjectKey, stored: Option<&Arc<Stored>>, work: &mut Work) {
+        let known = self.workloads.find(key);
+        let row = match (known, stored) {
+            (None, None) => return,
+            (Some(row), _) => row,
+            (None, Some(stored)) => {
+                let space = self.selections.move_in(&key.namespace);
+                self.workloads.insert(stored, space)
+            }
+        };
+        work.rows.insert(row);
+        work.rows.extend(self.workloads.set(row, stored));
+        let node = stored.and_then(|stored| workloads::workload(stored).node.as_deref());
+        let place = self.workloads.get(row).place;
+        let place = self.nodes.move_row(row, place, node, &mut work.changes);
+        self.workloads.get_mut(row).place = place;
+        if stored.is_none() {
+            self.workloads.forget(key);
+            work.gone.push(row);
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! What one node must enforce, compiled: endpoints, classes, peer groups. Kept in persistent maps, so that a version
 //! costs what it changes, and two versions are compared at the cost of their difference.
 
+mod shared;
+
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
@@ -9,6 +11,8 @@ use crate::{
     digest::{Digest, Hasher},
     ranges::Ranges,
 };
+
+pub use shared::SharedGroup;
 
 /// The protocols that have ports in a NetworkPolicy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

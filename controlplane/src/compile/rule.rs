@@ -118,7 +118,13 @@ impl Rule {
         }
     }
 
-    /// The names that an isolated workload itself resolves; none in egress.
+    /// Every selection that the rule's meaning depends on, some perhaps more than once.
+    pub(super) fn selections(&self) -> impl Iterator<Item = &Arc<Selection>> {
+        let terms = self.peers.terms().iter().map(|term| &term.selection);
+        terms.chain(self.destinations.iter().map(|to| &to.selection))
+    }
+
+    /// The names that an isolated workload itself resolves; none in egress, where destinations do.
     pub(super) fn own_names(&self) -> impl Iterator<Item = &(Protocol, Arc<str>)> {
         let own = self.destinations.is_empty();
         self.named.iter().filter(move |_| own)

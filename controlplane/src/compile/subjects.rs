@@ -1,0 +1,264 @@
+//! What policies say, by meaning: whom they select, and their rules, each once however many policies say it. It knows
+//! policies, not who is selected by them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use sallyport_proto::policy::{Direction, Protocol};
+
+use super::{
+    Work,
+    families::Families,
+    peers::{Scope, Selection},
+    profiles::Profile,
+    rule::Rule,
+    selections::{Selected, Selections},
+    slab::{Id, Slab},
+};
+use crate::{
+    cluster::Stored,
+    model::{self, Body, NetworkPolicy, ObjectKey},
+};
+
+/// All that policies with one podSelector in one namespace say about one direction.
+#[derive(Debug)]
+pub(super) struct Subject {
+    /// Whom they isolate.
+    pub(super) selection: Id<Selected>,
+    /// The profiles that it is part of.
+    pub(super) profiles: BTreeSet<Id<Profile>>,
+    /// How many policies there are.
+    policies: usize,
+    /// What they allow, each with the number of policies that do.
+    rules: BTreeMap<Arc<Rule>, usize>,
+    /// The ports that the isolated workloads themselves resolve, each with the number of rules that name it.
+    names: BTreeMap<(Protocol, Arc<str>), usize>,
+}
+
+/// A policy as it was taken in.
+#[derive(Debug)]
+struct Record {
+    stored: Arc<Stored>,
+    selection: Id<Selected>,
+    rules: [Option<BTreeSet<Arc<Rule>>>; 2],
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Subjects {
+    records: HashMap<ObjectKey, Record>,
+    subjects: Slab<Subject>,
+    /// Without policies, until `sweep`.
+    idle: Vec<Id<Subject>>,
+    /// The named ports of their rules.
+    pub(super) families: Families,
+}
+
+impl Subject {
+    /// The rules, each once.
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        self.rules.keys()
+    }
+
+    /// The ports that the isolated workloads themselves resolve.
+    pub(super) fn names(&self) -> impl Iterator<Item = &(Protocol, Arc<str>)> {
+        self.names.keys()
+    }
+}
+
+impl Subjects {
+    /// A subject.
+    pub(super) fn get(&self, id: Id<Subject>) -> &Subject {
+        &self.subjects[id]
+    }
+
+    /// A subject, to tell it of its profiles.
+    pub(super) fn get_mut(&mut self, id: Id<Subject>) -> &mut Subject {
+        &mut self.subjects[id]
+    }
+
+    /// Takes note of a policy, or that it is gone.
+    pub(super) fn set(
+        &mut self,
+        key: &ObjectKey,
+        stored: Option<&Arc<Stored>>,
+        selections: &mut Selections,
+        work: &mut Work,
+    ) {
+        if let (Some(record), Some(stored)) = (self.records.get(key), stored)
+            && Arc::ptr_eq(&record.stored, stored)
+        {
+            return;
+        }
+        let old = self.records.remove(key);
+        if let Some(stored) = stored {
+            let record = self.enter(stored, selections, work);
+            self.records.insert(key.clone(), record);
+        }
+        if let Some(old) = old {
+            self.withdraw(old, selections, work);
+        }
+    }
+
+    /// Removes the subjects that no policy speaks for any more, and families that no rule names.
+    pub(super) fn sweep(&mut self, selections: &mut Selections) {
+        for id in std::mem::take(&mut self.idle) {
+            let gone = self.subjects.remove(id);
+            debug_assert!(gone.rules.is_empty() && gone.profiles.is_empty());
+        }
+        self.families.sweep(selections);
+    }
+
+    fn enter(
+        &mut self,
+        stored: &Arc<Stored>,
+        selections: &mut Selections,
+        work: &mut Work,
+    ) -> Record {
+        let policy = policy(stored);
+        let namespace = &stored.object.key.namespace;
+        let selection = selections.acquire(&Arc::new(Selection {
+            scope: Scope::Namespace(namespace.clone()),
+            pods: policy.pod_selector.clone(),
+        }));
+        let rules = Direction::BOTH.map(|direction| {
+            let rules = rules_of(policy, direction)?;
+            let rules = rules
+                .iter()
+                .map(|rule| Arc::new(Rule::new(namespace, rule, direction)));
+            Some(rules.collect::<BTreeSet<_>>())
+        });
+        for (direction, rules) in Direction::BOTH.into_iter().zip(&rules) {
+            if let Some(rules) = rules {
+                let subject = self.subject(selection, direction, selections, work);
+                self.subjects[subject].policies += 1;
+                for rule in rules {
+                    self.add_rule(subject, rule, selections, work);
+                }
+            }
+        }
+        Record {
+            stored: stored.clone(),
+            selection,
+            rules,
+        }
+    }
+
+    fn withdraw(&mut self, record: Record, selections: &mut Selections, work: &mut Work) {
+        for (direction, rules) in Direction::BOTH.into_iter().zip(&record.rules) {
+            let Some(rules) = rules else { continue };
+            let subjects = &mut selections.get_mut(record.selection).subjects;
+            let id = subjects[direction as usize].expect("a policy has its subject");
+            self.subjects[id].policies -= 1;
+            if self.subjects[id].policies == 0 {
+                subjects[direction as usize] = None;
+                self.idle.push(id);
+                work.reselected.insert(record.selection);
+            }
+            for rule in rules {
+                self.remove_rule(id, rule, selections, work);
+            }
+        }
+        selections.release(record.selection);
+    }
+
+    fn subject(
+        &mut self,
+        selection: Id<Selected>,
+        direction: Direction,
+        selections: &mut Selections,
+        work: &mut Work,
+    ) -> Id<Subject> {
+        let known = &mut selections.get_mut(selection).subjects[direction as usize];
+        if let Some(id) = *known {
+            return id;
+        }
+        let id = self.subjects.insert(Subject {
+            selection,
+            policies: 0,
+            rules: BTreeMap::new(),
+            names: BTreeMap::new(),
+            profiles: BTreeSet::new(),
+        });
+        *known = Some(id);
+        work.reselected.insert(selection);
+        id
+    }
+
+    fn add_rule(
+        &mut self,
+        id: Id<Subject>,
+        rule: &Arc<Rule>,
+        selections: &mut Selections,
+        work: &mut Work,
+    ) {
+        let subject = &mut self.subjects[id];
+        let policies = subject.rules.entry(rule.clone()).or_insert(0);
+        *policies += 1;
+        if *policies > 1 {
+            return;
+        }
+        work.subjects.insert(id);
+        for selection in rule.selections() {
+            selections.acquire(selection);
+        }
+        for target in rule.named_targets() {
+            self.families.acquire(target, id, selections);
+        }
+        for name in rule.own_names() {
+            let rules = subject.names.entry(name.clone()).or_insert(0);
+            *rules += 1;
+            if *rules == 1 {
+                work.reselected.insert(subject.selection);
+            }
+        }
+    }
+
+    fn remove_rule(
+        &mut self,
+        id: Id<Subject>,
+        rule: &Arc<Rule>,
+        selections: &mut Selections,
+        work: &mut Work,
+    ) {
+        let subject = &mut self.subjects[id];
+        let policies = subject.rules.get_mut(rule).expect("the rule was added");
+        *policies -= 1;
+        if *policies > 0 {
+            return;
+        }
+        subject.rules.remove(rule);
+        work.subjects.insert(id);
+        for target in rule.named_targets() {
+            self.families.release(&target, id);
+        }
+        for name in rule.own_names() {
+            let rules = subject.names.get_mut(name).expect("the name was added");
+            *rules -= 1;
+            if *rules == 0 {
+                subject.names.remove(name);
+                work.reselected.insert(subject.selection);
+            }
+        }
+        for selection in rule.selections() {
+            let id = selections.find(selection);
+            selections.release(id);
+        }
+    }
+}
+
+fn policy(stored: &Stored) -> &NetworkPolicy {
+    match &stored.object.body {
+        Body::NetworkPolicy(policy) => policy,
+        _ => unreachable!("a key of a policy's kind names a policy"),
+    }
+}
+
+fn rules_of(policy: &NetworkPolicy, direction: Direction) -> Option<&Vec<model::Rule>> {
+    match direction {
+        Direction::Ingress => policy.ingress.as_ref(),
+        Direction::Egress => policy.egress.as_ref(),
+    }
+}

@@ -1,0 +1,244 @@
+//! The workloads: what each of them is, who has which address, and what was derived from that when it was last looked
+//! at. It knows nothing of labels and policies.
+
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use sallyport_proto::{Ranges, policy::Endpoint, policy::Protocol};
+
+use super::{
+    classes::Judge,
+    nodes::Place,
+    profiles::Profile,
+    selections::{Selected, Space},
+    slab::{Id, Slab},
+};
+use crate::{
+    cluster::Stored,
+    model::{Body, ObjectKey, Workload},
+};
+
+/// A workload.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// The object; `None` once it is deleted.
+    pub(super) stored: Option<Arc<Stored>>,
+    /// Its namespace.
+    pub(super) space: Id<Space>,
+    /// The node it names.
+    pub(super) place: Option<Id<Place>>,
+    /// What was last derived from it.
+    pub(super) facts: Facts,
+    /// Which policies isolate it: ingress, egress.
+    pub(super) profiles: [Option<Id<Profile>>; 2],
+    /// Where it is an endpoint.
+    pub(super) placed: Option<Placed>,
+}
+
+/// What peers see of a workload.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    /// The object.
+    pub(super) stored: Option<Arc<Stored>>,
+    /// The addresses that are its own. Policies see it if it has any.
+    pub(super) addresses: Vec<IpAddr>,
+    /// The selections that it is in, ascending.
+    pub(super) selections: Vec<Id<Selected>>,
+}
+
+/// A workload as an endpoint of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Placed {
+    pub(super) place: Id<Place>,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) judges: [Option<Id<Judge>>; 2],
+    pub(super) endpoint: Arc<Endpoint>,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Workloads {
+    rows: Slab<Row>,
+    by_key: HashMap<ByKey, Id<Row>>,
+    owners: HashMap<IpAddr, Id<Row>>,
+    /// All claimants of the addresses that several claim.
+    contested: BTreeMap<IpAddr, BTreeMap<ObjectKey, Id<Row>>>,
+}
+
+/// An object that is looked up by its key.
+#[derive(Debug)]
+struct ByKey(Arc<Stored>);
+
+impl Facts {
+    /// The workload, if policies see it.
+    pub(super) fn workload(&self) -> Option<&Workload> {
+        let stored = self
+            .stored
+            .as_ref()
+            .filter(|_| !self.addresses.is_empty())?;
+        Some(workload(stored))
+    }
+
+    /// Whether it is in a selection.
+    pub(super) fn is_in(&self, selection: Id<Selected>) -> bool {
+        self.selections.binary_search(&selection).is_ok()
+    }
+
+    /// The number that it has for a port's name.
+    pub(super) fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
+        self.workload()?.port(name, protocol)
+    }
+
+    /// How many of its addresses are in some ranges.
+    pub(super) fn addresses_in(&self, within: Option<&Ranges>) -> u32 {
+        let is_in = |address: &&IpAddr| within.is_none_or(|within| within.contains(**address));
+        u32::try_from(self.addresses.iter().filter(is_in).count()).expect("a few addresses")
+    }
+}
+
+/// The workload that an object is.
+pub(super) fn workload(stored: &Stored) -> &Workload {
+    match &stored.object.body {
+        Body::Workload(workload) => workload,
+        _ => unreachable!("a key of a workload's kind names a workload"),
+    }
+}
+
+/// The addresses that a workload lays claim to: a workload on its node's network has none of its own.
+fn claims(stored: Option<&Arc<Stored>>) -> BTreeSet<IpAddr> {
+    match stored.map(|stored| workload(stored)) {
+        Some(workload) if !workload.host_network => workload.addresses.iter().copied().collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+impl Workloads {
+    /// A workload.
+    pub(super) fn get(&self, id: Id<Row>) -> &Row {
+        &self.rows[id]
+    }
+
+    /// A workload, to note what was derived.
+    pub(super) fn get_mut(&mut self, id: Id<Row>) -> &mut Row {
+        &mut self.rows[id]
+    }
+
+    /// The number of a workload.
+    pub(super) fn find(&self, key: &ObjectKey) -> Option<Id<Row>> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Adds a workload that was not there. Its addresses come with `set`.
+    pub(super) fn insert(&mut self, stored: &Arc<Stored>, space: Id<Space>) -> Id<Row> {
+        let id = self.rows.insert(Row {
+            stored: None,
+            space,
+            place: None,
+            facts: Facts::default(),
+            profiles: [None; 2],
+            placed: None,
+        });
+        self.by_key.insert(ByKey(stored.clone()), id);
+        id
+    }
+
+    /// Takes note of what a workload is now. Returns the others whose addresses that may concern.
+    pub(super) fn set(&mut self, id: Id<Row>, stored: Option<&Arc<Stored>>) -> Vec<Id<Row>> {
+        let old = std::mem::replace(&mut self.rows[id].stored, stored.cloned());
+        if let Some(stored) = stored {
+            let key = ByKey(stored.clone());
+            self.by_key.remove(&key);
+            self.by_key.insert(key, id);
+        }
+        let (before, now) = (claims(old.as_ref()), claims(stored));
+        let mut concerned = Vec::new();
+        for &address in before.difference(&now) {
+            let key = &old.as_ref().expect("it had claims").object.key;
+            concerned.extend(self.disclaim(address, id, key));
+        }
+        for &address in now.difference(&before) {
+            let key = &stored.expect("it has claims").object.key;
+            concerned.extend(self.claim(address, id, key));
+        }
+        concerned
+    }
+
+    /// The addresses that a workload has: of those that it claims the ones that nobody before it claims.
+    pub(super) fn owned(&self, id: Id<Row>) -> Vec<IpAddr> {
+        let claims = claims(self.rows[id].stored.as_ref());
+        let owned = |address: &IpAddr| self.owners[address] == id;
+        claims.into_iter().filter(owned).collect()
+    }
+
+    /// Forgets a deleted workload.
+    pub(super) fn remove(&mut self, id: Id<Row>) {
+        let row = self.rows.remove(id);
+        debug_assert!(row.stored.is_none() && row.placed.is_none());
+    }
+
+    /// Forgets the key of a workload that is being deleted.
+    pub(super) fn forget(&mut self, key: &ObjectKey) {
+        self.by_key.remove(key);
+    }
+
+    /// Enters a claim. Returns the owner before, if there is one: it may have lost the address.
+    fn claim(&mut self, address: IpAddr, id: Id<Row>, key: &ObjectKey) -> Option<Id<Row>> {
+        let Some(&owner) = self.owners.get(&address) else {
+            self.owners.insert(address, id);
+            return None;
+        };
+        let owner_key = self.rows[owner]
+            .stored
+            .as_ref()
+            .map(|stored| stored.object.key.clone());
+        let claimants = self.contested.entry(address).or_default();
+        claimants
+            .entry(owner_key.expect("owners are there"))
+            .or_insert(owner);
+        claimants.insert(key.clone(), id);
+        let first = *claimants.values().next().expect("two claimants");
+        self.owners.insert(address, first);
+        Some(owner)
+    }
+
+    /// Withdraws a claim. Returns the owner after it, who may have won the address.
+    fn disclaim(&mut self, address: IpAddr, id: Id<Row>, key: &ObjectKey) -> Option<Id<Row>> {
+        let Some(claimants) = self.contested.get_mut(&address) else {
+            debug_assert_eq!(self.owners.get(&address), Some(&id));
+            self.owners.remove(&address);
+            return None;
+        };
+        claimants.remove(key);
+        let first = *claimants.values().next().expect("another claimant");
+        if claimants.len() == 1 {
+            self.contested.remove(&address);
+        }
+        self.owners.insert(address, first);
+        Some(first)
+    }
+}
+
+impl Borrow<ObjectKey> for ByKey {
+    fn borrow(&self) -> &ObjectKey {
+        &self.0.object.key
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.object.key == other.0.object.key
+    }
+}
+
+impl Eq for ByKey {}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.object.key.hash(state);
+    }
+}

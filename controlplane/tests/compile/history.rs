@@ -1,0 +1,124 @@
+//! The law of the incremental compiler: after every transaction of a random history it equals the full computation,
+//! digests included, and it names exactly the nodes whose policy changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use sallyport_controlplane::{
+    cluster::Cluster,
+    compile::{Compiler, full},
+    model::ObjectKey,
+};
+use sallyport_proto::{Delta, policy::NodePolicy};
+
+use crate::universe::{Edit, edit, nobody};
+
+/// How many edits the long history has; the environment variable of this name raises it.
+const EDITS: &str = "SALLYPORT_COMPILE_EDITS";
+
+/// A compiler that is held against the full computation at every step.
+struct Checked {
+    cluster: Cluster,
+    compiler: Compiler,
+    policies: BTreeMap<String, Arc<NodePolicy>>,
+}
+
+impl Checked {
+    fn new() -> Checked {
+        let cluster = Cluster::default();
+        Checked {
+            compiler: Compiler::new(&cluster),
+            policies: full(&cluster),
+            cluster,
+        }
+    }
+
+    fn step(&mut self, transaction: &[Edit]) {
+        for edit in transaction {
+            edit.apply(&mut self.cluster);
+        }
+        let keys: Vec<ObjectKey> = transaction.iter().map(|edit| edit.key().clone()).collect();
+        let changed = self.compiler.update(&self.cluster, &keys);
+        let expected = full(&self.cluster);
+        self.compare(&expected, transaction);
+        let names: BTreeSet<&String> = self.policies.keys().chain(expected.keys()).collect();
+        let differing: BTreeSet<String> = names
+            .into_iter()
+            .filter(|name| self.policies.get(*name) != expected.get(*name))
+            .cloned()
+            .collect();
+        assert_eq!(
+            changed, differing,
+            "the changed nodes after {transaction:#?}"
+        );
+        self.policies = expected;
+    }
+
+    fn compare(&self, expected: &BTreeMap<String, Arc<NodePolicy>>, transaction: &[Edit]) {
+        let names: Vec<&str> = self.compiler.policies().map(|(name, _)| name).collect();
+        let expected_names: Vec<&str> = expected.keys().map(String::as_str).collect();
+        assert_eq!(names, expected_names, "the nodes after {transaction:#?}");
+        for (name, policy) in expected {
+            let found = self.compiler.policy(name).expect("one of the names");
+            assert!(
+                found == policy,
+                "on {name} after {transaction:#?}\nto be right: {:#?}\ndigests {} {}",
+                Delta::between(found, policy),
+                found.digest(),
+                policy.digest(),
+            );
+        }
+    }
+}
+
+#[test]
+fn a_long_history_is_followed_exactly() {
+    let edits = std::env::var(EDITS).map_or(10_000, |text| text.parse().expect("a number"));
+    let mut runner = TestRunner::deterministic();
+    let (edit, size) = (edit(), prop_oneof![3 => Just(1), 1 => 2..6usize]);
+    let mut checked = Checked::new();
+    let mut done = 0;
+    while done < edits {
+        let size = size.new_tree(&mut runner).expect("a size").current();
+        let edits = (0..size).map(|_| edit.new_tree(&mut runner).expect("an edit").current());
+        let transaction: Vec<Edit> = edits.collect();
+        checked.step(&transaction);
+        done += size;
+    }
+    assert_eq!(
+        checked.compiler.update(&checked.cluster, &[nobody()]),
+        BTreeSet::new()
+    );
+    forgets_everything(checked);
+}
+
+/// An emptied compiler is like a new one: it keeps nothing of what it has seen.
+fn forgets_everything(mut checked: Checked) {
+    let keys: Vec<ObjectKey> = checked
+        .cluster
+        .objects()
+        .map(|stored| stored.object.key.clone())
+        .collect();
+    for key in keys {
+        checked.step(&[Edit::Delete(key)]);
+    }
+    let new = Compiler::new(&Cluster::default());
+    assert_eq!(format!("{:?}", checked.compiler), format!("{new:?}"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    /// The same as the long history, in pieces that proptest can make smaller when they fail.
+    #[test]
+    fn short_histories_are_followed_exactly(history in vec(vec(edit(), 1..4), 1..25)) {
+        let mut checked = Checked::new();
+        for transaction in &history {
+            checked.step(transaction);
+        }
+        prop_assert!(Compiler::new(&checked.cluster).policies().eq(checked.compiler.policies()));
+    }
+}

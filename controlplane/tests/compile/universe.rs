@@ -1,0 +1,284 @@
+//! Random objects and edits of a universe so small that everything in it meets everything else.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use proptest::{
+    collection::{btree_set, vec},
+    option,
+    prelude::*,
+    sample::select,
+};
+use sallyport_controlplane::{
+    cluster::Cluster,
+    model::{
+        Body, Kind, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy, Node, Object,
+        ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
+    },
+};
+use sallyport_proto::policy::Protocol;
+
+use crate::write::{ip, key, object};
+
+pub(crate) const NAMESPACES: [&str; 3] = ["a", "b", "c"];
+const NODES: [&str; 3] = ["n0", "n1", "n2"];
+const NAMES: [&str; 3] = ["http", "dns", "admin"];
+const NUMBERS: [u16; 4] = [53, 80, 81, 8080];
+const BLOCKS: [&str; 9] = [
+    "0.0.0.0/0",
+    "10.0.0.0/28",
+    "10.0.0.0/29",
+    "10.0.0.8/30",
+    "10.0.0.4/32",
+    "::/0",
+    "fd00::/125",
+    "fd00::8/126",
+    "fd00::3/128",
+];
+
+/// One edit of an object.
+#[derive(Clone, Debug)]
+pub(crate) enum Edit {
+    Put(Object),
+    Delete(ObjectKey),
+}
+
+impl Edit {
+    pub(crate) fn key(&self) -> &ObjectKey {
+        match self {
+            Edit::Put(object) => &object.key,
+            Edit::Delete(key) => key,
+        }
+    }
+
+    pub(crate) fn apply(&self, cluster: &mut Cluster) {
+        match self {
+            Edit::Put(object) => cluster.put(object.clone(), 1),
+            Edit::Delete(key) => drop(cluster.remove(key)),
+        }
+    }
+}
+
+/// Puts and deletes, mostly of pods and policies.
+pub(crate) fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        4 => any_object().prop_map(Edit::Put),
+        1 => any_object().prop_map(|object| Edit::Delete(object.key)),
+    ]
+}
+
+fn any_object() -> impl Strategy<Value = Object> {
+    prop_oneof![10 => workload(), 8 => policy(), 2 => namespace(), 1 => node()]
+}
+
+/// Every address that a packet of a test may have: pods', others of their ranges, and of outside.
+pub(crate) fn addresses() -> Vec<IpAddr> {
+    let inside = (0..12).flat_map(|n| [address(n, false), address(n, true)]);
+    inside
+        .chain([ip("192.0.2.1"), ip("2001:db8::1"), ip("10.0.0.15")])
+        .collect()
+}
+
+/// Every kind of port that tells two rules of the universe apart.
+pub(crate) fn ports() -> Vec<Option<(Protocol, u16)>> {
+    let numbers = [0, 52, 53, 80, 81, 82, 8080, 8081, u16::MAX];
+    let of = |protocol| {
+        numbers
+            .into_iter()
+            .map(move |number| Some((protocol, number)))
+    };
+    Protocol::ALL
+        .into_iter()
+        .flat_map(of)
+        .chain([None])
+        .collect()
+}
+
+fn address(n: u8, v6: bool) -> IpAddr {
+    if v6 {
+        ip(&format!("fd00::{n:x}"))
+    } else {
+        [10, 0, 0, n].into()
+    }
+}
+
+fn labels() -> impl Strategy<Value = Arc<Labels>> {
+    let label = (select(vec!["app", "tier", "team"]), select(vec!["x", "y"]));
+    vec(label, 0..3).prop_map(|pairs| {
+        Arc::new(
+            pairs
+                .into_iter()
+                .map(|(k, v)| (k.into(), v.into()))
+                .collect(),
+        )
+    })
+}
+
+fn selector(keys: &'static [&'static str]) -> impl Strategy<Value = LabelSelector> {
+    let values = btree_set(select(vec!["x", "y", "z"]).prop_map(String::from), 1..3);
+    let operator = prop_oneof![
+        4 => values.clone().prop_map(Operator::In),
+        1 => values.prop_map(Operator::NotIn),
+        1 => Just(Operator::Exists),
+        1 => Just(Operator::DoesNotExist),
+    ];
+    let requirement = (select(keys), operator).prop_map(|(key, operator)| Requirement {
+        key: key.into(),
+        operator,
+    });
+    btree_set(requirement, 0..3).prop_map(LabelSelector)
+}
+
+fn namespace_selector() -> impl Strategy<Value = LabelSelector> {
+    let named = select(&NAMESPACES).prop_map(|name| {
+        let values = BTreeSet::from([name.to_string()]);
+        LabelSelector(BTreeSet::from([Requirement {
+            key: "kubernetes.io/metadata.name".into(),
+            operator: Operator::In(values),
+        }]))
+    });
+    prop_oneof![1 => named, 4 => selector(&["team", "tier"])]
+}
+
+pub(crate) fn peer() -> impl Strategy<Value = Peer> {
+    let pods = (option::of(namespace_selector()), selector(&["app", "tier"]))
+        .prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods });
+    let network = || select(&BLOCKS).prop_map(|text| text.parse().expect("a CIDR"));
+    let block =
+        (network(), vec(network(), 0..3)).prop_map(|(cidr, except)| Peer::Block { cidr, except });
+    prop_oneof![3 => pods, 1 => block]
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    prop_oneof![3 => Just(Protocol::Tcp), 1 => select(&Protocol::ALL)]
+}
+
+pub(crate) fn port() -> impl Strategy<Value = Port> {
+    let named = select(&NAMES).prop_map(|name| PortMatch::Named(name.into()));
+    let range = select(vec![
+        (80, 80),
+        (53, 81),
+        (81, 8080),
+        (1, u16::MAX),
+        (8080, 8080),
+    ]);
+    let ports = prop_oneof![
+        1 => Just(PortMatch::All),
+        3 => range.prop_map(|(first, last)| PortMatch::Range(first, last)),
+        3 => named,
+    ];
+    (protocol(), ports).prop_map(|(protocol, ports)| Port { protocol, ports })
+}
+
+pub(crate) fn rule() -> impl Strategy<Value = Rule> {
+    (vec(peer(), 0..3), vec(port(), 0..3)).prop_map(|(peers, ports)| Rule { peers, ports })
+}
+
+pub(crate) fn policy() -> impl Strategy<Value = Object> {
+    let rules = || option::of(vec(rule(), 0..3));
+    let names = (select(&NAMESPACES), 0..4u8);
+    (names, selector(&["app", "tier"]), rules(), rules()).prop_map(
+        |((namespace, n), pod_selector, ingress, egress)| {
+            let policy = NetworkPolicy {
+                pod_selector,
+                ingress,
+                egress,
+            };
+            let body = Body::NetworkPolicy(policy);
+            object(Kind::NetworkPolicy, namespace, &format!("x{n}"), body)
+        },
+    )
+}
+
+pub(crate) fn workload() -> impl Strategy<Value = Object> {
+    let named =
+        (select(&NAMES), protocol(), select(&NUMBERS)).prop_map(|(name, protocol, port)| {
+            NamedPort {
+                name: name.into(),
+                protocol,
+                port,
+            }
+        });
+    let kind = prop_oneof![5 => Just(Kind::Pod), 1 => Just(Kind::Workload)];
+    let place = (
+        kind,
+        select(&NAMESPACES),
+        0..4u8,
+        option::weighted(0.9, select(&NODES)),
+    );
+    let addresses = (
+        option::weighted(0.85, 0..12u8),
+        option::weighted(0.4, 0..12u8),
+    );
+    let host_network = prop::bool::weighted(0.1);
+    (place, labels(), addresses, vec(named, 0..3), host_network).prop_map(
+        |((kind, namespace, n, node), labels, (v4, v6), ports, host_network)| {
+            let v4 = v4.map(|n| address(n, false));
+            let workload = Workload {
+                labels,
+                node: node.map(String::from),
+                addresses: v4.into_iter().chain(v6.map(|n| address(n, true))).collect(),
+                ports,
+                host_network,
+            };
+            object(kind, namespace, &format!("p{n}"), Body::Workload(workload))
+        },
+    )
+}
+
+pub(crate) fn namespace() -> impl Strategy<Value = Object> {
+    (select(&NAMESPACES), labels()).prop_map(|(name, labels)| namespace_object(name, &labels))
+}
+
+pub(crate) fn namespace_object(name: &str, labels: &Labels) -> Object {
+    let mut labels = labels.clone();
+    labels.insert("kubernetes.io/metadata.name".into(), name.into());
+    let labels = Arc::new(labels);
+    object(
+        Kind::Namespace,
+        "",
+        name,
+        Body::Namespace(Namespace { labels }),
+    )
+}
+
+pub(crate) fn node() -> impl Strategy<Value = Object> {
+    let cidr = select(vec!["10.0.0.0/29", "10.0.0.8/29", "fd00::/64"]);
+    (select(&NODES), vec(cidr, 0..3)).prop_map(|(name, cidrs)| {
+        let node = Node {
+            workload_cidrs: cidrs
+                .into_iter()
+                .map(|cidr| cidr.parse().expect("a CIDR"))
+                .collect(),
+            ..Node::default()
+        };
+        object(Kind::Node, "", name, Body::Node(node))
+    })
+}
+
+/// A cluster in which every namespace and two of three nodes are objects, and no key comes twice.
+pub(crate) fn any_cluster() -> impl Strategy<Value = Cluster> {
+    let objects = (
+        vec(workload(), 0..10),
+        vec(policy(), 0..6),
+        vec(namespace(), 0..3),
+        node(),
+    );
+    objects.prop_map(|(workloads, policies, namespaces, node)| {
+        let fixed = NAMESPACES
+            .into_iter()
+            .map(|name| namespace_object(name, &Labels::new()));
+        let fixed =
+            fixed.chain(["n0", "n1"].map(|name| crate::write::node(name, &["10.0.0.0/24"])));
+        let random = workloads
+            .into_iter()
+            .chain(policies)
+            .chain(namespaces)
+            .chain([node]);
+        crate::write::cluster(fixed.chain(random))
+    })
+}
+
+/// A key that no object of the universe has, for transactions that change nothing.
+pub(crate) fn nobody() -> ObjectKey {
+    key(Kind::Pod, "nowhere", "nobody")
+}
