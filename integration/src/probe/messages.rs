@@ -1,17 +1,18 @@
 //! Owns the two ends of a stream: tasks that send, and tasks that count what arrives; never decides when they end.
 
-use std::future::Future;
+use std::collections::VecDeque;
+use std::future::{Future, pending};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use socket2::{Protocol as Carrier, Type};
+use socket2::{Protocol as Carrier, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
 
 use super::nonce;
 use super::socket::{Packets, asking};
@@ -23,6 +24,8 @@ use crate::testbed::Netns;
 pub(super) struct Tally {
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
+    /// Set when nothing more shall be sent. The sockets stay, so that what is under way can arrive.
+    pub(super) stopped: AtomicBool,
 }
 
 /// From where a client's sockets are opened, and to where they lead.
@@ -52,10 +55,28 @@ impl Pace {
         }
     }
 
-    fn ticks(self) -> tokio::time::Interval {
-        let mut ticks = interval(self.tick);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks
+    fn ticks(self, tally: &Arc<Tally>) -> Ticks {
+        let mut interval = interval(self.tick);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ticks {
+            interval,
+            tally: tally.clone(),
+        }
+    }
+}
+
+/// The times to send, which end when the stream is stopped.
+struct Ticks {
+    interval: Interval,
+    tally: Arc<Tally>,
+}
+
+impl Ticks {
+    async fn next(&mut self) {
+        self.interval.tick().await;
+        if self.tally.stopped.load(Ordering::SeqCst) {
+            pending::<()>().await;
+        }
     }
 }
 
@@ -84,9 +105,9 @@ pub(super) fn in_namespace<T: Send>(
 }
 
 pub(super) async fn send_datagrams(socket: Arc<Packets>, pace: Pace, tally: Arc<Tally>) {
-    let mut ticks = pace.ticks();
+    let mut ticks = pace.ticks(&tally);
     loop {
-        ticks.tick().await;
+        ticks.next().await;
         for _ in 0..pace.burst {
             if socket.send(&nonce().to_be_bytes()).await.is_ok() {
                 tally.sent();
@@ -96,9 +117,9 @@ pub(super) async fn send_datagrams(socket: Arc<Packets>, pace: Pace, tally: Arc<
 }
 
 pub(super) async fn send_from_fresh_ports(route: Route, pace: Pace, tally: Arc<Tally>) {
-    let mut ticks = pace.ticks();
+    let mut ticks = pace.ticks(&tally);
     loop {
-        ticks.tick().await;
+        ticks.next().await;
         let sent = route.netns.run(|| {
             let send = || -> io::Result<()> {
                 let socket = asking(route.source, route.target, Type::DGRAM, Carrier::UDP)?;
@@ -145,9 +166,9 @@ pub(super) async fn send_answers(socket: Arc<Packets>, pace: Pace, tally: Arc<Ta
             break arrival;
         }
     };
-    let mut ticks = pace.ticks();
+    let mut ticks = pace.ticks(&tally);
     loop {
-        ticks.tick().await;
+        ticks.next().await;
         for _ in 0..pace.burst {
             if socket
                 .answer(&arrival, &nonce().to_be_bytes())
@@ -172,9 +193,9 @@ async fn take_part(mut stream: TcpStream, part: Part, tally: Arc<Tally>) -> io::
     stream.set_nodelay(true)?;
     match part {
         Part::Speak(pace) => {
-            let mut ticks = pace.ticks();
+            let mut ticks = pace.ticks(&tally);
             loop {
-                ticks.tick().await;
+                ticks.next().await;
                 for _ in 0..pace.burst {
                     stream.write_all(&[0; MESSAGE]).await?;
                     tally.sent();
@@ -221,17 +242,34 @@ async fn connect(route: &Route, patience: Duration) -> io::Result<TcpStream> {
 
 /// Opens a connection at each tick, whatever becomes of those before it; a SYN is a message sent.
 pub(super) async fn open_connections(route: Route, pace: Pace, tally: Arc<Tally>) {
-    let mut ticks = pace.ticks();
-    let mut attempts = JoinSet::new();
+    let mut ticks = pace.ticks(&tally);
+    let mut held: VecDeque<(Instant, Vec<Socket>)> = VecDeque::new();
     loop {
-        ticks.tick().await;
-        for _ in 0..pace.burst {
-            let route = route.clone();
-            tally.sent();
-            attempts
-                .spawn(async move { connect(&route, Duration::from_millis(900)).await.map(drop) });
+        ticks.next().await;
+        let opened: Vec<Socket> = route.netns.run(|| {
+            (0..pace.burst)
+                .filter_map(|_| begin_connection(&route).ok())
+                .collect()
+        });
+        opened.iter().for_each(|_| tally.sent());
+        held.push_back((Instant::now(), opened));
+        // Before its SYN would be sent a second time a connection is given up.
+        while held
+            .front()
+            .is_some_and(|(at, _)| at.elapsed() > Duration::from_millis(900))
+        {
+            held.pop_front();
         }
-        while attempts.try_join_next().is_some() {}
+    }
+}
+
+/// Sends a SYN and does not wait for what becomes of it.
+fn begin_connection(route: &Route) -> io::Result<Socket> {
+    let socket = asking(route.source, route.target, Type::STREAM, Carrier::TCP)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    match socket.connect(&route.target.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket),
     }
 }
 

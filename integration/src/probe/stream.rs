@@ -5,7 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Protocol as Carrier, Type};
 use tokio::task::JoinHandle;
@@ -237,13 +238,32 @@ impl Stream {
         }
     }
 
-    /// Stops sending, waits until nothing has arrived for 100 ms, or all has, and tells the counts.
+    /// Waits until the counts are as wanted, and tells them; after `patience` as an error.
+    pub fn until(
+        &self,
+        patience: Duration,
+        wanted: impl Fn(Counts) -> bool,
+    ) -> Result<Counts, Counts> {
+        let started = Instant::now();
+        loop {
+            let counts = self.counts();
+            if wanted(counts) {
+                return Ok(counts);
+            }
+            if started.elapsed() > patience {
+                return Err(counts);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Stops sending, waits until nothing has been counted for 100 ms, and tells the counts.
     pub fn stop(self) -> Counts {
-        self.speaker.abort();
+        self.tally.stopped.store(true, Ordering::SeqCst);
         let mut counts = self.counts();
         let mut quiet = 0;
-        while quiet < 20 && counts.received < counts.sent {
-            std::thread::sleep(Duration::from_millis(5));
+        while quiet < 20 {
+            thread::sleep(Duration::from_millis(5));
             let now = self.counts();
             quiet = if now == counts { quiet + 1 } else { 0 };
             counts = now;
