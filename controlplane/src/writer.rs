@@ -91,18 +91,25 @@ struct Queued {
     answer: oneshot::Sender<Result<Carried, Refusal>>,
 }
 
+enum Message {
+    Transaction(Queued),
+    /// Carry out what is queued, and end.
+    Stop,
+}
+
 /// The way to the writer, for all who have transactions.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    queue: mpsc::Sender<Queued>,
+    queue: mpsc::Sender<Message>,
     published: watch::Receiver<Arc<Published>>,
 }
 
-/// The writer's end, for who started it.
+/// The writer's thread, for who started it.
 #[derive(Debug)]
 pub struct Running {
-    /// Ends when the writer ends: with `Ok` when it was asked to, by the last [`Writer`] going away.
+    /// Ends when the writer ends; with an error when it panicked.
     pub ended: oneshot::Receiver<()>,
+    queue: mpsc::Sender<Message>,
     thread: thread::JoinHandle<()>,
 }
 
@@ -126,14 +133,15 @@ impl Writer {
                 let _ = end.send(());
             }
         })?;
-        Ok((Writer { queue, published }, nodes, Running { ended, thread }))
+        let running = Running { ended, queue: queue.clone(), thread };
+        Ok((Writer { queue, published }, nodes, running))
     }
 
     /// Has a transaction carried out. Returns when it is durable and visible, or refused.
     pub async fn submit(&self, submission: Submission) -> Result<Carried, Refusal> {
         let (answer, answered) = oneshot::channel();
-        let queued = Queued { submission, answer };
-        self.queue.send(queued).await.map_err(|_| Refusal::Stopping)?;
+        let message = Message::Transaction(Queued { submission, answer });
+        self.queue.send(message).await.map_err(|_| Refusal::Stopping)?;
         answered.await.map_err(|_| Refusal::Stopping)?
     }
 
@@ -149,8 +157,10 @@ impl Writer {
 }
 
 impl Running {
-    /// Waits until all that was queued is carried out and the journal is closed. Every [`Writer`] has to be gone.
-    pub fn join(self) {
+    /// Ends the writer once all that is queued is carried out, and closes the journal. Blocks.
+    pub fn stop(self) {
+        // A writer that panicked takes nothing more.
+        let _ = self.queue.blocking_send(Message::Stop);
         if self.thread.join().is_err() {
             error!("the writer panicked");
         }
@@ -165,21 +175,30 @@ struct State {
 }
 
 impl State {
-    fn run(mut self, mut queue: mpsc::Receiver<Queued>) {
-        while let Some(first) = queue.blocking_recv() {
-            let group = self.decide(first, &mut queue);
-            self.carry_out(group);
+    fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        while let Some(message) = queue.blocking_recv() {
+            match message {
+                Message::Transaction(first) => {
+                    let group = self.decide(first, &mut queue);
+                    self.carry_out(group);
+                }
+                // What is queued is carried out still.
+                Message::Stop => queue.close(),
+            }
         }
     }
 
     /// Decides what is queued, each on top of those before it.
-    fn decide(&self, first: Queued, queue: &mut mpsc::Receiver<Queued>) -> Group {
+    fn decide(&self, first: Queued, queue: &mut mpsc::Receiver<Message>) -> Group {
         let mut group = Group::on(self.publish.borrow().clone());
         group.decide(first);
         while !group.is_full()
-            && let Ok(next) = queue.try_recv()
+            && let Ok(message) = queue.try_recv()
         {
-            group.decide(next);
+            match message {
+                Message::Transaction(next) => group.decide(next),
+                Message::Stop => queue.close(),
+            }
         }
         group
     }

@@ -1,0 +1,124 @@
+//! The operators' side of the API: every call of PolicyService. Turns messages into edits and state into messages;
+//! decides nothing about transactions.
+
+mod convert;
+mod edits;
+mod failure;
+mod list;
+mod watching;
+
+use std::{sync::Arc, time::Duration};
+
+use sallyport_proto::wire::{
+    ApplyRequest, ApplyResponse, GetRequest, GetResponse, ListRequest, ListResponse, StatusRequest,
+    StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse, WatchRequest, WatchResponse,
+    policy_service_server::PolicyService,
+};
+use tokio::{sync::watch, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use self::list::Listings;
+use crate::{
+    nodes::Nodes,
+    transaction::not_found,
+    writer::{Submission, Writer},
+};
+
+/// The largest request that is read.
+pub const MAX_REQUEST: usize = 64 << 20;
+
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+const DEFAULT_BOOKMARK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Serves PolicyService.
+#[derive(Debug)]
+pub struct Api {
+    writer: Writer,
+    nodes: Arc<Nodes>,
+    listings: Listings,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Api {
+    /// An API whose long calls end when `stopping` turns true.
+    pub fn new(writer: Writer, nodes: Arc<Nodes>, stopping: watch::Receiver<bool>) -> Api {
+        Api { writer, nodes, listings: Listings::default(), stopping }
+    }
+}
+
+#[tonic::async_trait]
+impl PolicyService for Api {
+    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
+        let ApplyRequest { edits, expected_revision, dry_run } = request.into_inner();
+        // Reading megabytes of YAML takes a while, and others are served meanwhile.
+        let edits = tokio::task::spawn_blocking(move || edits::read(edits))
+            .await
+            .map_err(|error| Status::internal(format!("reading the manifests failed: {error}")))?
+            .map_err(|problems| failure::problems(&problems))?;
+        let submission = Submission { edits, expected_revision, dry_run };
+        let carried = self.writer.submit(submission).await.map_err(|refusal| failure::refusal(&refusal))?;
+        Ok(Response::new(ApplyResponse {
+            revision: carried.revision,
+            changes: carried.changes.iter().map(Into::into).collect(),
+        }))
+    }
+
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let key = convert::key(request.into_inner().r#ref.as_ref())?;
+        let state = self.writer.current();
+        let stored = state.cluster.get(&key);
+        let stored = stored.ok_or_else(|| Status::not_found(not_found(key.kind, &key.name)))?;
+        Ok(Response::new(GetResponse { object: Some((&**stored).into()) }))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        let response = self.listings.page(&self.writer.current(), &request.into_inner())?;
+        Ok(Response::new(response))
+    }
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let WatchRequest { after_revision, bookmark_interval_ms } = request.into_inner();
+        let interval = or_default(bookmark_interval_ms, DEFAULT_BOOKMARK_INTERVAL);
+        let stream =
+            watching::start(self.writer.watch(), after_revision, interval, self.stopping.clone())?;
+        Ok(Response::new(stream))
+    }
+
+    async fn wait_enforced(
+        &self,
+        request: Request<WaitEnforcedRequest>,
+    ) -> Result<Response<WaitEnforcedResponse>, Status> {
+        let WaitEnforcedRequest { revision, timeout_ms } = request.into_inner();
+        let current = self.writer.current().revision;
+        let revision = if revision == 0 { current } else { revision };
+        if revision > current {
+            return Err(failure::future(revision, current));
+        }
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            _ = timeout(or_default(timeout_ms, DEFAULT_TIMEOUT), self.nodes.enforced(revision)) => {}
+            _ = stopping.wait_for(|&stopping| stopping) => return Err(failure::stopping()),
+        }
+        let lagging: Vec<_> = self.nodes.lagging(revision).iter().map(Into::into).collect();
+        Ok(Response::new(WaitEnforcedResponse { revision, enforced: lagging.is_empty(), lagging }))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let state = self.writer.current();
+        Ok(Response::new(StatusResponse {
+            revision: state.revision,
+            epoch: state.epoch,
+            nodes: self.nodes.status().iter().map(Into::into).collect(),
+        }))
+    }
+}
+
+fn or_default(millis: u32, default: Duration) -> Duration {
+    match millis {
+        0 => default,
+        millis => Duration::from_millis(millis.into()),
+    }
+}

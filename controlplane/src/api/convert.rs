@@ -1,0 +1,129 @@
+//! Between messages and the model, for PolicyService. A reference that is through here names an object that can be.
+
+use sallyport_proto::wire::{self, NodeStatus, ObjectRef, WatchEvent, WatchResponse, watch_event};
+use tonic::Status;
+
+use crate::{
+    cluster::Stored,
+    history::{Committed, Event},
+    model::{Kind, ObjectKey},
+    nodes,
+    transaction::{Action, Change},
+};
+
+/// The kind that a number on the wire means.
+pub(super) fn kind(number: i32) -> Result<Kind, String> {
+    match wire::Kind::try_from(number) {
+        Ok(wire::Kind::Namespace) => Ok(Kind::Namespace),
+        Ok(wire::Kind::Node) => Ok(Kind::Node),
+        Ok(wire::Kind::NetworkPolicy) => Ok(Kind::NetworkPolicy),
+        Ok(wire::Kind::Pod) => Ok(Kind::Pod),
+        Ok(wire::Kind::Workload) => Ok(Kind::Workload),
+        Ok(wire::Kind::Unspecified) => Err("kind: Required value".to_owned()),
+        Err(_) => Err(format!("kind: {number} is none that this version knows")),
+    }
+}
+
+/// The key that a reference means, or what is wrong with it.
+pub(super) fn checked_key(reference: &ObjectRef) -> Result<ObjectKey, String> {
+    let ObjectRef { kind: number, namespace, name } = reference;
+    let kind = kind(*number)?;
+    if name.is_empty() {
+        return Err(format!("{kind}: name: Required value"));
+    }
+    match (kind.is_namespaced(), namespace.is_empty()) {
+        (true, true) => Err(format!("{kind} {name}: namespace: Required value")),
+        (false, false) => Err(format!("{kind} {name}: namespace: a {kind} has none")),
+        _ => Ok(ObjectKey { kind, namespace: namespace.clone(), name: name.clone() }),
+    }
+}
+
+/// The key that a request must have.
+pub(super) fn key(reference: Option<&ObjectRef>) -> Result<ObjectKey, Status> {
+    let reference = reference.ok_or_else(|| Status::invalid_argument("ref: Required value"))?;
+    checked_key(reference).map_err(Status::invalid_argument)
+}
+
+impl From<Kind> for wire::Kind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Namespace => wire::Kind::Namespace,
+            Kind::Node => wire::Kind::Node,
+            Kind::NetworkPolicy => wire::Kind::NetworkPolicy,
+            Kind::Pod => wire::Kind::Pod,
+            Kind::Workload => wire::Kind::Workload,
+        }
+    }
+}
+
+impl From<&ObjectKey> for ObjectRef {
+    fn from(key: &ObjectKey) -> Self {
+        ObjectRef {
+            kind: wire::Kind::from(key.kind).into(),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+        }
+    }
+}
+
+impl From<&Stored> for wire::Object {
+    fn from(stored: &Stored) -> Self {
+        wire::Object {
+            r#ref: Some((&stored.object.key).into()),
+            manifest: stored.object.manifest.to_string(),
+            revision: stored.revision,
+        }
+    }
+}
+
+impl From<&Change> for wire::Change {
+    fn from(change: &Change) -> Self {
+        use wire::change::Action as Wire;
+        let action = match change.action {
+            Action::Created => Wire::Created,
+            Action::Configured => Wire::Configured,
+            Action::Unchanged => Wire::Unchanged,
+            Action::Deleted => Wire::Deleted,
+        };
+        wire::Change { r#ref: Some((&change.key).into()), action: action.into() }
+    }
+}
+
+impl From<&Committed> for WatchResponse {
+    fn from(committed: &Committed) -> Self {
+        let event = |event: &Event| WatchEvent {
+            event: Some(match event {
+                Event::Put(stored) => watch_event::Event::Put((&**stored).into()),
+                Event::Delete(key) => watch_event::Event::Delete(key.into()),
+            }),
+        };
+        WatchResponse {
+            revision: committed.revision,
+            events: committed.events.iter().map(event).collect(),
+            bookmark: false,
+        }
+    }
+}
+
+impl From<&nodes::Status> for NodeStatus {
+    fn from(status: &nodes::Status) -> Self {
+        use wire::node_status::State as Wire;
+        let state = match status.state {
+            nodes::State::Enforcing => Wire::Enforcing,
+            nodes::State::Updating => Wire::Updating,
+            nodes::State::Refusing => Wire::Refusing,
+            nodes::State::Disconnected => Wire::Disconnected,
+            nodes::State::Unknown => Wire::Unknown,
+        };
+        NodeStatus {
+            name: status.name.clone(),
+            state: state.into(),
+            enforced_revision: status.enforced.map_or(0, |position| position.revision),
+            pending_revision: status.pending.unwrap_or(0),
+            since_ms: u64::try_from(status.since.as_millis()).unwrap_or(u64::MAX),
+            reason: status.reason.clone(),
+            version: status.version.clone(),
+            endpoints: u32::try_from(status.endpoints).unwrap_or(u32::MAX),
+        }
+    }
+}

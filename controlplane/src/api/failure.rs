@@ -1,0 +1,111 @@
+//! Refusals as statuses: the code that a program acts on, the message that a person reads. Never decides what is
+//! refused.
+
+use sallyport_proto::Revision;
+use tonic::{Code, Status};
+
+use crate::{
+    transaction::{Problem, Reason},
+    writer::Refusal,
+};
+
+/// A status's message travels in a header, percent-encoded, and clients take no more than 16 KiB of headers.
+const MAX_MESSAGE: usize = 8_000;
+
+/// A transaction that was refused.
+pub(super) fn refusal(refusal: &Refusal) -> Status {
+    let code = match refusal {
+        Refusal::Problems(list) => return problems(list),
+        Refusal::Stale { .. } => Code::FailedPrecondition,
+        Refusal::Journal(error) if error.is_full() => Code::ResourceExhausted,
+        Refusal::Journal(_) => Code::Internal,
+        Refusal::Stopping => Code::Unavailable,
+    };
+    Status::new(code, refusal.to_string())
+}
+
+/// Everything that is wrong with a transaction, one a line; a code other than INVALID_ARGUMENT when it fits all.
+pub(super) fn problems(problems: &[Problem]) -> Status {
+    let first = problems.first().map(|problem| problem.reason);
+    let same = problems.iter().all(|problem| Some(problem.reason) == first);
+    let code = match first.filter(|_| same) {
+        Some(Reason::NotFound) => Code::NotFound,
+        Some(Reason::AlreadyExists) => Code::AlreadyExists,
+        Some(Reason::Invalid) | None => Code::InvalidArgument,
+    };
+    let lines: Vec<_> = problems.iter().map(Problem::to_string).collect();
+    Status::new(code, fitting(&lines))
+}
+
+/// A revision that was not committed yet.
+pub(super) fn future(asked: Revision, current: Revision) -> Status {
+    Status::out_of_range(format!("revision {asked} lies in the future: the current revision is {current}"))
+}
+
+/// The control plane is going down.
+pub(super) fn stopping() -> Status {
+    Status::unavailable("the control plane is stopping")
+}
+
+/// As many lines as fit, and how many do not.
+fn fitting(lines: &[String]) -> String {
+    let mut text = String::new();
+    let mut size = 0;
+    for (index, line) in lines.iter().enumerate() {
+        size += encoded(line) + encoded("\n");
+        let rest = lines.len() - index;
+        if size > MAX_MESSAGE && index > 0 {
+            return format!("{text}\nand {rest} more");
+        }
+        if index > 0 {
+            text.push('\n');
+        }
+        text.extend(line.chars().scan(0, |length, c| {
+            *length += encoded(c.encode_utf8(&mut [0; 4]));
+            (*length <= MAX_MESSAGE).then_some(c)
+        }));
+    }
+    text
+}
+
+/// The length of a text when it is percent-encoded.
+fn encoded(text: &str) -> usize {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"#%<>`?{}".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { 1 } else { 3 }).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(reason: Reason, message: &str) -> Problem {
+        Problem { reason, message: message.to_owned() }
+    }
+
+    #[test]
+    fn one_a_line_and_one_code() {
+        let missing = problem(Reason::NotFound, r#"namespaces "x" not found"#);
+        let held = problem(Reason::AlreadyExists, "address 10.0.0.1 is held");
+        let invalid = problem(Reason::Invalid, "wrong");
+        let code = |list: &[Problem]| problems(list).code();
+        assert_eq!(code(&[missing.clone(), missing.clone()]), Code::NotFound);
+        assert_eq!(code(std::slice::from_ref(&held)), Code::AlreadyExists);
+        assert_eq!(code(&[invalid.clone()]), Code::InvalidArgument);
+        assert_eq!(code(&[missing.clone(), held]), Code::InvalidArgument);
+        let status = problems(&[missing, invalid]);
+        assert_eq!(status.message(), "namespaces \"x\" not found\nwrong");
+    }
+
+    #[test]
+    fn a_message_fits_into_a_header() {
+        let many: Vec<_> = (0..1_000).map(|n| problem(Reason::Invalid, &format!("{n}: {}", "ä ".repeat(50)))).collect();
+        let status = problems(&many);
+        assert!(encoded(status.message()) <= MAX_MESSAGE + 100);
+        assert!(status.message().ends_with(" more"), "{}", status.message());
+        let shown = status.message().lines().count() - 1;
+        assert!(status.message().ends_with(&format!("\nand {} more", 1_000 - shown)));
+
+        let long = problems(&[problem(Reason::Invalid, &"x".repeat(100_000))]);
+        assert_eq!(long.message().len(), MAX_MESSAGE);
+    }
+}

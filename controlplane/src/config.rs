@@ -1,0 +1,142 @@
+//! What the control plane can be told on its command line. Opens nothing.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::{Parser, ValueEnum};
+
+use crate::{history::Bounds, journal::Settings};
+
+const AFTER_HELP: &str = "\
+Examples:
+  sallyport-controlplane
+      Serve on 127.0.0.1:7443, keep data in /var/lib/sallyport/controlplane.
+  sallyport-controlplane --listen 10.0.0.1:7443 --log-format json
+      Serve nodes on another machine's network. There is no TLS yet: only on a network that you trust.
+  sallyport-controlplane --listen unix:///run/sallyport/api.sock --data-dir /tmp/try
+      Serve on a socket that only this user can open.
+
+Send it manifests with `sallyport apply`. It stops on SIGTERM and SIGINT; whatever it acknowledged is on the disk.";
+
+/// Sallyport's control plane: takes policies in transactions, computes what each node must enforce, and streams the
+/// differences to the nodes.
+///
+/// It serves gRPC: sallyport.v1.PolicyService for operators, sallyport.v1.NodeService for nodes, health checks and
+/// reflection. TLS is not supported yet: everyone who reaches the address can read and change everything, so listen
+/// on the loopback address, on a unix socket, or on a network that you trust.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "sallyport-controlplane", version, after_help = AFTER_HELP)]
+pub struct Config {
+    /// Where to serve: HOST:PORT (port 0 takes a free one), or unix:///PATH
+    #[arg(long, env = "SALLYPORT_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7443")]
+    pub listen: Address,
+
+    /// Where to keep the journal; created if it is not there
+    #[arg(
+        long,
+        env = "SALLYPORT_DATA_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/sallyport/controlplane"
+    )]
+    pub data_dir: PathBuf,
+
+    /// How many transactions `sallyport watch` can look back; more take more memory
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub history: u32,
+
+    /// How log lines look on standard error
+    #[arg(long, env = "SALLYPORT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// What to log: error, warn, info, debug, trace, or directives like sallyport_controlplane=debug,h2=warn
+    #[arg(long, env = "RUST_LOG", value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where to serve, or where it is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Address, String> {
+        const FORMS: &str = "use HOST:PORT with an IP address, such as 127.0.0.1:7443 or [::1]:7443, or unix:///PATH";
+        match text.strip_prefix("unix://") {
+            Some(path) if path.starts_with('/') => Ok(Address::Unix(path.into())),
+            Some(_) => Err(FORMS.to_owned()),
+            None => text.parse().map(Address::Tcp).map_err(|_| FORMS.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(address) => write!(f, "{address}"),
+            Address::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+impl Config {
+    /// The defaults, with data in a directory and a free port on the loopback address: for tests.
+    pub fn local(data_dir: impl Into<PathBuf>) -> Config {
+        Config {
+            listen: Address::Tcp(([127, 0, 0, 1], 0).into()),
+            data_dir: data_dir.into(),
+            history: 10_000,
+            log_format: LogFormat::Text,
+            log_level: "info".to_owned(),
+        }
+    }
+
+    /// How the journal is to be kept.
+    pub(crate) fn journal(&self) -> Settings {
+        let transactions = usize::try_from(self.history).unwrap_or(usize::MAX);
+        Settings {
+            history: Bounds { transactions, ..Bounds::default() },
+            fold_after: self.history.into(),
+            ..Settings::at(self.data_dir.join("journal"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Config::command().debug_assert();
+        let help = Config::command().render_long_help().to_string();
+        for word in ["--listen", "--data-dir", "--log-format", "--log-level", "TLS is not supported yet", "Examples:"] {
+            assert!(help.contains(word), "{word} in:\n{help}");
+        }
+    }
+
+    #[test]
+    fn addresses_read_as_they_are_written() {
+        for text in ["127.0.0.1:7443", "[::1]:0", "unix:///run/a.sock"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        for text in ["", "7443", "localhost", "unix://relative"] {
+            assert!(text.parse::<Address>().unwrap_err().contains("HOST:PORT"), "{text}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The whole control plane in one process: journal, writer, both services, started in order and stopped in order.
+//! Handles no signal and sets up no logging: that is the binary's.
+
+use std::{io, sync::Arc, time::Duration};
+
+use sallyport_proto::{
+    Epoch, Revision,
+    wire::{
+        DESCRIPTOR, node_service_server::NodeServiceServer, policy_service_server::PolicyServiceServer,
+    },
+};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::timeout,
+};
+use tonic::transport::{Server, server::Router};
+use tracing::{info, warn};
+
+use crate::{
+    api::{Api, MAX_REQUEST},
+    config::{Address, Config},
+    journal::{JournalError, SledJournal},
+    listener::Listener,
+    nodes::Nodes,
+    oversize::Oversize,
+    stream::Streams,
+    writer::{Running, Writer},
+};
+
+/// A peer that does not answer for so long is gone. Nodes and watchers are idle most of the time.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long calls that are under way may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why the control plane does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The journal is not usable.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// Nobody can connect.
+    #[error("cannot listen on {address}: {cause}")]
+    Listen {
+        /// Where.
+        address: Address,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// No thread could be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+    /// Serving failed.
+    #[error("serving failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// The writer is gone.
+    #[error("the writer stopped: see the log for what happened; what was acknowledged is in the journal")]
+    Writer,
+    /// A part of the process panicked.
+    #[error("a task panicked: {0}")]
+    Panicked(#[from] tokio::task::JoinError),
+    /// The descriptors for reflection are not readable.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A running control plane. Dropping it stops it, without waiting for it.
+#[derive(Debug)]
+pub struct Handle {
+    /// Where it serves; with the real port.
+    pub address: Address,
+    /// The revision that it started with.
+    pub revision: Revision,
+    /// Its epoch.
+    pub epoch: Epoch,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<Result<(), ServerError>>,
+}
+
+/// Starts a control plane. When this returns, it serves.
+pub async fn start(config: Config) -> Result<Handle, ServerError> {
+    let settings = config.journal();
+    let (journal, recovered) =
+        tokio::task::spawn_blocking(move || SledJournal::open(settings)).await??;
+    let (revision, epoch) = (recovered.revision, recovered.epoch);
+    let (writer, nodes, running) =
+        tokio::task::spawn_blocking(move || Writer::start(Box::new(journal), recovered))
+            .await?
+            .map_err(ServerError::Thread)?;
+    let listener = Listener::bind(&config.listen).await.map_err(|cause| ServerError::Listen {
+        address: config.listen.clone(),
+        cause,
+    })?;
+    let address = listener.address().clone();
+    let (stop, stopping) = watch::channel(false);
+    let router = router(writer, nodes, stopping.clone()).await?;
+    let task = tokio::spawn(serve(router, listener, running, stopping));
+    info!("listening on {address}, revision {revision}, epoch {epoch}");
+    Ok(Handle { address, revision, epoch, stop, task })
+}
+
+impl Handle {
+    /// Stops it: ends the streams, finishes what is under way, closes the journal.
+    pub async fn stop(mut self) -> Result<(), ServerError> {
+        self.stop.send_replace(true);
+        (&mut self.task).await?
+    }
+
+    /// Waits until it stops by itself, which it does only when something is broken.
+    pub async fn failed(&mut self) -> ServerError {
+        match (&mut self.task).await {
+            Ok(Ok(())) => ServerError::Writer,
+            Ok(Err(error)) => error,
+            Err(error) => error.into(),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+async fn router(
+    writer: Writer,
+    nodes: Arc<Nodes>,
+    stopping: watch::Receiver<bool>,
+) -> Result<Router, ServerError> {
+    let policies = PolicyServiceServer::new(Api::new(writer, nodes.clone(), stopping.clone()))
+        .max_decoding_message_size(MAX_REQUEST)
+        // What was read can be told again, whatever it grew to.
+        .max_encoding_message_size(usize::MAX);
+    let streams = NodeServiceServer::new(Streams::new(nodes, stopping));
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<PolicyServiceServer<Api>>().await;
+    health.set_serving::<NodeServiceServer<Streams>>().await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_service(Oversize::of(policies, MAX_REQUEST))
+        .add_service(streams)
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
+}
+
+/// Serves until it is told to stop, or the writer is gone; then ends the writer.
+async fn serve(
+    router: Router,
+    listener: Listener,
+    mut running: Running,
+    mut stopping: watch::Receiver<bool>,
+) -> Result<(), ServerError> {
+    let mut told = stopping.clone();
+    let shutdown = async move {
+        // Ends also when the handle is dropped.
+        let _ = told.wait_for(|&stop| stop).await;
+    };
+    let mut serving = tokio::spawn(listener.serve(router, shutdown));
+    let writer_is_gone = tokio::select! {
+        served = &mut serving => return served?.map_err(Into::into),
+        _ = &mut running.ended => true,
+        _ = stopping.wait_for(|&stop| stop) => false,
+    };
+    if writer_is_gone {
+        serving.abort();
+        return Err(ServerError::Writer);
+    }
+    info!("stopping");
+    match timeout(GRACE, &mut serving).await {
+        Ok(served) => served??,
+        Err(_) => {
+            warn!("some calls did not end in time and are cut off");
+            serving.abort();
+        }
+    }
+    tokio::task::spawn_blocking(|| running.stop()).await?;
+    info!("stopped");
+    Ok(())
+}

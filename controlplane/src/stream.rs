@@ -1,0 +1,282 @@
+//! The nodes' side of the API: one conversation a node, one update under way at a time. Decides nothing about
+//! policies and keeps nothing about nodes: that is `nodes`.
+
+mod parts;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use sallyport_proto::{
+    Delta, Position,
+    policy::NodePolicy,
+    wire::{
+        self, SyncRequest, SyncResponse, node_service_server::NodeService, sync_request::Message,
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{info, warn};
+
+pub use self::parts::{PART, Parts};
+use crate::nodes::{Hello, Nodes, Session, SessionError, Update};
+
+/// A node that opens a stream has this long to say Hello, and one that is told to go to hear why.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long to wait after a refusal before the same is tried again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Parts that are made before the first of them is sent.
+const AHEAD: usize = 2;
+
+/// Serves NodeService.
+#[derive(Debug)]
+pub struct Streams {
+    nodes: Arc<Nodes>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Streams {
+    /// Streams that end when `stopping` turns true.
+    pub fn new(nodes: Arc<Nodes>, stopping: watch::Receiver<bool>) -> Streams {
+        Streams { nodes, stopping }
+    }
+}
+
+#[tonic::async_trait]
+impl NodeService for Streams {
+    type SyncStream = ReceiverStream<Result<SyncResponse, Status>>;
+
+    async fn sync(
+        &self,
+        request: Request<Streaming<SyncRequest>>,
+    ) -> Result<Response<Self::SyncStream>, Status> {
+        let (outbound, messages) = mpsc::channel(AHEAD);
+        let (nodes, stopping) = (self.nodes.clone(), self.stopping.clone());
+        tokio::spawn(async move {
+            let outcome = converse(nodes, request.into_inner(), outbound.clone(), stopping).await;
+            if let Err(status) = outcome {
+                // A node that reads nothing does not learn why.
+                let _ = timeout(PATIENCE, outbound.send(Err(status))).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(messages)))
+    }
+}
+
+async fn converse(
+    nodes: Arc<Nodes>,
+    mut inbound: Streaming<SyncRequest>,
+    outbound: mpsc::Sender<Result<SyncResponse, Status>>,
+    stopping: watch::Receiver<bool>,
+) -> Result<(), Status> {
+    let hello = timeout(PATIENCE, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Hello within 10 seconds"))??;
+    let hello = hello_of(hello)?;
+    let said = match hello.position {
+        Some(position) => position.to_string(),
+        None => "nothing".to_owned(),
+    };
+    let version = hello.version.clone();
+    let session = nodes.connect(hello).inspect_err(|error| warn!(%error, "turned a node away"))?;
+    let node = session.name().to_owned();
+    info!(node, version, enforces = said, "node connected");
+    let conversation =
+        Conversation { session, inbound, outbound, stopping, snapshot: false, retry: Retry::new() };
+    let outcome = conversation.go_on().await;
+    match &outcome {
+        Ok(()) => info!(node, "node disconnected"),
+        Err(status) => info!(node, reason = status.message(), "node's stream ended"),
+    }
+    outcome
+}
+
+fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
+    let Some(Message::Hello(hello)) = first.and_then(|request| request.message) else {
+        return Err(Status::invalid_argument("the first message must be a Hello"));
+    };
+    Ok(Hello {
+        name: hello.node_name,
+        position: hello.position.as_ref().map(position_of).transpose()?,
+        version: hello.version,
+    })
+}
+
+fn position_of(position: &wire::Position) -> Result<Position, Status> {
+    Position::try_from(position).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+impl From<SessionError> for Status {
+    fn from(error: SessionError) -> Status {
+        let message = error.to_string();
+        match error {
+            SessionError::Unregistered { .. } | SessionError::Removed { .. } => Status::not_found(message),
+            SessionError::Ahead { .. } => Status::failed_precondition(message),
+            SessionError::Replaced { .. } => Status::aborted(message),
+            SessionError::Unexpected { .. } => Status::invalid_argument(message),
+        }
+    }
+}
+
+/// A stream after its Hello.
+struct Conversation {
+    session: Session,
+    inbound: Streaming<SyncRequest>,
+    outbound: mpsc::Sender<Result<SyncResponse, Status>>,
+    stopping: watch::Receiver<bool>,
+    /// The node wants everything.
+    snapshot: bool,
+    retry: Retry,
+}
+
+/// What a conversation waits for.
+enum Signal {
+    Said(Option<SyncRequest>),
+    Changed,
+    Retry,
+}
+
+impl Conversation {
+    async fn go_on(mut self) -> Result<(), Status> {
+        loop {
+            if !self.retry.is_waiting()
+                && let Some(update) = self.session.next_update(self.snapshot)?
+            {
+                // What fits nothing is sent whole anyway.
+                self.snapshot = update.base.is_none();
+                if self.send(update).await?.is_none() {
+                    return Ok(());
+                }
+            }
+            match self.listen().await? {
+                Signal::Said(Some(request)) => self.hear(request)?,
+                Signal::Said(None) => return Ok(()),
+                Signal::Changed | Signal::Retry => self.retry.go(),
+            }
+        }
+    }
+
+    /// Sends an update. `None` when the node is gone.
+    async fn send(&mut self, update: Update) -> Result<Option<()>, Status> {
+        let Update { base, target, policy } = update;
+        let (base, old) = match base {
+            Some((position, policy)) => (Some(position), policy),
+            None => (None, Arc::<NodePolicy>::default()),
+        };
+        let (_, ended) = self.session.signals();
+        for part in Parts::new(base, target, Delta::between(&old, &policy)) {
+            let sent = tokio::select! {
+                sent = self.outbound.send(Ok(part)) => sent,
+                reason = &mut *ended => return Err(over(reason)),
+                _ = self.stopping.wait_for(|&stopping| stopping) => return Err(stopping()),
+            };
+            if sent.is_err() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    }
+
+    async fn listen(&mut self) -> Result<Signal, Status> {
+        let (wake, ended) = self.session.signals();
+        tokio::select! {
+            reason = ended => Err(over(reason)),
+            _ = self.stopping.wait_for(|&stopping| stopping) => Err(stopping()),
+            said = self.inbound.message() => match said {
+                Ok(request) => Ok(Signal::Said(request)),
+                // The connection broke, or the node hung up in the middle of a message.
+                Err(_) => Ok(Signal::Said(None)),
+            },
+            Ok(()) = wake.changed() => Ok(Signal::Changed),
+            () = self.retry.due() => Ok(Signal::Retry),
+        }
+    }
+
+    fn hear(&mut self, request: SyncRequest) -> Result<(), Status> {
+        match request.message {
+            Some(Message::Ack(ack)) => {
+                let position = required(ack.position.as_ref(), "ack.position")?;
+                self.session.acked(position)?;
+                self.snapshot = false;
+                self.retry = Retry::new();
+                Ok(())
+            }
+            Some(Message::Nack(nack)) => self.refused(nack),
+            Some(Message::Hello(_)) => Err(Status::invalid_argument("a second Hello")),
+            None => Err(Status::invalid_argument(
+                "an empty message, or one of a kind that this version does not know",
+            )),
+        }
+    }
+
+    fn refused(&mut self, nack: wire::Nack) -> Result<(), Status> {
+        let target = required(nack.target.as_ref(), "nack.target")?;
+        let position = nack.position.as_ref().map(position_of).transpose()?;
+        let (node, was_snapshot) = (self.session.name(), self.snapshot);
+        warn!(node, %target, reason = nack.reason, want_snapshot = nack.want_snapshot, "node refused an update");
+        self.session.nacked(target, position, nack.reason)?;
+        self.snapshot = nack.want_snapshot;
+        if was_snapshot || !nack.want_snapshot {
+            self.retry.wait();
+        }
+        Ok(())
+    }
+}
+
+fn required(position: Option<&wire::Position>, field: &str) -> Result<Position, Status> {
+    position_of(position.ok_or_else(|| Status::invalid_argument(format!("{field} is missing")))?)
+}
+
+fn over<E>(reason: Result<SessionError, E>) -> Status {
+    match reason {
+        Ok(reason) => reason.into(),
+        // The table of nodes is gone.
+        Err(_) => stopping(),
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the control plane is stopping; connect again")
+}
+
+/// When to try again what was refused.
+struct Retry {
+    delay: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Retry {
+    fn new() -> Retry {
+        Retry { delay: RETRY.0, timer: None }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.timer.is_some()
+    }
+
+    /// Waits, longer each time.
+    fn wait(&mut self) {
+        self.timer = Some(Box::pin(sleep_until(Instant::now() + self.delay)));
+        self.delay = (self.delay * 2).min(RETRY.1);
+    }
+
+    /// Waits no longer.
+    fn go(&mut self) {
+        self.timer = None;
+    }
+
+    async fn due(&mut self) {
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().await,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Updates as messages of bounded size: large changes are cut, and parts are made as they are sent. Knows no stream
+//! and no node.
+
+use std::iter::Peekable;
+
+use prost::Message as _;
+use sallyport_proto::{
+    Change, Delta, Position,
+    wire::{PolicyChange, SyncResponse},
+};
+
+/// The most bytes of one part. A change that cannot be cut (a class, the ranges of a group) goes in one part,
+/// whatever its size.
+pub const PART: usize = 1 << 20;
+
+/// What a part has beside its changes: two positions and the framing.
+const FRAME: usize = 256;
+
+/// The most addresses of one change: 18 bytes each, if they are IPv6.
+const ADDRESSES: usize = 16_384;
+
+/// The parts of an update, at least one; the last one says so.
+pub struct Parts {
+    base: Option<Position>,
+    target: Position,
+    changes: Peekable<Box<dyn Iterator<Item = PolicyChange> + Send>>,
+    begun: bool,
+}
+
+impl Parts {
+    /// The parts of an update from `base`, or from nothing, to `target`.
+    pub fn new(base: Option<Position>, target: Position, delta: Delta) -> Parts {
+        let changes = delta.changes.into_iter().flat_map(cut);
+        let changes: Box<dyn Iterator<Item = PolicyChange> + Send> =
+            Box::new(changes.map(|change| PolicyChange::from(&change)));
+        Parts { base, target, changes: changes.peekable(), begun: false }
+    }
+}
+
+impl Iterator for Parts {
+    type Item = SyncResponse;
+
+    fn next(&mut self) -> Option<SyncResponse> {
+        if self.begun && self.changes.peek().is_none() {
+            return None;
+        }
+        self.begun = true;
+        let (mut changes, mut size) = (Vec::new(), FRAME);
+        while let Some(next) = self.changes.peek() {
+            size += sized(next);
+            if size > PART && !changes.is_empty() {
+                break;
+            }
+            changes.extend(self.changes.next());
+        }
+        Some(SyncResponse {
+            base: self.base.map(Into::into),
+            target: Some(self.target.into()),
+            changes,
+            last: self.changes.peek().is_none(),
+        })
+    }
+}
+
+/// A change's bytes, with its tag and length.
+fn sized(change: &PolicyChange) -> usize {
+    change.encoded_len() + 6
+}
+
+/// A group with many members as several changes.
+fn cut(change: Change) -> Vec<Change> {
+    let Change::Group { id, mut spec, add, remove } = change else {
+        return vec![change];
+    };
+    if add.len() + remove.len() <= ADDRESSES {
+        return vec![Change::Group { id, spec, add, remove }];
+    }
+    let removals = remove.chunks(ADDRESSES).map(|chunk| (Vec::new(), chunk.to_vec()));
+    let additions = add.chunks(ADDRESSES).map(|chunk| (chunk.to_vec(), Vec::new()));
+    let chunks = removals.chain(additions);
+    // Only the first makes the group.
+    chunks.map(|(add, remove)| Change::Group { id, spec: spec.take(), add, remove }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv6Addr, sync::Arc};
+
+    use sallyport_proto::{
+        Digest, Ranges,
+        policy::{Endpoint, GroupId, NodePolicy, PeerGroup},
+    };
+
+    use super::*;
+
+    fn large(members: u128, endpoints: u128) -> NodePolicy {
+        let mut policy = NodePolicy::default();
+        let id = GroupId::of(["pods default/*"], &Ranges::EMPTY);
+        policy.set_group(id, Arc::new(PeerGroup::new("pods default/*".into(), Ranges::EMPTY)));
+        for n in 0..members {
+            policy.add_address(id, Ipv6Addr::from_bits(n).into());
+        }
+        for n in 0..endpoints {
+            let endpoint = Endpoint {
+                namespace: "default".into(),
+                name: format!("a-pod-with-a-name-of-some-length-{n}"),
+                ingress: None,
+                egress: None,
+            };
+            policy.set_endpoint(Ipv6Addr::from_bits(n << 64).into(), Arc::new(endpoint));
+        }
+        policy
+    }
+
+    /// What a node makes of the parts.
+    fn received(base: &NodePolicy, parts: Vec<SyncResponse>, digest: Digest) -> NodePolicy {
+        let changes: Vec<_> = parts.into_iter().flat_map(|part| part.changes).collect();
+        let delta = Delta::try_from(&changes[..]).unwrap();
+        base.applied(&delta, digest).unwrap()
+    }
+
+    #[test]
+    fn parts_are_small_and_make_the_whole() {
+        let (old, new) = (NodePolicy::default(), large(150_000, 20_000));
+        for (from, to) in [(&old, &new), (&new, &old), (&large(100_000, 3), &large(3, 30_000))] {
+            let target = Position { epoch: 1, revision: 2, digest: to.digest() };
+            let parts: Vec<_> = Parts::new(None, target, Delta::between(from, to)).collect();
+            assert!(parts.iter().all(|part| part.encoded_len() <= PART), "within the bound");
+            let (last, others) = parts.split_last().unwrap();
+            assert!(last.last && others.iter().all(|part| !part.last));
+            assert_eq!(received(from, parts, to.digest()), *to);
+        }
+        let target = Position { epoch: 1, revision: 2, digest: new.digest() };
+        assert!(Parts::new(None, target, Delta::between(&old, &new)).count() > 3, "it was worth it");
+    }
+
+    #[test]
+    fn nothing_to_change_is_one_part() {
+        let parts: Vec<_> = Parts::new(None, Position::default(), Delta::default()).collect();
+        assert_eq!(parts.len(), 1);
+        assert!(parts[0].last);
+    }
+}
