@@ -1,38 +1,6 @@
-//! What is told of a text as a whole: YAML, JSON, documents, lists, unknown kinds and fields, places, limits. Rules for
-//! what is in an object are tested beside this.
+//! What is told of a text as a whole: YAML, JSON, documents, places, hostile input. Lists are beside this.
 
-use sallyport_controlplane::{
-    manifest::{self, MAX_PROBLEMS},
-    model::Object,
-};
-
-fn said(text: &str) -> Vec<String> {
-    let problems = manifest::parse(text, "m.yaml").expect_err(text);
-    problems.iter().map(ToString::to_string).collect()
-}
-
-fn accepted(text: &str) -> Vec<Object> {
-    manifest::parse(text, "m.yaml").unwrap_or_else(|problems| {
-        panic!(
-            "{text}\n{}",
-            problems
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n")
-        )
-    })
-}
-
-fn keys(objects: &[Object]) -> Vec<String> {
-    objects
-        .iter()
-        .map(|object| object.key.to_string())
-        .collect()
-}
-
-const SUPPORTED: &str = "supported are networking.k8s.io/v1 NetworkPolicy, v1 Namespace, v1 Node, v1 Pod, \
-                         sallyport.dev/v1 Node, sallyport.dev/v1 Workload, and lists of these";
+use super::{SUPPORTED, accepted, keys, told};
 
 #[test]
 fn documents_come_in_every_form() {
@@ -121,7 +89,7 @@ metadata:
   name: B
 ";
     assert_eq!(
-        said(text),
+        told(text),
         [
             "m.yaml:9:3: document 1: NetworkPolicy shop/web: unknown field \"spec.podSelecter\"",
             "m.yaml:11:12: document 1: NetworkPolicy shop/web: spec.ingress[0].from[0]: Required value: must specify a \
@@ -198,7 +166,7 @@ fn what_is_no_object_of_ours_is_refused() {
             ),
         ),
     ] {
-        assert_eq!(said(text), [expected]);
+        assert_eq!(told(text), [expected]);
     }
 }
 
@@ -242,12 +210,12 @@ fn malformed_text_is_told_with_its_place() {
             "m.yaml:2:6: document 2: malformed JSON: EOF while parsing a value",
         ),
     ] {
-        assert_eq!(said(text), [expected], "{text:?}");
+        assert_eq!(told(text), [expected], "{text:?}");
     }
 }
 
 #[test]
-fn hostile_text_is_refused_in_time() {
+fn hostile_text_is_refused() {
     let laughs: String = ('b'..='j')
         .map(|name| {
             let before = char::from(name as u8 - 1);
@@ -281,10 +249,7 @@ fn hostile_text_is_refused_in_time() {
             "m.yaml:1:1: document 1: malformed YAML: unclosed quote",
         ),
     ] {
-        let started = std::time::Instant::now();
-        let told = said(&text);
-        assert_eq!(told, [expected]);
-        assert!(started.elapsed().as_secs() < 20, "{expected}");
+        assert_eq!(told(&text), [expected]);
     }
 }
 
@@ -323,7 +288,7 @@ fn scalars_are_what_kubernetes_takes_them_for() {
         ("010", "8"),
     ] {
         assert_eq!(
-            said(&namespace(text)),
+            told(&namespace(text)),
             [format!(
                 "m.yaml:1:64: document 1: Namespace a: metadata.labels[l]: Invalid value: {given}: must be a string (put it \
              in quotes)"
@@ -331,207 +296,13 @@ fn scalars_are_what_kubernetes_takes_them_for() {
         );
     }
     assert_eq!(
-        said(&namespace("")),
+        told(&namespace("")),
         [
             "m.yaml:1:64: document 1: Namespace a: metadata.labels[l]: Invalid value: null: must be a string"
         ]
     );
     assert_eq!(
-        said(&namespace(".nan")),
+        told(&namespace(".nan")),
         ["m.yaml:1:67: document 1: malformed YAML: value `.nan` is not a finite number"]
-    );
-}
-
-#[test]
-fn lists_are_taken_apart() {
-    let pod = "\"metadata\":{\"name\":\"p\"},\"spec\":{}";
-    for (text, expected) in [
-        ("{apiVersion: v1, kind: List, items: []}".to_owned(), &[] as &[&str]),
-        ("{apiVersion: v1, kind: List, items: null}".into(), &[]),
-        (
-            format!(
-                "{{\"apiVersion\":\"v1\",\"kind\":\"PodList\",\"metadata\":{{\"resourceVersion\":\"7\",\"continue\":\"\"}},\
-                 \"items\":[{{{pod}}}]}}"
-            ),
-            &["{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"p\",\"namespace\":\"default\"},\"spec\":{}}"],
-        ),
-        (
-            "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: NamespaceList\n  items:\n  - metadata: {name: \
-             a}\n- apiVersion: sallyport.dev/v1\n  kind: NodeList\n  items: [{metadata: {name: n1}}]\n"
-                .into(),
-            &[
-                "{\"apiVersion\":\"v1\",\"kind\":\"Namespace\",\"metadata\":{\"name\":\"a\"}}",
-                "{\"apiVersion\":\"sallyport.dev/v1\",\"kind\":\"Node\",\"metadata\":{\"name\":\"n1\"}}",
-            ],
-        ),
-    ] {
-        let manifests: Vec<_> = accepted(&text).iter().map(|object| object.manifest.to_string()).collect();
-        assert_eq!(manifests, expected, "{text}");
-    }
-}
-
-#[test]
-fn what_is_wrong_in_a_list_is_told_with_the_items_place() {
-    let text = r#"{"apiVersion":"v1","kind":"PodList","foo":1,"metadata":{"x":1},"items":[
-        {"metadata":{"names":"a"},"spec":[]},
-        {"kind":"Node"},
-        5,
-        {"kind":"Pod","apiVersion":"v1","metadata":{"name":"p"},"spec":{"hostNetwork":"yes","nodeNam":"n"}}]}"#;
-    assert_eq!(
-        said(text),
-        [
-            "m.yaml: document 1: unknown field \"foo\"",
-            "m.yaml: document 1: unknown field \"metadata.x\"",
-            "m.yaml: document 1: Pod items[0]: unknown field \"metadata.names\"",
-            "m.yaml: document 1: Pod items[0]: metadata.name: Required value: name or generateName is required",
-            "m.yaml: document 1: Pod items[0]: spec: Invalid value: a list: must be an object",
-            "m.yaml: document 1: items[1]: kind: Invalid value: \"Node\": must be \"Pod\" in a PodList",
-            "m.yaml: document 1: items[2]: must be an object with apiVersion and kind",
-            "m.yaml: document 1: Pod default/p: unknown field \"spec.nodeNam\"",
-            "m.yaml: document 1: Pod default/p: spec.hostNetwork: Invalid value: \"yes\": must be a boolean",
-        ]
-    );
-    for (text, expected) in [
-        (
-            "{apiVersion: v1, kind: List}",
-            "m.yaml:1:1: document 1: items: Required value",
-        ),
-        (
-            "{apiVersion: v1, kind: List, items: {}}",
-            "m.yaml:1:1: document 1: items: Invalid value: must be a list",
-        ),
-        (
-            "{apiVersion: v1, kind: List, items: [], items: []}",
-            "m.yaml:1:1: document 1: duplicate field \"items\"",
-        ),
-        (
-            "{apiVersion: v1, kind: List, items: [], kind: List}",
-            "m.yaml:1:41: document 1: duplicate field \"kind\"",
-        ),
-    ] {
-        assert_eq!(said(text), [expected]);
-    }
-}
-
-#[test]
-fn unknown_fields_are_refused_wherever_a_person_may_have_written_them() {
-    for (text, expected) in [
-        (
-            "{apiVersion: v1, kind: Namespace, metadata: {name: a}, foo: 1}",
-            "foo",
-        ),
-        (
-            "{apiVersion: v1, kind: Namespace, metadata: {name: a, label: {}}}",
-            "metadata.label",
-        ),
-        (
-            "{apiVersion: v1, kind: Namespace, metadata: {name: a}, status: {foo: 1}}",
-            "status.foo",
-        ),
-        (
-            "{apiVersion: v1, kind: Pod, metadata: {name: a}, status: {podIps: []}}",
-            "status.podIps",
-        ),
-        (
-            "{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {containers: [{port: []}]}}",
-            "spec.containers[0].port",
-        ),
-        (
-            "{apiVersion: v1, kind: Node, metadata: {name: a}, spec: {podCIDRS: []}}",
-            "spec.podCIDRS",
-        ),
-        (
-            "{apiVersion: sallyport.dev/v1, kind: Node, metadata: {name: a}, spec: {podCIDRs: []}}",
-            "spec.podCIDRs",
-        ),
-        (
-            "{apiVersion: sallyport.dev/v1, kind: Node, metadata: {name: a}, status: {}}",
-            "status",
-        ),
-        (
-            "{apiVersion: sallyport.dev/v1, kind: Workload, metadata: {name: a}, spec: {nodeName: n}}",
-            "spec.nodeName",
-        ),
-        (
-            "{apiVersion: sallyport.dev/v1, kind: Workload, metadata: {name: a}, spec: {ports: [{name: a, port: 1, x: \
-             1}]}}",
-            "spec.ports[0].x",
-        ),
-        (
-            "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: a}, status: {}}",
-            "status",
-        ),
-    ] {
-        let problems = manifest::parse(text, "m.yaml").expect_err(text);
-        let [problem] = &problems[..] else {
-            panic!("{problems:?}")
-        };
-        assert_eq!(
-            problem.message,
-            format!("unknown field \"{expected}\""),
-            "{text}"
-        );
-        assert_eq!(problem.field.as_deref(), Some(expected));
-        assert!(problem.line.is_some() && problem.column.is_some());
-    }
-    // A newer cluster's kubectl prints what we cannot know, deep inside a status.
-    accepted("{apiVersion: v1, kind: Pod, metadata: {name: a}, status: {conditions: [{new: 1}]}}");
-}
-
-#[test]
-fn a_flood_of_problems_is_cut() {
-    let text = "---\n{apiVersion: v1, kind: Foo}\n".repeat(MAX_PROBLEMS + 5);
-    let told = said(&text);
-    assert_eq!(told.len(), MAX_PROBLEMS + 1);
-    assert_eq!(
-        told.last().map(String::as_str),
-        Some("m.yaml: 5 more problems are not shown")
-    );
-
-    let policy = format!(
-        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: a}}, spec: {{ingress: [{{from: \
-         [{}]}}]}}}}",
-        vec!["{}"; 1_500].join(",")
-    );
-    let told = said(&policy);
-    assert_eq!(told.len(), MAX_PROBLEMS + 1);
-    assert_eq!(
-        told.last().map(String::as_str),
-        Some("m.yaml: 500 more problems are not shown")
-    );
-}
-
-#[test]
-fn keys_are_read_whatever_else_is_wrong() {
-    let text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web}\nspec: {ingres: 5}\n---\n\
-                apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: shop, \
-                namespace: x}}\n- {apiVersion: v1, kind: Pod, metadata: {name: p, namespace: shop}}\n";
-    let keys = manifest::parse_keys(text, "m.yaml").unwrap();
-    let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        keys,
-        ["NetworkPolicy default/web", "Namespace shop", "Pod shop/p"]
-    );
-
-    let told = |text| -> Vec<String> {
-        manifest::parse_keys(text, "m.yaml")
-            .unwrap_err()
-            .iter()
-            .map(ToString::to_string)
-            .collect()
-    };
-    assert_eq!(
-        told("{apiVersion: v1, kind: Pod, metadata: {}}"),
-        ["m.yaml:1:29: document 1: Pod: metadata.name: Required value"]
-    );
-    assert_eq!(
-        told("{apiVersion: v1, kind: Pod, metadata: {name: 5}}"),
-        ["m.yaml:1:40: document 1: Pod: metadata.name: Required value"]
-    );
-    assert_eq!(
-        told("{apiVersion: v1, kind: Foo}"),
-        [format!(
-            "m.yaml:1:1: document 1: no matches for kind \"Foo\" in version \"v1\": {SUPPORTED}"
-        )]
     );
 }

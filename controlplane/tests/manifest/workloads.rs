@@ -1,0 +1,226 @@
+//! Pods and workloads: what they mean and what is refused. Metadata is tested beside this.
+
+use sallyport_controlplane::model::{Body, NamedPort, Workload};
+use sallyport_proto::policy::Protocol;
+
+use super::{SUBDOMAIN, addresses, one, told_of_fields};
+
+pub(super) fn workload(text: &str) -> Workload {
+    match one(text).body {
+        Body::Workload(workload) => workload,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn port(name: &str, protocol: Protocol, port: u16) -> NamedPort {
+    NamedPort {
+        name: name.into(),
+        protocol,
+        port,
+    }
+}
+
+fn pod(spec: &str, status: &str) -> String {
+    format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p}}, spec: {spec}, status: {status}}}")
+}
+
+#[test]
+fn a_pods_addresses_follow_its_phase() {
+    for (status, expected) in [
+        ("null", &[] as &[&str]),
+        ("{phase: Pending}", &[]),
+        ("{podIP: ''}", &[]),
+        ("{podIP: 10.0.0.1}", &["10.0.0.1"]),
+        ("{podIPs: [{ip: 10.0.0.1}]}", &["10.0.0.1"]),
+        (
+            "{phase: Running, podIP: \"fd00::1\", podIPs: [{ip: \"fd00::1\"}, {ip: 10.0.0.1}]}",
+            &["fd00::1", "10.0.0.1"],
+        ),
+        ("{phase: Unknown, podIP: 10.0.0.1}", &["10.0.0.1"]),
+        ("{phase: Succeeded, podIP: 10.0.0.1}", &[]),
+        ("{phase: Failed, podIPs: [{ip: 10.0.0.1}]}", &[]),
+    ] {
+        assert_eq!(
+            workload(&pod("{}", status)).addresses,
+            addresses(expected),
+            "{status}"
+        );
+    }
+}
+
+#[test]
+fn a_pods_fields_mean_what_they_mean_in_kubernetes() {
+    assert!(
+        workload(&pod(
+            "{hostNetwork: true, nodeName: n1}",
+            "{podIP: 172.18.0.3}"
+        ))
+        .host_network
+    );
+    assert_eq!(workload(&pod("{nodeName: ''}", "{}")).node, None);
+    let ports = workload(&pod(
+        "{containers: [{name: a, ports: [{containerPort: 80, name: web}, {containerPort: 81}]}, \
+         {name: b, ports: [{containerPort: 90, name: web}, {containerPort: 91, name: x, protocol: SCTP}]}]}",
+        "{}",
+    ));
+    assert_eq!(
+        ports.ports,
+        [
+            port("web", Protocol::Tcp, 80),
+            port("web", Protocol::Tcp, 90),
+            port("x", Protocol::Sctp, 91),
+        ]
+    );
+    assert_eq!(ports.port("web", Protocol::Tcp), Some(80));
+}
+
+#[test]
+fn pods_are_refused_in_the_api_servers_words() {
+    let ports = |ports: &str| {
+        pod(
+            &format!("{{containers: [{{name: a, ports: [{ports}]}}]}}"),
+            "{}",
+        )
+    };
+    let ips = |ips: &str| pod("{}", &format!("{{podIPs: [{ips}]}}"));
+    for (text, expected) in [
+        (pod("{nodeName: N1}", "{}"), format!("spec.nodeName: Invalid value: \"N1\": {SUBDOMAIN}")),
+        (pod("{hostNetwork: 'yes'}", "{}"), "spec.hostNetwork: Invalid value: \"yes\": must be a boolean".into()),
+        (
+            ports("{containerPort: 0}"),
+            "spec.containers[0].ports[0].containerPort: Required value".into(),
+        ),
+        (
+            ports("{containerPort: 65536, name: a}"),
+            "spec.containers[0].ports[0].containerPort: Invalid value: 65536: must be between 1 and 65535, inclusive"
+                .into(),
+        ),
+        (
+            ports("{containerPort: 80, name: web}, {containerPort: 81, name: web}"),
+            "spec.containers[0].ports[1].name: Duplicate value: \"web\"".into(),
+        ),
+        (
+            ports("{containerPort: 80, name: \"80\"}"),
+            "spec.containers[0].ports[0].name: Invalid value: \"80\": must contain at least one letter (a-z)".into(),
+        ),
+        (
+            ports("{containerPort: 80, protocol: ICMP}"),
+            "spec.containers[0].ports[0].protocol: Unsupported value: \"ICMP\": supported values: \"SCTP\", \"TCP\", \
+             \"UDP\""
+                .into(),
+        ),
+        (
+            pod("{initContainers: [{name: a, restartPolicy: Always, ports: [{containerPort: -1}]}]}", "{}"),
+            "spec.initContainers[0].ports[0].containerPort: Invalid value: -1: must be between 1 and 65535, inclusive"
+                .into(),
+        ),
+        (
+            ips("{ip: 10.0.0.1}, {ip: 10.0.0.2}"),
+            "status.podIPs: Invalid value: [\"10.0.0.1\",\"10.0.0.2\"]: may specify no more than one IP for each IP \
+             family"
+                .into(),
+        ),
+        (
+            pod("{}", "{podIP: 10.0.0.2, podIPs: [{ip: 10.0.0.1}]}"),
+            "status.podIPs[0].ip: Invalid value: \"10.0.0.1\": must be equal to `podIP`".into(),
+        ),
+        (
+            ips("{ip: x}"),
+            "status.podIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+                .into(),
+        ),
+        (
+            ips("{}"),
+            "status.podIPs[0]: Invalid value: \"\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+                .into(),
+        ),
+        (
+            pod("{}", "{podIP: 0.0.0.0}"),
+            "status.podIP: Invalid value: \"0.0.0.0\": may not be unspecified (0.0.0.0 or ::)".into(),
+        ),
+    ] {
+        assert_eq!(told_of_fields(&text), [expected], "{text}");
+    }
+}
+
+fn vm(spec: &str) -> String {
+    format!(
+        "{{apiVersion: sallyport.dev/v1, kind: Workload, metadata: {{name: vm, namespace: shop}}, spec: {spec}}}"
+    )
+}
+
+#[test]
+fn a_workload_is_what_its_spec_says() {
+    let object = one(&vm(
+        "{node: m1, addresses: [10.1.0.5, \"fd01::5\"], ports: [{name: http, port: 8080}, \
+         {name: dns, port: 53, protocol: UDP}]}",
+    ));
+    assert_eq!(object.key.to_string(), "Workload shop/vm");
+    let Body::Workload(workload) = object.body else {
+        panic!()
+    };
+    assert_eq!(workload.node.as_deref(), Some("m1"));
+    assert_eq!(workload.addresses, addresses(&["10.1.0.5", "fd01::5"]));
+    assert_eq!(
+        workload.ports,
+        [
+            port("http", Protocol::Tcp, 8080),
+            port("dns", Protocol::Udp, 53)
+        ]
+    );
+    assert!(!workload.host_network);
+    assert_eq!(one(&vm("{}")).body, Body::Workload(Workload::default()));
+}
+
+#[test]
+fn workloads_are_refused_with_the_fields_name() {
+    let many = vec!["{name: a, port: 1}"; 1_001].join(",");
+    for (spec, expected) in [
+        (
+            "{node: []}".to_owned(),
+            &["spec.node: Invalid value: a list: must be a string"] as &[&str],
+        ),
+        (
+            "{node: m_1}".into(),
+            &[&format!("spec.node: Invalid value: \"m_1\": {SUBDOMAIN}")],
+        ),
+        (
+            "{addresses: [10.1.0.5, 10.1.0.6]}".into(),
+            &[
+                "spec.addresses: Invalid value: [\"10.1.0.5\",\"10.1.0.6\"]: may specify no more than one IP for each IP \
+               family",
+            ],
+        ),
+        (
+            "{addresses: [\"::ffff:10.1.0.5\", \"::\", \"ff02::1\", 255.255.255.255]}".into(),
+            &[
+                "spec.addresses[0]: Invalid value: \"::ffff:10.1.0.5\": may not be an IPv4-mapped IPv6 address \
+                 (::ffff:0:0/96)",
+                "spec.addresses[1]: Invalid value: \"::\": may not be unspecified (0.0.0.0 or ::)",
+                "spec.addresses[2]: Invalid value: \"ff02::1\": may not be in the multicast range (224.0.0.0/4, \
+                 ff00::/8)",
+                "spec.addresses[3]: Invalid value: \"255.255.255.255\": may not be the broadcast address \
+                 (255.255.255.255)",
+            ],
+        ),
+        (
+            "{ports: [{}, {name: web, port: 70000}, {name: web, port: 1, protocol: tcp}]}".into(),
+            &[
+                "spec.ports[0].name: Required value",
+                "spec.ports[0].port: Required value",
+                "spec.ports[1].port: Invalid value: 70000: must be between 1 and 65535, inclusive",
+                "spec.ports[2].protocol: Unsupported value: \"tcp\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
+            ],
+        ),
+        (
+            "{ports: [{name: web, port: 1}, {name: web, port: 2, protocol: UDP}]}".into(),
+            &["spec.ports[1].name: Duplicate value: \"web\""],
+        ),
+        (
+            format!("{{ports: [{many}]}}"),
+            &["spec.ports: Too many: 1001: must have at most 1000 items"],
+        ),
+    ] {
+        assert_eq!(told_of_fields(&vm(&spec)), expected, "{spec}");
+    }
+}
