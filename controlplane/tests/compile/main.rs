@@ -2,6 +2,7 @@
 //! against the full computation, and spellings against meaning. Uses the crate's public API only.
 
 mod history;
+mod meaning;
 mod oracle;
 mod table;
 mod table_names;
