@@ -19,6 +19,7 @@
 //! Of several workloads that claim one address (a transaction that leads to this is refused, but a pod may be listed
 //! twice while it ends) the first by kind, namespace and name has it, and to policies the others do not.
 
+mod by_key;
 mod class;
 mod classes;
 mod families;

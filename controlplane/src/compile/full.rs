@@ -192,7 +192,7 @@ impl<'a> Policy<'a> {
             rules.as_ref().map(|rules| {
                 rules
                     .iter()
-                    .map(|rule| Rule::new(namespace, rule, direction))
+                    .map(|rule| Rule::new(namespace, rule, direction, &Selection::new))
                     .collect()
             })
         };

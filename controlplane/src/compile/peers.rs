@@ -29,6 +29,15 @@ pub(super) enum Scope {
     Matching(LabelSelector),
 }
 
+/// A scope that is spelt out elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum ScopeRef<'a> {
+    /// One, by name.
+    Namespace(&'a str),
+    /// Those whose labels match.
+    Matching(&'a LabelSelector),
+}
+
 /// Some pods: of these namespaces, those with these labels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Selection {
@@ -74,14 +83,24 @@ impl Scope {
         Scope::Matching(LabelSelector::default())
     }
 
+    /// The scope, lent.
+    pub(super) fn lend(&self) -> ScopeRef<'_> {
+        match self {
+            Scope::Namespace(name) => ScopeRef::Namespace(name),
+            Scope::Matching(selector) => ScopeRef::Matching(selector),
+        }
+    }
+}
+
+impl<'a> ScopeRef<'a> {
     /// The namespaces of a peer: the policy's own, unless it has a selector. A selector by the name that every
     /// namespace is labelled with is that namespace.
-    pub(super) fn of(own: &str, selector: Option<&LabelSelector>) -> Scope {
+    pub(super) fn of(own: &'a str, selector: Option<&'a LabelSelector>) -> ScopeRef<'a> {
         match selector {
-            None => Scope::Namespace(own.into()),
+            None => ScopeRef::Namespace(own),
             Some(selector) => match named_namespace(selector) {
-                Some(name) => Scope::Namespace(name.into()),
-                None => Scope::Matching(selector.clone()),
+                Some(name) => ScopeRef::Namespace(name),
+                None => ScopeRef::Matching(selector),
             },
         }
     }
@@ -101,6 +120,16 @@ fn named_namespace(selector: &LabelSelector) -> Option<&str> {
 }
 
 impl Selection {
+    /// A selection of its own.
+    pub(super) fn new(scope: ScopeRef<'_>, pods: &LabelSelector) -> Arc<Selection> {
+        let scope = match scope {
+            ScopeRef::Namespace(name) => Scope::Namespace(name.into()),
+            ScopeRef::Matching(selector) => Scope::Matching(selector.clone()),
+        };
+        let pods = pods.clone();
+        Arc::new(Selection { scope, pods })
+    }
+
     /// All pods of all namespaces.
     pub(super) fn everything() -> Arc<Selection> {
         static EVERYTHING: LazyLock<Arc<Selection>> = LazyLock::new(|| {

@@ -9,8 +9,8 @@ use sallyport_proto::{
     policy::{Direction, Protocol},
 };
 
-use super::peers::{Peers, Scope, Selection, Target, Term};
-use crate::model;
+use super::peers::{Peers, ScopeRef, Selection, Target, Term};
+use crate::model::{self, LabelSelector};
 
 /// A rule in one direction. Two spellings of the same rule are equal, or at least lead to the same class.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,9 +65,17 @@ pub(super) struct Grant {
     pub(super) peers: Arc<Peers>,
 }
 
+/// Gives the selection of a scope and a podSelector: one that is there, or a new one.
+pub(super) type Intern<'a> = dyn Fn(ScopeRef<'_>, &LabelSelector) -> Arc<Selection> + 'a;
+
 impl Rule {
     /// The meaning of a rule of a policy of `namespace`.
-    pub(super) fn new(namespace: &str, rule: &model::Rule, direction: Direction) -> Rule {
+    pub(super) fn new(
+        namespace: &str,
+        rule: &model::Rule,
+        direction: Direction,
+        intern: &Intern<'_>,
+    ) -> Rule {
         let mut spans = BTreeSet::new();
         let mut named = BTreeSet::new();
         for port in &rule.ports {
@@ -83,7 +91,7 @@ impl Rule {
                 }
             }
         }
-        let (selections, blocks) = peers_of(namespace, &rule.peers);
+        let (selections, blocks) = peers_of(namespace, &rule.peers, intern);
         if selections.is_empty() && blocks.is_empty() {
             return Rule::nothing();
         }
@@ -193,6 +201,7 @@ impl NamedTarget {
 fn peers_of(
     namespace: &str,
     peers: &[model::Peer],
+    intern: &Intern<'_>,
 ) -> (BTreeSet<Arc<Selection>>, BTreeSet<Ranges>) {
     let (mut selections, mut blocks) = (BTreeSet::new(), BTreeSet::new());
     if peers.is_empty() {
@@ -201,10 +210,8 @@ fn peers_of(
     for peer in peers {
         match peer {
             model::Peer::Pods { namespaces, pods } => {
-                selections.insert(Arc::new(Selection {
-                    scope: Scope::of(namespace, namespaces.as_ref()),
-                    pods: pods.clone(),
-                }));
+                let scope = ScopeRef::of(namespace, namespaces.as_ref());
+                selections.insert(intern(scope, pods));
             }
             model::Peer::Block { cidr, except } => {
                 let except: Vec<Ranges> = except.iter().map(range).collect();

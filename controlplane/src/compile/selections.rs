@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
@@ -10,12 +11,12 @@ use super::{
     classes::Group,
     families::Family,
     index::{Labelled, Selectors, marks},
-    peers::{Scope, Selection},
+    peers::{Scope, ScopeRef, Selection},
     slab::{Id, Slab},
     subjects::Subject,
     workloads::Row,
 };
-use crate::model::Labels;
+use crate::model::{LabelSelector, Labels};
 
 /// A namespace that an object, a workload or a selection speaks of.
 #[derive(Debug, Default)]
@@ -68,7 +69,8 @@ pub(super) struct Selections {
     realm_by_scope: HashMap<Scope, Id<Realm>>,
     realms_by_label: Selectors<Realm>,
     selected: Slab<Selected>,
-    by_selection: HashMap<Arc<Selection>, Id<Selected>>,
+    /// By a hash of the selection.
+    by_selection: HashMap<u64, Vec<Id<Selected>>>,
     /// New since the last look.
     fresh: Vec<Id<Selected>>,
     /// Perhaps without users.
@@ -89,8 +91,25 @@ impl Selections {
     }
 
     /// The number of a selection that is in use.
-    pub(super) fn find(&self, selection: &Arc<Selection>) -> Id<Selected> {
-        self.by_selection[selection]
+    pub(super) fn find(&self, selection: &Selection) -> Id<Selected> {
+        self.find_parts(selection.scope.lend(), &selection.pods)
+            .expect("a selection that is in use")
+    }
+
+    /// The selection of a scope and a podSelector, if there is one; else a new one, for `acquire`.
+    pub(super) fn intern(&self, scope: ScopeRef<'_>, pods: &LabelSelector) -> Arc<Selection> {
+        match self.find_parts(scope, pods) {
+            Some(id) => self.selected[id].selection.clone(),
+            None => Selection::new(scope, pods),
+        }
+    }
+
+    fn find_parts(&self, scope: ScopeRef<'_>, pods: &LabelSelector) -> Option<Id<Selected>> {
+        let ids = self.by_selection.get(&hash(scope, pods))?;
+        ids.iter().copied().find(|&id| {
+            let selection = &self.selected[id].selection;
+            selection.scope.lend() == scope && selection.pods == *pods
+        })
     }
 
     /// The selections that match a workload, in ascending order.
@@ -110,7 +129,8 @@ impl Selections {
 
     /// One more user of a selection.
     pub(super) fn acquire(&mut self, selection: &Arc<Selection>) -> Id<Selected> {
-        if let Some(&id) = self.by_selection.get(selection) {
+        let (scope, pods) = (selection.scope.lend(), &selection.pods);
+        if let Some(id) = self.find_parts(scope, pods) {
             self.selected[id].users += 1;
             return id;
         }
@@ -126,7 +146,8 @@ impl Selections {
         });
         self.realms[realm].selections += 1;
         self.realms[realm].by_label.insert(id, &selection.pods);
-        self.by_selection.insert(selection.clone(), id);
+        let ids = self.by_selection.entry(hash(scope, pods));
+        ids.or_default().push(id);
         self.fresh.push(id);
         id
     }
@@ -163,7 +184,7 @@ impl Selections {
             }
             let gone = self.selected.remove(id);
             debug_assert!(gone.groups.is_empty() && gone.families.is_empty());
-            self.by_selection.remove(&gone.selection);
+            self.forget(id, &gone.selection);
             let realm = &mut self.realms[gone.realm];
             realm.by_label.remove(id, &gone.selection.pods);
             realm.selections -= 1;
@@ -176,6 +197,18 @@ impl Selections {
             self.remove_space_if_empty(id);
         }
         swept
+    }
+
+    fn forget(&mut self, id: Id<Selected>, selection: &Selection) {
+        let hash = hash(selection.scope.lend(), &selection.pods);
+        let ids = self
+            .by_selection
+            .get_mut(&hash)
+            .expect("it was found by its hash");
+        ids.retain(|&other| other != id);
+        if ids.is_empty() {
+            self.by_selection.remove(&hash);
+        }
     }
 
     /// Takes note of a namespace's object, or that it is gone. Returns the workloads for which that may matter.
@@ -323,4 +356,10 @@ impl Selections {
             }
         }
     }
+}
+
+fn hash(scope: ScopeRef<'_>, pods: &LabelSelector) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (scope, pods).hash(&mut hasher);
+    hasher.finish()
 }

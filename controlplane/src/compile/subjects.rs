@@ -10,8 +10,9 @@ use sallyport_proto::policy::{Direction, Protocol};
 
 use super::{
     Work,
+    by_key::ByKey,
     families::Families,
-    peers::{Scope, Selection},
+    peers::ScopeRef,
     profiles::Profile,
     rule::Rule,
     selections::{Selected, Selections},
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     cluster::Stored,
-    model::{self, Body, NetworkPolicy, ObjectKey},
+    model::{self, Body, LabelSelector, NetworkPolicy, ObjectKey},
 };
 
 /// All that policies with one podSelector in one namespace say about one direction.
@@ -37,10 +38,9 @@ pub(super) struct Subject {
     names: BTreeMap<(Protocol, Arc<str>), usize>,
 }
 
-/// A policy as it was taken in.
+/// What a policy was taken in as.
 #[derive(Debug)]
 struct Record {
-    stored: Arc<Stored>,
     selection: Id<Selected>,
     rules: [Option<BTreeSet<Arc<Rule>>>; 2],
 }
@@ -48,7 +48,7 @@ struct Record {
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Subjects {
-    records: HashMap<ObjectKey, Record>,
+    records: HashMap<ByKey, Record>,
     subjects: Slab<Subject>,
     /// Without policies, until `sweep`.
     idle: Vec<Id<Subject>>,
@@ -87,15 +87,16 @@ impl Subjects {
         selections: &mut Selections,
         work: &mut Work,
     ) {
-        if let (Some(record), Some(stored)) = (self.records.get(key), stored)
-            && Arc::ptr_eq(&record.stored, stored)
+        let known = self.records.get_key_value(key);
+        if let (Some((known, _)), Some(stored)) = (known, stored)
+            && Arc::ptr_eq(&known.0, stored)
         {
             return;
         }
         let old = self.records.remove(key);
         if let Some(stored) = stored {
             let record = self.enter(stored, selections, work);
-            self.records.insert(key.clone(), record);
+            self.records.insert(ByKey(stored.clone()), record);
         }
         if let Some(old) = old {
             self.withdraw(old, selections, work);
@@ -119,15 +120,12 @@ impl Subjects {
     ) -> Record {
         let policy = policy(stored);
         let namespace = &stored.object.key.namespace;
-        let selection = selections.acquire(&Arc::new(Selection {
-            scope: Scope::Namespace(namespace.clone()),
-            pods: policy.pod_selector.clone(),
-        }));
+        let own = selections.intern(ScopeRef::Namespace(namespace), &policy.pod_selector);
+        let selection = selections.acquire(&own);
+        let intern = |scope: ScopeRef<'_>, pods: &LabelSelector| selections.intern(scope, pods);
         let rules = Direction::BOTH.map(|direction| {
-            let rules = rules_of(policy, direction)?;
-            let rules = rules
-                .iter()
-                .map(|rule| Arc::new(Rule::new(namespace, rule, direction)));
+            let rules = rules_of(policy, direction)?.iter();
+            let rules = rules.map(|rule| Arc::new(Rule::new(namespace, rule, direction, &intern)));
             Some(rules.collect::<BTreeSet<_>>())
         });
         for (direction, rules) in Direction::BOTH.into_iter().zip(&rules) {
@@ -139,11 +137,7 @@ impl Subjects {
                 }
             }
         }
-        Record {
-            stored: stored.clone(),
-            selection,
-            rules,
-        }
+        Record { selection, rules }
     }
 
     fn withdraw(&mut self, record: Record, selections: &mut Selections, work: &mut Work) {

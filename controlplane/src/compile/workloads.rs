@@ -2,9 +2,7 @@
 //! at. It knows nothing of labels and policies.
 
 use std::{
-    borrow::Borrow,
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::{Hash, Hasher},
     net::IpAddr,
     sync::Arc,
 };
@@ -12,6 +10,7 @@ use std::{
 use sallyport_proto::{Ranges, policy::Endpoint, policy::Protocol};
 
 use super::{
+    by_key::ByKey,
     classes::Judge,
     nodes::Place,
     profiles::Profile,
@@ -69,10 +68,6 @@ pub(super) struct Workloads {
     /// All claimants of the addresses that several claim.
     contested: BTreeMap<IpAddr, BTreeMap<ObjectKey, Id<Row>>>,
 }
-
-/// An object that is looked up by its key.
-#[derive(Debug)]
-struct ByKey(Arc<Stored>);
 
 impl Facts {
     /// The workload, if policies see it.
@@ -220,25 +215,5 @@ impl Workloads {
         }
         self.owners.insert(address, first);
         Some(first)
-    }
-}
-
-impl Borrow<ObjectKey> for ByKey {
-    fn borrow(&self) -> &ObjectKey {
-        &self.0.object.key
-    }
-}
-
-impl PartialEq for ByKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.object.key == other.0.object.key
-    }
-}
-
-impl Eq for ByKey {}
-
-impl Hash for ByKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.object.key.hash(state);
     }
 }
