@@ -49,7 +49,6 @@ fn find() -> Result<Binaries, Error> {
         let mut build = Command::new(cargo);
         build.args([
             "build",
-            "--quiet",
             "--bins",
             "-p",
             "sallyport-controlplane",

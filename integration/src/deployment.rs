@@ -2,6 +2,7 @@
 //! of its own that can be killed and started again.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io,
     net::SocketAddr,
@@ -328,6 +329,27 @@ impl Client {
             revision,
             lagging: lagging.collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// The names of all objects of a kind, as `namespace/name`.
+    pub fn names(&mut self, kind: wire::Kind) -> Result<BTreeSet<String>, Error> {
+        let mut names = BTreeSet::new();
+        let mut page_token = String::new();
+        loop {
+            let request = wire::ListRequest {
+                kind: kind.into(),
+                page_token,
+                ..wire::ListRequest::default()
+            };
+            let mut service = self.service.clone();
+            let page = reactor::wait(async move { service.list(request).await })?.into_inner();
+            let references = page.objects.into_iter().filter_map(|object| object.r#ref);
+            names.extend(references.map(|one| format!("{}/{}", one.namespace, one.name)));
+            if page.next_page_token.is_empty() {
+                return Ok(names);
+            }
+            page_token = page.next_page_token;
+        }
     }
 
     /// Carries out a transaction, and waits until it is enforced. Returns its revision.

@@ -1,0 +1,223 @@
+//! `kill -9` of everything, in the middle of 200 transactions: what was acknowledged is there, nothing is there by half,
+//! and no packet is judged otherwise meanwhile.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    process::ExitCode,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use sallyport_integration::{
+    binaries::binaries,
+    deployment::{Client, Deployment, PATIENCE, put},
+    kernel_tests::{self, Outcome},
+    probe::{Server, Stream, Traffic},
+    testbed::Testbed,
+};
+use sallyport_proto::wire::Kind;
+
+const TRANSACTIONS: u32 = 200;
+
+/// What the policy that stays allows, and what it does not.
+const ALLOWED: u16 = 8000;
+const DENIED: u16 = 8001;
+
+fn main() -> ExitCode {
+    if let Err(error) = binaries() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    kernel_tests::run(&[
+        ("kill_9_in_the_middle_of_200_transactions", kill_9),
+        ("a_rebooted_node_enforces_before_it_has_a_session", reboot),
+    ])
+}
+
+const CLUSTER: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: default}
+---
+apiVersion: sallyport.dev/v1
+kind: Node
+metadata: {name: node-1}
+spec: {workloadCIDRs: [10.9.1.0/24]}
+---
+apiVersion: sallyport.dev/v1
+kind: Node
+metadata: {name: node-2}
+spec: {workloadCIDRs: [10.9.2.0/24]}
+---
+apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {namespace: default, name: client, labels: {app: client}}
+spec: {node: node-1, addresses: [10.9.1.2]}
+---
+apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {namespace: default, name: server, labels: {app: server}}
+spec: {node: node-2, addresses: [10.9.2.2]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: default, name: stays}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: client}}}]
+    ports: [{port: 8000, protocol: UDP}]
+";
+
+/// Two objects that must come together. They change what the server's class allows, so every node has work to do.
+fn pair(number: u32) -> String {
+    let policy = |half: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{namespace: default, name: pair-{number}-{half}}}
+spec:
+  podSelector: {{}}
+  policyTypes: [Ingress, Egress]
+  egress: [{{}}]
+  ingress:
+  - from: [{{ipBlock: {{cidr: 172.16.{}.0/24}}}}]
+    ports: [{{port: {}}}]
+---
+",
+            number % 250,
+            1000 + number
+        )
+    };
+    policy("a") + &policy("b")
+}
+
+fn bed() -> Result<(Deployment, Stream, Stream, Server), kernel_tests::Failed> {
+    let bed = Testbed::builder().nodes(2).build()?;
+    let client = bed.add_pod(0, "default/client", &[IpAddr::from([10, 9, 1, 2])])?;
+    let server = bed.add_pod(1, "default/server", &[IpAddr::from([10, 9, 2, 2])])?;
+    let served = Server::start(&server, &[])?;
+    let deployment = Deployment::start(bed, &[])?;
+    deployment.client()?.enforce(vec![put(CLUSTER)])?;
+    let every = Duration::from_millis(1);
+    let allowed = Stream::start(&client, &server, Traffic::udp(ALLOWED).every(every))?;
+    let denied = Stream::start(&client, &server, Traffic::udp(DENIED).every(every))?;
+    Ok((deployment, allowed, denied, served))
+}
+
+/// Stops both streams: one must have lost nothing, the other must have brought nothing over.
+fn judge(allowed: Stream, denied: Stream) -> Outcome {
+    let (allowed, denied) = (allowed.stop(), denied.stop());
+    println!("allowed {allowed:?}, denied {denied:?}");
+    if allowed.sent < 500 || denied.sent < 500 {
+        return Err("too few packets to say anything".into());
+    }
+    if allowed.lost() > 0 {
+        return Err(format!("{} of {} allowed packets were lost", allowed.lost(), allowed.sent).into());
+    }
+    if denied.received > 0 {
+        return Err(format!("{} of {} denied packets passed", denied.received, denied.sent).into());
+    }
+    Ok(())
+}
+
+fn kill_9() -> Outcome {
+    let (mut deployment, allowed, denied, _served) = bed()?;
+    let (acknowledge, acknowledged) = mpsc::channel();
+    let client = deployment.client()?;
+    let applying = thread::spawn(move || apply_all(client, &acknowledge));
+    let mut rng = StdRng::seed_from_u64(5);
+    let mut kills = 0;
+    while !applying.is_finished() {
+        thread::sleep(Duration::from_millis(rng.random_range(5..120)));
+        match rng.random_range(0..4) {
+            0 => {
+                deployment.kill_control_plane();
+                deployment.start_control_plane()?;
+            }
+            1 => {
+                deployment.kill_control_plane();
+                deployment.kill_enforcer(0);
+                deployment.kill_enforcer(1);
+                deployment.start_enforcer(1)?;
+                deployment.start_control_plane()?;
+                deployment.start_enforcer(0)?;
+            }
+            _ => {
+                let node = rng.random_range(0..2);
+                deployment.kill_enforcer(node);
+                deployment.start_enforcer(node)?;
+            }
+        }
+        kills += 1;
+    }
+    applying.join().map_err(|_| "the applying thread panicked")?;
+    println!("{kills} kills during {TRANSACTIONS} transactions");
+    // Once more, with nothing going on.
+    deployment.kill_control_plane();
+    deployment.start_control_plane()?;
+    let acknowledged: BTreeSet<u32> = acknowledged.try_iter().collect();
+    let mut client = deployment.client()?;
+    let names = client.names(Kind::NetworkPolicy)?;
+    for number in 0..TRANSACTIONS {
+        let has = |half: &str| names.contains(&format!("default/pair-{number}-{half}"));
+        if has("a") != has("b") {
+            return Err(format!("transaction {number} is there by half").into());
+        }
+        if acknowledged.contains(&number) && !has("a") {
+            return Err(format!("transaction {number} was acknowledged and is not there").into());
+        }
+    }
+    if acknowledged.len() != TRANSACTIONS as usize || kills < 5 {
+        return Err(format!("{} acknowledged, {kills} kills", acknowledged.len()).into());
+    }
+    client.wait_enforced(0)?;
+    judge(allowed, denied)
+}
+
+/// Applies every transaction, each until it is acknowledged.
+fn apply_all(mut client: Client, acknowledge: &mpsc::Sender<u32>) {
+    for number in 0..TRANSACTIONS {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match client.apply(vec![put(pair(number))]) {
+                Ok(_) => break,
+                Err(error) if Instant::now() > deadline => panic!("transaction {number}: {error}"),
+                Err(_) => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        acknowledge.send(number).expect("the test listens");
+    }
+}
+
+/// A reboot leaves the journal and no table. The node must enforce with nobody to ask.
+fn reboot() -> Outcome {
+    let (mut deployment, allowed, denied, _served) = bed()?;
+    // The streams go on while the table is gone, so only what is sent after the start is judged.
+    deployment.kill_control_plane();
+    deployment.kill_enforcer(1);
+    let netns = deployment.bed.node(1).netns().clone();
+    let mut nft = netns.command("nft");
+    nft.args(["delete", "table", "inet", "sallyport"]);
+    if !netns.spawn(nft)?.wait()?.success() {
+        return Err("the table of a dead enforcer can be deleted".into());
+    }
+    let open = denied.until(PATIENCE, |counts| counts.received > 0);
+    open.map_err(|counts| format!("without the table everything passes, but {counts:?}"))?;
+    deployment.start_enforcer(1)?;
+    thread::sleep(Duration::from_millis(20));
+    let (before_allowed, before_denied) = (allowed.counts(), denied.counts());
+    thread::sleep(Duration::from_millis(700));
+    let (after_allowed, after_denied) = (allowed.stop().since(before_allowed), denied.stop().since(before_denied));
+    println!("after the reboot: allowed {after_allowed:?}, denied {after_denied:?}");
+    if after_denied.received > 0 || after_denied.sent < 100 {
+        return Err(format!("denied after the reboot: {after_denied:?}").into());
+    }
+    if after_allowed.received < 100 {
+        return Err(format!("allowed after the reboot: {after_allowed:?}").into());
+    }
+    Ok(())
+}
