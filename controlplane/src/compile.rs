@@ -103,6 +103,8 @@ impl Compiler {
     pub fn new(cluster: &Cluster) -> Compiler {
         let mut compiler = Compiler::default();
         let mut work = Work::default();
+        compiler.workloads.reserve(cluster.workloads().count());
+        compiler.subjects.reserve(cluster.policies().count());
         for stored in cluster.objects() {
             compiler.stage(&stored.object.key, Some(stored), &mut work);
         }
@@ -162,9 +164,9 @@ impl Compiler {
         let row = match (known, stored) {
             (None, None) => return,
             (Some(row), _) => row,
-            (None, Some(stored)) => {
+            (None, Some(_)) => {
                 let space = self.selections.move_in(&key.namespace);
-                self.workloads.insert(stored, space)
+                self.workloads.insert(space)
             }
         };
         work.rows.insert(row);
@@ -174,7 +176,6 @@ impl Compiler {
         let place = self.nodes.move_row(row, place, node, &mut work.changes);
         self.workloads.get_mut(row).place = place;
         if stored.is_none() {
-            self.workloads.forget(key);
             work.gone.push(row);
         }
     }

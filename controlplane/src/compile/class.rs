@@ -40,8 +40,17 @@ pub(super) fn build(direction: Direction, grants: &[Grant]) -> Built {
     let other = unions.union(&base);
     let mut ports = Vec::new();
     for protocol in Protocol::ALL {
-        let starts = starts(grants, protocol);
-        sweep(protocol, base.clone(), starts, &mut unions, &mut ports);
+        if speaks_of(grants, protocol) {
+            let starts = starts(grants, protocol);
+            sweep(protocol, base.clone(), starts, &mut unions, &mut ports);
+        } else if let Some(group) = other {
+            ports.push(PortRule {
+                protocol,
+                first: 0,
+                last: u16::MAX,
+                group,
+            });
+        }
     }
     let class = Class {
         direction,
@@ -58,6 +67,12 @@ pub(super) fn build(direction: Direction, grants: &[Grant]) -> Built {
         class: Some(class),
         groups: unions.groups,
     }
+}
+
+/// Whether any grant is of ports of a protocol.
+fn speaks_of(grants: &[Grant], protocol: Protocol) -> bool {
+    let mut ports = grants.iter().map(|grant| grant.ports);
+    ports.any(|ports| matches!(ports, Ports::Span(of, ..) if of == protocol))
 }
 
 /// How many grants are open for each group.

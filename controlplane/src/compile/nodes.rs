@@ -20,6 +20,9 @@ use super::{
 };
 use crate::model::Node;
 
+/// With fewer endpoints to set than this, threads cost more than they save (and so does asking how many there are).
+const WORTH_A_THREAD: usize = 5_000;
+
 /// A node that an object or a workload speaks of.
 #[derive(Debug, Default)]
 pub(super) struct Place {
@@ -148,15 +151,26 @@ impl Nodes {
                 changes.entry(place).or_default().groups.push(group);
             }
         }
+        let jobs = changes.into_iter().map(|(id, work)| {
+            let place = std::mem::take(&mut self.places[id]);
+            Job { id, place, work }
+        });
         let mut changed = BTreeSet::new();
-        for (id, work) in changes {
-            let place = &mut self.places[id];
-            if place.apply(id, work, old_groups, classes) {
-                changed.insert(place.name.clone());
+        for (job, outcome) in run(jobs.collect(), old_groups, classes) {
+            for group in outcome.came {
+                classes.group_mut(group).places.insert(job.id);
             }
-            if place.rows.is_empty() && place.ranges.is_none() {
-                let gone = self.places.remove(id);
-                self.by_name.remove(&gone.name);
+            for group in outcome.went {
+                classes.group_mut(group).places.remove(&job.id);
+            }
+            if outcome.is_changed {
+                changed.insert(job.place.name.clone());
+            }
+            if job.place.rows.is_empty() && job.place.ranges.is_none() {
+                self.by_name.remove(&job.place.name);
+                self.places.remove(job.id);
+            } else {
+                self.places[job.id] = job.place;
             }
         }
         changed
@@ -175,15 +189,51 @@ impl Nodes {
     }
 }
 
+/// The work on one node, to be done apart from all others.
+struct Job {
+    id: Id<Place>,
+    place: Place,
+    work: PlaceWork,
+}
+
+/// What came of it.
+#[derive(Default)]
+struct Outcome {
+    /// The policy is another now.
+    is_changed: bool,
+    /// The groups that the node knows from now on.
+    came: Vec<Id<Group>>,
+    /// Those that it knew.
+    went: Vec<Id<Group>>,
+}
+
+/// Does the jobs, many of them in parallel.
+fn run(mut jobs: Vec<Job>, old: &OldGroups, classes: &Classes) -> Vec<(Job, Outcome)> {
+    let work = |mut job: Job| {
+        let work = std::mem::take(&mut job.work);
+        let outcome = job.place.apply(work, old, classes);
+        (job, outcome)
+    };
+    let endpoints: usize = jobs.iter().map(|job| job.work.set.len()).sum();
+    if endpoints < WORTH_A_THREAD {
+        return jobs.into_iter().map(work).collect();
+    }
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let size = jobs.len().div_ceil(threads);
+    std::thread::scope(|scope| {
+        let mut parts = Vec::new();
+        while !jobs.is_empty() {
+            let part = jobs.split_off(jobs.len().saturating_sub(size));
+            parts.push(scope.spawn(move || part.into_iter().map(work).collect::<Vec<_>>()));
+        }
+        let done = parts.into_iter();
+        done.flat_map(|part| part.join().expect("a job does not panic"))
+            .collect()
+    })
+}
+
 impl Place {
-    /// Returns whether the policy is another now.
-    fn apply(
-        &mut self,
-        id: Id<Place>,
-        work: PlaceWork,
-        old_groups: &OldGroups,
-        classes: &mut Classes,
-    ) -> bool {
+    fn apply(&mut self, work: PlaceWork, old_groups: &OldGroups, classes: &Classes) -> Outcome {
         let mut policy = self.policy.as_deref().cloned().unwrap_or_default();
         for address in work.removed {
             policy.remove_endpoint(address);
@@ -194,42 +244,64 @@ impl Place {
         for group in work.groups {
             policy.share_group(&classes.group(group).shared, old_groups.get(&group));
         }
+        let groups = self.count_classes(work.judges, classes, &mut policy);
+        let mut outcome = self.count_groups(groups, classes, &mut policy);
+        outcome.is_changed = self.put(policy);
+        outcome
+    }
+
+    /// Adds the classes that endpoints have now, removes those that none has any more. Returns what that changes in
+    /// the need for groups.
+    fn count_classes(
+        &mut self,
+        changes: BTreeMap<Id<Judge>, i32>,
+        classes: &Classes,
+        policy: &mut NodePolicy,
+    ) -> BTreeMap<Id<Group>, i32> {
         let mut groups = BTreeMap::new();
-        for (judge, change) in work.judges {
-            match count(&mut self.judges, judge, change) {
+        for (judge, change) in changes {
+            let turn = count(&mut self.judges, judge, change);
+            if turn == Turn::Stayed {
+                continue;
+            }
+            let judge = classes.get(judge);
+            let step = if turn == Turn::Came {
+                policy.add_class(judge.id, judge.class.clone());
+                1
+            } else {
+                policy.remove_class(judge.id);
+                -1
+            };
+            for &group in &judge.groups {
+                *groups.entry(group).or_insert(0) += step;
+            }
+        }
+        groups
+    }
+
+    /// Adds the groups that classes name now, removes those that none names any more.
+    fn count_groups(
+        &mut self,
+        changes: BTreeMap<Id<Group>, i32>,
+        classes: &Classes,
+        policy: &mut NodePolicy,
+    ) -> Outcome {
+        let mut outcome = Outcome::default();
+        for (id, change) in changes {
+            let shared = &classes.group(id).shared;
+            match count(&mut self.groups, id, change) {
                 Turn::Came => {
-                    let judge = classes.get(judge);
-                    policy.add_class(judge.id, judge.class.clone());
-                    for &group in &judge.groups {
-                        *groups.entry(group).or_insert(0) += 1;
-                    }
+                    policy.share_group(shared, None);
+                    outcome.came.push(id);
                 }
                 Turn::Went => {
-                    let judge = classes.get(judge);
-                    policy.remove_class(judge.id);
-                    for &group in &judge.groups {
-                        *groups.entry(group).or_insert(0) -= 1;
-                    }
+                    policy.unshare_group(shared);
+                    outcome.went.push(id);
                 }
                 Turn::Stayed => {}
             }
         }
-        for (group, change) in groups {
-            let turn = count(&mut self.groups, group, change);
-            let group = classes.group_mut(group);
-            match turn {
-                Turn::Came => {
-                    policy.share_group(&group.shared, None);
-                    group.places.insert(id);
-                }
-                Turn::Went => {
-                    policy.unshare_group(&group.shared);
-                    group.places.remove(&id);
-                }
-                Turn::Stayed => {}
-            }
-        }
-        self.put(policy)
+        outcome
     }
 
     /// Puts a policy in place, if the node is to have one. Returns whether it is another.
@@ -251,6 +323,7 @@ impl Place {
 }
 
 /// How the need for something turned.
+#[derive(PartialEq)]
 enum Turn {
     Came,
     Went,

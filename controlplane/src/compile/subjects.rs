@@ -79,6 +79,11 @@ impl Subjects {
         &mut self.subjects[id]
     }
 
+    /// Makes room for many policies.
+    pub(super) fn reserve(&mut self, policies: usize) {
+        self.records.reserve(policies);
+    }
+
     /// Takes note of a policy, or that it is gone.
     pub(super) fn set(
         &mut self,

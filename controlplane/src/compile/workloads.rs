@@ -2,7 +2,7 @@
 //! at. It knows nothing of labels and policies.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -105,10 +105,15 @@ pub(super) fn workload(stored: &Stored) -> &Workload {
 }
 
 /// The addresses that a workload lays claim to: a workload on its node's network has none of its own.
-fn claims(stored: Option<&Arc<Stored>>) -> BTreeSet<IpAddr> {
+fn claims(stored: Option<&Arc<Stored>>) -> Vec<IpAddr> {
     match stored.map(|stored| workload(stored)) {
-        Some(workload) if !workload.host_network => workload.addresses.iter().copied().collect(),
-        _ => BTreeSet::new(),
+        Some(workload) if !workload.host_network => {
+            let mut claims = workload.addresses.clone();
+            claims.sort_unstable();
+            claims.dedup();
+            claims
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -128,35 +133,40 @@ impl Workloads {
         self.by_key.get(key).copied()
     }
 
-    /// Adds a workload that was not there. Its addresses come with `set`.
-    pub(super) fn insert(&mut self, stored: &Arc<Stored>, space: Id<Space>) -> Id<Row> {
-        let id = self.rows.insert(Row {
+    /// Makes room for many workloads.
+    pub(super) fn reserve(&mut self, workloads: usize) {
+        self.by_key.reserve(workloads);
+        self.owners.reserve(workloads);
+    }
+
+    /// Adds a workload that was not there; what it is comes with `set`.
+    pub(super) fn insert(&mut self, space: Id<Space>) -> Id<Row> {
+        self.rows.insert(Row {
             stored: None,
             space,
             place: None,
             facts: Facts::default(),
             profiles: [None; 2],
             placed: None,
-        });
-        self.by_key.insert(ByKey(stored.clone()), id);
-        id
+        })
     }
 
     /// Takes note of what a workload is now. Returns the others whose addresses that may concern.
     pub(super) fn set(&mut self, id: Id<Row>, stored: Option<&Arc<Stored>>) -> Vec<Id<Row>> {
         let old = std::mem::replace(&mut self.rows[id].stored, stored.cloned());
+        if let Some(old) = &old {
+            self.by_key.remove(&old.object.key);
+        }
         if let Some(stored) = stored {
-            let key = ByKey(stored.clone());
-            self.by_key.remove(&key);
-            self.by_key.insert(key, id);
+            self.by_key.insert(ByKey(stored.clone()), id);
         }
         let (before, now) = (claims(old.as_ref()), claims(stored));
         let mut concerned = Vec::new();
-        for &address in before.difference(&now) {
+        for &address in before.iter().filter(|address| !now.contains(address)) {
             let key = &old.as_ref().expect("it had claims").object.key;
             concerned.extend(self.disclaim(address, id, key));
         }
-        for &address in now.difference(&before) {
+        for &address in now.iter().filter(|address| !before.contains(address)) {
             let key = &stored.expect("it has claims").object.key;
             concerned.extend(self.claim(address, id, key));
         }
@@ -174,11 +184,6 @@ impl Workloads {
     pub(super) fn remove(&mut self, id: Id<Row>) {
         let row = self.rows.remove(id);
         debug_assert!(row.stored.is_none() && row.placed.is_none());
-    }
-
-    /// Forgets the key of a workload that is being deleted.
-    pub(super) fn forget(&mut self, key: &ObjectKey) {
-        self.by_key.remove(key);
     }
 
     /// Enters a claim. Returns the owner before, if there is one: it may have lost the address.
