@@ -116,10 +116,19 @@ fn judge(allowed: Stream, denied: Stream) -> Outcome {
         return Err("too few packets to say anything".into());
     }
     if allowed.lost() > 0 {
-        return Err(format!("{} of {} allowed packets were lost", allowed.lost(), allowed.sent).into());
+        return Err(format!(
+            "{} of {} allowed packets were lost",
+            allowed.lost(),
+            allowed.sent
+        )
+        .into());
     }
     if denied.received > 0 {
-        return Err(format!("{} of {} denied packets passed", denied.received, denied.sent).into());
+        return Err(format!(
+            "{} of {} denied packets passed",
+            denied.received, denied.sent
+        )
+        .into());
     }
     Ok(())
 }
@@ -154,7 +163,9 @@ fn kill_9() -> Outcome {
         }
         kills += 1;
     }
-    applying.join().map_err(|_| "the applying thread panicked")?;
+    applying
+        .join()
+        .map_err(|_| "the applying thread panicked")?;
     println!("{kills} kills during {TRANSACTIONS} transactions");
     // Once more, with nothing going on.
     deployment.kill_control_plane();
@@ -211,7 +222,10 @@ fn reboot() -> Outcome {
     thread::sleep(Duration::from_millis(20));
     let (before_allowed, before_denied) = (allowed.counts(), denied.counts());
     thread::sleep(Duration::from_millis(700));
-    let (after_allowed, after_denied) = (allowed.stop().since(before_allowed), denied.stop().since(before_denied));
+    let (after_allowed, after_denied) = (
+        allowed.stop().since(before_allowed),
+        denied.stop().since(before_denied),
+    );
     println!("after the reboot: allowed {after_allowed:?}, denied {after_denied:?}");
     if after_denied.received > 0 || after_denied.sent < 100 {
         return Err(format!("denied after the reboot: {after_denied:?}").into());

@@ -86,7 +86,9 @@ const CASES: [Case; 10] = [
         manifest: "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: demo}\nspec: {podSelector: {}, ingress: [{ports: [{port: 70000}]}]}\n",
         arguments: &[],
         exit: 1,
-        says: &["spec.ingress[0].ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive"],
+        says: &[
+            "spec.ingress[0].ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive",
+        ],
     },
     Case {
         name: "missing namespace",
@@ -151,7 +153,11 @@ fn refusals() -> Outcome {
         let output = apply(&format!("{WITNESS}{}", case.manifest), case.arguments)?;
         check(case.name, &output, case.exit, case.says)?;
         if visible(&deployment, directory.path())? != before {
-            return Err(format!("{}: something of the refused transaction is visible", case.name).into());
+            return Err(format!(
+                "{}: something of the refused transaction is visible",
+                case.name
+            )
+            .into());
         }
     }
     let large = format!("{WITNESS}{}", "# nothing but a comment\n".repeat(3 << 20));
@@ -159,8 +165,16 @@ fn refusals() -> Outcome {
     if visible(&deployment, directory.path())? != before {
         return Err("something of the oversized transaction is visible".into());
     }
-    let nowhere = deployment.sallyport(directory.path(), &["--server", "http://127.0.0.1:1", "get", "ns"])?;
-    check("control plane unreachable", &nowhere, 3, &["http://127.0.0.1:1", "--server"])
+    let nowhere = deployment.sallyport(
+        directory.path(),
+        &["--server", "http://127.0.0.1:1", "get", "ns"],
+    )?;
+    check(
+        "control plane unreachable",
+        &nowhere,
+        3,
+        &["http://127.0.0.1:1", "--server"],
+    )
 }
 
 fn check(name: &str, output: &Output, exit: i32, says: &[&str]) -> Outcome {
@@ -168,7 +182,11 @@ fn check(name: &str, output: &Output, exit: i32, says: &[&str]) -> Outcome {
     let all = text(&output.stdout) + &text(&output.stderr);
     println!("--- {name} (exit {:?})\n{all}", output.status.code());
     if output.status.code() != Some(exit) {
-        return Err(format!("{name}: exit {:?} instead of {exit}: {all}", output.status.code()).into());
+        return Err(format!(
+            "{name}: exit {:?} instead of {exit}: {all}",
+            output.status.code()
+        )
+        .into());
     }
     match says.iter().find(|words| !all.contains(*words)) {
         Some(words) => Err(format!("{name}: the message does not say {words:?}: {all}").into()),
@@ -180,10 +198,20 @@ fn check(name: &str, output: &Output, exit: i32, says: &[&str]) -> Outcome {
 fn visible(deployment: &Deployment, directory: &Path) -> Result<Visible, Failed> {
     let mut client = deployment.client()?;
     let mut objects = BTreeMap::new();
-    for kind in [Kind::Namespace, Kind::Node, Kind::NetworkPolicy, Kind::Pod, Kind::Workload] {
+    for kind in [
+        Kind::Namespace,
+        Kind::Node,
+        Kind::NetworkPolicy,
+        Kind::Pod,
+        Kind::Workload,
+    ] {
         objects.insert(kind.into(), client.names(kind)?.into_iter().collect());
     }
     let status = deployment.sallyport(directory, &["status", "-o", "json"])?;
     let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
-    Ok((objects, status["revision"].to_string(), deployment.ruleset(0)?))
+    Ok((
+        objects,
+        status["revision"].to_string(),
+        deployment.ruleset(0)?,
+    ))
 }

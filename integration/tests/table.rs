@@ -24,10 +24,18 @@ use sallyport_proto::{
 
 fn main() -> ExitCode {
     kernel_tests::run(&[
-        ("updates_arrive_at_the_table_made_from_scratch", || histories(1 << 20)),
+        ("updates_arrive_at_the_table_made_from_scratch", || {
+            histories(1 << 20)
+        }),
         ("so_they_do_in_small_batches", || histories(30_000)),
-        ("interrupted_updates_are_finished_by_the_same_plan", interruptions),
-        ("a_refused_batch_changes_nothing_and_names_the_command", refusal),
+        (
+            "interrupted_updates_are_finished_by_the_same_plan",
+            interruptions,
+        ),
+        (
+            "a_refused_batch_changes_nothing_and_names_the_command",
+            refusal,
+        ),
         ("another_cannot_touch_an_owned_table", ownership),
     ])
 }
@@ -49,7 +57,9 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
     };
     let mut policy = NodePolicy::default();
     let last = rng.random_range(10..14);
-    policy.set_workload_ranges(Arc::new(Ranges::span(address(0), address(last & !1)).expect("a range")));
+    policy.set_workload_ranges(Arc::new(
+        Ranges::span(address(0), address(last & !1)).expect("a range"),
+    ));
     let mut groups = Vec::new();
     for n in 0..5u8 {
         let ranges = match n {
@@ -60,7 +70,10 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
         let description = format!("pods default/group={n}");
         let id = GroupId::of([description.as_str()], &ranges);
         let mut group = PeerGroup::new(description, ranges);
-        group.addresses = (0..20).filter(|_| rng.random_bool(0.4)).map(address).collect();
+        group.addresses = (0..20)
+            .filter(|_| rng.random_bool(0.4))
+            .map(address)
+            .collect();
         groups.push((id, Arc::new(group)));
     }
     for n in 0..8u8 {
@@ -71,7 +84,10 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
             rng.random_bool(0.7).then(|| {
                 let class = random_class(rng, direction, &groups);
                 for id in class.groups() {
-                    let (_, group) = groups.iter().find(|(other, _)| *other == id).expect("one of them");
+                    let (_, group) = groups
+                        .iter()
+                        .find(|(other, _)| *other == id)
+                        .expect("one of them");
                     policy.set_group(id, group.clone());
                 }
                 let id = class.id();
@@ -90,10 +106,19 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
     policy
 }
 
-fn random_class(rng: &mut impl Rng, direction: Direction, groups: &[(GroupId, Arc<PeerGroup>)]) -> Class {
+fn random_class(
+    rng: &mut impl Rng,
+    direction: Direction,
+    groups: &[(GroupId, Arc<PeerGroup>)],
+) -> Class {
     let mut group = || groups[rng.random_range(0..groups.len())].0;
     let (a, b) = (group(), group());
-    let rule = |protocol, first, last, group| PortRule { protocol, first, last, group };
+    let rule = |protocol, first, last, group| PortRule {
+        protocol,
+        first,
+        last,
+        group,
+    };
     let ports = match rng.random_range(0..6) {
         0 => vec![],
         1 => vec![rule(Protocol::Tcp, 80, 80, a)],
@@ -103,9 +128,17 @@ fn random_class(rng: &mut impl Rng, direction: Direction, groups: &[(GroupId, Ar
             rule(Protocol::Tcp, 81, u16::MAX, a),
             rule(Protocol::Udp, 53, 53, b),
         ],
-        3 => vec![rule(Protocol::Udp, 0, u16::MAX, a), rule(Protocol::Sctp, 7, 9, b)],
-        4 => Protocol::ALL.map(|protocol| rule(protocol, 0, u16::MAX, a)).to_vec(),
-        _ => vec![rule(Protocol::Tcp, 443, 443, a), rule(Protocol::Tcp, 8443, 8443, b)],
+        3 => vec![
+            rule(Protocol::Udp, 0, u16::MAX, a),
+            rule(Protocol::Sctp, 7, 9, b),
+        ],
+        4 => Protocol::ALL
+            .map(|protocol| rule(protocol, 0, u16::MAX, a))
+            .to_vec(),
+        _ => vec![
+            rule(Protocol::Tcp, 443, 443, a),
+            rule(Protocol::Tcp, 8443, 8443, b),
+        ],
     };
     Class {
         direction,
@@ -115,7 +148,11 @@ fn random_class(rng: &mut impl Rng, direction: Direction, groups: &[(GroupId, Ar
 }
 
 fn position(policy: &NodePolicy, revision: u64) -> Position {
-    Position { epoch: 1, revision, digest: policy.digest() }
+    Position {
+        epoch: 1,
+        revision,
+        digest: policy.digest(),
+    }
 }
 
 /// A namespace with a table in it.
@@ -129,17 +166,26 @@ impl Table {
     fn new(batch: usize) -> Result<Table, kernel_tests::Failed> {
         let netns = Netns::new("table")?;
         let netlink = netns.run(Netlink::open)?;
-        Ok(Table { netns, netlink, limits: Limits { batch } })
+        Ok(Table {
+            netns,
+            netlink,
+            limits: Limits { batch },
+        })
     }
 
     fn carry_out(&self, plan: &Plan) -> Outcome {
-        plan.steps.iter().try_for_each(|step| Ok(self.netlink.commit(&step.commands)?))
+        plan.steps
+            .iter()
+            .try_for_each(|step| Ok(self.netlink.commit(&step.commands)?))
     }
 
     /// What stock nft lists: the objects, each with its lines in order of the alphabet, since sets have none.
     fn listing(&self) -> Result<BTreeMap<String, Vec<String>>, kernel_tests::Failed> {
         let mut command = self.netns.command("nft");
-        command.args(["list", "ruleset"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(["list", "ruleset"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let output = self.netns.spawn(command)?.wait_with_output()?;
         let text = String::from_utf8(output.stdout)?;
         if !output.status.success() {
@@ -147,14 +193,28 @@ impl Table {
         }
         let mut objects: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut name = String::new();
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "}") {
+        for line in text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && *line != "}")
+        {
             if line.ends_with('{') && !line.contains('=') {
                 name = line.to_owned();
             }
-            let elements = line.trim_start_matches("elements = {").trim_end_matches('}');
+            let elements = line
+                .trim_start_matches("elements = {")
+                .trim_end_matches('}');
             let lines = objects.entry(name.clone()).or_default();
-            if line.starts_with("elements") || line.ends_with(',') || (line.ends_with('}') && line.len() > 1) && !line.contains("vmap") {
-                lines.extend(elements.split(',').map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()));
+            if line.starts_with("elements")
+                || line.ends_with(',')
+                || (line.ends_with('}') && line.len() > 1) && !line.contains("vmap")
+            {
+                lines.extend(
+                    elements
+                        .split(',')
+                        .map(|one| one.trim().to_owned())
+                        .filter(|one| !one.is_empty()),
+                );
             } else {
                 lines.push(line.to_owned());
             }
@@ -174,7 +234,11 @@ impl Table {
         let (have, want) = (self.listing()?, fresh.listing()?);
         for (name, lines) in &want {
             if have.get(name) != Some(lines) {
-                return Err(format!("seed {seed}: {name}\n{:#?}\ninstead of\n{lines:#?}", have.get(name)).into());
+                return Err(format!(
+                    "seed {seed}: {name}\n{:#?}\ninstead of\n{lines:#?}",
+                    have.get(name)
+                )
+                .into());
             }
         }
         if have.len() != want.len() {
@@ -195,8 +259,17 @@ fn histories(batch: usize) -> Outcome {
         for revision in 2..14 {
             let policy = random_policy(&mut rng);
             let target = position(&policy, revision);
-            let plan = plan::update(&installed, &policy, target, &options(), table.limits, &garbage);
-            table.carry_out(&plan).map_err(|error| format!("seed {seed}, revision {revision}: {error:?}"))?;
+            let plan = plan::update(
+                &installed,
+                &policy,
+                target,
+                &options(),
+                table.limits,
+                &garbage,
+            );
+            table
+                .carry_out(&plan)
+                .map_err(|error| format!("seed {seed}, revision {revision}: {error:?}"))?;
             garbage.after(&plan);
             installed = plan.after;
             // Sometimes what is left behind stays for a while, and is wanted again.
@@ -219,7 +292,16 @@ fn interruptions() -> Outcome {
         for stop in 0.. {
             let table = Table::new(30_000)?;
             table.carry_out(&plan::create(&before, &options(), table.limits))?;
-            let make = || plan::update(&before, &new, position(&new, 2), &options(), table.limits, &Garbage::default());
+            let make = || {
+                plan::update(
+                    &before,
+                    &new,
+                    position(&new, 2),
+                    &options(),
+                    table.limits,
+                    &Garbage::default(),
+                )
+            };
             let plan = make();
             if stop > plan.steps.len() {
                 break;
@@ -227,7 +309,11 @@ fn interruptions() -> Outcome {
             for step in &plan.steps[..stop] {
                 table.netlink.commit(&step.commands)?;
             }
-            let stamp = table.netlink.read_stamp()?.stamp.ok_or("there is no stamp")?;
+            let stamp = table
+                .netlink
+                .read_stamp()?
+                .stamp
+                .ok_or("there is no stamp")?;
             let done = match stamp.progress {
                 _ if stop == 0 => 0,
                 Some((done, _)) => done as usize,
@@ -257,7 +343,11 @@ fn refusal() -> Outcome {
         Command::FlushChain("forward".into()),
         Command::DeleteChain("nobody".into()),
     ];
-    let error = table.netlink.commit(&commands).expect_err("there is no such chain").to_string();
+    let error = table
+        .netlink
+        .commit(&commands)
+        .expect_err("there is no such chain")
+        .to_string();
     if !error.starts_with("the kernel refused `delete chain inet sallyport nobody`: ENOENT") {
         return Err(error.into());
     }
@@ -271,12 +361,18 @@ fn ownership() -> Outcome {
     let table = Table::new(1 << 20)?;
     let policy = random_policy(&mut StdRng::seed_from_u64(1));
     let installed = Installed::default().updated(policy.clone(), position(&policy, 1));
-    let owned = Options { owned: true, ..options() };
+    let owned = Options {
+        owned: true,
+        ..options()
+    };
     table.carry_out(&plan::create(&installed, &owned, table.limits))?;
     let before = table.listing()?;
     let nft = |arguments: &[&str]| -> Result<bool, kernel_tests::Failed> {
         let mut command = table.netns.command("nft");
-        command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         Ok(table.netns.spawn(command)?.wait()?.success())
     };
     if nft(&["add", "chain", "inet", "sallyport", "mine"])? {
@@ -287,7 +383,10 @@ fn ownership() -> Outcome {
         return Err("`nft flush ruleset` changed our table".into());
     }
     let other = table.netns.run(Netlink::open)?;
-    let error = other.commit(&[Command::AddTable { owned: true }]).expect_err("it has an owner").to_string();
+    let error = other
+        .commit(&[Command::AddTable { owned: true }])
+        .expect_err("it has an owner")
+        .to_string();
     if !error.contains("EPERM") {
         return Err(error.into());
     }
@@ -296,7 +395,11 @@ fn ownership() -> Outcome {
     drop(netlink);
     let heir = netns.run(Netlink::open)?;
     heir.commit(&[Command::AddTable { owned: true }])?;
-    if !heir.read()?.ok_or("the table went with its owner")?.is_owned() {
+    if !heir
+        .read()?
+        .ok_or("the table went with its owner")?
+        .is_owned()
+    {
         return Err("the table lost its flags".into());
     }
     Ok(())

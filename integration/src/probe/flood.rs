@@ -1,13 +1,15 @@
 //! Owns floods: hundreds of thousands of datagrams a second from forged source addresses, counted exactly at both ends,
 //! class by class; never changes what the packets meet.
 //!
-//! The receiving end counts in the kernel: a raw socket for each class, with a filter for it and almost no buffer, that
-//! nobody reads. What finds no room is counted by the kernel as dropped by the socket, and had thus arrived.
+//! The receiving end counts in the kernel: a packet socket for each class, with a filter for it, that nobody reads. The
+//! kernel counts what passes the filter, whether it finds room or not. (A raw socket that is full counts what its filter
+//! would have refused, too.)
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -16,7 +18,6 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
 use super::datagram::Template;
-use super::socket::overflowed;
 use crate::testbed::{Family, Host};
 
 /// Packets that are counted together: those from a range of source addresses to one port.
@@ -246,43 +247,74 @@ fn send(
 struct Counter {
     class: Class,
     socket: Socket,
-    /// What the kernel had counted before the flood.
-    before: u32,
-    /// Packets that had found room and were taken out again.
-    drained: AtomicU64,
+    /// What the kernel had counted when it was last asked: being asked, it begins anew.
+    counted: AtomicU64,
     /// Takes the datagrams to the port, so that no ICMP errors answer them.
     _sink: Option<Socket>,
 }
 
 impl Counter {
     fn open(class: &Class) -> io::Result<Self> {
-        let v4 = class.first.is_ipv4();
-        let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
-        let socket = Socket::new(domain, Type::RAW.nonblocking(), Some(Protocol::UDP))?;
+        let ethertype = match class.first {
+            IpAddr::V4(_) => libc::ETH_P_IP,
+            IpAddr::V6(_) => libc::ETH_P_IPV6,
+        };
+        // It receives nothing before it has a protocol, and gets that only when it has its filter.
+        let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
         socket.attach_filter(&filter(class))?;
-        // What came before the filter is not counted.
-        let mut buffer = [0; 128];
-        while (&socket).read(&mut buffer).is_ok() {}
-        let before = overflowed(&socket);
         socket.set_recv_buffer_size(1)?;
+        bind_to_protocol(&socket, ethertype as u16)?;
         Ok(Self {
             class: class.clone(),
             socket,
-            before,
-            drained: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
             _sink: sink(class.port)?,
         })
     }
 
     fn received(&self) -> u64 {
-        // What is taken out here makes room for a few more; each packet finds room or is counted as finding none.
-        let mut buffer = [0; 128];
-        while (&self.socket).read(&mut buffer).is_ok() {
-            self.drained.fetch_add(1, Ordering::SeqCst);
-        }
-        let overflowed = overflowed(&self.socket).wrapping_sub(self.before);
-        self.drained.load(Ordering::SeqCst) + u64::from(overflowed)
+        let more = u64::from(packets_since_last_asked(&self.socket));
+        self.counted.fetch_add(more, Ordering::SeqCst) + more
     }
+}
+
+/// Lets a packet socket receive a protocol from every interface (`man 7 packet`).
+fn bind_to_protocol(socket: &Socket, ethertype: u16) -> io::Result<()> {
+    // SAFETY: a plain C structure for which all zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = ethertype.to_be();
+    // SAFETY: the address is as long as said, and outlives the call.
+    let status = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    };
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// How many packets passed a packet socket's filter since this was last asked (`PACKET_STATISTICS`).
+fn packets_since_last_asked(socket: &Socket) -> u32 {
+    let mut statistics = [0u32; 2];
+    let mut length = size_of_val(&statistics) as libc::socklen_t;
+    // SAFETY: the buffer is as long as said, and outlives the call.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            statistics.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    assert_eq!(status, 0, "every packet socket tells its statistics");
+    statistics[0]
 }
 
 /// A socket at the port that takes nothing; none if another class, or a server, has the port already.
