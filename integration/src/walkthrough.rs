@@ -1,6 +1,10 @@
 //! The walk-through of the AKS documentation, with its `demo-policy.yaml`: what is typed, and which pods then reach
 //! which. Where it is carried out, on a testbed or across containers, is a [`Place`]'s business.
 
+pub mod containers;
+pub mod network;
+pub mod pod;
+
 use std::time::Instant;
 
 use crate::probe::Matrix;

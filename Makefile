@@ -1,0 +1,70 @@
+# What can be done with this checkout. `make` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-compose images build fmt lint deps clean
+
+# Where rustup puts cargo, and where Debian puts nft: not on everybody's path.
+export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
+
+target := $(or $(CARGO_TARGET_DIR),target)
+# This machine as Rust calls it. Asked when needed: without Rust there is still a list of targets.
+host = $(shell rustc -vV | sed -n 's/^host: //p')
+
+# Images hold static programs. With STATIC=1 the demo uses them too, which saves a second release build.
+build_static = RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --target $(host)
+static = $(target)/$(host)/release
+build_release = $(if $(STATIC),$(build_static),cargo build --release)
+release = $(if $(STATIC),$(static),$(target)/release)
+
+heading = printf '\n\033[1m== %s\033[0m\n'
+
+help: ## This list
+	@echo 'Sallyport enforces NetworkPolicy on Linux nodes. In this checkout:'
+	@echo
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
+	@echo
+	@echo 'Start with "make demo". Root is not needed where the kernel lets users make namespaces.'
+
+demo: deps ## See policy enforced on this machine's kernel (ARGS=--bridged: pods behind bridges)
+	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin demo
+	$(release)/demo $(ARGS)
+
+test: deps ## Formatting, lints, all tests; those on the real kernel where that is allowed
+	@$(heading) 'cargo fmt --check'
+	cargo fmt --all --check
+	@$(heading) 'cargo clippy'
+	cargo clippy --workspace --all-targets -- -D warnings
+	@$(heading) 'cargo test'
+	cargo test --workspace --no-fail-fast
+
+test-compose: images ## The demo's walk-through across containers, by docker-compose.yml
+	deploy/test-compose
+
+images: deps ## Container images of all programs, FROM scratch: nothing is pulled
+	$(build_static) \
+	  --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin walkthrough
+	mkdir -p target/images
+	for program in sallyport-controlplane sallyport-enforcer sallyport walkthrough; do \
+	  strip --strip-debug -o target/images/$$program $(static)/$$program; \
+	done
+	deploy/compose build
+
+build: deps ## Release builds of all programs, in target/release
+	cargo build --release --workspace --bins
+
+fmt: ## Format the code
+	cargo fmt --all
+
+lint: deps ## Formatting and lints, as `make test` checks them
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+deps: ## Install what is missing (as root on Debian; else the command is named)
+	@deploy/dependencies
+
+clean: ## Delete everything that was built; container images stay
+	cargo clean
