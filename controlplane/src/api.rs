@@ -43,7 +43,12 @@ pub struct Api {
 impl Api {
     /// An API whose long calls end when `stopping` turns true.
     pub fn new(writer: Writer, nodes: Arc<Nodes>, stopping: watch::Receiver<bool>) -> Api {
-        Api { writer, nodes, listings: Listings::default(), stopping }
+        Api {
+            writer,
+            nodes,
+            listings: Listings::default(),
+            stopping,
+        }
     }
 }
 
@@ -51,15 +56,30 @@ impl Api {
 impl PolicyService for Api {
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
 
-    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
-        let ApplyRequest { edits, expected_revision, dry_run } = request.into_inner();
+    async fn apply(
+        &self,
+        request: Request<ApplyRequest>,
+    ) -> Result<Response<ApplyResponse>, Status> {
+        let ApplyRequest {
+            edits,
+            expected_revision,
+            dry_run,
+        } = request.into_inner();
         // Reading megabytes of YAML takes a while, and others are served meanwhile.
         let edits = tokio::task::spawn_blocking(move || edits::read(edits))
             .await
             .map_err(|error| Status::internal(format!("reading the manifests failed: {error}")))?
             .map_err(|problems| failure::problems(&problems))?;
-        let submission = Submission { edits, expected_revision, dry_run };
-        let carried = self.writer.submit(submission).await.map_err(|refusal| failure::refusal(&refusal))?;
+        let submission = Submission {
+            edits,
+            expected_revision,
+            dry_run,
+        };
+        let carried = self
+            .writer
+            .submit(submission)
+            .await
+            .map_err(|refusal| failure::refusal(&refusal))?;
         Ok(Response::new(ApplyResponse {
             revision: carried.revision,
             changes: carried.changes.iter().map(Into::into).collect(),
@@ -71,19 +91,33 @@ impl PolicyService for Api {
         let state = self.writer.current();
         let stored = state.cluster.get(&key);
         let stored = stored.ok_or_else(|| Status::not_found(not_found(key.kind, &key.name)))?;
-        Ok(Response::new(GetResponse { object: Some((&**stored).into()) }))
+        Ok(Response::new(GetResponse {
+            object: Some((&**stored).into()),
+        }))
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        let response = self.listings.page(&self.writer.current(), &request.into_inner())?;
+        let response = self
+            .listings
+            .page(&self.writer.current(), &request.into_inner())?;
         Ok(Response::new(response))
     }
 
-    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let WatchRequest { after_revision, bookmark_interval_ms } = request.into_inner();
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let WatchRequest {
+            after_revision,
+            bookmark_interval_ms,
+        } = request.into_inner();
         let interval = or_default(bookmark_interval_ms, DEFAULT_BOOKMARK_INTERVAL);
-        let stream =
-            watching::start(self.writer.watch(), after_revision, interval, self.stopping.clone())?;
+        let stream = watching::start(
+            self.writer.watch(),
+            after_revision,
+            interval,
+            self.stopping.clone(),
+        )?;
         Ok(Response::new(stream))
     }
 
@@ -91,7 +125,10 @@ impl PolicyService for Api {
         &self,
         request: Request<WaitEnforcedRequest>,
     ) -> Result<Response<WaitEnforcedResponse>, Status> {
-        let WaitEnforcedRequest { revision, timeout_ms } = request.into_inner();
+        let WaitEnforcedRequest {
+            revision,
+            timeout_ms,
+        } = request.into_inner();
         let current = self.writer.current().revision;
         let revision = if revision == 0 { current } else { revision };
         if revision > current {
@@ -102,8 +139,17 @@ impl PolicyService for Api {
             _ = timeout(or_default(timeout_ms, DEFAULT_TIMEOUT), self.nodes.enforced(revision)) => {}
             _ = stopping.wait_for(|&stopping| stopping) => return Err(failure::stopping()),
         }
-        let lagging: Vec<_> = self.nodes.lagging(revision).iter().map(Into::into).collect();
-        Ok(Response::new(WaitEnforcedResponse { revision, enforced: lagging.is_empty(), lagging }))
+        let lagging: Vec<_> = self
+            .nodes
+            .lagging(revision)
+            .iter()
+            .map(Into::into)
+            .collect();
+        Ok(Response::new(WaitEnforcedResponse {
+            revision,
+            enforced: lagging.is_empty(),
+            lagging,
+        }))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {

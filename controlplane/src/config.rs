@@ -27,7 +27,12 @@ Send it manifests with `sallyport apply`. It stops on SIGTERM and SIGINT; whatev
 #[command(name = "sallyport-controlplane", version, after_help = AFTER_HELP)]
 pub struct Config {
     /// Where to serve: HOST:PORT (port 0 takes a free one), or unix:///PATH
-    #[arg(long, env = "SALLYPORT_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7443")]
+    #[arg(
+        long,
+        env = "SALLYPORT_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7443"
+    )]
     pub listen: Address,
 
     /// Where to keep the journal; created if it is not there
@@ -44,7 +49,12 @@ pub struct Config {
     pub history: u32,
 
     /// How log lines look on standard error
-    #[arg(long, env = "SALLYPORT_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(
+        long,
+        env = "SALLYPORT_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
     pub log_format: LogFormat,
 
     /// What to log: error, warn, info, debug, trace, or directives like sallyport_controlplane=debug,h2=warn
@@ -108,7 +118,10 @@ impl Config {
     pub(crate) fn journal(&self) -> Settings {
         let transactions = usize::try_from(self.history).unwrap_or(usize::MAX);
         Settings {
-            history: Bounds { transactions, ..Bounds::default() },
+            history: Bounds {
+                transactions,
+                ..Bounds::default()
+            },
             fold_after: self.history.into(),
             ..Settings::at(self.data_dir.join("journal"))
         }
@@ -125,7 +138,14 @@ mod tests {
     fn the_command_line_is_sound() {
         Config::command().debug_assert();
         let help = Config::command().render_long_help().to_string();
-        for word in ["--listen", "--data-dir", "--log-format", "--log-level", "TLS is not supported yet", "Examples:"] {
+        for word in [
+            "--listen",
+            "--data-dir",
+            "--log-format",
+            "--log-level",
+            "TLS is not supported yet",
+            "Examples:",
+        ] {
             assert!(help.contains(word), "{word} in:\n{help}");
         }
     }
@@ -136,7 +156,10 @@ mod tests {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         for text in ["", "7443", "localhost", "unix://relative"] {
-            assert!(text.parse::<Address>().unwrap_err().contains("HOST:PORT"), "{text}");
+            assert!(
+                text.parse::<Address>().unwrap_err().contains("HOST:PORT"),
+                "{text}"
+            );
         }
     }
 }

@@ -62,7 +62,10 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Bounds {
-        Bounds { transactions: 10_000, bytes: 256 << 20 }
+        Bounds {
+            transactions: 10_000,
+            bytes: 256 << 20,
+        }
     }
 }
 
@@ -91,17 +94,27 @@ pub struct Compacted {
 impl History {
     /// No transaction after a revision, yet.
     pub fn starting_after(revision: Revision, bounds: Bounds) -> History {
-        History { transactions: OrdMap::new(), latest: revision, bytes: 0, bounds }
+        History {
+            transactions: OrdMap::new(),
+            latest: revision,
+            bytes: 0,
+            bounds,
+        }
     }
 
     /// Adds the next transaction, and drops what is too old.
     pub fn push(&mut self, committed: Arc<Committed>) {
-        debug_assert_eq!(committed.revision, self.latest + 1, "revisions have no holes");
+        debug_assert_eq!(
+            committed.revision,
+            self.latest + 1,
+            "revisions have no holes"
+        );
         self.latest = committed.revision;
         self.bytes += committed.size();
         self.transactions.insert(committed.revision, committed);
         while self.transactions.len() > 1
-            && (self.transactions.len() > self.bounds.transactions || self.bytes > self.bounds.bytes)
+            && (self.transactions.len() > self.bounds.transactions
+                || self.bytes > self.bounds.bytes)
         {
             if let Some((revision, oldest)) = self.transactions.get_min().cloned() {
                 self.bytes -= oldest.size();
@@ -129,7 +142,10 @@ impl History {
     ) -> Result<impl Iterator<Item = &Arc<Committed>> + use<'_>, Compacted> {
         let oldest = self.oldest();
         if revision < oldest {
-            return Err(Compacted { asked: revision, oldest });
+            return Err(Compacted {
+                asked: revision,
+                oldest,
+            });
         }
         let later = self.transactions.range(revision.saturating_add(1)..);
         Ok(later.map(|(_, committed)| committed))
@@ -142,22 +158,45 @@ mod tests {
     use crate::model::Kind;
 
     fn committed(revision: Revision, name: &str) -> Arc<Committed> {
-        let key = ObjectKey { kind: Kind::Node, namespace: String::new(), name: name.to_owned() };
-        Arc::new(Committed { revision, events: vec![Event::Delete(key)] })
+        let key = ObjectKey {
+            kind: Kind::Node,
+            namespace: String::new(),
+            name: name.to_owned(),
+        };
+        Arc::new(Committed {
+            revision,
+            events: vec![Event::Delete(key)],
+        })
     }
 
     #[test]
     fn keeps_the_longest_run_within_the_bounds() {
-        let mut history = History::starting_after(0, Bounds { transactions: 3, bytes: 10 });
+        let mut history = History::starting_after(
+            0,
+            Bounds {
+                transactions: 3,
+                bytes: 10,
+            },
+        );
         assert_eq!(history.oldest(), 0);
         assert_eq!(history.after(0).map(Iterator::count), Ok(0));
         for revision in 1..=5 {
             history.push(committed(revision, "n"));
         }
         assert_eq!((history.oldest(), history.latest()), (2, 5));
-        let seen: Vec<_> = history.after(3).unwrap().map(|committed| committed.revision).collect();
+        let seen: Vec<_> = history
+            .after(3)
+            .unwrap()
+            .map(|committed| committed.revision)
+            .collect();
         assert_eq!(seen, [4, 5]);
-        assert_eq!(history.after(1).err(), Some(Compacted { asked: 1, oldest: 2 }));
+        assert_eq!(
+            history.after(1).err(),
+            Some(Compacted {
+                asked: 1,
+                oldest: 2
+            })
+        );
         assert_eq!(history.after(u64::MAX).map(Iterator::count), Ok(0));
 
         history.push(committed(6, "nine-long"));

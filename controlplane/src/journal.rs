@@ -7,6 +7,7 @@ mod load;
 mod record;
 mod store;
 mod values;
+mod watermark;
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use sallyport_proto::{Epoch, Revision};
 
 pub use self::{
     failure::JournalError,
-    store::{SledJournal, Settings},
+    store::{Settings, SledJournal},
 };
 use crate::{
     cluster::Cluster,

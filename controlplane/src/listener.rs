@@ -32,11 +32,17 @@ impl Listener {
         match address {
             Address::Tcp(address) => {
                 let listener = TcpListener::bind(address).await?;
-                Ok(Listener { address: Address::Tcp(listener.local_addr()?), socket: Socket::Tcp(listener) })
+                Ok(Listener {
+                    address: Address::Tcp(listener.local_addr()?),
+                    socket: Socket::Tcp(listener),
+                })
             }
             Address::Unix(path) => {
                 let listener = bind_unix(path).await?;
-                Ok(Listener { address: address.clone(), socket: Socket::Unix(listener) })
+                Ok(Listener {
+                    address: address.clone(),
+                    socket: Socket::Unix(listener),
+                })
             }
         }
     }
@@ -55,11 +61,15 @@ impl Listener {
         match self.socket {
             Socket::Tcp(listener) => {
                 let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                router.serve_with_incoming_shutdown(incoming, shutdown).await
+                router
+                    .serve_with_incoming_shutdown(incoming, shutdown)
+                    .await
             }
             Socket::Unix(listener) => {
                 let incoming = UnixListenerStream::new(listener);
-                router.serve_with_incoming_shutdown(incoming, shutdown).await
+                router
+                    .serve_with_incoming_shutdown(incoming, shutdown)
+                    .await
             }
         }
     }

@@ -103,7 +103,10 @@ impl Nodes {
             table.entries.insert(name.clone(), Entry::new());
             table.update(&name, |entry, _| entry.changed(1, policy));
         }
-        Nodes { table: Mutex::new(table), progress: watch::Sender::new(()) }
+        Nodes {
+            table: Mutex::new(table),
+            progress: watch::Sender::new(()),
+        }
     }
 
     /// A transaction was committed. Every one has to be told, in order.
@@ -123,20 +126,32 @@ impl Nodes {
     /// The state of every node, by name.
     pub fn status(&self) -> Vec<Status> {
         let table = self.lock();
-        table.entries.iter().map(|(name, entry)| entry.status(name)).collect()
+        table
+            .entries
+            .iter()
+            .map(|(name, entry)| entry.status(name))
+            .collect()
     }
 
     /// The nodes that do not enforce a revision yet.
     pub fn lagging(&self, revision: Revision) -> Vec<Status> {
         let table = self.lock();
-        let lagging = table.pending.range(..(revision.saturating_add(1), String::new()));
+        let lagging = table
+            .pending
+            .range(..(revision.saturating_add(1), String::new()));
         let names: BTreeSet<_> = lagging.map(|(_, name)| name).collect();
-        names.into_iter().map(|name| table.entries[name].status(name)).collect()
+        names
+            .into_iter()
+            .map(|name| table.entries[name].status(name))
+            .collect()
     }
 
     /// Whether every node that must enforces a revision.
     pub fn enforce(&self, revision: Revision) -> bool {
-        self.lock().pending.first().is_none_or(|(first, _)| *first > revision)
+        self.lock()
+            .pending
+            .first()
+            .is_none_or(|(first, _)| *first > revision)
     }
 
     /// Returns once every node that must enforces a revision.
@@ -155,7 +170,10 @@ impl Nodes {
         if !table.entries.contains_key(&hello.name) {
             return Err(SessionError::Unregistered { name: hello.name });
         }
-        if let Some(position) = hello.position.filter(|at| (at.epoch, at.revision) > (epoch, revision)) {
+        if let Some(position) = hello
+            .position
+            .filter(|at| (at.epoch, at.revision) > (epoch, revision))
+        {
             return Err(SessionError::Ahead {
                 name: hello.name,
                 node: (position.epoch, position.revision),
@@ -195,8 +213,12 @@ impl Nodes {
     ) -> Result<T, SessionError> {
         let mut table = self.lock();
         match table.entries.get(name) {
-            None => Err(SessionError::Removed { name: name.to_owned() }),
-            Some(entry) if !entry.is_session(id) => Err(SessionError::Replaced { name: name.to_owned() }),
+            None => Err(SessionError::Removed {
+                name: name.to_owned(),
+            }),
+            Some(entry) if !entry.is_session(id) => Err(SessionError::Replaced {
+                name: name.to_owned(),
+            }),
             Some(_) => {
                 let result = table.update(name, change);
                 self.release(table);
@@ -216,7 +238,10 @@ struct Now {
 impl Table {
     /// Changes an entry, and keeps the index of those that lag.
     fn update<T>(&mut self, name: &str, change: impl FnOnce(&mut Entry, Now) -> T) -> Option<T> {
-        let now = Now { epoch: self.epoch, revision: self.revision };
+        let now = Now {
+            epoch: self.epoch,
+            revision: self.revision,
+        };
         let entry = self.entries.get_mut(name)?;
         let before = entry.pending();
         let result = change(entry, now);
@@ -238,7 +263,9 @@ impl Table {
                 self.pending.remove(&(pending, name.to_owned()));
                 self.moved = true;
             }
-            entry.end(SessionError::Removed { name: name.to_owned() });
+            entry.end(SessionError::Removed {
+                name: name.to_owned(),
+            });
         }
     }
 }

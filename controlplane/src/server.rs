@@ -6,14 +6,11 @@ use std::{io, sync::Arc, time::Duration};
 use sallyport_proto::{
     Epoch, Revision,
     wire::{
-        DESCRIPTOR, node_service_server::NodeServiceServer, policy_service_server::PolicyServiceServer,
+        DESCRIPTOR, node_service_server::NodeServiceServer,
+        policy_service_server::PolicyServiceServer,
     },
 };
-use tokio::{
-    sync::watch,
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tonic::transport::{Server, server::Router};
 use tracing::{info, warn};
 
@@ -56,7 +53,9 @@ pub enum ServerError {
     #[error("serving failed: {0}")]
     Serve(#[from] tonic::transport::Error),
     /// The writer is gone.
-    #[error("the writer stopped: see the log for what happened; what was acknowledged is in the journal")]
+    #[error(
+        "the writer stopped: see the log for what happened; what was acknowledged is in the journal"
+    )]
     Writer,
     /// A part of the process panicked.
     #[error("a task panicked: {0}")]
@@ -89,16 +88,24 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
         tokio::task::spawn_blocking(move || Writer::start(Box::new(journal), recovered))
             .await?
             .map_err(ServerError::Thread)?;
-    let listener = Listener::bind(&config.listen).await.map_err(|cause| ServerError::Listen {
-        address: config.listen.clone(),
-        cause,
-    })?;
+    let listener = Listener::bind(&config.listen)
+        .await
+        .map_err(|cause| ServerError::Listen {
+            address: config.listen.clone(),
+            cause,
+        })?;
     let address = listener.address().clone();
     let (stop, stopping) = watch::channel(false);
     let router = router(writer, nodes, stopping.clone()).await?;
     let task = tokio::spawn(serve(router, listener, running, stopping));
     info!("listening on {address}, revision {revision}, epoch {epoch}");
-    Ok(Handle { address, revision, epoch, stop, task })
+    Ok(Handle {
+        address,
+        revision,
+        epoch,
+        stop,
+        task,
+    })
 }
 
 impl Handle {

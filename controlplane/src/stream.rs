@@ -3,11 +3,7 @@
 
 mod parts;
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use sallyport_proto::{
     Delta, Position,
@@ -86,11 +82,19 @@ async fn converse(
         None => "nothing".to_owned(),
     };
     let version = hello.version.clone();
-    let session = nodes.connect(hello).inspect_err(|error| warn!(%error, "turned a node away"))?;
+    let session = nodes
+        .connect(hello)
+        .inspect_err(|error| warn!(%error, "turned a node away"))?;
     let node = session.name().to_owned();
     info!(node, version, enforces = said, "node connected");
-    let conversation =
-        Conversation { session, inbound, outbound, stopping, snapshot: false, retry: Retry::new() };
+    let conversation = Conversation {
+        session,
+        inbound,
+        outbound,
+        stopping,
+        snapshot: false,
+        retry: Retry::new(),
+    };
     let outcome = conversation.go_on().await;
     match &outcome {
         Ok(()) => info!(node, "node disconnected"),
@@ -101,7 +105,9 @@ async fn converse(
 
 fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
     let Some(Message::Hello(hello)) = first.and_then(|request| request.message) else {
-        return Err(Status::invalid_argument("the first message must be a Hello"));
+        return Err(Status::invalid_argument(
+            "the first message must be a Hello",
+        ));
     };
     Ok(Hello {
         name: hello.node_name,
@@ -118,7 +124,9 @@ impl From<SessionError> for Status {
     fn from(error: SessionError) -> Status {
         let message = error.to_string();
         match error {
-            SessionError::Unregistered { .. } | SessionError::Removed { .. } => Status::not_found(message),
+            SessionError::Unregistered { .. } | SessionError::Removed { .. } => {
+                Status::not_found(message)
+            }
             SessionError::Ahead { .. } => Status::failed_precondition(message),
             SessionError::Replaced { .. } => Status::aborted(message),
             SessionError::Unexpected { .. } => Status::invalid_argument(message),
@@ -166,7 +174,11 @@ impl Conversation {
 
     /// Sends an update. `None` when the node is gone.
     async fn send(&mut self, update: Update) -> Result<Option<()>, Status> {
-        let Update { base, target, policy } = update;
+        let Update {
+            base,
+            target,
+            policy,
+        } = update;
         let (base, old) = match base {
             Some((position, policy)) => (Some(position), policy),
             None => (None, Arc::<NodePolicy>::default()),
@@ -255,7 +267,10 @@ struct Retry {
 
 impl Retry {
     fn new() -> Retry {
-        Retry { delay: RETRY.0, timer: None }
+        Retry {
+            delay: RETRY.0,
+            timer: None,
+        }
     }
 
     fn is_waiting(&self) -> bool {

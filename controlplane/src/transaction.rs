@@ -5,6 +5,8 @@
 //! that an edit may refer to an object that a later one puts.
 
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -100,7 +102,10 @@ impl fmt::Display for Problem {
 
 impl From<manifest::Problem> for Problem {
     fn from(problem: manifest::Problem) -> Problem {
-        Problem { reason: Reason::Invalid, message: problem.to_string() }
+        Problem {
+            reason: Reason::Invalid,
+            message: problem.to_string(),
+        }
     }
 }
 
@@ -116,7 +121,11 @@ pub struct Outcome {
 }
 
 /// Carries out edits on a copy of the cluster, as a revision. All of them, or everything that is wrong.
-pub fn carry_out(base: &Cluster, edits: Vec<Edit>, revision: Revision) -> Result<Outcome, Vec<Problem>> {
+pub fn carry_out(
+    base: &Cluster,
+    edits: Vec<Edit>,
+    revision: Revision,
+) -> Result<Outcome, Vec<Problem>> {
     if edits.len() > MAX_EDITS {
         return Err(vec![Problem {
             reason: Reason::Invalid,
@@ -168,14 +177,15 @@ impl<'a> Draft<'a> {
     fn put(&mut self, object: Object, source: &str) {
         let size = object.manifest.len();
         if size > MAX_OBJECT {
-            let message = format!(
-                "the object is {size} bytes as JSON: the limit is {MAX_OBJECT} (1.5 MiB)"
-            );
+            let message =
+                format!("the object is {size} bytes as JSON: the limit is {MAX_OBJECT} (1.5 MiB)");
             return self.problem(Reason::Invalid, &object.key, source, &message);
         }
         match self.base.get(&object.key) {
             // The same again keeps its revision.
-            Some(stored) if same(&stored.object, &object) => self.cluster.put_stored(stored.clone()),
+            Some(stored) if same(&stored.object, &object) => {
+                self.cluster.put_stored(stored.clone())
+            }
             _ => self.cluster.put(object, self.revision),
         }
     }
@@ -232,7 +242,10 @@ impl<'a> Draft<'a> {
             events.extend(event);
             changes.push(Change { key, action });
         }
-        let committed = Committed { revision: self.revision, events };
+        let committed = Committed {
+            revision: self.revision,
+            events,
+        };
         Ok(Outcome {
             cluster: self.cluster,
             changes,

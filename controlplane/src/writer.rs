@@ -56,7 +56,9 @@ pub enum Refusal {
     #[error("{}", lines(.0))]
     Problems(Vec<Problem>),
     /// The cluster moved on.
-    #[error("the current revision is {current}, not {expected}: nothing was changed. Look at what changed and try again")]
+    #[error(
+        "the current revision is {current}, not {expected}: nothing was changed. Look at what changed and try again"
+    )]
     Stale {
         /// What the caller expected.
         expected: Revision,
@@ -72,7 +74,11 @@ pub enum Refusal {
 }
 
 fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+    problems
+        .iter()
+        .map(Problem::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// A transaction on its way to the writer.
@@ -119,21 +125,44 @@ impl Writer {
         journal: Box<dyn Journal>,
         recovered: Recovered,
     ) -> std::io::Result<(Writer, Arc<Nodes>, Running)> {
-        let Recovered { cluster, revision, epoch, history } = recovered;
+        let Recovered {
+            cluster,
+            revision,
+            epoch,
+            history,
+        } = recovered;
         let compiler = Compiler::new(&cluster);
-        let policies = compiler.policies().map(|(name, policy)| (name.to_owned(), policy.clone()));
+        let policies = compiler
+            .policies()
+            .map(|(name, policy)| (name.to_owned(), policy.clone()));
         let nodes = Arc::new(Nodes::new(epoch, revision, policies));
-        let (publish, published) = watch::channel(Arc::new(Published { revision, epoch, cluster, history }));
+        let (publish, published) = watch::channel(Arc::new(Published {
+            revision,
+            epoch,
+            cluster,
+            history,
+        }));
         let (queue, queued) = mpsc::channel(QUEUE);
         let (end, ended) = oneshot::channel();
-        let state = State { journal, compiler, nodes: nodes.clone(), publish };
-        let thread = thread::Builder::new().name("writer".to_owned()).spawn(move || {
-            // A panic drops `end`, which tells who started us.
-            if panic::catch_unwind(AssertUnwindSafe(|| state.run(queued))).is_ok() {
-                let _ = end.send(());
-            }
-        })?;
-        let running = Running { ended, queue: queue.clone(), thread };
+        let state = State {
+            journal,
+            compiler,
+            nodes: nodes.clone(),
+            publish,
+        };
+        let thread = thread::Builder::new()
+            .name("writer".to_owned())
+            .spawn(move || {
+                // A panic drops `end`, which tells who started us.
+                if panic::catch_unwind(AssertUnwindSafe(|| state.run(queued))).is_ok() {
+                    let _ = end.send(());
+                }
+            })?;
+        let running = Running {
+            ended,
+            queue: queue.clone(),
+            thread,
+        };
         Ok((Writer { queue, published }, nodes, running))
     }
 
@@ -141,7 +170,10 @@ impl Writer {
     pub async fn submit(&self, submission: Submission) -> Result<Carried, Refusal> {
         let (answer, answered) = oneshot::channel();
         let message = Message::Transaction(Queued { submission, answer });
-        self.queue.send(message).await.map_err(|_| Refusal::Stopping)?;
+        self.queue
+            .send(message)
+            .await
+            .map_err(|_| Refusal::Stopping)?;
         answered.await.map_err(|_| Refusal::Stopping)?
     }
 
@@ -214,7 +246,11 @@ impl State {
             self.compile(committed, cluster);
         }
         if !committed.is_empty() {
-            debug!(revision = group.published().revision, transactions = committed.len(), "committed");
+            debug!(
+                revision = group.published().revision,
+                transactions = committed.len(),
+                "committed"
+            );
             self.publish.send_replace(group.published());
         }
         group.answer();

@@ -26,7 +26,11 @@ pub(super) fn kind(number: i32) -> Result<Kind, String> {
 
 /// The key that a reference means, or what is wrong with it.
 pub(super) fn checked_key(reference: &ObjectRef) -> Result<ObjectKey, String> {
-    let ObjectRef { kind: number, namespace, name } = reference;
+    let ObjectRef {
+        kind: number,
+        namespace,
+        name,
+    } = reference;
     let kind = kind(*number)?;
     if name.is_empty() {
         return Err(format!("{kind}: name: Required value"));
@@ -34,7 +38,11 @@ pub(super) fn checked_key(reference: &ObjectRef) -> Result<ObjectKey, String> {
     match (kind.is_namespaced(), namespace.is_empty()) {
         (true, true) => Err(format!("{kind} {name}: namespace: Required value")),
         (false, false) => Err(format!("{kind} {name}: namespace: a {kind} has none")),
-        _ => Ok(ObjectKey { kind, namespace: namespace.clone(), name: name.clone() }),
+        _ => Ok(ObjectKey {
+            kind,
+            namespace: namespace.clone(),
+            name: name.clone(),
+        }),
     }
 }
 
@@ -85,7 +93,10 @@ impl From<&Change> for wire::Change {
             Action::Unchanged => Wire::Unchanged,
             Action::Deleted => Wire::Deleted,
         };
-        wire::Change { r#ref: Some((&change.key).into()), action: action.into() }
+        wire::Change {
+            r#ref: Some((&change.key).into()),
+            action: action.into(),
+        }
     }
 }
 

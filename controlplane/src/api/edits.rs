@@ -23,12 +23,19 @@ pub(super) fn read(requested: Vec<wire::Edit>) -> Result<Vec<Edit>, Vec<Problem>
             break;
         }
     }
-    if problems.is_empty() { Ok(edits) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(edits)
+    } else {
+        Err(problems)
+    }
 }
 
 fn read_one(index: usize, edit: wire::Edit) -> Result<Vec<Edit>, Vec<Problem>> {
     let invalid = |message: String| {
-        vec![Problem { reason: Reason::Invalid, message: format!("edits[{index}]: {message}") }]
+        vec![Problem {
+            reason: Reason::Invalid,
+            message: format!("edits[{index}]: {message}"),
+        }]
     };
     match edit.op {
         Some(edit::Op::Put(text)) => {
@@ -40,10 +47,13 @@ fn read_one(index: usize, edit: wire::Edit) -> Result<Vec<Edit>, Vec<Problem>> {
             Ok(with_source(&text.source, keys.into_iter().map(Op::Delete)))
         }
         Some(edit::Op::Delete(reference)) => {
-            let key = convert::checked_key(&reference).map_err(|error| invalid(format!("delete: {error}")))?;
+            let key = convert::checked_key(&reference)
+                .map_err(|error| invalid(format!("delete: {error}")))?;
             Ok(with_source("", [Op::Delete(key)]))
         }
-        None => Err(invalid("empty, or of a kind that this version does not know".to_owned())),
+        None => Err(invalid(
+            "empty, or of a kind that this version does not know".to_owned(),
+        )),
     }
 }
 
@@ -53,5 +63,10 @@ fn told(problems: Vec<manifest::Problem>) -> Vec<Problem> {
 
 fn with_source(source: &str, ops: impl IntoIterator<Item = Op>) -> Vec<Edit> {
     let source: Arc<str> = source.into();
-    ops.into_iter().map(|op| Edit { source: source.clone(), op }).collect()
+    ops.into_iter()
+        .map(|op| Edit {
+            source: source.clone(),
+            op,
+        })
+        .collect()
 }

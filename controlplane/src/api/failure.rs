@@ -39,7 +39,9 @@ pub(super) fn problems(problems: &[Problem]) -> Status {
 
 /// A revision that was not committed yet.
 pub(super) fn future(asked: Revision, current: Revision) -> Status {
-    Status::out_of_range(format!("revision {asked} lies in the future: the current revision is {current}"))
+    Status::out_of_range(format!(
+        "revision {asked} lies in the future: the current revision is {current}"
+    ))
 }
 
 /// The control plane is going down.
@@ -71,7 +73,9 @@ fn fitting(lines: &[String]) -> String {
 /// The length of a text when it is percent-encoded.
 fn encoded(text: &str) -> usize {
     let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"#%<>`?{}".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { 1 } else { 3 }).sum()
+    text.bytes()
+        .map(|byte| if plain(byte) { 1 } else { 3 })
+        .sum()
 }
 
 #[cfg(test)]
@@ -79,7 +83,10 @@ mod tests {
     use super::*;
 
     fn problem(reason: Reason, message: &str) -> Problem {
-        Problem { reason, message: message.to_owned() }
+        Problem {
+            reason,
+            message: message.to_owned(),
+        }
     }
 
     #[test]
@@ -98,12 +105,18 @@ mod tests {
 
     #[test]
     fn a_message_fits_into_a_header() {
-        let many: Vec<_> = (0..1_000).map(|n| problem(Reason::Invalid, &format!("{n}: {}", "ä ".repeat(50)))).collect();
+        let many: Vec<_> = (0..1_000)
+            .map(|n| problem(Reason::Invalid, &format!("{n}: {}", "ä ".repeat(50))))
+            .collect();
         let status = problems(&many);
         assert!(encoded(status.message()) <= MAX_MESSAGE + 100);
         assert!(status.message().ends_with(" more"), "{}", status.message());
         let shown = status.message().lines().count() - 1;
-        assert!(status.message().ends_with(&format!("\nand {} more", 1_000 - shown)));
+        assert!(
+            status
+                .message()
+                .ends_with(&format!("\nand {} more", 1_000 - shown))
+        );
 
         let long = problems(&[problem(Reason::Invalid, &"x".repeat(100_000))]);
         assert_eq!(long.message().len(), MAX_MESSAGE);

@@ -46,10 +46,16 @@ struct Token {
 
 impl Listings {
     /// One page.
-    pub(super) fn page(&self, now: &Published, request: &ListRequest) -> Result<ListResponse, Status> {
+    pub(super) fn page(
+        &self,
+        now: &Published,
+        request: &ListRequest,
+    ) -> Result<ListResponse, Status> {
         let kind = convert::kind(request.kind).map_err(Status::invalid_argument)?;
         if !kind.is_namespaced() && !request.namespace.is_empty() {
-            return Err(Status::invalid_argument(format!("namespace: a {kind} has none")));
+            return Err(Status::invalid_argument(format!(
+                "namespace: a {kind} has none"
+            )));
         }
         let token = Token::of(request, kind)?;
         let (revision, cluster) = match &token {
@@ -57,7 +63,12 @@ impl Listings {
             Some(token) => (token.revision, self.kept(token.revision, now)?),
         };
         let (objects, last) = fill(&cluster, kind, request, token.as_ref());
-        let next = last.map(|last| Token { revision, kind, within: request.namespace.clone(), last });
+        let next = last.map(|last| Token {
+            revision,
+            kind,
+            within: request.namespace.clone(),
+            last,
+        });
         if next.is_some() {
             self.keep(revision, cluster);
         }
@@ -99,7 +110,11 @@ fn fill(
     request: &ListRequest,
     token: Option<&Token>,
 ) -> (Vec<wire::Object>, Option<ObjectKey>) {
-    let first = ObjectKey { kind, namespace: request.namespace.clone(), name: String::new() };
+    let first = ObjectKey {
+        kind,
+        namespace: request.namespace.clone(),
+        name: String::new(),
+    };
     let last = token.map(|token| &token.last);
     let most = match request.page_size {
         0 => usize::MAX,
@@ -131,8 +146,9 @@ impl Token {
         if request.page_token.is_empty() {
             return Ok(None);
         }
-        let token = Token::from_str(&request.page_token)
-            .map_err(|()| Status::invalid_argument("page_token: not one that this server gave out"))?;
+        let token = Token::from_str(&request.page_token).map_err(|()| {
+            Status::invalid_argument("page_token: not one that this server gave out")
+        })?;
         match token.kind == kind && token.within == request.namespace {
             true => Ok(Some(token)),
             false => Err(Status::invalid_argument(
@@ -144,10 +160,19 @@ impl Token {
 
 impl std::fmt::Display for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Token { revision, kind, within, last } = self;
+        let Token {
+            revision,
+            kind,
+            within,
+            last,
+        } = self;
         let kind = i32::from(wire::Kind::from(*kind));
         // No name has a slash in it.
-        write!(f, "{revision}/{kind}/{within}/{}/{}", last.namespace, last.name)
+        write!(
+            f,
+            "{revision}/{kind}/{within}/{}/{}",
+            last.namespace, last.name
+        )
     }
 }
 
@@ -164,7 +189,11 @@ impl FromStr for Token {
             revision: revision.parse().map_err(|_| ())?,
             kind,
             within: within.to_owned(),
-            last: ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() },
+            last: ObjectKey {
+                kind,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            },
         })
     }
 }

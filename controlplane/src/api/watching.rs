@@ -68,7 +68,11 @@ async fn follow(
                 Ok(Ok(())) => break,
                 Ok(Err(_)) => return failure::stopping(),
                 Err(_) => {
-                    let bookmark = WatchResponse { revision: sent, events: Vec::new(), bookmark: true };
+                    let bookmark = WatchResponse {
+                        revision: sent,
+                        events: Vec::new(),
+                        bookmark: true,
+                    };
                     if client.send(Ok(bookmark)).await.is_err() {
                         return failure::stopping();
                     }
@@ -80,10 +84,17 @@ async fn follow(
 }
 
 /// Sends the transactions after a revision, and returns the last one's.
-async fn send_after(state: &Published, sent: Revision, client: &Sender) -> Result<Revision, Status> {
+async fn send_after(
+    state: &Published,
+    sent: Revision,
+    client: &Sender,
+) -> Result<Revision, Status> {
     for committed in state.history.after(sent).map_err(compacted)? {
         let response = WatchResponse::from(&**committed);
-        client.send(Ok(response)).await.map_err(|_| failure::stopping())?;
+        client
+            .send(Ok(response))
+            .await
+            .map_err(|_| failure::stopping())?;
     }
     Ok(state.revision)
 }

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use sallyport_proto::Revision;
+
 use crate::manifest;
 
 /// Why the journal cannot be used.
@@ -51,6 +53,20 @@ pub enum JournalError {
         record: String,
         /// What is wrong with it.
         damage: Damage,
+    },
+    /// Acknowledged transactions are gone.
+    #[error(
+        "the journal {path} ends at revision {found}, and revision {acknowledged} was acknowledged: a file of it was \
+         damaged or replaced, and sled cut off what it could not read. The journal is not used as it is. Restore the \
+         directory from a backup, or move it away and apply the manifests again; nodes go on enforcing what they have"
+    )]
+    Lost {
+        /// Where it is.
+        path: PathBuf,
+        /// The last revision in it.
+        found: Revision,
+        /// The last revision that there was.
+        acknowledged: Revision,
     },
     /// The journal was written by a later version.
     #[error(
@@ -105,7 +121,9 @@ pub enum Damage {
     #[error("it holds an object that this version does not accept: {0}")]
     Object(manifest::Problem),
     /// The records are fewer or others than were written.
-    #[error("it should hold {expected} objects with checksum {expected_sum:016x}, and holds {found} with {found_sum:016x}")]
+    #[error(
+        "it should hold {expected} objects with checksum {expected_sum:016x}, and holds {found} with {found_sum:016x}"
+    )]
     Sum {
         /// How many there should be.
         expected: u64,
@@ -136,7 +154,9 @@ fn is_full(cause: &io::Error) -> bool {
 fn hint(cause: &io::Error) -> &'static str {
     match cause.kind() {
         _ if is_full(cause) => ". Make room and try again",
-        io::ErrorKind::PermissionDenied => ". Does the directory belong to the user that runs the control plane?",
+        io::ErrorKind::PermissionDenied => {
+            ". Does the directory belong to the user that runs the control plane?"
+        }
         _ => "",
     }
 }

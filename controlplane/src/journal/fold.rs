@@ -34,7 +34,11 @@ pub(super) fn fold(
     trees.flush()?;
 
     let trimmed = to.saturating_sub(keep as u64).max(from.trimmed);
-    let mut snapshot = SnapshotRecord { revision: to, trimmed, ..from };
+    let mut snapshot = SnapshotRecord {
+        revision: to,
+        trimmed,
+        ..from
+    };
     for (prefix, object) in &changes {
         apply(trees, prefix, object, &mut snapshot)?;
     }
@@ -44,7 +48,11 @@ pub(super) fn fold(
     trees.flush()?;
 
     trim(trees, trimmed)?;
-    debug!(revision = to, changes = changes.len(), "folded the log into the snapshot");
+    debug!(
+        revision = to,
+        changes = changes.len(),
+        "folded the log into the snapshot"
+    );
     Ok(snapshot)
 }
 
@@ -57,12 +65,17 @@ fn changes(
     let mut changes = BTreeMap::new();
     let (log, _) = read_log(trees, revision_key(from + 1)..revision_key(to + 1))?;
     if log.len() as u64 != to - from {
-        return Err(trees.damaged(format!("log: revisions {} to {to}", from + 1), Damage::Missing));
+        return Err(trees.damaged(
+            format!("log: revisions {} to {to}", from + 1),
+            Damage::Missing,
+        ));
     }
     for transaction in log {
         for object in transaction.events {
             let name = || format!("log: revision {}", transaction.revision);
-            let key = object.key().map_err(|damage| trees.damaged(name(), damage))?;
+            let key = object
+                .key()
+                .map_err(|damage| trees.damaged(name(), damage))?;
             changes.insert(object_key(&key), object);
         }
     }
@@ -93,7 +106,12 @@ fn apply(
 
 /// Removes the transactions up to a revision, which are void already.
 fn trim(trees: &Trees, up_to: Revision) -> Result<(), JournalError> {
-    for (count, item) in trees.log.range(..revision_key(up_to + 1)).keys().enumerate() {
+    for (count, item) in trees
+        .log
+        .range(..revision_key(up_to + 1))
+        .keys()
+        .enumerate()
+    {
         let key = item.map_err(trees.failed("read it"))?;
         trees.log.remove(key).map_err(trees.failed("trim it"))?;
         if count % TRIMMED_AT_ONCE == TRIMMED_AT_ONCE - 1 {

@@ -38,23 +38,42 @@ pub(super) struct Loaded {
     pub(super) unfinished: Option<Revision>,
 }
 
-/// Reads everything.
-pub(super) fn load(trees: &Trees, bounds: Bounds) -> Result<Loaded, JournalError> {
+/// Reads everything. Up to revision `acknowledged` it must be there.
+pub(super) fn load(
+    trees: &Trees,
+    bounds: Bounds,
+    acknowledged: Revision,
+) -> Result<Loaded, JournalError> {
     if trees.number(FORMAT_KEY)?.is_none() {
         begin(trees)?;
     }
     let format = trees.number(FORMAT_KEY)?.unwrap_or(FORMAT);
     if format != FORMAT {
-        return Err(JournalError::Format { path: trees.path.to_path_buf(), found: format, known: FORMAT });
+        return Err(JournalError::Format {
+            path: trees.path.to_path_buf(),
+            found: format,
+            known: FORMAT,
+        });
     }
-    let epoch = trees.number(EPOCH_KEY)?.ok_or_else(|| trees.missing_meta(EPOCH_KEY))?;
-    let promised: SnapshotRecord =
-        trees.meta(SNAPSHOT_KEY)?.ok_or_else(|| trees.missing_meta(SNAPSHOT_KEY))?;
-    let unfinished = trees.number(FOLDING_KEY)?.filter(|&to| to > promised.revision);
+    let epoch = trees
+        .number(EPOCH_KEY)?
+        .ok_or_else(|| trees.missing_meta(EPOCH_KEY))?;
+    let promised: SnapshotRecord = trees
+        .meta(SNAPSHOT_KEY)?
+        .ok_or_else(|| trees.missing_meta(SNAPSHOT_KEY))?;
+    let unfinished = trees
+        .number(FOLDING_KEY)?
+        .filter(|&to| to > promised.revision);
 
     let (log, torn) = read_log(trees, record::revision_key(promised.trimmed + 1)..)?;
     if let Some(torn) = torn {
-        warn!(record = torn.name, "dropped a transaction that was cut off while it was written");
+        if log_revision(trees, &torn.prefix)? <= acknowledged {
+            return Err(trees.damaged(torn.name, Damage::Missing));
+        }
+        warn!(
+            record = torn.name,
+            "dropped a transaction that was cut off while it was written"
+        );
         trees.remove_value(&trees.log, &torn.prefix)?;
         trees.flush()?;
     }
@@ -70,8 +89,17 @@ pub(super) fn load(trees: &Trees, bounds: Bounds) -> Result<Loaded, JournalError
     if let Some(to) = unfinished.filter(|&to| to > history.latest()) {
         return Err(trees.damaged(format!("log: revision {to}"), Damage::Missing));
     }
-    let recovered = Recovered { cluster, revision: history.latest(), epoch, history };
-    Ok(Loaded { recovered, snapshot: found, unfinished })
+    let recovered = Recovered {
+        cluster,
+        revision: history.latest(),
+        epoch,
+        history,
+    };
+    Ok(Loaded {
+        recovered,
+        snapshot: found,
+        unfinished,
+    })
 }
 
 /// The last revision in the journal.
@@ -124,7 +152,9 @@ fn read_snapshot_between(
     log: &[TransactionRecord],
 ) -> Result<(Vec<ObjectRecord>, SnapshotRecord), JournalError> {
     let (objects, found, torn) = read_snapshot(trees, promised)?;
-    let unfolded = log.iter().filter(|transaction| transaction.revision > promised.revision);
+    let unfolded = log
+        .iter()
+        .filter(|transaction| transaction.revision > promised.revision);
     let keys: BTreeSet<_> = unfolded
         .flat_map(|transaction| &transaction.events)
         .filter_map(|object| object.key().ok())
@@ -145,16 +175,23 @@ fn read_snapshot(
     promised: SnapshotRecord,
 ) -> Result<(Vec<ObjectRecord>, SnapshotRecord, Vec<Value>), JournalError> {
     let (mut objects, mut torn) = (Vec::new(), Vec::new());
-    let mut found = SnapshotRecord { objects: 0, sum: 0, ..promised };
+    let mut found = SnapshotRecord {
+        objects: 0,
+        sum: 0,
+        ..promised
+    };
     for value in trees.values(&trees.snapshot, "snapshot", ..) {
         let value = value?;
         if value.missing > 0 {
             torn.push(value);
             continue;
         }
-        let object = ObjectRecord::decode(&value.bytes[..])
-            .map_err(|error| trees.damaged(value.name.clone(), Damage::Payload(error.to_string())))?;
-        let key = object.key().map_err(|damage| trees.damaged(value.name.clone(), damage))?;
+        let object = ObjectRecord::decode(&value.bytes[..]).map_err(|error| {
+            trees.damaged(value.name.clone(), Damage::Payload(error.to_string()))
+        })?;
+        let key = object
+            .key()
+            .map_err(|damage| trees.damaged(value.name.clone(), damage))?;
         if record::object_key(&key) != value.prefix {
             return Err(trees.damaged(value.name, Damage::Misplaced(key.to_string())));
         }
@@ -181,14 +218,18 @@ pub(super) fn read_log(
                 Some(_) => Err(trees.damaged(value.name, Damage::Missing)),
             };
         }
-        let transaction = TransactionRecord::decode(&value.bytes[..])
-            .map_err(|error| trees.damaged(value.name.clone(), Damage::Payload(error.to_string())))?;
+        let transaction = TransactionRecord::decode(&value.bytes[..]).map_err(|error| {
+            trees.damaged(value.name.clone(), Damage::Payload(error.to_string()))
+        })?;
         let revision = log_revision(trees, &value.prefix)?;
         if transaction.revision != revision {
             let other = format!("revision {}", transaction.revision);
             return Err(trees.damaged(value.name, Damage::Misplaced(other)));
         }
-        if let Some(previous) = log.last().filter(|previous| previous.revision + 1 != revision) {
+        if let Some(previous) = log
+            .last()
+            .filter(|previous| previous.revision + 1 != revision)
+        {
             let missing = format!("log: revision {}", previous.revision + 1);
             return Err(trees.damaged(missing, Damage::Missing));
         }
@@ -206,8 +247,12 @@ fn replay(
     snapshot: SnapshotRecord,
     bounds: Bounds,
 ) -> Result<History, JournalError> {
-    let first = log.first().map_or(snapshot.revision + 1, |transaction| transaction.revision);
-    let last = log.last().map_or(snapshot.revision, |transaction| transaction.revision);
+    let first = log
+        .first()
+        .map_or(snapshot.revision + 1, |transaction| transaction.revision);
+    let last = log
+        .last()
+        .map_or(snapshot.revision, |transaction| transaction.revision);
     let lost = match () {
         () if first > snapshot.trimmed + 1 => Some(snapshot.trimmed + 1),
         () if last < snapshot.revision => Some(last + 1),
@@ -218,7 +263,11 @@ fn replay(
     }
     let mut history = History::starting_after(first - 1, bounds);
     for committed in events(trees, log, cluster)? {
-        for event in committed.events.iter().filter(|_| committed.revision > snapshot.revision) {
+        for event in committed
+            .events
+            .iter()
+            .filter(|_| committed.revision > snapshot.revision)
+        {
             match event {
                 Event::Put(stored) => cluster.put_stored(stored.clone()),
                 Event::Delete(key) => drop(cluster.remove(key)),
@@ -241,8 +290,12 @@ fn events(
         let mut events = Vec::with_capacity(transaction.events.len());
         for object in transaction.events {
             let name = || format!("log: revision {}", transaction.revision);
-            let key = object.key().map_err(|damage| trees.damaged(name(), damage))?;
-            let shared = snapshot.get(&key).filter(|stored| stored.revision == transaction.revision);
+            let key = object
+                .key()
+                .map_err(|damage| trees.damaged(name(), damage))?;
+            let shared = snapshot
+                .get(&key)
+                .filter(|stored| stored.revision == transaction.revision);
             events.push(match (&object.manifest, shared) {
                 (None, _) => Some(Event::Delete(key)),
                 (Some(_), Some(stored)) => Some(Event::Put(stored.clone())),
@@ -275,7 +328,9 @@ fn parse(trees: &Trees, records: Vec<ObjectRecord>) -> Result<Vec<Arc<Stored>>, 
             .map(|chunk| scope.spawn(move || chunk.iter().map(parse_one).collect()))
             .collect();
         let joined = workers.into_iter().map(|worker| worker.join());
-        joined.map(|result| result.expect("reading a manifest does not panic")).collect()
+        joined
+            .map(|result| result.expect("reading a manifest does not panic"))
+            .collect()
     });
     let mut all = Vec::with_capacity(records.len());
     for chunk in parsed {
@@ -287,12 +342,17 @@ fn parse(trees: &Trees, records: Vec<ObjectRecord>) -> Result<Vec<Arc<Stored>>, 
 
 fn parse_one(record: &ObjectRecord) -> Result<Arc<Stored>, (String, Damage)> {
     let name = |key: &dyn std::fmt::Display| format!("{key} of revision {}", record.revision);
-    let key = record.key().map_err(|damage| (name(&"an object"), damage))?;
+    let key = record
+        .key()
+        .map_err(|damage| (name(&"an object"), damage))?;
     let text = record.manifest.as_deref().unwrap_or_default();
     let object = manifest::object_from_json(text)
         .map_err(|problem| (name(&key), Damage::Object(problem)))?;
     match object.key == key {
-        true => Ok(Arc::new(Stored { object, revision: record.revision })),
+        true => Ok(Arc::new(Stored {
+            object,
+            revision: record.revision,
+        })),
         false => Err((name(&key), Damage::Misplaced(object.key.to_string()))),
     }
 }

@@ -45,21 +45,35 @@ pub(super) struct Record<'a> {
 /// Reads a record's bytes.
 pub(super) fn unseal<'a>(key: &[u8], record: &'a [u8]) -> Result<Record<'a>, Damage> {
     let Some((header, payload)) = record.split_at_checked(HEADER) else {
-        return Err(Damage::Length { expected: HEADER, found: record.len() });
+        return Err(Damage::Length {
+            expected: HEADER,
+            found: record.len(),
+        });
     };
     let number = |at: usize| {
-        u32::from_be_bytes(header[at..at + 4].try_into().expect("the header has four bytes there"))
+        u32::from_be_bytes(
+            header[at..at + 4]
+                .try_into()
+                .expect("the header has four bytes there"),
+        )
     };
     let (length, version, expected, parts) = (number(0) as usize, header[4], number(5), number(9));
     if length != payload.len() {
-        return Err(Damage::Length { expected: HEADER + length, found: record.len() });
+        return Err(Damage::Length {
+            expected: HEADER + length,
+            found: record.len(),
+        });
     }
     if version != VERSION {
         return Err(Damage::Version(version));
     }
     let found = checksum(key, parts, payload);
     match found == expected {
-        true => Ok(Record { parts, checksum: found, payload }),
+        true => Ok(Record {
+            parts,
+            checksum: found,
+            payload,
+        }),
         false => Err(Damage::Checksum { expected, found }),
     }
 }
@@ -191,9 +205,15 @@ impl ObjectRecord {
 
     /// Which object it is about.
     pub(super) fn key(&self) -> Result<ObjectKey, Damage> {
-        let kind = Kind::ALL.into_iter().find(|&kind| u32::from(kind_number(kind)) == self.kind);
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|&kind| u32::from(kind_number(kind)) == self.kind);
         let kind = kind.ok_or_else(|| Damage::Payload(format!("kind {} is none", self.kind)))?;
-        Ok(ObjectKey { kind, namespace: self.namespace.clone(), name: self.name.clone() })
+        Ok(ObjectKey {
+            kind,
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+        })
     }
 }
 
@@ -215,7 +235,10 @@ mod tests {
     #[test]
     fn every_changed_bit_is_noticed() {
         let record = seal(b"key", 1, b"payload");
-        assert_eq!(unseal(b"key", &record).map(|record| record.payload).ok(), Some(&b"payload"[..]));
+        assert_eq!(
+            unseal(b"key", &record).map(|record| record.payload).ok(),
+            Some(&b"payload"[..])
+        );
         assert!(unseal(b"kez", &record).is_err(), "another key");
         for bit in 0..record.len() * 8 {
             let mut changed = record.clone();
@@ -223,7 +246,10 @@ mod tests {
             assert!(unseal(b"key", &changed).is_err(), "bit {bit}");
         }
         for length in 0..record.len() {
-            assert!(unseal(b"key", &record[..length]).is_err(), "cut to {length}");
+            assert!(
+                unseal(b"key", &record[..length]).is_err(),
+                "cut to {length}"
+            );
         }
     }
 
@@ -232,7 +258,7 @@ mod tests {
         let value = vec![7; PART * 2 + 1];
         let records = split(b"p", &value);
         assert_eq!(records.len(), 3);
-        let mut joined = Vec::new();
+        let mut joined: Vec<u8> = Vec::new();
         for (part, (key, record)) in records.iter().enumerate() {
             assert_eq!(split_key(key).unwrap(), (&b"p"[..], part as u32));
             let record = unseal(key, record).unwrap();

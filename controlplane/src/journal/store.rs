@@ -23,6 +23,7 @@ use super::{
     Journal, JournalError, Recovered, fold,
     load::{self, Loaded},
     record::{self, SnapshotRecord, TransactionRecord},
+    watermark::Watermark,
 };
 use crate::history::{Bounds, Committed};
 
@@ -49,7 +50,11 @@ pub struct Settings {
 impl Settings {
     /// A journal in a directory, kept as usual.
     pub fn at(path: impl Into<PathBuf>) -> Settings {
-        Settings { path: path.into(), history: Bounds::default(), fold_after: 10_000 }
+        Settings {
+            path: path.into(),
+            history: Bounds::default(),
+            fold_after: 10_000,
+        }
     }
 }
 
@@ -60,6 +65,7 @@ pub struct SledJournal {
     trees: Option<Trees>,
     /// The last transaction that was acknowledged.
     last: Revision,
+    watermark: Watermark,
     snapshot: SnapshotRecord,
     folding: Option<JoinHandle<Result<SnapshotRecord, JournalError>>>,
 }
@@ -80,12 +86,26 @@ impl SledJournal {
     /// Opens a journal, or creates an empty one, and reads what is in it.
     pub fn open(settings: Settings) -> Result<(SledJournal, Recovered), JournalError> {
         let trees = Trees::open(&settings.path)?;
-        let loaded = unpanicked(&settings.path, "read it", || load::load(&trees, settings.history))?;
-        let Loaded { recovered, snapshot, unfinished } = loaded;
+        let (mut watermark, acknowledged) = Watermark::open(&settings.path)
+            .map_err(io_error(&settings.path, "open the file acknowledged"))?;
+        let acknowledged = acknowledged.unwrap_or(0);
+        let loaded = unpanicked(&settings.path, "read it", || {
+            trees.reaches(acknowledged)?;
+            load::load(&trees, settings.history, acknowledged)
+        })?;
+        let Loaded {
+            recovered,
+            snapshot,
+            unfinished,
+        } = loaded;
+        watermark
+            .set(recovered.revision)
+            .map_err(io_error(&settings.path, "write the file acknowledged"))?;
         let mut journal = SledJournal {
             settings,
             trees: Some(trees),
             last: recovered.revision,
+            watermark,
             snapshot,
             folding: None,
         };
@@ -97,12 +117,21 @@ impl SledJournal {
 
     /// Waits for work in the background. Everything acknowledged is durable without it.
     pub fn settle(&mut self) {
-        let Some(folding) = self.folding.take() else { return };
+        let Some(folding) = self.folding.take() else {
+            return;
+        };
         match folding.join() {
             Ok(Ok(snapshot)) => self.snapshot = snapshot,
-            Ok(Err(error)) => error!(%error, "the log was not folded into the snapshot; it goes on growing"),
+            Ok(Err(error)) => {
+                error!(%error, "the log was not folded into the snapshot; it goes on growing")
+            }
             Err(_) => error!("folding the log into the snapshot panicked; the log goes on growing"),
         }
+    }
+
+    /// How many transactions are in the log, or were before the fold that is under way.
+    pub fn logged(&self) -> u64 {
+        self.last - self.snapshot.trimmed
     }
 
     fn trees(&mut self) -> Result<Trees, JournalError> {
@@ -130,13 +159,16 @@ impl SledJournal {
         if self.folding.as_ref().is_some_and(JoinHandle::is_finished) {
             self.settle();
         }
-        if self.folding.is_none() && self.last - self.snapshot.revision >= self.settings.fold_after {
+        if self.folding.is_none() && self.last - self.snapshot.revision >= self.settings.fold_after
+        {
             self.start_folding(self.last);
         }
     }
 
     fn start_folding(&mut self, to: Revision) {
-        let Some(trees) = self.trees.clone() else { return };
+        let Some(trees) = self.trees.clone() else {
+            return;
+        };
         let (from, keep) = (self.snapshot, self.settings.history.transactions);
         let thread = thread::Builder::new().name("fold".to_owned());
         match thread.spawn(move || fold::fold(&trees, from, to, keep)) {
@@ -148,13 +180,20 @@ impl SledJournal {
 
 impl Journal for SledJournal {
     fn append(&mut self, group: &[Arc<Committed>]) -> Result<(), JournalError> {
-        let Some(last) = group.last() else { return Ok(()) };
+        let Some(last) = group.last() else {
+            return Ok(());
+        };
         let trees = self.trees()?;
         let path = trees.path.clone();
         if let Err(error) = unpanicked(&path, "append to it", || trees.append(group)) {
             drop(trees);
             self.close();
             return Err(error);
+        }
+        if let Err(cause) = self.watermark.set(last.revision) {
+            drop(trees);
+            self.close();
+            return Err(io_error(&path, "write the file acknowledged")(cause));
         }
         self.last = last.revision;
         self.fold_when_due();
@@ -170,26 +209,36 @@ impl Drop for SledJournal {
 
 impl Trees {
     fn open(path: &Path) -> Result<Trees, JournalError> {
-        let io = |step| {
-            move |cause| JournalError::Io { path: path.to_owned(), step, cause }
-        };
+        let io = |step| io_error(path, step);
         create_private(path).map_err(io("create the directory"))?;
         let db = unpanicked(path, "open it", || open_patiently(path))?;
         let tree = |name: &str| {
-            db.open_tree(name).map_err(|error| from_sled(path, "open it", error))
+            db.open_tree(name)
+                .map_err(|error| from_sled(path, "open it", error))
         };
         let (log, snapshot, meta) = (tree("log")?, tree("snapshot")?, tree("meta")?);
         let file = File::open(path.join("db")).map_err(io("open the file db"))?;
         // The names of the files are the directory's content.
-        File::open(path).and_then(|directory| directory.sync_all()).map_err(io("sync the directory"))?;
-        Ok(Trees { path: path.into(), db, log, snapshot, meta, file: Arc::new(file) })
+        File::open(path)
+            .and_then(|directory| directory.sync_all())
+            .map_err(io("sync the directory"))?;
+        Ok(Trees {
+            path: path.into(),
+            db,
+            log,
+            snapshot,
+            meta,
+            file: Arc::new(file),
+        })
     }
 
     fn append(&self, group: &[Arc<Committed>]) -> Result<(), JournalError> {
         for committed in group {
             let value = TransactionRecord::from(&**committed).encode_to_vec();
             for (key, record) in record::split(&record::revision_key(committed.revision), &value) {
-                self.log.insert(key, record).map_err(self.failed("append to it"))?;
+                self.log
+                    .insert(key, record)
+                    .map_err(self.failed("append to it"))?;
             }
         }
         self.flush()
@@ -198,8 +247,9 @@ impl Trees {
     /// When this returns, all that was written before is durable.
     pub(super) fn flush(&self) -> Result<(), JournalError> {
         self.db.flush().map_err(self.failed("flush it"))?;
-        let synced = self.file.sync_data();
-        synced.map_err(|cause| JournalError::Io { path: self.path.to_path_buf(), step: "sync it", cause })
+        self.file
+            .sync_data()
+            .map_err(io_error(&self.path, "sync it"))
     }
 
     /// Removes the transactions after a revision: those that were refused because an append failed.
@@ -207,16 +257,23 @@ impl Trees {
         let after = record::revision_key(to + 1);
         for item in self.log.range(after..).keys().rev() {
             let key = item.map_err(self.failed("read it"))?;
-            self.log.remove(key).map_err(self.failed("take a refused transaction out of it"))?;
+            self.log
+                .remove(key)
+                .map_err(self.failed("take a refused transaction out of it"))?;
         }
         self.flush()?;
-        let last = load::last_revision(self)?;
-        match last == to {
+        self.reaches(to)
+    }
+
+    /// Refuses a journal that lost acknowledged transactions, before anything is written to it.
+    fn reaches(&self, acknowledged: Revision) -> Result<(), JournalError> {
+        let found = load::last_revision(self)?;
+        match found >= acknowledged {
             true => Ok(()),
-            false => Err(JournalError::Broken {
+            false => Err(JournalError::Lost {
                 path: self.path.to_path_buf(),
-                step: "open it again",
-                cause: format!("its last revision is {last}, and revision {to} was acknowledged"),
+                found,
+                acknowledged,
             }),
         }
     }
@@ -228,18 +285,26 @@ impl Trees {
 
 fn create_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 fn open_patiently(path: &Path) -> Result<sled::Db, JournalError> {
-    let config = sled::Config::new().path(path).segment_size(SEGMENT).cache_capacity(CACHE);
+    let config = sled::Config::new()
+        .path(path)
+        .segment_size(SEGMENT)
+        .cache_capacity(CACHE);
     let started = Instant::now();
     loop {
         match config.open() {
             Ok(db) => return Ok(db),
             Err(error) if !is_locked(&error) => return Err(from_sled(path, "open it", error)),
             Err(_) if started.elapsed() >= LOCK_PATIENCE => {
-                return Err(JournalError::Locked { path: path.to_owned() });
+                return Err(JournalError::Locked {
+                    path: path.to_owned(),
+                });
             }
             Err(_) => thread::sleep(LOCK_RETRY),
         }
@@ -251,11 +316,20 @@ fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(cause) if cause.to_string().contains("could not acquire lock"))
 }
 
+fn io_error(path: &Path, step: &'static str) -> impl FnOnce(io::Error) -> JournalError + use<> {
+    let path = path.to_owned();
+    move |cause| JournalError::Io { path, step, cause }
+}
+
 fn from_sled(path: &Path, step: &'static str, error: sled::Error) -> JournalError {
     let path = path.to_owned();
     match error {
         sled::Error::Io(cause) => JournalError::Io { path, step, cause },
-        other => JournalError::Broken { path, step, cause: other.to_string() },
+        other => JournalError::Broken {
+            path,
+            step,
+            cause: other.to_string(),
+        },
     }
 }
 
@@ -269,6 +343,10 @@ fn unpanicked<T>(
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
         let cause = format!("sled panicked: {}", text.unwrap_or("no message"));
-        Err(JournalError::Broken { path: path.to_owned(), step, cause })
+        Err(JournalError::Broken {
+            path: path.to_owned(),
+            step,
+            cause,
+        })
     })
 }

@@ -57,14 +57,22 @@ impl Trees {
         let (mut key, mut bytes) = first.map_err(self.failed("read it"))?;
         let (prefix, _) = self.part_of(label, &key)?;
         let name = name(label, prefix);
-        let mut value = Value { prefix: prefix.to_vec(), name, bytes: Vec::new(), sum: 0, missing: 0 };
+        let mut value = Value {
+            prefix: prefix.to_vec(),
+            name,
+            bytes: Vec::new(),
+            sum: 0,
+            missing: 0,
+        };
         for expected in 0u32.. {
             let (_, part) = self.part_of(label, &key)?;
             let part_name = || format!("{}, part {part}", value.name);
             let record =
                 record::unseal(&key, &bytes).map_err(|damage| self.damaged(part_name(), damage))?;
             if part != expected || part >= record.parts {
-                return Err(self.damaged(format!("{}, part {expected}", value.name), Damage::Missing));
+                return Err(
+                    self.damaged(format!("{}, part {expected}", value.name), Damage::Missing)
+                );
             }
             value.missing = record.parts - part - 1;
             value.sum = value.sum.wrapping_add(record.checksum.into());
@@ -74,13 +82,19 @@ impl Trees {
                 Some(Ok((later, _))) if self.part_of(label, later)?.0 == value.prefix => {}
                 _ => break,
             }
-            let Some(Ok(following)) = next.take() else { break };
+            let Some(Ok(following)) = next.take() else {
+                break;
+            };
             (key, bytes) = following;
         }
         Ok(value)
     }
 
-    fn part_of<'k>(&self, label: &'static str, key: &'k [u8]) -> Result<(&'k [u8], u32), JournalError> {
+    fn part_of<'k>(
+        &self,
+        label: &'static str,
+        key: &'k [u8],
+    ) -> Result<(&'k [u8], u32), JournalError> {
         record::split_key(key).map_err(|damage| self.damaged(name(label, key), damage))
     }
 
@@ -97,14 +111,19 @@ impl Trees {
         for (key, sealed) in record::split(prefix, bytes) {
             let checksum = record::unseal(&key, &sealed).map_or(0, |record| record.checksum);
             sum = sum.wrapping_add(checksum.into());
-            tree.insert(key, sealed).map_err(self.failed("write to it"))?;
+            tree.insert(key, sealed)
+                .map_err(self.failed("write to it"))?;
         }
         Ok((sum, !existed))
     }
 
     /// Removes a value, its last part first, so that of a value that is there in part the first parts are there.
     /// Returns how the sum of the tree's checksums changes, and whether the value was there.
-    pub(super) fn remove_value(&self, tree: &sled::Tree, prefix: &[u8]) -> Result<(u64, bool), JournalError> {
+    pub(super) fn remove_value(
+        &self,
+        tree: &sled::Tree,
+        prefix: &[u8],
+    ) -> Result<(u64, bool), JournalError> {
         let (mut sum, mut existed) = (0u64, false);
         for item in tree.scan_prefix(prefix).rev() {
             let (key, bytes) = item.map_err(self.failed("read it"))?;
@@ -126,7 +145,8 @@ impl Trees {
         };
         let damaged = |damage| self.damaged(format!("meta: {key}"), damage);
         let record = record::unseal(key.as_bytes(), &bytes).map_err(damaged)?;
-        let message = M::decode(record.payload).map_err(|error| damaged(Damage::Payload(error.to_string())))?;
+        let message = M::decode(record.payload)
+            .map_err(|error| damaged(Damage::Payload(error.to_string())))?;
         Ok(Some(message))
     }
 
@@ -138,7 +158,9 @@ impl Trees {
     /// Writes a message to `meta`.
     pub(super) fn put_meta(&self, key: &str, message: &impl Message) -> Result<(), JournalError> {
         let record = record::seal(key.as_bytes(), 1, &message.encode_to_vec());
-        self.meta.insert(key, record).map_err(self.failed("write to it"))?;
+        self.meta
+            .insert(key, record)
+            .map_err(self.failed("write to it"))?;
         Ok(())
     }
 
@@ -149,7 +171,11 @@ impl Trees {
 
     /// A record is damaged.
     pub(super) fn damaged(&self, record: String, damage: Damage) -> JournalError {
-        JournalError::Damaged { path: self.path.to_path_buf(), record, damage }
+        JournalError::Damaged {
+            path: self.path.to_path_buf(),
+            record,
+            damage,
+        }
     }
 }
 
@@ -159,7 +185,9 @@ fn name(label: &str, prefix: &[u8]) -> String {
         Ok(revision) if label == "log" => format!("log: revision {}", u64::from_be_bytes(revision)),
         _ => {
             let names = prefix.get(1..).unwrap_or_default().split(|&byte| byte == 0);
-            let names = names.map(String::from_utf8_lossy).filter(|name| !name.is_empty());
+            let names = names
+                .map(String::from_utf8_lossy)
+                .filter(|name| !name.is_empty());
             format!("{label}: {}", names.collect::<Vec<_>>().join("/"))
         }
     }

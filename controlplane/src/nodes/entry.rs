@@ -95,7 +95,10 @@ impl Entry {
         now: Now,
     ) -> watch::Receiver<()> {
         self.end(SessionError::Replaced { name: hello.name });
-        self.connection = Some(Connection { session, end: Some(end) });
+        self.connection = Some(Connection {
+            session,
+            end: Some(end),
+        });
         self.version = hello.version;
         self.refusal = None;
         self.reported(hello.position, now);
@@ -113,7 +116,10 @@ impl Entry {
             return;
         };
         let arrived = in_flight.filter(|update| update.target.digest == position.digest);
-        let known = self.enforced.take().filter(|had| had.position.digest == position.digest);
+        let known = self
+            .enforced
+            .take()
+            .filter(|had| had.position.digest == position.digest);
         let policy = match (arrived, known) {
             _ if position.digest == self.policy.digest() => Some(self.policy.clone()),
             (_, Some(Enforced { policy, .. })) => policy,
@@ -126,7 +132,8 @@ impl Entry {
                 let same_epoch = position.epoch == now.epoch;
                 let after = if same_epoch { position.revision + 1 } else { 1 };
                 self.pending = Some(after.min(now.revision).max(1));
-                Some(Arc::default()).filter(|empty: &Arc<NodePolicy>| empty.digest() == position.digest)
+                Some(Arc::default())
+                    .filter(|empty: &Arc<NodePolicy>| empty.digest() == position.digest)
             }
         };
         self.enforced = Some(Enforced { position, policy });
@@ -138,7 +145,9 @@ impl Entry {
     }
 
     pub(super) fn is_session(&self, session: u64) -> bool {
-        self.connection.as_ref().is_some_and(|connection| connection.session == session)
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| connection.session == session)
     }
 
     /// Ends the stream, with a reason for the node.
@@ -153,23 +162,45 @@ impl Entry {
     /// What to send now, which is in flight from then on. Nothing while something is, or when the node has it all.
     pub(super) fn next_update(&mut self, snapshot: bool, now: Now) -> Option<Update> {
         let digest = self.policy.digest();
-        let has_it = self.enforced.as_ref().is_some_and(|had| had.position.digest == digest);
+        let has_it = self
+            .enforced
+            .as_ref()
+            .is_some_and(|had| had.position.digest == digest);
         if self.in_flight.is_some() || has_it {
             return None;
         }
-        let target = Position { epoch: now.epoch, revision: now.revision, digest };
-        let in_flight = InFlight { target, policy: self.policy.clone(), next_pending: None };
+        let target = Position {
+            epoch: now.epoch,
+            revision: now.revision,
+            digest,
+        };
+        let in_flight = InFlight {
+            target,
+            policy: self.policy.clone(),
+            next_pending: None,
+        };
         self.in_flight = Some(in_flight);
         let base = self.enforced.as_ref().filter(|_| !snapshot);
         let base = base.and_then(|had| Some((had.position, had.policy.clone()?)));
-        Some(Update { base, target, policy: self.policy.clone() })
+        Some(Update {
+            base,
+            target,
+            policy: self.policy.clone(),
+        })
     }
 
     /// The node has what was sent.
     pub(super) fn acked(&mut self, position: Position) -> Result<(), SessionError> {
         match self.in_flight.take_if(|update| update.target == position) {
-            Some(InFlight { target, policy, next_pending }) => {
-                self.enforced = Some(Enforced { position: target, policy: Some(policy) });
+            Some(InFlight {
+                target,
+                policy,
+                next_pending,
+            }) => {
+                self.enforced = Some(Enforced {
+                    position: target,
+                    policy: Some(policy),
+                });
                 self.pending = next_pending;
                 self.refusal = None;
                 Ok(())
@@ -190,7 +221,11 @@ impl Entry {
         reason: String,
         now: Now,
     ) -> Result<(), SessionError> {
-        if self.in_flight.as_ref().is_none_or(|update| update.target != target) {
+        if self
+            .in_flight
+            .as_ref()
+            .is_none_or(|update| update.target != target)
+        {
             return Err(SessionError::Unexpected {
                 answer: "Nack",
                 found: target,

@@ -43,7 +43,9 @@ pub enum SessionError {
         name: String,
     },
     /// The Node object was deleted.
-    #[error("nodes \"{name}\" not found: the Node object was deleted; the node goes on enforcing what it has")]
+    #[error(
+        "nodes \"{name}\" not found: the Node object was deleted; the node goes on enforcing what it has"
+    )]
     Removed {
         /// The node.
         name: String,
@@ -106,7 +108,13 @@ impl Session {
         wake: watch::Receiver<()>,
         ended: oneshot::Receiver<SessionError>,
     ) -> Session {
-        Session { nodes, name, id, wake, ended }
+        Session {
+            nodes,
+            name,
+            id,
+            wake,
+            ended,
+        }
     }
 
     /// The node's name.
@@ -117,12 +125,15 @@ impl Session {
     /// What to send the node now, if anything: the difference to what it has, or with `snapshot` everything. It is
     /// under way from then on, until it is answered.
     pub fn next_update(&self, snapshot: bool) -> Result<Option<Update>, SessionError> {
-        self.nodes.with_session(&self.name, self.id, |entry, now| entry.next_update(snapshot, now))
+        self.nodes.with_session(&self.name, self.id, |entry, now| {
+            entry.next_update(snapshot, now)
+        })
     }
 
     /// The node has what was sent.
     pub fn acked(&self, position: Position) -> Result<(), SessionError> {
-        self.nodes.with_session(&self.name, self.id, |entry, _| entry.acked(position))?
+        self.nodes
+            .with_session(&self.name, self.id, |entry, _| entry.acked(position))?
     }
 
     /// The node refused what was sent.
@@ -138,7 +149,12 @@ impl Session {
     }
 
     /// What tells when the node's policy changes, and when the stream is to end and why.
-    pub fn signals(&mut self) -> (&mut watch::Receiver<()>, &mut oneshot::Receiver<SessionError>) {
+    pub fn signals(
+        &mut self,
+    ) -> (
+        &mut watch::Receiver<()>,
+        &mut oneshot::Receiver<SessionError>,
+    ) {
         (&mut self.wake, &mut self.ended)
     }
 }
@@ -146,6 +162,8 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         // Another session or the node's removal may have come first.
-        let _ = self.nodes.with_session(&self.name, self.id, |entry, _| entry.disconnected());
+        let _ = self
+            .nodes
+            .with_session(&self.name, self.id, |entry, _| entry.disconnected());
     }
 }

@@ -33,7 +33,12 @@ impl Parts {
         let changes = delta.changes.into_iter().flat_map(cut);
         let changes: Box<dyn Iterator<Item = PolicyChange> + Send> =
             Box::new(changes.map(|change| PolicyChange::from(&change)));
-        Parts { base, target, changes: changes.peekable(), begun: false }
+        Parts {
+            base,
+            target,
+            changes: changes.peekable(),
+            begun: false,
+        }
     }
 }
 
@@ -69,17 +74,39 @@ fn sized(change: &PolicyChange) -> usize {
 
 /// A group with many members as several changes.
 fn cut(change: Change) -> Vec<Change> {
-    let Change::Group { id, mut spec, add, remove } = change else {
+    let Change::Group {
+        id,
+        mut spec,
+        add,
+        remove,
+    } = change
+    else {
         return vec![change];
     };
     if add.len() + remove.len() <= ADDRESSES {
-        return vec![Change::Group { id, spec, add, remove }];
+        return vec![Change::Group {
+            id,
+            spec,
+            add,
+            remove,
+        }];
     }
-    let removals = remove.chunks(ADDRESSES).map(|chunk| (Vec::new(), chunk.to_vec()));
-    let additions = add.chunks(ADDRESSES).map(|chunk| (chunk.to_vec(), Vec::new()));
+    let removals = remove
+        .chunks(ADDRESSES)
+        .map(|chunk| (Vec::new(), chunk.to_vec()));
+    let additions = add
+        .chunks(ADDRESSES)
+        .map(|chunk| (chunk.to_vec(), Vec::new()));
     let chunks = removals.chain(additions);
     // Only the first makes the group.
-    chunks.map(|(add, remove)| Change::Group { id, spec: spec.take(), add, remove }).collect()
+    chunks
+        .map(|(add, remove)| Change::Group {
+            id,
+            spec: spec.take(),
+            add,
+            remove,
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -96,7 +123,10 @@ mod tests {
     fn large(members: u128, endpoints: u128) -> NodePolicy {
         let mut policy = NodePolicy::default();
         let id = GroupId::of(["pods default/*"], &Ranges::EMPTY);
-        policy.set_group(id, Arc::new(PeerGroup::new("pods default/*".into(), Ranges::EMPTY)));
+        policy.set_group(
+            id,
+            Arc::new(PeerGroup::new("pods default/*".into(), Ranges::EMPTY)),
+        );
         for n in 0..members {
             policy.add_address(id, Ipv6Addr::from_bits(n).into());
         }
@@ -122,16 +152,34 @@ mod tests {
     #[test]
     fn parts_are_small_and_make_the_whole() {
         let (old, new) = (NodePolicy::default(), large(150_000, 20_000));
-        for (from, to) in [(&old, &new), (&new, &old), (&large(100_000, 3), &large(3, 30_000))] {
-            let target = Position { epoch: 1, revision: 2, digest: to.digest() };
+        for (from, to) in [
+            (&old, &new),
+            (&new, &old),
+            (&large(100_000, 3), &large(3, 30_000)),
+        ] {
+            let target = Position {
+                epoch: 1,
+                revision: 2,
+                digest: to.digest(),
+            };
             let parts: Vec<_> = Parts::new(None, target, Delta::between(from, to)).collect();
-            assert!(parts.iter().all(|part| part.encoded_len() <= PART), "within the bound");
+            assert!(
+                parts.iter().all(|part| part.encoded_len() <= PART),
+                "within the bound"
+            );
             let (last, others) = parts.split_last().unwrap();
             assert!(last.last && others.iter().all(|part| !part.last));
             assert_eq!(received(from, parts, to.digest()), *to);
         }
-        let target = Position { epoch: 1, revision: 2, digest: new.digest() };
-        assert!(Parts::new(None, target, Delta::between(&old, &new)).count() > 3, "it was worth it");
+        let target = Position {
+            epoch: 1,
+            revision: 2,
+            digest: new.digest(),
+        };
+        assert!(
+            Parts::new(None, target, Delta::between(&old, &new)).count() > 3,
+            "it was worth it"
+        );
     }
 
     #[test]

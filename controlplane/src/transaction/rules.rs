@@ -33,7 +33,11 @@ fn still_used(after: &Cluster, key: &ObjectKey) -> Option<(Reason, String)> {
     if key.kind != Kind::Node {
         return None;
     }
-    let workloads: Vec<_> = after.on_node(&key.name).take(NAMED).map(ObjectKey::to_string).collect();
+    let workloads: Vec<_> = after
+        .on_node(&key.name)
+        .take(NAMED)
+        .map(ObjectKey::to_string)
+        .collect();
     if workloads.is_empty() {
         return None;
     }
@@ -63,7 +67,10 @@ fn twin(after: &Cluster, key: &ObjectKey) -> Option<(Reason, String)> {
         Kind::Pod => Kind::Workload,
         _ => Kind::Pod,
     };
-    after.get(&ObjectKey { kind, ..key.clone() })?;
+    after.get(&ObjectKey {
+        kind,
+        ..key.clone()
+    })?;
     let message = format!(
         "{} \"{}\" already exists in the namespace: a Pod and a Workload cannot share a name",
         kind.resource(),

@@ -54,17 +54,29 @@ impl Group {
         self.edits += submission.edits.len();
         let result = self.try_out(submission);
         let rests_on_group = !self.accepted.is_empty();
-        self.decisions.push(Decision { answer, result, rests_on_group });
+        self.decisions.push(Decision {
+            answer,
+            result,
+            rests_on_group,
+        });
     }
 
     fn try_out(&mut self, submission: Submission) -> Result<Carried, Refusal> {
-        let Submission { edits, expected_revision, dry_run } = submission;
+        let Submission {
+            edits,
+            expected_revision,
+            dry_run,
+        } = submission;
         let current = self.after.revision;
         if let Some(expected) = expected_revision.filter(|&expected| expected != current) {
             return Err(Refusal::Stale { expected, current });
         }
         let outcome = transaction::carry_out(&self.after.cluster, edits, current + 1);
-        let Outcome { cluster, changes, committed } = outcome.map_err(Refusal::Problems)?;
+        let Outcome {
+            cluster,
+            changes,
+            committed,
+        } = outcome.map_err(Refusal::Problems)?;
         if let Some(committed) = committed.filter(|_| !dry_run) {
             let committed = Arc::new(committed);
             self.after.revision = committed.revision;
@@ -72,17 +84,25 @@ impl Group {
             self.after.history.push(committed.clone());
             self.accepted.push((committed, cluster));
         }
-        Ok(Carried { revision: self.after.revision, changes })
+        Ok(Carried {
+            revision: self.after.revision,
+            changes,
+        })
     }
 
     /// The transactions that change something, in order.
     pub(super) fn committed(&self) -> Vec<Arc<Committed>> {
-        self.accepted.iter().map(|(committed, _)| committed.clone()).collect()
+        self.accepted
+            .iter()
+            .map(|(committed, _)| committed.clone())
+            .collect()
     }
 
     /// The same, each with the cluster after it.
     pub(super) fn accepted(&self) -> impl Iterator<Item = (&Committed, &Cluster)> {
-        self.accepted.iter().map(|(committed, cluster)| (&**committed, cluster))
+        self.accepted
+            .iter()
+            .map(|(committed, cluster)| (&**committed, cluster))
     }
 
     /// The state after the whole group.

@@ -1,0 +1,364 @@
+//! The rules of transactions as a table: what is stored, what is asked for, what it comes to, in full. No journal.
+
+use super::*;
+use crate::manifest;
+
+/// Edits from lines: `+ ` and a manifest, or `- ` and kind, namespace, name.
+fn edits(script: &str) -> Vec<Edit> {
+    let line = |line: &str| match line.split_at(2) {
+        ("+ ", text) => {
+            let objects = manifest::parse(&object(text), "f.yaml")
+                .unwrap_or_else(|e| panic!("{text}: {e:?}"));
+            objects
+                .into_iter()
+                .map(|object| Edit {
+                    source: "f.yaml".into(),
+                    op: Op::Put(object),
+                })
+                .collect()
+        }
+        ("- ", text) => vec![Edit {
+            source: "".into(),
+            op: Op::Delete(key(text)),
+        }],
+        ("~ ", text) => vec![Edit {
+            source: "f.yaml".into(),
+            op: Op::Delete(key(text)),
+        }],
+        _ => panic!("{line}"),
+    };
+    script
+        .lines()
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .flat_map(|text| line(text))
+        .collect::<Vec<_>>()
+}
+
+fn key(text: &str) -> ObjectKey {
+    let words: Vec<_> = text.split(' ').collect();
+    let kind = Kind::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == words[0])
+        .expect(text);
+    let (namespace, name) = match words[1].split_once('/') {
+        Some((namespace, name)) => (namespace, name),
+        None => ("", words[1]),
+    };
+    ObjectKey {
+        kind,
+        namespace: namespace.into(),
+        name: name.into(),
+    }
+}
+
+/// `Pod ns/name key=value...` as JSON.
+fn object(text: &str) -> String {
+    let words: Vec<_> = text.split(' ').collect();
+    let ObjectKey {
+        kind,
+        namespace,
+        name,
+    } = key(text);
+    let option = |wanted: &str| {
+        words
+            .iter()
+            .find_map(|word| word.strip_prefix(wanted)?.strip_prefix('='))
+    };
+    let label = option("label").unwrap_or("x");
+    let meta = match kind.is_namespaced() {
+        true => {
+            format!(r#"{{"name":"{name}","namespace":"{namespace}","labels":{{"l":"{label}"}}}}"#)
+        }
+        false => format!(r#"{{"name":"{name}","labels":{{"l":"{label}"}}}}"#),
+    };
+    let node = option("node").map_or(String::new(), |node| format!(r#""nodeName":"{node}","#));
+    let host = option("host").map_or(String::new(), |_| r#""hostNetwork":true,"#.to_owned());
+    let status = option("ip").map_or(String::new(), |ip| {
+        format!(r#","status":{{"podIP":"{ip}","podIPs":[{{"ip":"{ip}"}}]}}"#)
+    });
+    match kind {
+        Kind::Namespace => format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{meta}}}"#),
+        Kind::Node => format!(r#"{{"apiVersion":"v1","kind":"Node","metadata":{meta}}}"#),
+        Kind::NetworkPolicy => format!(
+            r#"{{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{meta},"spec":{{"podSelector":{{}}}}}}"#
+        ),
+        Kind::Pod => format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{meta},"spec":{{{node}{host}"containers":[{{"name":"c"}}]}}{status}}}"#
+        ),
+        Kind::Workload => {
+            let node = option("node").expect("a Workload has a node");
+            let ip = option("ip").map_or(String::new(), |ip| format!(r#","addresses":["{ip}"]"#));
+            format!(
+                r#"{{"apiVersion":"sallyport.dev/v1","kind":"Workload","metadata":{meta},"spec":{{"node":"{node}"{ip}}}}}"#
+            )
+        }
+    }
+}
+
+/// What a transaction comes to, one line a change or a problem.
+fn outcome(base: &Cluster, script: &str, revision: Revision) -> (Vec<String>, Option<Outcome>) {
+    match carry_out(base, edits(script), revision) {
+        Ok(outcome) => {
+            let line = |change: &Change| format!("{} {:?}", change.key, change.action);
+            (outcome.changes.iter().map(line).collect(), Some(outcome))
+        }
+        Err(problems) => {
+            let line = |problem: &Problem| format!("{:?}: {}", problem.reason, problem.message);
+            (problems.iter().map(line).collect(), None)
+        }
+    }
+}
+
+const STORED: &str = "
+    + Namespace a
+    + Namespace b
+    + Node n
+    + Node m
+    + Node idle
+    + NetworkPolicy a/p
+    + Pod a/web node=n ip=10.0.0.1
+    + Pod a/pending
+    + Pod b/host node=n ip=10.0.0.9 host=true
+    + Workload b/vm node=n ip=10.0.0.2
+";
+
+fn stored() -> Cluster {
+    let (lines, outcome) = outcome(&Cluster::default(), STORED, 1);
+    assert!(
+        lines.iter().all(|line| line.ends_with(" Created")),
+        "{lines:#?}"
+    );
+    outcome.unwrap().cluster
+}
+
+#[track_caller]
+fn check(script: &str, expected: &[&str]) {
+    assert_eq!(outcome(&stored(), script, 2).0, expected, "{script}");
+}
+
+#[test]
+fn what_changes_is_told_in_the_order_of_the_edits() {
+    check("+ Pod a/new node=n ip=10.0.0.3", &["Pod a/new Created"]);
+    check(
+        "+ Namespace a\n+ NetworkPolicy a/p label=y",
+        &["Namespace a Unchanged", "NetworkPolicy a/p Configured"],
+    );
+    check(
+        "- NetworkPolicy a/p\n+ Node n label=y",
+        &["NetworkPolicy a/p Deleted", "Node n Configured"],
+    );
+    check(
+        "+ NetworkPolicy a/p label=y\n+ NetworkPolicy a/p",
+        &["NetworkPolicy a/p Unchanged"],
+    );
+    check(
+        "- NetworkPolicy a/p\n+ NetworkPolicy a/p",
+        &["NetworkPolicy a/p Unchanged"],
+    );
+    check(
+        "+ NetworkPolicy a/q\n- NetworkPolicy a/q",
+        &["NetworkPolicy a/q Unchanged"],
+    );
+    check(
+        "+ Pod c/x node=new\n+ Node new\n+ Namespace c",
+        &["Pod c/x Created", "Node new Created", "Namespace c Created"],
+    );
+}
+
+#[test]
+fn a_namespace_takes_along_what_is_in_it() {
+    check(
+        "- Namespace a",
+        &[
+            "Namespace a Deleted",
+            "NetworkPolicy a/p Deleted",
+            "Pod a/pending Deleted",
+            "Pod a/web Deleted",
+        ],
+    );
+    check(
+        "- Namespace b\n+ Namespace b\n+ Workload b/vm node=n ip=10.0.0.2",
+        &[
+            "Namespace b Unchanged",
+            "Pod b/host Deleted",
+            "Workload b/vm Unchanged",
+        ],
+    );
+    check(
+        "- Namespace b\n+ Pod b/new",
+        &[r#"NotFound: f.yaml: Pod b/new: namespaces "b" not found"#],
+    );
+}
+
+#[test]
+fn what_is_not_there_cannot_be_named() {
+    check(
+        "- NetworkPolicy a/x",
+        &[r#"NotFound: networkpolicies.networking.k8s.io "x" not found"#],
+    );
+    check(
+        "~ Pod a/x",
+        &[r#"NotFound: f.yaml: Pod a/x: pods "x" not found"#],
+    );
+    check(
+        "- Workload a/x",
+        &[r#"NotFound: workloads.sallyport.dev "x" not found"#],
+    );
+    check("- Namespace x", &[r#"NotFound: namespaces "x" not found"#]);
+    check(
+        "- NetworkPolicy a/p\n- NetworkPolicy a/p",
+        &[r#"NotFound: networkpolicies.networking.k8s.io "p" not found"#],
+    );
+    check(
+        "+ NetworkPolicy x/p\n+ Pod x/web node=y ip=10.0.0.1\n- Node z",
+        &[
+            r#"NotFound: nodes "z" not found"#,
+            r#"NotFound: f.yaml: NetworkPolicy x/p: namespaces "x" not found"#,
+            r#"NotFound: f.yaml: Pod x/web: namespaces "x" not found"#,
+            r#"NotFound: f.yaml: Pod x/web: nodes "y" not found"#,
+            "AlreadyExists: f.yaml: Pod x/web: address 10.0.0.1 is already held by Pod a/web",
+        ],
+    );
+}
+
+#[test]
+fn a_node_with_workloads_stays() {
+    check("- Node idle", &["Node idle Deleted"]);
+    check(
+        "- Node n",
+        &[
+            r#"Invalid: Node n: nodes "n" still has workloads (Pod a/web, Pod b/host, Workload b/vm): delete them first, or in the same transaction"#,
+        ],
+    );
+    check(
+        "+ Pod a/z node=n\n~ Node n",
+        &[
+            r#"NotFound: f.yaml: Pod a/z: nodes "n" not found"#,
+            r#"Invalid: f.yaml: Node n: nodes "n" still has workloads (Pod a/web, Pod a/z, Pod b/host and 1 more): delete them first, or in the same transaction"#,
+        ],
+    );
+    check(
+        "- Node n\n- Namespace a\n- Pod b/host\n- Workload b/vm",
+        &[
+            "Node n Deleted",
+            "Namespace a Deleted",
+            "NetworkPolicy a/p Deleted",
+            "Pod a/pending Deleted",
+            "Pod a/web Deleted",
+            "Pod b/host Deleted",
+            "Workload b/vm Deleted",
+        ],
+    );
+}
+
+#[test]
+fn a_move_takes_two_transactions() {
+    let refused = r#"AlreadyExists: f.yaml: Pod a/web: pods "web" already exists on node "n": delete it first, in a transaction of its own"#;
+    check("+ Pod a/web node=m ip=10.0.0.1", &[refused]);
+    check("- Pod a/web\n+ Pod a/web node=m ip=10.0.0.1", &[refused]);
+    check(
+        "+ Pod a/pending node=m ip=10.0.0.7",
+        &["Pod a/pending Configured"],
+    );
+    check(
+        "+ Workload b/vm node=m ip=10.0.0.2",
+        &[
+            r#"AlreadyExists: f.yaml: Workload b/vm: workloads.sallyport.dev "vm" already exists on node "n": delete it first, in a transaction of its own"#,
+        ],
+    );
+    let gone = outcome(&stored(), "- Pod a/web", 2).1.unwrap().cluster;
+    assert_eq!(
+        outcome(&gone, "+ Pod a/web node=m ip=10.0.0.1", 3).0,
+        ["Pod a/web Created"]
+    );
+}
+
+#[test]
+fn names_and_addresses_are_held_by_one() {
+    check(
+        "+ Workload a/web node=n ip=10.0.0.5",
+        &[
+            r#"AlreadyExists: f.yaml: Workload a/web: pods "web" already exists in the namespace: a Pod and a Workload cannot share a name"#,
+        ],
+    );
+    check(
+        "- Pod a/web\n+ Workload a/web node=n ip=10.0.0.1",
+        &["Pod a/web Deleted", "Workload a/web Created"],
+    );
+    check(
+        "+ Pod a/new node=m ip=10.0.0.2",
+        &["AlreadyExists: f.yaml: Pod a/new: address 10.0.0.2 is already held by Workload b/vm"],
+    );
+    check(
+        "+ Pod a/new node=n ip=10.0.0.9 host=true",
+        &["Pod a/new Created"],
+    );
+    check("+ Pod a/new node=n ip=10.0.0.9", &["Pod a/new Created"]);
+    check(
+        "+ Pod a/web node=n ip=10.0.0.2\n+ Workload b/vm node=n ip=10.0.0.1",
+        &["Pod a/web Configured", "Workload b/vm Configured"],
+    );
+    check(
+        "+ Pod a/new node=m ip=10.0.0.1\n- Pod a/web",
+        &["Pod a/new Created", "Pod a/web Deleted"],
+    );
+    check(
+        "+ Pod a/x node=m ip=10.0.0.7\n+ Pod a/y node=n ip=10.0.0.7",
+        &[
+            "AlreadyExists: f.yaml: Pod a/x: address 10.0.0.7 is already held by Pod a/y",
+            "AlreadyExists: f.yaml: Pod a/y: address 10.0.0.7 is already held by Pod a/x",
+        ],
+    );
+}
+
+#[test]
+fn only_what_changes_is_committed() {
+    let base = stored();
+    let (_, unchanged) = outcome(&base, "+ Namespace a\n+ Pod a/web node=n ip=10.0.0.1", 2);
+    let unchanged = unchanged.unwrap();
+    assert_eq!(unchanged.committed, None);
+    assert_eq!(unchanged.cluster, base, "revisions stay");
+
+    let (_, changed) = outcome(
+        &base,
+        "+ Namespace a\n+ Node n label=y\n- Pod a/pending\n+ Pod a/t\n- Pod a/t",
+        2,
+    );
+    let changed = changed.unwrap();
+    let events = changed.committed.unwrap().events;
+    assert_eq!(
+        events
+            .iter()
+            .map(|event| event.key().to_string())
+            .collect::<Vec<_>>(),
+        ["Node n", "Pod a/pending"]
+    );
+    assert!(matches!(&events[0], Event::Put(stored) if stored.revision == 2));
+    assert!(matches!(events[1], Event::Delete(_)));
+    assert_eq!(
+        changed.cluster.get(&key("Namespace a")).unwrap().revision,
+        1
+    );
+}
+
+#[test]
+fn limits_say_what_they_are() {
+    let put = edits("+ Namespace a").remove(0);
+    let many = vec![put; MAX_EDITS + 1];
+    let refused = carry_out(&Cluster::default(), many, 1).unwrap_err();
+    assert_eq!(
+        refused[0].message,
+        "the transaction has 100001 edits: the limit is 100000; split it"
+    );
+
+    let mut large = edits("+ Namespace a").remove(0);
+    if let Op::Put(object) = &mut large.op {
+        object.manifest = "x".repeat(MAX_OBJECT + 1).into();
+    }
+    let refused = carry_out(&Cluster::default(), vec![large], 1).unwrap_err();
+    assert_eq!(
+        refused[0].message,
+        "f.yaml: Namespace a: the object is 1572865 bytes as JSON: the limit is 1572864 (1.5 MiB)"
+    );
+}

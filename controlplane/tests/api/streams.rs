@@ -1,0 +1,376 @@
+//! The nodes' streams, WaitEnforced and Status, with nodes that are driven by hand.
+
+use std::time::{Duration, Instant};
+
+use sallyport_proto::{
+    Digest, Position,
+    policy::NodePolicy,
+    wire::{Kind, WaitEnforcedRequest, node_status::State},
+};
+use tonic::Code;
+
+use crate::{
+    node::FakeNode,
+    world::{World, namespace, node, pod, policy},
+};
+
+/// Two nodes; `web` on n, isolated by a policy that lets `client` in. Revision 1.
+async fn world() -> World {
+    let world = World::new().await;
+    let text = [
+        namespace("a"),
+        node("n"),
+        node("m"),
+        pod("a", "web", "n", "10.0.0.1", "web"),
+        pod("a", "client", "m", "10.0.1.1", "client"),
+        policy("p", "web", "client"),
+    ];
+    world.apply(&text.concat()).await;
+    world
+}
+
+/// Adds a pod that the policy lets in: this changes the policy of both nodes.
+async fn add_client(world: &World, n: u8) -> u64 {
+    world
+        .apply(&pod(
+            "a",
+            &format!("client-{n}"),
+            "m",
+            &format!("10.0.1.{n}"),
+            "client",
+        ))
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_gets_a_snapshot_then_deltas() {
+    let world = world().await;
+    assert_eq!(world.stands("n").await, (State::Unknown, 1));
+    assert!(!world.enforced(1).await);
+    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    let mut m = FakeNode::connect(world.url(), "m", None).await;
+
+    let snapshot = n.receive().await;
+    assert_eq!(
+        (
+            snapshot.base,
+            snapshot.target.epoch,
+            snapshot.target.revision
+        ),
+        (None, 1, 1)
+    );
+    world.until("n", (State::Updating, 1)).await;
+    n.carry_out(&snapshot);
+    n.ack(snapshot.target);
+    world.until("n", (State::Enforcing, 0)).await;
+    assert!(!world.enforced(1).await, "m is still to come");
+    m.follow().await;
+    assert!(world.wait(1, 5_000).await.enforced);
+
+    let revision = add_client(&world, 2).await;
+    let delta = n.follow().await;
+    assert_eq!(
+        (delta.base, delta.target.revision),
+        (Some(snapshot.target), revision)
+    );
+    m.follow().await;
+    assert!(world.wait(0, 5_000).await.enforced);
+    let status = world.node("n").await;
+    assert_eq!(
+        (
+            status.enforced_revision,
+            status.endpoints,
+            status.version.as_str()
+        ),
+        (revision, 1, "test")
+    );
+
+    // What does not affect a node is nothing to it.
+    let elsewhere = world.apply(&namespace("b")).await;
+    n.hears_nothing().await;
+    assert!(world.enforced(elsewhere).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_under_way_are_merged_and_waits_stay_exact() {
+    let world = world().await;
+    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    let mut m = FakeNode::connect(world.url(), "m", None).await;
+    let first = n.receive().await;
+    m.follow().await;
+    let (second, third) = (add_client(&world, 2).await, add_client(&world, 3).await);
+    n.hears_nothing().await;
+    // m is brought to the last, in one step or two.
+    while m.has.as_ref().unwrap().0.revision < third {
+        m.follow().await;
+    }
+    n.carry_out(&first);
+    n.ack(first.target);
+    assert!(world.wait(1, 5_000).await.enforced, "the first is");
+    assert_eq!(world.stands("n").await, (State::Updating, second));
+    let lagging = world.wait(second, 20).await;
+    assert!(!lagging.enforced);
+    assert_eq!(
+        lagging
+            .lagging
+            .iter()
+            .map(|node| node.name.as_str())
+            .collect::<Vec<_>>(),
+        ["n"]
+    );
+
+    let merged = n.follow().await;
+    assert_eq!(
+        (merged.base, merged.target.revision),
+        (Some(first.target), third),
+        "one update for both"
+    );
+    assert!(world.wait(third, 5_000).await.enforced);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_ends_when_the_last_node_is_there() {
+    let world = world().await;
+    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    let mut m = FakeNode::connect(world.url(), "m", None).await;
+    n.follow().await;
+    let waiting = {
+        let mut client = world.client.clone();
+        tokio::spawn(async move {
+            let request = WaitEnforcedRequest {
+                revision: 1,
+                timeout_ms: 10_000,
+            };
+            (
+                client.wait_enforced(request).await.unwrap().into_inner(),
+                Instant::now(),
+            )
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    let update = m.receive().await;
+    m.carry_out(&update);
+    let acked = Instant::now();
+    m.ack(update.target);
+    let (response, answered) = waiting.await.unwrap();
+    assert!(response.enforced && response.lagging.is_empty());
+    assert!(answered >= acked);
+
+    let request = WaitEnforcedRequest {
+        revision: 2,
+        timeout_ms: 0,
+    };
+    let status = world
+        .client
+        .clone()
+        .wait_enforced(request)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange);
+    assert_eq!(
+        status.message(),
+        "revision 2 lies in the future: the current revision is 1"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_told_and_tried_again() {
+    let world = world().await;
+    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    let first = n.receive().await;
+    n.nack(first.target, "netlink: ENOSPC", false);
+    world.until("n", (State::Refusing, 1)).await;
+    assert_eq!(world.node("n").await.reason, "netlink: ENOSPC");
+
+    // The next change is a reason to try at once; without one it takes a moment.
+    let second = add_client(&world, 2).await;
+    let again = n.follow().await;
+    assert_eq!((again.base, again.target.revision), (None, second));
+    world.until("n", (State::Enforcing, 0)).await;
+    assert_eq!(world.node("n").await.reason, "");
+
+    let third = add_client(&world, 3).await;
+    let delta = n.receive().await;
+    n.nack(delta.target, "no such base", true);
+    let snapshot = n.receive().await;
+    assert_eq!(
+        (snapshot.base, snapshot.target.revision),
+        (None, third),
+        "at once, and whole"
+    );
+    n.nack(snapshot.target, "still not", false);
+    let later = n.follow().await;
+    assert_eq!(later.target.revision, third, "after a second");
+    world.until("n", (State::Enforcing, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_comes_back_gets_what_it_lacks() {
+    let mut world = world().await;
+    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    n.follow().await;
+    world.until("n", (State::Enforcing, 0)).await;
+
+    // In sync: nothing to send, and nothing is pending.
+    let mut again = n.reconnect(world.url()).await;
+    assert_eq!(n.ends().await.code(), Code::Aborted);
+    again.hears_nothing().await;
+    assert_eq!(world.stands("n").await, (State::Enforcing, 0));
+
+    // Behind: the difference, because what it has is known.
+    let has = again.has.clone();
+    drop(again);
+    world.until("n", (State::Disconnected, 0)).await;
+    let second = add_client(&world, 2).await;
+    world.until("n", (State::Disconnected, second)).await;
+    let mut back = FakeNode::connect(world.url(), "n", has.clone()).await;
+    let update = back.receive().await;
+    assert_eq!(update.base, has.map(|(position, _)| position));
+
+    // It carried the update out, but the Ack was lost.
+    back.carry_out(&update);
+    let mut back = back.reconnect(world.url()).await;
+    back.hears_nothing().await;
+    world.until("n", (State::Enforcing, 0)).await;
+
+    // After a restart the server knows nothing of what the node has, but the digest is enough.
+    world.restart().await;
+    assert_eq!(world.stands("n").await, (State::Unknown, 1));
+    let mut back = back.reconnect(world.url()).await;
+    back.hears_nothing().await;
+    assert_eq!(world.stands("n").await, (State::Enforcing, 0));
+    let third = add_client(&world, 3).await;
+    assert!(back.follow().await.base.is_some());
+    drop(back);
+    assert!(world.node("n").await.enforced_revision <= third);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_cannot_be_are_turned_away() {
+    let world = world().await;
+    let mut nobody = FakeNode::connect(world.url(), "nobody", None).await;
+    let status = nobody.ends().await;
+    assert_eq!(status.code(), Code::NotFound);
+    assert!(
+        status
+            .message()
+            .starts_with(r#"nodes "nobody" not found: put a Node object of that name first"#),
+        "{status}"
+    );
+
+    for (epoch, revision) in [(1, 2), (2, 0)] {
+        let position = Position {
+            epoch,
+            revision,
+            digest: Digest(1),
+        };
+        let mut ahead =
+            FakeNode::connect(world.url(), "n", Some((position, NodePolicy::default()))).await;
+        let status = ahead.ends().await;
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(
+            status.message().contains("restored from a backup"),
+            "{status}"
+        );
+    }
+
+    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    let update = n.receive().await;
+    n.ack(Position {
+        digest: Digest(7),
+        ..update.target
+    });
+    let status = n.ends().await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(
+        status.message().contains("which is not what was sent"),
+        "{status}"
+    );
+    world.until("n", (State::Disconnected, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_holds_nobody_back() {
+    let world = world().await;
+    let mut m = FakeNode::connect(world.url(), "m", None).await;
+    m.follow().await;
+    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    n.receive().await;
+    world.delete(Kind::Pod, "a", "web").await;
+    assert!(
+        !world.enforced(0).await,
+        "n has not said that it dropped it"
+    );
+    world.delete(Kind::Node, "", "n").await;
+    assert_eq!(n.ends().await.code(), Code::NotFound);
+    while !world.enforced(0).await {
+        m.follow().await;
+    }
+    assert_eq!(world.status().await.nodes.len(), 1);
+
+    // A node that was never seen and has nothing to enforce holds nobody back either.
+    let revision = world.apply(&node("empty")).await;
+    assert!(world.enforced(revision).await);
+    assert_eq!(world.stands("empty").await, (State::Unknown, 0));
+    let mut empty = FakeNode::connect(world.url(), "empty", None).await;
+    assert_eq!(
+        empty.follow().await.target.digest,
+        NodePolicy::default().digest()
+    );
+    world.until("empty", (State::Enforcing, 0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_is_taken_back_is_no_change() {
+    let world = world().await;
+    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    let mut m = FakeNode::connect(world.url(), "m", None).await;
+    n.follow().await;
+    m.follow().await;
+    world.until("n", (State::Enforcing, 0)).await;
+    let has = n.has.clone();
+    drop(n);
+    world.until("n", (State::Disconnected, 0)).await;
+    let added = add_client(&world, 2).await;
+    assert_eq!(world.stands("n").await, (State::Disconnected, added));
+    world.delete(Kind::Pod, "a", "client-2").await;
+    assert_eq!(
+        world.stands("n").await,
+        (State::Disconnected, 0),
+        "it has what it must have"
+    );
+    let mut n = FakeNode::connect(world.url(), "n", has).await;
+    n.hears_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_updates_come_in_parts_and_slow_nodes_delay_nobody() {
+    let world = world().await;
+    // Read by nobody: its stream fills up.
+    let _frozen = FakeNode::connect(world.url(), "m", None).await;
+    let mut pods: Vec<_> = (0..15_000u32)
+        .map(|n| {
+            let name = format!("a-client-with-a-name-that-takes-some-room-{n}");
+            pod(
+                "a",
+                &name,
+                "m",
+                &format!("fd00::{:x}:{:x}", n >> 8, n & 255),
+                "client",
+            )
+        })
+        .collect();
+    while !pods.is_empty() {
+        let rest = pods.split_off(pods.len().min(5_000));
+        world.apply(&pods.concat()).await;
+        pods = rest;
+    }
+    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    n.follow().await;
+    world.until("n", (State::Enforcing, 0)).await;
+    let mut m = FakeNode::connect(world.url(), "m", None).await;
+    let update = m.follow().await;
+    assert!(update.parts > 1, "{} parts", update.parts);
+    assert!(world.wait(0, 10_000).await.enforced);
+}

@@ -1,0 +1,307 @@
+//! Journals that are not what was written: every kind of damage is named, nothing is skipped, nothing is changed.
+
+use std::path::PathBuf;
+
+use sallyport_controlplane::{
+    history::Bounds,
+    journal::{Journal as _, Settings, SledJournal},
+    model::Kind,
+};
+
+use crate::objects::{Model, delete, edit_of, put};
+
+/// A journal with six transactions, of which four are folded.
+fn journal(directory: &tempfile::TempDir) -> Settings {
+    let settings = Settings {
+        history: Bounds {
+            transactions: 3,
+            bytes: 1 << 20,
+        },
+        fold_after: 4,
+        ..Settings::at(directory.path().join("journal"))
+    };
+    let mut model = Model::new(&settings);
+    let (mut journal, _) = SledJournal::open(settings.clone()).unwrap();
+    let ops = [
+        put("Namespace", "", "a", "", 0),
+        put("Node", "", "p", "", 0),
+        put("Pod", "a", "web", "", 2),
+        put("NetworkPolicy", "a", "np", "", 0),
+        put("Pod", "a", "big", &"x".repeat(100_000), 4),
+        delete(Kind::NetworkPolicy, "a", "np"),
+    ];
+    for op in ops {
+        let committed = model.commit(edit_of(op)).unwrap();
+        journal.append(&[committed]).unwrap();
+        journal.settle();
+    }
+    settings
+}
+
+/// Changes the trees behind the journal's back, and opens it.
+fn after(tamper: impl FnOnce(&sled::Db)) -> (PathBuf, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = journal(&directory);
+    let database = sled::Config::new()
+        .path(&settings.path)
+        .segment_size(4 << 20)
+        .open()
+        .unwrap();
+    tamper(&database);
+    drop(database);
+    let first = SledJournal::open(settings.clone())
+        .err()
+        .expect("damage is refused")
+        .to_string();
+    let second = SledJournal::open(settings.clone())
+        .err()
+        .expect("and refused again")
+        .to_string();
+    assert_eq!(first, second);
+    (settings.path, first)
+}
+
+fn refused(expected: &str, tamper: impl FnOnce(&sled::Db)) {
+    let (path, message) = after(tamper);
+    let expected = format!(
+        "the journal {}: {expected}. The record was not skipped and nothing was changed. Restore the directory from \
+         a backup, or move it away and apply the manifests again; nodes go on enforcing what they have",
+        path.display()
+    );
+    assert_eq!(message, expected);
+}
+
+fn log_key(revision: u64, part: u32) -> Vec<u8> {
+    [&revision.to_be_bytes()[..], &part.to_be_bytes()].concat()
+}
+
+fn change(database: &sled::Db, tree: &str, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
+    let tree = database.open_tree(tree).unwrap();
+    let mut bytes = tree
+        .get(key)
+        .unwrap()
+        .expect("the record is there")
+        .to_vec();
+    change(&mut bytes);
+    tree.insert(key, bytes).unwrap();
+}
+
+fn remove(database: &sled::Db, tree: &str, key: &[u8]) {
+    let removed = database.open_tree(tree).unwrap().remove(key).unwrap();
+    assert!(removed.is_some(), "the record was there");
+}
+
+#[test]
+fn an_untouched_journal_opens() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = journal(&directory);
+    let (_, recovered) = SledJournal::open(settings).unwrap();
+    assert_eq!(
+        (
+            recovered.revision,
+            recovered.history.oldest(),
+            recovered.cluster.len()
+        ),
+        (6, 3, 4)
+    );
+}
+
+#[test]
+fn changed_bits_are_named() {
+    let (_, message) =
+        after(|database| change(database, "log", &log_key(5, 1), |bytes| bytes[20] ^= 1));
+    assert!(
+        message.contains("log: revision 5, part 1: its checksum is "),
+        "{message}"
+    );
+    let (_, message) = after(|database| change(database, "meta", b"epoch", |bytes| bytes[14] ^= 1));
+    assert!(
+        message.contains("meta: epoch: its checksum is "),
+        "{message}"
+    );
+    let pod = b"\x04a\0web\0\0\0\0\0";
+    let (_, message) = after(|database| {
+        change(database, "snapshot", pod, |bytes| {
+            *bytes.last_mut().unwrap() ^= 1
+        })
+    });
+    assert!(
+        message.contains("snapshot: a/web, part 0: its checksum is "),
+        "{message}"
+    );
+}
+
+#[test]
+fn cut_and_foreign_records_are_named() {
+    refused(
+        "log: revision 6, part 0: it is 5 bytes long and should be 13",
+        |database| {
+            change(database, "log", &log_key(6, 0), |bytes| bytes.truncate(5));
+        },
+    );
+    refused(
+        "log: revision 6, part 0: its format version is 9, which this version does not know",
+        |database| {
+            change(database, "log", &log_key(6, 0), |bytes| bytes[4] = 9);
+        },
+    );
+}
+
+#[test]
+fn missing_records_are_named() {
+    refused("log: revision 5: it is missing", |database| {
+        for part in 0..3 {
+            remove(database, "log", &log_key(5, part));
+        }
+    });
+    refused("log: revision 5: it is missing", |database| {
+        remove(database, "log", &log_key(5, 2))
+    });
+    refused("log: revision 5, part 0: it is missing", |database| {
+        remove(database, "log", &log_key(5, 0))
+    });
+    refused("meta: snapshot: it is missing", |database| {
+        remove(database, "meta", b"snapshot")
+    });
+    refused("meta: format: it is missing", |database| {
+        remove(database, "meta", b"format")
+    });
+    let (_, message) = after(|database| remove(database, "snapshot", b"\x04a\0web\0\0\0\0\0"));
+    assert!(
+        message.contains("snapshot: it should hold 4 objects with checksum "),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_later_format_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = journal(&directory);
+    let database = sled::Config::new()
+        .path(&settings.path)
+        .segment_size(4 << 20)
+        .open()
+        .unwrap();
+    let meta = database.open_tree("meta").unwrap();
+    meta.insert("format", later_format()).unwrap();
+    drop((meta, database));
+    let message = SledJournal::open(settings)
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(
+        message.ends_with(
+            "has format 2, and this version reads formats up to 1: start the version that wrote it, or a later one"
+        ),
+        "{message}"
+    );
+}
+
+/// A record as a later version would write it: length, version, CRC32 of key, version, parts and payload, parts,
+/// payload.
+fn later_format() -> Vec<u8> {
+    let (payload, parts) = ([8u8, 2], 1u32.to_be_bytes());
+    let checked = [&b"format"[..], &[1], &parts, &payload].concat();
+    let checksum = crc32fast::hash(&checked).to_be_bytes();
+    [&2u32.to_be_bytes()[..], &[1], &checksum, &parts, &payload].concat()
+}
+
+#[test]
+fn a_transaction_that_was_cut_off_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = journal(&directory);
+    let database = sled::Config::new()
+        .path(&settings.path)
+        .segment_size(4 << 20)
+        .open()
+        .unwrap();
+    // As if revision 7 had been large and only its first part had come to the disk.
+    let checked = [&log_key(7, 0)[..], &[1], &2u32.to_be_bytes(), b"x"].concat();
+    let checksum = crc32fast::hash(&checked).to_be_bytes();
+    let record = [
+        &1u32.to_be_bytes()[..],
+        &[1],
+        &checksum,
+        &2u32.to_be_bytes(),
+        b"x",
+    ]
+    .concat();
+    database
+        .open_tree("log")
+        .unwrap()
+        .insert(log_key(7, 0), record)
+        .unwrap();
+    drop(database);
+    for _ in 0..2 {
+        let (_, recovered) = SledJournal::open(settings.clone()).unwrap();
+        assert_eq!(recovered.revision, 6);
+    }
+}
+
+#[test]
+fn files_that_are_no_journal_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = journal(&directory);
+    std::fs::write(
+        settings.path.join("conf"),
+        "no configuration, and longer than eight bytes",
+    )
+    .unwrap();
+    let message = SledJournal::open(settings.clone())
+        .err()
+        .expect("refused")
+        .to_string();
+    let expected = format!("the journal {}: cannot open it: ", settings.path.display());
+    assert!(message.starts_with(&expected), "{message}");
+
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let message = SledJournal::open(Settings::at(file.join("journal")))
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(
+        message.contains("cannot create the directory: Not a directory"),
+        "{message}"
+    );
+}
+
+/// sled cuts its log off at the first damaged byte and says nothing. We do.
+#[test]
+fn damage_to_the_files_never_loses_a_transaction_silently() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = journal(&directory);
+    let whole = std::fs::read(settings.path.join("db")).unwrap();
+    let written = whole.iter().rposition(|&byte| byte != 0).unwrap();
+    let mut refusals = 0;
+    for step in 0..24 {
+        let mut damaged = whole.clone();
+        let at = written * step / 24;
+        damaged[at] ^= 0x10;
+        let copy = directory.path().join(format!("copy-{step}"));
+        std::fs::create_dir_all(copy.join("blobs")).unwrap();
+        for file in std::fs::read_dir(&settings.path)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+        {
+            if file.is_file() {
+                std::fs::copy(&file, copy.join(file.file_name().unwrap())).unwrap();
+            }
+        }
+        std::fs::write(copy.join("db"), damaged).unwrap();
+        match SledJournal::open(Settings {
+            path: copy,
+            ..settings.clone()
+        }) {
+            Ok((_, recovered)) => assert_eq!(recovered.revision, 6, "byte {at}"),
+            Err(error) => {
+                refusals += 1;
+                assert!(
+                    error.to_string().starts_with("the journal "),
+                    "byte {at}: {error}"
+                );
+            }
+        }
+    }
+    assert!(refusals > 0, "some damage matters");
+}

@@ -1,0 +1,5 @@
+//! The journal against real files: reopening equals never having stopped, damage is refused, errors leave nothing.
+
+mod damage;
+mod laws;
+mod objects;

@@ -1,0 +1,109 @@
+//! Transactions for the journal's tests: a small world in which names, nodes and addresses collide often.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use sallyport_controlplane::{
+    cluster::Cluster,
+    history::{Committed, History},
+    journal::{Recovered, Settings},
+    manifest,
+    model::{Kind, ObjectKey},
+    transaction::{self, Edit, Op},
+};
+
+/// What a journal should hold.
+pub(crate) struct Model {
+    pub(crate) state: Recovered,
+}
+
+impl Model {
+    pub(crate) fn new(settings: &Settings) -> Model {
+        let history = History::starting_after(0, settings.history);
+        Model {
+            state: Recovered {
+                cluster: Cluster::default(),
+                revision: 0,
+                epoch: 1,
+                history,
+            },
+        }
+    }
+
+    /// Carries out a transaction, if it can be and changes something.
+    pub(crate) fn commit(&mut self, edits: Vec<Edit>) -> Option<Arc<Committed>> {
+        let outcome =
+            transaction::carry_out(&self.state.cluster, edits, self.state.revision + 1).ok()?;
+        let committed = Arc::new(outcome.committed?);
+        self.state.cluster = outcome.cluster;
+        self.state.revision = committed.revision;
+        self.state.history.push(committed.clone());
+        Some(committed)
+    }
+}
+
+/// One edit, most often one that fits.
+pub(crate) fn edit() -> impl Strategy<Value = Edit> {
+    let namespace = prop::sample::select(vec!["a", "b"]);
+    let name = prop::sample::select(vec!["p", "q", "r"]);
+    let op = prop_oneof![
+        1 => namespace.clone().prop_map(|name| put("Namespace", "", name, "", 0)),
+        1 => name.clone().prop_map(|name| put("Node", "", name, "", 0)),
+        4 => (namespace.clone(), name.clone(), 0u8..9, prop::bool::weighted(0.02)).prop_map(|(namespace, name, n, large)| {
+            // Sometimes too large for one record.
+            let filler = if large { "x".repeat(120_000) } else { String::new() };
+            put("Pod", namespace, name, &filler, n)
+        }),
+        3 => (namespace.clone(), name.clone(), 0u8..9)
+            .prop_map(|(namespace, name, n)| put("NetworkPolicy", namespace, name, "", n)),
+        1 => namespace.clone().prop_map(|name| delete(Kind::Namespace, "", name)),
+        1 => name.clone().prop_map(|name| delete(Kind::Node, "", name)),
+        2 => (namespace.clone(), name.clone()).prop_map(|(namespace, name)| delete(Kind::Pod, namespace, name)),
+        1 => (namespace, name).prop_map(|(namespace, name)| delete(Kind::NetworkPolicy, namespace, name)),
+    ];
+    op.prop_map(|op| Edit {
+        source: "t".into(),
+        op,
+    })
+}
+
+pub(crate) fn put(kind: &str, namespace: &str, name: &str, filler: &str, n: u8) -> Op {
+    let api = if kind == "NetworkPolicy" {
+        "networking.k8s.io/v1"
+    } else {
+        "v1"
+    };
+    let namespaced = if namespace.is_empty() {
+        String::new()
+    } else {
+        format!(r#","namespace":"{namespace}""#)
+    };
+    let rest = match kind {
+        "Pod" => format!(
+            r#","spec":{{"nodeName":"{}","containers":[{{"name":"c"}}]}},"status":{{"podIP":"10.0.0.{n}","podIPs":[{{"ip":"10.0.0.{n}"}}]}}"#,
+            if n % 2 == 0 { "p" } else { "q" }
+        ),
+        "NetworkPolicy" => format!(r#","spec":{{"podSelector":{{"matchLabels":{{"n":"{n}"}}}}}}"#),
+        _ => String::new(),
+    };
+    let json = format!(
+        r#"{{"apiVersion":"{api}","kind":"{kind}","metadata":{{"name":"{name}"{namespaced},"annotations":{{"filler":"{filler}"}}}}{rest}}}"#
+    );
+    Op::Put(manifest::object_from_json(&json).unwrap_or_else(|problem| panic!("{json}: {problem}")))
+}
+
+pub(crate) fn delete(kind: Kind, namespace: &str, name: &str) -> Op {
+    Op::Delete(ObjectKey {
+        kind,
+        namespace: namespace.into(),
+        name: name.into(),
+    })
+}
+
+/// A transaction of its own.
+pub(crate) fn edit_of(op: Op) -> Vec<Edit> {
+    vec![Edit {
+        source: "t".into(),
+        op,
+    }]
+}
