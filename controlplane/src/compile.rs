@@ -18,6 +18,8 @@
 //!
 //! Of several workloads that claim one address (a transaction that leads to this is refused, but a pod may be listed
 //! twice while it ends) the first by kind, namespace and name has it, and to policies the others do not.
+//! A namespace that is no object has no labels; a selector by its name (`kubernetes.io/metadata.name`) means it all the
+//! same, since that is another spelling of the namespace itself.
 
 mod by_key;
 mod class;

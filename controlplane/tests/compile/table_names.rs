@@ -132,3 +132,36 @@ fn what_a_number_allows_is_joined_with_what_a_name_allows() {
     let class = both.classes().values().next().expect("one class");
     assert_eq!(class.ports.len(), 3);
 }
+
+#[test]
+fn a_name_adds_nothing_to_a_block_that_is_allowed_anyway() {
+    let run = |rules: Vec<_>| {
+        let mut objects = world();
+        objects.push(policy("default", "p", "app=client", None, Some(rules)));
+        compiled(objects)
+    };
+    let anyway = rule(&[block("10.0.0.0/24", &[])], &[]);
+    let by_name = rule(&[block("10.0.0.0/25", &[])], &[named(Tcp, "http")]);
+    assert_eq!(run(vec![anyway.clone(), by_name]), run(vec![anyway]));
+    let halves = [block("10.0.0.0/30", &[]), block("10.0.0.4/30", &[])];
+    let whole = run(vec![rule(
+        &[block("10.0.0.0/29", &[])],
+        &[named(Tcp, "http")],
+    )]);
+    let mut with_both = world();
+    with_both.push(with_ports(
+        pod("other", "x", "", "", "10.0.0.5"),
+        &[("http", Tcp, 80)],
+    ));
+    with_both.push(with_ports(
+        pod("other", "y", "", "", "10.0.0.6"),
+        &[("http", Tcp, 8080)],
+    ));
+    let of = |peers: &[Peer]| {
+        let rules = vec![rule(peers, &[named(Tcp, "http")])];
+        let policy = policy("default", "p", "app=client", None, Some(rules));
+        compiled(with_both.iter().cloned().chain([policy]).collect())
+    };
+    assert_eq!(of(&halves), of(&[block("10.0.0.0/29", &[])]));
+    assert_ne!(whole, of(&halves), "x and y are members now");
+}
