@@ -305,10 +305,10 @@ fn open_sled(path: &Path) -> Result<sled::Db, Error> {
 fn fold(recovered: &mut Recovered, record: Record) -> Result<(), String> {
     // A record after an intent says that the intent was carried out, unless it says the contrary.
     let kind = record.kind.ok_or("it is empty, or of a later version")?;
-    if !matches!(kind, Kind::Abort(_)) {
-        if let Some((_, after)) = recovered.pending.take() {
-            recovered.installed = after;
-        }
+    if !matches!(kind, Kind::Abort(_))
+        && let Some((_, after)) = recovered.pending.take()
+    {
+        recovered.installed = after;
     }
     match kind {
         Kind::Snapshot(snapshot) => recovered.installed = installed(&snapshot)?,

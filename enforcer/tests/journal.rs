@@ -1,0 +1,176 @@
+//! The journal's laws: reopening it equals never having stopped, and what is damaged is refused, never skipped.
+
+use std::{net::IpAddr, path::Path, sync::Arc};
+
+use proptest::prelude::*;
+use sallyport_enforcer::{
+    journal::{Error, Intent, Journal},
+    plan::Installed,
+};
+use sallyport_proto::{
+    Delta, Position, Ranges,
+    policy::{Endpoint, GroupId, NodePolicy, PeerGroup},
+};
+
+/// What an agent does to its journal.
+#[derive(Clone, Debug)]
+enum Act {
+    /// An update to this policy, by delta or by snapshot; the kernel refuses it or not.
+    Update {
+        members: Vec<u8>,
+        groups: u8,
+        snapshot: bool,
+        refused: bool,
+    },
+    /// The log is replaced by a snapshot.
+    Snapshot,
+    /// The process is stopped and started again.
+    Reopen,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let update = (
+        proptest::collection::vec(0..6u8, 0..5),
+        0..3u8,
+        any::<bool>(),
+        prop::bool::weighted(0.2),
+    )
+        .prop_map(|(members, groups, snapshot, refused)| Act::Update {
+            members,
+            groups,
+            snapshot,
+            refused,
+        });
+    let act = prop_oneof![6 => update, 1 => Just(Act::Snapshot), 2 => Just(Act::Reopen)];
+    proptest::collection::vec(act, 1..16)
+}
+
+fn policy(members: &[u8], groups: u8) -> NodePolicy {
+    let address = |n: u8| IpAddr::from([10, 0, 0, n]);
+    let mut policy = NodePolicy::default();
+    for n in 0..groups {
+        let name = format!("group {n}");
+        let mut group = PeerGroup::new(name.clone(), Ranges::EMPTY);
+        group.addresses = members.iter().map(|&n| address(n)).collect();
+        policy.set_group(GroupId::of([name.as_str()], &Ranges::EMPTY), Arc::new(group));
+    }
+    for &n in members {
+        let endpoint = Endpoint {
+            namespace: "default".into(),
+            name: format!("pod-{n}"),
+            ingress: None,
+            egress: None,
+        };
+        policy.set_endpoint(address(n), Arc::new(endpoint));
+    }
+    policy
+}
+
+fn intent(before: &Installed, policy: &NodePolicy, revision: u64, snapshot: bool) -> Intent {
+    let empty = NodePolicy::default();
+    let base = if snapshot { &empty } else { &before.policy };
+    Intent {
+        target: Position {
+            epoch: 1,
+            revision,
+            digest: policy.digest(),
+        },
+        delta: Delta::between(base, policy),
+        snapshot,
+        strict: true,
+        batch: 1 << 20,
+    }
+}
+
+/// What a journal says is installed once its last intent is carried out.
+fn reopened(path: &Path) -> Result<(Journal, Installed), Error> {
+    let (journal, recovered) = Journal::open(path)?;
+    let installed = match recovered.pending {
+        Some((_, after)) => after,
+        None => recovered.installed,
+    };
+    Ok((journal, installed))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn reopening_equals_never_having_stopped(acts in acts()) {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, mut installed) = reopened(directory.path()).unwrap();
+        prop_assert_eq!(&installed, &Installed::default());
+        for (revision, act) in (1..).zip(acts) {
+            match act {
+                Act::Update { members, groups, snapshot, refused } => {
+                    let policy = policy(&members, groups);
+                    let intent = intent(&installed, &policy, revision, snapshot);
+                    prop_assert_eq!(&intent.policy(&installed.policy).unwrap(), &policy);
+                    journal.intend(&intent).unwrap();
+                    let after = installed.updated(policy, intent.target);
+                    if refused {
+                        journal.abort(after.generation).unwrap();
+                        installed.generation = after.generation;
+                    } else {
+                        installed = after;
+                    }
+                }
+                Act::Snapshot => journal.snapshot(&installed).unwrap(),
+                Act::Reopen => {
+                    drop(journal);
+                    let (again, found) = reopened(directory.path()).unwrap();
+                    prop_assert_eq!(&found, &installed);
+                    journal = again;
+                }
+            }
+        }
+        drop(journal);
+        prop_assert_eq!(&reopened(directory.path()).unwrap().1, &installed);
+    }
+}
+
+/// Writes three records, lets a change be made to sled's tree, and reopens.
+fn damaged(change: impl FnOnce(&sled::Tree)) -> Result<Installed, Error> {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut journal, mut installed) = reopened(directory.path()).unwrap();
+    for revision in 1..=3 {
+        let policy = policy(&[revision as u8], 1);
+        let intent = intent(&installed, &policy, revision, false);
+        journal.intend(&intent).unwrap();
+        installed = installed.updated(policy, intent.target);
+    }
+    drop(journal);
+    let database = sled::open(directory.path()).unwrap();
+    change(&database.open_tree("log").unwrap());
+    drop(database);
+    reopened(directory.path()).map(|(_, installed)| installed)
+}
+
+#[test]
+fn every_flipped_byte_of_a_record_is_noticed() {
+    let key = 1u64.to_be_bytes();
+    assert_eq!(damaged(|_| {}).unwrap().position.unwrap().revision, 3);
+    for at in [0, 3, 4, 5, 8, 9, 20, 60] {
+        let error = damaged(|log| {
+            let mut frame = log.get(key).unwrap().unwrap().to_vec();
+            frame[at] ^= 0x10;
+            log.insert(key, frame).unwrap();
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("record 1 is damaged"), "byte {at}: {error}");
+        assert!(error.contains("Move the directory away"), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_record_and_a_torn_one_are_noticed() {
+    let missing = damaged(|log| drop(log.remove(1u64.to_be_bytes()).unwrap()));
+    let text = missing.unwrap_err().to_string();
+    assert!(text.contains("record 1 is missing before it"), "{text}");
+    let torn = damaged(|log| {
+        let frame = log.get(2u64.to_be_bytes()).unwrap().unwrap();
+        log.insert(2u64.to_be_bytes(), &frame[..frame.len() - 1]).unwrap();
+    });
+    let text = torn.unwrap_err().to_string();
+    assert!(text.contains("record 2 is damaged: its length is another"), "{text}");
+}

@@ -1,0 +1,92 @@
+//! What the enforcer needs, and what it says where it cannot enforce.
+
+use std::{
+    process::{ExitCode, Output, Stdio},
+    time::Duration,
+};
+
+use sallyport_integration::{
+    binaries::{Binaries, binaries},
+    kernel_tests::{self, Failed, Outcome},
+    testbed::{Host, Mode, Testbed},
+};
+
+fn main() -> ExitCode {
+    if let Err(error) = binaries() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    kernel_tests::run(&[
+        ("cap_net_admin_is_enough", cap_net_admin_is_enough),
+        ("without_cap_net_admin_it_says_so", without_cap_net_admin),
+        ("a_bridge_that_bypasses_is_refused", bridge_bypass),
+        ("a_second_enforcer_is_refused", second_enforcer),
+    ])
+}
+
+/// Runs the enforcer on a node for a moment, with these capabilities as `setpriv` takes them.
+fn run(node: &Host, capabilities: &str, arguments: &[&str]) -> Result<Output, Failed> {
+    let Binaries { enforcer, .. } = binaries()?;
+    let directory = tempfile::tempdir()?;
+    let mut command = node.netns().command("timeout");
+    command
+        .args(["--signal", "TERM", "1.5", "setpriv", "--bounding-set", capabilities])
+        .arg(enforcer)
+        .args(["--node-name", "node-1", "--data-dir"])
+        .arg(directory.path())
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Ok(node.netns().spawn(command)?.wait_with_output()?)
+}
+
+fn expect(output: &Output, words: &[&str]) -> Outcome {
+    let said = String::from_utf8_lossy(&output.stderr);
+    match words.iter().find(|word| !said.contains(*word)) {
+        Some(word) => Err(format!("it does not say {word:?}: {said}").into()),
+        None => Ok(()),
+    }
+}
+
+fn cap_net_admin_is_enough() -> Outcome {
+    let bed = Testbed::builder().nodes(1).build()?;
+    let output = run(bed.node(0), "-all,+net_admin", &[])?;
+    expect(&output, &[" enforcing ", "no session", "the table stays"])
+}
+
+fn without_cap_net_admin() -> Outcome {
+    let bed = Testbed::builder().nodes(1).build()?;
+    let output = run(bed.node(0), "-net_admin", &[])?;
+    expect(&output, &["CAP_NET_ADMIN is missing", "cap_add: [NET_ADMIN]"])
+}
+
+fn bridge_bypass() -> Outcome {
+    let bed = Testbed::builder().nodes(1).mode(Mode::Bridged).build()?;
+    bed.add_pod(0, "a", &[[10, 9, 1, 2].into()])?;
+    bed.add_pod(0, "b", &[[10, 9, 1, 3].into()])?;
+    expect(&run(bed.node(0), "+all", &[])?, &[" enforcing "])?;
+    bed.node(0).sysctl("net.bridge.bridge-nf-call-ip6tables", "0")?;
+    let refused = run(bed.node(0), "+all", &[])?;
+    expect(
+        &refused,
+        &["would bypass enforcement", "bridge-nf-call-ip6tables is 0", "--ignore-bridge br0"],
+    )?;
+    expect(&run(bed.node(0), "+all", &["--ignore-bridge", "br0"])?, &[" enforcing "])
+}
+
+fn second_enforcer() -> Outcome {
+    let bed = Testbed::builder().nodes(1).build()?;
+    let Binaries { enforcer, .. } = binaries()?;
+    let directory = tempfile::tempdir()?;
+    let mut command = bed.node(0).netns().command(enforcer);
+    command.args(["--node-name", "node-1", "--data-dir"]).arg(directory.path());
+    command.stderr(Stdio::null());
+    let mut first = bed.node(0).netns().spawn(command)?;
+    std::thread::sleep(Duration::from_millis(700));
+    let output = run(bed.node(0), "+all", &[])?;
+    first.kill()?;
+    first.wait()?;
+    expect(&output, &["EPERM", "another enforcer may hold the table"])
+}
