@@ -119,7 +119,7 @@ pub enum Damage {
     Misplaced(String),
     /// It holds an object that this version refuses.
     #[error("it holds an object that this version does not accept: {0}")]
-    Object(manifest::Problem),
+    Object(Box<manifest::Problem>),
     /// The records are fewer or others than were written.
     #[error(
         "it should hold {expected} objects with checksum {expected_sum:016x}, and holds {found} with {found_sum:016x}"

@@ -347,7 +347,7 @@ fn parse_one(record: &ObjectRecord) -> Result<Arc<Stored>, (String, Damage)> {
         .map_err(|damage| (name(&"an object"), damage))?;
     let text = record.manifest.as_deref().unwrap_or_default();
     let object = manifest::object_from_json(text)
-        .map_err(|problem| (name(&key), Damage::Object(problem)))?;
+        .map_err(|problem| (name(&key), Damage::Object(problem.into())))?;
     match object.key == key {
         true => Ok(Arc::new(Stored {
             object,

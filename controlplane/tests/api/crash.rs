@@ -22,7 +22,7 @@ use crate::world::{namespace, put};
 const APPLIES: usize = 200;
 const WRITERS: usize = 4;
 
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -31,7 +31,7 @@ impl Drop for Process {
     }
 }
 
-fn start(directory: &Path, history: u32) -> Process {
+pub(crate) fn start(directory: &Path, history: u32) -> Process {
     let child = Command::new(env!("CARGO_BIN_EXE_sallyport-controlplane"))
         .arg("--listen")
         .arg(socket(directory))
@@ -44,11 +44,11 @@ fn start(directory: &Path, history: u32) -> Process {
     Process(child)
 }
 
-fn socket(directory: &Path) -> String {
+pub(crate) fn socket(directory: &Path) -> String {
     format!("unix://{}", directory.join("api.sock").display())
 }
 
-async fn connect(directory: &Path) -> PolicyServiceClient<Channel> {
+pub(crate) async fn connect(directory: &Path) -> PolicyServiceClient<Channel> {
     let started = Instant::now();
     loop {
         match PolicyServiceClient::connect(socket(directory)).await {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sallyport_proto::wire::{Kind, WatchRequest, WatchResponse, watch_event::Event};
-use tonic::{Code, Streaming};
+use tonic::{Code, Streaming, transport::Endpoint};
 
 use crate::world::{World, namespace, node, pod};
 
@@ -174,5 +174,56 @@ async fn a_stopping_server_ends_its_streams() {
     assert_eq!(
         stream.message().await.unwrap_err().code(),
         Code::Unavailable
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_and_reflection_answer_for_both_services() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+
+    let world = World::new().await;
+    let channel = Endpoint::from_shared(world.url())
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let services = ["sallyport.v1.PolicyService", "sallyport.v1.NodeService"];
+    let mut health = HealthClient::new(channel.clone());
+    for service in ["", services[0], services[1]] {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let response = health.check(request).await.unwrap().into_inner();
+        assert_eq!(response.status, 1, "{service} is serving");
+    }
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut reflection = ServerReflectionClient::new(channel);
+    let requests = futures::stream::iter([request]);
+    let mut responses = reflection
+        .server_reflection_info(requests)
+        .await
+        .unwrap()
+        .into_inner();
+    let response = responses.message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = response else {
+        panic!("{response:?}");
+    };
+    let names: Vec<_> = list
+        .service
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
+    assert!(
+        services
+            .iter()
+            .all(|service| names.iter().any(|name| name == service)),
+        "{names:?}"
     );
 }

@@ -3,6 +3,7 @@
 mod applying;
 mod crash;
 mod following;
+mod full_disk;
 mod node;
 mod streams;
 mod world;

@@ -81,7 +81,7 @@ pub(crate) fn put(kind: &str, namespace: &str, name: &str, filler: &str, n: u8) 
     let rest = match kind {
         "Pod" => format!(
             r#","spec":{{"nodeName":"{}","containers":[{{"name":"c"}}]}},"status":{{"podIP":"10.0.0.{n}","podIPs":[{{"ip":"10.0.0.{n}"}}]}}"#,
-            if n % 2 == 0 { "p" } else { "q" }
+            if n.is_multiple_of(2) { "p" } else { "q" }
         ),
         "NetworkPolicy" => format!(r#","spec":{{"podSelector":{{"matchLabels":{{"n":"{n}"}}}}}}"#),
         _ => String::new(),

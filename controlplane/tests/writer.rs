@@ -1,0 +1,131 @@
+//! The writer with a journal that fails when it is told to: groups, and that nothing of a failed group is visible.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use sallyport_controlplane::{
+    cluster::Cluster,
+    history::{Bounds, Committed, History},
+    journal::{Journal, JournalError, Recovered},
+    manifest,
+    transaction::{Edit, Op},
+    writer::{Carried, Refusal, Running, Submission, Writer},
+};
+
+/// Remembers the sizes of the groups that it was given, takes its time, and fails on demand.
+#[derive(Clone, Default)]
+struct FakeJournal {
+    groups: Arc<Mutex<Vec<usize>>>,
+    fails: Arc<AtomicBool>,
+}
+
+impl Journal for FakeJournal {
+    fn append(&mut self, group: &[Arc<Committed>]) -> Result<(), JournalError> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        if self.fails.load(Ordering::SeqCst) {
+            return Err(JournalError::Io {
+                path: "fake".into(),
+                step: "append to it",
+                cause: io::Error::from_raw_os_error(5),
+            });
+        }
+        self.groups.lock().unwrap().push(group.len());
+        Ok(())
+    }
+}
+
+fn start(journal: &FakeJournal) -> (Writer, Running) {
+    let recovered = Recovered {
+        cluster: Cluster::default(),
+        revision: 0,
+        epoch: 1,
+        history: History::starting_after(0, Bounds::default()),
+    };
+    let (writer, _, running) = Writer::start(Box::new(journal.clone()), recovered).unwrap();
+    (writer, running)
+}
+
+fn namespace(name: &str) -> Submission {
+    let json =
+        format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"{name}"}}}}"#);
+    let object = manifest::object_from_json(&json).unwrap();
+    let edit = Edit {
+        source: "t".into(),
+        op: Op::Put(object),
+    };
+    Submission {
+        edits: vec![edit],
+        expected_revision: None,
+        dry_run: false,
+    }
+}
+
+async fn all(
+    writer: &Writer,
+    names: impl IntoIterator<Item = String>,
+) -> Vec<Result<Carried, Refusal>> {
+    let submissions = names
+        .into_iter()
+        .map(|name| async move { writer.submit(namespace(&name)).await });
+    futures::future::join_all(submissions).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_queued_is_journaled_as_a_group() {
+    let journal = FakeJournal::default();
+    let (writer, running) = start(&journal);
+    let results = all(&writer, (0..500).map(|n| format!("n{n}"))).await;
+    let mut revisions: Vec<_> = results
+        .into_iter()
+        .map(|result| result.unwrap().revision)
+        .collect();
+    revisions.sort_unstable();
+    assert_eq!(revisions, (1..=500).collect::<Vec<_>>());
+    let groups = journal.groups.lock().unwrap().clone();
+    assert_eq!(groups.iter().sum::<usize>(), 500);
+    assert!(groups.len() < 50, "{groups:?}");
+    assert_eq!(writer.current().history.latest(), 500);
+    tokio::task::spawn_blocking(|| running.stop())
+        .await
+        .unwrap();
+    assert!(matches!(
+        writer.submit(namespace("late")).await,
+        Err(Refusal::Stopping)
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_group_that_failed_is_visible() {
+    let journal = FakeJournal::default();
+    let (writer, _running) = start(&journal);
+    writer.submit(namespace("a")).await.unwrap();
+    let before = writer.current();
+    let mut watch = writer.watch();
+    watch.mark_unchanged();
+
+    journal.fails.store(true, Ordering::SeqCst);
+    for refused in all(&writer, (0..50).map(|n| format!("n{n}"))).await {
+        let error = refused.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "nothing was changed: the journal fake: cannot append to it: Input/output error (os error 5)"
+        );
+    }
+    // What rests on nothing that failed is answered for what it is.
+    assert_eq!(writer.submit(namespace("a")).await.unwrap().revision, 1);
+    assert!(!watch.has_changed().unwrap());
+    assert!(Arc::ptr_eq(&before, &writer.current()));
+
+    journal.fails.store(false, Ordering::SeqCst);
+    assert_eq!(writer.submit(namespace("n1")).await.unwrap().revision, 2);
+    assert_eq!(writer.current().cluster.len(), 2);
+}
