@@ -1,6 +1,6 @@
 //! The enforcer's command line: reads options, checks the node, starts agent and session.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{io::IsTerminal, net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -128,7 +128,8 @@ async fn main() -> Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match arguments.log_format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
@@ -146,7 +147,8 @@ async fn main() -> Result<()> {
         owned: true,
     };
     let agent = agent::start(&arguments.data_dir, options)?;
-    info!(node, position = %agent.position().unwrap_or_default(), "enforcing");
+    let position = agent.position().map_or("nothing yet".to_owned(), |position| position.to_string());
+    info!(node, position, "enforcing");
     tokio::spawn(watch_bridges(arguments.ignore_bridge));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     tokio::select! {

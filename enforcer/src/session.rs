@@ -21,6 +21,9 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 /// How often a silent connection is checked, and how long it may be dead before it is given up.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
+/// How long a session must last, or until when something must come, for it to count as established.
+const PROBATION: Duration = Duration::from_millis(300);
+
 /// A part of an update is at most 1 MiB; leave room for its frame.
 const MESSAGE_MAX: usize = 4 << 20;
 
@@ -87,11 +90,22 @@ async fn try_session(
         .sync(ReceiverStream::new(outbound))
         .await?
         .into_inner();
+    // A control plane that turns the node away does so at once.
+    let mut first = match tokio::time::timeout(PROBATION, inbound.message()).await {
+        Ok(message) => message?,
+        Err(_) => None,
+    };
     info!(control_plane = %endpoint.uri(), "session established");
     *established = true;
     let mut parts: Vec<wire::PolicyChange> = Vec::new();
     let mut of: Option<(Option<wire::Position>, Option<wire::Position>)> = None;
-    while let Some(part) = inbound.message().await? {
+    loop {
+        let Some(part) = (match first.take() {
+            Some(part) => Some(part),
+            None => inbound.message().await?,
+        }) else {
+            return Ok(());
+        };
         let this = (part.base, part.target);
         if of.as_ref().is_some_and(|of| *of != this) {
             return Err(Status::internal("parts of two updates came mixed"));
@@ -105,7 +119,6 @@ async fn try_session(
         let answer = answer(this, &std::mem::take(&mut parts), agent).await?;
         send(&requests, answer).await?;
     }
-    Ok(())
 }
 
 async fn send(requests: &mpsc::Sender<wire::SyncRequest>, message: Message) -> Result<(), Status> {
