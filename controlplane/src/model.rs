@@ -283,7 +283,11 @@ impl fmt::Display for LabelSelector {
                 f.write_str(",")?;
             }
             let list = |values: &BTreeSet<String>| {
-                values.iter().map(String::as_str).collect::<Vec<_>>().join(",")
+                values
+                    .iter()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(",")
             };
             match operator {
                 Operator::In(values) if values.len() == 1 => write!(f, "{key}={}", list(values))?,

@@ -147,7 +147,9 @@ async fn main() -> Result<()> {
         owned: true,
     };
     let agent = agent::start(&arguments.data_dir, options)?;
-    let position = agent.position().map_or("nothing yet".to_owned(), |position| position.to_string());
+    let position = agent
+        .position()
+        .map_or("nothing yet".to_owned(), |position| position.to_string());
     info!(node, position, "enforcing");
     tokio::spawn(watch_bridges(arguments.ignore_bridge));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;

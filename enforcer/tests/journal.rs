@@ -52,7 +52,10 @@ fn policy(members: &[u8], groups: u8) -> NodePolicy {
         let name = format!("group {n}");
         let mut group = PeerGroup::new(name.clone(), Ranges::EMPTY);
         group.addresses = members.iter().map(|&n| address(n)).collect();
-        policy.set_group(GroupId::of([name.as_str()], &Ranges::EMPTY), Arc::new(group));
+        policy.set_group(
+            GroupId::of([name.as_str()], &Ranges::EMPTY),
+            Arc::new(group),
+        );
     }
     for &n in members {
         let endpoint = Endpoint {
@@ -169,8 +172,12 @@ fn a_missing_record_and_a_torn_one_are_noticed() {
     assert!(text.contains("record 1 is missing before it"), "{text}");
     let torn = damaged(|log| {
         let frame = log.get(2u64.to_be_bytes()).unwrap().unwrap();
-        log.insert(2u64.to_be_bytes(), &frame[..frame.len() - 1]).unwrap();
+        log.insert(2u64.to_be_bytes(), &frame[..frame.len() - 1])
+            .unwrap();
     });
     let text = torn.unwrap_err().to_string();
-    assert!(text.contains("record 2 is damaged: its length is another"), "{text}");
+    assert!(
+        text.contains("record 2 is damaged: its length is another"),
+        "{text}"
+    );
 }

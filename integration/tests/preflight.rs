@@ -30,7 +30,14 @@ fn run(node: &Host, capabilities: &str, arguments: &[&str]) -> Result<Output, Fa
     let directory = tempfile::tempdir()?;
     let mut command = node.netns().command("timeout");
     command
-        .args(["--signal", "TERM", "1.5", "setpriv", "--bounding-set", capabilities])
+        .args([
+            "--signal",
+            "TERM",
+            "1.5",
+            "setpriv",
+            "--bounding-set",
+            capabilities,
+        ])
         .arg(enforcer)
         .args(["--node-name", "node-1", "--data-dir"])
         .arg(directory.path())
@@ -59,7 +66,10 @@ fn cap_net_admin_is_enough() -> Outcome {
 fn without_cap_net_admin() -> Outcome {
     let bed = Testbed::builder().nodes(1).build()?;
     let output = run(bed.node(0), "-net_admin", &[])?;
-    expect(&output, &["CAP_NET_ADMIN is missing", "cap_add: [NET_ADMIN]"])
+    expect(
+        &output,
+        &["CAP_NET_ADMIN is missing", "cap_add: [NET_ADMIN]"],
+    )
 }
 
 fn bridge_bypass() -> Outcome {
@@ -67,13 +77,21 @@ fn bridge_bypass() -> Outcome {
     bed.add_pod(0, "a", &[[10, 9, 1, 2].into()])?;
     bed.add_pod(0, "b", &[[10, 9, 1, 3].into()])?;
     expect(&run(bed.node(0), "+all", &[])?, &[" enforcing "])?;
-    bed.node(0).sysctl("net.bridge.bridge-nf-call-ip6tables", "0")?;
+    bed.node(0)
+        .sysctl("net.bridge.bridge-nf-call-ip6tables", "0")?;
     let refused = run(bed.node(0), "+all", &[])?;
     expect(
         &refused,
-        &["would bypass enforcement", "bridge-nf-call-ip6tables is 0", "--ignore-bridge br0"],
+        &[
+            "would bypass enforcement",
+            "bridge-nf-call-ip6tables is 0",
+            "--ignore-bridge br0",
+        ],
     )?;
-    expect(&run(bed.node(0), "+all", &["--ignore-bridge", "br0"])?, &[" enforcing "])
+    expect(
+        &run(bed.node(0), "+all", &["--ignore-bridge", "br0"])?,
+        &[" enforcing "],
+    )
 }
 
 fn second_enforcer() -> Outcome {
@@ -81,7 +99,9 @@ fn second_enforcer() -> Outcome {
     let Binaries { enforcer, .. } = binaries()?;
     let directory = tempfile::tempdir()?;
     let mut command = bed.node(0).netns().command(enforcer);
-    command.args(["--node-name", "node-1", "--data-dir"]).arg(directory.path());
+    command
+        .args(["--node-name", "node-1", "--data-dir"])
+        .arg(directory.path());
     command.stderr(Stdio::null());
     let mut first = bed.node(0).netns().spawn(command)?;
     std::thread::sleep(Duration::from_millis(700));

@@ -73,7 +73,9 @@ fn group_id(n: u8) -> GroupId {
 
 fn build(recipe: &Recipe) -> NodePolicy {
     let mut policy = NodePolicy::default();
-    policy.set_workload_ranges(Arc::new(Ranges::span(address(recipe.workloads.0), address(recipe.workloads.1)).unwrap()));
+    policy.set_workload_ranges(Arc::new(
+        Ranges::span(address(recipe.workloads.0), address(recipe.workloads.1)).unwrap(),
+    ));
     for (n, members) in recipe.groups.iter().enumerate() {
         let (description, ranges) = spec(n as u8);
         let mut group = PeerGroup::new(description, ranges);

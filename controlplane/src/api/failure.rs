@@ -97,7 +97,7 @@ mod tests {
         let code = |list: &[Problem]| problems(list).code();
         assert_eq!(code(&[missing.clone(), missing.clone()]), Code::NotFound);
         assert_eq!(code(std::slice::from_ref(&held)), Code::AlreadyExists);
-        assert_eq!(code(&[invalid.clone()]), Code::InvalidArgument);
+        assert_eq!(code(std::slice::from_ref(&invalid)), Code::InvalidArgument);
         assert_eq!(code(&[missing.clone(), held]), Code::InvalidArgument);
         let status = problems(&[missing, invalid]);
         assert_eq!(status.message(), "namespaces \"x\" not found\nwrong");

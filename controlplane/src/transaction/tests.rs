@@ -31,7 +31,7 @@ fn edits(script: &str) -> Vec<Edit> {
         .lines()
         .map(str::trim)
         .filter(|text| !text.is_empty())
-        .flat_map(|text| line(text))
+        .flat_map(line)
         .collect::<Vec<_>>()
 }
 

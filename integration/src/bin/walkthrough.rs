@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser};
 use nix::sys::signal::{SigSet, Signal};
 use sallyport_integration::walkthrough::{
     self, PORT,
