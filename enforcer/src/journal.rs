@@ -1,11 +1,14 @@
 //! The node's journal: what it enforces, durable before the kernel hears of it. sled's types end here.
 //!
-//! One tree, `log`: sequence number (big-endian) -> frame. A frame is length, format version, CRC-32 and payload. The
-//! log begins with a snapshot; after it come intents, each followed by an abort if the kernel refused it. An intent
+//! Tree `log`: sequence number and part (big-endian) -> part of a frame. A frame is length, format version, CRC-32 and
+//! payload. It is cut into parts because sled keeps large values in files of their own, which it never syncs; its first
+//! part is written last, so that a frame without one was never durable and never acted upon. Tree `meta`: where the log
+//! starts. It starts with a snapshot; after it come intents, each followed by an abort if the kernel refused it. An intent
 //! that no abort follows is carried out: at restart the kernel's stamp tells how far it had come, and it is finished.
 //! So an acknowledgement needs one durable write, before the kernel's.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     path::{Path, PathBuf},
     thread,
@@ -20,6 +23,15 @@ use sallyport_proto::{
 };
 
 use crate::plan::Installed;
+
+/// The most bytes of a part...
+const PART: usize = 48 << 10;
+
+/// ...and of a segment of sled's file: what sled writes at once, a page of several parts, must stay under a quarter of it.
+const SEGMENT: usize = 4 << 20;
+
+/// The key in `meta` of the first sequence number that counts.
+const START: &str = "start";
 
 /// Raised when a record changes its meaning.
 const FORMAT: u8 = 1;
@@ -107,6 +119,7 @@ pub struct Journal {
     path: PathBuf,
     database: sled::Db,
     log: sled::Tree,
+    meta: sled::Tree,
     /// sled's file: its own flush does not reach the disk's platters, so it is synced besides.
     file: File,
     next: u64,
@@ -174,11 +187,15 @@ impl Journal {
         let log = database
             .open_tree("log")
             .map_err(store(path, "open the log"))?;
+        let meta = database
+            .open_tree("meta")
+            .map_err(store(path, "open the log"))?;
         let file = File::open(path.join("db")).map_err(io(path, "open sled's file"))?;
         let mut journal = Journal {
             path: path.to_owned(),
             database,
             log,
+            meta,
             file,
             next: 0,
             records: 0,
@@ -190,21 +207,26 @@ impl Journal {
     }
 
     fn replay(&mut self) -> Result<Recovered, Error> {
+        let start = self
+            .meta
+            .get(START)
+            .map_err(store(&self.path, "read the log"))?;
+        self.next = start.map_or(0, |start| sequence_of(&start));
+        self.forget_before(self.next)?;
         let mut recovered = Recovered::default();
-        for entry in self.log.iter() {
-            let (key, frame) = entry.map_err(store(&self.path, "read the log"))?;
-            let sequence = u64::from_be_bytes(key.as_ref().try_into().unwrap_or_default());
+        for (sequence, parts) in self.frames()? {
             let damaged = |problem: String| Error::Damaged {
                 path: self.path.clone(),
                 sequence,
                 problem,
             };
-            if self.next != 0 && sequence != self.next {
+            if sequence != self.next {
                 return Err(damaged(format!(
                     "record {} is missing before it",
                     self.next
                 )));
             }
+            let frame = parts.concat();
             let record = unframe(&frame).map_err(damaged)?;
             fold(&mut recovered, record).map_err(damaged)?;
             self.next = sequence + 1;
@@ -212,6 +234,27 @@ impl Journal {
             self.bytes += frame.len();
         }
         Ok(recovered)
+    }
+
+    /// The parts of every frame in order. What a crash left of a frame under way is removed.
+    fn frames(&self) -> Result<BTreeMap<u64, Vec<sled::IVec>>, Error> {
+        let mut frames: BTreeMap<u64, Vec<sled::IVec>> = BTreeMap::new();
+        let mut unborn = Vec::new();
+        for entry in self.log.iter() {
+            let (key, part) = entry.map_err(store(&self.path, "read the log"))?;
+            let sequence = sequence_of(&key);
+            if key.len() == 12 && key[8..] == [0; 4] || frames.contains_key(&sequence) {
+                frames.entry(sequence).or_default().push(part);
+            } else {
+                unborn.push(key);
+            }
+        }
+        for key in unborn {
+            self.log
+                .remove(key)
+                .map_err(store(&self.path, "trim the log"))?;
+        }
+        Ok(frames)
     }
 
     /// Writes an intent. When this returns, it survives a loss of power.
@@ -250,28 +293,33 @@ impl Journal {
             changes: (&delta).into(),
             births: births.collect(),
         };
-        let frame = frame(&Record {
-            kind: Some(Kind::Snapshot(record)),
-        });
-        let mut batch = sled::Batch::default();
-        for key in self.log.iter().keys() {
-            batch.remove(key.map_err(store(&self.path, "read the log"))?);
-        }
-        batch.insert(&self.next.to_be_bytes(), frame.as_slice());
-        self.log
-            .apply_batch(batch)
+        let (start, before) = (self.next, self.bytes);
+        self.append(Kind::Snapshot(record))?;
+        self.meta
+            .insert(START, &start.to_be_bytes())
             .map_err(store(&self.path, "write a snapshot"))?;
         self.sync()?;
-        self.next += 1;
-        (self.records, self.bytes, self.snapshot_bytes) = (1, frame.len(), frame.len());
+        self.forget_before(start)?;
+        let bytes = self.bytes - before;
+        (self.records, self.bytes, self.snapshot_bytes) = (1, bytes, bytes);
+        Ok(())
+    }
+
+    fn forget_before(&self, start: u64) -> Result<(), Error> {
+        for key in self.log.range(..start.to_be_bytes()).keys() {
+            key.and_then(|key| self.log.remove(key))
+                .map_err(store(&self.path, "trim the log"))?;
+        }
         Ok(())
     }
 
     fn append(&mut self, kind: Kind) -> Result<(), Error> {
         let frame = frame(&Record { kind: Some(kind) });
-        self.log
-            .insert(self.next.to_be_bytes(), frame.as_slice())
-            .map_err(store(&self.path, "write a record"))?;
+        for (number, part) in frame.chunks(PART).enumerate().rev() {
+            self.log
+                .insert(key(self.next, number as u32), part)
+                .map_err(store(&self.path, "write a record"))?;
+        }
         self.sync()?;
         self.next += 1;
         self.records += 1;
@@ -285,11 +333,25 @@ impl Journal {
     }
 }
 
+fn key(sequence: u64, part: u32) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&sequence.to_be_bytes());
+    key[8..].copy_from_slice(&part.to_be_bytes());
+    key
+}
+
+/// The sequence number that a key begins with.
+fn sequence_of(key: &[u8]) -> u64 {
+    let bytes = key.first_chunk::<8>().copied();
+    bytes.map_or(0, u64::from_be_bytes)
+}
+
 /// After a kill -9 the old process's lock can be held for a moment.
 fn open_sled(path: &Path) -> Result<sled::Db, Error> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         match sled::Config::new()
+            .segment_size(SEGMENT)
             .path(path)
             .cache_capacity(16 << 20)
             .open()

@@ -132,6 +132,14 @@ proptest! {
     }
 }
 
+/// The key of a part of a record.
+fn key(sequence: u64, part: u32) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&sequence.to_be_bytes());
+    key[8..].copy_from_slice(&part.to_be_bytes());
+    key
+}
+
 /// Writes three records, lets a change be made to sled's tree, and reopens.
 fn damaged(change: impl FnOnce(&sled::Tree)) -> Result<Installed, Error> {
     let directory = tempfile::tempdir().unwrap();
@@ -143,7 +151,8 @@ fn damaged(change: impl FnOnce(&sled::Tree)) -> Result<Installed, Error> {
         installed = installed.updated(policy, intent.target);
     }
     drop(journal);
-    let database = sled::open(directory.path()).unwrap();
+    let config = sled::Config::new().path(directory.path());
+    let database = config.segment_size(4 << 20).open().unwrap();
     change(&database.open_tree("log").unwrap());
     drop(database);
     reopened(directory.path()).map(|(_, installed)| installed)
@@ -151,7 +160,7 @@ fn damaged(change: impl FnOnce(&sled::Tree)) -> Result<Installed, Error> {
 
 #[test]
 fn every_flipped_byte_of_a_record_is_noticed() {
-    let key = 1u64.to_be_bytes();
+    let key = key(1, 0);
     assert_eq!(damaged(|_| {}).unwrap().position.unwrap().revision, 3);
     for at in [0, 3, 4, 5, 8, 9, 20, 60] {
         let error = damaged(|log| {
@@ -167,17 +176,52 @@ fn every_flipped_byte_of_a_record_is_noticed() {
 
 #[test]
 fn a_missing_record_and_a_torn_one_are_noticed() {
-    let missing = damaged(|log| drop(log.remove(1u64.to_be_bytes()).unwrap()));
+    let missing = damaged(|log| drop(log.remove(key(1, 0)).unwrap()));
     let text = missing.unwrap_err().to_string();
     assert!(text.contains("record 1 is missing before it"), "{text}");
     let torn = damaged(|log| {
-        let frame = log.get(2u64.to_be_bytes()).unwrap().unwrap();
-        log.insert(2u64.to_be_bytes(), &frame[..frame.len() - 1])
-            .unwrap();
+        let frame = log.get(key(2, 0)).unwrap().unwrap();
+        log.insert(key(2, 0), &frame[..frame.len() - 1]).unwrap();
     });
     let text = torn.unwrap_err().to_string();
     assert!(
         text.contains("record 2 is damaged: its length is another"),
         "{text}"
+    );
+}
+
+#[test]
+fn what_a_crash_left_of_a_record_never_was() {
+    let installed = damaged(|log| drop(log.insert(key(3, 1), b"the end of something").unwrap()));
+    assert_eq!(installed.unwrap().position.unwrap().revision, 3);
+}
+
+/// Large enough for many parts, and for sled to keep it elsewhere if it were one value.
+#[test]
+fn a_large_policy_is_journalled_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut journal, installed) = reopened(directory.path()).unwrap();
+    let mut policy = NodePolicy::default();
+    let mut group = PeerGroup::new("all".into(), Ranges::EMPTY);
+    group.addresses = (0..100_000u32)
+        .map(|n| IpAddr::from((0x0a00_0000 + n).to_be_bytes()))
+        .collect();
+    policy.set_group(GroupId::of(["all"], &Ranges::EMPTY), Arc::new(group));
+    let intent = intent(&installed, &policy, 1, true);
+    journal.intend(&intent).unwrap();
+    let installed = installed.updated(policy, intent.target);
+    drop(journal);
+    let (mut journal, found) = reopened(directory.path()).unwrap();
+    assert_eq!(found, installed);
+    journal.snapshot(&installed).unwrap();
+    drop(journal);
+    assert_eq!(reopened(directory.path()).unwrap().1, installed);
+    assert!(
+        !directory
+            .path()
+            .join("blobs")
+            .read_dir()
+            .is_ok_and(|mut blobs| blobs.next().is_some()),
+        "sled does not sync what it keeps in files of their own"
     );
 }
