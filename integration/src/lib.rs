@@ -1,6 +1,7 @@
 //! Sallyport's real-kernel testbed and what the demo, the proofs and the tests share.
 
 pub mod binaries;
+pub mod conformance;
 pub mod deployment;
 pub mod kernel_tests;
 pub mod probe;

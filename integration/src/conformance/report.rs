@@ -1,0 +1,110 @@
+//! Owns what people are told of a wrong cell: the case, the policies, both sides, and our own explanation; never finds
+//! one.
+
+use std::fmt::Write;
+
+use sallyport_proto::policy::{Direction, Protocol};
+
+use super::{
+    case::{Case, Expect, Step},
+    compiled::Compiled,
+    judge::Wrong,
+    party::Party,
+    world::World,
+};
+use crate::deployment::Deployment;
+
+/// How many wrong cells of a step are told in full.
+const IN_FULL: usize = 8;
+
+/// Tells the wrong cells of a step.
+pub(super) fn wrong(
+    world: &World,
+    compiled: &Compiled,
+    case: &Case,
+    number: usize,
+    step: &Step,
+    wrong: &[Wrong],
+) -> String {
+    let mut text = format!(
+        "WRONG: case {} ({}), step {number} of {}{}{}: {} wrong\n",
+        case.id,
+        case.description,
+        case.steps.len(),
+        if step.title.is_empty() { "" } else { ": " },
+        step.title,
+        wrong.len(),
+    );
+    text.push_str("  policies in force:\n");
+    for policy in &step.policies {
+        line(&mut text, format_args!("    {policy}"));
+    }
+    for one in wrong.iter().take(IN_FULL) {
+        cell(&mut text, world, compiled, step, one);
+    }
+    if wrong.len() > IN_FULL {
+        line(
+            &mut text,
+            format_args!("  and {} more", wrong.len() - IN_FULL),
+        );
+    }
+    text
+}
+
+fn cell(text: &mut String, world: &World, compiled: &Compiled, step: &Step, wrong: &Wrong) {
+    let Expect {
+        port,
+        name,
+        protocol,
+        ..
+    } = &step.expect[wrong.expect];
+    let (source, destination) = (&step.endpoints[wrong.from], &step.endpoints[wrong.to]);
+    let called = name
+        .as_ref()
+        .map_or(String::new(), |name| format!(" ({name})"));
+    let expected = if wrong.expected { "allowed" } else { "denied" };
+    line(
+        text,
+        format_args!(
+            "  {source} -> {destination} {} {port}{called}: expected {expected}, {}",
+            Protocol::from(*protocol),
+            wrong.seen
+        ),
+    );
+    let (Ok(from), Ok(to)) = (world.party(source), world.party(destination)) else {
+        return;
+    };
+    line(text, format_args!("    from {}", party(source, from)));
+    line(text, format_args!("    to   {}", party(destination, to)));
+    for direction in [Direction::Egress, Direction::Ingress] {
+        let reason = compiled.explain(direction, from, to, (*protocol, *port));
+        line(text, format_args!("    {reason}"));
+    }
+}
+
+fn party(name: &str, party: &Party) -> String {
+    let Party {
+        pod, node, address, ..
+    } = party;
+    let (Some(pod), Some(node)) = (pod, node) else {
+        return format!("{name} {address}, outside the cluster");
+    };
+    let labels = pod
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"));
+    format!(
+        "{name} {address} on {}, labels {{{}}}{}",
+        Deployment::node_name(*node),
+        labels.collect::<Vec<_>>().join(","),
+        if pod.host_network {
+            ", in the node's network"
+        } else {
+            ""
+        }
+    )
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("writing to a string succeeds");
+}

@@ -1,0 +1,369 @@
+//! Owns the cluster of the case under way, as namespaces with servers in them and as objects of a running deployment,
+//! and leads it from one state to the next by edits; never judges anything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use nix::net::if_::if_nametoindex;
+use sallyport_controlplane::{cluster::Cluster, model::Kind};
+use sallyport_proto::wire::Edit;
+
+use super::{
+    Error,
+    case::{Action, Case, Labelled, LabelledPod, Pod, Service},
+    manifests, mirror,
+    party::{Party, serve},
+};
+use crate::{
+    deployment::{Client, Deployment},
+    probe::Server,
+    testbed::{Change, Destination, Family, Host, LOOPBACK, Mode, Testbed},
+};
+
+/// How many pods may be on one bridge and still find each other by ARP and neighbour discovery: the kernel keeps 1,024
+/// neighbours in all.
+const DISCOVERED: usize = 25;
+
+/// What the bed of a run needs to have.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    /// The nodes that pods are spread over.
+    pub(super) nodes: usize,
+    pub(super) mode: Mode,
+    /// The most nodes that a case names.
+    pub(super) named: usize,
+    /// The most pods that a case has.
+    pub(super) pods: usize,
+    /// What the nodes serve in the place of pods that share their network; empty if there are none.
+    pub(super) node_services: BTreeSet<Service>,
+}
+
+/// The running cluster.
+pub(super) struct World {
+    shape: Shape,
+    api: Client,
+    deployment: Deployment,
+    /// What the control plane was told.
+    cluster: Cluster,
+    /// The last revision that was committed.
+    revision: u64,
+    /// Who takes part, by the name that endpoints have in the files.
+    parties: BTreeMap<String, Party>,
+    /// The services that every host of the case has, since the case asks for them.
+    asked: BTreeSet<Service>,
+    /// How many pods the case has had: says where the next goes.
+    placed: usize,
+    _node_servers: Vec<Server>,
+}
+
+impl World {
+    /// Starts a deployment on an empty bed.
+    pub(super) fn start(shape: Shape) -> Result<World, Error> {
+        let mut builder = Testbed::builder()
+            .nodes(shape.nodes.max(shape.named))
+            .mode(shape.mode);
+        if shape.pods > DISCOVERED {
+            builder = builder.permanent_neighbours();
+        }
+        let deployment = Deployment::start(builder.build()?, &[])?;
+        let nodes = 0..deployment.bed.nodes();
+        let servers = nodes
+            .clone()
+            .map(|node| serve(deployment.bed.node(node), &shape.node_services));
+        let servers: Result<Vec<_>, Error> = servers.collect();
+        let mut world = World {
+            shape,
+            api: deployment.client()?,
+            _node_servers: servers?.into_iter().flatten().collect(),
+            deployment,
+            cluster: Cluster::default(),
+            revision: 0,
+            parties: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            placed: 0,
+        };
+        let objects = nodes.map(|node| manifests::node(&Deployment::node_name(node)));
+        world.commit(objects.map(|object| manifests::put(&object)).collect())?;
+        Ok(world)
+    }
+
+    /// What the control plane was told.
+    pub(super) fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Who a file's endpoint is.
+    pub(super) fn party(&self, endpoint: &str) -> Result<&Party, Error> {
+        let missing = || Error::Case(format!("there is no endpoint {endpoint}"));
+        self.parties.get(endpoint).ok_or_else(missing)
+    }
+
+    /// Leads the cluster of the case before to that of this one. What both have stays.
+    pub(super) fn enter(&mut self, case: &Case) -> Result<(), Error> {
+        self.asked = case.asked();
+        self.placed = 0;
+        let mut pods = Vec::new();
+        for pod in &case.cluster.pods {
+            let node = self.place(case, pod);
+            pods.push((pod.clone(), node));
+        }
+        let stays = |party: &Party| match &party.pod {
+            None => case
+                .cluster
+                .externals
+                .values()
+                .any(|&address| address == party.address),
+            Some(old) => pods
+                .iter()
+                .any(|(pod, node)| self.suits(party, old, pod, *node)),
+        };
+        let parties = self.parties.iter();
+        let gone = parties.filter(|(name, party)| {
+            !stays(party)
+                || party.pod.is_none() && !case.cluster.externals.contains_key(name.as_str())
+                || party.pod.is_none() && !self.asked.is_subset(&party.services)
+        });
+        let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
+        self.leave(case, &gone)?;
+        let namespaces = case.cluster.namespaces.iter();
+        let mut edits: Vec<Edit> = namespaces
+            .map(|(name, labels)| manifests::put(&manifests::namespace(name, labels)))
+            .collect();
+        for (name, &address) in &case.cluster.externals {
+            if !self.parties.contains_key(name) {
+                self.add_external(name, address)?;
+            }
+        }
+        for (pod, node) in pods {
+            edits.push(self.settle(pod, node)?);
+        }
+        self.commit(edits)?;
+        self.wait_enforced()
+    }
+
+    /// Whether a pod that is there can be the pod that is wanted, for another label or declared port at most.
+    fn suits(&self, party: &Party, old: &Pod, wanted: &Pod, node: usize) -> bool {
+        let identity = |pod: &Pod| (pod.endpoint(), pod.ip, pod.host_network);
+        identity(old) == identity(wanted)
+            && party.node == Some(node)
+            && (wanted.host_network
+                || wanted
+                    .serves()
+                    .chain(self.asked.iter().copied())
+                    .all(|service| party.services.contains(&service)))
+    }
+
+    /// Deletes every policy, the pods that are gone and the namespaces that the case has not.
+    fn leave(&mut self, case: &Case, gone: &[String]) -> Result<(), Error> {
+        let mut edits = Vec::new();
+        for (key, _) in self.cluster.policies() {
+            edits.push(manifests::delete(&manifests::policy(
+                &key.namespace,
+                &key.name,
+            )));
+        }
+        for name in gone {
+            edits.extend(self.take_away(name)?);
+        }
+        let spaces = self.cluster.of_kind(Kind::Namespace);
+        for name in spaces.map(|stored| &stored.object.key.name) {
+            if !case.cluster.namespaces.contains_key(name) {
+                edits.push(manifests::delete(&manifests::namespace(
+                    name,
+                    &BTreeMap::new(),
+                )));
+            }
+        }
+        self.commit(edits)
+    }
+
+    /// Does what a step does. It need not be enforced when this returns.
+    pub(super) fn act(&mut self, case: &Case, action: &Action) -> Result<(), Error> {
+        let edit = match action {
+            Action::CreatePolicy { policy } | Action::UpdatePolicy { policy } => {
+                manifests::put(policy)
+            }
+            Action::DeletePolicy { namespace, name } => {
+                manifests::delete(&manifests::policy(namespace, name))
+            }
+            Action::CreateNamespace(Labelled { namespace, labels })
+            | Action::SetNamespaceLabels(Labelled { namespace, labels }) => {
+                manifests::put(&manifests::namespace(namespace, labels))
+            }
+            Action::DeleteNamespace { namespace } => {
+                let within = self.parties.iter().filter(|(_, party)| {
+                    let pod = party.pod.as_ref();
+                    pod.is_some_and(|pod| pod.namespace == *namespace)
+                });
+                let within: Vec<String> = within.map(|(name, _)| name.clone()).collect();
+                for name in within {
+                    // Deleting the namespace deletes the objects.
+                    self.take_away(&name)?;
+                }
+                manifests::delete(&manifests::namespace(namespace, &BTreeMap::new()))
+            }
+            Action::CreatePod(pod) => {
+                let mut pod = pod.clone();
+                let first = case.cluster.pods.first();
+                pod.ports = pod
+                    .ports
+                    .or_else(|| first.and_then(|pod| pod.ports.clone()));
+                let node = self.place(case, &pod);
+                self.settle(pod, node)?
+            }
+            Action::SetPodLabels(LabelledPod {
+                namespace,
+                name,
+                labels,
+            }) => {
+                let endpoint = format!("{namespace}/{name}");
+                let party = self.party(&endpoint)?;
+                let (Some(mut pod), Some(node)) = (party.pod.clone(), party.node) else {
+                    return Err(Error::Case(format!("{endpoint} is no pod")));
+                };
+                pod.labels = labels.clone();
+                self.settle(pod, node)?
+            }
+            Action::DeletePod { namespace, name } => {
+                let endpoint = format!("{namespace}/{name}");
+                let missing = || Error::Case(format!("{endpoint} is no pod"));
+                self.take_away(&endpoint)?.ok_or_else(missing)?
+            }
+        };
+        self.commit(vec![edit])
+    }
+
+    /// Waits until all that was done is enforced.
+    pub(super) fn wait_enforced(&mut self) -> Result<(), Error> {
+        Ok(self.api.wait_enforced(self.revision)?)
+    }
+
+    /// The node of a pod: the one it is told, or the next in turn.
+    fn place(&mut self, case: &Case, pod: &Pod) -> usize {
+        let turn = self.placed;
+        self.placed += 1;
+        let told = pod.node.as_deref().and_then(|name| {
+            let nodes = case.nodes();
+            nodes.iter().position(|&other| other == name)
+        });
+        told.unwrap_or(turn % self.shape.nodes)
+    }
+
+    /// Has a pod there, with its servers. Returns the edit that says so.
+    fn settle(&mut self, pod: Pod, node: usize) -> Result<Edit, Error> {
+        let edit = manifests::put(&manifests::pod(&pod, &Deployment::node_name(node)));
+        let name = pod.endpoint();
+        if let Some(party) = self.parties.get_mut(&name) {
+            party.pod = Some(pod);
+            return Ok(edit);
+        }
+        let party = if pod.host_network {
+            self.lend_network(node, pod.ip)?;
+            Party {
+                node: Some(node),
+                address: pod.ip,
+                host: self.deployment.bed.node(node).clone(),
+                services: BTreeSet::new(),
+                _server: None,
+                pod: Some(pod),
+            }
+        } else {
+            let host = self.deployment.bed.add_pod(node, &name, &[pod.ip])?;
+            let services: BTreeSet<Service> =
+                pod.serves().chain(self.asked.iter().copied()).collect();
+            Party {
+                node: Some(node),
+                address: pod.ip,
+                _server: serve(&host, &services)?,
+                host,
+                services,
+                pod: Some(pod),
+            }
+        };
+        self.parties.insert(name, party);
+        Ok(edit)
+    }
+
+    fn add_external(&mut self, name: &str, address: IpAddr) -> Result<(), Error> {
+        let host = self.deployment.bed.add_external(name, &[address])?;
+        let party = Party {
+            pod: None,
+            node: None,
+            address,
+            _server: serve(&host, &self.asked)?,
+            host,
+            services: self.asked.clone(),
+        };
+        self.parties.insert(name.to_owned(), party);
+        Ok(())
+    }
+
+    /// Takes a party off the bed. Returns the edit that deletes the pod, if it is one.
+    fn take_away(&mut self, name: &str) -> Result<Option<Edit>, Error> {
+        let missing = || Error::Case(format!("there is no {name}"));
+        let party = self.parties.remove(name).ok_or_else(missing)?;
+        let (Some(pod), Some(node)) = (party.pod, party.node) else {
+            self.deployment.bed.remove(name)?;
+            return Ok(None);
+        };
+        if !pod.host_network {
+            self.deployment.bed.remove(name)?;
+        } else if !self.parties.values().any(|other| other.address == pod.ip) {
+            self.take_network_back(node, pod.ip)?;
+        }
+        let object = manifests::pod(&pod, &Deployment::node_name(node));
+        Ok(Some(manifests::delete(&object)))
+    }
+
+    /// Gives a node the address of a pod that shares its network.
+    fn lend_network(&self, node: usize, address: IpAddr) -> Result<(), Error> {
+        let (host, index) = self.uplink(node)?;
+        let own = Change::Address {
+            index: LOOPBACK,
+            address,
+        };
+        host.netns()
+            .apply(vec![own, Change::AwaitAddress { address }])?;
+        let lead = Change::Route {
+            to: Destination::Host(address),
+            via: host.address(Family::of(address)),
+            index,
+            source: None,
+        };
+        Ok(self.deployment.bed.fabric().netns().apply(vec![lead])?)
+    }
+
+    fn take_network_back(&self, node: usize, address: IpAddr) -> Result<(), Error> {
+        let (host, index) = self.uplink(node)?;
+        let stop = Change::DropRoute { to: address, index };
+        self.deployment.bed.fabric().netns().apply(vec![stop])?;
+        let own = Change::DropAddress {
+            index: LOOPBACK,
+            address,
+        };
+        Ok(host.netns().apply(vec![own])?)
+    }
+
+    /// A node, and the index of its link to the fabric, which is the same at both ends.
+    fn uplink(&self, node: usize) -> Result<(&Host, u32), Error> {
+        let host = self.deployment.bed.node(node);
+        let index = host.netns().run(|| if_nametoindex("uplink"));
+        let index = index.map_err(|errno| Error::Server(errno.into()))?;
+        Ok((host, index))
+    }
+
+    /// Carries out a transaction, here and in the deployment. Puts that change nothing are left out.
+    fn commit(&mut self, mut edits: Vec<Edit>) -> Result<(), Error> {
+        edits.retain(|edit| !mirror::is_done(&self.cluster, edit));
+        if edits.is_empty() {
+            return Ok(());
+        }
+        self.revision = self.api.apply(edits.clone())?;
+        for edit in edits {
+            mirror::carry_out(&mut self.cluster, &edit, self.revision);
+        }
+        Ok(())
+    }
+}
