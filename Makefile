@@ -51,7 +51,8 @@ images: deps ## Container images of all programs, FROM scratch: nothing is pulle
 	for program in sallyport-controlplane sallyport-enforcer sallyport walkthrough; do \
 	  strip --strip-debug -o target/images/$$program $(static)/$$program; \
 	done
-	deploy/compose build
+	deploy/compose build --quiet
+	docker images --filter 'reference=localhost/sallyport-*'
 
 build: deps ## Release builds of all programs, in target/release
 	cargo build --release --workspace --bins
