@@ -161,6 +161,7 @@ fn first_hop(target: Ipv4Addr) -> io::Result<Ipv4Addr> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             return Err(io::Error::other("reached without a router"));
         }
+        Err(error) if is_silence(&error) => return Err(io::Error::other("no router answers")),
         Err(error) => return Err(error),
         Ok(_) => return Err(io::Error::other("somebody listens there")),
     }
