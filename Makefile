@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-compose images build fmt lint deps clean
+.PHONY: help demo test atomicity test-compose images build fmt lint deps clean
 
 # Where rustup puts cargo, and where Debian puts nft: not on everybody's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
@@ -40,6 +40,10 @@ test: deps ## Formatting, lints, all tests; those on the real kernel where that 
 	cargo clippy --workspace --all-targets -- -D warnings
 	@$(heading) 'cargo test'
 	cargo test --workspace --no-fail-fast
+
+atomicity: deps ## Prove that edits never open a path nor break one, beside controls that leak (EDITS=1000)
+	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin atomicity
+	$(release)/atomicity --edits $(or $(EDITS),1000)
 
 test-compose: images ## The demo's walk-through across containers, by docker-compose.yml
 	deploy/test-compose
