@@ -39,7 +39,7 @@ test: deps ## Formatting, lints, all tests; those on the real kernel where that 
 	@$(heading) 'cargo clippy'
 	cargo clippy --workspace --all-targets -- -D warnings
 	@$(heading) 'cargo test'
-	cargo test --workspace --no-fail-fast
+	SALLYPORT_PROGRAMS_BUILT=1 cargo test --workspace --no-fail-fast
 
 atomicity: deps ## Prove that edits never open a path nor break one, beside controls that leak (EDITS=1000)
 	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin atomicity

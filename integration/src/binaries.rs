@@ -7,6 +7,9 @@ use std::{
     sync::OnceLock,
 };
 
+/// Set where the programs are known to be built: `cargo test --workspace` builds them with the tests.
+const BUILT: &str = "SALLYPORT_PROGRAMS_BUILT";
+
 /// The programs.
 #[derive(Clone, Debug)]
 pub struct Binaries {
@@ -45,16 +48,10 @@ fn find() -> Result<Binaries, Error> {
             .parent()
             .expect("`deps` is in a profile's directory");
     }
-    if let Some(cargo) = env::var_os("CARGO") {
+    if let Some(cargo) = env::var_os("CARGO").filter(|_| env::var_os(BUILT).is_none()) {
+        // All of the workspace: with a part of it dependencies would have other features, and be built again.
         let mut build = Command::new(cargo);
-        build.args([
-            "build",
-            "--bins",
-            "-p",
-            "sallyport-controlplane",
-            "-p",
-            "sallyport-enforcer",
-        ]);
+        build.args(["build", "--workspace", "--bins"]);
         if directory.ends_with("release") {
             build.arg("--release");
         }
