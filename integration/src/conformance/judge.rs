@@ -14,7 +14,7 @@ use super::{
 use crate::probe::{Outcome, Prober};
 
 /// How long the first answer may take, and one that is asked for again.
-const QUICK: Duration = Duration::from_millis(250);
+const QUICK: Duration = Duration::from_millis(300);
 const PATIENT: Duration = Duration::from_millis(1_500);
 
 /// How many probes are under way at once: as many as two busy cores answer within [`QUICK`].
