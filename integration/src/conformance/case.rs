@@ -141,14 +141,14 @@ pub(super) struct Expect {
 
 /// Reads a file of cases.
 pub(super) fn read(path: &Path) -> Result<Vec<Case>, Error> {
-    let failed = |source| Error::Read {
+    let failed = |reason| Error::Read {
         path: path.to_owned(),
-        source,
+        reason,
     };
     let bytes = unzipped(path).map_err(failed)?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Schema {
+    serde_json::from_slice(&bytes).map_err(|reason| Error::Schema {
         path: path.to_owned(),
-        source,
+        reason,
     })
 }
 

@@ -115,20 +115,20 @@ pub enum Event<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read.
-    #[error("read {}: {source}", path.display())]
+    #[error("read {}: {reason}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        reason: io::Error,
     },
     /// A file is not of the schema.
-    #[error("{} is no file of conformance cases: {source}", path.display())]
+    #[error("{} is no file of conformance cases: {reason}", path.display())]
     Schema {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: serde_json::Error,
+        reason: serde_json::Error,
     },
     /// A case is at odds with itself.
     #[error("the case makes no sense: {0}")]
