@@ -1,0 +1,113 @@
+//! Cutting the parts of a plan into batches that the socket takes, and stamping each. It changes no order.
+
+use sallyport_proto::Position;
+
+use crate::{
+    nft::{
+        command::{Command, Element, SetKind},
+        encode,
+        stamp::Stamp,
+    },
+    plan::{Limits, Step},
+};
+
+/// Commands that must be in one batch.
+pub(super) type Atom = Vec<Command>;
+
+/// Commands that may be cut into batches between atoms, and whether packets under way must be through before them.
+pub(super) struct Part {
+    pub(super) atoms: Vec<Atom>,
+    pub(super) grace: bool,
+}
+
+impl Part {
+    pub(super) fn new(atoms: Vec<Atom>) -> Part {
+        Part {
+            atoms,
+            grace: false,
+        }
+    }
+
+    /// Commands that may be in different batches.
+    pub(super) fn of(commands: Vec<Command>) -> Part {
+        Part::new(commands.into_iter().map(|command| vec![command]).collect())
+    }
+
+    /// Commands that must be in one batch.
+    pub(super) fn whole(commands: Atom) -> Part {
+        Part::new(vec![commands])
+    }
+}
+
+/// Cuts parts into batches of a size that the socket takes, and stamps each.
+///
+/// A part may be cut between any two atoms: what it prepares cannot be reached, and what can be reached changes one way.
+pub(super) fn steps(
+    parts: Vec<Part>,
+    position: Position,
+    limits: Limits,
+    mut fresh: bool,
+) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    for Part { atoms, mut grace } in parts {
+        let (mut size, mut commands) = (0, Vec::new());
+        for atom in atoms
+            .into_iter()
+            .flat_map(|atom| split(atom, limits.batch / 2))
+        {
+            let bytes: usize = atom.iter().map(encode::size_bound).sum();
+            if size + bytes > limits.batch && !commands.is_empty() {
+                steps.push(Step {
+                    commands: std::mem::take(&mut commands),
+                    grace: std::mem::take(&mut grace),
+                });
+                size = 0;
+            }
+            size += bytes;
+            commands.extend(atom);
+        }
+        if !commands.is_empty() {
+            steps.push(Step { commands, grace });
+        }
+    }
+    if steps.is_empty() {
+        steps.push(Step {
+            commands: Vec::new(),
+            grace: false,
+        });
+    }
+    let all = steps.len() as u32;
+    for (done, step) in (1..).zip(&mut steps) {
+        let progress = (done < all).then_some((done, all));
+        step.commands
+            .extend(Stamp { position, progress }.write(fresh));
+        // The table's first batch makes the stamp, all others replace it.
+        fresh = false;
+    }
+    steps
+}
+
+/// Cuts an atom that is one command with many elements into several.
+fn split(mut atom: Atom, limit: usize) -> Vec<Atom> {
+    if atom.len() != 1 || encode::size_bound(&atom[0]) <= limit {
+        return vec![atom];
+    }
+    let many = (limit / 400).max(1);
+    let part = |set: &str,
+                kind,
+                elements: &[Element],
+                make: fn(String, SetKind, Vec<Element>) -> Command| {
+        vec![make(set.to_owned(), kind, elements.to_vec())]
+    };
+    match atom.remove(0) {
+        Command::AddElements(set, kind, elements) => elements
+            .chunks(many)
+            .map(|some| part(&set, kind, some, Command::AddElements))
+            .collect(),
+        Command::DeleteElements(set, kind, elements) => elements
+            .chunks(many)
+            .map(|some| part(&set, kind, some, Command::DeleteElements))
+            .collect(),
+        other => vec![vec![other]],
+    }
+}

@@ -1,0 +1,297 @@
+//! One half of an update: what is prepared, what packets can reach and when, between two versions of a policy of which
+//! one allows all that the other does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use imbl::{OrdMap, ordmap::DiffItem};
+use sallyport_proto::policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy};
+
+use crate::{
+    nft::{
+        command::{Command, Element, Rule, SetKind},
+        names::{self, Generation},
+        render::{self, Options},
+        stamp,
+    },
+    plan::{Garbage, batches::Atom},
+};
+
+/// One half of an update.
+#[derive(Default)]
+pub(super) struct Half {
+    pub(super) prepare: Vec<Command>,
+    pub(super) dispatch: Vec<Atom>,
+    pub(super) add_members: Vec<Command>,
+    pub(super) remove_members: Vec<Command>,
+    /// Whether an endpoint leaves a class one of whose groups loses members in this half.
+    pub(super) grace: bool,
+    pub(super) frame: Vec<Atom>,
+}
+
+/// How many endpoints are pointed elsewhere in one atom.
+const ENDPOINTS_IN_ATOM: usize = 32;
+
+/// A version of the policy with the names of its objects.
+#[derive(Clone, Copy)]
+pub(super) struct Version<'a> {
+    pub(super) policy: &'a NodePolicy,
+    pub(super) births: &'a OrdMap<GroupId, Generation>,
+}
+
+impl Version<'_> {
+    pub(super) fn group(&self, id: GroupId) -> String {
+        names::group(id, &self.policy.groups()[&id], self.births[&id])
+    }
+
+    pub(super) fn class(&self, id: ClassId) -> String {
+        let class = &self.policy.classes()[&id];
+        let births = class.groups().map(|group| self.births[&group]);
+        names::class_chain(id, class, &self.summary(id), births)
+    }
+
+    fn summary(&self, id: ClassId) -> String {
+        let describe = |group| self.policy.groups()[&group].spec.description.clone();
+        render::class_summary(&self.policy.classes()[&id], describe)
+    }
+
+    /// Which group has a chain in which direction.
+    pub(super) fn group_uses(&self) -> BTreeSet<(Direction, GroupId)> {
+        let classes = self.policy.classes().values();
+        classes
+            .flat_map(|class| class.groups().map(|group| (class.direction, group)))
+            .collect()
+    }
+}
+
+pub(super) struct Planner<'a> {
+    pub(super) options: &'a Options,
+    /// What earlier updates left behind and is still there: if it is wanted again it need not be made.
+    pub(super) kept: &'a Garbage,
+    pub(super) garbage: Garbage,
+    pub(super) reused: BTreeSet<String>,
+}
+
+impl Planner<'_> {
+    pub(super) fn half(&mut self, old: Version<'_>, new: Version<'_>) -> Half {
+        let mut half = Half::default();
+        self.frame(old, new, &mut half);
+        let shrinking = self.groups(old, new, &mut half);
+        self.chains(old, new, &mut half);
+        self.endpoints(old, new, &shrinking, &mut half);
+        half
+    }
+
+    /// Other workload ranges are other sets, and the frame's rules name them.
+    fn frame(&mut self, old: Version<'_>, new: Version<'_>, half: &mut Half) {
+        if old.policy.workload_ranges() == new.policy.workload_ranges() {
+            return;
+        }
+        let before = render::workload_sets(self.options, old.policy);
+        let after = render::workload_sets(self.options, new.policy);
+        for (name, commands) in &after {
+            if !before.contains_key(name) && !self.is_still_there(name) {
+                half.prepare.extend(commands.iter().cloned());
+            }
+        }
+        let gone = before.into_keys().filter(|name| !after.contains_key(name));
+        self.garbage.sets.extend(gone);
+        let chains: BTreeMap<_, _> = render::frame_chains(self.options, old.policy)
+            .into_iter()
+            .collect();
+        for (name, rules) in render::frame_chains(self.options, new.policy) {
+            if chains.get(name) != Some(&rules) {
+                half.frame.push(render::replace_rules(name, rules));
+            }
+        }
+        if let Some(last) = half.frame.last_mut() {
+            let fingerprint = render::frame_fingerprint(self.options, new.policy);
+            last.extend(stamp::write_frame(&fingerprint, false));
+        }
+    }
+
+    /// Sets of groups that come and go, members of groups that stay. Returns the groups that lose members.
+    fn groups(&mut self, old: Version<'_>, new: Version<'_>, half: &mut Half) -> BTreeSet<GroupId> {
+        let mut shrinking = BTreeSet::new();
+        for item in old.policy.groups().diff(new.policy.groups()) {
+            match item {
+                DiffItem::Add(&id, group) => {
+                    half.prepare
+                        .extend(render::add_group(&new.group(id), group));
+                }
+                DiffItem::Remove(&id, group) => {
+                    self.garbage
+                        .sets
+                        .extend(render::group_set_names(&old.group(id), group));
+                }
+                DiffItem::Update {
+                    old: (_, before),
+                    new: (&id, group),
+                } => {
+                    let (add, remove) = before.member_changes(group);
+                    let name = new.group(id);
+                    let change = |addresses: &[IpAddr], change| {
+                        render::change_members(&name, group, addresses, change)
+                    };
+                    half.add_members.extend(change(&add, Command::AddElements));
+                    half.remove_members
+                        .extend(change(&remove, Command::DeleteElements));
+                    if !remove.is_empty() {
+                        shrinking.insert(id);
+                    }
+                }
+            }
+        }
+        shrinking
+    }
+
+    /// Chains of classes, and of groups in the directions in which classes name them.
+    fn chains(&mut self, old: Version<'_>, new: Version<'_>, half: &mut Half) {
+        let changes: Vec<_> = old.policy.classes().diff(new.policy.classes()).collect();
+        if changes.is_empty() {
+            return;
+        }
+        let (before, after) = (old.group_uses(), new.group_uses());
+        for &(direction, id) in after.difference(&before) {
+            let (name, group) = (new.group(id), &new.policy.groups()[&id]);
+            let rules = render::group_rules(direction, &name, group);
+            self.add_chain(
+                names::group_chain(direction, &name),
+                &group.spec.description,
+                rules,
+                half,
+            );
+        }
+        for &(direction, id) in before.difference(&after) {
+            self.garbage
+                .chains
+                .insert(names::group_chain(direction, &old.group(id)));
+        }
+        for item in changes {
+            match item {
+                DiffItem::Add(&id, class) => {
+                    let chain = |group| names::group_chain(class.direction, &new.group(group));
+                    let rules = render::class_rules(class, chain);
+                    self.add_chain(new.class(id), &new.summary(id), rules, half);
+                }
+                DiffItem::Remove(&id, _) => {
+                    self.garbage.chains.insert(old.class(id));
+                }
+                DiffItem::Update { .. } => unreachable!("a class's id is a hash of it"),
+            }
+        }
+    }
+
+    /// Whether what is wanted was let go of, by this update or an earlier one, and not deleted yet. It is as it would
+    /// be made: names of chains and of workload ranges say all that is in them.
+    fn is_still_there(&mut self, name: &str) -> bool {
+        let kept = self.kept.chains.contains(name) || self.kept.sets.contains(name);
+        if kept {
+            self.reused.insert(name.to_owned());
+        }
+        self.garbage.chains.remove(name) || self.garbage.sets.remove(name) || kept
+    }
+
+    fn add_chain(&mut self, name: String, comment: &str, rules: Vec<Rule>, half: &mut Half) {
+        if self.is_still_there(&name) {
+            return;
+        }
+        half.prepare.push(Command::AddChain {
+            name: name.clone(),
+            forward: false,
+            comment: comment.into(),
+        });
+        half.prepare.extend(render::replace_rules(&name, rules));
+    }
+
+    /// Elements of the maps that lead packets to classes. What is replaced is deleted and added in one batch.
+    fn endpoints(
+        &self,
+        old: Version<'_>,
+        new: Version<'_>,
+        shrinking: &BTreeSet<GroupId>,
+        half: &mut Half,
+    ) {
+        let changes: Vec<_> = old
+            .policy
+            .endpoints()
+            .diff(new.policy.endpoints())
+            .collect();
+        for some in changes.chunks(ENDPOINTS_IN_ATOM) {
+            let (mut gone, mut come) = (Elements::new(), Elements::new());
+            for item in some {
+                let (before, after) = match *item {
+                    DiffItem::Add(&address, endpoint) => (None, Some((address, endpoint))),
+                    DiffItem::Remove(&address, endpoint) => (Some((address, endpoint)), None),
+                    DiffItem::Update {
+                        old: (&address, before),
+                        new: (_, after),
+                    } => (Some((address, before)), Some((address, after))),
+                };
+                let (mut was, mut is) = (old.elements(before), new.elements(after));
+                was.retain(|element| !is.remove(element));
+                for (map, kind, element) in was {
+                    gone.entry(map)
+                        .or_insert((kind, Vec::new()))
+                        .1
+                        .push(element);
+                }
+                for (map, kind, element) in is {
+                    come.entry(map)
+                        .or_insert((kind, Vec::new()))
+                        .1
+                        .push(element);
+                }
+                half.grace |= old.leaves_shrinking_class(before, after, shrinking);
+            }
+            let gone = gone
+                .into_iter()
+                .map(|(map, (kind, all))| Command::DeleteElements(map, kind, all));
+            let come = come
+                .into_iter()
+                .map(|(map, (kind, all))| Command::AddElements(map, kind, all));
+            half.dispatch.push(gone.chain(come).collect());
+        }
+    }
+}
+
+/// Elements by the map that they are of.
+type Elements = BTreeMap<String, (SetKind, Vec<Element>)>;
+
+/// An endpoint of one version.
+type Seat<'a> = Option<(IpAddr, &'a Arc<Endpoint>)>;
+
+impl Version<'_> {
+    fn elements(&self, seat: Seat<'_>) -> BTreeSet<(String, SetKind, Element)> {
+        let Some((address, endpoint)) = seat else {
+            return BTreeSet::new();
+        };
+        let chain = |direction| Some(self.class(endpoint.class(direction)?));
+        render::endpoint_elements(address, endpoint, chain)
+            .into_iter()
+            .collect()
+    }
+
+    /// Whether an endpoint leaves a class of this version, one of whose groups loses members at the same time.
+    fn leaves_shrinking_class(
+        &self,
+        before: Seat<'_>,
+        after: Seat<'_>,
+        shrinking: &BTreeSet<GroupId>,
+    ) -> bool {
+        let class =
+            |seat: Seat<'_>, direction| seat.and_then(|(_, endpoint)| endpoint.class(direction));
+        Direction::BOTH.into_iter().any(|direction| {
+            let left = class(before, direction);
+            left != class(after, direction)
+                && left.is_some_and(|id| {
+                    self.policy.classes()[&id]
+                        .groups()
+                        .any(|group| shrinking.contains(&group))
+                })
+        })
+    }
+}
