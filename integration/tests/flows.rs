@@ -1,0 +1,191 @@
+//! Established connections: a revoke cuts them at once, both ways, whoever spoke first. And ICMP is judged apart from
+//! ports.
+
+use std::{net::IpAddr, process::ExitCode, thread, time::Duration};
+
+use sallyport_integration::{
+    binaries::binaries,
+    deployment::{Deployment, PATIENCE, delete, put},
+    kernel_tests::{self, Failed, Outcome},
+    probe::{self, Pattern, Probe, Prober, Protocol, Server, Stream, Traffic},
+    testbed::{Family, Host, Mode, Testbed},
+};
+
+fn main() -> ExitCode {
+    if let Err(error) = binaries() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    kernel_tests::run(&[
+        ("a_revoke_cuts_live_flows_routed", || cut(Mode::Routed)),
+        ("a_revoke_cuts_live_flows_bridged", || cut(Mode::Bridged)),
+        ("icmp_is_judged_apart_from_ports", icmp),
+    ])
+}
+
+const CLUSTER: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: default}
+---
+apiVersion: sallyport.dev/v1
+kind: Node
+metadata: {name: node-1}
+---
+apiVersion: sallyport.dev/v1
+kind: Node
+metadata: {name: node-2}
+---
+apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {namespace: default, name: client, labels: {app: client}}
+spec: {node: node-1, addresses: [10.9.1.2, 'fd00:9:1::2']}
+---
+apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {namespace: default, name: near, labels: {app: server}}
+spec: {node: node-1, addresses: [10.9.1.3, 'fd00:9:1::3']}
+---
+apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {namespace: default, name: far, labels: {app: server}}
+spec: {node: node-2, addresses: [10.9.2.3, 'fd00:9:2::3']}
+";
+
+/// Nothing may come to the servers.
+const DENY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: default, name: deny}
+spec: {podSelector: {matchLabels: {app: server}}}
+";
+
+/// What is under way when enforcement is reported may still arrive for so long, and not longer.
+const GRACE: Duration = Duration::from_millis(100);
+
+struct Bed {
+    deployment: Deployment,
+    client: Host,
+    servers: [Host; 2],
+}
+
+fn bed(mode: Mode) -> Result<Bed, Failed> {
+    let bed = Testbed::builder().nodes(2).mode(mode).build()?;
+    let pod = |node, name: &str, v4: [u8; 4], v6: &str| -> Result<Host, Failed> {
+        Ok(bed.add_pod(node, name, &[IpAddr::from(v4), v6.parse()?])?)
+    };
+    let client = pod(0, "default/client", [10, 9, 1, 2], "fd00:9:1::2")?;
+    let near = pod(0, "default/near", [10, 9, 1, 3], "fd00:9:1::3")?;
+    let far = pod(1, "default/far", [10, 9, 2, 3], "fd00:9:2::3")?;
+    let deployment = Deployment::start(bed, &[])?;
+    deployment.client()?.enforce(vec![put(CLUSTER)])?;
+    Ok(Bed {
+        deployment,
+        client,
+        servers: [near, far],
+    })
+}
+
+/// Flows over both protocols and families, to a server on the same node and on another, either side speaking.
+fn cut(mode: Mode) -> Outcome {
+    let Bed {
+        deployment,
+        client,
+        servers,
+    } = bed(mode)?;
+    let mut flows = Vec::new();
+    for server in &servers {
+        for (protocol, traffic) in [("TCP", Traffic::tcp(7000)), ("UDP", Traffic::udp(7000))] {
+            for family in [Family::V4, Family::V6] {
+                for pattern in [Pattern::OneConnection, Pattern::ServerSpeaks] {
+                    let mut traffic = traffic.family(family).pattern(pattern);
+                    traffic.port += flows.len() as u16;
+                    let name = format!("{protocol} {family} {pattern:?} to {}", server.name());
+                    flows.push((name, Stream::start(&client, server, traffic)?));
+                }
+            }
+        }
+    }
+    for (name, flow) in &flows {
+        flow.until(PATIENCE, |counts| counts.received > 20)
+            .map_err(|counts| format!("{name} does not flow: {counts:?}"))?;
+    }
+    let mut api = deployment.client()?;
+    api.enforce(vec![put(DENY)])?;
+    thread::sleep(GRACE);
+    let before: Vec<_> = flows.iter().map(|(_, flow)| flow.counts()).collect();
+    thread::sleep(Duration::from_millis(300));
+    for ((name, flow), before) in flows.iter().zip(&before) {
+        let since = flow.counts().since(*before);
+        if since.received > 0 {
+            return Err(format!("{name} goes on after the revoke: {since:?}").into());
+        }
+    }
+    // The control: without the policy what can go on goes on.
+    api.enforce(vec![delete(DENY)])?;
+    for (name, flow) in &flows {
+        if name.starts_with("UDP") {
+            let counted = flow.counts().received;
+            flow.until(PATIENCE, |counts| counts.received > counted)
+                .map_err(|counts| format!("{name} does not come back: {counts:?}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A rule with ports says nothing of ICMP, and so denies it; a rule without ports allows it.
+fn icmp() -> Outcome {
+    let Bed {
+        deployment,
+        client,
+        servers,
+    } = bed(Mode::Routed)?;
+    let _serving = servers
+        .iter()
+        .map(|server| Server::start(server, &[(Protocol::Tcp, 80), (Protocol::Tcp, 81)]))
+        .collect::<Result<Vec<_>, _>>()?;
+    let policy = |ports: &str| {
+        format!(
+            "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{namespace: default, name: from-client}}
+spec:
+  podSelector: {{matchLabels: {{app: server}}}}
+  ingress:
+  - from: [{{podSelector: {{matchLabels: {{app: client}}}}}}]
+{ports}"
+        )
+    };
+    let mut api = deployment.client()?;
+    let with_ports = ("    ports: [{port: 80}]\n", [true, false, false]);
+    for (ports, expected) in [with_ports, ("", [true, true, true]), with_ports] {
+        api.enforce(vec![put(policy(ports))])?;
+        for server in &servers {
+            for family in [Family::V4, Family::V6] {
+                let asked = [
+                    (Protocol::Tcp, 80),
+                    (Protocol::Tcp, 81),
+                    (Protocol::Icmp, 0),
+                ];
+                for ((protocol, port), open) in asked.into_iter().zip(expected) {
+                    let probe = Probe::new(&client, server, protocol, port, family);
+                    let seen = Prober::default().probe(probe);
+                    let wanted = if open {
+                        probe::Outcome::Open
+                    } else {
+                        probe::Outcome::Blocked
+                    };
+                    if seen != wanted {
+                        let to = server.name();
+                        return Err(format!(
+                            "{ports:?}: {protocol} {port} {family} to {to}: {seen}"
+                        )
+                        .into());
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
