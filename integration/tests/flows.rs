@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         ("a_revoke_cuts_live_flows_routed", || cut(Mode::Routed)),
         ("a_revoke_cuts_live_flows_bridged", || cut(Mode::Bridged)),
         ("icmp_is_judged_apart_from_ports", icmp),
+        ("services_are_judged_by_their_true_endpoints", services),
     ])
 }
 
@@ -186,6 +187,117 @@ spec:
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// kube-proxy's part: the service's address and port become those of a pod, on the client's node; the pod's own traffic
+/// to its service is masqueraded.
+const PROXY: &str = "
+table ip proxy {
+  chain prerouting {
+    type nat hook prerouting priority dstnat;
+    ip daddr 10.96.0.1 tcp dport 80 dnat to 10.9.1.3:8080
+    ip daddr 10.96.0.2 tcp dport 80 dnat to 10.9.2.3:8080
+  }
+  chain postrouting {
+    type nat hook postrouting priority srcnat;
+    ip saddr 10.9.1.3 ip daddr 10.9.1.3 masquerade
+  }
+}
+";
+
+/// Policies speak of pods and their ports; a service's address and port are nobody's.
+fn services() -> Outcome {
+    let Bed {
+        deployment,
+        client,
+        servers,
+    } = bed(Mode::Routed)?;
+    let netns = deployment.bed.node(0).netns();
+    let mut nft = netns.command("nft");
+    nft.arg(PROXY);
+    if !netns.spawn(nft)?.wait()?.success() {
+        return Err("nft does not take the proxy's table".into());
+    }
+    let _serving = servers
+        .iter()
+        .map(|server| Server::start(server, &[(Protocol::Tcp, 8080)]))
+        .collect::<Result<Vec<_>, _>>()?;
+    let asked = |from: &Host, server: usize| {
+        let service = std::net::SocketAddr::from(([10, 96, 0, server as u8 + 1], 80));
+        let probe = Probe::new(from, &servers[server], Protocol::Tcp, 80, Family::V4).at(service);
+        Prober::default().probe(probe)
+    };
+    let require = |what: &str, wanted: [&probe::Outcome; 2]| -> Outcome {
+        for (server, wanted) in wanted.into_iter().enumerate() {
+            let seen = asked(&client, server);
+            if seen != *wanted {
+                return Err(
+                    format!("{what}: service {}: {seen} instead of {wanted}", server + 1).into(),
+                );
+            }
+        }
+        match asked(&servers[0], 0) {
+            probe::Outcome::Open => Ok(()),
+            seen => Err(format!("{what}: a pod by its service to itself: {seen}").into()),
+        }
+    };
+    let (open, blocked) = (&probe::Outcome::Open, &probe::Outcome::Blocked);
+    let ingress = |port: u16| {
+        format!(
+            "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{namespace: default, name: services}}
+spec:
+  podSelector: {{matchLabels: {{app: server}}}}
+  ingress:
+  - from: [{{podSelector: {{matchLabels: {{app: client}}}}}}]
+    ports: [{{port: {port}}}]
+"
+        )
+    };
+    let egress = |cidr: &str| {
+        format!(
+            "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {{namespace: default, name: services}}
+spec:
+  podSelector: {{matchLabels: {{app: client}}}}
+  policyTypes: [Egress]
+  egress: [{{to: [{{ipBlock: {{cidr: {cidr}}}}}]}}]
+"
+        )
+    };
+    let mut api = deployment.client()?;
+    require("no policy", [open, open])?;
+    for (what, policy, wanted) in [
+        ("ingress on the pod's port", ingress(8080), [open, open]),
+        (
+            "ingress on the service's port",
+            ingress(80),
+            [blocked, blocked],
+        ),
+        (
+            "egress to the near pod",
+            egress("10.9.1.0/24"),
+            [open, blocked],
+        ),
+        (
+            "egress to the far pod",
+            egress("10.9.2.0/24"),
+            [blocked, open],
+        ),
+        (
+            "egress to the services",
+            egress("10.96.0.0/16"),
+            [blocked, blocked],
+        ),
+    ] {
+        api.enforce(vec![put(policy)])?;
+        require(what, wanted)?;
     }
     Ok(())
 }
