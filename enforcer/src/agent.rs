@@ -185,6 +185,12 @@ impl Agent {
         self.take_over(&table)?;
         let stamp = table.reading.stamp;
         let Recovered { installed, pending } = recovered;
+        if !table.chains.contains(render::FORWARD) {
+            // The base chain is made last: the table was never whole, or is not any more.
+            warn!("the table judges no packets: making it anew");
+            let installed = pending.map_or(installed, |(_, after)| after);
+            return Ok(self.create(&installed, true)?);
+        }
         let at = stamp.map(|stamp| stamp.position);
         match pending {
             Some((intent, after)) if at == Some(intent.target) => {

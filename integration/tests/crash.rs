@@ -34,6 +34,8 @@ fn main() -> ExitCode {
     kernel_tests::run(&[
         ("kill_9_in_the_middle_of_200_transactions", kill_9),
         ("a_rebooted_node_enforces_before_it_has_a_session", reboot),
+        ("a_table_without_its_base_chain_is_made_anew", no_base_chain),
+        ("a_lost_journal_opens_nothing", lost_journal),
     ])
 }
 
@@ -207,15 +209,66 @@ fn apply_all(mut client: Client, acknowledge: &mpsc::Sender<u32>) {
 /// A reboot leaves the journal and no table. The node must enforce with nobody to ask.
 fn reboot() -> Outcome {
     let (mut deployment, allowed, denied, _served) = bed()?;
-    // The streams go on while the table is gone, so only what is sent after the start is judged.
     deployment.kill_control_plane();
     deployment.kill_enforcer(1);
-    let netns = deployment.bed.node(1).netns().clone();
-    let mut nft = netns.command("nft");
-    nft.args(["delete", "table", "inet", "sallyport"]);
-    if !netns.spawn(nft)?.wait()?.success() {
-        return Err("the table of a dead enforcer can be deleted".into());
+    nft(&deployment, &["delete", "table", "inet", "sallyport"])?;
+    enforces_when_started(deployment, allowed, denied)
+}
+
+/// A crash between the steps that make a table leaves one that judges nothing; so can others, while no enforcer lives.
+fn no_base_chain() -> Outcome {
+    let (mut deployment, allowed, denied, _served) = bed()?;
+    deployment.kill_control_plane();
+    deployment.kill_enforcer(1);
+    nft(
+        &deployment,
+        &["delete", "chain", "inet", "sallyport", "forward"],
+    )?;
+    enforces_when_started(deployment, allowed, denied)
+}
+
+/// Runs stock nft on the second node.
+fn nft(deployment: &Deployment, arguments: &[&str]) -> Outcome {
+    let netns = deployment.bed.node(1).netns();
+    let mut command = netns.command("nft");
+    command.args(arguments);
+    if !netns.spawn(command)?.wait()?.success() {
+        return Err("the table of a dead enforcer can be changed".into());
     }
+    Ok(())
+}
+
+/// The kernel has what the journal has not: it stays in force until the control plane's snapshot replaces it.
+fn lost_journal() -> Outcome {
+    let (mut deployment, allowed, denied, _served) = bed()?;
+    deployment.kill_control_plane();
+    deployment.kill_enforcer(1);
+    std::fs::remove_dir_all(deployment.data_dir("node-2"))?;
+    deployment.start_enforcer(1)?;
+    thread::sleep(Duration::from_millis(300));
+    deployment.start_control_plane()?;
+    let mut client = deployment.client()?;
+    let revision = client.apply(vec![put(pair(0))])?;
+    client.wait_enforced(revision)?;
+    let ruleset = deployment.ruleset(1)?;
+    if !ruleset.contains(&format!("epoch 1 revision {revision} ")) {
+        return Err(format!("the snapshot did not replace the table: {ruleset}").into());
+    }
+    thread::sleep(Duration::from_millis(200));
+    let (allowed, denied) = (allowed.stop(), denied.stop());
+    println!("with a lost journal: allowed {allowed:?}, denied {denied:?}");
+    if denied.received > 0 || denied.sent < 300 {
+        return Err(format!("denied: {denied:?}").into());
+    }
+    // The table is replaced in one batch, which can lose a packet and lets none pass.
+    if allowed.lost() > 5 || allowed.sent < 300 {
+        return Err(format!("allowed: {allowed:?}").into());
+    }
+    Ok(())
+}
+
+/// While the table judges nothing the streams both pass; only what is sent after the start is judged.
+fn enforces_when_started(mut deployment: Deployment, allowed: Stream, denied: Stream) -> Outcome {
     let open = denied.until(PATIENCE, |counts| counts.received > 0);
     open.map_err(|counts| format!("without the table everything passes, but {counts:?}"))?;
     deployment.start_enforcer(1)?;
@@ -226,12 +279,12 @@ fn reboot() -> Outcome {
         allowed.stop().since(before_allowed),
         denied.stop().since(before_denied),
     );
-    println!("after the reboot: allowed {after_allowed:?}, denied {after_denied:?}");
+    println!("after the start: allowed {after_allowed:?}, denied {after_denied:?}");
     if after_denied.received > 0 || after_denied.sent < 100 {
-        return Err(format!("denied after the reboot: {after_denied:?}").into());
+        return Err(format!("denied after the start: {after_denied:?}").into());
     }
     if after_allowed.received < 100 {
-        return Err(format!("allowed after the reboot: {after_allowed:?}").into());
+        return Err(format!("allowed after the start: {after_allowed:?}").into());
     }
     Ok(())
 }
