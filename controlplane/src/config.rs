@@ -44,7 +44,7 @@ pub struct Config {
     )]
     pub data_dir: PathBuf,
 
-    /// How many transactions `sallyport watch` can look back; more take more memory
+    /// How many transactions a watch can look back; more take more memory
     #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub history: u32,
 

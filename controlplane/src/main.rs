@@ -1,6 +1,6 @@
 //! The control plane's process: command line, log, signals. Everything else is the library's.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -37,7 +37,8 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
         .with_context(|| format!("--log-level {}", config.log_level))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match config.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
