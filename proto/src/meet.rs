@@ -171,20 +171,13 @@ impl Meet<'_> {
             let Some(group) = self.peers(at(&old, port), at(&new, port)) else {
                 continue;
             };
-            match ports.last_mut() {
-                Some(rule)
-                    if (rule.protocol, rule.group) == (protocol, group)
-                        && rule.last.checked_add(1) == Some(first) =>
-                {
-                    rule.last = last;
-                }
-                _ => ports.push(PortRule {
-                    protocol,
-                    first,
-                    last,
-                    group,
-                }),
+            PortRule {
+                protocol,
+                first,
+                last,
+                group,
             }
+            .append_to(&mut ports);
         }
         let class = Class {
             direction,

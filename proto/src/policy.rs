@@ -229,6 +229,21 @@ impl Class {
     }
 }
 
+impl PortRule {
+    /// Appends the rule behind those that are there, as a class wants them: joined to the last one where it goes on.
+    pub fn append_to(self, rules: &mut Vec<PortRule>) {
+        match rules.last_mut() {
+            Some(last)
+                if (last.protocol, last.group) == (self.protocol, self.group)
+                    && last.last.checked_add(1) == Some(self.first) =>
+            {
+                last.last = self.last;
+            }
+            _ => rules.push(self),
+        }
+    }
+}
+
 impl Endpoint {
     /// The class in a direction.
     pub fn class(&self, direction: Direction) -> Option<ClassId> {

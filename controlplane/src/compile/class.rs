@@ -117,20 +117,13 @@ fn sweep(
         let Some(group) = unions.union(&open) else {
             continue;
         };
-        match ports.last_mut() {
-            Some(rule)
-                if (rule.protocol, rule.group) == (protocol, group)
-                    && rule.last.checked_add(1) == Some(first) =>
-            {
-                rule.last = last;
-            }
-            _ => ports.push(PortRule {
-                protocol,
-                first,
-                last,
-                group,
-            }),
+        PortRule {
+            protocol,
+            first,
+            last,
+            group,
         }
+        .append_to(ports);
     }
 }
 
