@@ -1,5 +1,5 @@
 //! The contract between control plane and enforcers: wire messages, the domain types both ends share, and the
-//! algebra of a node's policy (diff, apply, digest, meet). No IO, no Kubernetes, no sled, no netlink.
+//! algebra of a node's policy (diff, apply, digest, meet, window). No IO, no Kubernetes, no sled, no netlink.
 
 mod convert;
 mod delta;
@@ -7,12 +7,14 @@ mod digest;
 mod meet;
 pub mod policy;
 mod ranges;
+mod window;
 
 pub use convert::WireError;
 pub use delta::{ApplyError, Change, Delta};
 pub use digest::Digest;
-pub use meet::Unknown;
+pub use meet::{Unknown, Ways};
 pub use ranges::Ranges;
+pub use window::{Misfit, Update, Version, Window};
 
 /// The generated wire types and service stubs of `sallyport.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, unused_qualifications)]
@@ -30,7 +32,7 @@ pub type Revision = u64;
 /// Counts how often the control plane was restored from a backup.
 pub type Epoch = u64;
 
-/// Exactly what a node enforces, or is to enforce. Ordered by epoch, then revision.
+/// Names a version of a node's policy. Ordered by epoch, then revision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
     /// The epoch.

@@ -8,7 +8,10 @@ use imbl::{OrdSet, ordmap::DiffItem};
 use crate::{
     Ranges,
     digest::Hasher,
-    policy::{Class, ClassId, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+    policy::{
+        Class, ClassId, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, hash_ranges,
+        octets,
+    },
 };
 
 /// What a node does with a workload address that is no endpoint (yet).
@@ -20,11 +23,28 @@ pub enum Unknown {
     Allow,
 }
 
+/// Which ways a change goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// It takes away what was allowed.
+    pub revokes: bool,
+    /// It allows what was not.
+    pub grants: bool,
+}
+
+impl std::ops::BitOrAssign for Ways {
+    fn bitor_assign(&mut self, other: Ways) {
+        self.revokes |= other.revokes;
+        self.grants |= other.grants;
+    }
+}
+
 impl NodePolicy {
     /// What both `self` and `new` allow.
     ///
     /// Groups of both versions are kept under their ids, so that the change is a few set elements; where classes
     /// change in a way that ids cannot express, the shared part of their groups is spelt out in groups of its own.
+    /// Of two versions of which one allows no more than the other the meet is that one, spelt as it is spelt there.
     /// Costs what the difference of the two costs, and the size of the groups that have to be spelt out.
     pub fn meet(&self, new: &NodePolicy, unknown: Unknown) -> NodePolicy {
         let mut meet = Meet {
@@ -37,6 +57,15 @@ impl NodePolicy {
         meet.endpoints(unknown);
         meet.drop_unused();
         meet.out
+    }
+
+    /// Which ways a change to `new` goes. It is exact but for spellings: what is told to go both ways may go one.
+    pub fn ways_to(&self, new: &NodePolicy, unknown: Unknown) -> Ways {
+        let meet = self.meet(new, unknown);
+        Ways {
+            revokes: meet.digest() != self.digest(),
+            grants: meet.digest() != new.digest(),
+        }
     }
 
     fn drops_unknown(&self, address: IpAddr, unknown: Unknown) -> bool {
@@ -201,7 +230,7 @@ impl Meet<'_> {
             }
             _ => (self.old.content(old), self.new.content(new)),
         };
-        let content = Content {
+        let both = Content {
             addresses: a
                 .addresses
                 .clone()
@@ -210,7 +239,19 @@ impl Meet<'_> {
                 .union(in_ranges(&b.addresses, &a.ranges)),
             ranges: a.ranges.intersection(&b.ranges),
         };
-        Some(self.spell_out(old, new, content))
+        // One of them allows no more than the other: nothing needs a name of its own.
+        let named = [new, old].into_iter().find_map(|peers| match peers {
+            Peers::Group(id) => self.holds(id, &both).then_some(id),
+            _ => None,
+        });
+        Some(named.unwrap_or_else(|| self.spell_out(both)))
+    }
+
+    /// Whether a group of the meet is exactly this.
+    fn holds(&self, id: GroupId, content: &Content) -> bool {
+        self.out.groups.get(&id).is_some_and(|group| {
+            group.spec.ranges == content.ranges && group.addresses == content.addresses
+        })
     }
 
     /// A group that is unchanged by the edit, or in one version only, holds the same addresses all through it.
@@ -221,15 +262,17 @@ impl Meet<'_> {
         }
     }
 
-    fn spell_out(&mut self, old: Peers, new: Peers, content: Content) -> GroupId {
-        let mut hasher = Hasher::new("meet");
-        for peers in [old, new] {
-            hasher = hasher.field(match &peers {
-                Peers::Group(id) => &id.0,
-                Peers::Everyone => b"everyone",
-                Peers::Nobody => b"nobody",
+    /// A group of its own for what two versions share. Its id is a hash of what is in it: a meet of meets may spell out
+    /// the same two groups twice, with other members.
+    fn spell_out(&mut self, content: Content) -> GroupId {
+        let hasher = content
+            .addresses
+            .iter()
+            .fold(Hasher::new("meet"), |hasher, &address| {
+                hasher.field(&octets(address))
             });
-        }
+        // An empty field ends the addresses: none may be taken for the end of a range.
+        let hasher = hash_ranges(hasher.field(&[]), &content.ranges);
         let id = GroupId(hasher.finish().to_be_bytes());
         let mut group = PeerGroup::new("in both versions of an edit".into(), content.ranges);
         group.addresses = content.addresses;

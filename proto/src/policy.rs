@@ -387,7 +387,7 @@ impl NodePolicy {
     }
 }
 
-fn hash_ranges(mut hasher: Hasher, ranges: &Ranges) -> Hasher {
+pub(crate) fn hash_ranges(mut hasher: Hasher, ranges: &Ranges) -> Hasher {
     for (first, last) in ranges.iter() {
         hasher = hasher.field(&octets(first)).field(&octets(last));
     }

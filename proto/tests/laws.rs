@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use proptest::{collection::vec, option, prelude::*};
 use sallyport_proto::{
-    ApplyError, Change, Delta, Digest, Ranges, Unknown,
+    ApplyError, Change, Delta, Digest, Position, Ranges, Unknown, Update, Version, Window,
     policy::{
         Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol,
     },
@@ -219,6 +219,66 @@ proptest! {
         let grant = Delta::between(&meet, &new);
         prop_assert_eq!(&old.applied(&revoke, meet.digest()).unwrap(), &meet);
         prop_assert_eq!(&meet.applied(&grant, new.digest()).unwrap(), &new);
+    }
+
+    /// So the way from a version to the meet is one of revokes alone, and from the meet on one of grants alone.
+    #[test]
+    fn the_meet_with_what_allows_less_is_that(old in recipe(), new in recipe(), strict in any::<bool>()) {
+        let unknown = if strict { Unknown::Drop } else { Unknown::Allow };
+        let (old, new) = (build(&old), build(&new));
+        let meet = old.meet(&new, unknown);
+        prop_assert_eq!(&old.meet(&meet, unknown), &meet);
+        prop_assert_eq!(&meet.meet(&new, unknown), &meet);
+        prop_assert!(!old.ways_to(&meet, unknown).grants && !meet.ways_to(&new, unknown).revokes);
+    }
+
+    /// The ways that a change is said to go are never too few.
+    #[test]
+    fn the_ways_of_a_change_are_told(old in recipe(), new in recipe(), strict in any::<bool>()) {
+        let unknown = if strict { Unknown::Drop } else { Unknown::Allow };
+        let (old, new) = (build(&old), build(&new));
+        let ways = old.ways_to(&new, unknown);
+        for flow in flows() {
+            let (before, after) = (permits(&old, unknown, flow), permits(&new, unknown, flow));
+            prop_assert!(ways.revokes || !before || after, "{:?} is revoked", flow);
+            prop_assert!(ways.grants || before || !after, "{:?} is granted", flow);
+        }
+    }
+
+    /// A node that holds several versions enforces what all of them allow, whichever way it came to hold them.
+    #[test]
+    fn a_window_enforces_what_all_its_versions_allow(
+        recipes in vec(recipe(), 2..4), strict in any::<bool>(),
+    ) {
+        let unknown = if strict { Unknown::Drop } else { Unknown::Allow };
+        let versions: Vec<Version> = (1..).zip(&recipes).map(|(revision, recipe)| {
+            let policy = Arc::new(build(recipe));
+            let position = Position { epoch: 1, revision, digest: policy.digest() };
+            Version { position, policy }
+        }).collect();
+        let mut window = Window::default();
+        for version in &versions {
+            let base = window.newest().cloned();
+            let from = base.as_ref().map_or_else(Arc::default, |base| base.policy.clone());
+            let update = Update {
+                base: base.map(|base| base.position),
+                target: version.position,
+                keep: window.positions(),
+                delta: Delta::between(&from, &version.policy),
+            };
+            window = window.updated(&update).unwrap();
+        }
+        prop_assert_eq!(window.versions(), &versions[..]);
+        let enforced = window.enforced(unknown);
+        for flow in flows() {
+            let all = versions.iter().all(|version| permits(&version.policy, unknown, flow));
+            prop_assert_eq!(permits(&enforced, unknown, flow), all, "{:?}", flow);
+        }
+        let newest = versions.last().unwrap();
+        let release = Update {
+            base: Some(newest.position), target: newest.position, keep: vec![], delta: Delta::default(),
+        };
+        prop_assert_eq!(&window.updated(&release).unwrap().enforced(unknown), &*newest.policy);
     }
 
     /// What lets a node change groups in place: between the versions a group only loses members, then only gains.
