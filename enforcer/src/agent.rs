@@ -1,22 +1,18 @@
 //! The agent: the only one who changes the kernel's table and the journal. It owns what is installed, and carries out
-//! one update at a time: journal, kernel, acknowledgement.
+//! one update at a time: journal, kernel, acknowledgement. It knows no time and no thread: those are `thread`'s.
 
-use std::{
-    path::Path,
-    sync::mpsc::{self, RecvTimeoutError},
-    thread,
-    time::{Duration, Instant},
-};
+mod thread;
+
+use std::time::Instant;
 
 use nix::errno::Errno;
-use sallyport_proto::{Delta, Position, Unknown, policy::NodePolicy};
-use tokio::sync::oneshot;
+use sallyport_proto::{Delta, Misfit, Position, Update};
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    grace,
-    journal::{self, Intent, Journal, Recovered},
-    netlink::{self, Netlink, TableState},
+    journal::{self, Intent, Log, Recovered},
+    kernel::Kernel,
+    netlink::{self, TableState},
     nft::{
         command::Command,
         render::{self, Options},
@@ -25,29 +21,14 @@ use crate::{
     plan::{self, Garbage, Installed, Limits, Plan},
 };
 
-/// How long nothing must happen before what is left behind is deleted.
-const IDLE: Duration = Duration::from_millis(100);
-
-/// How many objects may be left behind before they are deleted though updates keep coming.
-const GARBAGE_MAX: usize = 500;
-
-/// An update as the control plane sent it.
-#[derive(Clone, Debug)]
-pub struct Update {
-    /// What the node must have for it to fit; `None` for a snapshot, which fits always.
-    pub base: Option<Position>,
-    /// What the node has once it is applied.
-    pub target: Position,
-    /// The changes.
-    pub delta: Delta,
-}
+pub use thread::{Handle, start};
 
 /// Why an update was not applied. What was enforced before is enforced on.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// It does not fit what the node has: a snapshot would.
     #[error("the update does not fit: {0}")]
-    Misfit(String),
+    Misfit(#[from] Misfit),
     /// The journal cannot be written: nothing that is not durable is applied.
     #[error(transparent)]
     Journal(#[from] journal::Error),
@@ -79,37 +60,11 @@ pub enum StartError {
     Resume(#[from] Refusal),
 }
 
-struct Request {
-    update: Update,
-    reply: oneshot::Sender<Result<Position, Refusal>>,
-}
-
-/// A way to the agent, which runs on a thread of its own until every handle is gone.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    requests: mpsc::Sender<Request>,
-    position: tokio::sync::watch::Receiver<Option<Position>>,
-}
-
-impl Handle {
-    /// What the node enforces.
-    pub fn position(&self) -> Option<Position> {
-        *self.position.borrow()
-    }
-
-    /// Applies an update: when this returns `Ok` it is in the journal and in the kernel.
-    pub async fn apply(&self, update: Update) -> Result<Position, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.requests
-            .send(Request { update, reply })
-            .expect("the agent runs as long as there are handles");
-        answer.await.expect("the agent answers every request")
-    }
-}
-
-struct Agent {
-    netlink: Netlink,
-    journal: Journal,
+/// The agent, on a kernel and a journal. Everything that it does it does at once: there is no time in it.
+#[derive(Debug)]
+pub struct Agent<K, L> {
+    kernel: K,
+    journal: L,
     options: Options,
     installed: Installed,
     garbage: Garbage,
@@ -117,62 +72,79 @@ struct Agent {
     unfinished: Option<(Plan, usize)>,
     /// Set when the kernel has a table that the journal knows nothing of: it stays until a snapshot replaces it.
     foreign: bool,
-    position: tokio::sync::watch::Sender<Option<Position>>,
 }
 
-/// Starts the agent: brings journal and kernel together without a packet noticing, then waits for updates.
-pub fn start(data_dir: &Path, options: Options) -> Result<Handle, StartError> {
-    let netlink = Netlink::open()?;
-    let (journal, recovered) = Journal::open(data_dir)?;
-    let (requests, queue) = mpsc::channel();
-    let (position, watch) = tokio::sync::watch::channel(None);
-    let mut agent = Agent {
-        netlink,
-        journal,
-        options,
-        installed: Installed::default(),
-        garbage: Garbage::default(),
-        unfinished: None,
-        foreign: false,
-        position,
-    };
-    agent.adopt(recovered)?;
-    thread::Builder::new()
-        .name("agent".into())
-        .spawn(move || agent.run(&queue))
-        .expect("a thread can be started");
-    Ok(Handle {
-        requests,
-        position: watch,
-    })
-}
+impl<K: Kernel, L: Log> Agent<K, L> {
+    /// Brings journal and kernel together without a packet noticing.
+    pub fn start(
+        kernel: K,
+        journal: L,
+        recovered: Recovered,
+        options: Options,
+    ) -> Result<Agent<K, L>, StartError> {
+        let mut agent = Agent {
+            kernel,
+            journal,
+            options,
+            installed: Installed::default(),
+            garbage: Garbage::default(),
+            unfinished: None,
+            foreign: false,
+        };
+        agent.adopt(recovered)?;
+        agent.change_mode()?;
+        Ok(agent)
+    }
 
-impl Agent {
-    fn run(&mut self, queue: &mpsc::Receiver<Request>) {
-        loop {
-            let request = if self.garbage.is_empty() {
-                queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                queue.recv_timeout(IDLE)
-            };
-            match request {
-                Ok(Request { update, reply }) => {
-                    let result = self.apply(update);
-                    let _ = reply.send(result);
-                }
-                Err(RecvTimeoutError::Timeout) => self.clean(),
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            if self.garbage.len() > GARBAGE_MAX {
-                self.clean();
-            }
+    /// The versions that the node holds; none while the kernel has a table that the journal knows nothing of.
+    pub fn window(&self) -> Vec<Position> {
+        match self.foreign {
+            true => Vec::new(),
+            false => self.installed.window.positions(),
         }
+    }
+
+    /// What the kernel has.
+    pub fn installed(&self) -> &Installed {
+        &self.installed
+    }
+
+    /// The kernel.
+    pub fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
+    /// The kernel, for who plays the rest of it.
+    pub fn kernel_mut(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// How many objects updates have left behind.
+    pub fn garbage(&self) -> usize {
+        self.garbage.len()
+    }
+
+    /// What several versions have in common depends on what becomes of unknown addresses, and the operator may have
+    /// changed that.
+    fn change_mode(&mut self) -> Result<(), Refusal> {
+        let Some((newest, older)) = self.installed.window.versions().split_last() else {
+            return Ok(());
+        };
+        if self.foreign || older.is_empty() || self.installed.unknown == self.options.unknown {
+            return Ok(());
+        }
+        self.apply(Update {
+            base: Some(newest.position),
+            target: newest.position,
+            keep: older.iter().map(|version| version.position).collect(),
+            delta: Delta::default(),
+        })
     }
 
     /// Brings journal and kernel together.
     fn adopt(&mut self, recovered: Recovered) -> Result<(), StartError> {
         let started = Instant::now();
-        let Some(table) = self.netlink.read()? else {
+        let Some(table) = self.kernel.read()? else {
             // After a reboot: what was intended is carried out, as it was acknowledged or would have been.
             let installed = match recovered.pending {
                 Some((_, after)) => after,
@@ -191,9 +163,9 @@ impl Agent {
             let installed = pending.map_or(installed, |(_, after)| after);
             return Ok(self.create(&installed, true)?);
         }
-        let at = stamp.map(|stamp| stamp.position);
+        let is_at = |at: &Installed| stamp.is_some_and(|stamp| stamp.is_of(at));
         match pending {
-            Some((intent, after)) if at == Some(intent.target) => {
+            Some((intent, after)) if is_at(&after) => {
                 let progress = stamp.and_then(|stamp| stamp.progress);
                 self.installed = installed;
                 self.resume(
@@ -202,21 +174,18 @@ impl Agent {
                     progress.map_or(usize::MAX, |(done, _)| done as usize),
                 )?;
             }
-            Some((intent, after)) if at == Some(installed.position.unwrap_or_default()) => {
+            Some((intent, after)) if is_at(&installed) => {
                 self.installed = installed;
                 self.resume(&intent, after, 0)?;
             }
-            None if at == Some(installed.position.unwrap_or_default()) => {
-                self.installed = installed
-            }
+            None if is_at(&installed) => self.installed = installed,
             pending => {
                 self.installed = pending.map_or(installed, |(_, after)| after);
                 return self.keep_foreign(stamp);
             }
         }
         self.mend(table.reading.frame.as_deref())?;
-        self.announce();
-        let position = self.installed.position.unwrap_or_default();
+        let position = self.installed.position().unwrap_or_default();
         info!(%position, took = ?started.elapsed(), "took the table over");
         Ok(())
     }
@@ -232,31 +201,22 @@ impl Agent {
     /// Becomes the owner of a table that an earlier life left.
     fn take_over(&mut self, table: &TableState) -> Result<(), netlink::Error> {
         let owned = self.options.owned && table.is_owned();
-        self.netlink.commit(&[Command::AddTable { owned }])
+        self.kernel.commit(&[Command::AddTable { owned }])
     }
 
     /// Finishes an update that an earlier life began.
     fn resume(&mut self, intent: &Intent, after: Installed, done: usize) -> Result<(), Refusal> {
         if done < usize::MAX {
-            let mut options = self.options.clone();
-            options.unknown = if intent.strict {
-                Unknown::Drop
-            } else {
-                Unknown::Allow
+            let options = Options {
+                unknown: intent.unknown,
+                ..self.options.clone()
             };
             let limits = Limits {
                 batch: intent.batch,
             };
-            let plan = plan::update(
-                &self.installed,
-                &after.policy,
-                intent.target,
-                &options,
-                limits,
-                &Garbage::default(),
-            );
+            let plan = plan::update(&self.installed, &after, &options, limits);
             info!(
-                revision = intent.target.revision,
+                revision = intent.update.target.revision,
                 done,
                 of = plan.steps.len(),
                 "finishing the update under way"
@@ -269,7 +229,7 @@ impl Agent {
 
     /// Deletes what an earlier life left behind, and writes the frame anew if the options are others.
     fn mend(&mut self, frame: Option<&str>) -> Result<(), StartError> {
-        let Some(table) = self.netlink.read()? else {
+        let Some(table) = self.kernel.read()? else {
             return Ok(self.create(&self.installed.clone(), false)?);
         };
         let expected = plan::objects(&self.installed, &self.options);
@@ -329,74 +289,54 @@ impl Agent {
         self.installed = plan.after;
         self.foreign = false;
         self.garbage = Garbage::default();
-        self.announce();
         Ok(())
     }
 
-    fn commit_steps(&self, plan: &Plan) -> Result<(), netlink::Error> {
+    fn commit_steps(&mut self, plan: &Plan) -> Result<(), netlink::Error> {
         plan.steps
             .iter()
-            .try_for_each(|step| self.netlink.commit(&step.commands))
+            .try_for_each(|step| self.kernel.commit(&step.commands))
     }
 
     fn limits(&self) -> Limits {
         Limits {
-            batch: self.netlink.batch_limit(),
+            batch: self.kernel.batch_limit(),
         }
     }
 
-    fn announce(&self) {
-        self.position.send_replace(self.installed.position);
-    }
-
-    fn apply(&mut self, update: Update) -> Result<Position, Refusal> {
+    /// Applies an update: when this returns `Ok` it is in the journal and in the kernel.
+    pub fn apply(&mut self, update: Update) -> Result<(), Refusal> {
         let started = Instant::now();
         self.finish()?;
-        let Update {
-            base,
-            target,
-            delta,
-        } = update;
-        if base.is_some() && (base != self.installed.position || self.foreign) {
-            return Err(Refusal::Misfit("it is for another base".into()));
+        let revision = update.target.revision;
+        if self.foreign && update.base.is_some() {
+            return Err(Misfit::NoVersion(update.base.unwrap_or_default()).into());
         }
         let intent = Intent {
-            target,
-            delta,
-            snapshot: base.is_none(),
-            strict: self.options.unknown == Unknown::Drop,
+            update,
+            unknown: self.options.unknown,
             batch: self.limits().batch,
         };
-        let policy = intent
-            .policy(&self.installed.policy)
-            .map_err(|error| Refusal::Misfit(error.to_string()))?;
+        let after = intent.after(&self.installed)?;
         self.journal.intend(&intent)?;
-        self.enforce(policy, target)?;
-        self.announce();
+        self.enforce(after)?;
         if self.journal.wants_snapshot()
             && let Err(error) = self.journal.snapshot(&self.installed)
         {
             warn!(%error, "the journal stays long");
         }
-        debug!(revision = target.revision, took = ?started.elapsed(), "applied");
-        Ok(target)
+        debug!(revision, took = ?started.elapsed(), "applied");
+        Ok(())
     }
 
-    fn enforce(&mut self, policy: NodePolicy, target: Position) -> Result<(), Refusal> {
+    fn enforce(&mut self, after: Installed) -> Result<(), Refusal> {
         if self.foreign {
-            return self.replace_foreign(policy, target);
+            return self.replace_foreign(&after);
         }
-        let plan = plan::update(
-            &self.installed,
-            &policy,
-            target,
-            &self.options,
-            self.limits(),
-            &self.garbage,
-        );
+        let plan = plan::update(&self.installed, &after, &self.options, self.limits());
         match self.carry_out(&plan, 0) {
             Ok(()) => {
-                self.installed(plan);
+                self.settle(plan);
                 Ok(())
             }
             Err(refusal @ Refusal::Kernel { step: 1, .. }) => {
@@ -415,10 +355,10 @@ impl Agent {
         }
     }
 
-    fn replace_foreign(&mut self, policy: NodePolicy, target: Position) -> Result<(), Refusal> {
-        let after = self.installed.updated(policy, target);
-        self.create(&after, true).map_err(|source| Refusal::Kernel {
-            revision: target.revision,
+    fn replace_foreign(&mut self, after: &Installed) -> Result<(), Refusal> {
+        let revision = after.position().unwrap_or_default().revision;
+        self.create(after, true).map_err(|source| Refusal::Kernel {
+            revision,
             step: 1,
             steps: 1,
             source,
@@ -432,7 +372,7 @@ impl Agent {
         Ok(())
     }
 
-    fn installed(&mut self, plan: Plan) {
+    fn settle(&mut self, plan: Plan) {
         self.garbage.after(&plan);
         self.installed = plan.after;
     }
@@ -444,9 +384,8 @@ impl Agent {
         };
         match self.carry_out(&plan, done) {
             Ok(()) => {
-                self.installed(plan);
-                self.announce();
-                Ok(())
+                self.settle(plan);
+                        Ok(())
             }
             Err(refusal) => {
                 let done = match &refusal {
@@ -460,23 +399,23 @@ impl Agent {
     }
 
     /// Commits the steps of a plan from one on.
-    fn carry_out(&self, plan: &Plan, done: usize) -> Result<(), Refusal> {
+    fn carry_out(&mut self, plan: &Plan, done: usize) -> Result<(), Refusal> {
         for (index, step) in plan.steps.iter().enumerate().skip(done) {
             if step.grace {
-                grace::period();
+                self.kernel.grace();
             }
             let refused = |source| Refusal::Kernel {
-                revision: plan.after.position.unwrap_or_default().revision,
+                revision: plan.after.position().unwrap_or_default().revision,
                 step: index + 1,
                 steps: plan.steps.len(),
                 source,
             };
-            match self.netlink.commit(&step.commands) {
+            match self.kernel.commit(&step.commands) {
                 Ok(()) => {}
                 Err(netlink::Error::AnswerLost(errno)) => {
                     warn!(%errno, step = index + 1, "the kernel's answer was lost: reading the stamp");
                     if !self.is_done(plan, index).map_err(refused)? {
-                        self.netlink.commit(&step.commands).map_err(refused)?;
+                        self.kernel.commit(&step.commands).map_err(refused)?;
                     }
                 }
                 Err(source) => return Err(refused(source)),
@@ -486,18 +425,18 @@ impl Agent {
     }
 
     /// Whether the stamp says that a step is done.
-    fn is_done(&self, plan: &Plan, index: usize) -> Result<bool, netlink::Error> {
-        let stamp = self.netlink.read_stamp()?.stamp;
+    fn is_done(&mut self, plan: &Plan, index: usize) -> Result<bool, netlink::Error> {
+        let stamp = self.kernel.read_stamp()?.stamp;
         Ok(stamp.is_some_and(|stamp| {
-            Some(stamp.position) == plan.after.position
+            stamp.is_of(&plan.after)
                 && stamp.progress.is_none_or(|(done, _)| done as usize > index)
         }))
     }
 
     /// Deletes what no packet can reach any more.
-    fn clean(&mut self) {
-        grace::period();
-        match self.netlink.commit(&self.garbage.delete()) {
+    pub fn clean(&mut self) {
+        self.kernel.grace();
+        match self.kernel.commit(&self.garbage.delete()) {
             Ok(()) => debug!(
                 objects = self.garbage.len(),
                 "deleted what updates left behind"

@@ -11,18 +11,19 @@ use std::{
     collections::BTreeMap,
     fs::File,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use prost::Message;
 use sallyport_proto::{
-    ApplyError, Delta, Position, WireError,
+    Delta, Misfit, Position, Unknown, Update, Version, Window, WireError,
     policy::{GroupId, NodePolicy},
     wire,
 };
 
-use crate::plan::Installed;
+use crate::{nft::names::Generation, plan::Installed};
 
 /// The most bytes of a part...
 const PART: usize = 48 << 10;
@@ -34,7 +35,7 @@ const SEGMENT: usize = 4 << 20;
 const START: &str = "start";
 
 /// Raised when a record changes its meaning.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// A log of more records than this is replaced by a snapshot...
 const RECORDS_MAX: usize = 1_000;
@@ -80,27 +81,37 @@ pub enum Error {
     },
 }
 
+/// What an agent needs of a journal.
+pub trait Log {
+    /// Writes an intent. When this returns, it survives a loss of power.
+    fn intend(&mut self, intent: &Intent) -> Result<(), Error>;
+
+    /// Takes the last intent back: the kernel refused it and has what it had. Its generation is not used again.
+    fn abort(&mut self, generation: Generation) -> Result<(), Error>;
+
+    /// Whether the log is long enough to be worth a snapshot.
+    fn wants_snapshot(&self) -> bool;
+
+    /// Replaces the whole log by what is installed. The kernel must have all of it.
+    fn snapshot(&mut self, installed: &Installed) -> Result<(), Error>;
+}
+
 /// An update that is to be carried out. What its plan depends on is in it, so that a restart makes the same plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Intent {
-    /// Where it leads.
-    pub target: Position,
-    /// What it changes.
-    pub delta: Delta,
-    /// Whether the changes lead from the empty policy rather than from the one before.
-    pub snapshot: bool,
-    /// Whether unknown workload addresses are dropped.
-    pub strict: bool,
+    /// The update.
+    pub update: Update,
+    /// What becomes of unknown workload addresses.
+    pub unknown: Unknown,
     /// The most bytes of a batch.
     pub batch: usize,
 }
 
 impl Intent {
-    /// The policy that it leads to, from the one before.
-    pub fn policy(&self, before: &NodePolicy) -> Result<NodePolicy, ApplyError> {
-        let empty = NodePolicy::default();
-        let base = if self.snapshot { &empty } else { before };
-        base.applied(&self.delta, self.target.digest)
+    /// What is installed once it is carried out.
+    pub fn after(&self, before: &Installed) -> Result<Installed, Misfit> {
+        let window = before.window.updated(&self.update)?;
+        Ok(before.updated(window, self.unknown))
     }
 }
 
@@ -147,14 +158,25 @@ enum Kind {
 
 #[derive(Clone, PartialEq, Message)]
 struct SnapshotRecord {
-    #[prost(message, optional, tag = "1")]
-    position: Option<wire::Position>,
+    /// The versions, oldest first, each as changes from the one before.
+    #[prost(message, repeated, tag = "1")]
+    versions: Vec<VersionRecord>,
     #[prost(uint64, tag = "2")]
     generation: u64,
-    #[prost(message, repeated, tag = "3")]
-    changes: Vec<wire::PolicyChange>,
+    #[prost(uint64, tag = "3")]
+    made: u64,
     #[prost(message, repeated, tag = "4")]
     births: Vec<Birth>,
+    #[prost(bool, tag = "5")]
+    strict: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct VersionRecord {
+    #[prost(message, optional, tag = "1")]
+    position: Option<wire::Position>,
+    #[prost(message, repeated, tag = "2")]
+    changes: Vec<wire::PolicyChange>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -171,12 +193,14 @@ struct IntentRecord {
     target: Option<wire::Position>,
     #[prost(message, repeated, tag = "2")]
     changes: Vec<wire::PolicyChange>,
-    #[prost(bool, tag = "3")]
-    snapshot: bool,
+    #[prost(message, optional, tag = "3")]
+    base: Option<wire::Position>,
     #[prost(bool, tag = "4")]
     strict: bool,
     #[prost(uint64, tag = "5")]
     batch: u64,
+    #[prost(message, repeated, tag = "6")]
+    keep: Vec<wire::Position>,
 }
 
 impl Journal {
@@ -257,54 +281,6 @@ impl Journal {
         Ok(frames)
     }
 
-    /// Writes an intent. When this returns, it survives a loss of power.
-    pub fn intend(&mut self, intent: &Intent) -> Result<(), Error> {
-        let record = IntentRecord {
-            target: Some(intent.target.into()),
-            changes: (&intent.delta).into(),
-            snapshot: intent.snapshot,
-            strict: intent.strict,
-            batch: intent.batch as u64,
-        };
-        self.append(Kind::Intent(record))
-    }
-
-    /// Takes the last intent back: the kernel refused it and has what it had. Its generation is not used again.
-    pub fn abort(&mut self, generation: u64) -> Result<(), Error> {
-        self.append(Kind::Abort(generation))
-    }
-
-    /// Whether the log is long enough to be worth a snapshot.
-    pub fn wants_snapshot(&self) -> bool {
-        self.records > RECORDS_MAX
-            || (self.bytes > BYTES_MAX && self.bytes > 4 * self.snapshot_bytes)
-    }
-
-    /// Replaces the whole log by what is installed. The kernel must have all of it.
-    pub fn snapshot(&mut self, installed: &Installed) -> Result<(), Error> {
-        let delta = Delta::between(&NodePolicy::default(), &installed.policy);
-        let births = installed.births.iter().map(|(id, &generation)| Birth {
-            group: id.0.to_vec(),
-            generation,
-        });
-        let record = SnapshotRecord {
-            position: installed.position.map(Into::into),
-            generation: installed.generation,
-            changes: (&delta).into(),
-            births: births.collect(),
-        };
-        let (start, before) = (self.next, self.bytes);
-        self.append(Kind::Snapshot(record))?;
-        self.meta
-            .insert(START, &start.to_be_bytes())
-            .map_err(store(&self.path, "write a snapshot"))?;
-        self.sync()?;
-        self.forget_before(start)?;
-        let bytes = self.bytes - before;
-        (self.records, self.bytes, self.snapshot_bytes) = (1, bytes, bytes);
-        Ok(())
-    }
-
     fn forget_before(&self, start: u64) -> Result<(), Error> {
         for key in self.log.range(..start.to_be_bytes()).keys() {
             key.and_then(|key| self.log.remove(key))
@@ -330,6 +306,72 @@ impl Journal {
     fn sync(&self) -> Result<(), Error> {
         self.database.flush().map_err(store(&self.path, "flush"))?;
         self.file.sync_data().map_err(io(&self.path, "sync"))
+    }
+}
+
+impl Log for Journal {
+    fn intend(&mut self, intent: &Intent) -> Result<(), Error> {
+        let Update {
+            base,
+            target,
+            keep,
+            delta,
+        } = &intent.update;
+        let record = IntentRecord {
+            target: Some((*target).into()),
+            changes: delta.into(),
+            base: base.map(Into::into),
+            strict: intent.unknown == Unknown::Drop,
+            batch: intent.batch as u64,
+            keep: keep.iter().copied().map(Into::into).collect(),
+        };
+        self.append(Kind::Intent(record))
+    }
+
+    fn abort(&mut self, generation: Generation) -> Result<(), Error> {
+        self.append(Kind::Abort(generation))
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        self.records > RECORDS_MAX
+            || (self.bytes > BYTES_MAX && self.bytes > 4 * self.snapshot_bytes)
+    }
+
+    fn snapshot(&mut self, installed: &Installed) -> Result<(), Error> {
+        let (start, before) = (self.next, self.bytes);
+        self.append(Kind::Snapshot(snapshot_record(installed)))?;
+        self.meta
+            .insert(START, &start.to_be_bytes())
+            .map_err(store(&self.path, "write a snapshot"))?;
+        self.sync()?;
+        self.forget_before(start)?;
+        let bytes = self.bytes - before;
+        (self.records, self.bytes, self.snapshot_bytes) = (1, bytes, bytes);
+        Ok(())
+    }
+}
+
+fn snapshot_record(installed: &Installed) -> SnapshotRecord {
+    let empty = NodePolicy::default();
+    let mut before = &empty;
+    let mut versions = Vec::new();
+    for Version { position, policy } in installed.window.versions() {
+        versions.push(VersionRecord {
+            position: Some((*position).into()),
+            changes: (&Delta::between(before, policy)).into(),
+        });
+        before = policy;
+    }
+    let births = installed.births.iter().map(|(id, &generation)| Birth {
+        group: id.0.to_vec(),
+        generation,
+    });
+    SnapshotRecord {
+        versions,
+        generation: installed.generation,
+        made: installed.made,
+        births: births.collect(),
+        strict: installed.unknown == Unknown::Drop,
     }
 }
 
@@ -376,17 +418,21 @@ fn fold(recovered: &mut Recovered, record: Record) -> Result<(), String> {
         Kind::Snapshot(snapshot) => recovered.installed = installed(&snapshot)?,
         Kind::Intent(record) => {
             let intent = Intent {
-                target: position(record.target.as_ref())?,
-                delta: delta(&record.changes)?,
-                snapshot: record.snapshot,
-                strict: record.strict,
+                update: Update {
+                    base: match &record.base {
+                        Some(base) => Some(position(Some(base))?),
+                        None => None,
+                    },
+                    target: position(record.target.as_ref())?,
+                    keep: positions(&record.keep)?,
+                    delta: delta(&record.changes)?,
+                },
+                unknown: unknown(record.strict),
                 batch: record.batch as usize,
             };
-            let before = &recovered.installed;
-            let policy = intent
-                .policy(&before.policy)
+            let after = intent
+                .after(&recovered.installed)
                 .map_err(|error| error.to_string())?;
-            let after = before.updated(policy, intent.target);
             recovered.pending = Some((intent, after));
         }
         Kind::Abort(generation) => {
@@ -398,26 +444,46 @@ fn fold(recovered: &mut Recovered, record: Record) -> Result<(), String> {
 }
 
 fn installed(snapshot: &SnapshotRecord) -> Result<Installed, String> {
-    let position = match &snapshot.position {
-        Some(found) => Some(position(Some(found))?),
-        None => None,
-    };
-    let digest = position.map(|position| position.digest).unwrap_or_default();
-    let policy = NodePolicy::default()
-        .applied(&delta(&snapshot.changes)?, digest)
-        .map_err(|error| error.to_string())?;
+    let mut versions: Vec<Version> = Vec::new();
+    let empty = NodePolicy::default();
+    for record in &snapshot.versions {
+        let position = position(record.position.as_ref())?;
+        let before = versions.last().map_or(&empty, |version| &version.policy);
+        let policy = before
+            .applied(&delta(&record.changes)?, position.digest)
+            .map_err(|error| error.to_string())?;
+        versions.push(Version {
+            position,
+            policy: Arc::new(policy),
+        });
+    }
+    let window = Window::new(versions);
     let births = snapshot.births.iter().map(|birth| {
         let id: [u8; 16] = birth.group[..]
             .try_into()
             .map_err(|_| "a group's id is not 16 bytes")?;
         Ok((GroupId(id), birth.generation))
     });
+    let unknown = unknown(snapshot.strict);
     Ok(Installed {
-        position,
-        policy,
+        policy: window.enforced(unknown),
+        window,
+        unknown,
         generation: snapshot.generation,
+        made: snapshot.made,
         births: births.collect::<Result<_, String>>()?,
     })
+}
+
+fn unknown(strict: bool) -> Unknown {
+    match strict {
+        true => Unknown::Drop,
+        false => Unknown::Allow,
+    }
+}
+
+fn positions(found: &[wire::Position]) -> Result<Vec<Position>, String> {
+    found.iter().map(|found| position(Some(found))).collect()
 }
 
 fn position(found: Option<&wire::Position>) -> Result<Position, String> {

@@ -137,24 +137,30 @@ async fn main() -> Result<()> {
     let node = arguments.node_name.map_or_else(host_name, Ok)?;
     preflight::privilege()?;
     preflight::bridges(&arguments.ignore_bridge).await?;
+    let unknown = match arguments.mode {
+        Mode::Strict => Unknown::Drop,
+        Mode::Standard => Unknown::Allow,
+    };
     let options = Options {
-        unknown: match arguments.mode {
-            Mode::Strict => Unknown::Drop,
-            Mode::Standard => Unknown::Allow,
-        },
+        unknown,
         workload_ranges: ranges(&arguments.workload_cidr),
         workload_interfaces: arguments.interface,
         owned: true,
     };
     let agent = agent::start(&arguments.data_dir, options)?;
-    let position = agent
-        .position()
-        .map_or("nothing yet".to_owned(), |position| position.to_string());
+    let position = match agent.window().last() {
+        Some(position) => position.to_string(),
+        None => "nothing yet".to_owned(),
+    };
     info!(node, position, "enforcing");
+    let identity = session::Identity {
+        name: node,
+        unknown,
+    };
     tokio::spawn(watch_bridges(arguments.ignore_bridge));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     tokio::select! {
-        () = session::run(node, arguments.control_plane, agent) => {}
+        () = session::run(identity, arguments.control_plane, agent) => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }

@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use sallyport_proto::{
-    Position,
+    Position, Unknown, Window,
     policy::{GroupId, NodePolicy},
 };
 
@@ -38,12 +38,16 @@ use half::{Planner, Version};
 /// What a node enforces, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
-    /// The position; `None` before the first policy.
-    pub position: Option<Position>,
-    /// The policy.
+    /// The versions that the node holds.
+    pub window: Window,
+    /// What all of them allow: this is what the kernel has.
     pub policy: NodePolicy,
+    /// What became of unknown workload addresses when it was made.
+    pub unknown: Unknown,
     /// Counts updates, failed ones too: names made from it are never used twice.
     pub generation: Generation,
+    /// The generation of the update that made this: the kernel's stamp has it too.
+    pub made: Generation,
     /// The generation in which each group's sets were made.
     pub births: OrdMap<GroupId, Generation>,
 }
@@ -73,8 +77,6 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What they leave behind.
     pub garbage: Garbage,
-    /// Objects that earlier updates left behind and that are in use again.
-    pub reused: BTreeSet<String>,
     /// What is enforced after them.
     pub after: Installed,
 }
@@ -87,14 +89,22 @@ pub struct Limits {
 }
 
 impl Installed {
-    /// What is installed once an update is done.
-    pub fn updated(&self, policy: NodePolicy, position: Position) -> Installed {
+    /// The newest version that the node holds; `None` before the first.
+    pub fn position(&self) -> Option<Position> {
+        self.window.newest().map(|newest| newest.position)
+    }
+
+    /// What is installed once an update is done that leads to these versions.
+    pub fn updated(&self, window: Window, unknown: Unknown) -> Installed {
         let generation = self.generation + 1;
+        let policy = window.enforced(unknown);
         Installed {
-            position: Some(position),
             births: births(&self.births, &self.policy, &policy, generation),
+            window,
             policy,
+            unknown,
             generation,
+            made: generation,
         }
     }
 }
@@ -110,10 +120,15 @@ impl Garbage {
         self.chains.len() + self.sets.len()
     }
 
-    /// Takes in what a plan left behind, and out what it uses again.
+    /// Takes in what a plan left behind, and out what it makes again.
     pub fn after(&mut self, plan: &Plan) {
-        self.chains.retain(|name| !plan.reused.contains(name));
-        self.sets.retain(|name| !plan.reused.contains(name));
+        for command in plan.steps.iter().flat_map(|step| &step.commands) {
+            match command {
+                Command::AddChain { name, .. } => self.chains.remove(name),
+                Command::AddSet { name, .. } => self.sets.remove(name),
+                _ => false,
+            };
+        }
         self.chains.extend(plan.garbage.chains.iter().cloned());
         self.sets.extend(plan.garbage.sets.iter().cloned());
     }
@@ -127,24 +142,18 @@ impl Garbage {
     }
 }
 
-/// Plans the update of a table that is there.
+/// Plans the update of a table that is there. `new` is what `old` is [`updated`](Installed::updated) to.
 pub fn update(
     old: &Installed,
-    new: &NodePolicy,
-    position: Position,
+    new: &Installed,
     options: &Options,
     limits: Limits,
-    garbage: &Garbage,
 ) -> Plan {
-    let generation = old.generation + 1;
-    let meet = old.policy.meet(new, options.unknown);
-    let births_meet = births(&old.births, &old.policy, &meet, generation);
-    let births_new = births(&births_meet, &meet, new, generation);
+    let meet = old.policy.meet(&new.policy, options.unknown);
+    let births_meet = births(&old.births, &old.policy, &meet, new.generation);
     let mut planner = Planner {
         options,
-        kept: garbage,
         garbage: Garbage::default(),
-        reused: BTreeSet::new(),
     };
     let before = Version {
         policy: &old.policy,
@@ -155,8 +164,8 @@ pub fn update(
         births: &births_meet,
     };
     let after = Version {
-        policy: new,
-        births: &births_new,
+        policy: &new.policy,
+        births: &new.births,
     };
     let revoke = planner.half(before, between);
     let grant = planner.half(between, after);
@@ -177,10 +186,9 @@ pub fn update(
     parts.extend(grant.frame.into_iter().map(Part::whole));
 
     Plan {
-        steps: steps(parts, position, limits, false),
+        steps: steps(parts, new, limits, false),
         garbage: planner.garbage,
-        reused: planner.reused,
-        after: old.updated(new.clone(), position),
+        after: new.clone(),
     }
 }
 
@@ -192,9 +200,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
     let no_births = OrdMap::new();
     let mut planner = Planner {
         options,
-        kept: &Garbage::default(),
         garbage: Garbage::default(),
-        reused: BTreeSet::new(),
     };
     let before = Version {
         policy: &empty,
@@ -234,9 +240,8 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
 
     let parts = vec![Part::of(prepare), Part::whole(hook)];
     Plan {
-        steps: steps(parts, installed.position.unwrap_or_default(), limits, true),
+        steps: steps(parts, installed, limits, true),
         garbage: Garbage::default(),
-        reused: BTreeSet::new(),
         after: installed.clone(),
     }
 }
@@ -262,9 +267,8 @@ pub fn reframe(installed: &Installed, options: &Options, limits: Limits) -> Plan
         .chain(chains.into_iter().map(Part::whole))
         .collect();
     Plan {
-        steps: steps(parts, installed.position.unwrap_or_default(), limits, false),
+        steps: steps(parts, installed, limits, false),
         garbage: Garbage::default(),
-        reused: BTreeSet::new(),
         after: installed.clone(),
     }
 }

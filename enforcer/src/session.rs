@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use rand::RngExt;
-use sallyport_proto::{Delta, Position, wire};
+use sallyport_proto::{Assembly, Unknown, Update, WireError, wire};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Endpoint};
 use tracing::{info, warn};
-use wire::{node_service_client::NodeServiceClient, sync_request::Message};
+use wire::{node_service_client::NodeServiceClient, sync_request::Message, sync_response};
 
-use crate::agent::{Handle, Refusal, Update};
+use crate::agent::{Handle, Refusal};
 
 /// The first pause before another try, and the longest. Each pause is drawn from half of it to all of it, so that
 /// nodes that lost the same control plane do not come back as one.
@@ -27,8 +27,17 @@ const PROBATION: Duration = Duration::from_millis(300);
 /// A part of an update is at most 1 MiB; leave room for its frame.
 const MESSAGE_MAX: usize = 4 << 20;
 
+/// What a node is to the control plane.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its name.
+    pub name: String,
+    /// What becomes of workload addresses that are no endpoint.
+    pub unknown: Unknown,
+}
+
 /// Keeps a session up, for ever.
-pub async fn run(node: String, control_plane: Endpoint, agent: Handle) {
+pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
     let endpoint = control_plane
         .connect_timeout(KEEPALIVE)
         .http2_keep_alive_interval(KEEPALIVE)
@@ -39,7 +48,7 @@ pub async fn run(node: String, control_plane: Endpoint, agent: Handle) {
     let mut said = String::new();
     loop {
         let mut established = false;
-        let error = session(&node, &endpoint, &agent, &mut established).await;
+        let error = session(&identity, &endpoint, &agent, &mut established).await;
         if established {
             pause = PAUSE_FIRST;
             said.clear();
@@ -57,19 +66,19 @@ pub async fn run(node: String, control_plane: Endpoint, agent: Handle) {
 
 /// One session, until it ends.
 async fn session(
-    node: &str,
+    identity: &Identity,
     endpoint: &Endpoint,
     agent: &Handle,
     established: &mut bool,
 ) -> Status {
-    match try_session(node, endpoint, agent, established).await {
+    match try_session(identity, endpoint, agent, established).await {
         Ok(()) => Status::unavailable("the control plane ended the session"),
         Err(status) => status,
     }
 }
 
 async fn try_session(
-    node: &str,
+    identity: &Identity,
     endpoint: &Endpoint,
     agent: &Handle,
     established: &mut bool,
@@ -81,9 +90,10 @@ async fn try_session(
     let mut client = NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let (requests, outbound) = mpsc::channel(4);
     let hello = wire::Hello {
-        node_name: node.into(),
-        position: agent.position().map(Into::into),
+        node_name: identity.name.clone(),
+        window: window(agent),
         version: env!("CARGO_PKG_VERSION").into(),
+        allows_unknown: identity.unknown == Unknown::Allow,
     };
     send(&requests, Message::Hello(hello)).await?;
     let mut inbound = client
@@ -97,28 +107,32 @@ async fn try_session(
     };
     info!(control_plane = %endpoint.uri(), "session established");
     *established = true;
-    let mut parts: Vec<wire::PolicyChange> = Vec::new();
-    let mut of: Option<(Option<wire::Position>, Option<wire::Position>)> = None;
+    let mut assembly = Assembly::default();
     loop {
-        let Some(part) = (match first.take() {
-            Some(part) => Some(part),
+        let Some(response) = (match first.take() {
+            Some(response) => Some(response),
             None => inbound.message().await?,
         }) else {
             return Ok(());
         };
-        let this = (part.base, part.target);
-        if of.as_ref().is_some_and(|of| *of != this) {
-            return Err(Status::internal("parts of two updates came mixed"));
+        let Some(sync_response::Message::Update(part)) = response.message else {
+            return Err(Status::internal("a message that this enforcer does not know"));
+        };
+        let update = assembly.take(part).map_err(malformed)?;
+        if let Some(update) = update {
+            let answer = answer(update, agent).await;
+            send(&requests, answer).await?;
         }
-        parts.extend(part.changes);
-        if !part.last {
-            of = Some(this);
-            continue;
-        }
-        of = None;
-        let answer = answer(this, &std::mem::take(&mut parts), agent).await?;
-        send(&requests, answer).await?;
     }
+}
+
+/// The versions that the node holds.
+fn window(agent: &Handle) -> Vec<wire::Position> {
+    agent.window().into_iter().map(Into::into).collect()
+}
+
+fn malformed(error: WireError) -> Status {
+    Status::internal(error.to_string())
 }
 
 async fn send(requests: &mpsc::Sender<wire::SyncRequest>, message: Message) -> Result<(), Status> {
@@ -132,36 +146,22 @@ async fn send(requests: &mpsc::Sender<wire::SyncRequest>, message: Message) -> R
 }
 
 /// Has an update applied, and says what became of it.
-async fn answer(
-    (base, target): (Option<wire::Position>, Option<wire::Position>),
-    changes: &[wire::PolicyChange],
-    agent: &Handle,
-) -> Result<Message, Status> {
-    let malformed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
-    let target = target.ok_or_else(|| malformed(&"an update without a target"))?;
-    let update = Update {
-        base: base
-            .as_ref()
-            .map(Position::try_from)
-            .transpose()
-            .map_err(|error| malformed(&error))?,
-        target: Position::try_from(&target).map_err(|error| malformed(&error))?,
-        delta: Delta::try_from(changes).map_err(|error| malformed(&error))?,
-    };
-    Ok(match agent.apply(update).await {
-        Ok(position) => Message::Ack(wire::Ack {
-            position: Some(position.into()),
+async fn answer(update: Update, agent: &Handle) -> Message {
+    let target = update.target;
+    match agent.apply(update).await {
+        Ok(()) => Message::Ack(wire::Ack {
+            window: window(agent),
         }),
         Err(refusal) => {
             warn!(%refusal, "refused an update");
             Message::Nack(wire::Nack {
-                target: Some(target),
-                position: agent.position().map(Into::into),
+                target: Some(target.into()),
+                window: window(agent),
                 reason: refusal.to_string(),
                 want_snapshot: matches!(refusal, Refusal::Misfit(_)),
             })
         }
-    })
+    }
 }
 
 /// A status as an operator wants to read it.

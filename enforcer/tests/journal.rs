@@ -4,11 +4,11 @@ use std::{net::IpAddr, path::Path, sync::Arc};
 
 use proptest::prelude::*;
 use sallyport_enforcer::{
-    journal::{Error, Intent, Journal},
+    journal::{Error, Intent, Journal, Log},
     plan::Installed,
 };
 use sallyport_proto::{
-    Delta, Position, Ranges,
+    Delta, Position, Ranges, Unknown, Update,
     policy::{Endpoint, GroupId, NodePolicy, PeerGroup},
 };
 
@@ -20,6 +20,8 @@ enum Act {
         members: Vec<u8>,
         groups: u8,
         snapshot: bool,
+        /// The version before it stays beside it.
+        hold: bool,
         refused: bool,
     },
     /// The log is replaced by a snapshot.
@@ -33,12 +35,14 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         proptest::collection::vec(0..6u8, 0..5),
         0..3u8,
         any::<bool>(),
+        any::<bool>(),
         prop::bool::weighted(0.2),
     )
-        .prop_map(|(members, groups, snapshot, refused)| Act::Update {
+        .prop_map(|(members, groups, snapshot, hold, refused)| Act::Update {
             members,
             groups,
             snapshot,
+            hold,
             refused,
         });
     let act = prop_oneof![6 => update, 1 => Just(Act::Snapshot), 2 => Just(Act::Reopen)];
@@ -69,18 +73,33 @@ fn policy(members: &[u8], groups: u8) -> NodePolicy {
     policy
 }
 
-fn intent(before: &Installed, policy: &NodePolicy, revision: u64, snapshot: bool) -> Intent {
+/// An update to a policy, beside which the newest version that was held stays or not.
+fn intent(
+    before: &Installed,
+    policy: &NodePolicy,
+    revision: u64,
+    snapshot: bool,
+    hold: bool,
+) -> Intent {
+    let newest = before.window.newest();
+    let base = newest.filter(|_| !snapshot);
     let empty = NodePolicy::default();
-    let base = if snapshot { &empty } else { &before.policy };
     Intent {
-        target: Position {
-            epoch: 1,
-            revision,
-            digest: policy.digest(),
+        update: Update {
+            base: base.map(|base| base.position),
+            target: Position {
+                epoch: 1,
+                revision,
+                digest: policy.digest(),
+            },
+            keep: newest
+                .filter(|_| hold)
+                .map(|newest| newest.position)
+                .into_iter()
+                .collect(),
+            delta: Delta::between(base.map_or(&empty, |base| &base.policy), policy),
         },
-        delta: Delta::between(base, policy),
-        snapshot,
-        strict: true,
+        unknown: Unknown::Drop,
         batch: 1 << 20,
     }
 }
@@ -105,12 +124,12 @@ proptest! {
         prop_assert_eq!(&installed, &Installed::default());
         for (revision, act) in (1..).zip(acts) {
             match act {
-                Act::Update { members, groups, snapshot, refused } => {
+                Act::Update { members, groups, snapshot, hold, refused } => {
                     let policy = policy(&members, groups);
-                    let intent = intent(&installed, &policy, revision, snapshot);
-                    prop_assert_eq!(&intent.policy(&installed.policy).unwrap(), &policy);
+                    let intent = intent(&installed, &policy, revision, snapshot, hold);
                     journal.intend(&intent).unwrap();
-                    let after = installed.updated(policy, intent.target);
+                    let after = intent.after(&installed).unwrap();
+                    prop_assert_eq!(&*after.window.newest().unwrap().policy, &policy);
                     if refused {
                         journal.abort(after.generation).unwrap();
                         installed.generation = after.generation;
@@ -146,9 +165,9 @@ fn damaged(change: impl FnOnce(&sled::Tree)) -> Result<Installed, Error> {
     let (mut journal, mut installed) = reopened(directory.path()).unwrap();
     for revision in 1..=3 {
         let policy = policy(&[revision as u8], 1);
-        let intent = intent(&installed, &policy, revision, false);
+        let intent = intent(&installed, &policy, revision, false, false);
         journal.intend(&intent).unwrap();
-        installed = installed.updated(policy, intent.target);
+        installed = intent.after(&installed).unwrap();
     }
     drop(journal);
     let config = sled::Config::new().path(directory.path());
@@ -161,7 +180,7 @@ fn damaged(change: impl FnOnce(&sled::Tree)) -> Result<Installed, Error> {
 #[test]
 fn every_flipped_byte_of_a_record_is_noticed() {
     let key = key(1, 0);
-    assert_eq!(damaged(|_| {}).unwrap().position.unwrap().revision, 3);
+    assert_eq!(damaged(|_| {}).unwrap().position().unwrap().revision, 3);
     for at in [0, 3, 4, 5, 8, 9, 20, 60] {
         let error = damaged(|log| {
             let mut frame = log.get(key).unwrap().unwrap().to_vec();
@@ -193,7 +212,7 @@ fn a_missing_record_and_a_torn_one_are_noticed() {
 #[test]
 fn what_a_crash_left_of_a_record_never_was() {
     let installed = damaged(|log| drop(log.insert(key(3, 1), b"the end of something").unwrap()));
-    assert_eq!(installed.unwrap().position.unwrap().revision, 3);
+    assert_eq!(installed.unwrap().position().unwrap().revision, 3);
 }
 
 /// Large enough for many parts, and for sled to keep it elsewhere if it were one value.
@@ -207,9 +226,9 @@ fn a_large_policy_is_journalled_whole() {
         .map(|n| IpAddr::from((0x0a00_0000 + n).to_be_bytes()))
         .collect();
     policy.set_group(GroupId::of(["all"], &Ranges::EMPTY), Arc::new(group));
-    let intent = intent(&installed, &policy, 1, true);
+    let intent = intent(&installed, &policy, 1, true, false);
     journal.intend(&intent).unwrap();
-    let installed = installed.updated(policy, intent.target);
+    let installed = intent.after(&installed).unwrap();
     drop(journal);
     let (mut journal, found) = reopened(directory.path()).unwrap();
     assert_eq!(found, installed);

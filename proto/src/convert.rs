@@ -74,6 +74,11 @@ impl TryFrom<&wire::Position> for Position {
     }
 }
 
+/// The names of versions, in the order of a message.
+pub fn positions(found: &[wire::Position]) -> Result<Vec<Position>, WireError> {
+    found.iter().map(Position::try_from).collect()
+}
+
 impl From<&Ranges> for Vec<wire::Range> {
     fn from(ranges: &Ranges) -> Self {
         ranges

@@ -1,6 +1,7 @@
 //! The contract between control plane and enforcers: wire messages, the domain types both ends share, and the
 //! algebra of a node's policy (diff, apply, digest, meet, window). No IO, no Kubernetes, no sled, no netlink.
 
+mod assembly;
 mod convert;
 mod delta;
 mod digest;
@@ -9,7 +10,8 @@ pub mod policy;
 mod ranges;
 mod window;
 
-pub use convert::WireError;
+pub use assembly::Assembly;
+pub use convert::{WireError, positions};
 pub use delta::{ApplyError, Change, Delta};
 pub use digest::Digest;
 pub use meet::{Unknown, Ways};

@@ -15,9 +15,10 @@ use crate::{
 };
 
 /// What a node does with a workload address that is no endpoint (yet).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unknown {
     /// Drop its traffic, if the address lies in the node's workload ranges.
+    #[default]
     Drop,
     /// Let it pass.
     Allow,

@@ -3,9 +3,15 @@
 
 use std::fmt;
 
-use sallyport_proto::{Digest, Position};
+use sallyport_proto::{Epoch, Revision};
 
-use crate::nft::command::{Command, Element, SetKind};
+use crate::{
+    nft::{
+        command::{Command, Element, SetKind},
+        names::Generation,
+    },
+    plan::Installed,
+};
 
 /// The set that holds the stamp.
 pub const SET: &str = "stamp";
@@ -16,19 +22,35 @@ const POSITION: u32 = 1;
 /// The element that holds what the fixed part of the table was made from.
 const FRAME: u32 = 2;
 
-/// How far an update has come.
+/// Where a table stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// What the table enforces, once all steps are done.
-    pub position: Position,
+    /// The epoch of the newest version that the node holds.
+    pub epoch: Epoch,
+    /// Its revision.
+    pub revision: Revision,
+    /// The first 32 bits of its digest.
+    pub digest: u32,
+    /// The update of this node that made it so, once all steps are done. It tells windows with one newest version apart.
+    pub update: Generation,
     /// How many of how many steps are done, while they are not all done.
     pub progress: Option<(u32, u32)>,
 }
 
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.position)?;
-        match self.progress {
+        let Stamp {
+            epoch,
+            revision,
+            digest,
+            update,
+            progress,
+        } = self;
+        write!(
+            f,
+            "epoch {epoch} revision {revision} digest {digest:08x} update {update}"
+        )?;
+        match progress {
             Some((done, all)) => write!(f, " step {done}/{all}"),
             None => Ok(()),
         }
@@ -36,23 +58,40 @@ impl fmt::Display for Stamp {
 }
 
 impl Stamp {
+    /// The stamp of what is installed, or will be.
+    pub fn of(installed: &Installed, progress: Option<(u32, u32)>) -> Stamp {
+        let position = installed.position().unwrap_or_default();
+        Stamp {
+            epoch: position.epoch,
+            revision: position.revision,
+            digest: (position.digest.0 >> 96) as u32,
+            update: installed.made,
+            progress,
+        }
+    }
+
+    /// Whether it is the stamp of this, on the way to it or there.
+    pub fn is_of(&self, installed: &Installed) -> bool {
+        *self == Stamp::of(installed, self.progress)
+    }
+
     /// Reads a stamp as it displays.
     pub fn parse(text: &str) -> Option<Stamp> {
         let mut words = text.split(' ');
         let mut field = |name: &str| (words.next()? == name).then(|| words.next()).flatten();
-        let position = Position {
+        Some(Stamp {
             epoch: field("epoch")?.parse().ok()?,
             revision: field("revision")?.parse().ok()?,
-            digest: Digest(u128::from_str_radix(field("digest")?, 16).ok()?),
-        };
-        let progress = match field("step") {
-            Some(step) => {
-                let (done, all) = step.split_once('/')?;
-                Some((done.parse().ok()?, all.parse().ok()?))
-            }
-            None => None,
-        };
-        Some(Stamp { position, progress })
+            digest: u32::from_str_radix(field("digest")?, 16).ok()?,
+            update: field("update")?.parse().ok()?,
+            progress: match field("step") {
+                Some(step) => {
+                    let (done, all) = step.split_once('/')?;
+                    Some((done.parse().ok()?, all.parse().ok()?))
+                }
+                None => None,
+            },
+        })
     }
 
     /// Puts this stamp in the place of any other. A deletion of what is not there would fail, so `fresh` says whether
@@ -109,20 +148,21 @@ mod tests {
 
     #[test]
     fn a_stamp_reads_as_it_was_written() {
-        let position = Position {
-            epoch: 3,
-            revision: u64::MAX,
-            digest: Digest(7),
-        };
-        for progress in [None, Some((2, 5))] {
-            let stamp = Stamp { position, progress };
+        for progress in [None, Some((u32::MAX, u32::MAX))] {
+            let stamp = Stamp {
+                epoch: u64::MAX,
+                revision: u64::MAX,
+                digest: 7,
+                update: u64::MAX,
+                progress,
+            };
             assert_eq!(Stamp::parse(&stamp.to_string()), Some(stamp));
             assert!(
                 stamp.to_string().len() < 128,
                 "nft takes comments up to 128 bytes"
             );
         }
-        assert_eq!(Stamp::parse("epoch 1 revision x digest 0"), None);
+        assert_eq!(Stamp::parse("epoch 1 revision x digest 0 update 1"), None);
         assert_eq!(Stamp::parse(""), None);
     }
 }

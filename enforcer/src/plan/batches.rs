@@ -1,14 +1,12 @@
 //! Cutting the parts of a plan into batches that the socket takes, and stamping each. It changes no order.
 
-use sallyport_proto::Position;
-
 use crate::{
     nft::{
         command::{Command, Element, SetKind},
         encode,
         stamp::Stamp,
     },
-    plan::{Limits, Step},
+    plan::{Installed, Limits, Step},
 };
 
 /// Commands that must be in one batch.
@@ -39,12 +37,12 @@ impl Part {
     }
 }
 
-/// Cuts parts into batches of a size that the socket takes, and stamps each.
+/// Cuts parts into batches of a size that the socket takes, and stamps each with what they lead to.
 ///
 /// A part may be cut between any two atoms: what it prepares cannot be reached, and what can be reached changes one way.
 pub(super) fn steps(
     parts: Vec<Part>,
-    position: Position,
+    after: &Installed,
     limits: Limits,
     mut fresh: bool,
 ) -> Vec<Step> {
@@ -80,7 +78,7 @@ pub(super) fn steps(
     for (done, step) in (1..).zip(&mut steps) {
         let progress = (done < all).then_some((done, all));
         step.commands
-            .extend(Stamp { position, progress }.write(fresh));
+            .extend(Stamp::of(after, progress).write(fresh));
         // The table's first batch makes the stamp, all others replace it.
         fresh = false;
     }

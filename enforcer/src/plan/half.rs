@@ -69,10 +69,7 @@ impl Version<'_> {
 
 pub(super) struct Planner<'a> {
     pub(super) options: &'a Options,
-    /// What earlier updates left behind and is still there: if it is wanted again it need not be made.
-    pub(super) kept: &'a Garbage,
     pub(super) garbage: Garbage,
-    pub(super) reused: BTreeSet<String>,
 }
 
 impl Planner<'_> {
@@ -185,14 +182,11 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether what is wanted was let go of, by this update or an earlier one, and not deleted yet. It is as it would
-    /// be made: names of chains and of workload ranges say all that is in them.
+    /// Whether what is wanted was let go of in this update's other half. It is as it would be made: names of chains and
+    /// of workload ranges say all that is in them. (What an earlier update let go of is made again, which changes
+    /// nothing: so that a plan does not depend on what happens to be left.)
     fn is_still_there(&mut self, name: &str) -> bool {
-        let kept = self.kept.chains.contains(name) || self.kept.sets.contains(name);
-        if kept {
-            self.reused.insert(name.to_owned());
-        }
-        self.garbage.chains.remove(name) || self.garbage.sets.remove(name) || kept
+        self.garbage.chains.remove(name) || self.garbage.sets.remove(name)
     }
 
     fn add_chain(&mut self, name: String, comment: &str, rules: Vec<Rule>, half: &mut Half) {
