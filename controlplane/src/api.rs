@@ -9,10 +9,13 @@ mod watching;
 
 use std::{sync::Arc, time::Duration};
 
-use sallyport_proto::wire::{
-    ApplyRequest, ApplyResponse, GetRequest, GetResponse, ListRequest, ListResponse, StatusRequest,
-    StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse, WatchRequest, WatchResponse,
-    policy_service_server::PolicyService,
+use sallyport_proto::{
+    Revision,
+    wire::{
+        self, ApplyRequest, ApplyResponse, GetRequest, GetResponse, ListRequest, ListResponse,
+        StatusRequest, StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse, WatchRequest,
+        WatchResponse, policy_service_server::PolicyService,
+    },
 };
 use tokio::{sync::watch, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,7 +23,7 @@ use tonic::{Request, Response, Status};
 
 use self::list::Listings;
 use crate::{
-    nodes::Nodes,
+    nodes::{self, Nodes},
     transaction::not_found,
     writer::{Submission, Writer},
 };
@@ -52,6 +55,29 @@ impl Api {
     }
 }
 
+impl Api {
+    /// Waits until a revision is enforced, or the time is over.
+    async fn wait(
+        &self,
+        revision: Revision,
+        limit_ms: u32,
+    ) -> Result<WaitEnforcedResponse, Status> {
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            _ = timeout(or_default(limit_ms, DEFAULT_TIMEOUT), self.nodes.enforced(revision)) => {}
+            _ = stopping.wait_for(|&stopping| stopping) => return Err(failure::stopping()),
+        }
+        let told = |nodes: Vec<nodes::Status>| nodes.iter().map(Into::into).collect();
+        let lagging: Vec<_> = told(self.nodes.lagging(revision));
+        Ok(WaitEnforcedResponse {
+            revision,
+            enforced: lagging.is_empty(),
+            lagging,
+            passed_over: told(self.nodes.passed_over()),
+        })
+    }
+}
+
 #[tonic::async_trait]
 impl PolicyService for Api {
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
@@ -64,7 +90,11 @@ impl PolicyService for Api {
             edits,
             expected_revision,
             dry_run,
+            enforced_within_ms,
+            unreachable,
         } = request.into_inner();
+        let unreachable = wire::Unreachable::try_from(unreachable)
+            .map_err(|error| Status::invalid_argument(format!("unreachable: {error}")))?;
         // Reading megabytes of YAML takes a while, and others are served meanwhile.
         let edits = tokio::task::spawn_blocking(move || edits::read(edits))
             .await
@@ -74,16 +104,25 @@ impl PolicyService for Api {
             edits,
             expected_revision,
             dry_run,
+            unreachable: convert::unreachable(unreachable),
         };
         let carried = self
             .writer
             .submit(submission)
             .await
             .map_err(|refusal| failure::refusal(&refusal))?;
-        Ok(Response::new(ApplyResponse {
+        let mut response = ApplyResponse {
             revision: carried.revision,
             changes: carried.changes.iter().map(Into::into).collect(),
-        }))
+            ..ApplyResponse::default()
+        };
+        if let Some(limit) = enforced_within_ms.filter(|_| !dry_run) {
+            let waited = self.wait(carried.revision, limit).await?;
+            response.enforced = Some(waited.enforced);
+            response.lagging = waited.lagging;
+            response.passed_over = waited.passed_over;
+        }
+        Ok(Response::new(response))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
@@ -134,22 +173,7 @@ impl PolicyService for Api {
         if revision > current {
             return Err(failure::future(revision, current));
         }
-        let mut stopping = self.stopping.clone();
-        tokio::select! {
-            _ = timeout(or_default(timeout_ms, DEFAULT_TIMEOUT), self.nodes.enforced(revision)) => {}
-            _ = stopping.wait_for(|&stopping| stopping) => return Err(failure::stopping()),
-        }
-        let lagging: Vec<_> = self
-            .nodes
-            .lagging(revision)
-            .iter()
-            .map(Into::into)
-            .collect();
-        Ok(Response::new(WaitEnforcedResponse {
-            revision,
-            enforced: lagging.is_empty(),
-            lagging,
-        }))
+        Ok(Response::new(self.wait(revision, timeout_ms).await?))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -158,6 +182,7 @@ impl PolicyService for Api {
             revision: state.revision,
             epoch: state.epoch,
             nodes: self.nodes.status().iter().map(Into::into).collect(),
+            rollouts: self.nodes.rollouts().iter().map(Into::into).collect(),
         }))
     }
 }

@@ -1,10 +1,14 @@
 //! What the control plane can be told on its command line. Opens nothing.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
-use crate::{history::Bounds, journal::Settings};
+use crate::{
+    history::Bounds,
+    journal,
+    nodes::{Settings, Unreachable},
+};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -48,6 +52,19 @@ pub struct Config {
     #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub history: u32,
 
+    /// How long packets may be on their way between two nodes: what an edit takes away is gone for so long before
+    /// what it gives is given
+    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = duration)]
+    pub drain: Duration,
+
+    /// What becomes of an edit when a node does not acknowledge what the edit takes away
+    #[arg(long, value_enum, default_value_t = OnUnreachable::Wait)]
+    pub unreachable: OnUnreachable,
+
+    /// How long a node that is to be skipped is waited for
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub skip_after: Duration,
+
     /// How log lines look on standard error
     #[arg(
         long,
@@ -60,6 +77,31 @@ pub struct Config {
     /// What to log: error, warn, info, debug, trace, or directives like sallyport_controlplane=debug,h2=warn
     #[arg(long, env = "RUST_LOG", value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
+}
+
+/// What becomes of an edit when a node does not acknowledge what the edit takes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnUnreachable {
+    /// It waits: the other nodes enforce what both versions allow.
+    Wait,
+    /// It goes on once the node's lease has run out, which closes the node; a node without `--lease` is waited for.
+    Fence,
+    /// It goes on without the node: there is no promise for flows that touch it.
+    Skip,
+}
+
+/// A time: a number and `ms` or `s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let number = |digits: &str| digits.parse::<u64>().ok();
+    let millis = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(digits), _) => number(digits),
+        (None, Some(digits)) => number(digits).and_then(|seconds| seconds.checked_mul(1_000)),
+        (None, None) => None,
+    };
+    let allowed = millis.filter(|&millis| millis <= 600_000);
+    allowed
+        .map(Duration::from_millis)
+        .ok_or_else(|| "use a number and a unit, such as 20ms or 5s, up to 600s".to_owned())
 }
 
 /// How log lines look.
@@ -109,21 +151,38 @@ impl Config {
             listen: Address::Tcp(([127, 0, 0, 1], 0).into()),
             data_dir: data_dir.into(),
             history: 10_000,
+            drain: Settings::default().drain,
+            unreachable: OnUnreachable::Wait,
+            skip_after: Settings::default().patience,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
         }
     }
 
-    /// How the journal is to be kept.
-    pub(crate) fn journal(&self) -> Settings {
-        let transactions = usize::try_from(self.history).unwrap_or(usize::MAX);
+    /// How edits are led through the cluster.
+    pub(crate) fn nodes(&self) -> Settings {
         Settings {
+            drain: self.drain,
+            unreachable: match self.unreachable {
+                OnUnreachable::Wait => Unreachable::Wait,
+                OnUnreachable::Fence => Unreachable::Fence,
+                OnUnreachable::Skip => Unreachable::Skip,
+            },
+            patience: self.skip_after,
+            ..Settings::default()
+        }
+    }
+
+    /// How the journal is to be kept.
+    pub(crate) fn journal(&self) -> journal::Settings {
+        let transactions = usize::try_from(self.history).unwrap_or(usize::MAX);
+        journal::Settings {
             history: Bounds {
                 transactions,
                 ..Bounds::default()
             },
             fold_after: self.history.into(),
-            ..Settings::at(self.data_dir.join("journal"))
+            ..journal::Settings::at(self.data_dir.join("journal"))
         }
     }
 }

@@ -9,7 +9,7 @@ mod store;
 mod values;
 mod watermark;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use sallyport_proto::{Epoch, Revision};
 
@@ -30,6 +30,29 @@ pub trait Journal: Send {
     /// transactions with the same revisions. (Only if the process dies between an error and the next `append` may
     /// a transaction be found that was refused.)
     fn append(&mut self, group: &[Arc<Committed>]) -> Result<(), JournalError>;
+
+    /// Takes note of something about the nodes. When this returns, what has to be durable is.
+    fn note(&mut self, note: &Note) -> Result<(), JournalError>;
+}
+
+/// Something about the nodes that a later life has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A node enforces something: barriers wait for it from now on. Durable.
+    Joined {
+        /// Which node.
+        node: String,
+        /// Whether it closes by itself when it gets no lease.
+        leased: bool,
+    },
+    /// A node is gone. It may come to be forgotten again.
+    Left {
+        /// Which node.
+        node: String,
+    },
+    /// Every rollout up to a revision has passed its barrier. It may come to be forgotten again: what a node holds is
+    /// asked of it then.
+    Settled(Revision),
 }
 
 /// What a journal held when it was opened.
@@ -43,4 +66,8 @@ pub struct Recovered {
     pub epoch: Epoch,
     /// The recent transactions.
     pub history: History,
+    /// The last revision up to which every rollout is known to have passed its barrier.
+    pub settled: Revision,
+    /// The nodes that ever enforced anything, and whether each closes by itself when it gets no lease.
+    pub joined: BTreeMap<String, bool>,
 }

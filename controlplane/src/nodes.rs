@@ -1,32 +1,79 @@
-//! What is known of every node: what it must enforce, what it said that it enforces, how it stands. The writer tells
-//! it of commits, the streams of answers; it sends nothing itself.
+//! What is known of every node: what it must enforce, what it said that it holds, how it stands; and the edits on their
+//! way to some. The writer tells it of commits, the streams of answers; it sends nothing itself.
 //!
 //! A commit costs as much as the nodes that it affects, and wakes only their streams.
 
 mod entry;
+mod extent;
+mod rollout;
 mod session;
+mod table;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{Epoch, Position, Revision, policy::NodePolicy};
+use sallyport_proto::{Position, Revision, policy::NodePolicy};
 use tokio::sync::{oneshot, watch};
 
-use self::entry::Entry;
-pub use self::session::{Hello, Session, SessionError, Update};
+pub use self::{
+    rollout::Phase,
+    session::{Hello, Session, SessionError, Update},
+    table::{Start, Table},
+};
+
+/// What becomes of an edit whose revokes a node does not acknowledge. Of two, the stricter is the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unreachable {
+    /// It goes on without the node. The promise is void for flows that touch that node.
+    Skip,
+    /// It goes on once the node's lease has run out: the node closes by itself.
+    Fence,
+    /// It waits: the others enforce what both versions allow.
+    Wait,
+}
+
+/// How edits are led through the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// After how long a packet that one node let through has reached the other.
+    pub drain: Duration,
+    /// What becomes of an edit whose revokes a node does not acknowledge, if the edit does not say.
+    pub unreachable: Unreachable,
+    /// How long a node that is to be skipped is waited for.
+    pub patience: Duration,
+    /// The longest lease that a node may ask for.
+    pub lease_longest: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            drain: Duration::from_millis(20),
+            unreachable: Unreachable::Wait,
+            patience: Duration::from_secs(5),
+            lease_longest: Duration::from_secs(60),
+        }
+    }
+}
 
 /// How a node stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// All that it must enforce is in its kernel.
     Enforcing,
+    /// It enforces what both versions of an edit allow, until other nodes are as far.
+    Holding,
     /// Connected, and behind.
     Updating,
     /// Connected, and it refused the last update.
     Refusing,
+    /// Edits go on without it, since its lease ran out: it drops all traffic of its workloads until it is as far.
+    Fenced,
+    /// Edits go on without it, though it goes on enforcing what it has.
+    Skipped,
     /// Not connected; it goes on enforcing what it has.
     Disconnected,
     /// Never seen by this process.
@@ -40,8 +87,10 @@ pub struct Status {
     pub name: String,
     /// How it stands.
     pub state: State,
-    /// What it last said that it enforces.
+    /// The oldest version that it said it holds: what it fully enforces.
     pub enforced: Option<Position>,
+    /// The newest version that it said it holds: what it takes away is taken away.
+    pub holds: Option<Position>,
     /// The first revision that changes what it must enforce and that it does not enforce.
     pub pending: Option<Revision>,
     /// How long it has been standing so.
@@ -54,6 +103,23 @@ pub struct Status {
     pub endpoints: usize,
 }
 
+/// An edit, or several, on their way through the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolloutStatus {
+    /// The first transaction in it.
+    pub first: Revision,
+    /// The last one.
+    pub last: Revision,
+    /// What it waits for.
+    pub phase: Phase,
+    /// How long it has been on its way.
+    pub since: Duration,
+    /// The nodes that it waits for.
+    pub waits_for: Vec<String>,
+    /// The nodes that it does not wait for any more, and why.
+    pub passed_over: BTreeMap<String, Unreachable>,
+}
+
 /// What a commit means for the nodes.
 #[derive(Clone, Debug, Default)]
 pub struct Affected {
@@ -63,95 +129,60 @@ pub struct Affected {
     pub gone: Vec<String>,
 }
 
-/// Every node.
+/// Every node, for many who ask at once.
 #[derive(Debug)]
 pub struct Nodes {
     table: Mutex<Table>,
     /// Moves whenever a node may hold back less than before.
     progress: watch::Sender<()>,
-}
-
-#[derive(Debug)]
-struct Table {
-    epoch: Epoch,
-    revision: Revision,
-    entries: BTreeMap<String, Entry>,
-    /// The nodes that lag, by the first revision that they lack.
-    pending: BTreeSet<(Revision, String)>,
-    sessions: u64,
-    /// Whether the index of those that lag changed since the last release.
-    moved: bool,
+    /// The last revision up to which every rollout has passed its barrier.
+    settled: watch::Sender<Revision>,
+    /// When there may be something to do though nothing happens.
+    due: watch::Sender<Option<Instant>>,
 }
 
 impl Nodes {
-    /// The nodes as of a revision, all of them unknown so far.
-    pub fn new(
-        epoch: Epoch,
-        revision: Revision,
-        policies: impl IntoIterator<Item = (String, Arc<NodePolicy>)>,
-    ) -> Nodes {
-        let mut table = Table {
-            epoch,
-            revision,
-            entries: BTreeMap::new(),
-            pending: BTreeSet::new(),
-            sessions: 0,
-            moved: false,
-        };
-        for (name, policy) in policies {
-            // Which revision made the policy what it is was forgotten: perhaps the first.
-            table.entries.insert(name.clone(), Entry::new());
-            table.update(&name, |entry, _| entry.changed(1, policy));
-        }
-        Nodes {
+    /// Shares a table.
+    pub fn new(table: Table) -> Nodes {
+        let settled = table.settled();
+        let nodes = Nodes {
             table: Mutex::new(table),
             progress: watch::Sender::new(()),
-        }
+            settled: watch::Sender::new(settled),
+            due: watch::Sender::new(None),
+        };
+        nodes.with(|_, _| {});
+        nodes
     }
 
     /// A transaction was committed. Every one has to be told, in order.
-    pub fn commit(&self, revision: Revision, affected: Affected) {
-        let mut table = self.lock();
-        table.revision = revision;
-        for (name, policy) in affected.policies {
-            table.entries.entry(name.clone()).or_insert_with(Entry::new);
-            table.update(&name, |entry, _| entry.changed(revision, policy));
-        }
-        for name in affected.gone {
-            table.forget(&name);
-        }
-        self.release(table);
+    pub fn commit(&self, revision: Revision, affected: Affected, unreachable: Option<Unreachable>) {
+        self.with(|table, now| table.commit(revision, affected, unreachable, now));
     }
 
     /// The state of every node, by name.
     pub fn status(&self) -> Vec<Status> {
-        let table = self.lock();
-        table
-            .entries
-            .iter()
-            .map(|(name, entry)| entry.status(name))
-            .collect()
+        self.lock().status(Instant::now())
+    }
+
+    /// The edits that have not passed their barrier, the oldest first.
+    pub fn rollouts(&self) -> Vec<RolloutStatus> {
+        self.lock().rollouts(Instant::now())
     }
 
     /// The nodes that do not enforce a revision yet.
     pub fn lagging(&self, revision: Revision) -> Vec<Status> {
-        let table = self.lock();
-        let lagging = table
-            .pending
-            .range(..(revision.saturating_add(1), String::new()));
-        let names: BTreeSet<_> = lagging.map(|(_, name)| name).collect();
-        names
-            .into_iter()
-            .map(|name| table.entries[name].status(name))
-            .collect()
+        self.lock().lagging(revision, Instant::now())
+    }
+
+    /// The nodes that edits go on without.
+    pub fn passed_over(&self) -> Vec<Status> {
+        self.lock().passed_over(Instant::now())
     }
 
     /// Whether every node that must enforces a revision.
     pub fn enforce(&self, revision: Revision) -> bool {
-        self.lock()
-            .pending
-            .first()
-            .is_none_or(|(first, _)| *first > revision)
+        self.lock().enforces(revision)
     }
 
     /// Returns once every node that must enforces a revision.
@@ -163,30 +194,35 @@ impl Nodes {
         }
     }
 
+    /// The last revision up to which every rollout has passed its barrier, whenever it is another one.
+    pub fn settled(&self) -> watch::Receiver<Revision> {
+        self.settled.subscribe()
+    }
+
+    /// Looks after rollouts for which time has to pass. Runs for ever.
+    pub async fn pace(&self) {
+        let mut due = self.due.subscribe();
+        loop {
+            let at = *due.borrow_and_update();
+            let wait = async {
+                match at {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = wait => self.with(|_, _| {}),
+                // The sender is ours.
+                _ = due.changed() => {}
+            }
+        }
+    }
+
     /// A node opens a stream. A stream that it had is ended.
     pub fn connect(self: &Arc<Self>, hello: Hello) -> Result<Session, SessionError> {
-        let mut table = self.lock();
-        let (epoch, revision) = (table.epoch, table.revision);
-        if !table.entries.contains_key(&hello.name) {
-            return Err(SessionError::Unregistered { name: hello.name });
-        }
-        if let Some(position) = hello
-            .position
-            .filter(|at| (at.epoch, at.revision) > (epoch, revision))
-        {
-            return Err(SessionError::Ahead {
-                name: hello.name,
-                node: (position.epoch, position.revision),
-                ours: (epoch, revision),
-            });
-        }
-        table.sessions += 1;
-        let id = table.sessions;
         let (end, ended) = oneshot::channel();
         let name = hello.name.clone();
-        let wake = table.update(&name, |entry, now| entry.connected(id, end, hello, now));
-        self.release(table);
-        let wake = wake.expect("the node was looked up under the same lock");
+        let (id, wake) = self.with(|table, now| table.connect(hello, end, now))?;
         Ok(Session::new(self.clone(), name, id, wake, ended))
     }
 
@@ -195,77 +231,20 @@ impl Nodes {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the lock back, and wakes those who wait for nodes if one moved.
-    fn release(&self, mut table: MutexGuard<'_, Table>) {
-        let moved = std::mem::take(&mut table.moved);
+    /// Does something with the table, and tells those who wait for what came of it.
+    fn with<T>(&self, action: impl FnOnce(&mut Table, Instant) -> T) -> T {
+        let mut table = self.lock();
+        let now = Instant::now();
+        let result = action(&mut table, now);
+        let (due, moved, settled) = (table.advance(now), table.moved(), table.settled());
         drop(table);
+        let changed = |old: &mut Option<Instant>| std::mem::replace(old, due) != due;
+        self.due.send_if_modified(changed);
+        self.settled
+            .send_if_modified(|old| std::mem::replace(old, settled) != settled);
         if moved {
             self.progress.send_replace(());
         }
-    }
-
-    /// Changes an entry on behalf of a session, unless another one took its place.
-    fn with_session<T>(
-        &self,
-        name: &str,
-        id: u64,
-        change: impl FnOnce(&mut Entry, Now) -> T,
-    ) -> Result<T, SessionError> {
-        let mut table = self.lock();
-        match table.entries.get(name) {
-            None => Err(SessionError::Removed {
-                name: name.to_owned(),
-            }),
-            Some(entry) if !entry.is_session(id) => Err(SessionError::Replaced {
-                name: name.to_owned(),
-            }),
-            Some(_) => {
-                let result = table.update(name, change);
-                self.release(table);
-                Ok(result.expect("the node was looked up under the same lock"))
-            }
-        }
-    }
-}
-
-/// Where the control plane is.
-#[derive(Clone, Copy, Debug)]
-struct Now {
-    epoch: Epoch,
-    revision: Revision,
-}
-
-impl Table {
-    /// Changes an entry, and keeps the index of those that lag.
-    fn update<T>(&mut self, name: &str, change: impl FnOnce(&mut Entry, Now) -> T) -> Option<T> {
-        let now = Now {
-            epoch: self.epoch,
-            revision: self.revision,
-        };
-        let entry = self.entries.get_mut(name)?;
-        let before = entry.pending();
-        let result = change(entry, now);
-        entry.settle(Instant::now());
-        let after = entry.pending();
-        if before != after {
-            self.moved = true;
-            let index = |revision| (revision, name.to_owned());
-            before.map(|revision| self.pending.remove(&index(revision)));
-            after.map(|revision| self.pending.insert(index(revision)));
-        }
-        Some(result)
-    }
-
-    /// Forgets a node. Its stream is told by the end of its channel.
-    fn forget(&mut self, name: &str) {
-        if let Some(mut entry) = self.entries.remove(name) {
-            if let Some(pending) = entry.pending() {
-                self.pending.remove(&(pending, name.to_owned()));
-                self.moved = true;
-            }
-            entry.end(SessionError::Removed {
-                name: name.to_owned(),
-            });
-        }
+        result
     }
 }

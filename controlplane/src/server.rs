@@ -17,12 +17,12 @@ use tracing::{info, warn};
 use crate::{
     api::{Api, MAX_REQUEST},
     config::{Address, Config},
-    journal::{JournalError, SledJournal},
+    journal::{JournalError, Note, SledJournal},
     listener::Listener,
     nodes::Nodes,
     oversize::Oversize,
     stream::Streams,
-    writer::{Running, Writer},
+    writer::{Refusal, Running, Writer},
 };
 
 /// A peer that does not answer for so long is gone. Nodes and watchers are idle most of the time.
@@ -80,12 +80,12 @@ pub struct Handle {
 
 /// Starts a control plane. When this returns, it serves.
 pub async fn start(config: Config) -> Result<Handle, ServerError> {
-    let settings = config.journal();
+    let (settings, leading) = (config.journal(), config.nodes());
     let (journal, recovered) =
         tokio::task::spawn_blocking(move || SledJournal::open(settings)).await??;
     let (revision, epoch) = (recovered.revision, recovered.epoch);
     let (writer, nodes, running) =
-        tokio::task::spawn_blocking(move || Writer::start(Box::new(journal), recovered))
+        tokio::task::spawn_blocking(move || Writer::start(Box::new(journal), recovered, leading))
             .await?
             .map_err(ServerError::Thread)?;
     let listener = Listener::bind(&config.listen)
@@ -136,11 +136,14 @@ async fn router(
     nodes: Arc<Nodes>,
     stopping: watch::Receiver<bool>,
 ) -> Result<Router, ServerError> {
-    let policies = PolicyServiceServer::new(Api::new(writer, nodes.clone(), stopping.clone()))
-        .max_decoding_message_size(MAX_REQUEST)
-        // What was read can be told again, whatever it grew to.
-        .max_encoding_message_size(usize::MAX);
-    let streams = NodeServiceServer::new(Streams::new(nodes, stopping));
+    let policies =
+        PolicyServiceServer::new(Api::new(writer.clone(), nodes.clone(), stopping.clone()))
+            .max_decoding_message_size(MAX_REQUEST)
+            // What was read can be told again, whatever it grew to.
+            .max_encoding_message_size(usize::MAX);
+    let told = stopping.clone();
+    let streams = NodeServiceServer::new(Streams::new(nodes.clone(), writer.clone(), stopping));
+    tokio::spawn(look_after(nodes, writer, told));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PolicyServiceServer<Api>>().await;
     health.set_serving::<NodeServiceServer<Streams>>().await;
@@ -157,6 +160,26 @@ async fn router(
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
+}
+
+/// Paces the rollouts, and has the journal know how far they are. Ends with the writer, or when told.
+async fn look_after(nodes: Arc<Nodes>, writer: Writer, mut stopping: watch::Receiver<bool>) {
+    let mut settled = nodes.settled();
+    let remember = async {
+        loop {
+            let note = Note::Settled(*settled.borrow_and_update());
+            if let Err(Refusal::Stopping) = writer.note(note).await {
+                return;
+            }
+            // The table of nodes lives as long as its handle here.
+            let _ = settled.changed().await;
+        }
+    };
+    tokio::select! {
+        () = nodes.pace() => {}
+        () = remember => {}
+        _ = stopping.wait_for(|&stopping| stopping) => {}
+    }
 }
 
 /// Serves until it is told to stop, or the writer is gone; then ends the writer.

@@ -6,10 +6,12 @@ mod parts;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use sallyport_proto::{
-    Delta, Position,
+    Delta, Position, Unknown, WireError,
     policy::NodePolicy,
+    positions,
     wire::{
-        self, SyncRequest, SyncResponse, node_service_server::NodeService, sync_request::Message,
+        self, LeaseGrant, LeaseRequest, SyncRequest, SyncResponse,
+        node_service_server::NodeService, sync_request::Message, sync_response,
     },
 };
 use tokio::{
@@ -21,7 +23,11 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 pub use self::parts::{PART, Parts};
-use crate::nodes::{Hello, Nodes, Session, SessionError, Update};
+use crate::{
+    journal::Note,
+    nodes::{Hello, Nodes, Session, SessionError, Update},
+    writer::Writer,
+};
 
 /// A node that opens a stream has this long to say Hello, and one that is told to go to hear why.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,13 +42,18 @@ const AHEAD: usize = 2;
 #[derive(Debug)]
 pub struct Streams {
     nodes: Arc<Nodes>,
+    writer: Writer,
     stopping: watch::Receiver<bool>,
 }
 
 impl Streams {
-    /// Streams that end when `stopping` turns true.
-    pub fn new(nodes: Arc<Nodes>, stopping: watch::Receiver<bool>) -> Streams {
-        Streams { nodes, stopping }
+    /// Streams that end when `stopping` turns true. The writer makes durable which nodes there ever were.
+    pub fn new(nodes: Arc<Nodes>, writer: Writer, stopping: watch::Receiver<bool>) -> Streams {
+        Streams {
+            nodes,
+            writer,
+            stopping,
+        }
     }
 }
 
@@ -55,9 +66,16 @@ impl NodeService for Streams {
         request: Request<Streaming<SyncRequest>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
         let (outbound, messages) = mpsc::channel(AHEAD);
-        let (nodes, stopping) = (self.nodes.clone(), self.stopping.clone());
+        let (nodes, writer) = (self.nodes.clone(), self.writer.clone());
+        let stopping = self.stopping.clone();
         tokio::spawn(async move {
-            let outcome = converse(nodes, request.into_inner(), outbound.clone(), stopping).await;
+            let session = open(nodes, writer, request.into_inner());
+            let outcome = match session.await {
+                Ok((session, inbound)) => {
+                    converse(session, inbound, outbound.clone(), stopping).await
+                }
+                Err(status) => Err(status),
+            };
             if let Err(status) = outcome {
                 // A node that reads nothing does not learn why.
                 let _ = timeout(PATIENCE, outbound.send(Err(status))).await;
@@ -67,26 +85,44 @@ impl NodeService for Streams {
     }
 }
 
-async fn converse(
+/// A stream's session, once the node has said Hello.
+async fn open(
     nodes: Arc<Nodes>,
+    writer: Writer,
     mut inbound: Streaming<SyncRequest>,
-    outbound: mpsc::Sender<Result<SyncResponse, Status>>,
-    stopping: watch::Receiver<bool>,
-) -> Result<(), Status> {
+) -> Result<(Session, Streaming<SyncRequest>), Status> {
     let hello = timeout(PATIENCE, inbound.message())
         .await
         .map_err(|_| Status::deadline_exceeded("no Hello within 10 seconds"))??;
     let hello = hello_of(hello)?;
-    let said = match hello.position {
-        Some(position) => position.to_string(),
-        None => "nothing".to_owned(),
-    };
-    let version = hello.version.clone();
+    let holds: Vec<String> = hello.window.iter().map(Position::to_string).collect();
+    let (version, leased) = (hello.version.clone(), !hello.lease.is_zero());
     let session = nodes
         .connect(hello)
         .inspect_err(|error| warn!(%error, "turned a node away"))?;
+    let node = session.name();
+    info!(node, version, holds = holds.join(" and "), "node connected");
+    if session.is_new(leased) {
+        let joined = Note::Joined {
+            node: node.to_owned(),
+            leased,
+        };
+        writer
+            .note(joined)
+            .await
+            .map_err(|refusal| Status::unavailable(refusal.to_string()))?;
+        session.join(leased);
+    }
+    Ok((session, inbound))
+}
+
+async fn converse(
+    session: Session,
+    inbound: Streaming<SyncRequest>,
+    outbound: mpsc::Sender<Result<SyncResponse, Status>>,
+    stopping: watch::Receiver<bool>,
+) -> Result<(), Status> {
     let node = session.name().to_owned();
-    info!(node, version, enforces = said, "node connected");
     let conversation = Conversation {
         session,
         inbound,
@@ -111,13 +147,18 @@ fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
     };
     Ok(Hello {
         name: hello.node_name,
-        position: hello.position.as_ref().map(position_of).transpose()?,
+        window: positions(&hello.window).map_err(malformed)?,
         version: hello.version,
+        unknown: match &hello.dropped {
+            Some(ranges) => Unknown::Drop(Arc::new(ranges.try_into().map_err(malformed)?)),
+            None => Unknown::Allow,
+        },
+        lease: Duration::from_millis(hello.lease_ms.into()),
     })
 }
 
-fn position_of(position: &wire::Position) -> Result<Position, Status> {
-    Position::try_from(position).map_err(|error| Status::invalid_argument(error.to_string()))
+fn malformed(error: WireError) -> Status {
+    Status::invalid_argument(error.to_string())
 }
 
 impl From<SessionError> for Status {
@@ -165,7 +206,13 @@ impl Conversation {
                 }
             }
             match self.listen().await? {
-                Signal::Said(Some(request)) => self.hear(request)?,
+                Signal::Said(Some(request)) => {
+                    if let Some(response) = self.hear(request)?
+                        && self.say(response).await?.is_none()
+                    {
+                        return Ok(());
+                    }
+                }
                 Signal::Said(None) => return Ok(()),
                 Signal::Changed | Signal::Retry => self.retry.go(),
             }
@@ -178,23 +225,32 @@ impl Conversation {
             base,
             target,
             policy,
+            keep,
         } = update;
         let (base, old) = match base {
             Some((position, policy)) => (Some(position), policy),
             None => (None, Arc::<NodePolicy>::default()),
         };
-        let (_, ended) = self.session.signals();
-        for part in Parts::new(base, target, Delta::between(&old, &policy)) {
-            let sent = tokio::select! {
-                sent = self.outbound.send(Ok(part)) => sent,
-                reason = &mut *ended => return Err(over(reason)),
-                _ = self.stopping.wait_for(|&stopping| stopping) => return Err(stopping()),
+        for part in Parts::new(base, target, &keep, Delta::between(&old, &policy)) {
+            let response = SyncResponse {
+                message: Some(sync_response::Message::Update(part)),
             };
-            if sent.is_err() {
+            if self.say(response).await?.is_none() {
                 return Ok(None);
             }
         }
         Ok(Some(()))
+    }
+
+    /// Sends a message. `None` when the node is gone.
+    async fn say(&mut self, response: SyncResponse) -> Result<Option<()>, Status> {
+        let (_, ended) = self.session.signals();
+        let sent = tokio::select! {
+            sent = self.outbound.send(Ok(response)) => sent,
+            reason = &mut *ended => return Err(over(reason)),
+            _ = self.stopping.wait_for(|&stopping| stopping) => return Err(stopping()),
+        };
+        Ok(sent.ok())
     }
 
     async fn listen(&mut self) -> Result<Signal, Status> {
@@ -212,16 +268,23 @@ impl Conversation {
         }
     }
 
-    fn hear(&mut self, request: SyncRequest) -> Result<(), Status> {
+    /// Takes what the node says. Returns what is to be said to it at once.
+    fn hear(&mut self, request: SyncRequest) -> Result<Option<SyncResponse>, Status> {
         match request.message {
             Some(Message::Ack(ack)) => {
-                let position = required(ack.position.as_ref(), "ack.position")?;
-                self.session.acked(position)?;
+                self.session
+                    .acked(&positions(&ack.window).map_err(malformed)?)?;
                 self.snapshot = false;
                 self.retry = Retry::new();
-                Ok(())
+                Ok(None)
             }
-            Some(Message::Nack(nack)) => self.refused(nack),
+            Some(Message::Nack(nack)) => self.refused(nack).map(|()| None),
+            Some(Message::Lease(LeaseRequest { number })) => {
+                let grant = SyncResponse {
+                    message: Some(sync_response::Message::Lease(LeaseGrant { number })),
+                };
+                Ok(self.session.lease()?.then_some(grant))
+            }
             Some(Message::Hello(_)) => Err(Status::invalid_argument("a second Hello")),
             None => Err(Status::invalid_argument(
                 "an empty message, or one of a kind that this version does not know",
@@ -230,21 +293,21 @@ impl Conversation {
     }
 
     fn refused(&mut self, nack: wire::Nack) -> Result<(), Status> {
-        let target = required(nack.target.as_ref(), "nack.target")?;
-        let position = nack.position.as_ref().map(position_of).transpose()?;
+        let target = nack
+            .target
+            .as_ref()
+            .ok_or_else(|| Status::invalid_argument("nack.target is missing"))?;
+        let target = Position::try_from(target).map_err(malformed)?;
+        let window = positions(&nack.window).map_err(malformed)?;
         let (node, was_snapshot) = (self.session.name(), self.snapshot);
         warn!(node, %target, reason = nack.reason, want_snapshot = nack.want_snapshot, "node refused an update");
-        self.session.nacked(target, position, nack.reason)?;
+        self.session.nacked(target, &window, nack.reason)?;
         self.snapshot = nack.want_snapshot;
         if was_snapshot || !nack.want_snapshot {
             self.retry.wait();
         }
         Ok(())
     }
-}
-
-fn required(position: Option<&wire::Position>, field: &str) -> Result<Position, Status> {
-    position_of(position.ok_or_else(|| Status::invalid_argument(format!("{field} is missing")))?)
 }
 
 fn over<E>(reason: Result<SessionError, E>) -> Status {

@@ -7,6 +7,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::Arc,
     thread,
+    time::Instant,
 };
 
 use sallyport_proto::{Epoch, Revision};
@@ -18,9 +19,9 @@ use crate::{
     cluster::Cluster,
     compile::Compiler,
     history::{Committed, Event, History},
-    journal::{Journal, JournalError, Recovered},
+    journal::{Journal, JournalError, Note, Recovered},
     model::ObjectKey,
-    nodes::{Affected, Nodes},
+    nodes::{Affected, Nodes, Settings, Start, Table, Unreachable},
     transaction::{Change, Edit, Problem},
 };
 
@@ -90,6 +91,8 @@ pub struct Submission {
     pub expected_revision: Option<Revision>,
     /// Decide, and change nothing.
     pub dry_run: bool,
+    /// What becomes of it when a node does not acknowledge its revokes, if not what is usual.
+    pub unreachable: Option<Unreachable>,
 }
 
 struct Queued {
@@ -99,6 +102,7 @@ struct Queued {
 
 enum Message {
     Transaction(Queued),
+    Note(Note, oneshot::Sender<Result<(), Arc<JournalError>>>),
     /// Carry out what is queued, and end.
     Stop,
 }
@@ -124,18 +128,28 @@ impl Writer {
     pub fn start(
         journal: Box<dyn Journal>,
         recovered: Recovered,
+        settings: Settings,
     ) -> std::io::Result<(Writer, Arc<Nodes>, Running)> {
         let Recovered {
             cluster,
             revision,
             epoch,
             history,
+            settled,
+            joined,
         } = recovered;
         let compiler = Compiler::new(&cluster);
         let policies = compiler
             .policies()
             .map(|(name, policy)| (name.to_owned(), policy.clone()));
-        let nodes = Arc::new(Nodes::new(epoch, revision, policies));
+        let start = Start {
+            epoch,
+            revision,
+            settled,
+            joined,
+        };
+        let table = Table::new(start, settings, policies, Instant::now());
+        let nodes = Arc::new(Nodes::new(table));
         let (publish, published) = watch::channel(Arc::new(Published {
             revision,
             epoch,
@@ -177,6 +191,17 @@ impl Writer {
         answered.await.map_err(|_| Refusal::Stopping)?
     }
 
+    /// Has something about the nodes noted in the journal. Returns when what has to be durable is.
+    pub async fn note(&self, note: Note) -> Result<(), Refusal> {
+        let (answer, answered) = oneshot::channel();
+        self.queue
+            .send(Message::Note(note, answer))
+            .await
+            .map_err(|_| Refusal::Stopping)?;
+        let noted = answered.await.map_err(|_| Refusal::Stopping)?;
+        noted.map_err(Refusal::Journal)
+    }
+
     /// The last committed state.
     pub fn current(&self) -> Arc<Published> {
         self.published.borrow().clone()
@@ -214,6 +239,7 @@ impl State {
                     let group = self.decide(first, &mut queue);
                     self.carry_out(group);
                 }
+                Message::Note(note, answer) => self.note(&note, answer),
                 // What is queued is carried out still.
                 Message::Stop => queue.close(),
             }
@@ -221,7 +247,7 @@ impl State {
     }
 
     /// Decides what is queued, each on top of those before it.
-    fn decide(&self, first: Queued, queue: &mut mpsc::Receiver<Message>) -> Group {
+    fn decide(&mut self, first: Queued, queue: &mut mpsc::Receiver<Message>) -> Group {
         let mut group = Group::on(self.publish.borrow().clone());
         group.decide(first);
         while !group.is_full()
@@ -229,10 +255,20 @@ impl State {
         {
             match message {
                 Message::Transaction(next) => group.decide(next),
+                Message::Note(note, answer) => self.note(&note, answer),
                 Message::Stop => queue.close(),
             }
         }
         group
+    }
+
+    fn note(&mut self, note: &Note, answer: oneshot::Sender<Result<(), Arc<JournalError>>>) {
+        let noted = self.journal.note(note).map_err(Arc::new);
+        if let Err(error) = &noted {
+            error!(%error, ?note, "could not take a note");
+        }
+        // Who asked may have gone.
+        let _ = answer.send(noted);
     }
 
     /// Durable, then visible, then answered.
@@ -242,8 +278,8 @@ impl State {
             error!(%error, transactions = committed.len(), "refused, because they could not be made durable");
             return group.refuse(&Arc::new(error));
         }
-        for (committed, cluster) in group.accepted() {
-            self.compile(committed, cluster);
+        for (committed, cluster, unreachable) in group.accepted() {
+            self.compile(committed, cluster, unreachable);
         }
         if !committed.is_empty() {
             debug!(
@@ -257,7 +293,12 @@ impl State {
     }
 
     /// Tells the nodes that a transaction affects, and no others.
-    fn compile(&mut self, committed: &Committed, cluster: &Cluster) {
+    fn compile(
+        &mut self,
+        committed: &Committed,
+        cluster: &Cluster,
+        unreachable: Option<Unreachable>,
+    ) {
         let changed: Vec<ObjectKey> = committed.events.iter().map(Event::key).cloned().collect();
         let mut affected = Affected::default();
         for name in self.compiler.update(cluster, &changed) {
@@ -266,6 +307,12 @@ impl State {
                 None => affected.gone.push(name),
             }
         }
-        self.nodes.commit(committed.revision, affected);
+        for node in &affected.gone {
+            let node = node.clone();
+            if let Err(error) = self.journal.note(&Note::Left { node }) {
+                error!(%error, "could not take a note");
+            }
+        }
+        self.nodes.commit(committed.revision, affected, unreachable);
     }
 }

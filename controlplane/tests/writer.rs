@@ -1,6 +1,7 @@
 //! The writer with a journal that fails when it is told to: groups, and that nothing of a failed group is visible.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{
         Arc, Mutex,
@@ -12,8 +13,9 @@ use std::{
 use sallyport_controlplane::{
     cluster::Cluster,
     history::{Bounds, Committed, History},
-    journal::{Journal, JournalError, Recovered},
+    journal::{Journal, JournalError, Note, Recovered},
     manifest,
+    nodes::Settings,
     transaction::{Edit, Op},
     writer::{Carried, Refusal, Running, Submission, Writer},
 };
@@ -41,6 +43,10 @@ impl Journal for FakeJournal {
         self.groups.lock().unwrap().push(group.len());
         Ok(())
     }
+
+    fn note(&mut self, _: &Note) -> Result<(), JournalError> {
+        Ok(())
+    }
 }
 
 fn start(journal: &FakeJournal) -> (Writer, Running) {
@@ -49,8 +55,11 @@ fn start(journal: &FakeJournal) -> (Writer, Running) {
         revision: 0,
         epoch: 1,
         history: History::starting_after(0, Bounds::default()),
+        settled: 0,
+        joined: BTreeMap::new(),
     };
-    let (writer, _, running) = Writer::start(Box::new(journal.clone()), recovered).unwrap();
+    let journal = Box::new(journal.clone());
+    let (writer, _, running) = Writer::start(journal, recovered, Settings::default()).unwrap();
     (writer, running)
 }
 
@@ -66,6 +75,7 @@ fn namespace(name: &str) -> Submission {
         edits: vec![edit],
         expected_revision: None,
         dry_run: false,
+        unreachable: None,
     }
 }
 

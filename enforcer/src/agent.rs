@@ -130,7 +130,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let Some((newest, older)) = self.installed.window.versions().split_last() else {
             return Ok(());
         };
-        if self.foreign || older.is_empty() || self.installed.unknown == self.options.unknown {
+        if self.foreign || older.is_empty() || self.installed.unknown == self.options.unknown() {
             return Ok(());
         }
         self.apply(Update {
@@ -207,14 +207,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// Finishes an update that an earlier life began.
     fn resume(&mut self, intent: &Intent, after: Installed, done: usize) -> Result<(), Refusal> {
         if done < usize::MAX {
-            let options = Options {
-                unknown: intent.unknown,
-                ..self.options.clone()
-            };
             let limits = Limits {
                 batch: intent.batch,
             };
-            let plan = plan::update(&self.installed, &after, &options, limits);
+            let plan = plan::update(&self.installed, &after, &self.options, limits);
             info!(
                 revision = intent.update.target.revision,
                 done,
@@ -314,7 +310,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
         let intent = Intent {
             update,
-            unknown: self.options.unknown,
+            unknown: self.options.unknown(),
             batch: self.limits().batch,
         };
         let after = intent.after(&self.installed)?;
@@ -385,7 +381,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         match self.carry_out(&plan, done) {
             Ok(()) => {
                 self.settle(plan);
-                        Ok(())
+                Ok(())
             }
             Err(refusal) => {
                 let done = match &refusal {
@@ -428,8 +424,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     fn is_done(&mut self, plan: &Plan, index: usize) -> Result<bool, netlink::Error> {
         let stamp = self.kernel.read_stamp()?.stamp;
         Ok(stamp.is_some_and(|stamp| {
-            stamp.is_of(&plan.after)
-                && stamp.progress.is_none_or(|(done, _)| done as usize > index)
+            stamp.is_of(&plan.after) && stamp.progress.is_none_or(|(done, _)| done as usize > index)
         }))
     }
 

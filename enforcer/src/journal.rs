@@ -18,7 +18,7 @@ use std::{
 
 use prost::Message;
 use sallyport_proto::{
-    Delta, Misfit, Position, Unknown, Update, Version, Window, WireError,
+    Delta, Misfit, Position, Ranges, Unknown, Update, Version, Window, WireError,
     policy::{GroupId, NodePolicy},
     wire,
 };
@@ -111,7 +111,7 @@ impl Intent {
     /// What is installed once it is carried out.
     pub fn after(&self, before: &Installed) -> Result<Installed, Misfit> {
         let window = before.window.updated(&self.update)?;
-        Ok(before.updated(window, self.unknown))
+        Ok(before.updated(window, &self.unknown))
     }
 }
 
@@ -167,8 +167,8 @@ struct SnapshotRecord {
     made: u64,
     #[prost(message, repeated, tag = "4")]
     births: Vec<Birth>,
-    #[prost(bool, tag = "5")]
-    strict: bool,
+    #[prost(message, optional, tag = "5")]
+    dropped: Option<wire::WorkloadRanges>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -195,8 +195,9 @@ struct IntentRecord {
     changes: Vec<wire::PolicyChange>,
     #[prost(message, optional, tag = "3")]
     base: Option<wire::Position>,
-    #[prost(bool, tag = "4")]
-    strict: bool,
+    /// The ranges in which unknown addresses are dropped beside the policy's; absent where they are let pass.
+    #[prost(message, optional, tag = "4")]
+    dropped: Option<wire::WorkloadRanges>,
     #[prost(uint64, tag = "5")]
     batch: u64,
     #[prost(message, repeated, tag = "6")]
@@ -321,7 +322,7 @@ impl Log for Journal {
             target: Some((*target).into()),
             changes: delta.into(),
             base: base.map(Into::into),
-            strict: intent.unknown == Unknown::Drop,
+            dropped: dropped(&intent.unknown),
             batch: intent.batch as u64,
             keep: keep.iter().copied().map(Into::into).collect(),
         };
@@ -371,7 +372,7 @@ fn snapshot_record(installed: &Installed) -> SnapshotRecord {
         generation: installed.generation,
         made: installed.made,
         births: births.collect(),
-        strict: installed.unknown == Unknown::Drop,
+        dropped: dropped(&installed.unknown),
     }
 }
 
@@ -427,7 +428,7 @@ fn fold(recovered: &mut Recovered, record: Record) -> Result<(), String> {
                     keep: positions(&record.keep)?,
                     delta: delta(&record.changes)?,
                 },
-                unknown: unknown(record.strict),
+                unknown: unknown(record.dropped.as_ref())?,
                 batch: record.batch as usize,
             };
             let after = intent
@@ -464,9 +465,9 @@ fn installed(snapshot: &SnapshotRecord) -> Result<Installed, String> {
             .map_err(|_| "a group's id is not 16 bytes")?;
         Ok((GroupId(id), birth.generation))
     });
-    let unknown = unknown(snapshot.strict);
+    let unknown = unknown(snapshot.dropped.as_ref())?;
     Ok(Installed {
-        policy: window.enforced(unknown),
+        policy: window.enforced(&unknown),
         window,
         unknown,
         generation: snapshot.generation,
@@ -475,10 +476,18 @@ fn installed(snapshot: &SnapshotRecord) -> Result<Installed, String> {
     })
 }
 
-fn unknown(strict: bool) -> Unknown {
-    match strict {
-        true => Unknown::Drop,
-        false => Unknown::Allow,
+fn unknown(dropped: Option<&wire::WorkloadRanges>) -> Result<Unknown, String> {
+    let Some(dropped) = dropped else {
+        return Ok(Unknown::Allow);
+    };
+    let ranges = Ranges::try_from(dropped).map_err(|error| error.to_string())?;
+    Ok(Unknown::Drop(Arc::new(ranges)))
+}
+
+fn dropped(unknown: &Unknown) -> Option<wire::WorkloadRanges> {
+    match unknown {
+        Unknown::Drop(ranges) => Some((&**ranges).into()),
+        Unknown::Allow => None,
     }
 }
 

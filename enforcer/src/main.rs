@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use ipnetwork::IpNetwork;
 use sallyport_enforcer::{agent, nft::render::Options, preflight, session};
-use sallyport_proto::{Ranges, Unknown};
+use sallyport_proto::Ranges;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
 use tracing::{error, info};
@@ -137,26 +137,22 @@ async fn main() -> Result<()> {
     let node = arguments.node_name.map_or_else(host_name, Ok)?;
     preflight::privilege()?;
     preflight::bridges(&arguments.ignore_bridge).await?;
-    let unknown = match arguments.mode {
-        Mode::Strict => Unknown::Drop,
-        Mode::Standard => Unknown::Allow,
-    };
     let options = Options {
-        unknown,
+        strict: matches!(arguments.mode, Mode::Strict),
         workload_ranges: ranges(&arguments.workload_cidr),
         workload_interfaces: arguments.interface,
         owned: true,
+    };
+    let identity = session::Identity {
+        name: node,
+        unknown: options.unknown(),
     };
     let agent = agent::start(&arguments.data_dir, options)?;
     let position = match agent.window().last() {
         Some(position) => position.to_string(),
         None => "nothing yet".to_owned(),
     };
-    info!(node, position, "enforcing");
-    let identity = session::Identity {
-        name: node,
-        unknown,
-    };
+    info!(node = identity.name, position, "enforcing");
     tokio::spawn(watch_bridges(arguments.ignore_bridge));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     tokio::select! {

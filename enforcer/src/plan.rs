@@ -95,14 +95,14 @@ impl Installed {
     }
 
     /// What is installed once an update is done that leads to these versions.
-    pub fn updated(&self, window: Window, unknown: Unknown) -> Installed {
+    pub fn updated(&self, window: Window, unknown: &Unknown) -> Installed {
         let generation = self.generation + 1;
         let policy = window.enforced(unknown);
         Installed {
             births: births(&self.births, &self.policy, &policy, generation),
             window,
             policy,
-            unknown,
+            unknown: unknown.clone(),
             generation,
             made: generation,
         }
@@ -143,13 +143,8 @@ impl Garbage {
 }
 
 /// Plans the update of a table that is there. `new` is what `old` is [`updated`](Installed::updated) to.
-pub fn update(
-    old: &Installed,
-    new: &Installed,
-    options: &Options,
-    limits: Limits,
-) -> Plan {
-    let meet = old.policy.meet(&new.policy, options.unknown);
+pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limits) -> Plan {
+    let meet = old.policy.meet(&new.policy, &new.unknown);
     let births_meet = births(&old.births, &old.policy, &meet, new.generation);
     let mut planner = Planner {
         options,

@@ -93,7 +93,11 @@ async fn try_session(
         node_name: identity.name.clone(),
         window: window(agent),
         version: env!("CARGO_PKG_VERSION").into(),
-        allows_unknown: identity.unknown == Unknown::Allow,
+        dropped: match &identity.unknown {
+            Unknown::Drop(ranges) => Some((&**ranges).into()),
+            Unknown::Allow => None,
+        },
+        lease_ms: 0,
     };
     send(&requests, Message::Hello(hello)).await?;
     let mut inbound = client
@@ -116,7 +120,9 @@ async fn try_session(
             return Ok(());
         };
         let Some(sync_response::Message::Update(part)) = response.message else {
-            return Err(Status::internal("a message that this enforcer does not know"));
+            return Err(Status::internal(
+                "a message that this enforcer does not know",
+            ));
         };
         let update = assembly.take(part).map_err(malformed)?;
         if let Some(update) = update {

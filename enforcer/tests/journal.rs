@@ -99,7 +99,7 @@ fn intent(
                 .collect(),
             delta: Delta::between(base.map_or(&empty, |base| &base.policy), policy),
         },
-        unknown: Unknown::Drop,
+        unknown: Unknown::drop(),
         batch: 1 << 20,
     }
 }

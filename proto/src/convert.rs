@@ -91,6 +91,22 @@ impl From<&Ranges> for Vec<wire::Range> {
     }
 }
 
+impl From<&Ranges> for wire::WorkloadRanges {
+    fn from(ranges: &Ranges) -> Self {
+        wire::WorkloadRanges {
+            ranges: ranges.into(),
+        }
+    }
+}
+
+impl TryFrom<&wire::WorkloadRanges> for Ranges {
+    type Error = WireError;
+
+    fn try_from(found: &wire::WorkloadRanges) -> Result<Self, WireError> {
+        ranges("workload_ranges", &found.ranges)
+    }
+}
+
 fn ranges(field: &'static str, list: &[wire::Range]) -> Result<Ranges, WireError> {
     let mut spans = Vec::with_capacity(list.len());
     for range in list {
@@ -199,9 +215,7 @@ impl From<&Change> for wire::PolicyChange {
     fn from(change: &Change) -> Self {
         use wire::policy_change::Change as Wire;
         let change = match change {
-            Change::WorkloadRanges(ranges) => Wire::WorkloadRanges(wire::WorkloadRanges {
-                ranges: (&**ranges).into(),
-            }),
+            Change::WorkloadRanges(ranges) => Wire::WorkloadRanges((&**ranges).into()),
             Change::Group {
                 id,
                 spec,
@@ -256,9 +270,7 @@ impl TryFrom<&wire::PolicyChange> for Change {
             malformed("change", "is empty or of a kind this version does not know")
         })?;
         Ok(match change {
-            Wire::WorkloadRanges(list) => {
-                Change::WorkloadRanges(Arc::new(ranges("workload_ranges", &list.ranges)?))
-            }
+            Wire::WorkloadRanges(list) => Change::WorkloadRanges(Arc::new(Ranges::try_from(list)?)),
             Wire::Group(group) => Change::Group {
                 id: GroupId(sixteen("group.id", &group.id)?),
                 spec: group.spec.as_ref().map(group_spec).transpose()?,

@@ -15,13 +15,26 @@ use crate::{
 };
 
 /// What a node does with a workload address that is no endpoint (yet).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unknown {
-    /// Drop its traffic, if the address lies in the node's workload ranges.
-    #[default]
-    Drop,
+    /// Drop its traffic, if the address lies in the policy's workload ranges or in these, which the node knows of by
+    /// itself.
+    Drop(Arc<Ranges>),
     /// Let it pass.
     Allow,
+}
+
+impl Unknown {
+    /// Drop its traffic, if the address lies in the policy's workload ranges.
+    pub fn drop() -> Unknown {
+        Unknown::Drop(Arc::new(Ranges::EMPTY))
+    }
+}
+
+impl Default for Unknown {
+    fn default() -> Unknown {
+        Unknown::drop()
+    }
 }
 
 /// Which ways a change goes.
@@ -47,7 +60,7 @@ impl NodePolicy {
     /// change in a way that ids cannot express, the shared part of their groups is spelt out in groups of its own.
     /// Of two versions of which one allows no more than the other the meet is that one, spelt as it is spelt there.
     /// Costs what the difference of the two costs, and the size of the groups that have to be spelt out.
-    pub fn meet(&self, new: &NodePolicy, unknown: Unknown) -> NodePolicy {
+    pub fn meet(&self, new: &NodePolicy, unknown: &Unknown) -> NodePolicy {
         let mut meet = Meet {
             old: self,
             new,
@@ -61,16 +74,44 @@ impl NodePolicy {
     }
 
     /// Which ways a change to `new` goes. It is exact but for spellings: what is told to go both ways may go one.
-    pub fn ways_to(&self, new: &NodePolicy, unknown: Unknown) -> Ways {
+    pub fn ways_to(&self, new: &NodePolicy, unknown: &Unknown) -> Ways {
         let meet = self.meet(new, unknown);
         Ways {
-            revokes: meet.digest() != self.digest(),
-            grants: meet.digest() != new.digest(),
+            revokes: self.may_differ(&meet, unknown),
+            grants: meet.may_differ(new, unknown),
         }
     }
 
-    fn drops_unknown(&self, address: IpAddr, unknown: Unknown) -> bool {
-        unknown == Unknown::Drop && self.workload_ranges.contains(address)
+    /// Whether another version may allow something else. Groups and classes that come and go do so with endpoints.
+    fn may_differ(&self, other: &NodePolicy, unknown: &Unknown) -> bool {
+        let drops = matches!(unknown, Unknown::Drop(_));
+        if drops && self.workload_ranges != other.workload_ranges {
+            return true;
+        }
+        let judged = |endpoint: &Endpoint| endpoint.ingress.is_some() || endpoint.egress.is_some();
+        let endpoints = self.endpoints.diff(&other.endpoints);
+        endpoints.into_iter().any(|item| match item {
+            DiffItem::Add(&address, endpoint) => {
+                judged(endpoint) || self.drops_unknown(address, unknown)
+            }
+            DiffItem::Remove(&address, endpoint) => {
+                judged(endpoint) || other.drops_unknown(address, unknown)
+            }
+            DiffItem::Update {
+                old: (_, old),
+                new: (_, new),
+            } => (old.ingress, old.egress) != (new.ingress, new.egress),
+        }) || self.groups.diff(&other.groups).any(|item| match item {
+            DiffItem::Update { old, new } => old.1.addresses != new.1.addresses,
+            DiffItem::Add(..) | DiffItem::Remove(..) => false,
+        })
+    }
+
+    fn drops_unknown(&self, address: IpAddr, unknown: &Unknown) -> bool {
+        match unknown {
+            Unknown::Drop(also) => self.workload_ranges.contains(address) || also.contains(address),
+            Unknown::Allow => false,
+        }
     }
 
     /// The addresses and ranges of some peers.
@@ -139,7 +180,7 @@ impl Meet<'_> {
         }
     }
 
-    fn endpoints(&mut self, unknown: Unknown) {
+    fn endpoints(&mut self, unknown: &Unknown) {
         for item in self.old.endpoints.diff(&self.new.endpoints) {
             match item {
                 DiffItem::Add(&address, endpoint) => {

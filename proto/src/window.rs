@@ -23,7 +23,7 @@ pub struct Window(Vec<Version>);
 pub struct Update {
     /// The version that the changes lead from; `None` for a snapshot, which leads from nothing.
     pub base: Option<Position>,
-    /// The newest version afterwards.
+    /// The version that comes; or one that is held, if none comes.
     pub target: Position,
     /// The versions that stay beside it, oldest first.
     pub keep: Vec<Position>,
@@ -89,15 +89,20 @@ impl Window {
         let kept = update.keep.iter().map(|&position| held(position).cloned());
         let mut versions = kept.collect::<Result<Vec<_>, _>>()?;
         let policy = base.applied(&update.delta, update.target.digest)?;
-        versions.push(Version {
-            position: update.target,
-            policy: Arc::new(policy),
-        });
+        // It is not always the newest: a version that only gives is held no sooner than it may be.
+        let at = versions.partition_point(|version| version.position < update.target);
+        versions.insert(
+            at,
+            Version {
+                position: update.target,
+                policy: Arc::new(policy),
+            },
+        );
         Ok(Window(versions))
     }
 
     /// What all versions allow: what the node enforces.
-    pub fn enforced(&self, unknown: Unknown) -> NodePolicy {
+    pub fn enforced(&self, unknown: &Unknown) -> NodePolicy {
         let Some((newest, older)) = self.0.split_last() else {
             return NodePolicy::default();
         };

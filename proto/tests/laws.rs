@@ -148,15 +148,25 @@ fn flows() -> impl Iterator<Item = (Direction, IpAddr, IpAddr, Option<(Protocol,
     })
 }
 
+/// A strict node knows of an address by itself.
+fn unknown(strict: bool) -> Unknown {
+    match strict {
+        true => Unknown::Drop(Arc::new(Ranges::span(address(7), address(7)).unwrap())),
+        false => Unknown::Allow,
+    }
+}
+
 /// What the node does: an address of the workload ranges that is no endpoint is dropped, or let pass.
 fn permits(
     policy: &NodePolicy,
-    unknown: Unknown,
+    unknown: &Unknown,
     (direction, local, peer, port): (Direction, IpAddr, IpAddr, Option<(Protocol, u16)>),
 ) -> bool {
-    let dropped = unknown == Unknown::Drop
-        && policy.workload_ranges().contains(local)
-        && !policy.endpoints().contains_key(&local);
+    let covered = match unknown {
+        Unknown::Drop(also) => policy.workload_ranges().contains(local) || also.contains(local),
+        Unknown::Allow => false,
+    };
+    let dropped = covered && !policy.endpoints().contains_key(&local);
     !dropped && policy.allows(direction, local, peer, port)
 }
 
@@ -207,7 +217,7 @@ proptest! {
 
     #[test]
     fn the_meet_allows_exactly_what_both_allow(old in recipe(), new in recipe(), strict in any::<bool>()) {
-        let unknown = if strict { Unknown::Drop } else { Unknown::Allow };
+        let unknown = &unknown(strict);
         let (old, new) = (build(&old), build(&new));
         let meet = old.meet(&new, unknown);
         for flow in flows() {
@@ -224,7 +234,7 @@ proptest! {
     /// So the way from a version to the meet is one of revokes alone, and from the meet on one of grants alone.
     #[test]
     fn the_meet_with_what_allows_less_is_that(old in recipe(), new in recipe(), strict in any::<bool>()) {
-        let unknown = if strict { Unknown::Drop } else { Unknown::Allow };
+        let unknown = &unknown(strict);
         let (old, new) = (build(&old), build(&new));
         let meet = old.meet(&new, unknown);
         prop_assert_eq!(&old.meet(&meet, unknown), &meet);
@@ -235,7 +245,7 @@ proptest! {
     /// The ways that a change is said to go are never too few.
     #[test]
     fn the_ways_of_a_change_are_told(old in recipe(), new in recipe(), strict in any::<bool>()) {
-        let unknown = if strict { Unknown::Drop } else { Unknown::Allow };
+        let unknown = &unknown(strict);
         let (old, new) = (build(&old), build(&new));
         let ways = old.ways_to(&new, unknown);
         for flow in flows() {
@@ -250,7 +260,7 @@ proptest! {
     fn a_window_enforces_what_all_its_versions_allow(
         recipes in vec(recipe(), 2..4), strict in any::<bool>(),
     ) {
-        let unknown = if strict { Unknown::Drop } else { Unknown::Allow };
+        let unknown = &unknown(strict);
         let versions: Vec<Version> = (1..).zip(&recipes).map(|(revision, recipe)| {
             let policy = Arc::new(build(recipe));
             let position = Position { epoch: 1, revision, digest: policy.digest() };
@@ -285,7 +295,7 @@ proptest! {
     #[test]
     fn groups_lose_members_first_and_gain_them_afterwards(old in recipe(), new in recipe()) {
         let (old, new) = (build(&old), build(&new));
-        let meet = old.meet(&new, Unknown::Drop);
+        let meet = old.meet(&new, &Unknown::drop());
         for (id, group) in meet.groups() {
             if let Some(before) = old.groups().get(id) {
                 prop_assert!(group.addresses.is_subset(&before.addresses));

@@ -1,5 +1,7 @@
 //! Between messages and the model, for PolicyService. A reference that is through here names an object that can be.
 
+use std::time::Duration;
+
 use sallyport_proto::wire::{self, NodeStatus, ObjectRef, WatchEvent, WatchResponse, watch_event};
 use tonic::Status;
 
@@ -7,7 +9,7 @@ use crate::{
     cluster::Stored,
     history::{Committed, Event},
     model::{Kind, ObjectKey},
-    nodes,
+    nodes::{self, Unreachable},
     transaction::{Action, Change},
 };
 
@@ -116,13 +118,55 @@ impl From<&Committed> for WatchResponse {
     }
 }
 
+/// What a request says becomes of a transaction when a node cannot be reached.
+pub(super) fn unreachable(wanted: wire::Unreachable) -> Option<Unreachable> {
+    match wanted {
+        wire::Unreachable::Unspecified => None,
+        wire::Unreachable::Wait => Some(Unreachable::Wait),
+        wire::Unreachable::Fence => Some(Unreachable::Fence),
+        wire::Unreachable::Skip => Some(Unreachable::Skip),
+    }
+}
+
+impl From<&nodes::RolloutStatus> for wire::Rollout {
+    fn from(status: &nodes::RolloutStatus) -> Self {
+        use wire::rollout::Phase as Wire;
+        let phase = match status.phase {
+            nodes::Phase::Revoking => Wire::Revoking,
+            nodes::Phase::Draining => Wire::Draining,
+            nodes::Phase::Queued => Wire::Queued,
+        };
+        let passed_over = |wanted: Unreachable| {
+            let all = status.passed_over.iter();
+            let names = all.filter(|(_, how)| **how == wanted);
+            names.map(|(name, _)| name.clone()).collect()
+        };
+        wire::Rollout {
+            first_revision: status.first,
+            last_revision: status.last,
+            phase: phase.into(),
+            since_ms: millis(status.since),
+            waits_for: status.waits_for.clone(),
+            skipped: passed_over(Unreachable::Skip),
+            fenced: passed_over(Unreachable::Fence),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl From<&nodes::Status> for NodeStatus {
     fn from(status: &nodes::Status) -> Self {
         use wire::node_status::State as Wire;
         let state = match status.state {
             nodes::State::Enforcing => Wire::Enforcing,
+            nodes::State::Holding => Wire::Holding,
             nodes::State::Updating => Wire::Updating,
             nodes::State::Refusing => Wire::Refusing,
+            nodes::State::Fenced => Wire::Fenced,
+            nodes::State::Skipped => Wire::Skipped,
             nodes::State::Disconnected => Wire::Disconnected,
             nodes::State::Unknown => Wire::Unknown,
         };
@@ -131,10 +175,11 @@ impl From<&nodes::Status> for NodeStatus {
             state: state.into(),
             enforced_revision: status.enforced.map_or(0, |position| position.revision),
             pending_revision: status.pending.unwrap_or(0),
-            since_ms: u64::try_from(status.since.as_millis()).unwrap_or(u64::MAX),
+            since_ms: millis(status.since),
             reason: status.reason.clone(),
             version: status.version.clone(),
             endpoints: u32::try_from(status.endpoints).unwrap_or(u32::MAX),
+            held_revision: status.holds.map_or(0, |position| position.revision),
         }
     }
 }

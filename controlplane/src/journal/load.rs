@@ -1,14 +1,19 @@
 //! From the journal's records to the cluster: reads every record once and believes none unchecked. Writes only what
 //! a new journal begins with, and takes out a transaction that was never finished.
 
-use std::{collections::BTreeSet, ops::RangeBounds, sync::Arc, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeBounds,
+    sync::Arc,
+    thread,
+};
 
 use prost::Message;
 use sallyport_proto::Revision;
 use tracing::warn;
 
 use super::{
-    Recovered,
+    Note, Recovered,
     failure::{Damage, JournalError},
     record::{self, NumberRecord, ObjectRecord, SnapshotRecord, TransactionRecord},
     store::Trees,
@@ -28,6 +33,10 @@ const EPOCH_KEY: &str = "epoch";
 pub(super) const SNAPSHOT_KEY: &str = "snapshot";
 /// The revision up to which the log is being folded; above the snapshot's revision only while that is unfinished.
 pub(super) const FOLDING_KEY: &str = "folding";
+
+const SETTLED_KEY: &str = "settled";
+/// A node's key begins so.
+const NODE_KEY: &str = "node ";
 
 /// What was read.
 pub(super) struct Loaded {
@@ -94,12 +103,37 @@ pub(super) fn load(
         revision: history.latest(),
         epoch,
         history,
+        settled: trees.number(SETTLED_KEY)?.unwrap_or(0),
+        joined: joined(trees)?,
     };
     Ok(Loaded {
         recovered,
         snapshot: found,
         unfinished,
     })
+}
+
+/// Writes a note, durably if it has to be.
+pub(super) fn note(trees: &Trees, note: &Note) -> Result<(), JournalError> {
+    match note {
+        Note::Joined { node, leased } => {
+            let number = u64::from(*leased);
+            trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
+            trees.flush()
+        }
+        Note::Left { node } => trees.remove_meta(&format!("{NODE_KEY}{node}")),
+        Note::Settled(revision) => trees.put_meta(SETTLED_KEY, &NumberRecord { number: *revision }),
+    }
+}
+
+/// The nodes that are noted.
+fn joined(trees: &Trees) -> Result<BTreeMap<String, bool>, JournalError> {
+    let mut joined = BTreeMap::new();
+    for key in trees.meta_keys(NODE_KEY)? {
+        let leased = trees.number(&key)?.unwrap_or(0) != 0;
+        joined.insert(key[NODE_KEY.len()..].to_owned(), leased);
+    }
+    Ok(joined)
 }
 
 /// The last revision in the journal.

@@ -20,7 +20,7 @@ use sallyport_proto::Revision;
 use tracing::{error, info, warn};
 
 use super::{
-    Journal, JournalError, Recovered, fold,
+    Journal, JournalError, Note, Recovered, fold,
     load::{self, Loaded},
     record::{self, SnapshotRecord, TransactionRecord},
     watermark::Watermark,
@@ -198,6 +198,17 @@ impl Journal for SledJournal {
         self.last = last.revision;
         self.fold_when_due();
         Ok(())
+    }
+
+    fn note(&mut self, note: &Note) -> Result<(), JournalError> {
+        let trees = self.trees()?;
+        let path = trees.path.clone();
+        let noted = unpanicked(&path, "take a note", || load::note(&trees, note));
+        if noted.is_err() {
+            drop(trees);
+            self.close();
+        }
+        noted
     }
 }
 

@@ -164,6 +164,27 @@ impl Trees {
         Ok(())
     }
 
+    /// Removes a message from `meta`.
+    pub(super) fn remove_meta(&self, key: &str) -> Result<(), JournalError> {
+        self.meta.remove(key).map_err(self.failed("write to it"))?;
+        Ok(())
+    }
+
+    /// The keys in `meta` that begin so.
+    pub(super) fn meta_keys(&self, prefix: &str) -> Result<Vec<String>, JournalError> {
+        let keys = self.meta.scan_prefix(prefix).keys();
+        keys.map(|key| {
+            let key = key.map_err(self.failed("read it"))?;
+            String::from_utf8(key.to_vec()).map_err(|_| {
+                self.damaged(
+                    "meta: a key".to_owned(),
+                    Damage::Payload("no text".to_owned()),
+                )
+            })
+        })
+        .collect()
+    }
+
     /// A message in `meta` is not there.
     pub(super) fn missing_meta(&self, key: &str) -> JournalError {
         self.damaged(format!("meta: {key}"), Damage::Missing)

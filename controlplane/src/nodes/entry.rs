@@ -1,142 +1,254 @@
-//! One node: which version of its policy it has, which it must have, and which is on its way. Pure bookkeeping: no
+//! One node: which versions of its policy it holds, which it must hold, and which is on its way. Pure bookkeeping: no
 //! lock, no channel that it waits on.
 //!
 //! `pending` is the first revision that changed the node's policy and that the node does not enforce. It is exact
-//! while updates are merged: what is sent brings the node from before `pending` to the target, and the first change
-//! after the target is remembered for the time when the target is acknowledged. A policy that changed and changed
-//! back counts as enforced when the node has it again.
+//! while updates are merged, because for every version that may be told of the first change after it is remembered. A
+//! policy that changed and changed back counts as enforced when the node has it again.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use sallyport_proto::{Position, Revision, policy::NodePolicy};
+use sallyport_proto::{Digest, Position, Revision, Unknown, Version, policy::NodePolicy};
 use tokio::sync::{oneshot, watch};
 
-use super::{Hello, Now, SessionError, State, Status, Update};
+use super::{Hello, SessionError, State, Status, Unreachable, Update, table::Now};
 
 /// What is known of one node.
 #[derive(Debug)]
 pub(super) struct Entry {
+    /// What it must enforce in the end.
     policy: Arc<NodePolicy>,
-    pending: Option<Revision>,
-    enforced: Option<Enforced>,
+    /// The version that every rollout before the present ones led to; not known after a restart in the middle of some.
+    settled: Option<Version>,
+    /// The versions that it said it holds, oldest first.
+    held: Vec<Known>,
+    /// The revisions that changed its policy: for every version that may be told of, the first one after it.
+    changes: BTreeSet<Revision>,
+    /// The digests of the versions that it is to hold.
+    desired: Vec<Digest>,
     in_flight: Option<InFlight>,
     connection: Option<Connection>,
     /// The node's last refusal, until it accepts something.
     refusal: Option<String>,
     version: String,
+    unknown: Unknown,
+    /// Set when it ever enforced anything, to whether it has leases. Until then no barrier waits for it.
+    pub(super) joined: Option<bool>,
+    /// A barrier was passed without it, and how: it gets no lease until it holds what it must.
+    pub(super) passed_over: Option<Unreachable>,
+    /// When its lease has run out for sure.
+    pub(super) lease_until: Option<Instant>,
+    /// What [`waited_for`](Entry::waited_for) was when it was last looked at.
+    pub(super) lags: Option<Revision>,
     state: State,
     since: Instant,
     wake: watch::Sender<()>,
 }
 
-/// What a node said that it enforces.
+/// A version of a node's policy by its name, and what it is, if that is known here.
 #[derive(Clone, Debug)]
-struct Enforced {
-    position: Position,
-    /// The policy that this is, if it is known here.
-    policy: Option<Arc<NodePolicy>>,
+pub(super) struct Known {
+    pub(super) position: Position,
+    pub(super) policy: Option<Arc<NodePolicy>>,
 }
 
 /// An update that is not answered yet.
 #[derive(Debug)]
 struct InFlight {
     target: Position,
-    policy: Arc<NodePolicy>,
-    /// The first change after the target.
-    next_pending: Option<Revision>,
+    /// What the node holds then.
+    held: Vec<Known>,
+    since: Instant,
 }
 
 #[derive(Debug)]
 struct Connection {
     session: u64,
     end: Option<oneshot::Sender<SessionError>>,
+    lease: Duration,
+}
+
+impl From<&Version> for Known {
+    fn from(version: &Version) -> Known {
+        Known {
+            position: version.position,
+            policy: Some(version.policy.clone()),
+        }
+    }
 }
 
 impl Entry {
-    /// A node without a policy, never seen.
-    pub(super) fn new() -> Entry {
+    /// A node without a policy, never seen, that is settled on a version.
+    pub(super) fn new(settled: Option<Version>, now: Instant) -> Entry {
         Entry {
             policy: Arc::default(),
-            pending: None,
-            enforced: None,
+            settled,
+            held: Vec::new(),
+            changes: BTreeSet::new(),
+            desired: Vec::new(),
             in_flight: None,
             connection: None,
             refusal: None,
             version: String::new(),
+            unknown: Unknown::default(),
+            joined: None,
+            passed_over: None,
+            lease_until: None,
+            lags: None,
             state: State::Unknown,
-            since: Instant::now(),
+            since: now,
             wake: watch::Sender::new(()),
         }
     }
 
-    pub(super) fn pending(&self) -> Option<Revision> {
-        self.pending
+    /// What it must enforce in the end.
+    pub(super) fn policy(&self) -> &Arc<NodePolicy> {
+        &self.policy
     }
 
-    /// The policy is another one from a revision on.
-    pub(super) fn changed(&mut self, revision: Revision, policy: Arc<NodePolicy>) {
-        if policy.digest() == self.policy.digest() {
-            return;
-        }
-        self.policy = policy;
-        self.pending.get_or_insert(revision);
-        if let Some(in_flight) = &mut self.in_flight {
-            in_flight.next_pending.get_or_insert(revision);
-        }
-        self.wake.send_replace(());
+    /// What it does with unknown workload addresses.
+    pub(super) fn unknown(&self) -> &Unknown {
+        &self.unknown
     }
 
-    /// The node is there. Returns what wakes its session.
+    /// The versions that it said it holds.
+    pub(super) fn held(&self) -> &[Known] {
+        &self.held
+    }
+
+    /// The first revision that changed its policy and that it does not enforce.
+    pub(super) fn pending(&self, now: Now) -> Option<Revision> {
+        if self.enforces_all() {
+            return None;
+        }
+        let Some(oldest) = self.held.first() else {
+            return Some(self.changes.first().copied().unwrap_or(1));
+        };
+        let after = match oldest.position.epoch == now.epoch {
+            true => oldest.position.revision + 1,
+            false => 1,
+        };
+        let first = self.changes.range(after..).next().copied();
+        // A version that is not known here: what came after it is pending, if not more.
+        Some(first.unwrap_or(after.min(now.revision).max(1)))
+    }
+
+    /// The first revision that those who wait for enforcement have to wait for here.
+    pub(super) fn waited_for(&self, now: Now) -> Option<Revision> {
+        match self.passed_over {
+            None => self.pending(now),
+            Some(_) => None,
+        }
+    }
+
+    /// Whether nothing is missing. A node that holds nothing has the empty policy. While something is under way nobody
+    /// knows what it has.
+    fn enforces_all(&self) -> bool {
+        let digest = self.policy.digest();
+        self.in_flight.is_none()
+            && match &self.held[..] {
+                [] => digest == NodePolicy::default().digest(),
+                [only] => only.position.digest == digest,
+                _ => false,
+            }
+    }
+
+    /// The policy is another one from a revision on. Returns the version that this is.
+    pub(super) fn changed(
+        &mut self,
+        position: Position,
+        policy: Arc<NodePolicy>,
+        on_their_way: impl Iterator<Item = Revision>,
+    ) -> Version {
+        self.policy = policy.clone();
+        self.changes.insert(position.revision);
+        let in_flight = self.in_flight.iter().flat_map(|update| &update.held);
+        let told = self.held.iter().chain(in_flight);
+        let told = told.map(|held| held.position.revision);
+        let settled = self.settled.iter().map(|version| version.position.revision);
+        let versions: BTreeSet<Revision> = told.chain(settled).chain(on_their_way).collect();
+        let after = |revision: Revision| self.changes.range(revision + 1..).next().copied();
+        let first = self.changes.first().copied();
+        self.changes = versions
+            .into_iter()
+            .filter_map(after)
+            .chain(first)
+            .collect();
+        Version { position, policy }
+    }
+
+    /// Every rollout up to this version has passed.
+    pub(super) fn settle_on(&mut self, version: Version) {
+        self.settled = Some(version);
+    }
+
+    /// The versions that are held whatever is on its way.
+    pub(super) fn settled(&self) -> Vec<Known> {
+        match &self.settled {
+            Some(version) => vec![version.into()],
+            None => self.held.clone(),
+        }
+    }
+
+    /// The node is there. Returns what wakes its session. `known` are the versions that it may speak of.
     pub(super) fn connected(
         &mut self,
         session: u64,
         end: oneshot::Sender<SessionError>,
         hello: Hello,
-        now: Now,
+        known: &[Version],
     ) -> watch::Receiver<()> {
-        self.end(SessionError::Replaced { name: hello.name });
+        self.end(SessionError::Replaced {
+            name: hello.name.clone(),
+        });
         self.connection = Some(Connection {
             session,
             end: Some(end),
+            lease: hello.lease,
         });
         self.version = hello.version;
+        self.unknown = hello.unknown;
         self.refusal = None;
-        self.reported(hello.position, now);
+        self.reported(&hello.window, known);
         self.wake.subscribe()
     }
 
-    /// The node says what it enforces; what was in flight arrived or was lost.
-    fn reported(&mut self, position: Option<Position>, now: Now) {
+    /// The node says what it holds; what was in flight arrived or was lost.
+    fn reported(&mut self, window: &[Position], known: &[Version]) {
         let in_flight = self.in_flight.take();
-        let Some(position) = position else {
-            // It enforces nothing: all is pending again, from a revision that we cannot know.
-            if self.enforced.take().is_some() {
-                self.pending = Some(1);
-            }
-            return;
+        let was_empty = self.held.is_empty();
+        let told = in_flight.into_iter().flat_map(|update| update.held);
+        let told: Vec<Known> = self.held.drain(..).chain(told).collect();
+        let versions = known.iter().chain(&self.settled).map(Known::from);
+        let latest = Known {
+            position: Position {
+                digest: self.policy.digest(),
+                ..Position::default()
+            },
+            policy: Some(self.policy.clone()),
         };
-        let arrived = in_flight.filter(|update| update.target.digest == position.digest);
-        let known = self
-            .enforced
-            .take()
-            .filter(|had| had.position.digest == position.digest);
-        let policy = match (arrived, known) {
-            _ if position.digest == self.policy.digest() => Some(self.policy.clone()),
-            (_, Some(Enforced { policy, .. })) => policy,
-            (Some(update), None) => {
-                self.pending = update.next_pending;
-                Some(update.policy)
-            }
-            (None, None) => {
-                // A version that is not known here: what came after it is pending, if not more.
-                let same_epoch = position.epoch == now.epoch;
-                let after = if same_epoch { position.revision + 1 } else { 1 };
-                self.pending = Some(after.min(now.revision).max(1));
-                Some(Arc::default())
-                    .filter(|empty: &Arc<NodePolicy>| empty.digest() == position.digest)
-            }
-        };
-        self.enforced = Some(Enforced { position, policy });
+        let candidates: Vec<Known> = [latest, Known::nothing()]
+            .into_iter()
+            .chain(versions)
+            .chain(told)
+            .collect();
+        self.held = window
+            .iter()
+            .map(|&position| Known {
+                position,
+                policy: candidates
+                    .iter()
+                    .find(|held| held.position.digest == position.digest && held.policy.is_some())
+                    .and_then(|held| held.policy.clone()),
+            })
+            .collect();
+        if self.held.is_empty() && !was_empty {
+            // It lost all: all is pending again, from a revision that we cannot know.
+            self.changes.insert(1);
+        }
     }
 
     pub(super) fn disconnected(&mut self) {
@@ -144,10 +256,29 @@ impl Entry {
         self.refusal = None;
     }
 
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
     pub(super) fn is_session(&self, session: u64) -> bool {
         self.connection
             .as_ref()
             .is_some_and(|connection| connection.session == session)
+    }
+
+    /// How long a lease of it lasts; zero when it has none.
+    pub(super) fn lease(&self) -> Duration {
+        self.connection
+            .as_ref()
+            .map_or(Duration::ZERO, |connection| connection.lease)
+    }
+
+    /// Whether it cannot be waited for: not connected, or silent for long, or refusing.
+    pub(super) fn is_unreachable(&self, patience: Duration, now: Instant) -> bool {
+        let silent = |update: &InFlight| now.saturating_duration_since(update.since) >= patience;
+        !self.is_connected()
+            || self.refusal.is_some()
+            || self.in_flight.as_ref().is_some_and(silent)
     }
 
     /// Ends the stream, with a reason for the node.
@@ -159,121 +290,177 @@ impl Entry {
         }
     }
 
-    /// What to send now, which is in flight from then on. Nothing while something is, or when the node has it all.
-    pub(super) fn next_update(&mut self, snapshot: bool, now: Now) -> Option<Update> {
-        let digest = self.policy.digest();
-        let has_it = self
-            .enforced
-            .as_ref()
-            .is_some_and(|had| had.position.digest == digest);
-        if self.in_flight.is_some() || has_it {
+    /// What to send now, which is in flight from then on, so that in the end the node holds what is desired. Nothing
+    /// while something is in flight, or when it does.
+    pub(super) fn next_update(
+        &mut self,
+        desired: &[Known],
+        snapshot: bool,
+        now: Instant,
+    ) -> Option<Update> {
+        if self.in_flight.is_some() || self.joined.is_none() || self.holds_exactly(desired) {
             return None;
         }
-        let target = Position {
-            epoch: now.epoch,
-            revision: now.revision,
-            digest,
+        let held = |known: &Known| self.held.iter().find(|held| held.is(known));
+        let missing = desired.iter().find(|known| held(known).is_none());
+        // Where nothing is missing some that it holds are to go: it builds on the newest of those that stay.
+        let come = match missing {
+            Some(known) => known.clone(),
+            None => held(desired.last()?)?.clone(),
         };
-        let in_flight = InFlight {
+        let target = come.position;
+        let keep = self
+            .held
+            .iter()
+            .filter(|held| held.position != target && desired.iter().any(|known| held.is(known)));
+        let keep: Vec<Known> = keep.cloned().collect();
+        // Of a version that stays the policy need not be known: nothing leads from it to itself.
+        let policy = come.policy.clone().unwrap_or_default();
+        let base = match missing {
+            None => Some((target, policy.clone())),
+            Some(_) if snapshot => None,
+            Some(_) => {
+                let mut newest_first = self.held.iter().rev();
+                newest_first.find_map(|held| Some((held.position, held.policy.clone()?)))
+            }
+        };
+        let mut after = keep.clone();
+        after.insert(after.partition_point(|held| held.position < target), come);
+        self.in_flight = Some(InFlight {
             target,
-            policy: self.policy.clone(),
-            next_pending: None,
-        };
-        self.in_flight = Some(in_flight);
-        let base = self.enforced.as_ref().filter(|_| !snapshot);
-        let base = base.and_then(|had| Some((had.position, had.policy.clone()?)));
+            held: after,
+            since: now,
+        });
         Some(Update {
             base,
             target,
-            policy: self.policy.clone(),
+            keep: keep.iter().map(|held| held.position).collect(),
+            policy,
         })
     }
 
-    /// The node has what was sent.
-    pub(super) fn acked(&mut self, position: Position) -> Result<(), SessionError> {
-        match self.in_flight.take_if(|update| update.target == position) {
-            Some(InFlight {
-                target,
-                policy,
-                next_pending,
-            }) => {
-                self.enforced = Some(Enforced {
-                    position: target,
-                    policy: Some(policy),
-                });
-                self.pending = next_pending;
-                self.refusal = None;
-                Ok(())
-            }
-            None => Err(SessionError::Unexpected {
-                answer: "Ack",
-                found: position,
-                expected: self.in_flight.as_ref().map(|update| update.target),
-            }),
-        }
+    fn holds_exactly(&self, desired: &[Known]) -> bool {
+        self.held.len() == desired.len()
+            && self
+                .held
+                .iter()
+                .zip(desired)
+                .all(|(held, known)| held.is(known))
     }
 
-    /// The node refused what was sent, and has this.
+    /// The node has what was sent.
+    pub(super) fn acked(&mut self, window: &[Position]) -> Result<(), SessionError> {
+        let expected = self.in_flight.as_ref().map(InFlight::window);
+        if expected.as_deref() != Some(window) {
+            return Err(SessionError::Unexpected {
+                answer: "Ack",
+                found: window.to_vec(),
+                expected,
+            });
+        }
+        if let Some(update) = self.in_flight.take() {
+            self.held = update.held;
+        }
+        if let [only] = &self.held[..] {
+            self.changes = self.changes.split_off(&(only.position.revision + 1));
+        }
+        self.refusal = None;
+        Ok(())
+    }
+
+    /// The node refused what was sent, and holds this.
     pub(super) fn nacked(
         &mut self,
         target: Position,
-        position: Option<Position>,
+        window: &[Position],
         reason: String,
-        now: Now,
+        known: &[Version],
     ) -> Result<(), SessionError> {
-        if self
-            .in_flight
-            .as_ref()
-            .is_none_or(|update| update.target != target)
-        {
+        let expected = self.in_flight.as_ref().map(|update| update.target);
+        if expected != Some(target) {
             return Err(SessionError::Unexpected {
                 answer: "Nack",
-                found: target,
-                expected: self.in_flight.as_ref().map(|update| update.target),
+                found: vec![target],
+                expected: self.in_flight.as_ref().map(InFlight::window),
             });
         }
-        self.reported(position, now);
+        self.reported(window, known);
         self.refusal = Some(reason);
         Ok(())
     }
 
-    /// Brings what follows from the rest up to date.
-    pub(super) fn settle(&mut self, now: Instant) {
-        let digest = self.policy.digest();
-        match (&mut self.in_flight, &self.enforced) {
-            (Some(update), _) if update.target.digest == digest => update.next_pending = None,
-            (Some(_), _) => {}
-            (None, Some(had)) if had.position.digest == digest => self.pending = None,
-            // Never seen, and nothing to enforce.
-            (None, None) if digest == NodePolicy::default().digest() => self.pending = None,
-            (None, _) => {}
+    /// Brings what follows from the rest up to date. Where other versions are desired the node's stream looks what there
+    /// is to send.
+    pub(super) fn settle(&mut self, desired: &[Known], now: Instant) {
+        let digests = desired.iter().map(|known| known.position.digest);
+        if !digests.clone().eq(self.desired.iter().copied()) {
+            self.desired = digests.collect();
+            self.wake.send_replace(());
         }
-        let state = self.state();
+        if self.settled().iter().all(|settled| {
+            let mut held = self.held.iter();
+            held.any(|held| held.is(settled))
+        }) {
+            self.passed_over = None;
+        }
+        if self.enforces_all() {
+            self.changes.clear();
+        }
+        let state = self.state(desired);
         if state != self.state {
             (self.state, self.since) = (state, now);
         }
     }
 
-    fn state(&self) -> State {
-        match (&self.connection, &self.enforced) {
-            (None, None) if self.version.is_empty() => State::Unknown,
-            (None, _) => State::Disconnected,
-            (Some(_), _) if self.refusal.is_some() => State::Refusing,
-            (Some(_), Some(had)) if had.position.digest == self.policy.digest() => State::Enforcing,
-            (Some(_), _) => State::Updating,
+    fn state(&self, desired: &[Known]) -> State {
+        if let Some(how) = self.passed_over {
+            return match how {
+                Unreachable::Fence => State::Fenced,
+                _ => State::Skipped,
+            };
+        }
+        match &self.connection {
+            None if self.version.is_empty() => State::Unknown,
+            None => State::Disconnected,
+            Some(_) if self.refusal.is_some() => State::Refusing,
+            Some(_) if self.enforces_all() && !self.held.is_empty() => State::Enforcing,
+            Some(_) if self.in_flight.is_none() && self.holds_exactly(desired) => State::Holding,
+            Some(_) => State::Updating,
         }
     }
 
-    pub(super) fn status(&self, name: &str) -> Status {
+    pub(super) fn status(&self, name: &str, now: Now, at: Instant) -> Status {
         Status {
             name: name.to_owned(),
             state: self.state,
-            enforced: self.enforced.as_ref().map(|had| had.position),
-            pending: self.pending,
-            since: self.since.elapsed(),
+            enforced: self.held.first().map(|held| held.position),
+            holds: self.held.last().map(|held| held.position),
+            pending: self.pending(now),
+            since: at.saturating_duration_since(self.since),
             reason: self.refusal.clone().unwrap_or_default(),
             version: self.version.clone(),
             endpoints: self.policy.endpoints().len(),
         }
+    }
+}
+
+impl Known {
+    /// Whether two names mean one policy.
+    pub(super) fn is(&self, other: &Known) -> bool {
+        self.position.digest == other.position.digest
+    }
+
+    /// The policy of a node that enforces nothing.
+    fn nothing() -> Known {
+        Known {
+            position: Position::default(),
+            policy: Some(Arc::default()),
+        }
+    }
+}
+
+impl InFlight {
+    fn window(&self) -> Vec<Position> {
+        self.held.iter().map(|held| held.position).collect()
     }
 }

@@ -1,9 +1,9 @@
 //! One node's stream, as the table of nodes sees it: the right to answer for the node until it connects again. Sends
 //! and receives nothing.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use sallyport_proto::{Epoch, Position, Revision, policy::NodePolicy};
+use sallyport_proto::{Epoch, Position, Revision, Unknown, policy::NodePolicy};
 use tokio::sync::{oneshot, watch};
 
 use super::Nodes;
@@ -13,21 +13,27 @@ use super::Nodes;
 pub struct Hello {
     /// Its name.
     pub name: String,
-    /// What it enforces; nothing yet when absent.
-    pub position: Option<Position>,
+    /// The versions that it holds, oldest first; none when it enforces nothing yet.
+    pub window: Vec<Position>,
     /// Its enforcer's version.
     pub version: String,
+    /// What it does with workload addresses that are no endpoint.
+    pub unknown: Unknown,
+    /// How long its leases last; zero when it needs none.
+    pub lease: Duration,
 }
 
 /// What to bring a node to.
 #[derive(Clone, Debug)]
 pub struct Update {
-    /// What the node has; absent when it is to be given everything.
+    /// What the changes lead from; absent when it is to be given everything.
     pub base: Option<(Position, Arc<NodePolicy>)>,
-    /// What it is to have.
+    /// The version that comes, or stays.
     pub target: Position,
     /// The policy that this is.
     pub policy: Arc<NodePolicy>,
+    /// The versions that stay beside it.
+    pub keep: Vec<Position>,
 }
 
 /// Why a node's stream cannot be, or cannot go on.
@@ -72,20 +78,25 @@ pub enum SessionError {
         name: String,
     },
     /// An answer to what was not asked.
-    #[error("{answer} of {found}, which is not what was sent{}", was_sent(.expected))]
+    #[error("{answer} of {}, which is not what was sent{}", listed(.found), was_sent(.expected))]
     Unexpected {
         /// `Ack` or `Nack`.
         answer: &'static str,
         /// What it is about.
-        found: Position,
+        found: Vec<Position>,
         /// What was sent.
-        expected: Option<Position>,
+        expected: Option<Vec<Position>>,
     },
 }
 
-fn was_sent(expected: &Option<Position>) -> String {
+fn listed(positions: &[Position]) -> String {
+    let texts: Vec<String> = positions.iter().map(Position::to_string).collect();
+    texts.join(" and ")
+}
+
+fn was_sent(expected: &Option<Vec<Position>>) -> String {
     match expected {
-        Some(position) => format!(" ({position})"),
+        Some(window) => format!(" ({})", listed(window)),
         None => " (no update is under way)".to_owned(),
     }
 }
@@ -122,30 +133,45 @@ impl Session {
         &self.name
     }
 
+    /// Whether it is not known yet that the node enforces something, or that it has leases or none.
+    pub fn is_new(&self, leased: bool) -> bool {
+        self.nodes.lock().joined(&self.name) != Some(leased)
+    }
+
+    /// Barriers wait for the node from now on. That it has joined must be durable.
+    pub fn join(&self, leased: bool) {
+        self.nodes
+            .with(|table, now| table.join(&self.name, leased, now));
+    }
+
     /// What to send the node now, if anything: the difference to what it has, or with `snapshot` everything. It is
     /// under way from then on, until it is answered.
     pub fn next_update(&self, snapshot: bool) -> Result<Option<Update>, SessionError> {
-        self.nodes.with_session(&self.name, self.id, |entry, now| {
-            entry.next_update(snapshot, now)
-        })
-    }
-
-    /// The node has what was sent.
-    pub fn acked(&self, position: Position) -> Result<(), SessionError> {
         self.nodes
-            .with_session(&self.name, self.id, |entry, _| entry.acked(position))?
+            .with(|table, now| table.next_update(&self.name, self.id, snapshot, now))
     }
 
-    /// The node refused what was sent.
+    /// The node has what was sent, and holds these versions.
+    pub fn acked(&self, window: &[Position]) -> Result<(), SessionError> {
+        self.nodes
+            .with(|table, now| table.acked(&self.name, self.id, window, now))
+    }
+
+    /// The node refused what was sent, and holds these versions.
     pub fn nacked(
         &self,
         target: Position,
-        position: Option<Position>,
+        window: &[Position],
         reason: String,
     ) -> Result<(), SessionError> {
-        self.nodes.with_session(&self.name, self.id, |entry, now| {
-            entry.nacked(target, position, reason, now)
-        })?
+        self.nodes
+            .with(|table, now| table.nacked(&self.name, self.id, (target, window), reason, now))
+    }
+
+    /// The node asks for a lease. Says whether it may have one.
+    pub fn lease(&self) -> Result<bool, SessionError> {
+        self.nodes
+            .with(|table, now| table.lease(&self.name, self.id, now))
     }
 
     /// What tells when the node's policy changes, and when the stream is to end and why.
@@ -161,9 +187,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Another session or the node's removal may have come first.
-        let _ = self
-            .nodes
-            .with_session(&self.name, self.id, |entry, _| entry.disconnected());
+        self.nodes
+            .with(|table, now| table.disconnected(&self.name, self.id, now));
     }
 }

@@ -6,15 +6,15 @@ use std::iter::Peekable;
 use prost::Message as _;
 use sallyport_proto::{
     Change, Delta, Position,
-    wire::{PolicyChange, SyncResponse},
+    wire::{self, PolicyChange, UpdatePart},
 };
 
 /// The most bytes of one part. A change that cannot be cut (a class, the ranges of a group) goes in one part,
 /// whatever its size.
 pub const PART: usize = 1 << 20;
 
-/// What a part has beside its changes: two positions and the framing.
-const FRAME: usize = 256;
+/// What a part has beside its changes: a few positions and the framing.
+const FRAME: usize = 512;
 
 /// The most addresses of one change: 18 bytes each, if they are IPv6.
 const ADDRESSES: usize = 16_384;
@@ -23,19 +23,21 @@ const ADDRESSES: usize = 16_384;
 pub struct Parts {
     base: Option<Position>,
     target: Position,
+    keep: Vec<wire::Position>,
     changes: Peekable<Box<dyn Iterator<Item = PolicyChange> + Send>>,
     begun: bool,
 }
 
 impl Parts {
-    /// The parts of an update from `base`, or from nothing, to `target`.
-    pub fn new(base: Option<Position>, target: Position, delta: Delta) -> Parts {
+    /// The parts of an update from `base`, or from nothing, to `target`, beside which some versions stay.
+    pub fn new(base: Option<Position>, target: Position, keep: &[Position], delta: Delta) -> Parts {
         let changes = delta.changes.into_iter().flat_map(cut);
         let changes: Box<dyn Iterator<Item = PolicyChange> + Send> =
             Box::new(changes.map(|change| PolicyChange::from(&change)));
         Parts {
             base,
             target,
+            keep: keep.iter().copied().map(Into::into).collect(),
             changes: changes.peekable(),
             begun: false,
         }
@@ -43,9 +45,9 @@ impl Parts {
 }
 
 impl Iterator for Parts {
-    type Item = SyncResponse;
+    type Item = UpdatePart;
 
-    fn next(&mut self) -> Option<SyncResponse> {
+    fn next(&mut self) -> Option<UpdatePart> {
         if self.begun && self.changes.peek().is_none() {
             return None;
         }
@@ -58,11 +60,12 @@ impl Iterator for Parts {
             }
             changes.extend(self.changes.next());
         }
-        Some(SyncResponse {
+        Some(UpdatePart {
             base: self.base.map(Into::into),
             target: Some(self.target.into()),
             changes,
             last: self.changes.peek().is_none(),
+            keep: self.keep.clone(),
         })
     }
 }
@@ -143,7 +146,7 @@ mod tests {
     }
 
     /// What a node makes of the parts.
-    fn received(base: &NodePolicy, parts: Vec<SyncResponse>, digest: Digest) -> NodePolicy {
+    fn received(base: &NodePolicy, parts: Vec<UpdatePart>, digest: Digest) -> NodePolicy {
         let changes: Vec<_> = parts.into_iter().flat_map(|part| part.changes).collect();
         let delta = Delta::try_from(&changes[..]).unwrap();
         base.applied(&delta, digest).unwrap()
@@ -162,7 +165,7 @@ mod tests {
                 revision: 2,
                 digest: to.digest(),
             };
-            let parts: Vec<_> = Parts::new(None, target, Delta::between(from, to)).collect();
+            let parts: Vec<_> = Parts::new(None, target, &[], Delta::between(from, to)).collect();
             assert!(
                 parts.iter().all(|part| part.encoded_len() <= PART),
                 "within the bound"
@@ -177,14 +180,14 @@ mod tests {
             digest: new.digest(),
         };
         assert!(
-            Parts::new(None, target, Delta::between(&old, &new)).count() > 3,
+            Parts::new(None, target, &[], Delta::between(&old, &new)).count() > 3,
             "it was worth it"
         );
     }
 
     #[test]
     fn nothing_to_change_is_one_part() {
-        let parts: Vec<_> = Parts::new(None, Position::default(), Delta::default()).collect();
+        let parts: Vec<_> = Parts::new(None, Position::default(), &[], Delta::default()).collect();
         assert_eq!(parts.len(), 1);
         assert!(parts[0].last);
     }

@@ -10,6 +10,7 @@ use crate::{
     cluster::Cluster,
     history::Committed,
     journal::JournalError,
+    nodes::Unreachable,
     transaction::{self, Outcome},
 };
 
@@ -29,7 +30,7 @@ pub(super) struct Decision {
 pub(super) struct Group {
     after: Published,
     decisions: Vec<Decision>,
-    accepted: Vec<(Arc<Committed>, Cluster)>,
+    accepted: Vec<(Arc<Committed>, Cluster, Option<Unreachable>)>,
     edits: usize,
 }
 
@@ -66,6 +67,7 @@ impl Group {
             edits,
             expected_revision,
             dry_run,
+            unreachable,
         } = submission;
         let current = self.after.revision;
         if let Some(expected) = expected_revision.filter(|&expected| expected != current) {
@@ -82,7 +84,7 @@ impl Group {
             self.after.revision = committed.revision;
             self.after.cluster = cluster.clone();
             self.after.history.push(committed.clone());
-            self.accepted.push((committed, cluster));
+            self.accepted.push((committed, cluster, unreachable));
         }
         Ok(Carried {
             revision: self.after.revision,
@@ -94,15 +96,17 @@ impl Group {
     pub(super) fn committed(&self) -> Vec<Arc<Committed>> {
         self.accepted
             .iter()
-            .map(|(committed, _)| committed.clone())
+            .map(|(committed, ..)| committed.clone())
             .collect()
     }
 
-    /// The same, each with the cluster after it.
-    pub(super) fn accepted(&self) -> impl Iterator<Item = (&Committed, &Cluster)> {
+    /// The same, each with the cluster after it, and what becomes of it when a node cannot be reached.
+    pub(super) fn accepted(
+        &self,
+    ) -> impl Iterator<Item = (&Committed, &Cluster, Option<Unreachable>)> {
         self.accepted
             .iter()
-            .map(|(committed, cluster)| (&**committed, cluster))
+            .map(|(committed, cluster, unreachable)| (&**committed, cluster, *unreachable))
     }
 
     /// The state after the whole group.

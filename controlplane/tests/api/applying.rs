@@ -159,6 +159,7 @@ async fn an_expected_revision_and_a_dry_run_are_kept() {
         edits: vec![put(&namespace("b"))],
         expected_revision: expected,
         dry_run,
+        ..ApplyRequest::default()
     };
     let mut client = world.client.clone();
 
@@ -213,6 +214,7 @@ async fn concurrent_transactions_get_a_revision_each() {
                 edits,
                 expected_revision: expected,
                 dry_run: false,
+                ..ApplyRequest::default()
             };
             client
                 .apply(request)

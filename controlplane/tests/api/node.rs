@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use prost::Message as _;
 use sallyport_proto::{
-    Delta, Position,
-    policy::NodePolicy,
+    Assembly, Position, Update, Window,
     wire::{
         self, Ack, Hello, Nack, SyncRequest, SyncResponse, node_service_client::NodeServiceClient,
-        sync_request::Message,
+        sync_request::Message, sync_response,
     },
 };
 use tokio::{sync::mpsc, time::timeout};
@@ -18,8 +17,8 @@ use tonic::{Status, Streaming};
 /// A node with a stream.
 pub(crate) struct FakeNode {
     name: String,
-    /// What is in its kernel.
-    pub(crate) has: Option<(Position, NodePolicy)>,
+    /// The versions that it holds.
+    pub(crate) window: Window,
     outbound: mpsc::UnboundedSender<SyncRequest>,
     inbound: Streaming<SyncResponse>,
 }
@@ -27,24 +26,25 @@ pub(crate) struct FakeNode {
 /// An update as it came.
 #[derive(Debug)]
 pub(crate) struct Received {
-    pub(crate) base: Option<Position>,
-    pub(crate) target: Position,
+    pub(crate) update: Update,
     pub(crate) parts: usize,
-    delta: Delta,
+}
+
+/// The names of the versions of a window.
+fn names(window: &Window) -> Vec<wire::Position> {
+    window.positions().into_iter().map(Into::into).collect()
 }
 
 impl FakeNode {
     /// Connects and says Hello.
-    pub(crate) async fn connect(
-        url: String,
-        name: &str,
-        has: Option<(Position, NodePolicy)>,
-    ) -> FakeNode {
+    pub(crate) async fn connect(url: String, name: &str, window: Window) -> FakeNode {
         let (outbound, requests) = mpsc::unbounded_channel();
         let hello = Hello {
             node_name: name.to_owned(),
-            position: has.as_ref().map(|(position, _)| (*position).into()),
+            window: names(&window),
             version: "test".to_owned(),
+            dropped: Some(wire::WorkloadRanges::default()),
+            ..Hello::default()
         };
         outbound
             .send(SyncRequest {
@@ -59,7 +59,7 @@ impl FakeNode {
             .into_inner();
         FakeNode {
             name: name.to_owned(),
-            has,
+            window,
             outbound,
             inbound,
         }
@@ -67,79 +67,70 @@ impl FakeNode {
 
     /// The same node on a new stream; the old one stays open.
     pub(crate) async fn reconnect(&self, url: String) -> FakeNode {
-        FakeNode::connect(url, &self.name, self.has.clone()).await
+        FakeNode::connect(url, &self.name, self.window.clone()).await
     }
 
     /// The next update, all its parts.
     pub(crate) async fn receive(&mut self) -> Received {
-        let (mut changes, mut parts) = (Vec::new(), 0);
+        let (mut assembly, mut parts) = (Assembly::default(), 0);
         loop {
-            let part = timeout(Duration::from_secs(10), self.inbound.message()).await;
-            let part = part
+            let response = timeout(Duration::from_secs(10), self.inbound.message()).await;
+            let response = response
                 .expect("an update comes")
                 .expect("not an error")
                 .expect("not the end");
             assert!(
-                part.encoded_len() <= 1 << 20,
+                response.encoded_len() <= 1 << 20,
                 "a part of {} bytes",
-                part.encoded_len()
+                response.encoded_len()
             );
+            let Some(sync_response::Message::Update(part)) = response.message else {
+                continue;
+            };
             parts += 1;
-            changes.extend(part.changes);
-            if part.last {
-                let position = |position: &wire::Position| Position::try_from(position).unwrap();
-                return Received {
-                    base: part.base.as_ref().map(position),
-                    target: position(&part.target.unwrap()),
-                    parts,
-                    delta: Delta::try_from(&changes[..]).unwrap(),
-                };
+            if let Some(update) = assembly.take(part).unwrap() {
+                return Received { update, parts };
             }
         }
     }
 
     /// Puts an update into the kernel, strictly, without saying so.
-    pub(crate) fn carry_out(&mut self, update: &Received) {
-        let old = match (&update.base, self.has.take()) {
-            (None, _) => NodePolicy::default(),
-            (Some(base), Some((position, policy))) if position == *base => policy,
-            (Some(base), has) => panic!("an update from {base}, and the node has {has:?}"),
-        };
-        let policy = old.applied(&update.delta, update.target.digest).unwrap();
-        self.has = Some((update.target, policy));
+    pub(crate) fn carry_out(&mut self, received: &Received) {
+        self.window = self.window.updated(&received.update).unwrap();
     }
 
-    pub(crate) fn ack(&self, position: Position) {
-        let ack = Ack {
-            position: Some(position.into()),
-        };
-        self.outbound
-            .send(SyncRequest {
-                message: Some(Message::Ack(ack)),
-            })
-            .unwrap();
+    /// The newest version that it holds.
+    pub(crate) fn newest(&self) -> Position {
+        self.window.newest().unwrap().position
+    }
+
+    /// Says what it holds.
+    pub(crate) fn ack(&self) {
+        self.say(Message::Ack(Ack {
+            window: names(&self.window),
+        }));
     }
 
     pub(crate) fn nack(&self, target: Position, reason: &str, want_snapshot: bool) {
-        let nack = Nack {
+        self.say(Message::Nack(Nack {
             target: Some(target.into()),
-            position: self.has.as_ref().map(|(position, _)| (*position).into()),
+            window: names(&self.window),
             reason: reason.to_owned(),
             want_snapshot,
-        };
-        self.outbound
-            .send(SyncRequest {
-                message: Some(Message::Nack(nack)),
-            })
-            .unwrap();
+        }));
+    }
+
+    pub(crate) fn say(&self, message: Message) {
+        let message = Some(message);
+        self.outbound.send(SyncRequest { message }).unwrap();
     }
 
     /// Receives an update, carries it out, and says so.
     pub(crate) async fn follow(&mut self) -> Received {
-        let update = self.receive().await;
-        self.carry_out(&update);
-        self.ack(update.target);
-        update
+        let received = self.receive().await;
+        self.carry_out(&received);
+        self.ack();
+        received
     }
 
     /// Nothing comes for a while.

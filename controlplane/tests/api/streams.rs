@@ -1,9 +1,12 @@
 //! The nodes' streams, WaitEnforced and Status, with nodes that are driven by hand.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sallyport_proto::{
-    Digest, Position,
+    Digest, Position, Version, Window,
     policy::NodePolicy,
     wire::{Kind, WaitEnforcedRequest, node_status::State},
 };
@@ -47,21 +50,21 @@ async fn a_node_gets_a_snapshot_then_deltas() {
     let world = world().await;
     assert_eq!(world.stands("n").await, (State::Unknown, 1));
     assert!(!world.enforced(1).await);
-    let mut n = FakeNode::connect(world.url(), "n", None).await;
-    let mut m = FakeNode::connect(world.url(), "m", None).await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
+    let mut m = FakeNode::connect(world.url(), "m", Window::default()).await;
 
     let snapshot = n.receive().await;
     assert_eq!(
         (
-            snapshot.base,
-            snapshot.target.epoch,
-            snapshot.target.revision
+            snapshot.update.base,
+            snapshot.update.target.epoch,
+            snapshot.update.target.revision
         ),
         (None, 1, 1)
     );
     world.until("n", (State::Updating, 1)).await;
     n.carry_out(&snapshot);
-    n.ack(snapshot.target);
+    n.ack();
     world.until("n", (State::Enforcing, 0)).await;
     assert!(!world.enforced(1).await, "m is still to come");
     m.follow().await;
@@ -70,8 +73,8 @@ async fn a_node_gets_a_snapshot_then_deltas() {
     let revision = add_client(&world, 2).await;
     let delta = n.follow().await;
     assert_eq!(
-        (delta.base, delta.target.revision),
-        (Some(snapshot.target), revision)
+        (delta.update.base, delta.update.target.revision),
+        (Some(snapshot.update.target), revision)
     );
     m.follow().await;
     assert!(world.wait(0, 5_000).await.enforced);
@@ -94,18 +97,18 @@ async fn a_node_gets_a_snapshot_then_deltas() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_under_way_are_merged_and_waits_stay_exact() {
     let world = world().await;
-    let mut n = FakeNode::connect(world.url(), "n", None).await;
-    let mut m = FakeNode::connect(world.url(), "m", None).await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
+    let mut m = FakeNode::connect(world.url(), "m", Window::default()).await;
     let first = n.receive().await;
     m.follow().await;
     let (second, third) = (add_client(&world, 2).await, add_client(&world, 3).await);
     n.hears_nothing().await;
     // m is brought to the last, in one step or two.
-    while m.has.as_ref().unwrap().0.revision < third {
+    while m.newest().revision < third {
         m.follow().await;
     }
     n.carry_out(&first);
-    n.ack(first.target);
+    n.ack();
     assert!(world.wait(1, 5_000).await.enforced, "the first is");
     assert_eq!(world.stands("n").await, (State::Updating, second));
     let lagging = world.wait(second, 20).await;
@@ -121,8 +124,8 @@ async fn changes_under_way_are_merged_and_waits_stay_exact() {
 
     let merged = n.follow().await;
     assert_eq!(
-        (merged.base, merged.target.revision),
-        (Some(first.target), third),
+        (merged.update.base, merged.update.target.revision),
+        (Some(first.update.target), third),
         "one update for both"
     );
     assert!(world.wait(third, 5_000).await.enforced);
@@ -131,8 +134,8 @@ async fn changes_under_way_are_merged_and_waits_stay_exact() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wait_ends_when_the_last_node_is_there() {
     let world = world().await;
-    let mut n = FakeNode::connect(world.url(), "n", None).await;
-    let mut m = FakeNode::connect(world.url(), "m", None).await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
+    let mut m = FakeNode::connect(world.url(), "m", Window::default()).await;
     n.follow().await;
     let waiting = {
         let mut client = world.client.clone();
@@ -152,7 +155,7 @@ async fn a_wait_ends_when_the_last_node_is_there() {
     let update = m.receive().await;
     m.carry_out(&update);
     let acked = Instant::now();
-    m.ack(update.target);
+    m.ack();
     let (response, answered) = waiting.await.unwrap();
     assert!(response.enforced && response.lagging.is_empty());
     assert!(answered >= acked);
@@ -177,38 +180,41 @@ async fn a_wait_ends_when_the_last_node_is_there() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_is_told_and_tried_again() {
     let world = world().await;
-    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
     let first = n.receive().await;
-    n.nack(first.target, "netlink: ENOSPC", false);
+    n.nack(first.update.target, "netlink: ENOSPC", false);
     world.until("n", (State::Refusing, 1)).await;
     assert_eq!(world.node("n").await.reason, "netlink: ENOSPC");
 
     // The next change is a reason to try at once; without one it takes a moment.
     let second = add_client(&world, 2).await;
     let again = n.follow().await;
-    assert_eq!((again.base, again.target.revision), (None, second));
+    assert_eq!(
+        (again.update.base, again.update.target.revision),
+        (None, second)
+    );
     world.until("n", (State::Enforcing, 0)).await;
     assert_eq!(world.node("n").await.reason, "");
 
     let third = add_client(&world, 3).await;
     let delta = n.receive().await;
-    n.nack(delta.target, "no such base", true);
+    n.nack(delta.update.target, "no such base", true);
     let snapshot = n.receive().await;
     assert_eq!(
-        (snapshot.base, snapshot.target.revision),
+        (snapshot.update.base, snapshot.update.target.revision),
         (None, third),
         "at once, and whole"
     );
-    n.nack(snapshot.target, "still not", false);
+    n.nack(snapshot.update.target, "still not", false);
     let later = n.follow().await;
-    assert_eq!(later.target.revision, third, "after a second");
+    assert_eq!(later.update.target.revision, third, "after a second");
     world.until("n", (State::Enforcing, 0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_gets_what_it_lacks() {
     let mut world = world().await;
-    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
     n.follow().await;
     world.until("n", (State::Enforcing, 0)).await;
 
@@ -219,14 +225,17 @@ async fn a_node_that_comes_back_gets_what_it_lacks() {
     assert_eq!(world.stands("n").await, (State::Enforcing, 0));
 
     // Behind: the difference, because what it has is known.
-    let has = again.has.clone();
+    let held = again.window.clone();
     drop(again);
     world.until("n", (State::Disconnected, 0)).await;
     let second = add_client(&world, 2).await;
     world.until("n", (State::Disconnected, second)).await;
-    let mut back = FakeNode::connect(world.url(), "n", has.clone()).await;
+    let mut back = FakeNode::connect(world.url(), "n", held.clone()).await;
     let update = back.receive().await;
-    assert_eq!(update.base, has.map(|(position, _)| position));
+    assert_eq!(
+        update.update.base,
+        held.newest().map(|newest| newest.position)
+    );
 
     // It carried the update out, but the Ack was lost.
     back.carry_out(&update);
@@ -241,7 +250,7 @@ async fn a_node_that_comes_back_gets_what_it_lacks() {
     back.hears_nothing().await;
     assert_eq!(world.stands("n").await, (State::Enforcing, 0));
     let third = add_client(&world, 3).await;
-    assert!(back.follow().await.base.is_some());
+    assert!(back.follow().await.update.base.is_some());
     drop(back);
     assert!(world.node("n").await.enforced_revision <= third);
 }
@@ -249,7 +258,7 @@ async fn a_node_that_comes_back_gets_what_it_lacks() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_cannot_be_are_turned_away() {
     let world = world().await;
-    let mut nobody = FakeNode::connect(world.url(), "nobody", None).await;
+    let mut nobody = FakeNode::connect(world.url(), "nobody", Window::default()).await;
     let status = nobody.ends().await;
     assert_eq!(status.code(), Code::NotFound);
     assert!(
@@ -265,8 +274,11 @@ async fn nodes_that_cannot_be_are_turned_away() {
             revision,
             digest: Digest(1),
         };
-        let mut ahead =
-            FakeNode::connect(world.url(), "n", Some((position, NodePolicy::default()))).await;
+        let window = Window::new([Version {
+            position,
+            policy: Arc::default(),
+        }]);
+        let mut ahead = FakeNode::connect(world.url(), "n", window).await;
         let status = ahead.ends().await;
         assert_eq!(status.code(), Code::FailedPrecondition);
         assert!(
@@ -275,12 +287,9 @@ async fn nodes_that_cannot_be_are_turned_away() {
         );
     }
 
-    let mut n = FakeNode::connect(world.url(), "n", None).await;
-    let update = n.receive().await;
-    n.ack(Position {
-        digest: Digest(7),
-        ..update.target
-    });
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
+    n.receive().await;
+    n.ack();
     let status = n.ends().await;
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(
@@ -293,9 +302,9 @@ async fn nodes_that_cannot_be_are_turned_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_leaves_holds_nobody_back() {
     let world = world().await;
-    let mut m = FakeNode::connect(world.url(), "m", None).await;
+    let mut m = FakeNode::connect(world.url(), "m", Window::default()).await;
     m.follow().await;
-    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
     n.receive().await;
     world.delete(Kind::Pod, "a", "web").await;
     assert!(
@@ -313,9 +322,9 @@ async fn a_node_that_leaves_holds_nobody_back() {
     let revision = world.apply(&node("empty")).await;
     assert!(world.enforced(revision).await);
     assert_eq!(world.stands("empty").await, (State::Unknown, 0));
-    let mut empty = FakeNode::connect(world.url(), "empty", None).await;
+    let mut empty = FakeNode::connect(world.url(), "empty", Window::default()).await;
     assert_eq!(
-        empty.follow().await.target.digest,
+        empty.follow().await.update.target.digest,
         NodePolicy::default().digest()
     );
     world.until("empty", (State::Enforcing, 0)).await;
@@ -324,12 +333,12 @@ async fn a_node_that_leaves_holds_nobody_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_is_taken_back_is_no_change() {
     let world = world().await;
-    let mut n = FakeNode::connect(world.url(), "n", None).await;
-    let mut m = FakeNode::connect(world.url(), "m", None).await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
+    let mut m = FakeNode::connect(world.url(), "m", Window::default()).await;
     n.follow().await;
     m.follow().await;
     world.until("n", (State::Enforcing, 0)).await;
-    let has = n.has.clone();
+    let held = n.window.clone();
     drop(n);
     world.until("n", (State::Disconnected, 0)).await;
     let added = add_client(&world, 2).await;
@@ -340,7 +349,7 @@ async fn a_change_that_is_taken_back_is_no_change() {
         (State::Disconnected, 0),
         "it has what it must have"
     );
-    let mut n = FakeNode::connect(world.url(), "n", has).await;
+    let mut n = FakeNode::connect(world.url(), "n", held).await;
     n.hears_nothing().await;
 }
 
@@ -348,7 +357,7 @@ async fn a_change_that_is_taken_back_is_no_change() {
 async fn large_updates_come_in_parts_and_slow_nodes_delay_nobody() {
     let world = world().await;
     // Read by nobody: its stream fills up.
-    let _frozen = FakeNode::connect(world.url(), "m", None).await;
+    let _frozen = FakeNode::connect(world.url(), "m", Window::default()).await;
     let mut pods: Vec<_> = (0..15_000u32)
         .map(|n| {
             let name = format!("a-client-with-a-name-that-takes-some-room-{n}");
@@ -366,10 +375,10 @@ async fn large_updates_come_in_parts_and_slow_nodes_delay_nobody() {
         world.apply(&pods.concat()).await;
         pods = rest;
     }
-    let mut n = FakeNode::connect(world.url(), "n", None).await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
     n.follow().await;
     world.until("n", (State::Enforcing, 0)).await;
-    let mut m = FakeNode::connect(world.url(), "m", None).await;
+    let mut m = FakeNode::connect(world.url(), "m", Window::default()).await;
     let update = m.follow().await;
     assert!(update.parts > 1, "{} parts", update.parts);
     assert!(world.wait(0, 10_000).await.enforced);

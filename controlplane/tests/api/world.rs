@@ -58,6 +58,7 @@ impl World {
             edits,
             expected_revision: None,
             dry_run: false,
+            ..ApplyRequest::default()
         };
         Ok(self.client.clone().apply(request).await?.into_inner())
     }

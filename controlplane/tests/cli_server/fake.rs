@@ -91,6 +91,7 @@ impl Store {
             since_ms: 5_000,
             version: "0.1.0".to_owned(),
             endpoints: 2,
+            held_revision: self.revision() - u64::from(stuck),
         };
         vec![node("node-a", false), node("node-b", stuck)]
     }
@@ -159,6 +160,7 @@ impl Store {
         Ok(ApplyResponse {
             revision: self.revision(),
             changes,
+            ..ApplyResponse::default()
         })
     }
 }
@@ -238,6 +240,7 @@ impl PolicyService for Fake {
             },
             enforced: lagging.is_empty(),
             lagging,
+            passed_over: Vec::new(),
         }))
     }
 
@@ -248,6 +251,7 @@ impl PolicyService for Fake {
             revision,
             epoch: 1,
             nodes,
+            rollouts: Vec::new(),
         }))
     }
 }

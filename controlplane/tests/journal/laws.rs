@@ -5,7 +5,7 @@ use std::{path::Path, time::Instant};
 use proptest::prelude::*;
 use sallyport_controlplane::{
     history::Bounds,
-    journal::{Journal as _, Settings, SledJournal},
+    journal::{Journal as _, Note, Settings, SledJournal},
     transaction::Edit,
 };
 
@@ -27,6 +27,8 @@ fn settings(path: &Path, keep: usize, fold_after: u64) -> Settings {
 enum Step {
     /// Transactions that are appended together.
     Append(Vec<Vec<Edit>>),
+    /// A note about nodes.
+    Note(Note),
     /// Waits for the fold.
     Settle,
     /// Closes and opens.
@@ -37,8 +39,18 @@ fn step() -> impl Strategy<Value = Step> {
     let transaction = prop::collection::vec(edit(), 1..6);
     prop_oneof![
         8 => prop::collection::vec(transaction, 1..8).prop_map(Step::Append),
+        3 => note().prop_map(Step::Note),
         1 => Just(Step::Settle),
         1 => Just(Step::Reopen),
+    ]
+}
+
+fn note() -> impl Strategy<Value = Note> {
+    let node = || prop::sample::select(vec!["n0", "n1"]).prop_map(String::from);
+    prop_oneof![
+        (node(), any::<bool>()).prop_map(|(node, leased)| Note::Joined { node, leased }),
+        node().prop_map(|node| Note::Left { node }),
+        (0..20u64).prop_map(Note::Settled),
     ]
 }
 
@@ -62,6 +74,10 @@ proptest! {
                     let group: Vec<_> =
                         transactions.into_iter().filter_map(|edits| model.commit(edits)).collect();
                     journal.append(&group).unwrap();
+                }
+                Step::Note(note) => {
+                    journal.note(&note).unwrap();
+                    model.note(&note);
                 }
                 Step::Settle => journal.settle(),
                 Step::Reopen => {

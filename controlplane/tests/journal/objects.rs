@@ -1,12 +1,12 @@
 //! Transactions for the journal's tests: a small world in which names, nodes and addresses collide often.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;
 use sallyport_controlplane::{
     cluster::Cluster,
     history::{Committed, History},
-    journal::{Recovered, Settings},
+    journal::{Note, Recovered, Settings},
     manifest,
     model::{Kind, ObjectKey},
     transaction::{self, Edit, Op},
@@ -26,7 +26,18 @@ impl Model {
                 revision: 0,
                 epoch: 1,
                 history,
+                settled: 0,
+                joined: BTreeMap::new(),
             },
+        }
+    }
+
+    /// Takes a note.
+    pub(crate) fn note(&mut self, note: &Note) {
+        match note.clone() {
+            Note::Joined { node, leased } => drop(self.state.joined.insert(node, leased)),
+            Note::Left { node } => drop(self.state.joined.remove(&node)),
+            Note::Settled(revision) => self.state.settled = revision,
         }
     }
 

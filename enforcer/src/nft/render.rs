@@ -30,14 +30,25 @@ use crate::nft::{
 /// What the operator of a node chose about the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// What becomes of workload addresses that are no endpoint.
-    pub unknown: Unknown,
+    /// Whether traffic of workload addresses that are no endpoint is dropped.
+    pub strict: bool,
     /// Workload addresses of this node, beside those that the control plane knows of.
     pub workload_ranges: Ranges,
     /// Interfaces behind which there are only workloads; a name that ends in `*` is a prefix.
     pub workload_interfaces: Vec<String>,
     /// Ask the kernel to protect the table from others (flags `owner` and `persist`, Linux 6.9).
     pub owned: bool,
+}
+
+impl Options {
+    /// What becomes of workload addresses that are no endpoint. What enters by an interface of workloads may be any.
+    pub fn unknown(&self) -> Unknown {
+        match (self.strict, self.workload_interfaces.is_empty()) {
+            (false, _) => Unknown::Allow,
+            (true, true) => Unknown::Drop(Arc::new(self.workload_ranges.clone())),
+            (true, false) => Unknown::Drop(Arc::new(Ranges::everything())),
+        }
+    }
 }
 
 /// The base chain.
@@ -108,7 +119,7 @@ pub fn frame_chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str
         both(&|family| Rule::map(Match::SourceMap(family, map_name("header", family))));
     let mut destination =
         both(&|family| Rule::map(Match::DestinationMap(family, map_name("header", family))));
-    if options.unknown == Unknown::Drop {
+    if options.strict {
         let strict = |condition| {
             Rule::when(condition, Verdict::Drop)
                 .counted()
@@ -173,9 +184,9 @@ pub fn frame_fingerprint(options: &Options, policy: &NodePolicy) -> String {
             hash.update(format!("{chain} {rule}\n"));
         }
     }
-    let mode = match options.unknown {
-        Unknown::Drop => "strict",
-        Unknown::Allow => "standard",
+    let mode = match options.strict {
+        true => "strict",
+        false => "standard",
     };
     let hash: String = hash.finalize()[..8]
         .iter()
@@ -228,7 +239,7 @@ fn range_sets(ranges: &Ranges) -> Vec<(Family, String)> {
 
 /// The names and the making of the sets that the frame's strict rules look into.
 pub fn workload_sets(options: &Options, policy: &NodePolicy) -> BTreeMap<String, Vec<Command>> {
-    if options.unknown == Unknown::Allow {
+    if !options.strict {
         return BTreeMap::new();
     }
     let ranges = workload_ranges(options, policy);

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::Styles};
 use clap_complete::Shell;
+use sallyport_proto::wire::Unreachable;
 
 use crate::{client, duration, failure::Exit, kind, kind::Target, label::LabelEdit};
 
@@ -105,6 +106,34 @@ pub(crate) struct Commit {
         value_parser = duration::parse
     )]
     pub(crate) timeout: Duration,
+    /// What becomes of the change when a node does not acknowledge what it takes away [default: as the control plane
+    /// was started]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub(crate) on_unreachable: Option<OnUnreachable>,
+}
+
+/// What becomes of a change when a node does not acknowledge what it takes away.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum OnUnreachable {
+    /// It waits; the other nodes enforce what both versions allow
+    Wait,
+    /// It goes on once the node's lease has run out and the node has closed by itself
+    Fence,
+    /// It goes on without the node: flows that touch it may be open
+    Skip,
+}
+
+impl Commit {
+    /// What becomes of the change when a node does not acknowledge it, as a number on the wire.
+    pub(crate) fn unreachable(&self) -> i32 {
+        let wire = match self.on_unreachable {
+            None => Unreachable::Unspecified,
+            Some(OnUnreachable::Wait) => Unreachable::Wait,
+            Some(OnUnreachable::Fence) => Unreachable::Fence,
+            Some(OnUnreachable::Skip) => Unreachable::Skip,
+        };
+        wire.into()
+    }
 }
 
 /// Arguments of `get`.

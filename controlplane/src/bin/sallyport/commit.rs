@@ -62,6 +62,8 @@ async fn carry_out(
         edits,
         expected_revision: args.expected_revision,
         dry_run: args.dry_run,
+        unreachable: args.unreachable(),
+        ..ApplyRequest::default()
     };
     let response = client.apply(request).await?;
     report(&response, args, word, out)?;
@@ -118,8 +120,10 @@ pub(crate) async fn wait(
     }
     enforced::until(client, revision, args.timeout).await?;
     let took = duration::measured(started.elapsed());
-    let nodes = enforced::nodes(&client.status().await?, revision);
+    let status = client.status().await?;
+    let nodes = enforced::nodes(&status, revision);
     writeln!(out, "enforced on {nodes} in {took}")?;
+    out.write_all(enforced::without(&status).as_bytes())?;
     Ok(())
 }
 
@@ -147,6 +151,7 @@ mod tests {
         let response = ApplyResponse {
             revision: 42,
             changes: actions.iter().map(change).collect(),
+            ..ApplyResponse::default()
         };
         let mut out = Vec::new();
         report(&response, &apply.commit, word, &mut out).expect("memory");

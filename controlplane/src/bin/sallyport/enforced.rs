@@ -2,7 +2,9 @@
 
 use std::{io, time::Duration};
 
-use sallyport_proto::wire::{NodeStatus, StatusResponse, node_status::State};
+use sallyport_proto::wire::{
+    NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase,
+};
 
 use crate::{args, client::Client, duration, failure::Failure};
 
@@ -14,26 +16,59 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let mut client = Client::connect(server).await?;
     let revision = until(&mut client, args.revision.unwrap_or(0), args.timeout).await?;
-    let nodes = nodes(&client.status().await?, revision);
+    let status = client.status().await?;
+    let nodes = nodes(&status, revision);
     writeln!(out, "revision {revision} enforced on {nodes}")?;
+    out.write_all(without(&status).as_bytes())?;
     Ok(())
 }
 
-/// Waits until the nodes enforce a revision (0: the current one), and returns which it was.
+/// Waits until the nodes enforce a revision (0: the current one), and returns which it was. Where it is not enforced
+/// in time, says which node holds what back, and since when.
 pub(crate) async fn until(
     client: &mut Client,
     revision: u64,
     timeout: Duration,
 ) -> Result<u64, Failure> {
     let response = client.wait_enforced(revision, timeout).await?;
-    match response.enforced {
-        true => Ok(response.revision),
-        false => Err(Failure::TimedOut(lagging(
-            response.revision,
-            timeout,
-            &response.lagging,
-        ))),
+    if response.enforced {
+        return Ok(response.revision);
     }
+    let mut text = lagging(response.revision, timeout, &response.lagging);
+    for rollout in client.status().await?.rollouts {
+        text += &format!("\n{}", on_its_way(&rollout));
+    }
+    Err(Failure::TimedOut(text))
+}
+
+/// A line about an edit that has not passed its barrier.
+pub(crate) fn on_its_way(rollout: &Rollout) -> String {
+    let Rollout {
+        first_revision: first,
+        last_revision: last,
+        ..
+    } = rollout;
+    let which = match first == last {
+        true => format!("revision {last}"),
+        false => format!("revisions {first} to {last}"),
+    };
+    let since = duration::rough(Duration::from_millis(rollout.since_ms));
+    let waits = match rollout.phase() {
+        Phase::Unspecified => "?".to_owned(),
+        Phase::Revoking => format!(
+            "what it takes away is still to be taken away on {}",
+            rollout.waits_for.join(", ")
+        ),
+        Phase::Draining => "packets under way are given time to arrive".to_owned(),
+        Phase::Queued => "it waits for the edits before it".to_owned(),
+    };
+    let mut text = format!("{which}, for {since}: {waits}");
+    for (names, how) in [(&rollout.fenced, "fenced"), (&rollout.skipped, "skipped")] {
+        if !names.is_empty() {
+            text += &format!("; {how}: {}", names.join(", "));
+        }
+    }
+    text
 }
 
 /// `2 nodes`: those that have nothing left to do for the revision.
@@ -48,6 +83,22 @@ pub(crate) fn nodes(status: &StatusResponse, revision: u64) -> String {
         (count, all) if count == all => format!("{all} nodes"),
         (count, all) => format!("{count} of {all} nodes"),
     }
+}
+
+/// Lines about the nodes that edits go on without.
+pub(crate) fn without(status: &StatusResponse) -> String {
+    let line = |node: &NodeStatus| match node.state() {
+        State::Fenced => Some(format!(
+            "warning: {} is fenced: it drops all traffic of its workloads until it is back\n",
+            node.name
+        )),
+        State::Skipped => Some(format!(
+            "warning: {} was skipped: it still enforces revision {}, and flows that touch it may be open\n",
+            node.name, node.enforced_revision
+        )),
+        _ => None,
+    };
+    status.nodes.iter().filter_map(line).collect()
 }
 
 fn lagging(revision: u64, timeout: Duration, nodes: &[NodeStatus]) -> String {
@@ -81,6 +132,9 @@ pub(crate) fn state(state: State) -> &'static str {
         State::Refusing => "refusing",
         State::Disconnected => "disconnected",
         State::Unknown => "unknown",
+        State::Holding => "holding",
+        State::Fenced => "fenced",
+        State::Skipped => "skipped",
     }
 }
 
@@ -106,6 +160,7 @@ mod tests {
                 revision: 43,
                 epoch: 0,
                 nodes: all,
+                ..StatusResponse::default()
             };
             nodes(&status, 42)
         };
@@ -117,6 +172,29 @@ mod tests {
         assert_eq!(count(vec![enforcing.clone(), behind]), "1 of 2 nodes");
         assert_eq!(count(vec![enforcing, later, unknown]), "2 of 3 nodes");
         assert_eq!(count(vec![]), "0 nodes (there are none)");
+    }
+
+    #[test]
+    fn an_edit_on_its_way_says_what_it_waits_for() {
+        let mut rollout = Rollout {
+            first_revision: 41,
+            last_revision: 42,
+            since_ms: 5_000,
+            waits_for: vec!["node-b".into(), "node-c".into()],
+            ..Rollout::default()
+        };
+        rollout.set_phase(Phase::Revoking);
+        assert_eq!(
+            on_its_way(&rollout),
+            "revisions 41 to 42, for 5s: what it takes away is still to be taken away on node-b, node-c"
+        );
+        rollout.first_revision = 42;
+        rollout.skipped = vec!["node-d".into()];
+        rollout.set_phase(Phase::Queued);
+        assert_eq!(
+            on_its_way(&rollout),
+            "revision 42, for 5s: it waits for the edits before it; skipped: node-d"
+        );
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub(crate) async fn run(
             }],
             expected_revision: Some(revision),
             dry_run: args.commit.dry_run,
+            unreachable: args.commit.unreachable(),
+            ..ApplyRequest::default()
         };
         match client.apply(request).await {
             Err(Failure::Conflict(_))

@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use clap::builder::styling::{AnsiColor, Style};
-use sallyport_proto::wire::{NodeStatus, StatusResponse};
+use sallyport_proto::wire::{NodeStatus, Rollout, StatusResponse, rollout::Phase};
 use serde::Serialize;
 
 use crate::{
@@ -33,6 +33,23 @@ struct Report {
     revision: u64,
     epoch: u64,
     nodes: Vec<Node>,
+    /// The edits that have not passed their barrier.
+    rollouts: Vec<OnItsWay>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OnItsWay {
+    first_revision: u64,
+    last_revision: u64,
+    phase: &'static str,
+    since_ms: u64,
+    waits_for: Vec<String>,
+    fenced: Vec<String>,
+    skipped: Vec<String>,
+    /// The same, as a table's reader wants it.
+    #[serde(skip)]
+    line: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -41,6 +58,7 @@ struct Node {
     name: String,
     state: &'static str,
     enforced_revision: u64,
+    held_revision: u64,
     /// How many revisions there are from the first one that is pending to the current one.
     lag: u64,
     pending_revision: Option<u64>,
@@ -61,6 +79,7 @@ impl From<StatusResponse> for Report {
             pending_revision: Some(node.pending_revision).filter(|&pending| pending != 0),
             name: node.name,
             enforced_revision: node.enforced_revision,
+            held_revision: node.held_revision,
             since_ms: node.since_ms,
             version: node.version,
             endpoints: node.endpoints,
@@ -70,6 +89,27 @@ impl From<StatusResponse> for Report {
             revision: status.revision,
             epoch: status.epoch,
             nodes: status.nodes.into_iter().map(node).collect(),
+            rollouts: status.rollouts.into_iter().map(OnItsWay::from).collect(),
+        }
+    }
+}
+
+impl From<Rollout> for OnItsWay {
+    fn from(rollout: Rollout) -> OnItsWay {
+        OnItsWay {
+            line: enforced::on_its_way(&rollout),
+            first_revision: rollout.first_revision,
+            last_revision: rollout.last_revision,
+            phase: match rollout.phase() {
+                Phase::Unspecified => "?",
+                Phase::Revoking => "revoking",
+                Phase::Draining => "draining",
+                Phase::Queued => "queued",
+            },
+            since_ms: rollout.since_ms,
+            waits_for: rollout.waits_for,
+            fenced: rollout.fenced,
+            skipped: rollout.skipped,
         }
     }
 }
@@ -101,7 +141,7 @@ impl Report {
             "VERSION",
             "ENDPOINTS",
         ];
-        header.extend(wide.then_some("PENDING"));
+        header.extend(wide.then_some(["PENDING", "HELD"]).into_iter().flatten());
         header.push("REASON");
         let mut grid = Grid::new(header);
         for node in &self.nodes {
@@ -113,6 +153,12 @@ impl Report {
             true => output::paint_column(&table, "STATE", style),
             false => table,
         };
+        if !self.rollouts.is_empty() {
+            text += "\non their way:\n";
+        }
+        for rollout in &self.rollouts {
+            text += &format!("  {}\n", rollout.line);
+        }
         text
     }
 }
@@ -134,6 +180,7 @@ impl Node {
             row.push(dash(
                 self.pending_revision.map(|pending| pending.to_string()),
             ));
+            row.push(self.held_revision.to_string());
         }
         row.push(self.reason.trim_end().replace('\n', "; "));
         row
@@ -143,8 +190,8 @@ impl Node {
 fn style(state: &str) -> Option<Style> {
     let colour = match state {
         "enforcing" => AnsiColor::Green,
-        "updating" | "unknown" => AnsiColor::Yellow,
-        "refusing" | "disconnected" => AnsiColor::Red,
+        "updating" | "holding" | "unknown" => AnsiColor::Yellow,
+        "refusing" | "disconnected" | "fenced" | "skipped" => AnsiColor::Red,
         _ => return None,
     };
     Some(colour.on_default())
@@ -161,6 +208,7 @@ mod tests {
             name: name.to_owned(),
             state: state.into(),
             enforced_revision: enforced,
+            held_revision: enforced,
             pending_revision: pending,
             since_ms: 192_000,
             reason: reason.to_owned(),
@@ -169,6 +217,14 @@ mod tests {
         };
         let mut unknown = node("node-c", State::Unknown, 0, 1, "");
         unknown.version.clear();
+        let mut rollout = Rollout {
+            first_revision: 41,
+            last_revision: 42,
+            since_ms: 192_000,
+            waits_for: vec!["node-b".into()],
+            ..Rollout::default()
+        };
+        rollout.set_phase(Phase::Revoking);
         let nodes = vec![
             node("node-a", State::Enforcing, 42, 0, ""),
             node("node-b", State::Refusing, 39, 41, "out of memory\n"),
@@ -178,6 +234,7 @@ mod tests {
             revision: 42,
             epoch: 1,
             nodes,
+            rollouts: vec![rollout],
         })
     }
 
@@ -190,12 +247,18 @@ mod tests {
              NODE    STATE      ENFORCED  LAG  SINCE  VERSION  ENDPOINTS  REASON\n\
              node-a  enforcing  42        0    3m12s  0.1.0    3\n\
              node-b  refusing   39        2    3m12s  0.1.0    3          out of memory\n\
-             node-c  unknown    0         42   3m12s  -        3\n"
+             node-c  unknown    0         42   3m12s  -        3\n\
+             \n\
+             on their way:\n  \
+             revisions 41 to 42, for 3m12s: what it takes away is still to be taken away on node-b\n"
         );
         let wide = report().show(Form::Wide, false);
-        assert!(wide.contains("ENDPOINTS  PENDING  REASON\n"), "{wide}");
         assert!(
-            wide.contains("3          41       out of memory\n"),
+            wide.contains("ENDPOINTS  PENDING  HELD  REASON\n"),
+            "{wide}"
+        );
+        assert!(
+            wide.contains("3          41       39    out of memory\n"),
             "{wide}"
         );
     }

@@ -1,0 +1,108 @@
+//! Which flows a change of policy touches, told coarsely: those from some addresses, those to some. Changes that touch
+//! no flow in common may be carried out side by side. Pure.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use imbl::ordmap::DiffItem;
+use sallyport_proto::policy::{Direction, Endpoint, GroupId, NodePolicy};
+
+/// More addresses than this are told as all.
+const MAX: usize = 4_096;
+
+/// The flows that a change touches, or more than those.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// All flows.
+    all: bool,
+    /// The flows from these addresses.
+    from: BTreeSet<IpAddr>,
+    /// The flows to these addresses.
+    to: BTreeSet<IpAddr>,
+}
+
+impl Extent {
+    /// Takes in every flow.
+    pub(super) fn touch_all(&mut self) {
+        self.all = true;
+    }
+
+    /// Takes in what a node's change of policy touches.
+    pub(super) fn add(&mut self, old: &NodePolicy, new: &NodePolicy) {
+        self.all |= old.workload_ranges() != new.workload_ranges();
+        for item in old.endpoints().diff(new.endpoints()) {
+            let (address, before, after) = match item {
+                DiffItem::Add(&address, after) => (address, None, Some(&**after)),
+                DiffItem::Remove(&address, before) => (address, Some(&**before), None),
+                DiffItem::Update {
+                    old: (&address, before),
+                    new: (_, after),
+                } => (address, Some(&**before), Some(&**after)),
+            };
+            for direction in Direction::BOTH {
+                let class = |of: Option<&Endpoint>| of.map(|endpoint| endpoint.class(direction));
+                if class(before) != class(after) {
+                    self.judged(direction).insert(address);
+                }
+            }
+        }
+        for item in old.groups().diff(new.groups()) {
+            // Groups that come and go do so with the classes that name them.
+            if let DiffItem::Update {
+                old: (&id, before),
+                new: (_, after),
+            } = item
+            {
+                let (add, remove) = before.member_changes(after);
+                for direction in Direction::BOTH {
+                    if is_used(old, direction, id) || is_used(new, direction, id) {
+                        self.peers(direction).extend(add.iter().chain(&remove));
+                    }
+                }
+            }
+        }
+        if self.from.len() + self.to.len() > MAX {
+            self.all = true;
+        }
+    }
+
+    /// Takes in another extent.
+    pub(super) fn merge(&mut self, other: Extent) {
+        self.all |= other.all;
+        self.from.extend(other.from);
+        self.to.extend(other.to);
+    }
+
+    /// Whether there may be a flow that both touch.
+    pub(super) fn meets(&self, other: &Extent) -> bool {
+        self.all
+            || other.all
+            // From here to there there is a flow that both touch.
+            || !self.from.is_empty() && !other.to.is_empty()
+            || !self.to.is_empty() && !other.from.is_empty()
+            || !self.from.is_disjoint(&other.from)
+            || !self.to.is_disjoint(&other.to)
+    }
+
+    /// The end of flows at which endpoints are judged in a direction.
+    fn judged(&mut self, direction: Direction) -> &mut BTreeSet<IpAddr> {
+        match direction {
+            Direction::Ingress => &mut self.to,
+            Direction::Egress => &mut self.from,
+        }
+    }
+
+    /// The end of flows at which their peers are.
+    fn peers(&mut self, direction: Direction) -> &mut BTreeSet<IpAddr> {
+        match direction {
+            Direction::Ingress => &mut self.from,
+            Direction::Egress => &mut self.to,
+        }
+    }
+}
+
+fn is_used(policy: &NodePolicy, direction: Direction, id: GroupId) -> bool {
+    policy
+        .classes()
+        .values()
+        .any(|class| class.direction == direction && class.groups().any(|group| group == id))
+}

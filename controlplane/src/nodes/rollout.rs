@@ -1,0 +1,328 @@
+//! Edits on their way through the cluster: what they take away is taken away everywhere before what they give is given
+//! anywhere. Pure bookkeeping: it knows which node must hold which version and which does, and sends nothing.
+//!
+//! A rollout is one transaction, or several that wait for the same. Its *legs* are the nodes that it changes. It passes
+//! its barrier when every leg that takes something away holds the new version beside the old, when the packets that
+//! were under way by then are through, and when the rollouts before it that touch flows of its own have passed theirs.
+//! Then the new version is what its nodes are settled on.
+//!
+//! Of rollouts that share flows at most one waits for another: what comes after that is merged into the one that waits.
+//! So there is no queue, and what is to be taken away never waits for a barrier.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use sallyport_proto::{Revision, Version, Ways};
+
+use super::{Unreachable, entry::Known, extent::Extent};
+
+/// A transaction on its way, or several.
+#[derive(Debug)]
+pub(super) struct Rollout {
+    id: u64,
+    /// The first transaction in it.
+    pub(super) first: Revision,
+    /// The last one.
+    pub(super) revision: Revision,
+    /// The nodes that it changes.
+    legs: BTreeMap<String, Leg>,
+    /// The legs that take something away and do not hold the version yet; those that count.
+    waiting: BTreeSet<String>,
+    ways: Ways,
+    extent: Extent,
+    /// The rollouts that must have passed before.
+    after: BTreeSet<u64>,
+    pub(super) since: Instant,
+    /// When the packets under way are through; set once nothing is waited for.
+    drained: Option<Instant>,
+    pub(super) unreachable: Unreachable,
+    /// The nodes that were passed over, and how.
+    pub(super) passed_over: BTreeMap<String, Unreachable>,
+}
+
+/// A node's part in a rollout.
+#[derive(Clone, Debug)]
+pub(super) struct Leg {
+    /// The version that it leads to.
+    pub(super) version: Version,
+    /// Which ways it goes.
+    pub(super) ways: Ways,
+    /// Since when the node is asked to hold it.
+    pub(super) since: Instant,
+}
+
+/// What a rollout waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nodes that have yet to take away what the new version does not allow.
+    Revoking,
+    /// Packets under way.
+    Draining,
+    /// Earlier rollouts that touch flows of its own.
+    Queued,
+}
+
+/// The rollouts that have not passed their barrier, those that wait behind those that they wait for.
+#[derive(Debug)]
+pub(super) struct Rollouts {
+    all: Vec<Rollout>,
+    ids: u64,
+    drain: Duration,
+}
+
+impl Rollout {
+    /// A transaction's rollout, without legs so far.
+    pub(super) fn new(revision: Revision, unreachable: Unreachable, now: Instant) -> Rollout {
+        Rollout {
+            id: 0,
+            first: revision,
+            revision,
+            legs: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            ways: Ways::default(),
+            extent: Extent::default(),
+            after: BTreeSet::new(),
+            since: now,
+            drained: None,
+            unreachable,
+            passed_over: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a node. `counts` says whether the barrier waits for it, if it takes something away there.
+    pub(super) fn add(&mut self, node: &str, leg: Leg, counts: bool) {
+        self.ways |= leg.ways;
+        if counts && leg.ways.revokes {
+            self.waiting.insert(node.to_owned());
+        }
+        self.legs.insert(node.to_owned(), leg);
+    }
+
+    /// What it touches.
+    pub(super) fn extent_mut(&mut self) -> &mut Extent {
+        &mut self.extent
+    }
+
+    /// Whether it changes nothing anywhere.
+    pub(super) fn is_empty(&self) -> bool {
+        self.legs.is_empty()
+    }
+
+    /// What it waits for.
+    pub(super) fn phase(&self) -> Phase {
+        match (self.waiting.is_empty(), self.after.is_empty()) {
+            (false, _) => Phase::Revoking,
+            (true, false) => Phase::Queued,
+            (true, true) => Phase::Draining,
+        }
+    }
+
+    /// The nodes that it waits for.
+    pub(super) fn waiting(&self) -> &BTreeSet<String> {
+        &self.waiting
+    }
+
+    /// Since when the node has been asked to hold the version, if it is waited for.
+    pub(super) fn waits_since(&self, node: &str) -> Option<Instant> {
+        self.waiting.contains(node).then(|| self.legs[node].since)
+    }
+
+    /// A node that will not be waited for, and why not.
+    pub(super) fn pass_over(&mut self, node: &str, how: Unreachable) {
+        if self.waiting.remove(node) {
+            self.passed_over.insert(node.to_owned(), how);
+        }
+    }
+
+    /// Whether a node may go on to its version alone before the barrier, if it holds nothing older beside it.
+    fn goes_alone(&self, leg: &Leg) -> bool {
+        // What only takes away is safe at any time, and one node by itself orders its halves by itself. But what may be
+        // merged into another must not have gone where that does not lead.
+        self.after.is_empty() && (!leg.ways.grants || self.legs.len() == 1)
+    }
+
+    fn conflicts(&self, other: &Rollout) -> bool {
+        let (few, many) = match self.legs.len() < other.legs.len() {
+            true => (self, other),
+            false => (other, self),
+        };
+        few.legs.keys().any(|node| many.legs.contains_key(node)) || self.extent.meets(&other.extent)
+    }
+
+    /// Takes in an earlier rollout that waits for others as this one does.
+    fn absorb(&mut self, earlier: Rollout) {
+        self.first = self.first.min(earlier.first);
+        self.since = self.since.min(earlier.since);
+        self.ways |= earlier.ways;
+        self.extent.merge(earlier.extent);
+        self.after.extend(earlier.after);
+        self.unreachable = self.unreachable.max(earlier.unreachable);
+        for (node, old) in earlier.legs {
+            let waited = earlier.waiting.contains(&node);
+            match self.legs.get_mut(&node) {
+                Some(leg) => {
+                    leg.ways |= old.ways;
+                    if waited {
+                        leg.since = leg.since.min(old.since);
+                        self.waiting.insert(node);
+                    }
+                }
+                None => {
+                    if waited {
+                        self.waiting.insert(node.clone());
+                    }
+                    self.legs.insert(node, old);
+                }
+            }
+        }
+        let legs = &self.legs;
+        let over = earlier.passed_over.into_iter();
+        self.passed_over
+            .extend(over.filter(|(node, _)| legs.contains_key(node)));
+    }
+}
+
+impl Rollouts {
+    /// None. Packets under way are through after `drain`.
+    pub(super) fn new(drain: Duration) -> Rollouts {
+        Rollouts {
+            all: Vec::new(),
+            ids: 0,
+            drain,
+        }
+    }
+
+    /// Those that have not passed, the oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Rollout> {
+        self.all.iter()
+    }
+
+    /// The same, to pass nodes over.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Rollout> {
+        self.all.iter_mut()
+    }
+
+    /// Adds one, and merges into it those that wait for the same.
+    pub(super) fn add(&mut self, mut rollout: Rollout) {
+        self.ids += 1;
+        rollout.id = self.ids;
+        let mut others = Vec::with_capacity(self.all.len());
+        for other in std::mem::take(&mut self.all) {
+            if !other.conflicts(&rollout) {
+                others.push(other);
+            } else if other.after.is_empty() {
+                rollout.after.insert(other.id);
+                others.push(other);
+            } else {
+                rollout.absorb(other);
+            }
+        }
+        self.all = others;
+        self.all.push(rollout);
+    }
+
+    /// The versions that a node is to hold: the one that it is settled on, and those on their way to it.
+    pub(super) fn window(&self, node: &str, settled: Vec<Known>) -> Vec<Known> {
+        let mut window = settled;
+        for rollout in &self.all {
+            let Some(leg) = rollout.legs.get(node) else {
+                continue;
+            };
+            if window.len() == 1 && rollout.goes_alone(leg) {
+                window = vec![(&leg.version).into()];
+            } else if leg.ways.revokes || window.is_empty() {
+                window.push((&leg.version).into());
+            }
+            // What only gives would not change what all of them allow.
+        }
+        window
+    }
+
+    /// The versions on their way to a node, the oldest first.
+    pub(super) fn versions<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Version> {
+        let legs = self.all.iter().filter_map(|rollout| rollout.legs.get(node));
+        legs.map(|leg| &leg.version)
+    }
+
+    /// A node holds these versions, durably.
+    pub(super) fn held(&mut self, node: &str, versions: &[Known]) {
+        for rollout in &mut self.all {
+            if let Some(leg) = rollout.legs.get(node)
+                && versions
+                    .iter()
+                    .any(|held| held.position.digest == leg.version.position.digest)
+            {
+                rollout.waiting.remove(node);
+                rollout.passed_over.remove(node);
+            }
+        }
+    }
+
+    /// A node counts from now on: it holds nothing yet.
+    pub(super) fn count(&mut self, node: &str, now: Instant) {
+        for rollout in &mut self.all {
+            if let Some(leg) = rollout.legs.get_mut(node).filter(|leg| leg.ways.revokes) {
+                leg.since = now;
+                rollout.waiting.insert(node.to_owned());
+                rollout.drained = None;
+            }
+        }
+    }
+
+    /// A node is gone.
+    pub(super) fn forget(&mut self, node: &str) {
+        for rollout in &mut self.all {
+            rollout.legs.remove(node);
+            rollout.waiting.remove(node);
+            rollout.passed_over.remove(node);
+        }
+    }
+
+    /// Takes out one that can pass its barrier now.
+    pub(super) fn pass_one(&mut self, now: Instant) -> Option<Rollout> {
+        let drain = self.drain;
+        let at = self.all.iter_mut().position(|rollout| {
+            if !rollout.waiting.is_empty() {
+                rollout.drained = None;
+                return false;
+            }
+            let drained = match rollout.ways.revokes {
+                true => *rollout.drained.get_or_insert(now + drain),
+                false => now,
+            };
+            rollout.after.is_empty() && drained <= now
+        })?;
+        let passed = self.all.remove(at);
+        for rollout in &mut self.all {
+            rollout.after.remove(&passed.id);
+        }
+        Some(passed)
+    }
+
+    /// When packets under way of some rollout will be through.
+    pub(super) fn next_drained(&self) -> Option<Instant> {
+        let waiting = self.all.iter().filter(|rollout| rollout.after.is_empty());
+        waiting.filter_map(|rollout| rollout.drained).min()
+    }
+
+    /// The last revision up to which every rollout has passed, if the last transaction was `revision`.
+    pub(super) fn settled(&self, revision: Revision) -> Revision {
+        let first = self.all.iter().map(|rollout| rollout.first).min();
+        first.map_or(revision, |first| first - 1)
+    }
+}
+
+impl Rollout {
+    /// Its legs, by node.
+    pub(super) fn legs(&self) -> &BTreeMap<String, Leg> {
+        &self.legs
+    }
+
+    /// Its legs, to settle on.
+    pub(super) fn into_legs(self) -> impl Iterator<Item = (String, Version)> {
+        let legs = self.legs.into_iter();
+        legs.map(|(node, leg)| (node, leg.version))
+    }
+}

@@ -1,0 +1,482 @@
+//! The table of nodes: the entries, the rollouts between them, and an index of the nodes that lag. Pure: it is told the
+//! time, takes no lock, and wakes streams without waiting for them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use sallyport_proto::{Epoch, Position, Revision, Version, Ways, policy::NodePolicy};
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    Affected, Hello, RolloutStatus, SessionError, Settings, Status, Unreachable, Update,
+    entry::{Entry, Known},
+    rollout::{Leg, Rollout, Rollouts},
+};
+
+/// Where the control plane is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) epoch: Epoch,
+    pub(super) revision: Revision,
+}
+
+/// What a table starts with.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// How often the control plane was restored from a backup.
+    pub epoch: Epoch,
+    /// The last transaction.
+    pub revision: Revision,
+    /// The last transaction up to which every node was seen to hold what it takes away; earlier ones are no matter.
+    pub settled: Revision,
+    /// The nodes that ever enforced anything, and whether each has leases.
+    pub joined: BTreeMap<String, bool>,
+}
+
+/// Every node, and every edit on its way to some.
+#[derive(Debug)]
+pub struct Table {
+    settings: Settings,
+    now: Now,
+    entries: BTreeMap<String, Entry>,
+    rollouts: Rollouts,
+    /// The nodes that lag, by the first revision that they lack.
+    pending: BTreeSet<(Revision, String)>,
+    sessions: u64,
+    /// Whether a node may hold back less than before, since it was last asked.
+    moved: bool,
+}
+
+impl Table {
+    /// The nodes as of a revision. None of them has said anything yet.
+    pub fn new(
+        start: Start,
+        settings: Settings,
+        policies: impl IntoIterator<Item = (String, Arc<NodePolicy>)>,
+        at: Instant,
+    ) -> Table {
+        let Start {
+            epoch,
+            revision,
+            settled,
+            joined,
+        } = start;
+        let mut table = Table {
+            settings,
+            now: Now { epoch, revision },
+            entries: BTreeMap::new(),
+            rollouts: Rollouts::new(settings.drain),
+            pending: BTreeSet::new(),
+            sessions: 0,
+            moved: false,
+        };
+        // In the middle of a rollout nobody knows which versions which node holds until it says so.
+        let quiet = settled >= revision || joined.is_empty();
+        let mut rollout = Rollout::new(revision, settings.unreachable, at);
+        rollout.extent_mut().touch_all();
+        for (name, policy) in policies {
+            let position = table.position(revision, &policy);
+            let version = Version { position, policy };
+            let mut entry = Entry::new(quiet.then(|| version.clone()), at);
+            entry.joined = joined.get(&name).copied();
+            // A lease that an earlier life granted may last.
+            let leased = entry.joined == Some(true);
+            entry.lease_until = leased.then(|| at + settings.lease_longest);
+            // Which revision made the policy what it is was forgotten: perhaps the first.
+            let first = Position {
+                revision: 1,
+                ..position
+            };
+            entry.changed(first, version.policy.clone(), [].into_iter());
+            if !quiet {
+                let both = Ways {
+                    revokes: true,
+                    grants: true,
+                };
+                let leg = Leg {
+                    version,
+                    ways: both,
+                    since: at,
+                };
+                rollout.add(&name, leg, entry.joined.is_some());
+            }
+            table.entries.insert(name.clone(), entry);
+        }
+        if !quiet {
+            table.rollouts.add(rollout);
+        }
+        let names: Vec<String> = table.entries.keys().cloned().collect();
+        for name in names {
+            table.update(&name, at, |_| {});
+        }
+        table
+    }
+
+    fn position(&self, revision: Revision, policy: &NodePolicy) -> Position {
+        Position {
+            epoch: self.now.epoch,
+            revision,
+            digest: policy.digest(),
+        }
+    }
+
+    /// A transaction was committed. Every one has to be told, in order.
+    pub fn commit(
+        &mut self,
+        revision: Revision,
+        affected: Affected,
+        unreachable: Option<Unreachable>,
+        at: Instant,
+    ) {
+        self.now.revision = revision;
+        for name in affected.gone {
+            self.forget(&name);
+        }
+        let unreachable = unreachable.unwrap_or(self.settings.unreachable);
+        let mut rollout = Rollout::new(revision, unreachable, at);
+        let mut woken = Vec::with_capacity(affected.policies.len());
+        for (name, policy) in affected.policies {
+            if !self.entries.contains_key(&name) {
+                let nothing = Arc::<NodePolicy>::default();
+                let position = self.position(revision - 1, &nothing);
+                let settled = Version {
+                    position,
+                    policy: nothing,
+                };
+                self.entries
+                    .insert(name.clone(), Entry::new(Some(settled), at));
+            }
+            let position = self.position(revision, &policy);
+            let entry = self.entries.get_mut(&name).expect("just looked at");
+            if entry.policy().digest() == policy.digest() {
+                continue;
+            }
+            let ways = entry.policy().ways_to(&policy, entry.unknown());
+            rollout.extent_mut().add(entry.policy(), &policy);
+            let on_their_way = self.rollouts.versions(&name);
+            let version = entry.changed(
+                position,
+                policy,
+                on_their_way.map(|version| version.position.revision),
+            );
+            let leg = Leg {
+                version,
+                ways,
+                since: at,
+            };
+            rollout.add(&name, leg, entry.joined.is_some());
+            woken.push(name);
+        }
+        if !rollout.is_empty() {
+            self.rollouts.add(rollout);
+        }
+        self.refresh(&woken, at);
+        self.advance(at);
+    }
+
+    /// Lets every rollout pass that can by now. Returns when there may be more to do, if nothing else happens.
+    pub fn advance(&mut self, at: Instant) -> Option<Instant> {
+        let next = self.pass_over(at);
+        while let Some(passed) = self.rollouts.pass_one(at) {
+            for (node, how) in &passed.passed_over {
+                if let Some(entry) = self.entries.get_mut(node) {
+                    entry.passed_over = Some(*how);
+                }
+            }
+            let mut names = Vec::with_capacity(passed.legs().len());
+            for (name, version) in passed.into_legs() {
+                if let Some(entry) = self.entries.get_mut(&name) {
+                    entry.settle_on(version);
+                    names.push(name);
+                }
+            }
+            // Those behind it may go further, too.
+            for rollout in self.rollouts.iter() {
+                names.extend(rollout.legs().keys().cloned());
+            }
+            self.refresh(&names, at);
+        }
+        let drained = self.rollouts.next_drained();
+        [next, drained].into_iter().flatten().min()
+    }
+
+    /// Stops waiting for nodes that cannot be reached, where that is wanted and may be. Returns when to look again.
+    fn pass_over(&mut self, at: Instant) -> Option<Instant> {
+        let Settings { patience, .. } = self.settings;
+        let mut next: Option<Instant> = None;
+        for rollout in self.rollouts.iter_mut() {
+            if rollout.unreachable == Unreachable::Wait {
+                continue;
+            }
+            for name in rollout.waiting().clone() {
+                let (Some(entry), Some(since)) =
+                    (self.entries.get(&name), rollout.waits_since(&name))
+                else {
+                    continue;
+                };
+                // What a fence waits for is the end of the lease: how the node is does not matter.
+                let until = match rollout.unreachable {
+                    Unreachable::Fence => entry.lease_until,
+                    _ if entry.passed_over == Some(Unreachable::Skip) => Some(at),
+                    _ => Some(since + patience),
+                };
+                match until {
+                    // It never had a lease: nothing closes it.
+                    None => {}
+                    Some(until) if until > at => {
+                        next = Some(next.map_or(until, |next| next.min(until)))
+                    }
+                    Some(_) if rollout.unreachable == Unreachable::Fence => {
+                        rollout.pass_over(&name, Unreachable::Fence);
+                    }
+                    Some(_) if entry.is_unreachable(patience, at) => {
+                        rollout.pass_over(&name, Unreachable::Skip);
+                    }
+                    Some(_) => next = Some(at + patience),
+                }
+            }
+        }
+        next
+    }
+
+    /// The state of every node, by name.
+    pub fn status(&self, at: Instant) -> Vec<Status> {
+        self.entries
+            .iter()
+            .map(|(name, entry)| entry.status(name, self.now, at))
+            .collect()
+    }
+
+    /// The edits that have not passed their barrier, the oldest first.
+    pub fn rollouts(&self, at: Instant) -> Vec<RolloutStatus> {
+        self.rollouts
+            .iter()
+            .map(|rollout| RolloutStatus {
+                first: rollout.first,
+                last: rollout.revision,
+                phase: rollout.phase(),
+                since: at.saturating_duration_since(rollout.since),
+                waits_for: rollout.waiting().iter().cloned().collect(),
+                passed_over: rollout.passed_over.clone(),
+            })
+            .collect()
+    }
+
+    /// The last revision up to which every rollout has passed its barrier.
+    pub fn settled(&self) -> Revision {
+        self.rollouts.settled(self.now.revision)
+    }
+
+    /// The nodes that do not enforce a revision yet.
+    pub fn lagging(&self, revision: Revision, at: Instant) -> Vec<Status> {
+        let lagging = self
+            .pending
+            .range(..(revision.saturating_add(1), String::new()));
+        let names: BTreeSet<_> = lagging.map(|(_, name)| name).collect();
+        names
+            .into_iter()
+            .map(|name| self.entries[name].status(name, self.now, at))
+            .collect()
+    }
+
+    /// The nodes that edits go on without.
+    pub fn passed_over(&self, at: Instant) -> Vec<Status> {
+        let over = |(_, entry): &(&String, &Entry)| entry.passed_over.is_some();
+        let entries = self.entries.iter().filter(over);
+        entries
+            .map(|(name, entry)| entry.status(name, self.now, at))
+            .collect()
+    }
+
+    /// Whether every node that must enforces a revision.
+    pub fn enforces(&self, revision: Revision) -> bool {
+        self.pending
+            .first()
+            .is_none_or(|(first, _)| *first > revision)
+    }
+
+    /// Whether a node holds back less than before, since this was last asked.
+    pub fn moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// A node opens a stream. A stream that it had is ended. Returns the stream's number, and what wakes it.
+    pub fn connect(
+        &mut self,
+        hello: Hello,
+        end: oneshot::Sender<SessionError>,
+        at: Instant,
+    ) -> Result<(u64, watch::Receiver<()>), SessionError> {
+        let Now { epoch, revision } = self.now;
+        let name = hello.name.clone();
+        let Some(entry) = self.entries.get_mut(&name) else {
+            return Err(SessionError::Unregistered { name });
+        };
+        let ahead = |position: &&Position| (position.epoch, position.revision) > (epoch, revision);
+        if let Some(position) = hello.window.iter().find(ahead) {
+            return Err(SessionError::Ahead {
+                name,
+                node: (position.epoch, position.revision),
+                ours: (epoch, revision),
+            });
+        }
+        self.sessions += 1;
+        let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
+        let wake = entry.connected(self.sessions, end, hello, &known);
+        let id = self.sessions;
+        self.update(&name, at, |_| {});
+        self.advance(at);
+        Ok((id, wake))
+    }
+
+    /// Whether a node is known to have enforced anything, ever; and if so, whether it has leases.
+    pub fn joined(&self, name: &str) -> Option<bool> {
+        self.entries.get(name).and_then(|entry| entry.joined)
+    }
+
+    /// Barriers wait for a node from now on. That it has joined is durable.
+    pub fn join(&mut self, name: &str, leased: bool, at: Instant) {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
+        let before = entry.joined.replace(leased);
+        // A lease that it had lasts; without leases nothing closes it.
+        entry.lease_until = leased.then(|| entry.lease_until.unwrap_or(at));
+        if before.is_none() {
+            self.rollouts.count(name, at);
+        }
+        self.update(name, at, |_| {});
+    }
+
+    /// What to send a node now, if anything.
+    pub fn next_update(
+        &mut self,
+        name: &str,
+        session: u64,
+        snapshot: bool,
+        at: Instant,
+    ) -> Result<Option<Update>, SessionError> {
+        self.check(name, session)?;
+        let desired = self.desired(name);
+        Ok(self.update(name, at, |entry| entry.next_update(&desired, snapshot, at)))
+    }
+
+    /// A node has what was sent.
+    pub fn acked(
+        &mut self,
+        name: &str,
+        session: u64,
+        window: &[Position],
+        at: Instant,
+    ) -> Result<(), SessionError> {
+        self.check(name, session)?;
+        self.update(name, at, |entry| entry.acked(window))?;
+        self.advance(at);
+        Ok(())
+    }
+
+    /// A node refused what was sent.
+    pub fn nacked(
+        &mut self,
+        name: &str,
+        session: u64,
+        (target, window): (Position, &[Position]),
+        reason: String,
+        at: Instant,
+    ) -> Result<(), SessionError> {
+        self.check(name, session)?;
+        let known: Vec<Version> = self.rollouts.versions(name).cloned().collect();
+        self.update(name, at, |entry| {
+            entry.nacked(target, window, reason, &known)
+        })?;
+        self.advance(at);
+        Ok(())
+    }
+
+    /// A node asks for a lease. It gets none while it lacks what it should have by now.
+    pub fn lease(&mut self, name: &str, session: u64, at: Instant) -> Result<bool, SessionError> {
+        self.check(name, session)?;
+        let entry = self.entries.get_mut(name).expect("just checked");
+        let lease = entry.lease();
+        let overdue = |rollout: &Rollout| {
+            rollout
+                .waits_since(name)
+                .is_some_and(|since| at.saturating_duration_since(since) > lease / 2)
+        };
+        if entry.passed_over.is_some() || self.rollouts.iter().any(overdue) {
+            return Ok(false);
+        }
+        // Its clock and ours may not run quite alike.
+        entry.lease_until = Some(at + lease + lease / 64);
+        Ok(true)
+    }
+
+    /// A node's stream is over.
+    pub fn disconnected(&mut self, name: &str, session: u64, at: Instant) {
+        // Another stream or the node's removal may have come first.
+        if self.check(name, session).is_ok() {
+            self.update(name, at, Entry::disconnected);
+        }
+    }
+
+    fn check(&self, name: &str, session: u64) -> Result<(), SessionError> {
+        let name = || name.to_owned();
+        match self.entries.get(&name()) {
+            None => Err(SessionError::Removed { name: name() }),
+            Some(entry) if !entry.is_session(session) => {
+                Err(SessionError::Replaced { name: name() })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The versions that a node is to hold.
+    fn desired(&self, name: &str) -> Vec<Known> {
+        let settled = self.entries.get(name).map(Entry::settled);
+        self.rollouts.window(name, settled.unwrap_or_default())
+    }
+
+    /// Brings nodes up to date whose desired versions may be others.
+    fn refresh(&mut self, names: &[String], at: Instant) {
+        for name in names {
+            self.update(name, at, |_| {});
+        }
+    }
+
+    /// Changes an entry, and brings what follows from it up to date.
+    fn update<T>(&mut self, name: &str, at: Instant, change: impl FnOnce(&mut Entry) -> T) -> T {
+        let now = self.now;
+        let entry = self.entries.get_mut(name).expect("a node that is known");
+        let result = change(entry);
+        self.rollouts.held(name, entry.held());
+        let desired = self.rollouts.window(name, entry.settled());
+        entry.settle(&desired, at);
+        let (before, after) = (entry.lags, entry.waited_for(now));
+        if before != after {
+            entry.lags = after;
+            self.moved = true;
+            let index = |revision| (revision, name.to_owned());
+            before.map(|revision| self.pending.remove(&index(revision)));
+            after.map(|revision| self.pending.insert(index(revision)));
+        }
+        result
+    }
+
+    /// Forgets a node. Its stream is told by the end of its channel.
+    fn forget(&mut self, name: &str) {
+        let Some(mut entry) = self.entries.remove(name) else {
+            return;
+        };
+        if let Some(pending) = entry.lags {
+            self.pending.remove(&(pending, name.to_owned()));
+            self.moved = true;
+        }
+        self.rollouts.forget(name);
+        entry.end(SessionError::Removed {
+            name: name.to_owned(),
+        });
+    }
+}
