@@ -30,7 +30,8 @@ pub(super) struct Rollout {
     legs: BTreeMap<String, Leg>,
     /// The legs that take something away and do not hold the version yet; those that count.
     waiting: BTreeSet<String>,
-    ways: Ways,
+    /// Whether any leg was ever waited for: if not, no packet was judged by the version before.
+    waited: bool,
     extent: Extent,
     /// The rollouts that must have passed before.
     after: BTreeSet<u64>,
@@ -81,7 +82,7 @@ impl Rollout {
             revision,
             legs: BTreeMap::new(),
             waiting: BTreeSet::new(),
-            ways: Ways::default(),
+            waited: false,
             extent: Extent::default(),
             after: BTreeSet::new(),
             since: now,
@@ -93,9 +94,9 @@ impl Rollout {
 
     /// Adds a node. `counts` says whether the barrier waits for it, if it takes something away there.
     pub(super) fn add(&mut self, node: &str, leg: Leg, counts: bool) {
-        self.ways |= leg.ways;
         if counts && leg.ways.revokes {
             self.waiting.insert(node.to_owned());
+            self.waited = true;
         }
         self.legs.insert(node.to_owned(), leg);
     }
@@ -155,7 +156,7 @@ impl Rollout {
     fn absorb(&mut self, earlier: Rollout) {
         self.first = self.first.min(earlier.first);
         self.since = self.since.min(earlier.since);
-        self.ways |= earlier.ways;
+        self.waited |= earlier.waited;
         self.extent.merge(earlier.extent);
         self.after.extend(earlier.after);
         self.unreachable = self.unreachable.max(earlier.unreachable);
@@ -230,10 +231,13 @@ impl Rollouts {
             let Some(leg) = rollout.legs.get(node) else {
                 continue;
             };
+            let version = Known::from(&leg.version);
             if window.len() == 1 && rollout.goes_alone(leg) {
-                window = vec![(&leg.version).into()];
-            } else if leg.ways.revokes || window.is_empty() {
-                window.push((&leg.version).into());
+                window = vec![version];
+            } else if (leg.ways.revokes || window.is_empty())
+                && !window.iter().any(|known| known.is(&version))
+            {
+                window.push(version);
             }
             // What only gives would not change what all of them allow.
         }
@@ -266,6 +270,7 @@ impl Rollouts {
             if let Some(leg) = rollout.legs.get_mut(node).filter(|leg| leg.ways.revokes) {
                 leg.since = now;
                 rollout.waiting.insert(node.to_owned());
+                rollout.waited = true;
                 rollout.drained = None;
             }
         }
@@ -288,7 +293,7 @@ impl Rollouts {
                 rollout.drained = None;
                 return false;
             }
-            let drained = match rollout.ways.revokes {
+            let drained = match rollout.waited {
                 true => *rollout.drained.get_or_insert(now + drain),
                 false => now,
             };
