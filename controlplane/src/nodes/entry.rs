@@ -114,9 +114,13 @@ impl Entry {
         &self.unknown
     }
 
-    /// The versions that it said it holds.
-    pub(super) fn held(&self) -> &[Known] {
-        &self.held
+    /// The versions that it holds for sure: those that it said it holds, and lets go of none of by what is under way.
+    pub(super) fn held(&self) -> Vec<Known> {
+        let stays = |held: &&Known| match &self.in_flight {
+            None => true,
+            Some(update) => update.held.iter().any(|after| after.is(held)),
+        };
+        self.held.iter().filter(stays).cloned().collect()
     }
 
     /// The first revision that changed its policy and that it does not enforce.

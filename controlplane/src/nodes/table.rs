@@ -451,7 +451,7 @@ impl Table {
         let now = self.now;
         let entry = self.entries.get_mut(name).expect("a node that is known");
         let result = change(entry);
-        self.rollouts.held(name, entry.held());
+        self.rollouts.held(name, &entry.held());
         let desired = self.rollouts.window(name, entry.settled());
         entry.settle(&desired, at);
         let (before, after) = (entry.lags, entry.waited_for(now));

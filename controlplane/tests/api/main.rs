@@ -5,5 +5,6 @@ mod crash;
 mod following;
 mod full_disk;
 mod node;
+mod rollouts;
 mod streams;
 mod world;

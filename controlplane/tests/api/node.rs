@@ -38,13 +38,23 @@ fn names(window: &Window) -> Vec<wire::Position> {
 impl FakeNode {
     /// Connects and says Hello.
     pub(crate) async fn connect(url: String, name: &str, window: Window) -> FakeNode {
+        FakeNode::connect_leased(url, name, window, Duration::ZERO).await
+    }
+
+    /// The same, of a node that closes by itself when it gets no lease.
+    pub(crate) async fn connect_leased(
+        url: String,
+        name: &str,
+        window: Window,
+        lease: Duration,
+    ) -> FakeNode {
         let (outbound, requests) = mpsc::unbounded_channel();
         let hello = Hello {
             node_name: name.to_owned(),
             window: names(&window),
             version: "test".to_owned(),
             dropped: Some(wire::WorkloadRanges::default()),
-            ..Hello::default()
+            lease_ms: u32::try_from(lease.as_millis()).unwrap(),
         };
         outbound
             .send(SyncRequest {
@@ -131,6 +141,16 @@ impl FakeNode {
         self.carry_out(&received);
         self.ack();
         received
+    }
+
+    /// The number of the lease that comes next.
+    pub(crate) async fn leased(&mut self) -> u64 {
+        let response = timeout(Duration::from_secs(10), self.inbound.message()).await;
+        let response = response.expect("a lease comes").unwrap().unwrap();
+        match response.message {
+            Some(sync_response::Message::Lease(grant)) => grant.number,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Nothing comes for a while.

@@ -25,11 +25,13 @@ impl World {
     }
 
     pub(crate) async fn with_history(history: u32) -> World {
+        World::with(|config| config.history = history).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> World {
         let directory = tempfile::tempdir().unwrap();
-        let config = Config {
-            history,
-            ..Config::local(directory.path())
-        };
+        let mut config = Config::local(directory.path());
+        change(&mut config);
         let server = server::start(config).await.unwrap();
         let client = client(&server).await;
         World {

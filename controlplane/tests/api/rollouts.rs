@@ -1,0 +1,374 @@
+//! Two doors: what an edit takes away is gone on every node before what it gives is given on any; with nodes that are
+//! driven by hand.
+
+use std::time::{Duration, Instant};
+
+use sallyport_controlplane::config::OnUnreachable;
+use sallyport_proto::{
+    Window,
+    wire::{
+        ApplyRequest, Kind, LeaseRequest, Rollout, Unreachable, node_status::State, rollout::Phase,
+        sync_request::Message,
+    },
+};
+
+use crate::{
+    node::FakeNode,
+    world::{World, delete, namespace, node, pod, policy, put},
+};
+
+/// `web` on n, `client` and `other` on m; nobody is isolated. Revision 1.
+async fn world(change: impl FnOnce(&mut sallyport_controlplane::config::Config)) -> World {
+    let world = World::with(change).await;
+    let text = [
+        namespace("a"),
+        node("n"),
+        node("m"),
+        pod("a", "web", "n", "10.0.0.1", "web"),
+        pod("a", "client", "m", "10.0.1.1", "client"),
+        pod("a", "other", "m", "10.0.1.2", "other"),
+    ];
+    world.apply(&text.concat()).await;
+    world
+}
+
+async fn join(world: &World, name: &str) -> FakeNode {
+    let mut node = FakeNode::connect(world.url(), name, Window::default()).await;
+    node.follow().await;
+    world.until(name, (State::Enforcing, 0)).await;
+    node
+}
+
+/// Forbids `app=<label>` to send anything.
+fn silence(name: &str, label: &str) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: '{name}', namespace: a}}\n\
+         spec: {{podSelector: {{matchLabels: {{app: {label}}}}}, policyTypes: [Egress]}}\n"
+    )
+}
+
+async fn rollouts(world: &World) -> Vec<Rollout> {
+    world.status().await.rollouts
+}
+
+/// The rollouts that there are, each as its revisions and what it waits for.
+async fn on_their_way(world: &World) -> Vec<(u64, u64, Phase, Vec<String>)> {
+    let rollouts = rollouts(world).await.into_iter();
+    let told = rollouts.map(|rollout| {
+        let phase = rollout.phase();
+        (
+            rollout.first_revision,
+            rollout.last_revision,
+            phase,
+            rollout.waits_for,
+        )
+    });
+    told.collect()
+}
+
+/// Returns when every edit has passed its barrier.
+async fn until_settled(world: &World) {
+    while !rollouts(world).await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Returns when these are the rollouts that there are.
+async fn until<const N: usize>(world: &World, expected: [(u64, u64, Phase, Vec<String>); N]) {
+    for _ in 0..500 {
+        if on_their_way(world).await == expected {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(on_their_way(world).await, expected);
+}
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+/// The two nodes of the walk through an edit that swaps which end of a flow denies it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_waits_for_the_revoke_on_another_node() {
+    let world = world(|_| {}).await;
+    let (mut n, mut m) = (join(&world, "n").await, join(&world, "m").await);
+    // n denies; nothing is given, so nothing is waited for.
+    let denied = world.apply(&policy("p", "web", "nobody")).await;
+    n.follow().await;
+    assert!(world.wait(denied, 5_000).await.enforced);
+    until_settled(&world).await;
+
+    // Now m denies, and n does not.
+    let edits = vec![
+        delete(Kind::NetworkPolicy, "a", "p"),
+        put(&silence("q", "client")),
+    ];
+    let swapped = world.try_apply(edits).await.unwrap().revision;
+    n.hears_nothing().await;
+    until(&world, [(swapped, swapped, Phase::Revoking, names(&["m"]))]).await;
+    let at = Instant::now();
+    m.follow().await;
+    let granted = n.follow().await;
+    assert!(
+        at.elapsed() >= Duration::from_millis(20),
+        "packets were drained"
+    );
+    assert_eq!(granted.update.target.revision, swapped);
+    assert!(world.wait(swapped, 5_000).await.enforced);
+    assert_eq!(rollouts(&world).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_take_and_give_hold_both_versions_until_all_do() {
+    let world = world(|_| {}).await;
+    let text = policy("p", "web", "client") + &policy("q", "client", "web");
+    let before = world.apply(&text).await;
+    let (mut n, mut m) = (join(&world, "n").await, join(&world, "m").await);
+    let text = policy("p", "web", "other") + &policy("q", "client", "other");
+    let after = world.apply(&text).await;
+    let update = n.follow().await.update;
+    assert_eq!(update.keep.len(), 1, "the version before stays");
+    assert_eq!(n.window.positions().len(), 2);
+    world.until("n", (State::Holding, after)).await;
+    let node = world.node("n").await;
+    assert_eq!(
+        (node.enforced_revision, node.held_revision),
+        (before, after)
+    );
+    n.hears_nothing().await;
+    m.follow().await;
+    for node in [&mut n, &mut m] {
+        let update = node.follow().await.update;
+        assert!(update.delta.is_empty(), "all is there already");
+        assert_eq!(node.window.positions(), [update.target]);
+    }
+    assert!(world.wait(after, 5_000).await.enforced);
+}
+
+/// m does not answer. What touches none of its flows goes on; what is taken away is taken away at once; what is given
+/// and shares flows waits, merged into one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_side_by_side() {
+    let world = world(|_| {}).await;
+    let (mut n, mut m) = (join(&world, "n").await, join(&world, "m").await);
+    let text = node("o") + &pod("a", "aside", "o", "10.0.2.1", "aside");
+    world.apply(&text).await;
+    let mut o = join(&world, "o").await;
+    world.apply(&policy("p", "web", "client")).await;
+    n.follow().await;
+    until_settled(&world).await;
+
+    // web: other instead of client; and client may not be reached any more: m has to know first.
+    let text = policy("p", "web", "other") + &policy("c", "client", "nobody");
+    let first = world.apply(&text).await;
+    n.follow().await;
+    let stuck = m.receive().await;
+    until(&world, [(first, first, Phase::Revoking, names(&["m"]))]).await;
+
+    // Flows to aside are no flows of theirs.
+    world.apply(&policy("o", "aside", "client")).await;
+    o.follow().await;
+    world.apply(&policy("o", "aside", "web")).await;
+    o.follow().await;
+    world.until("o", (State::Enforcing, 0)).await;
+    // It has passed.
+    until(&world, [(first, first, Phase::Revoking, names(&["m"]))]).await;
+
+    // Flows to web are: the revoke is carried out, the grant waits, and what comes later is merged into it.
+    let second = world.apply(&policy("p", "web", "nobody")).await;
+    assert_eq!(n.follow().await.update.target.revision, second);
+    let third = world.apply(&policy("p", "web", "client")).await;
+    n.follow().await;
+    assert_eq!(
+        n.window.positions().len(),
+        3,
+        "before, first, and the latest"
+    );
+    until(
+        &world,
+        [
+            (first, first, Phase::Revoking, names(&["m"])),
+            (second, third, Phase::Queued, vec![]),
+        ],
+    )
+    .await;
+
+    m.carry_out(&stuck);
+    m.ack();
+    let mut settled = n.follow().await;
+    while n.window.positions().len() > 1 {
+        settled = n.follow().await;
+    }
+    assert_eq!(settled.update.target.revision, third);
+    assert!(world.wait(0, 5_000).await.enforced);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_not_there_is_skipped_where_that_is_wanted() {
+    let patience = Duration::from_millis(300);
+    let world = world(|config| {
+        config.unreachable = OnUnreachable::Skip;
+        config.skip_after = patience;
+    })
+    .await;
+    let (mut n, m) = (join(&world, "n").await, join(&world, "m").await);
+    world.apply(&policy("p", "web", "nobody")).await;
+    n.follow().await;
+    until_settled(&world).await;
+    let held = m.window.clone();
+    drop(m);
+    let at = Instant::now();
+    let edits = vec![
+        delete(Kind::NetworkPolicy, "a", "p"),
+        put(&silence("q", "client")),
+    ];
+    let swapped = world.try_apply(edits).await.unwrap().revision;
+    n.follow().await;
+    assert!(at.elapsed() >= patience);
+    let waited = world.wait(swapped, 5_000).await;
+    assert!(waited.enforced);
+    let over: Vec<_> = waited
+        .passed_over
+        .iter()
+        .map(|node| (node.name.as_str(), node.state()))
+        .collect();
+    assert_eq!(over, [("m", State::Skipped)], "and it is told");
+    // The next edit does not wait for it again.
+    let at = Instant::now();
+    let edits = vec![
+        put(&policy("p", "web", "nobody")),
+        delete(Kind::NetworkPolicy, "a", "q"),
+    ];
+    let back = world.try_apply(edits).await.unwrap().revision;
+    n.follow().await;
+    assert!(world.wait(back, 5_000).await.enforced);
+    assert!(at.elapsed() < patience);
+    until_settled(&world).await;
+    // It comes back, and counts again.
+    let mut m = FakeNode::connect(world.url(), "m", held).await;
+    m.hears_nothing().await;
+    world.until("m", (State::Enforcing, 0)).await;
+    world.apply(&silence("q", "client")).await;
+    m.follow().await;
+    world.until("m", (State::Enforcing, 0)).await;
+}
+
+/// m has a lease and freezes: the edit goes on when the lease has run out for sure, and not before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_node_is_fenced_by_its_lease() {
+    let world = world(|_| {}).await;
+    let lease = Duration::from_millis(500);
+    let mut n = join(&world, "n").await;
+    let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;
+    m.follow().await;
+    world.until("m", (State::Enforcing, 0)).await;
+    m.say(Message::Lease(LeaseRequest { number: 7 }));
+    assert_eq!(m.leased().await, 7);
+    let granted = Instant::now();
+    world.apply(&policy("p", "web", "nobody")).await;
+    n.follow().await;
+    until_settled(&world).await;
+
+    let request = ApplyRequest {
+        edits: vec![
+            delete(Kind::NetworkPolicy, "a", "p"),
+            put(&silence("q", "client")),
+        ],
+        unreachable: Unreachable::Fence.into(),
+        enforced_within_ms: Some(5_000),
+        ..ApplyRequest::default()
+    };
+    let applied = {
+        let mut client = world.client.clone();
+        tokio::spawn(async move { client.apply(request).await.unwrap().into_inner() })
+    };
+    let update = m.receive().await;
+    n.follow().await;
+    assert!(
+        granted.elapsed() >= lease - Duration::from_millis(20),
+        "{:?}",
+        granted.elapsed()
+    );
+    let applied = applied.await.unwrap();
+    assert_eq!(applied.enforced, Some(true));
+    assert_eq!(applied.passed_over[0].name, "m");
+    assert_eq!(world.node("m").await.state(), State::Fenced);
+
+    // It gets no lease before it is as far as the others.
+    m.say(Message::Lease(LeaseRequest { number: 8 }));
+    m.hears_nothing().await;
+    m.carry_out(&update);
+    m.ack();
+    world.until("m", (State::Enforcing, 0)).await;
+    m.say(Message::Lease(LeaseRequest { number: 9 }));
+    assert_eq!(m.leased().await, 9);
+}
+
+/// A node that lags loses its lease, though it goes on asking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_refuses_gets_no_lease() {
+    let world = world(|config| config.unreachable = OnUnreachable::Fence).await;
+    let lease = Duration::from_millis(400);
+    let mut n = join(&world, "n").await;
+    let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;
+    m.follow().await;
+    world.until("m", (State::Enforcing, 0)).await;
+    m.say(Message::Lease(LeaseRequest { number: 1 }));
+    assert_eq!(m.leased().await, 1);
+    world.apply(&policy("p", "web", "nobody")).await;
+    n.follow().await;
+    until_settled(&world).await;
+    let edits = vec![
+        delete(Kind::NetworkPolicy, "a", "p"),
+        put(&silence("q", "client")),
+    ];
+    let swapped = world.try_apply(edits).await.unwrap().revision;
+    let refused = m.receive().await.update.target;
+    m.nack(refused, "no memory", false);
+    tokio::time::sleep(lease / 2 + Duration::from_millis(50)).await;
+    m.say(Message::Lease(LeaseRequest { number: 2 }));
+    n.follow().await;
+    assert!(world.wait(swapped, 5_000).await.enforced);
+    assert_eq!(world.node("m").await.state(), State::Fenced);
+}
+
+/// In the middle of a rollout the control plane is started again: nothing is given before every node said what it holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_in_the_middle_forgets_no_barrier() {
+    let mut world = world(|_| {}).await;
+    let text = policy("p", "web", "client") + &policy("q", "client", "web");
+    world.apply(&text).await;
+    let (mut n, m) = (join(&world, "n").await, join(&world, "m").await);
+    let text = policy("p", "web", "other") + &policy("q", "client", "other");
+    let after = world.apply(&text).await;
+    n.follow().await;
+    world.until("n", (State::Holding, after)).await;
+    world.restart().await;
+    let mut n = n.reconnect(world.url()).await;
+    n.hears_nothing().await;
+    assert_eq!(n.window.positions().len(), 2);
+    assert_eq!(world.node("n").await.state(), State::Holding);
+    assert_eq!(on_their_way(&world).await[0].3, names(&["m"]));
+    let mut m = m.reconnect(world.url()).await;
+    m.follow().await;
+    for node in [&mut n, &mut m] {
+        node.follow().await;
+        assert_eq!(node.window.positions().len(), 1);
+    }
+    assert!(world.wait(after, 5_000).await.enforced);
+
+    // Once all is settled, a restart waits for nobody.
+    drop(m);
+    until_settled(&world).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.restart().await;
+    assert_eq!(rollouts(&world).await, []);
+    // But a node that once joined counts.
+    let edits = vec![
+        delete(Kind::NetworkPolicy, "a", "p"),
+        put(&silence("r", "client")),
+    ];
+    world.try_apply(edits).await.unwrap();
+    assert_eq!(on_their_way(&world).await[0].3, names(&["m"]));
+}
