@@ -73,6 +73,13 @@ async fn until_settled(world: &World) {
     }
 }
 
+/// Has a node follow until it holds a revision alone.
+async fn follow_to(node: &mut FakeNode, revision: u64) {
+    while node.window.positions().len() > 1 || node.newest().revision < revision {
+        node.follow().await;
+    }
+}
+
 /// Returns when these are the rollouts that there are.
 async fn until<const N: usize>(world: &World, expected: [(u64, u64, Phase, Vec<String>); N]) {
     for _ in 0..500 {
@@ -169,9 +176,8 @@ async fn edits_side_by_side() {
     // Flows to aside are no flows of theirs.
     world.apply(&policy("o", "aside", "client")).await;
     o.follow().await;
-    world.apply(&policy("o", "aside", "web")).await;
-    o.follow().await;
-    world.until("o", (State::Enforcing, 0)).await;
+    let aside = world.apply(&policy("o", "aside", "web")).await;
+    follow_to(&mut o, aside).await;
     // It has passed.
     until(&world, [(first, first, Phase::Revoking, names(&["m"]))]).await;
 
@@ -196,11 +202,7 @@ async fn edits_side_by_side() {
 
     m.carry_out(&stuck);
     m.ack();
-    let mut settled = n.follow().await;
-    while n.window.positions().len() > 1 {
-        settled = n.follow().await;
-    }
-    assert_eq!(settled.update.target.revision, third);
+    follow_to(&mut n, third).await;
     assert!(world.wait(0, 5_000).await.enforced);
 }
 
