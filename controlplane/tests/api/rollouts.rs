@@ -184,7 +184,7 @@ async fn edits_side_by_side() {
     // Flows to web are: the revoke is carried out, the grant waits, and what comes later is merged into it.
     let second = world.apply(&policy("p", "web", "nobody")).await;
     assert_eq!(n.follow().await.update.target.revision, second);
-    let third = world.apply(&policy("p", "web", "client")).await;
+    let third = world.apply(&policy("p", "web", "aside")).await;
     n.follow().await;
     assert_eq!(
         n.window.positions().len(),
