@@ -70,29 +70,6 @@ fn any_object() -> impl Strategy<Value = Object> {
     prop_oneof![10 => workload(), 8 => policy(), 2 => namespace(), 1 => node()]
 }
 
-/// Every address that a packet of a test may have: pods', others of their ranges, and of outside.
-pub(crate) fn addresses() -> Vec<IpAddr> {
-    let inside = (0..12).flat_map(|n| [address(n, false), address(n, true)]);
-    inside
-        .chain([ip("192.0.2.1"), ip("2001:db8::1"), ip("10.0.0.15")])
-        .collect()
-}
-
-/// Every kind of port that tells two rules of the universe apart.
-pub(crate) fn ports() -> Vec<Option<(Protocol, u16)>> {
-    let numbers = [0, 52, 53, 80, 81, 82, 8080, 8081, u16::MAX];
-    let of = |protocol| {
-        numbers
-            .into_iter()
-            .map(move |number| Some((protocol, number)))
-    };
-    Protocol::ALL
-        .into_iter()
-        .flat_map(of)
-        .chain([None])
-        .collect()
-}
-
 fn address(n: u8, v6: bool) -> IpAddr {
     if v6 {
         ip(&format!("fd00::{n:x}"))

@@ -13,7 +13,7 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 use sallyport_proto::policy::Protocol;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::Error;
@@ -28,9 +28,9 @@ pub(super) type Service = (Carrier, u16);
 #[derive(Debug, Deserialize)]
 pub(super) struct Case {
     pub(super) id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) description: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) tags: Vec<String>,
     pub(super) cluster: ClusterSpec,
     pub(super) steps: Vec<Step>,
@@ -39,11 +39,13 @@ pub(super) struct Case {
 /// A cluster before anything is done to it.
 #[derive(Debug, Deserialize)]
 pub(super) struct ClusterSpec {
+    #[serde(deserialize_with = "spaces")]
     pub(super) namespaces: BTreeMap<String, Labels>,
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) pods: Vec<Pod>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) externals: BTreeMap<String, Addresses>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) nodes: Vec<NodeSpec>,
 }
 
@@ -65,18 +67,22 @@ pub(super) struct NodeSpec {
 pub(super) struct Pod {
     pub(super) namespace: String,
     pub(super) name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) labels: Labels,
     pub(super) ip: IpAddr,
     /// All addresses of a pod that has more than one; ours, the shared files have none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) ips: Vec<IpAddr>,
     /// Of a pod that is created without: the first pod's.
     pub(super) ports: Option<Vec<Port>>,
     pub(super) node: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) host_network: bool,
-    #[serde(default, rename = "served_undeclared_ports")]
+    #[serde(
+        default,
+        rename = "served_undeclared_ports",
+        deserialize_with = "or_default"
+    )]
     pub(super) served_undeclared_ports: Vec<Port>,
 }
 
@@ -100,15 +106,17 @@ pub(super) enum Carrier {
 /// Some actions, and what is so after them.
 #[derive(Debug, Deserialize)]
 pub(super) struct Step {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) title: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) actions: Vec<Action>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) policies: Vec<Value>,
     /// What the cluster is after the actions, if they changed it.
     pub(super) cluster: Option<ClusterSpec>,
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) endpoints: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) expect: Vec<Expect>,
 }
 
@@ -129,7 +137,7 @@ pub(super) enum Action {
 #[derive(Debug, Deserialize)]
 pub(super) struct Labelled {
     pub(super) namespace: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) labels: Labels,
 }
 
@@ -137,7 +145,7 @@ pub(super) struct Labelled {
 pub(super) struct LabelledPod {
     pub(super) namespace: String,
     pub(super) name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) labels: Labels,
 }
 
@@ -162,6 +170,23 @@ pub(super) struct Expect {
 pub(super) enum Version {
     V4,
     V6,
+}
+
+/// What is null is as good as absent: some writers have null for what is empty.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn spaces<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Labels>, D::Error> {
+    let spaces: BTreeMap<String, Option<Labels>> = or_default(deserializer)?;
+    let spaces = spaces.into_iter();
+    Ok(spaces
+        .map(|(name, labels)| (name, labels.unwrap_or_default()))
+        .collect())
 }
 
 /// Reads a file of cases.
@@ -210,7 +235,8 @@ impl Case {
     pub(super) fn nodes(&self) -> Vec<&str> {
         let declared = self.cluster.nodes.iter().map(|node| node.name.as_str());
         let mut names: Vec<&str> = declared.collect();
-        let told: BTreeSet<&str> = self.pods().filter_map(|pod| pod.node.as_deref()).collect();
+        let told = self.pods().filter_map(|pod| pod.node.as_deref());
+        let told: BTreeSet<&str> = told.filter(|name| !name.is_empty()).collect();
         for name in told {
             if !names.contains(&name) {
                 names.push(name);
@@ -334,7 +360,8 @@ mod tests {
         assert_eq!(served, [(Carrier::Tcp, 80), (Carrier::Sctp, 1)]);
         assert_eq!(case.pods().count(), 2);
         assert!(case.cluster.pods[0].host_network);
-        let addresses: [IpAddr; 2] = ["fd00::1", "10.0.0.1"].map(|text| text.parse().expect("an address"));
+        let addresses: [IpAddr; 2] =
+            ["fd00::1", "10.0.0.1"].map(|text| text.parse().expect("an address"));
         assert_eq!(case.cluster.pods[0].addresses(), addresses);
         assert_eq!(case.cluster.externals["two"].as_slice().len(), 2);
         assert_eq!(case.steps[0].expect[0].family, Some(Version::V6));
