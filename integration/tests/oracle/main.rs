@@ -4,6 +4,7 @@
 mod compiler;
 mod files;
 mod packets;
+mod pods;
 mod story;
 mod universe;
 

@@ -12,8 +12,9 @@ use proptest::{
 use sallyport_integration::oracle::{Oracle, Packet, Side, Transport};
 use serde_json::{Value, json};
 
-use crate::universe::{
-    Being, Labels, NAMESPACES, NODES, distinct, labels, namespace, policy, running,
+use crate::{
+    pods::{Being, distinct, running},
+    universe::{Labels, NAMESPACES, NODES, labels, namespace, node_address, policy},
 };
 
 /// Hosts outside the cluster.
@@ -77,10 +78,8 @@ pub(crate) fn tell(seed: u64) -> Value {
     }
     let cluster = story.cluster();
     let mut steps = Vec::new();
-    for policies in [draw(&vec(policy(), 1..6), &mut runner)] {
-        let edits = policies.into_iter().map(Edit::PutPolicy).collect();
-        steps.push(story.step(edits));
-    }
+    let policies = draw(&vec(policy(), 1..6), &mut runner).into_iter();
+    steps.push(story.step(policies.map(Edit::PutPolicy).collect()));
     for edits in draw(&vec(vec(edit(), 1..6), 3..6), &mut runner) {
         steps.push(story.step(edits));
     }
@@ -104,7 +103,7 @@ fn spread(mut being: Being) -> Being {
     if being.node == Some(NODES[2]) {
         being.node = Some(NODES[0]);
         if being.host_network {
-            let own = |ip: &IpAddr| crate::universe::node_address(NODES[0], ip.is_ipv6());
+            let own = |ip: &IpAddr| node_address(NODES[0], ip.is_ipv6());
             being.addresses = being.addresses.iter().map(own).collect();
         }
     }
