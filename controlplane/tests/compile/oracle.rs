@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use sallyport_controlplane::{
     cluster::Cluster,
     compile::{Compiler, full},
-    model::{Labels, NetworkPolicy, ObjectKey, Peer, Port, PortMatch, Rule, Workload},
+    model::{Established, Labels, NetworkPolicy, ObjectKey, Peer, Port, PortMatch, Rule, Workload},
 };
 use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
 
@@ -58,6 +58,22 @@ fn allows(
         }
     }
     !isolated || at == peer
+}
+
+/// Established connections go on in a direction if every policy that isolates the pod there says so, or the cluster
+/// for it.
+fn keeps(cluster: &Cluster, direction: Direction, at: IpAddr) -> bool {
+    pod_at(cluster, at).is_none_or(|(key, pod)| {
+        cluster
+            .policies()
+            .filter(|(policy_key, _)| policy_key.namespace == key.namespace)
+            .filter(|(_, policy)| policy.pod_selector.matches(&pod.labels))
+            .filter(|(_, policy)| rules(policy, direction).is_some())
+            .all(|(_, policy)| match policy.established {
+                Some(mode) => mode == Established::Keep,
+                None => cluster.established() == Established::Keep,
+            })
+    })
 }
 
 fn rules(policy: &NetworkPolicy, direction: Direction) -> Option<&Vec<Rule>> {
@@ -128,6 +144,13 @@ fn compare(cluster: &Cluster, node: &str, policy: &NodePolicy) -> Result<(), Tes
         .collect();
     prop_assert_eq!(&expected, &policy.endpoints().keys().copied().collect());
     for &local in &expected {
+        for direction in Direction::BOTH {
+            let kept = policy.keeps(direction, local);
+            // A class that restricts nothing is none, whatever its policies say of what they would cut.
+            let isolated = policy.endpoints()[&local].class(direction).is_some();
+            let should = keeps(cluster, direction, local) || !isolated;
+            prop_assert_eq!(kept, should, "{} {} keeps", direction, local);
+        }
         for peer in addresses() {
             for port in ports() {
                 for direction in Direction::BOTH {
