@@ -1,5 +1,7 @@
-//! The socket to nf_tables: commits batches and reads back what our table holds. It never decides anything, and never
+//! The socket to netfilter: commits batches and reads back what our table holds. It never decides anything, and never
 //! names a table but ours.
+
+mod connections;
 
 use std::{
     collections::BTreeSet,
@@ -251,27 +253,29 @@ impl Netlink {
         }
     }
 
-    /// The bodies of everything that a dump returns. One that was disturbed by a commit is asked for again.
+    /// The bodies of everything that a dump of nf_tables returns.
     fn dump(&self, kind: u32, which: &Attributes) -> Result<Vec<Vec<u8>>, Error> {
+        let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
+        self.dump_all(&request(
+            kind,
+            libc::NLM_F_DUMP,
+            libc::NFPROTO_INET as u8,
+            which,
+        ))
+    }
+
+    /// The bodies of everything that a dump returns. One that was disturbed by a commit is asked for again.
+    fn dump_all(&self, request: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
         for _ in 0..32 {
-            if let Some(bodies) = self.try_dump(kind, which)? {
+            if let Some(bodies) = self.try_dump(request)? {
                 return Ok(bodies);
             }
         }
         Err(Error::Malformed("a dump was disturbed 32 times"))
     }
 
-    fn try_dump(&self, kind: u32, which: &Attributes) -> Result<Option<Vec<Vec<u8>>>, Error> {
-        let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-        let mut request = Vec::new();
-        request.extend_from_slice(&(20 + which.bytes.len() as u32).to_ne_bytes());
-        request.extend_from_slice(&kind.to_ne_bytes());
-        request.extend_from_slice(&flags.to_ne_bytes());
-        request.extend_from_slice(&[0; 8]);
-        request.extend_from_slice(&[libc::NFPROTO_INET as u8, 0, 0, 0]);
-        request.extend_from_slice(&which.bytes);
-        self.send(&request)?;
+    fn try_dump(&self, request: &[u8]) -> Result<Option<Vec<Vec<u8>>>, Error> {
+        self.send(request)?;
 
         let (mut bodies, mut disturbed) = (Vec::new(), false);
         let mut buffer = vec![0; 1 << 17];
@@ -315,6 +319,19 @@ impl TableState {
     pub fn is_owned(&self) -> bool {
         self.flags & TABLE_OWNED == TABLE_OWNED
     }
+}
+
+/// A message of its own, outside of batches.
+fn request(kind: u16, flags: i32, family: u8, body: &Attributes) -> Vec<u8> {
+    let flags = (libc::NLM_F_REQUEST | flags) as u16;
+    let mut request = Vec::new();
+    request.extend_from_slice(&(20 + body.bytes.len() as u32).to_ne_bytes());
+    request.extend_from_slice(&kind.to_ne_bytes());
+    request.extend_from_slice(&flags.to_ne_bytes());
+    request.extend_from_slice(&[0; 8]);
+    request.extend_from_slice(&[family, 0, 0, 0]);
+    request.extend_from_slice(&body.bytes);
+    request
 }
 
 /// Asks for errors with a message. Older kernels do without.
