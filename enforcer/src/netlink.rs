@@ -256,27 +256,31 @@ impl Netlink {
     /// The bodies of everything that a dump of nf_tables returns.
     fn dump(&self, kind: u32, which: &Attributes) -> Result<Vec<Vec<u8>>, Error> {
         let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
-        self.dump_all(&request(
-            kind,
-            libc::NLM_F_DUMP,
-            libc::NFPROTO_INET as u8,
-            which,
-        ))
+        let family = libc::NFPROTO_INET as u8;
+        let request = request(kind, libc::NLM_F_DUMP, family, which);
+        self.dump_wanted(&request, |_| true)
     }
 
-    /// The bodies of everything that a dump returns. One that was disturbed by a commit is asked for again.
-    fn dump_all(&self, request: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+    /// The bodies, of all that a dump returns, that are wanted. One that was disturbed by a commit is asked for again.
+    fn dump_wanted(
+        &self,
+        request: &[u8],
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<Vec<u8>>, Error> {
         for _ in 0..32 {
-            if let Some(bodies) = self.try_dump(request)? {
+            if let Some(bodies) = self.try_dump(request, &is_wanted)? {
                 return Ok(bodies);
             }
         }
         Err(Error::Malformed("a dump was disturbed 32 times"))
     }
 
-    fn try_dump(&self, request: &[u8]) -> Result<Option<Vec<Vec<u8>>>, Error> {
+    fn try_dump(
+        &self,
+        request: &[u8],
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<Vec<Vec<u8>>>, Error> {
         self.send(request)?;
-
         let (mut bodies, mut disturbed) = (Vec::new(), false);
         let mut buffer = vec![0; 1 << 17];
         loop {
@@ -307,7 +311,10 @@ impl Netlink {
                         }
                         None => return Err(Error::Malformed("an error without a number")),
                     },
-                    _ => bodies.extend(message.body.get(4..).map(<[u8]>::to_vec)),
+                    _ => {
+                        let body = message.body.get(4..).filter(|&body| is_wanted(body));
+                        bodies.extend(body.map(<[u8]>::to_vec));
+                    }
                 }
             }
         }

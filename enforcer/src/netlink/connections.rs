@@ -74,7 +74,7 @@ impl Netlink {
         family: Family,
         addresses: &BTreeSet<IpAddr>,
     ) -> Result<Vec<Vec<u8>>, Error> {
-        let is_of = |connection: &Vec<u8>| {
+        let is_of = |connection: &[u8]| {
             [CTA_TUPLE_ORIG, CTA_TUPLE_REPLY]
                 .into_iter()
                 .filter_map(|tuple| source(attributes::find(connection, tuple)?))
@@ -86,14 +86,13 @@ impl Netlink {
             number(family),
             &Attributes::default(),
         );
-        let all = self.dump_all(&all).map_err(|error| match error {
+        self.dump_wanted(&all, is_of).map_err(|error| match error {
             Error::Socket { errno, .. } => Error::Socket {
                 step: "list connections (CONFIG_NF_CT_NETLINK)",
                 errno,
             },
             other => other,
-        })?;
-        Ok(all.into_iter().filter(is_of).collect())
+        })
     }
 
     fn delete(&self, family: Family, connection: &[u8]) -> Result<(), Error> {
