@@ -2,9 +2,12 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
-use clap::{Parser, ValueEnum};
+use clap::{
+    Parser, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 
-use crate::{history::Bounds, journal::Settings};
+use crate::{history::Bounds, journal::Settings, model::Established};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -47,6 +50,18 @@ pub struct Config {
     /// How many transactions a watch can look back; more take more memory
     #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub history: u32,
+
+    /// What becomes of established connections that an edit revokes, where the policies that select the pod do not say
+    /// so themselves (annotation sallyport.dev/established): `recheck` cuts them at once, `keep` lets them go on until
+    /// they end
+    #[arg(
+        long,
+        env = "SALLYPORT_ESTABLISHED",
+        value_name = "MODE",
+        default_value = "recheck",
+        value_parser = established()
+    )]
+    pub established: Established,
 
     /// How log lines look on standard error
     #[arg(
@@ -102,6 +117,11 @@ impl fmt::Display for Address {
     }
 }
 
+fn established() -> impl TypedValueParser<Value = Established> {
+    PossibleValuesParser::new(Established::NAMES)
+        .map(|name| Established::named(&name).expect("one of the names"))
+}
+
 impl Config {
     /// The defaults, with data in a directory and a free port on the loopback address: for tests.
     pub fn local(data_dir: impl Into<PathBuf>) -> Config {
@@ -109,6 +129,7 @@ impl Config {
             listen: Address::Tcp(([127, 0, 0, 1], 0).into()),
             data_dir: data_dir.into(),
             history: 10_000,
+            established: Established::default(),
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
         }
@@ -141,6 +162,8 @@ mod tests {
         for word in [
             "--listen",
             "--data-dir",
+            "--established",
+            "sallyport.dev/established",
             "--log-format",
             "--log-level",
             "TLS is not supported yet",

@@ -2,6 +2,8 @@
 //! one update at a time: journal, kernel, acknowledgement.
 
 use std::{
+    collections::BTreeSet,
+    net::IpAddr,
     path::Path,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -9,7 +11,10 @@ use std::{
 };
 
 use nix::errno::Errno;
-use sallyport_proto::{Delta, Position, Unknown, policy::NodePolicy};
+use sallyport_proto::{
+    Delta, Position, Unknown,
+    policy::{Direction, NodePolicy},
+};
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 
@@ -115,6 +120,8 @@ struct Agent {
     garbage: Garbage,
     /// An update that stopped half-way, and the step to go on with.
     unfinished: Option<(Plan, usize)>,
+    /// Whether there may be connections of addresses that are nobody's any more, to be forgotten when nothing happens.
+    forgetting: bool,
     /// Set when the kernel has a table that the journal knows nothing of: it stays until a snapshot replaces it.
     foreign: bool,
     position: tokio::sync::watch::Sender<Option<Position>>,
@@ -133,6 +140,7 @@ pub fn start(data_dir: &Path, options: Options) -> Result<Handle, StartError> {
         installed: Installed::default(),
         garbage: Garbage::default(),
         unfinished: None,
+        forgetting: false,
         foreign: false,
         position,
     };
@@ -150,7 +158,7 @@ pub fn start(data_dir: &Path, options: Options) -> Result<Handle, StartError> {
 impl Agent {
     fn run(&mut self, queue: &mpsc::Receiver<Request>) {
         loop {
-            let request = if self.garbage.is_empty() {
+            let request = if self.garbage.is_empty() && !self.forgetting {
                 queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
             } else {
                 queue.recv_timeout(IDLE)
@@ -171,6 +179,7 @@ impl Agent {
 
     /// Brings journal and kernel together.
     fn adopt(&mut self, recovered: Recovered) -> Result<(), StartError> {
+        self.forgetting = true; // What the journal says of that may be done or not.
         let started = Instant::now();
         let Some(table) = self.netlink.read()? else {
             // After a reboot: what was intended is carried out, as it was acknowledged or would have been.
@@ -307,7 +316,7 @@ impl Agent {
                 let commands = [Command::DeleteTable].into_iter().chain(all).collect();
                 plan.steps = vec![plan::Step {
                     commands,
-                    grace: false,
+                    ..plan::Step::default()
                 }];
             }
             plan
@@ -370,6 +379,7 @@ impl Agent {
         let policy = intent
             .policy(&self.installed.policy)
             .map_err(|error| Refusal::Misfit(error.to_string()))?;
+        self.forget_returning(&policy, target)?;
         self.journal.intend(&intent)?;
         self.enforce(policy, target)?;
         self.announce();
@@ -415,14 +425,50 @@ impl Agent {
         }
     }
 
+    /// Nobody knows whose the addresses were: where connections are to be kept, those that are there are not.
     fn replace_foreign(&mut self, policy: NodePolicy, target: Position) -> Result<(), Refusal> {
         let after = self.installed.updated(policy, target);
-        self.create(&after, true).map_err(|source| Refusal::Kernel {
+        let keeps = |address: &IpAddr| {
+            let directions = Direction::BOTH.into_iter();
+            let endpoint = &after.policy.endpoints()[address];
+            directions
+                .filter_map(|direction| endpoint.class(direction))
+                .any(|class| after.policy.classes()[&class].keep)
+        };
+        let kept = after.policy.endpoints().keys().copied().filter(keeps);
+        self.netlink
+            .forget(&kept.collect())
+            .and_then(|()| self.create(&after, true))
+            .map_err(|source| Refusal::Kernel {
+                revision: target.revision,
+                step: 1,
+                steps: 1,
+                source,
+            })
+    }
+
+    /// Forgets the connections of addresses that come back, if that has not been done since they went.
+    fn forget_returning(&mut self, policy: &NodePolicy, target: Position) -> Result<(), Refusal> {
+        let returning = self.installed.returning(policy);
+        self.forget(&returning).map_err(|source| Refusal::Kernel {
             revision: target.revision,
             step: 1,
             steps: 1,
             source,
-        })
+        })?;
+        for address in &returning {
+            self.installed.departed.remove(address);
+        }
+        Ok(())
+    }
+
+    /// Has conntrack forget the connections of addresses, once packets of theirs that are under way are through.
+    fn forget(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), netlink::Error> {
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        grace::period();
+        self.netlink.forget(addresses)
     }
 
     /// The kernel refused the first step: it has what it had. The generation's names are burnt.
@@ -435,6 +481,7 @@ impl Agent {
     fn installed(&mut self, plan: Plan) {
         self.garbage.after(&plan);
         self.installed = plan.after;
+        self.forgetting = !self.installed.departed.is_empty();
     }
 
     /// Goes on with an update that stopped half-way.
@@ -462,7 +509,7 @@ impl Agent {
     /// Commits the steps of a plan from one on.
     fn carry_out(&self, plan: &Plan, done: usize) -> Result<(), Refusal> {
         for (index, step) in plan.steps.iter().enumerate().skip(done) {
-            if step.grace {
+            if step.grace && step.forget.is_empty() {
                 grace::period();
             }
             let refused = |source| Refusal::Kernel {
@@ -471,6 +518,7 @@ impl Agent {
                 steps: plan.steps.len(),
                 source,
             };
+            self.forget(&step.forget).map_err(refused)?;
             match self.netlink.commit(&step.commands) {
                 Ok(()) => {}
                 Err(netlink::Error::AnswerLost(errno)) => {
@@ -494,9 +542,13 @@ impl Agent {
         }))
     }
 
-    /// Deletes what no packet can reach any more.
+    /// Deletes what no packet can reach any more, and forgets the connections of addresses that are nobody's.
     fn clean(&mut self) {
         grace::period();
+        self.forget_departed();
+        if self.garbage.is_empty() {
+            return;
+        }
         match self.netlink.commit(&self.garbage.delete()) {
             Ok(()) => debug!(
                 objects = self.garbage.len(),
@@ -507,5 +559,19 @@ impl Agent {
             }
         }
         self.garbage = Garbage::default();
+    }
+
+    fn forget_departed(&mut self) {
+        self.forgetting = false;
+        if self.foreign {
+            return;
+        }
+        let departed = self.installed.departed.iter().copied().collect();
+        match self.netlink.forget(&departed) {
+            Ok(()) => self.installed.departed.clear(),
+            Err(error) => {
+                warn!(%error, "could not forget the connections of workloads that are gone; nobody is given their addresses before");
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    net::IpAddr,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -155,6 +156,8 @@ struct SnapshotRecord {
     changes: Vec<wire::PolicyChange>,
     #[prost(message, repeated, tag = "4")]
     births: Vec<Birth>,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    departed: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -287,11 +290,16 @@ impl Journal {
             group: id.0.to_vec(),
             generation,
         });
+        let departed = installed.departed.iter().map(|address| match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        });
         let record = SnapshotRecord {
             position: installed.position.map(Into::into),
             generation: installed.generation,
             changes: (&delta).into(),
             births: births.collect(),
+            departed: departed.collect(),
         };
         let (start, before) = (self.next, self.bytes);
         self.append(Kind::Snapshot(record))?;
@@ -412,12 +420,20 @@ fn installed(snapshot: &SnapshotRecord) -> Result<Installed, String> {
             .map_err(|_| "a group's id is not 16 bytes")?;
         Ok((GroupId(id), birth.generation))
     });
+    let departed = snapshot.departed.iter().map(|bytes| address(bytes));
     Ok(Installed {
         position,
         policy,
         generation: snapshot.generation,
         births: births.collect::<Result<_, String>>()?,
+        departed: departed.collect::<Result<_, String>>()?,
     })
+}
+
+fn address(bytes: &[u8]) -> Result<IpAddr, String> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .map_err(|_| format!("an address has {} bytes", bytes.len()))
 }
 
 fn position(found: Option<&wire::Position>) -> Result<Position, String> {

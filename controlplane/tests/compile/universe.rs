@@ -11,8 +11,8 @@ use proptest::{
 use sallyport_controlplane::{
     cluster::Cluster,
     model::{
-        Body, Kind, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy, Node, Object,
-        ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
+        Body, Established, Kind, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy, Node,
+        Object, ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
     },
 };
 use sallyport_proto::policy::Protocol;
@@ -153,17 +153,24 @@ pub(crate) fn rule() -> impl Strategy<Value = Rule> {
 pub(crate) fn policy() -> impl Strategy<Value = Object> {
     let rules = || option::of(vec(rule(), 0..3));
     let names = (select(&NAMESPACES), 0..4u8);
-    (names, selector(&["app", "tier"]), rules(), rules()).prop_map(
-        |((namespace, n), pod_selector, ingress, egress)| {
+    let mode = option::weighted(0.3, established());
+    (names, selector(&["app", "tier"]), rules(), rules(), mode).prop_map(
+        |((namespace, n), pod_selector, ingress, egress, established)| {
             let policy = NetworkPolicy {
                 pod_selector,
                 ingress,
                 egress,
+                established,
             };
             let body = Body::NetworkPolicy(policy);
             object(Kind::NetworkPolicy, namespace, &format!("x{n}"), body)
         },
     )
+}
+
+/// What becomes of established connections.
+pub(crate) fn established() -> impl Strategy<Value = Established> {
+    select(&[Established::Recheck, Established::Keep])
 }
 
 pub(crate) fn workload() -> impl Strategy<Value = Object> {
@@ -239,8 +246,9 @@ pub(crate) fn any_cluster() -> impl Strategy<Value = Cluster> {
         vec(policy(), 0..6),
         vec(namespace(), 0..3),
         node(),
+        established(),
     );
-    objects.prop_map(|(workloads, policies, namespaces, node)| {
+    objects.prop_map(|(workloads, policies, namespaces, node, established)| {
         let fixed = NAMESPACES
             .into_iter()
             .map(|name| namespace_object(name, &Labels::new()));
@@ -251,7 +259,7 @@ pub(crate) fn any_cluster() -> impl Strategy<Value = Cluster> {
             .chain(policies)
             .chain(namespaces)
             .chain([node]);
-        crate::write::cluster(fixed.chain(random))
+        crate::write::cluster(fixed.chain(random)).with_established(established)
     })
 }
 
