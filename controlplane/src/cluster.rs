@@ -6,7 +6,9 @@ use std::{net::IpAddr, sync::Arc};
 use imbl::{OrdMap, OrdSet};
 use sallyport_proto::Revision;
 
-use crate::model::{Body, Kind, Namespace, NetworkPolicy, Node, Object, ObjectKey, Workload};
+use crate::model::{
+    Body, Established, Kind, Namespace, NetworkPolicy, Node, Object, ObjectKey, Workload,
+};
 
 /// An object and the revision that last changed it.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +27,8 @@ pub struct Cluster {
     holders: OrdSet<(IpAddr, ObjectKey)>,
     /// Which workloads are on which node.
     placed: OrdSet<(String, ObjectKey)>,
+    /// What policies mean that do not say what becomes of established connections.
+    established: Established,
 }
 
 /// What sorts before every key: the start of a range.
@@ -35,6 +39,19 @@ const FIRST: ObjectKey = ObjectKey {
 };
 
 impl Cluster {
+    /// What becomes of established connections where a policy does not say.
+    pub fn established(&self) -> Established {
+        self.established
+    }
+
+    /// The same objects, under another default for established connections.
+    pub fn with_established(self, established: Established) -> Cluster {
+        Cluster {
+            established,
+            ..self
+        }
+    }
+
     /// An object.
     pub fn get(&self, key: &ObjectKey) -> Option<&Arc<Stored>> {
         self.objects.get(key)

@@ -103,7 +103,10 @@ struct Work {
 impl Compiler {
     /// Compiles a whole cluster.
     pub fn new(cluster: &Cluster) -> Compiler {
-        let mut compiler = Compiler::default();
+        let mut compiler = Compiler {
+            subjects: Subjects::new(cluster.established()),
+            ..Compiler::default()
+        };
         let mut work = Work::default();
         compiler.workloads.reserve(cluster.workloads().count());
         compiler.subjects.reserve(cluster.policies().count());
@@ -114,7 +117,8 @@ impl Compiler {
         compiler
     }
 
-    /// Follows a transaction: `cluster` is the state after it, `changed` are the objects that it put or deleted.
+    /// Follows a transaction: `cluster` is the state after it, `changed` are the objects that it put or deleted. The
+    /// cluster's default for established connections is that of the one compiled first.
     /// Returns the nodes whose policy is another now, or that came or went.
     pub fn update(&mut self, cluster: &Cluster, changed: &[ObjectKey]) -> BTreeSet<String> {
         let mut work = Work::default();

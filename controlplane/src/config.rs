@@ -2,11 +2,15 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::{
+    Parser, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 
 use crate::{
     history::Bounds,
     journal,
+    model::Established,
     nodes::{Settings, Unreachable},
 };
 
@@ -64,6 +68,18 @@ pub struct Config {
     /// How long a node that is to be skipped is waited for
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub skip_after: Duration,
+
+    /// What becomes of established connections that an edit revokes, where the policies that select the pod do not say
+    /// so themselves (annotation sallyport.dev/established): `recheck` cuts them at once, `keep` lets them go on until
+    /// they end
+    #[arg(
+        long,
+        env = "SALLYPORT_ESTABLISHED",
+        value_name = "MODE",
+        default_value = "recheck",
+        value_parser = established()
+    )]
+    pub established: Established,
 
     /// How log lines look on standard error
     #[arg(
@@ -144,6 +160,11 @@ impl fmt::Display for Address {
     }
 }
 
+fn established() -> impl TypedValueParser<Value = Established> {
+    PossibleValuesParser::new(Established::NAMES)
+        .map(|name| Established::named(&name).expect("one of the names"))
+}
+
 impl Config {
     /// The defaults, with data in a directory and a free port on the loopback address: for tests.
     pub fn local(data_dir: impl Into<PathBuf>) -> Config {
@@ -154,6 +175,7 @@ impl Config {
             drain: Settings::default().drain,
             unreachable: OnUnreachable::Wait,
             skip_after: Settings::default().patience,
+            established: Established::default(),
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
         }
@@ -200,6 +222,8 @@ mod tests {
         for word in [
             "--listen",
             "--data-dir",
+            "--established",
+            "sallyport.dev/established",
             "--log-format",
             "--log-level",
             "TLS is not supported yet",

@@ -172,6 +172,16 @@ pub struct NamedPort {
     pub port: u16,
 }
 
+/// What becomes of connections that are established when they are no longer allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Established {
+    /// They are judged like new ones: a revoke cuts them at once.
+    #[default]
+    Recheck,
+    /// They go on until they end by themselves.
+    Keep,
+}
+
 /// A NetworkPolicy. A direction that is `None` is not in its policyTypes: the policy does not isolate for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkPolicy {
@@ -181,6 +191,29 @@ pub struct NetworkPolicy {
     pub ingress: Option<Vec<Rule>>,
     /// What they may send.
     pub egress: Option<Vec<Rule>>,
+    /// What becomes of established connections; `None` leaves it to the cluster.
+    pub established: Option<Established>,
+}
+
+impl Established {
+    /// What they are called, in annotations and on the command line.
+    pub const NAMES: [&str; 2] = ["keep", "recheck"];
+
+    /// The one that is called so.
+    pub fn named(name: &str) -> Option<Established> {
+        match name {
+            "keep" => Some(Established::Keep),
+            "recheck" => Some(Established::Recheck),
+            _ => None,
+        }
+    }
+}
+
+impl NetworkPolicy {
+    /// Whether the policy keeps established connections, in a cluster with this default.
+    pub fn keeps(&self, default: Established) -> bool {
+        self.established.unwrap_or(default) == Established::Keep
+    }
 }
 
 /// One ingress or egress rule: these peers on these ports.

@@ -81,8 +81,9 @@ pub struct Handle {
 /// Starts a control plane. When this returns, it serves.
 pub async fn start(config: Config) -> Result<Handle, ServerError> {
     let (settings, leading) = (config.journal(), config.nodes());
-    let (journal, recovered) =
+    let (journal, mut recovered) =
         tokio::task::spawn_blocking(move || SledJournal::open(settings)).await??;
+    recovered.cluster = recovered.cluster.with_established(config.established);
     let (revision, epoch) = (recovered.revision, recovered.epoch);
     let (writer, nodes, running) =
         tokio::task::spawn_blocking(move || Writer::start(Box::new(journal), recovered, leading))

@@ -3,10 +3,10 @@
 
 mod thread;
 
-use std::time::Instant;
+use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
 use nix::errno::Errno;
-use sallyport_proto::{Delta, Misfit, Position, Update};
+use sallyport_proto::{Delta, Misfit, Position, Update, policy::Direction};
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -70,6 +70,8 @@ pub struct Agent<K, L> {
     garbage: Garbage,
     /// An update that stopped half-way, and the step to go on with.
     unfinished: Option<(Plan, usize)>,
+    /// Whether there may be connections of addresses that are nobody's any more, to be forgotten when nothing happens.
+    forgetting: bool,
     /// Set when the kernel has a table that the journal knows nothing of: it stays until a snapshot replaces it.
     foreign: bool,
 }
@@ -89,6 +91,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             installed: Installed::default(),
             garbage: Garbage::default(),
             unfinished: None,
+            forgetting: false,
             foreign: false,
         };
         agent.adopt(recovered)?;
@@ -119,9 +122,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         &mut self.kernel
     }
 
-    /// How many objects updates have left behind.
-    pub fn garbage(&self) -> usize {
-        self.garbage.len()
+    /// How much there is to clean when nothing happens: objects that updates have left behind, and connections of
+    /// addresses that are nobody's any more.
+    pub fn left_behind(&self) -> usize {
+        self.garbage.len() + usize::from(self.forgetting)
     }
 
     /// What several versions have in common depends on what becomes of unknown addresses, and the operator may have
@@ -143,6 +147,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// Brings journal and kernel together.
     fn adopt(&mut self, recovered: Recovered) -> Result<(), StartError> {
+        self.forgetting = true; // What the journal says of that may be done or not.
         let started = Instant::now();
         let Some(table) = self.kernel.read()? else {
             // After a reboot: what was intended is carried out, as it was acknowledged or would have been.
@@ -263,7 +268,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 let commands = [Command::DeleteTable].into_iter().chain(all).collect();
                 plan.steps = vec![plan::Step {
                     commands,
-                    grace: false,
+                    ..plan::Step::default()
                 }];
             }
             plan
@@ -314,6 +319,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             batch: self.limits().batch,
         };
         let after = intent.after(&self.installed)?;
+        self.forget_returning(&after)?;
         self.journal.intend(&intent)?;
         self.enforce(after)?;
         if self.journal.wants_snapshot()
@@ -351,14 +357,49 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
     }
 
+    /// Nobody knows whose the addresses were: where connections are to be kept, those that are there are not.
     fn replace_foreign(&mut self, after: &Installed) -> Result<(), Refusal> {
-        let revision = after.position().unwrap_or_default().revision;
-        self.create(after, true).map_err(|source| Refusal::Kernel {
-            revision,
+        let keeps = |address: &IpAddr| {
+            let directions = Direction::BOTH.into_iter();
+            let endpoint = &after.policy.endpoints()[address];
+            directions
+                .filter_map(|direction| endpoint.class(direction))
+                .any(|class| after.policy.classes()[&class].keep)
+        };
+        let kept = after.policy.endpoints().keys().copied().filter(keeps);
+        self.kernel
+            .forget(&kept.collect())
+            .and_then(|()| self.create(after, true))
+            .map_err(|source| Refusal::Kernel {
+                revision: after.position().unwrap_or_default().revision,
+                step: 1,
+                steps: 1,
+                source,
+            })
+    }
+
+    /// Forgets the connections of addresses that come back, if that has not been done since they went.
+    fn forget_returning(&mut self, after: &Installed) -> Result<(), Refusal> {
+        let returning = self.installed.returning(&after.policy);
+        self.forget(&returning).map_err(|source| Refusal::Kernel {
+            revision: after.position().unwrap_or_default().revision,
             step: 1,
             steps: 1,
             source,
-        })
+        })?;
+        for address in &returning {
+            self.installed.departed.remove(address);
+        }
+        Ok(())
+    }
+
+    /// Has conntrack forget the connections of addresses, once packets of theirs that are under way are through.
+    fn forget(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), netlink::Error> {
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        self.kernel.grace();
+        self.kernel.forget(addresses)
     }
 
     /// The kernel refused the first step: it has what it had. The generation's names are burnt.
@@ -371,6 +412,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     fn settle(&mut self, plan: Plan) {
         self.garbage.after(&plan);
         self.installed = plan.after;
+        self.forgetting = !self.installed.departed.is_empty();
     }
 
     /// Goes on with an update that stopped half-way.
@@ -397,7 +439,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// Commits the steps of a plan from one on.
     fn carry_out(&mut self, plan: &Plan, done: usize) -> Result<(), Refusal> {
         for (index, step) in plan.steps.iter().enumerate().skip(done) {
-            if step.grace {
+            if step.grace && step.forget.is_empty() {
                 self.kernel.grace();
             }
             let refused = |source| Refusal::Kernel {
@@ -406,6 +448,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 steps: plan.steps.len(),
                 source,
             };
+            self.forget(&step.forget).map_err(refused)?;
             match self.kernel.commit(&step.commands) {
                 Ok(()) => {}
                 Err(netlink::Error::AnswerLost(errno)) => {
@@ -428,9 +471,13 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }))
     }
 
-    /// Deletes what no packet can reach any more.
+    /// Deletes what no packet can reach any more, and forgets the connections of addresses that are nobody's.
     pub fn clean(&mut self) {
         self.kernel.grace();
+        self.forget_departed();
+        if self.garbage.is_empty() {
+            return;
+        }
         match self.kernel.commit(&self.garbage.delete()) {
             Ok(()) => debug!(
                 objects = self.garbage.len(),
@@ -441,5 +488,19 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             }
         }
         self.garbage = Garbage::default();
+    }
+
+    fn forget_departed(&mut self) {
+        self.forgetting = false;
+        if self.foreign {
+            return;
+        }
+        let departed = self.installed.departed.iter().copied().collect();
+        match self.kernel.forget(&departed) {
+            Ok(()) => self.installed.departed.clear(),
+            Err(error) => {
+                warn!(%error, "could not forget the connections of workloads that are gone; nobody is given their addresses before");
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -169,6 +170,8 @@ struct SnapshotRecord {
     births: Vec<Birth>,
     #[prost(message, optional, tag = "5")]
     dropped: Option<wire::WorkloadRanges>,
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    departed: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -367,12 +370,17 @@ fn snapshot_record(installed: &Installed) -> SnapshotRecord {
         group: id.0.to_vec(),
         generation,
     });
+    let departed = installed.departed.iter().map(|address| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    });
     SnapshotRecord {
         versions,
         generation: installed.generation,
         made: installed.made,
         births: births.collect(),
         dropped: dropped(&installed.unknown),
+        departed: departed.collect(),
     }
 }
 
@@ -466,6 +474,7 @@ fn installed(snapshot: &SnapshotRecord) -> Result<Installed, String> {
         Ok((GroupId(id), birth.generation))
     });
     let unknown = unknown(snapshot.dropped.as_ref())?;
+    let departed = snapshot.departed.iter().map(|bytes| address(bytes));
     Ok(Installed {
         policy: window.enforced(&unknown),
         window,
@@ -473,6 +482,7 @@ fn installed(snapshot: &SnapshotRecord) -> Result<Installed, String> {
         generation: snapshot.generation,
         made: snapshot.made,
         births: births.collect::<Result<_, String>>()?,
+        departed: departed.collect::<Result<_, String>>()?,
     })
 }
 
@@ -493,6 +503,12 @@ fn dropped(unknown: &Unknown) -> Option<wire::WorkloadRanges> {
 
 fn positions(found: &[wire::Position]) -> Result<Vec<Position>, String> {
     found.iter().map(|found| position(Some(found))).collect()
+}
+
+fn address(bytes: &[u8]) -> Result<IpAddr, String> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .map_err(|_| format!("an address has {} bytes", bytes.len()))
 }
 
 fn position(found: Option<&wire::Position>) -> Result<Position, String> {

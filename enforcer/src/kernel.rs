@@ -1,6 +1,8 @@
 //! What the agent needs of a kernel, as a trait: `Netlink` is the real one, `fake::FakeKernel` the one of tests and
 //! simulations. It decides nothing and holds no state.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use crate::{
     grace,
     netlink::{Error, Netlink, TableState},
@@ -21,6 +23,9 @@ pub trait Kernel {
     /// What the table's stamp says. The table must be there.
     fn read_stamp(&mut self) -> Result<Reading, Error>;
 
+    /// Has conntrack forget every connection whose client or server has one of these addresses.
+    fn forget(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error>;
+
     /// Returns when every packet that is under way now is through.
     fn grace(&mut self);
 }
@@ -40,6 +45,10 @@ impl Kernel for Netlink {
 
     fn read_stamp(&mut self) -> Result<Reading, Error> {
         Netlink::read_stamp(self)
+    }
+
+    fn forget(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        Netlink::forget(self, addresses)
     }
 
     fn grace(&mut self) {

@@ -18,7 +18,8 @@ use tracing_subscriber::EnvFilter;
 /// nftables table `inet sallyport`. Nothing else on the node is touched. When the enforcer stops, crashes or loses the
 /// control plane, the table stays and goes on enforcing; the next start takes it over without a packet noticing.
 ///
-/// Needs CAP_NET_ADMIN and a kernel with nf_tables (Linux 5.6 or later; 6.9 protects the table from others).
+/// Needs CAP_NET_ADMIN and a kernel with nf_tables and ctnetlink (Linux 5.6 or later; 6.9 protects the table from
+/// others).
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {

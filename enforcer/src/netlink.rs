@@ -1,5 +1,7 @@
-//! The socket to nf_tables: commits batches and reads back what our table holds. It never decides anything, and never
+//! The socket to netfilter: commits batches and reads back what our table holds. It never decides anything, and never
 //! names a table but ours.
+
+mod connections;
 
 use std::{
     collections::BTreeSet,
@@ -251,28 +253,34 @@ impl Netlink {
         }
     }
 
-    /// The bodies of everything that a dump returns. One that was disturbed by a commit is asked for again.
+    /// The bodies of everything that a dump of nf_tables returns.
     fn dump(&self, kind: u32, which: &Attributes) -> Result<Vec<Vec<u8>>, Error> {
+        let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
+        let family = libc::NFPROTO_INET as u8;
+        let request = request(kind, libc::NLM_F_DUMP, family, which);
+        self.dump_wanted(&request, |_| true)
+    }
+
+    /// The bodies, of all that a dump returns, that are wanted. One that was disturbed by a commit is asked for again.
+    fn dump_wanted(
+        &self,
+        request: &[u8],
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<Vec<u8>>, Error> {
         for _ in 0..32 {
-            if let Some(bodies) = self.try_dump(kind, which)? {
+            if let Some(bodies) = self.try_dump(request, &is_wanted)? {
                 return Ok(bodies);
             }
         }
         Err(Error::Malformed("a dump was disturbed 32 times"))
     }
 
-    fn try_dump(&self, kind: u32, which: &Attributes) -> Result<Option<Vec<Vec<u8>>>, Error> {
-        let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
-        let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-        let mut request = Vec::new();
-        request.extend_from_slice(&(20 + which.bytes.len() as u32).to_ne_bytes());
-        request.extend_from_slice(&kind.to_ne_bytes());
-        request.extend_from_slice(&flags.to_ne_bytes());
-        request.extend_from_slice(&[0; 8]);
-        request.extend_from_slice(&[libc::NFPROTO_INET as u8, 0, 0, 0]);
-        request.extend_from_slice(&which.bytes);
-        self.send(&request)?;
-
+    fn try_dump(
+        &self,
+        request: &[u8],
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<Vec<Vec<u8>>>, Error> {
+        self.send(request)?;
         let (mut bodies, mut disturbed) = (Vec::new(), false);
         let mut buffer = vec![0; 1 << 17];
         loop {
@@ -303,7 +311,10 @@ impl Netlink {
                         }
                         None => return Err(Error::Malformed("an error without a number")),
                     },
-                    _ => bodies.extend(message.body.get(4..).map(<[u8]>::to_vec)),
+                    _ => {
+                        let body = message.body.get(4..).filter(|&body| is_wanted(body));
+                        bodies.extend(body.map(<[u8]>::to_vec));
+                    }
                 }
             }
         }
@@ -315,6 +326,19 @@ impl TableState {
     pub fn is_owned(&self) -> bool {
         self.flags & TABLE_OWNED == TABLE_OWNED
     }
+}
+
+/// A message of its own, outside of batches.
+fn request(kind: u16, flags: i32, family: u8, body: &Attributes) -> Vec<u8> {
+    let flags = (libc::NLM_F_REQUEST | flags) as u16;
+    let mut request = Vec::new();
+    request.extend_from_slice(&(20 + body.bytes.len() as u32).to_ne_bytes());
+    request.extend_from_slice(&kind.to_ne_bytes());
+    request.extend_from_slice(&flags.to_ne_bytes());
+    request.extend_from_slice(&[0; 8]);
+    request.extend_from_slice(&[family, 0, 0, 0]);
+    request.extend_from_slice(&body.bytes);
+    request
 }
 
 /// Asks for errors with a message. Older kernels do without.

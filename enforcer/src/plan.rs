@@ -14,13 +14,16 @@
 //!
 //! A packet looks up its endpoint before a group. So members come before an endpoint that needs them, and go after it;
 //! where an endpoint leaves a class whose group also loses members, a grace period lies between.
+//!
+//! An address that passes from one workload to another has the meet's class between the halves, which keeps nothing.
+//! There the connections of the one are forgotten, before the other is granted that what is established goes on.
 
 mod batches;
 mod half;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
-use imbl::{OrdMap, ordmap::DiffItem};
+use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
 use sallyport_proto::{
     Position, Unknown, Window,
     policy::{GroupId, NodePolicy},
@@ -50,6 +53,9 @@ pub struct Installed {
     pub made: Generation,
     /// The generation in which each group's sets were made.
     pub births: OrdMap<GroupId, Generation>,
+    /// Addresses that were workloads' and are nobody's now. Whoever is given one must not have it before the connections
+    /// of the one before are forgotten. (Some may have been since.)
+    pub departed: OrdSet<IpAddr>,
 }
 
 /// Kernel objects that no packet can reach any more, to be deleted when those that could are through.
@@ -62,12 +68,15 @@ pub struct Garbage {
 }
 
 /// One kernel transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
     /// The commands; the stamp is among them.
     pub commands: Vec<Command>,
     /// Packets that were under way before it must be through before it is committed.
     pub grace: bool,
+    /// Addresses whose connections must be forgotten before it is committed, once packets under way are through. Doing
+    /// it again does no harm.
+    pub forget: BTreeSet<IpAddr>,
 }
 
 /// The kernel transactions of an update, in order.
@@ -101,11 +110,32 @@ impl Installed {
         Installed {
             births: births(&self.births, &self.policy, &policy, generation),
             window,
+            departed: self.departed_after(&policy),
             policy,
             unknown: unknown.clone(),
             generation,
             made: generation,
         }
+    }
+
+    /// The addresses that come back with a policy, for another workload perhaps.
+    pub fn returning(&self, policy: &NodePolicy) -> BTreeSet<IpAddr> {
+        let departed = self.departed.iter().copied();
+        departed
+            .filter(|address| policy.endpoints().contains_key(address))
+            .collect()
+    }
+
+    fn departed_after(&self, policy: &NodePolicy) -> OrdSet<IpAddr> {
+        let mut departed = self.departed.clone();
+        for item in self.policy.endpoints().diff(policy.endpoints()) {
+            match item {
+                DiffItem::Add(address, _) => departed.remove(address),
+                DiffItem::Remove(&address, _) => departed.insert(address),
+                DiffItem::Update { .. } => None,
+            };
+        }
+        departed
     }
 }
 
@@ -177,7 +207,10 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
         _ => parts.push(Part { grace, ..remove }),
     }
     parts.push(Part::of([grant.prepare, grant.add_members].concat()));
-    parts.push(Part::new(grant.dispatch));
+    parts.push(Part {
+        forget: handed_over(&old.policy, &new.policy),
+        ..Part::new(grant.dispatch)
+    });
     parts.extend(grant.frame.into_iter().map(Part::whole));
 
     Plan {
@@ -301,6 +334,20 @@ pub fn objects(installed: &Installed, options: &Options) -> Garbage {
         objects.chains.insert(version.class(*id));
     }
     objects
+}
+
+/// The addresses that pass from one workload to another.
+fn handed_over(old: &NodePolicy, new: &NodePolicy) -> BTreeSet<IpAddr> {
+    let changes = old.endpoints().diff(new.endpoints());
+    changes
+        .filter_map(|item| match item {
+            DiffItem::Update {
+                old: (&address, before),
+                new: (_, after),
+            } => (!before.has_owner_of(after)).then_some(address),
+            _ => None,
+        })
+        .collect()
 }
 
 /// When each group of `new` was born: those that were there keep their birth.

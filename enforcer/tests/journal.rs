@@ -136,6 +136,9 @@ proptest! {
                     } else {
                         installed = after;
                     }
+                    // Whoever is gone, and nobody who is there.
+                    let is_there = |address| installed.policy.endpoints().contains_key(address);
+                    prop_assert!(!installed.departed.iter().any(is_there));
                 }
                 Act::Snapshot => journal.snapshot(&installed).unwrap(),
                 Act::Reopen => {

@@ -63,21 +63,30 @@ pub struct Deployment {
     directory: tempfile::TempDir,
     control_plane: Option<Child>,
     enforcers: Vec<Option<Child>>,
+    control_plane_arguments: Vec<String>,
     enforcer_arguments: Vec<String>,
 }
 
 impl Deployment {
     /// Starts a control plane, and an enforcer with these arguments on each node.
     pub fn start(bed: Testbed, enforcer_arguments: &[&str]) -> Result<Deployment, Error> {
+        Self::start_with(bed, &[], enforcer_arguments)
+    }
+
+    /// The same, with arguments for the control plane too.
+    pub fn start_with(
+        bed: Testbed,
+        control_plane_arguments: &[&str],
+        enforcer_arguments: &[&str],
+    ) -> Result<Deployment, Error> {
+        let owned = |arguments: &[&str]| arguments.iter().map(|&one| one.to_owned()).collect();
         let mut deployment = Deployment {
             binaries: binaries()?,
             directory: tempfile::tempdir().map_err(|error| Error::Io("make a directory", error))?,
             control_plane: None,
             enforcers: (0..bed.nodes()).map(|_| None).collect(),
-            enforcer_arguments: enforcer_arguments
-                .iter()
-                .map(|&argument| argument.to_owned())
-                .collect(),
+            control_plane_arguments: owned(control_plane_arguments),
+            enforcer_arguments: owned(enforcer_arguments),
             bed,
         };
         deployment.start_control_plane()?;
@@ -121,7 +130,8 @@ impl Deployment {
             .command(&self.binaries.controlplane);
         command
             .args(["--listen", &listen, "--data-dir"])
-            .arg(self.data_dir("controlplane"));
+            .arg(self.data_dir("controlplane"))
+            .args(&self.control_plane_arguments);
         let child = self.spawn(self.bed.fabric(), command, "controlplane")?;
         self.control_plane = Some(child);
         let address = SocketAddr::new(self.bed.fabric_address().into(), PORT);

@@ -34,18 +34,20 @@ pub type Test = (&'static str, fn() -> Outcome);
 /// Where privileges are missing every test is shown as ignored, with the reason. Set `SALLYPORT_REQUIRE_KERNEL=1` (in
 /// continuous integration, say) to have that counted as a failure.
 pub fn run(tests: &[Test]) -> ExitCode {
+    libtest_mimic::run(&Arguments::from_args(), trials(tests)).exit_code()
+}
+
+/// Enters the privileges like [`run`], and returns the tests, for a file that has others beside them.
+pub fn trials(tests: &[Test]) -> Vec<Trial> {
     let entered = testbed::enter().map_err(|error| error.to_string());
     let required = std::env::var_os("SALLYPORT_REQUIRE_KERNEL").is_some_and(|value| value == "1");
-    let trials = tests
-        .iter()
-        .map(|&(name, test)| {
-            let entered = entered.clone();
-            Trial::ignorable_test(name, move || match entered {
-                Ok(_) => test().map(|()| Completion::Completed),
-                Err(reason) if required => Err(reason.into()),
-                Err(reason) => Ok(Completion::ignored_with(reason)),
-            })
+    let trials = tests.iter().map(|&(name, test)| {
+        let entered = entered.clone();
+        Trial::ignorable_test(name, move || match entered {
+            Ok(_) => test().map(|()| Completion::Completed),
+            Err(reason) if required => Err(reason.into()),
+            Err(reason) => Ok(Completion::ignored_with(reason)),
         })
-        .collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    });
+    trials.collect()
 }

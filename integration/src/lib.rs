@@ -4,6 +4,7 @@ pub mod binaries;
 pub mod conformance;
 pub mod deployment;
 pub mod kernel_tests;
+pub mod oracle;
 pub mod probe;
 mod reactor;
 pub mod testbed;

@@ -1,5 +1,10 @@
-//! Established connections: a revoke cuts them at once, both ways, whoever spoke first. And ICMP is judged apart from
-//! ports.
+//! Established connections: a revoke cuts them at once, both ways, whoever spoke first; or lets them go on, where they
+//! are to be kept. And ICMP is judged apart from ports, but for errors of what is permitted.
+
+#[path = "flows/keep.rs"]
+mod keep;
+#[path = "flows/path_mtu.rs"]
+mod path_mtu;
 
 use std::{net::IpAddr, process::ExitCode, thread, time::Duration};
 
@@ -19,7 +24,22 @@ fn main() -> ExitCode {
     kernel_tests::run(&[
         ("a_revoke_cuts_live_flows_routed", || cut(Mode::Routed)),
         ("a_revoke_cuts_live_flows_bridged", || cut(Mode::Bridged)),
+        ("keep_lets_live_flows_go_on_routed", || {
+            keep::cluster_wide(Mode::Routed)
+        }),
+        ("keep_lets_live_flows_go_on_bridged", || {
+            keep::cluster_wide(Mode::Bridged)
+        }),
+        ("the_strictest_policy_counts", keep::the_strictest_counts),
+        (
+            "an_address_in_new_hands_keeps_nothing",
+            keep::an_address_in_new_hands,
+        ),
         ("icmp_is_judged_apart_from_ports", icmp),
+        (
+            "paths_of_permitted_flows_tell_their_mtu",
+            path_mtu::discovered,
+        ),
         ("services_are_judged_by_their_true_endpoints", services),
     ])
 }
@@ -71,6 +91,11 @@ struct Bed {
 }
 
 fn bed(mode: Mode) -> Result<Bed, Failed> {
+    bed_under(mode, &[])
+}
+
+/// The same, under a control plane with arguments.
+fn bed_under(mode: Mode, arguments: &[&str]) -> Result<Bed, Failed> {
     let bed = Testbed::builder().nodes(2).mode(mode).build()?;
     let pod = |node, name: &str, v4: [u8; 4], v6: &str| -> Result<Host, Failed> {
         Ok(bed.add_pod(node, name, &[IpAddr::from(v4), v6.parse()?])?)
@@ -78,7 +103,7 @@ fn bed(mode: Mode) -> Result<Bed, Failed> {
     let client = pod(0, "default/client", [10, 9, 1, 2], "fd00:9:1::2")?;
     let near = pod(0, "default/near", [10, 9, 1, 3], "fd00:9:1::3")?;
     let far = pod(1, "default/far", [10, 9, 2, 3], "fd00:9:2::3")?;
-    let deployment = Deployment::start(bed, &[])?;
+    let deployment = Deployment::start_with(bed, arguments, &[])?;
     deployment.client()?.enforce(vec![put(CLUSTER)])?;
     Ok(Bed {
         deployment,

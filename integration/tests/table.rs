@@ -37,6 +37,7 @@ fn main() -> ExitCode {
             refusal,
         ),
         ("another_cannot_touch_an_owned_table", ownership),
+        ("a_class_that_keeps_lists_well", listing_of_keep),
     ])
 }
 
@@ -80,6 +81,7 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
         if rng.random_bool(0.3) {
             continue;
         }
+        let owner = rng.random_range(0..2);
         let mut class = |direction| {
             rng.random_bool(0.7).then(|| {
                 let class = random_class(rng, direction, &groups);
@@ -97,7 +99,7 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
         };
         let endpoint = Endpoint {
             namespace: "default".into(),
-            name: format!("pod-{n}"),
+            name: format!("pod-{n}-{owner}"),
             ingress: class(Direction::Ingress),
             egress: class(Direction::Egress),
         };
@@ -142,6 +144,7 @@ fn random_class(
     };
     Class {
         direction,
+        keep: rng.random_bool(0.3),
         other: rng.random_bool(0.5).then_some(a),
         ports,
     }
@@ -401,6 +404,52 @@ fn ownership() -> Outcome {
         .is_owned()
     {
         return Err("the table lost its flags".into());
+    }
+    Ok(())
+}
+
+/// What an operator reads of a class that keeps, and of its twin that does not.
+fn listing_of_keep() -> Outcome {
+    let group = GroupId::of(["pods default/app=client"], &Ranges::EMPTY);
+    let peers = PeerGroup::new("pods default/app=client".into(), Ranges::EMPTY);
+    let class = |keep| Class {
+        direction: Direction::Ingress,
+        keep,
+        other: None,
+        ports: vec![PortRule {
+            protocol: Protocol::Tcp,
+            first: 80,
+            last: 80,
+            group,
+        }],
+    };
+    let mut policy = NodePolicy::default();
+    policy.set_group(group, Arc::new(peers));
+    for (n, keep) in [(1, true), (2, false)] {
+        policy.add_class(class(keep).id(), Arc::new(class(keep)));
+        let endpoint = Endpoint {
+            namespace: "default".into(),
+            name: format!("pod-{n}"),
+            ingress: Some(class(keep).id()),
+            egress: None,
+        };
+        policy.set_endpoint([10, 0, 0, n].into(), Arc::new(endpoint));
+    }
+    let table = Table::new(1 << 20)?;
+    let installed = Installed::default().updated(policy.clone(), position(&policy, 1));
+    table.carry_out(&plan::create(&installed, &options(), table.limits))?;
+    let listing = table.listing()?;
+    let kept = "ct state established,related return comment \"keep: what is established goes on\"";
+    for keep in [true, false] {
+        let id = class(keep).id().to_string();
+        let (name, lines) = listing
+            .iter()
+            .find(|(name, _)| name.starts_with("chain in_") && name.contains(&id[..8]))
+            .ok_or("a class has no chain")?;
+        let expected = if keep { 1 } else { 0 };
+        if lines.iter().filter(|line| *line == kept).count() != expected {
+            return Err(format!("keep {keep}: {name} {lines:#?}").into());
+        }
     }
     Ok(())
 }

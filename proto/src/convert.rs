@@ -128,6 +128,7 @@ impl From<&Class> for wire::Class {
                 Direction::Egress => wire::Direction::Egress,
             }
             .into(),
+            keep: class.keep,
             other: class.other.map(|id| id.0.to_vec()),
             ports: class
                 .ports
@@ -166,6 +167,7 @@ impl TryFrom<&wire::Class> for Class {
                     return Err(malformed("class.direction", "must be ingress or egress"));
                 }
             },
+            keep: class.keep,
             other: class
                 .other
                 .as_ref()

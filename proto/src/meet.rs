@@ -1,5 +1,8 @@
 //! The meet of two versions of a node's policy: what both allow. It is the state between the revokes and the grants
 //! of an edit, and it is exact: a flow passes it if and only if it passes both.
+//!
+//! With one exception, on the side of denial: a connection that is established, where one version keeps such and the
+//! other does not, or where an address passes from one workload to another, passes only if both allow it anew.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -214,22 +217,32 @@ impl Meet<'_> {
                 }
             })
         };
+        let same_owner = old.zip(new).is_none_or(|(old, new)| old.has_owner_of(new));
         let endpoint = Endpoint {
             namespace: named.namespace.clone(),
             name: named.name.clone(),
-            ingress: self.class(class(old, true), class(new, true)),
-            egress: self.class(class(old, false), class(new, false)),
+            ingress: self.class(class(old, true), class(new, true), same_owner),
+            egress: self.class(class(old, false), class(new, false), same_owner),
         };
         self.out.set_endpoint(address, Arc::new(endpoint));
     }
 
-    /// The class that allows what both allow; no class allows everything.
-    fn class(&mut self, old: Option<ClassId>, new: Option<ClassId>) -> Option<ClassId> {
-        if old == new {
-            return old;
-        }
+    /// The class that allows what both allow; no class allows everything, and keeps. Nothing is kept of a connection of
+    /// an address that changes its owner.
+    fn class(
+        &mut self,
+        old: Option<ClassId>,
+        new: Option<ClassId>,
+        same_owner: bool,
+    ) -> Option<ClassId> {
+        let (old_id, new_id) = (old, new);
         let old = old.map(|id| self.old.classes[&id].clone());
         let new = new.map(|id| self.new.classes[&id].clone());
+        let keeps = |class: &Option<Arc<Class>>| class.as_ref().is_none_or(|class| class.keep);
+        let keep = same_owner && keeps(&old) && keeps(&new);
+        if old_id == new_id && keep == keeps(&new) {
+            return old_id;
+        }
         let direction = old.as_ref().or(new.as_ref())?.direction;
         let at = |class: &Option<Arc<Class>>, port| match class {
             None => Peers::Everyone,
@@ -252,6 +265,7 @@ impl Meet<'_> {
         }
         let class = Class {
             direction,
+            keep,
             other,
             ports,
         };

@@ -111,10 +111,14 @@ pub struct GroupSpec {
 /// leaves one policy's peers and joins another's stays in the group of a port that both allow, and an edit never
 /// breaks what both its versions permit. Canonical: `ports` is disjoint and ascending, and neighbours with the same
 /// group are joined.
+///
+/// A class that *keeps* says this of new connections only: one that was established while it was allowed goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Class {
     /// The direction.
     pub direction: Direction,
+    /// Whether connections that are established go on, whatever the rest says.
+    pub keep: bool,
     /// The peers that may use protocols without ports: all but TCP, UDP and SCTP.
     pub other: Option<GroupId>,
     /// Who may use which ports. A port in none of them is allowed to nobody.
@@ -196,7 +200,13 @@ impl PeerGroup {
 impl Class {
     /// The class's id.
     pub fn id(&self) -> ClassId {
-        let mut hasher = Hasher::new("class id")
+        // A class that does not keep is called what it was before there were others.
+        let kind = if self.keep {
+            "keeping class id"
+        } else {
+            "class id"
+        };
+        let mut hasher = Hasher::new(kind)
             .field(self.direction.to_string().as_bytes())
             .field(self.other.as_ref().map_or(&[][..], |id| &id.0));
         for rule in &self.ports {
@@ -251,6 +261,11 @@ impl Endpoint {
             Direction::Ingress => self.ingress,
             Direction::Egress => self.egress,
         }
+    }
+
+    /// Whether it is the same workload's as another.
+    pub fn has_owner_of(&self, other: &Endpoint) -> bool {
+        (&self.namespace, &self.name) == (&other.namespace, &other.name)
     }
 }
 
@@ -373,17 +388,28 @@ impl NodePolicy {
         peer: IpAddr,
         port: Option<(Protocol, u16)>,
     ) -> bool {
-        let class = self
-            .endpoints
-            .get(&local)
-            .and_then(|endpoint| endpoint.class(direction))
-            .and_then(|id| self.classes.get(&id));
-        let Some(class) = class else { return true };
+        let Some(class) = self.class_of(direction, local) else {
+            return true;
+        };
         local == peer
             || class
                 .group_at(port)
                 .and_then(|id| self.groups.get(&id))
                 .is_some_and(|group| group.contains(peer))
+    }
+
+    /// Whether connections of `local` that are established go on in a direction, whatever is allowed to new ones.
+    ///
+    /// An established connection is one of which the node has seen packets both ways. An endpoint that is not isolated
+    /// lets all pass, and so keeps.
+    pub fn keeps(&self, direction: Direction, local: IpAddr) -> bool {
+        self.class_of(direction, local)
+            .is_none_or(|class| class.keep)
+    }
+
+    fn class_of(&self, direction: Direction, local: IpAddr) -> Option<&Arc<Class>> {
+        let endpoint = self.endpoints.get(&local)?;
+        self.classes.get(&endpoint.class(direction)?)
     }
 }
 

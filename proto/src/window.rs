@@ -48,6 +48,12 @@ impl Window {
         Window(versions.into_iter().collect())
     }
 
+    /// A window of one version.
+    pub fn alone(position: Position, policy: impl Into<Arc<NodePolicy>>) -> Window {
+        let policy = policy.into();
+        Window(vec![Version { position, policy }])
+    }
+
     /// The versions, oldest first.
     pub fn versions(&self) -> &[Version] {
         &self.0

@@ -23,11 +23,14 @@ fn address(n: u8) -> IpAddr {
 struct Recipe {
     groups: Vec<Vec<u8>>,
     workloads: (u8, u8),
-    endpoints: Vec<(u8, Option<u8>, Option<u8>)>,
+    endpoints: Vec<(u8, u8, Option<Choice>, Option<Choice>)>,
 }
 
+/// The number of a class, and whether it keeps.
+type Choice = (u8, bool);
+
 /// Class number `n` is the same class in every policy; so is group number `n`, but for its members.
-fn class(n: u8, direction: Direction) -> Class {
+fn class((n, keep): Choice, direction: Direction) -> Class {
     let group = |n: u8| group_id(n % 4);
     let rule = |protocol, first, last, group| PortRule {
         protocol,
@@ -52,6 +55,7 @@ fn class(n: u8, direction: Direction) -> Class {
     };
     Class {
         direction,
+        keep,
         other: (n.is_multiple_of(2)).then(|| group(n / 2)),
         ports,
     }
@@ -82,16 +86,16 @@ fn build(recipe: &Recipe) -> NodePolicy {
         group.addresses = members.iter().map(|&n| address(n)).collect();
         policy.set_group(group_id(n as u8), Arc::new(group));
     }
-    for &(n, ingress, egress) in &recipe.endpoints {
-        let mut add = |number: Option<u8>, direction| -> Option<ClassId> {
-            let class = class(number?, direction);
+    for &(n, owner, ingress, egress) in &recipe.endpoints {
+        let mut add = |choice: Option<Choice>, direction| -> Option<ClassId> {
+            let class = class(choice?, direction);
             let id = class.id();
             policy.add_class(id, Arc::new(class));
             Some(id)
         };
         let endpoint = Endpoint {
             namespace: "default".into(),
-            name: format!("pod-{n}"),
+            name: format!("pod-{owner}"),
             ingress: add(ingress, Direction::Ingress),
             egress: add(egress, Direction::Egress),
         };
@@ -116,7 +120,8 @@ fn build(recipe: &Recipe) -> NodePolicy {
 }
 
 fn recipe() -> impl Strategy<Value = Recipe> {
-    let endpoint = (0..ADDRESSES, option::of(0..6u8), option::of(0..6u8));
+    let choice = || option::of((0..6u8, any::<bool>()));
+    let endpoint = (0..ADDRESSES, 0..2u8, choice(), choice());
     let members = vec(vec(0..ADDRESSES, 0..5), 4);
     (members, (0..4u8, 4..ADDRESSES), vec(endpoint, 0..6)).prop_map(
         |(groups, workloads, endpoints)| Recipe {
@@ -127,7 +132,9 @@ fn recipe() -> impl Strategy<Value = Recipe> {
     )
 }
 
-fn flows() -> impl Iterator<Item = (Direction, IpAddr, IpAddr, Option<(Protocol, u16)>)> {
+type Flow = (Direction, IpAddr, IpAddr, Option<(Protocol, u16)>);
+
+fn flows() -> impl Iterator<Item = Flow> {
     let ports = [None]
         .into_iter()
         .chain([0, 53, 75, 80, 81, u16::MAX].into_iter().flat_map(|port| {
@@ -156,18 +163,36 @@ fn unknown(strict: bool) -> Unknown {
     }
 }
 
-/// What the node does: an address of the workload ranges that is no endpoint is dropped, or let pass.
-fn permits(
-    policy: &NodePolicy,
-    unknown: &Unknown,
-    (direction, local, peer, port): (Direction, IpAddr, IpAddr, Option<(Protocol, u16)>),
-) -> bool {
+/// What the node does with a new connection: an address of the workload ranges that is no endpoint is dropped, or let
+/// pass.
+fn permits(policy: &NodePolicy, unknown: &Unknown, (direction, local, peer, port): Flow) -> bool {
+    !drops(policy, unknown, local) && policy.allows(direction, local, peer, port)
+}
+
+/// What it does with a connection that is established.
+fn permits_established(policy: &NodePolicy, unknown: &Unknown, flow: Flow) -> bool {
+    let (direction, local, ..) = flow;
+    permits(policy, unknown, flow)
+        || !drops(policy, unknown, local) && policy.keeps(direction, local)
+}
+
+fn drops(policy: &NodePolicy, unknown: &Unknown, local: IpAddr) -> bool {
     let covered = match unknown {
         Unknown::Drop(also) => policy.workload_ranges().contains(local) || also.contains(local),
         Unknown::Allow => false,
     };
-    let dropped = covered && !policy.endpoints().contains_key(&local);
-    !dropped && policy.allows(direction, local, peer, port)
+    covered && !policy.endpoints().contains_key(&local)
+}
+
+/// Whether an address changes its owner, or whether connections of it are kept, between two versions in both of which
+/// it is an endpoint that is isolated.
+fn changes_mode(old: &NodePolicy, new: &NodePolicy, (direction, local, ..): Flow) -> bool {
+    let endpoints = old.endpoints().get(&local).zip(new.endpoints().get(&local));
+    endpoints.is_some_and(|(before, after)| {
+        let isolated = before.class(direction).is_some() && after.class(direction).is_some();
+        !before.has_owner_of(after)
+            || isolated && old.keeps(direction, local) != new.keeps(direction, local)
+    })
 }
 
 proptest! {
@@ -223,6 +248,12 @@ proptest! {
         for flow in flows() {
             let both = permits(&old, unknown, flow) && permits(&new, unknown, flow);
             prop_assert_eq!(permits(&meet, unknown, flow), both, "{:?}", flow);
+            // What is established passes where both let it pass; and no more than a new one while the mode changes.
+            let established = match changes_mode(&old, &new, flow) {
+                true => both,
+                false => permits_established(&old, unknown, flow) && permits_established(&new, unknown, flow),
+            };
+            prop_assert_eq!(permits_established(&meet, unknown, flow), established, "established {:?}", flow);
         }
         // Every reference holds, and both halves are ordinary differences.
         let revoke = Delta::between(&old, &meet);
@@ -309,10 +340,25 @@ proptest! {
 
 #[test]
 fn a_policy_that_names_what_is_not_there_is_refused() {
-    let class = Arc::new(class(1, Direction::Ingress));
+    let class = Arc::new(class((1, false), Direction::Ingress));
     let delta = Delta {
         changes: vec![Change::AddClass(class)],
     };
     let error = NodePolicy::default().applied(&delta, Digest::default());
     assert!(matches!(error, Err(ApplyError::Dangling(_))), "{error:?}");
+}
+
+/// Journals hold classes by their ids: one that does not keep has the id that it had before classes could.
+#[test]
+fn keeping_is_part_of_a_class_and_absent_from_old_messages() {
+    let recheck = class((1, false), Direction::Ingress);
+    let keep = class((1, true), Direction::Ingress);
+    assert_ne!(recheck.id(), keep.id());
+    assert_eq!(recheck.id().to_string(), "7e037d0359ae6b3cf0246aee8df67ad3");
+    let mut message = wire::Class::from(&recheck);
+    assert!(!message.keep, "the field is not on the wire");
+    assert_eq!(Class::try_from(&message), Ok(recheck));
+    message.keep = true;
+    let error = Class::try_from(&message).unwrap_err().to_string();
+    assert!(error.contains("is not the hash of the class"), "{error}");
 }

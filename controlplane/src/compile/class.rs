@@ -27,8 +27,8 @@ struct Unions<'a> {
     groups: BTreeMap<GroupId, Arc<Peers>>,
 }
 
-/// What `grants` allow together.
-pub(super) fn build(direction: Direction, grants: &[Grant]) -> Built {
+/// What `grants` allow together, to new connections only if it is to `keep` those that are established.
+pub(super) fn build(direction: Direction, keep: bool, grants: &[Grant]) -> Built {
     let mut unions = Unions::default();
     for grant in grants {
         unions.parts.insert(grant.peers.id(), &grant.peers);
@@ -54,6 +54,7 @@ pub(super) fn build(direction: Direction, grants: &[Grant]) -> Built {
     }
     let class = Class {
         direction,
+        keep,
         other,
         ports,
     };

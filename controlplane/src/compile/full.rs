@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cluster::Cluster,
-    model::{LabelSelector, Labels, NetworkPolicy, Node, ObjectKey, Workload},
+    model::{Established, LabelSelector, Labels, NetworkPolicy, Node, ObjectKey, Workload},
 };
 
 /// What every node must enforce: one entry for each Node object.
@@ -47,6 +47,7 @@ struct Policy<'a> {
     selector: &'a LabelSelector,
     ingress: Option<BTreeSet<Rule>>,
     egress: Option<BTreeSet<Rule>>,
+    keep: bool,
 }
 
 struct World<'a> {
@@ -63,7 +64,7 @@ impl<'a> World<'a> {
         let mut policies: BTreeMap<&str, Vec<Policy<'_>>> = BTreeMap::new();
         for (key, policy) in cluster.policies() {
             let of_namespace = policies.entry(&key.namespace).or_default();
-            of_namespace.push(Policy::new(&key.namespace, policy));
+            of_namespace.push(Policy::new(&key.namespace, policy, cluster.established()));
         }
         World {
             namespaces: cluster
@@ -102,23 +103,25 @@ impl<'a> World<'a> {
         groups: &mut Groups,
     ) -> Option<ClassId> {
         let policies = self.policies.get(member.key.namespace.as_str())?;
-        let isolating: Vec<&BTreeSet<Rule>> = policies
+        let isolating: Vec<(&BTreeSet<Rule>, bool)> = policies
             .iter()
             .filter(|policy| policy.selector.matches(&member.workload.labels))
-            .filter_map(|policy| policy.rules(direction))
+            .filter_map(|policy| Some((policy.rules(direction)?, policy.keep)))
             .collect();
         if isolating.is_empty() {
             return None;
         }
+        let keep = isolating.iter().all(|&(_, keep)| keep);
+        let rules = isolating.into_iter().flat_map(|(rules, _)| rules);
         let mut grants = Vec::new();
-        for rule in isolating.into_iter().flatten().collect::<BTreeSet<_>>() {
+        for rule in rules.collect::<BTreeSet<_>>() {
             rule.grants(
                 &|protocol, name| member.workload.port(name, protocol),
                 &|target| self.numbers(target),
                 &mut grants,
             );
         }
-        let built = class::build(direction, &grants);
+        let built = class::build(direction, keep, &grants);
         for (id, peers) in built.groups {
             let group = groups
                 .entry(id)
@@ -187,7 +190,7 @@ impl<'a> World<'a> {
 }
 
 impl<'a> Policy<'a> {
-    fn new(namespace: &str, policy: &'a NetworkPolicy) -> Policy<'a> {
+    fn new(namespace: &str, policy: &'a NetworkPolicy, default: Established) -> Policy<'a> {
         let rules = |rules: &Option<Vec<_>>, direction| {
             rules.as_ref().map(|rules| {
                 rules
@@ -200,6 +203,7 @@ impl<'a> Policy<'a> {
             selector: &policy.pod_selector,
             ingress: rules(&policy.ingress, Direction::Ingress),
             egress: rules(&policy.egress, Direction::Egress),
+            keep: policy.keeps(default),
         }
     }
 

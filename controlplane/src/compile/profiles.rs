@@ -134,12 +134,14 @@ impl Profiles {
         };
         let numbers = |target: &_| subjects.families.numbers(target);
         let mut grants = Vec::new();
+        let mut keep = true;
         for &subject in &key.subjects {
+            keep &= subjects.get(subject).keeps();
             for rule in subjects.get(subject).rules() {
                 rule.grants(&own, &numbers, &mut grants);
             }
         }
-        class::build(key.direction, &grants)
+        class::build(key.direction, keep, &grants)
     }
 
     /// Removes the profiles that no workload has. Returns the classes that they had.

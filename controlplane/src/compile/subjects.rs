@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     cluster::Stored,
-    model::{self, Body, LabelSelector, NetworkPolicy, ObjectKey},
+    model::{self, Body, Established, LabelSelector, NetworkPolicy, ObjectKey},
 };
 
 /// All that policies with one podSelector in one namespace say about one direction.
@@ -32,6 +32,8 @@ pub(super) struct Subject {
     pub(super) profiles: BTreeSet<Id<Profile>>,
     /// How many policies there are.
     policies: usize,
+    /// How many of them do not keep established connections: one is enough.
+    rechecking: usize,
     /// What they allow, each with the number of policies that do.
     rules: BTreeMap<Arc<Rule>, usize>,
     /// The ports that the isolated workloads themselves resolve, each with the number of rules that name it.
@@ -42,6 +44,7 @@ pub(super) struct Subject {
 #[derive(Debug)]
 struct Record {
     selection: Id<Selected>,
+    keep: bool,
     rules: [Option<BTreeSet<Arc<Rule>>>; 2],
 }
 
@@ -52,11 +55,18 @@ pub(super) struct Subjects {
     subjects: Slab<Subject>,
     /// Without policies, until `sweep`.
     idle: Vec<Id<Subject>>,
+    /// What becomes of established connections where a policy does not say.
+    established: Established,
     /// The named ports of their rules.
     pub(super) families: Families,
 }
 
 impl Subject {
+    /// Whether all policies keep established connections.
+    pub(super) fn keeps(&self) -> bool {
+        self.rechecking == 0
+    }
+
     /// The rules, each once.
     pub(super) fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         self.rules.keys()
@@ -69,6 +79,14 @@ impl Subject {
 }
 
 impl Subjects {
+    /// None yet, in a cluster with this default.
+    pub(super) fn new(established: Established) -> Subjects {
+        Subjects {
+            established,
+            ..Subjects::default()
+        }
+    }
+
     /// A subject.
     pub(super) fn get(&self, id: Id<Subject>) -> &Subject {
         &self.subjects[id]
@@ -124,6 +142,7 @@ impl Subjects {
         work: &mut Work,
     ) -> Record {
         let policy = policy(stored);
+        let keep = policy.keeps(self.established);
         let namespace = &stored.object.key.namespace;
         let own = selections.intern(ScopeRef::Namespace(namespace), &policy.pod_selector);
         let selection = selections.acquire(&own);
@@ -136,13 +155,37 @@ impl Subjects {
         for (direction, rules) in Direction::BOTH.into_iter().zip(&rules) {
             if let Some(rules) = rules {
                 let subject = self.subject(selection, direction, selections, work);
-                self.subjects[subject].policies += 1;
+                self.count_in(subject, keep, work);
                 for rule in rules {
                     self.add_rule(subject, rule, selections, work);
                 }
             }
         }
-        Record { selection, rules }
+        Record {
+            selection,
+            keep,
+            rules,
+        }
+    }
+
+    fn count_in(&mut self, id: Id<Subject>, keep: bool, work: &mut Work) {
+        let subject = &mut self.subjects[id];
+        let kept = subject.keeps();
+        subject.policies += 1;
+        subject.rechecking += usize::from(!keep);
+        if subject.keeps() != kept {
+            work.subjects.insert(id);
+        }
+    }
+
+    fn count_out(&mut self, id: Id<Subject>, keep: bool, work: &mut Work) {
+        let subject = &mut self.subjects[id];
+        let kept = subject.keeps();
+        subject.policies -= 1;
+        subject.rechecking -= usize::from(!keep);
+        if subject.keeps() != kept {
+            work.subjects.insert(id);
+        }
     }
 
     fn withdraw(&mut self, record: Record, selections: &mut Selections, work: &mut Work) {
@@ -150,7 +193,7 @@ impl Subjects {
             let Some(rules) = rules else { continue };
             let subjects = &mut selections.get_mut(record.selection).subjects;
             let id = subjects[direction as usize].expect("a policy has its subject");
-            self.subjects[id].policies -= 1;
+            self.count_out(id, record.keep, work);
             if self.subjects[id].policies == 0 {
                 subjects[direction as usize] = None;
                 self.idle.push(id);
@@ -177,6 +220,7 @@ impl Subjects {
         let id = self.subjects.insert(Subject {
             selection,
             policies: 0,
+            rechecking: 0,
             rules: BTreeMap::new(),
             names: BTreeMap::new(),
             profiles: BTreeSet::new(),

@@ -1,7 +1,7 @@
 //! The kinds of object that manifests may have, and what is common to all: decode, default, validate, convert. What a
 //! kind has of its own is in the modules beside this one.
 
-use std::{collections::BTreeMap, mem, sync::Arc};
+use std::{mem, sync::Arc};
 
 use k8s_openapi::{
     api::{core::v1 as core, networking::v1 as networking},
@@ -18,7 +18,7 @@ use super::{
     workload,
 };
 use crate::{
-    model::{Body, Kind, Labels, Namespace, Object, ObjectKey},
+    model::{Body, Kind, Namespace, Object, ObjectKey},
     validate::{self, DEFAULT_NAMESPACE, Fault, Faults, NAMESPACE_NAME_LABEL, NameRule, Path},
 };
 
@@ -88,8 +88,8 @@ pub(super) trait Resource: DeserializeOwned {
     const HAS_STATUS: bool = false;
     /// Its metadata.
     fn metadata(&mut self) -> &mut ObjectMeta;
-    /// Validates and converts all but the metadata.
-    fn body(self, key: &ObjectKey, labels: Labels, faults: &mut Faults) -> Body;
+    /// Validates and converts all but the metadata, which was looked at.
+    fn body(self, key: &ObjectKey, meta: ObjectMeta, faults: &mut Faults) -> Body;
 }
 
 /// A decoded object, converted. Worth something only if there is no fault.
@@ -129,10 +129,10 @@ fn convert<T: Resource>(mut given: T) -> Converted {
     validate::metadata(&meta, T::NAME_RULE, namespaced, &mut faults);
     let key = ObjectKey {
         kind: T::KIND,
-        namespace: meta.namespace.unwrap_or_default(),
-        name: meta.name.unwrap_or_default(),
+        namespace: meta.namespace.take().unwrap_or_default(),
+        name: meta.name.take().unwrap_or_default(),
     };
-    let body = given.body(&key, meta.labels.unwrap_or_default(), &mut faults);
+    let body = given.body(&key, meta, &mut faults);
     Converted {
         key,
         body,
@@ -261,8 +261,9 @@ impl Resource for networking::NetworkPolicy {
         &mut self.metadata
     }
 
-    fn body(self, _key: &ObjectKey, _labels: Labels, faults: &mut Faults) -> Body {
-        Body::NetworkPolicy(validate::network_policy(self.spec.as_ref(), faults))
+    fn body(self, _key: &ObjectKey, meta: ObjectMeta, faults: &mut Faults) -> Body {
+        let (annotations, spec) = (meta.annotations.as_ref(), self.spec.as_ref());
+        Body::NetworkPolicy(validate::network_policy(annotations, spec, faults))
     }
 }
 
@@ -276,12 +277,8 @@ impl Resource for core::Namespace {
     }
 
     /// The label with the name is always there and always right, as the API server has it.
-    fn body(
-        self,
-        key: &ObjectKey,
-        mut labels: BTreeMap<String, String>,
-        _faults: &mut Faults,
-    ) -> Body {
+    fn body(self, key: &ObjectKey, meta: ObjectMeta, _faults: &mut Faults) -> Body {
+        let mut labels = meta.labels.unwrap_or_default();
         labels.insert(NAMESPACE_NAME_LABEL.to_owned(), key.name.clone());
         Body::Namespace(Namespace {
             labels: Arc::new(labels),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::kinds::Resource;
 use crate::{
-    model::{self, Body, Kind, Labels, ObjectKey},
+    model::{self, Body, Kind, ObjectKey},
     validate::{self, Faults, MAX_NODE_ADDRESSES, Path, quote},
 };
 
@@ -39,7 +39,7 @@ impl Resource for Node {
         self.metadata.get_or_insert_default()
     }
 
-    fn body(self, _key: &ObjectKey, labels: Labels, faults: &mut Faults) -> Body {
+    fn body(self, _key: &ObjectKey, meta: ObjectMeta, faults: &mut Faults) -> Body {
         let spec = self.spec.unwrap_or_default();
         let at = Path::ROOT.field("spec");
         let addresses = addresses(
@@ -53,7 +53,7 @@ impl Resource for Node {
             faults,
         );
         Body::Node(model::Node {
-            labels: Arc::new(labels),
+            labels: Arc::new(meta.labels.unwrap_or_default()),
             addresses,
             workload_cidrs,
         })
@@ -100,7 +100,7 @@ impl Resource for core::Node {
         &mut self.metadata
     }
 
-    fn body(self, _key: &ObjectKey, labels: Labels, faults: &mut Faults) -> Body {
+    fn body(self, _key: &ObjectKey, meta: ObjectMeta, faults: &mut Faults) -> Body {
         let status = self.status.unwrap_or_default();
         let at = Path::ROOT.field("status");
         let at = at.field("addresses");
@@ -117,7 +117,7 @@ impl Resource for core::Node {
         }
         let workload_cidrs = pod_cidrs(&self.spec.unwrap_or_default(), faults);
         Body::Node(model::Node {
-            labels: Arc::new(labels),
+            labels: Arc::new(meta.labels.unwrap_or_default()),
             addresses,
             workload_cidrs,
         })

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::kinds::Resource;
 use crate::{
-    model::{self, Body, Kind, Labels, NamedPort, ObjectKey},
+    model::{self, Body, Kind, NamedPort, ObjectKey},
     validate::{self, Faults, MAX_NAMED_PORTS, Path, PortEntry, quote},
 };
 
@@ -43,7 +43,7 @@ impl Resource for Workload {
         self.metadata.get_or_insert_default()
     }
 
-    fn body(self, _key: &ObjectKey, labels: Labels, faults: &mut Faults) -> Body {
+    fn body(self, _key: &ObjectKey, meta: ObjectMeta, faults: &mut Faults) -> Body {
         let spec = self.spec.unwrap_or_default();
         let at = Path::ROOT.field("spec");
         let node = node_name(spec.node, at.field("node"), faults);
@@ -75,7 +75,7 @@ impl Resource for Workload {
             validate::named_ports(entries, at, &mut ports, faults);
         }
         Body::Workload(model::Workload {
-            labels: Arc::new(labels),
+            labels: Arc::new(meta.labels.unwrap_or_default()),
             node,
             addresses,
             ports,
@@ -114,7 +114,7 @@ impl Resource for core::Pod {
     }
 
     /// A pod that is being deleted keeps its addresses until its phase says that it ended: it may still send.
-    fn body(self, _key: &ObjectKey, labels: Labels, faults: &mut Faults) -> Body {
+    fn body(self, _key: &ObjectKey, meta: ObjectMeta, faults: &mut Faults) -> Body {
         let spec = self.spec.unwrap_or_default();
         let status = self.status.unwrap_or_default();
         let mut addresses = pod_addresses(&status, faults);
@@ -124,7 +124,7 @@ impl Resource for core::Pod {
         let ports = container_ports(&spec, faults);
         let at = Path::ROOT.field("spec");
         Body::Workload(model::Workload {
-            labels: Arc::new(labels),
+            labels: Arc::new(meta.labels.unwrap_or_default()),
             node: node_name(spec.node_name, at.field("nodeName"), faults),
             addresses,
             ports,

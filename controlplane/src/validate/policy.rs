@@ -1,4 +1,7 @@
-//! NetworkPolicy: the API server's rules for its spec, its defaults, and what it means. Never looks at other objects.
+//! NetworkPolicy: the API server's rules for its spec, its defaults, our annotation, and what it means. Never looks at
+//! other objects.
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::networking::v1 as k8s, apimachinery::pkg::apis::meta::v1 as meta,
@@ -13,16 +16,21 @@ use super::{
     selector::label_selector,
     workload,
 };
-use crate::model::{LabelSelector, NetworkPolicy, Peer, Port, PortMatch, Rule};
+use crate::model::{Established, LabelSelector, NetworkPolicy, Peer, Port, PortMatch, Rule};
 
 type Ports = Option<Vec<k8s::NetworkPolicyPort>>;
 type Peers = Option<Vec<k8s::NetworkPolicyPeer>>;
 
+/// The annotation that says what becomes of connections that are established when the policy no longer allows them.
+pub(crate) const ESTABLISHED: &str = "sallyport.dev/established";
+
 /// What a policy means. An absent podSelector selects every pod of the namespace, like an empty one.
 pub(crate) fn network_policy(
+    annotations: Option<&BTreeMap<String, String>>,
     spec: Option<&k8s::NetworkPolicySpec>,
     faults: &mut Faults,
 ) -> NetworkPolicy {
+    let established = established(annotations, faults);
     let absent = k8s::NetworkPolicySpec::default();
     let spec = spec.unwrap_or(&absent);
     let at = Path::ROOT.field("spec");
@@ -55,7 +63,22 @@ pub(crate) fn network_policy(
         pod_selector,
         ingress: types.ingress.then_some(ingress_rules),
         egress: types.egress.then_some(egress_rules),
+        established,
     }
+}
+
+fn established(
+    annotations: Option<&BTreeMap<String, String>>,
+    faults: &mut Faults,
+) -> Option<Established> {
+    let text = annotations?.get(ESTABLISHED)?;
+    let found = Established::named(text);
+    if found.is_none() {
+        let at = Path::ROOT.field("metadata");
+        let at = at.field("annotations");
+        faults.unsupported(at.key(ESTABLISHED), text, &Established::NAMES);
+    }
+    found
 }
 
 struct Directions {

@@ -2,6 +2,7 @@
 
 use sallyport_controlplane::{
     config::Config,
+    model::Established,
     server::{self, Handle},
 };
 use sallyport_proto::wire::{
@@ -47,10 +48,17 @@ impl World {
 
     /// Stops it and starts it again.
     pub(crate) async fn restart(&mut self) {
+        self.restart_under(Established::default()).await;
+    }
+
+    /// Stops it and starts it with another default for established connections.
+    pub(crate) async fn restart_under(&mut self, established: Established) {
         self.server.take().unwrap().stop().await.unwrap();
-        let server = server::start(Config::local(self.directory.path()))
-            .await
-            .unwrap();
+        let config = Config {
+            established,
+            ..Config::local(self.directory.path())
+        };
+        let server = server::start(config).await.unwrap();
         self.client = client(&server).await;
         self.server = Some(server);
     }

@@ -10,11 +10,11 @@ use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::Te
 use sallyport_controlplane::{
     cluster::Cluster,
     compile::{Compiler, full},
-    model::ObjectKey,
+    model::{Established, ObjectKey},
 };
 use sallyport_proto::{Delta, policy::NodePolicy};
 
-use crate::universe::{Edit, edit, nobody};
+use crate::universe::{Edit, edit, established, nobody};
 
 /// How many edits the long history has; the environment variable of this name raises it.
 const EDITS: &str = "SALLYPORT_COMPILE_EDITS";
@@ -27,8 +27,8 @@ struct Checked {
 }
 
 impl Checked {
-    fn new() -> Checked {
-        let cluster = Cluster::default();
+    fn new(default: Established) -> Checked {
+        let cluster = Cluster::default().with_established(default);
         Checked {
             compiler: Compiler::new(&cluster),
             policies: full(&cluster),
@@ -79,7 +79,7 @@ fn a_long_history_is_followed_exactly() {
     let edits = std::env::var(EDITS).map_or(10_000, |text| text.parse().expect("a number"));
     let mut runner = TestRunner::deterministic();
     let (edit, size) = (edit(), prop_oneof![3 => Just(1), 1 => 2..6usize]);
-    let mut checked = Checked::new();
+    let mut checked = Checked::new(Established::Recheck);
     let mut done = 0;
     while done < edits {
         let size = size.new_tree(&mut runner).expect("a size").current();
@@ -114,8 +114,8 @@ proptest! {
 
     /// The same as the long history, in pieces that proptest can make smaller when they fail.
     #[test]
-    fn short_histories_are_followed_exactly(history in vec(vec(edit(), 1..4), 1..25)) {
-        let mut checked = Checked::new();
+    fn short_histories_are_followed_exactly(default in established(), history in vec(vec(edit(), 1..4), 1..25)) {
+        let mut checked = Checked::new(default);
         for transaction in &history {
             checked.step(transaction);
         }

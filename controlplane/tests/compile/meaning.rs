@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use sallyport_controlplane::{
     cluster::Cluster,
     compile::{Compiler, full},
-    model::{Body, Kind, LabelSelector, NetworkPolicy, Object, ObjectKey, Rule},
+    model::{Body, Established, Kind, LabelSelector, NetworkPolicy, Object, ObjectKey, Rule},
 };
 
 use crate::{
@@ -73,6 +73,7 @@ fn split((namespace, policy): Spelt) -> Vec<Spelt> {
             pod_selector: policy.pod_selector.clone(),
             ingress,
             egress,
+            established: policy.established,
         };
         (namespace.clone(), policy)
     };
@@ -98,11 +99,12 @@ fn split((namespace, policy): Spelt) -> Vec<Spelt> {
     parts
 }
 
-/// One policy for each selector of a namespace.
+/// One policy for each selector of a namespace and what becomes of established connections.
 fn merged(policies: Vec<Spelt>) -> Vec<Spelt> {
-    let mut merged: BTreeMap<(String, LabelSelector), NetworkPolicy> = BTreeMap::new();
+    type Key = (String, LabelSelector, Option<Established>);
+    let mut merged: BTreeMap<Key, NetworkPolicy> = BTreeMap::new();
     for (namespace, policy) in policies {
-        let key = (namespace, policy.pod_selector.clone());
+        let key = (namespace, policy.pod_selector.clone(), policy.established);
         let Some(sum) = merged.get_mut(&key) else {
             merged.insert(key, policy);
             continue;
@@ -118,7 +120,7 @@ fn merged(policies: Vec<Spelt>) -> Vec<Spelt> {
     }
     let merged = merged.into_iter();
     merged
-        .map(|((namespace, _), policy)| (namespace, policy))
+        .map(|((namespace, ..), policy)| (namespace, policy))
         .collect()
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sallyport_controlplane::{
     compile::{Compiler, full},
-    model::{Object, Rule},
+    model::{Established, Object, Rule},
 };
 use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
 
@@ -38,7 +38,11 @@ fn world() -> Vec<Object> {
 
 /// The policy of node `n` in the world and some more objects, as both computations see it.
 pub(crate) fn compiled(objects: Vec<Object>) -> Arc<NodePolicy> {
-    let cluster = cluster(objects);
+    compiled_under(Established::Recheck, objects)
+}
+
+fn compiled_under(default: Established, objects: Vec<Object>) -> Arc<NodePolicy> {
+    let cluster = cluster(objects).with_established(default);
     let all = full(&cluster);
     let compiler = Compiler::new(&cluster);
     assert_eq!(Some(&all["n"]), compiler.policy("n"));
@@ -453,4 +457,101 @@ fn a_node_knows_only_what_its_endpoints_need() {
     );
     assert_eq!((all["n"].classes().len(), all["n"].groups().len()), (1, 1));
     assert_eq!((all["m"].classes().len(), all["m"].groups().len()), (0, 0));
+}
+
+/// What of several policies counts: the strictest, of those that isolate the pod in the direction.
+#[test]
+fn established_connections_are_kept_if_every_isolating_policy_keeps_them() {
+    use Established::{Keep, Recheck};
+    let say = |name: &str, selector: &str, mode, directions: (bool, bool)| {
+        let (ingress, egress) = directions;
+        let rules = |isolates: bool| isolates.then(Vec::new);
+        let object = policy("default", name, selector, rules(ingress), rules(egress));
+        match mode {
+            Some(mode) => established(object, mode),
+            None => object,
+        }
+    };
+    let (both, in_only, out_only) = ((true, true), (true, false), (false, true));
+    type Said<'a> = (&'a str, Option<Established>, (bool, bool));
+    // Policies by selector; the cluster's default; whether web keeps in ingress and in egress.
+    let cases: &[(&[Said<'_>], Established, (bool, bool))] = &[
+        (&[("app=web", None, both)], Recheck, (false, false)),
+        (&[("app=web", None, both)], Keep, (true, true)),
+        (&[("app=web", Some(Keep), both)], Recheck, (true, true)),
+        (&[("app=web", Some(Recheck), both)], Keep, (false, false)),
+        (&[("app=web", Some(Keep), in_only)], Recheck, (true, true)),
+        // The same selector, and another one that selects it too.
+        (
+            &[
+                ("app=web", Some(Keep), both),
+                ("app=web", Some(Recheck), in_only),
+            ],
+            Keep,
+            (false, true),
+        ),
+        (
+            &[("app=web", Some(Keep), both), ("", Some(Recheck), out_only)],
+            Recheck,
+            (true, false),
+        ),
+        (
+            &[("app=web", Some(Keep), both), ("", None, both)],
+            Recheck,
+            (false, false),
+        ),
+        (
+            &[("app=web", Some(Keep), both), ("", None, both)],
+            Keep,
+            (true, true),
+        ),
+        (
+            &[
+                ("app=web", Some(Keep), both),
+                ("app=db", Some(Recheck), both),
+            ],
+            Recheck,
+            (true, true),
+        ),
+    ];
+    for (policies, default, (ingress, egress)) in cases {
+        let policies = policies.iter().enumerate();
+        let policies = policies.map(|(n, (selector, mode, isolates))| {
+            say(&format!("p{n}"), selector, *mode, *isolates)
+        });
+        let compiled = compiled_under(*default, world().into_iter().chain(policies).collect());
+        let kept = Direction::BOTH.map(|direction| compiled.keeps(direction, ip(WEB)));
+        assert_eq!(
+            kept,
+            [*ingress, *egress],
+            "{policies:?}",
+            policies = compiled.classes()
+        );
+    }
+}
+
+#[test]
+fn a_class_that_restricts_nothing_is_none_whatever_it_keeps() {
+    for mode in [Established::Keep, Established::Recheck] {
+        let all = ingress("", vec![rule(&[], &[])]);
+        let policy = with(&[established(all, mode)]);
+        assert!(policy.classes().is_empty());
+    }
+}
+
+#[test]
+fn keeping_tells_classes_apart_and_groups_not() {
+    let allow = |name: &str, selector: &str| {
+        let rules = vec![rule(&[pods("app=client")], &[tcp(80)])];
+        policy("default", name, selector, Some(rules), None)
+    };
+    let policy = with(&[
+        established(allow("a", "app=web"), Established::Keep),
+        allow("b", "app=db"),
+    ]);
+    assert_eq!((policy.classes().len(), policy.groups().len()), (2, 1));
+    for web in [WEB, DB] {
+        assert!(policy.allows(Ingress, ip(web), ip(CLIENT), Some((Tcp, 80))));
+        assert!(!policy.allows(Ingress, ip(web), ip(CLIENT), Some((Tcp, 81))));
+    }
 }

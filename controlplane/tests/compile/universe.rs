@@ -11,8 +11,8 @@ use proptest::{
 use sallyport_controlplane::{
     cluster::Cluster,
     model::{
-        Body, Kind, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy, Node, Object,
-        ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
+        Body, Established, Kind, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy, Node,
+        Object, ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
     },
 };
 use sallyport_proto::policy::Protocol;
@@ -68,29 +68,6 @@ pub(crate) fn edit() -> impl Strategy<Value = Edit> {
 
 fn any_object() -> impl Strategy<Value = Object> {
     prop_oneof![10 => workload(), 8 => policy(), 2 => namespace(), 1 => node()]
-}
-
-/// Every address that a packet of a test may have: pods', others of their ranges, and of outside.
-pub(crate) fn addresses() -> Vec<IpAddr> {
-    let inside = (0..12).flat_map(|n| [address(n, false), address(n, true)]);
-    inside
-        .chain([ip("192.0.2.1"), ip("2001:db8::1"), ip("10.0.0.15")])
-        .collect()
-}
-
-/// Every kind of port that tells two rules of the universe apart.
-pub(crate) fn ports() -> Vec<Option<(Protocol, u16)>> {
-    let numbers = [0, 52, 53, 80, 81, 82, 8080, 8081, u16::MAX];
-    let of = |protocol| {
-        numbers
-            .into_iter()
-            .map(move |number| Some((protocol, number)))
-    };
-    Protocol::ALL
-        .into_iter()
-        .flat_map(of)
-        .chain([None])
-        .collect()
 }
 
 fn address(n: u8, v6: bool) -> IpAddr {
@@ -176,17 +153,24 @@ pub(crate) fn rule() -> impl Strategy<Value = Rule> {
 pub(crate) fn policy() -> impl Strategy<Value = Object> {
     let rules = || option::of(vec(rule(), 0..3));
     let names = (select(&NAMESPACES), 0..4u8);
-    (names, selector(&["app", "tier"]), rules(), rules()).prop_map(
-        |((namespace, n), pod_selector, ingress, egress)| {
+    let mode = option::weighted(0.3, established());
+    (names, selector(&["app", "tier"]), rules(), rules(), mode).prop_map(
+        |((namespace, n), pod_selector, ingress, egress, established)| {
             let policy = NetworkPolicy {
                 pod_selector,
                 ingress,
                 egress,
+                established,
             };
             let body = Body::NetworkPolicy(policy);
             object(Kind::NetworkPolicy, namespace, &format!("x{n}"), body)
         },
     )
+}
+
+/// What becomes of established connections.
+pub(crate) fn established() -> impl Strategy<Value = Established> {
+    select(&[Established::Recheck, Established::Keep])
 }
 
 pub(crate) fn workload() -> impl Strategy<Value = Object> {
@@ -262,8 +246,9 @@ pub(crate) fn any_cluster() -> impl Strategy<Value = Cluster> {
         vec(policy(), 0..6),
         vec(namespace(), 0..3),
         node(),
+        established(),
     );
-    objects.prop_map(|(workloads, policies, namespaces, node)| {
+    objects.prop_map(|(workloads, policies, namespaces, node, established)| {
         let fixed = NAMESPACES
             .into_iter()
             .map(|name| namespace_object(name, &Labels::new()));
@@ -274,7 +259,7 @@ pub(crate) fn any_cluster() -> impl Strategy<Value = Cluster> {
             .chain(policies)
             .chain(namespaces)
             .chain([node]);
-        crate::write::cluster(fixed.chain(random))
+        crate::write::cluster(fixed.chain(random)).with_established(established)
     })
 }
 

@@ -6,8 +6,8 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use sallyport_controlplane::{
     cluster::Cluster,
     model::{
-        Body, Kind, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy, Node, Object,
-        ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
+        Body, Established, Kind, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy, Node,
+        Object, ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
     },
 };
 use sallyport_proto::policy::Protocol;
@@ -143,6 +143,7 @@ pub(crate) fn policy(
         pod_selector: selector(pods),
         ingress,
         egress,
+        established: None,
     };
     object(
         Kind::NetworkPolicy,
@@ -150,6 +151,14 @@ pub(crate) fn policy(
         name,
         Body::NetworkPolicy(policy),
     )
+}
+
+/// The policy with its say about established connections.
+pub(crate) fn established(mut object: Object, mode: Established) -> Object {
+    if let Body::NetworkPolicy(policy) = &mut object.body {
+        policy.established = Some(mode);
+    }
+    object
 }
 
 pub(crate) fn rule(peers: &[Peer], ports: &[Port]) -> Rule {

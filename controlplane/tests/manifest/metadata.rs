@@ -80,6 +80,31 @@ fn metadata_is_refused_in_the_api_servers_words() {
 }
 
 #[test]
+fn another_word_for_established_connections_is_refused() {
+    for (value, quoted) in [
+        ("Keep", "Keep"),
+        ("''", ""),
+        ("cut", "cut"),
+        ("'keep '", "keep "),
+    ] {
+        let text = |kind: &str| {
+            format!(
+                "{{apiVersion: {kind}, metadata: {{name: a, annotations: {{sallyport.dev/established: {value}}}}}}}"
+            )
+        };
+        assert_eq!(
+            told_of_fields(&text("networking.k8s.io/v1, kind: NetworkPolicy")),
+            [format!(
+                "metadata.annotations[sallyport.dev/established]: Unsupported value: \"{quoted}\": supported values: \
+                 \"keep\", \"recheck\""
+            )]
+        );
+        // It means something on a policy, and nothing elsewhere.
+        accepted(&text("v1, kind: Pod"));
+    }
+}
+
+#[test]
 fn an_object_without_a_namespace_is_in_default() {
     for metadata in [
         "{name: a}",

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use sallyport_controlplane::model::{
-    Body, LabelSelector, NetworkPolicy, Operator, Peer, Port, PortMatch, Requirement, Rule,
+    Body, Established, LabelSelector, NetworkPolicy, Operator, Peer, Port, PortMatch, Requirement,
+    Rule,
 };
 use sallyport_proto::policy::Protocol;
 
@@ -227,5 +228,27 @@ fn rules_mean_what_kubernetes_means_by_them() {
             rule.replace("from:", "to:")
         );
         assert_eq!(meaning(&egress).egress, Some(vec![expected]), "{egress}");
+    }
+}
+
+#[test]
+fn an_annotation_says_what_becomes_of_established_connections() {
+    for (annotations, expected) in [
+        ("{}", None),
+        ("null", None),
+        ("{other: keep}", None),
+        ("{sallyport.dev/established: keep}", Some(Established::Keep)),
+        (
+            "{sallyport.dev/established: recheck}",
+            Some(Established::Recheck),
+        ),
+    ] {
+        let text = format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: a, annotations: {annotations}}}}}"
+        );
+        let Body::NetworkPolicy(policy) = one(&text).body else {
+            panic!("{text}");
+        };
+        assert_eq!(policy.established, expected, "{annotations}");
     }
 }

@@ -68,7 +68,7 @@ fn run(
     said: &watch::Sender<Vec<Position>>,
 ) {
     loop {
-        let request = if agent.garbage() == 0 {
+        let request = if agent.left_behind() == 0 {
             queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
             queue.recv_timeout(IDLE)
@@ -83,7 +83,7 @@ fn run(
             Err(RecvTimeoutError::Timeout) => agent.clean(),
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        if agent.garbage() > GARBAGE_MAX {
+        if agent.left_behind() > GARBAGE_MAX {
             agent.clean();
         }
     }

@@ -109,6 +109,8 @@ pub enum Element {
 pub enum Match {
     /// Conntrack cannot say which connection the packet is of.
     NoConnection,
+    /// It is of a connection of which packets were seen both ways, or belongs to one.
+    Established,
     /// It goes the way that the connection's first packet went.
     DirectionOriginal,
     /// IPv6 neighbour discovery or multicast listener discovery, which conntrack does not track.
@@ -279,6 +281,7 @@ impl fmt::Display for Match {
         };
         match self {
             Match::NoConnection => f.write_str("ct state invalid,untracked"),
+            Match::Established => f.write_str("ct state established,related"),
             Match::DirectionOriginal => f.write_str("ct direction original"),
             Match::NeighbourDiscovery => f.write_str(
                 "icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, nd-router-solicit, \

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! A class accepts by returning, so egress and ingress of two pods of one node compose; every other way out of it ends
-//! in `deny`. A known endpoint that is not isolated returns from the map; an unknown workload address falls through
-//! it to the rules that drop it (`strict`).
+//! in `deny`. A class that keeps established connections returns for those first. A known endpoint that is not isolated
+//! returns from the map; an unknown workload address falls through it to the rules that drop it (`strict`).
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -429,10 +429,15 @@ fn uniform(class: &Class) -> Option<GroupId> {
 /// The rules of a class's chain. `chain` tells the name of a group's chain.
 pub fn class_rules(class: &Class, chain: impl Fn(GroupId) -> String) -> Vec<Rule> {
     let goto = |group| Verdict::Goto(chain(group));
-    if let Some(group) = uniform(class) {
-        return vec![Rule::always(goto(group))];
-    }
     let mut rules = Vec::new();
+    if class.keep {
+        let kept = Rule::when(Match::Established, Verdict::Return);
+        rules.push(kept.comment("keep: what is established goes on"));
+    }
+    if let Some(group) = uniform(class) {
+        rules.push(Rule::always(goto(group)));
+        return rules;
+    }
     for protocol in Protocol::ALL {
         let ports: Vec<&PortRule> = class
             .ports

@@ -1,5 +1,7 @@
 //! Cutting the parts of a plan into batches that the socket takes, and stamping each. It changes no order.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use crate::{
     nft::{
         command::{Command, Element, SetKind},
@@ -12,17 +14,20 @@ use crate::{
 /// Commands that must be in one batch.
 pub(super) type Atom = Vec<Command>;
 
-/// Commands that may be cut into batches between atoms, and whether packets under way must be through before them.
+/// Commands that may be cut into batches between atoms, and what must be done before them: packets under way must be
+/// through, connections must be forgotten.
+#[derive(Default)]
 pub(super) struct Part {
     pub(super) atoms: Vec<Atom>,
     pub(super) grace: bool,
+    pub(super) forget: BTreeSet<IpAddr>,
 }
 
 impl Part {
     pub(super) fn new(atoms: Vec<Atom>) -> Part {
         Part {
             atoms,
-            grace: false,
+            ..Part::default()
         }
     }
 
@@ -47,7 +52,12 @@ pub(super) fn steps(
     mut fresh: bool,
 ) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
-    for Part { atoms, mut grace } in parts {
+    for part in parts {
+        let Part {
+            atoms,
+            mut grace,
+            mut forget,
+        } = part;
         let (mut size, mut commands) = (0, Vec::new());
         for atom in atoms
             .into_iter()
@@ -58,21 +68,24 @@ pub(super) fn steps(
                 steps.push(Step {
                     commands: std::mem::take(&mut commands),
                     grace: std::mem::take(&mut grace),
+                    forget: std::mem::take(&mut forget),
                 });
                 size = 0;
             }
             size += bytes;
             commands.extend(atom);
         }
-        if !commands.is_empty() {
-            steps.push(Step { commands, grace });
+        // What is to be forgotten has a step to come before, even if nothing but the stamp changes in it.
+        if !commands.is_empty() || !forget.is_empty() {
+            steps.push(Step {
+                commands,
+                grace,
+                forget,
+            });
         }
     }
     if steps.is_empty() {
-        steps.push(Step {
-            commands: Vec::new(),
-            grace: false,
-        });
+        steps.push(Step::default());
     }
     let all = steps.len() as u32;
     for (done, step) in (1..).zip(&mut steps) {

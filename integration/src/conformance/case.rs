@@ -8,15 +8,16 @@ use std::{
     io::{self, BufReader, Read},
     net::IpAddr,
     path::Path,
+    slice,
 };
 
 use flate2::read::MultiGzDecoder;
 use sallyport_proto::policy::Protocol;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::Error;
-use crate::probe;
+use crate::{oracle, probe};
 
 pub(super) type Labels = BTreeMap<String, String>;
 
@@ -27,9 +28,9 @@ pub(super) type Service = (Carrier, u16);
 #[derive(Debug, Deserialize)]
 pub(super) struct Case {
     pub(super) id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) description: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) tags: Vec<String>,
     pub(super) cluster: ClusterSpec,
     pub(super) steps: Vec<Step>,
@@ -38,12 +39,22 @@ pub(super) struct Case {
 /// A cluster before anything is done to it.
 #[derive(Debug, Deserialize)]
 pub(super) struct ClusterSpec {
+    #[serde(deserialize_with = "spaces")]
     pub(super) namespaces: BTreeMap<String, Labels>,
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) pods: Vec<Pod>,
-    #[serde(default)]
-    pub(super) externals: BTreeMap<String, IpAddr>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) externals: BTreeMap<String, Addresses>,
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) nodes: Vec<NodeSpec>,
+}
+
+/// One address, or one of each family.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Addresses {
+    One(IpAddr),
+    Several(Vec<IpAddr>),
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,15 +67,22 @@ pub(super) struct NodeSpec {
 pub(super) struct Pod {
     pub(super) namespace: String,
     pub(super) name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) labels: Labels,
     pub(super) ip: IpAddr,
+    /// All addresses of a pod that has more than one; ours, the shared files have none.
+    #[serde(default, deserialize_with = "or_default")]
+    pub(super) ips: Vec<IpAddr>,
     /// Of a pod that is created without: the first pod's.
     pub(super) ports: Option<Vec<Port>>,
     pub(super) node: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) host_network: bool,
-    #[serde(default, rename = "served_undeclared_ports")]
+    #[serde(
+        default,
+        rename = "served_undeclared_ports",
+        deserialize_with = "or_default"
+    )]
     pub(super) served_undeclared_ports: Vec<Port>,
 }
 
@@ -88,13 +106,17 @@ pub(super) enum Carrier {
 /// Some actions, and what is so after them.
 #[derive(Debug, Deserialize)]
 pub(super) struct Step {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) title: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) actions: Vec<Action>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) policies: Vec<Value>,
+    /// What the cluster is after the actions, if they changed it.
+    pub(super) cluster: Option<ClusterSpec>,
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) endpoints: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) expect: Vec<Expect>,
 }
 
@@ -115,7 +137,7 @@ pub(super) enum Action {
 #[derive(Debug, Deserialize)]
 pub(super) struct Labelled {
     pub(super) namespace: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) labels: Labels,
 }
 
@@ -123,11 +145,12 @@ pub(super) struct Labelled {
 pub(super) struct LabelledPod {
     pub(super) namespace: String,
     pub(super) name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) labels: Labels,
 }
 
-/// What is expected of one port: a row for each source, in it a character for each destination.
+/// What is expected of one port: a row for each source, in it a character for each destination. A cell speaks of every
+/// address family that both ends have.
 #[derive(Debug, Deserialize)]
 pub(super) struct Expect {
     pub(super) port: u16,
@@ -137,6 +160,33 @@ pub(super) struct Expect {
     pub(super) ingress: Option<Vec<String>>,
     pub(super) egress: Option<Vec<String>>,
     pub(super) combined: Vec<String>,
+    /// Of one family only; ours, the shared files have none.
+    pub(super) family: Option<Version>,
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Version {
+    V4,
+    V6,
+}
+
+/// What is null is as good as absent: some writers have null for what is empty.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn spaces<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Labels>, D::Error> {
+    let spaces: BTreeMap<String, Option<Labels>> = or_default(deserializer)?;
+    let spaces = spaces.into_iter();
+    Ok(spaces
+        .map(|(name, labels)| (name, labels.unwrap_or_default()))
+        .collect())
 }
 
 /// Reads a file of cases.
@@ -185,7 +235,8 @@ impl Case {
     pub(super) fn nodes(&self) -> Vec<&str> {
         let declared = self.cluster.nodes.iter().map(|node| node.name.as_str());
         let mut names: Vec<&str> = declared.collect();
-        let told: BTreeSet<&str> = self.pods().filter_map(|pod| pod.node.as_deref()).collect();
+        let told = self.pods().filter_map(|pod| pod.node.as_deref());
+        let told: BTreeSet<&str> = told.filter(|name| !name.is_empty()).collect();
         for name in told {
             if !names.contains(&name) {
                 names.push(name);
@@ -209,6 +260,21 @@ impl Pod {
         format!("{}/{}", self.namespace, self.name)
     }
 
+    /// The pod as a case's action creates it: if it declares no ports, with those of the first pod.
+    pub(super) fn with_ports_of(&self, case: &Case) -> Pod {
+        let first = case.cluster.pods.first().and_then(|pod| pod.ports.as_ref());
+        Pod {
+            ports: self.ports.as_ref().or(first).cloned(),
+            ..self.clone()
+        }
+    }
+
+    /// Its addresses, the first one first.
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        let others = self.ips.iter().copied().filter(|&ip| ip != self.ip);
+        [self.ip].into_iter().chain(others).collect()
+    }
+
     /// The ports that it declares.
     pub(super) fn declared(&self) -> &[Port] {
         self.ports.as_deref().unwrap_or_default()
@@ -218,6 +284,34 @@ impl Pod {
     pub(super) fn serves(&self) -> impl Iterator<Item = Service> {
         let ports = self.declared().iter().chain(&self.served_undeclared_ports);
         ports.map(|port| (port.protocol, port.port))
+    }
+}
+
+impl Addresses {
+    pub(super) fn as_slice(&self) -> &[IpAddr] {
+        match self {
+            Addresses::One(address) => slice::from_ref(address),
+            Addresses::Several(addresses) => addresses,
+        }
+    }
+}
+
+impl Version {
+    pub(super) fn of(address: IpAddr) -> Version {
+        match address {
+            IpAddr::V4(_) => Version::V4,
+            IpAddr::V6(_) => Version::V6,
+        }
+    }
+}
+
+impl From<Carrier> for oracle::Transport {
+    fn from(carrier: Carrier) -> oracle::Transport {
+        match carrier {
+            Carrier::Tcp => oracle::Transport::Tcp,
+            Carrier::Udp => oracle::Transport::Udp,
+            Carrier::Sctp => oracle::Transport::Sctp,
+        }
     }
 }
 
@@ -249,15 +343,15 @@ mod tests {
     fn a_case_reads() {
         let case: Case = serde_json::from_str(
             r#"{"id": "a", "family": "v6", "cluster": {"namespaces": {"x": {"k": "v"}},
-                "pods": [{"namespace": "x", "name": "p", "ip": "fd00::1", "hostNetwork": true, "node": "n2",
+                "pods": [{"namespace": "x", "name": "p", "ip": "fd00::1", "ips": ["10.0.0.1", "fd00::1"], "hostNetwork": true, "node": "n2",
                           "ports": [{"port": 80}], "served_undeclared_ports": [{"port": 1, "protocol": "SCTP"}]}],
-                "externals": {"out": "2001:db8::1"}, "nodes": [{"name": "n1", "labels": {}}]},
+                "externals": {"out": "2001:db8::1", "two": ["192.0.2.1", "2001:db8::2"]}, "nodes": [{"name": "n1", "labels": {}}]},
               "steps": [{"actions": [
                   {"op": "create-pod", "namespace": "x", "name": "q", "labels": {}, "ip": "fd00::2"},
                   {"op": "set-namespace-labels", "namespace": "x", "labels": {}},
                   {"op": "delete-policy", "namespace": "x", "name": "none"}],
                 "endpoints": ["x/p", "out"],
-                "expect": [{"port": 80, "protocol": "UDP", "combined": ["-.", "X-"]}]}]}"#,
+                "expect": [{"port": 80, "protocol": "UDP", "family": "v6", "combined": ["-.", "X-"]}]}]}"#,
         )
         .expect("it is of the schema");
         assert_eq!(case.nodes(), ["n1", "n2"]);
@@ -266,5 +360,10 @@ mod tests {
         assert_eq!(served, [(Carrier::Tcp, 80), (Carrier::Sctp, 1)]);
         assert_eq!(case.pods().count(), 2);
         assert!(case.cluster.pods[0].host_network);
+        let addresses: [IpAddr; 2] =
+            ["fd00::1", "10.0.0.1"].map(|text| text.parse().expect("an address"));
+        assert_eq!(case.cluster.pods[0].addresses(), addresses);
+        assert_eq!(case.cluster.externals["two"].as_slice().len(), 2);
+        assert_eq!(case.steps[0].expect[0].family, Some(Version::V6));
     }
 }

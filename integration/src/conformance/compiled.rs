@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use sallyport_controlplane::{cluster::Cluster, compile};
 use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
 
-use super::{case::Service, party::Party};
+use super::{case::Service, party::End};
 use crate::deployment::Deployment;
 
 /// What every node must enforce.
@@ -17,14 +17,8 @@ impl Compiled {
     }
 
     /// Whether the policies of one side alone allow a connection to the destination's `service`.
-    pub(super) fn allows(
-        &self,
-        direction: Direction,
-        from: &Party,
-        to: &Party,
-        service: Service,
-    ) -> bool {
-        let (local, peer) = sides(direction, from, to);
+    pub(super) fn allows(&self, direction: Direction, ends: (End, End), service: Service) -> bool {
+        let (local, peer) = sides(direction, ends);
         let Some((_, policy)) = self.policy(local) else {
             return true;
         };
@@ -35,15 +29,14 @@ impl Compiled {
     pub(super) fn explain(
         &self,
         direction: Direction,
-        from: &Party,
-        to: &Party,
+        ends: (End, End),
         service: Service,
     ) -> String {
-        let (local, peer) = sides(direction, from, to);
+        let (local, peer) = sides(direction, ends);
         let Some((node, policy)) = self.policy(local) else {
             return format!("{direction}: outside the cluster, nobody judges: allows");
         };
-        let verdict = if self.allows(direction, from, to, service) {
+        let verdict = if self.allows(direction, ends, service) {
             "allows"
         } else {
             "denies"
@@ -58,15 +51,15 @@ impl Compiled {
         format!("{direction}, on {node}: {reason}: {verdict}")
     }
 
-    fn policy(&self, party: &Party) -> Option<(String, &NodePolicy)> {
-        let node = Deployment::node_name(party.node?);
+    fn policy(&self, end: End) -> Option<(String, &NodePolicy)> {
+        let node = Deployment::node_name(end.node?);
         let policy = self.0.get(&node)?;
         Some((node, policy))
     }
 }
 
 /// Who is judged by a direction's policies, and who is the peer.
-fn sides<'a>(direction: Direction, from: &'a Party, to: &'a Party) -> (&'a Party, &'a Party) {
+fn sides(direction: Direction, (from, to): (End, End)) -> (End, End) {
     match direction {
         Direction::Ingress => (to, from),
         Direction::Egress => (from, to),

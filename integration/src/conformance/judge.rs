@@ -8,6 +8,7 @@ use sallyport_proto::policy::Direction;
 use super::{
     Error,
     case::{Expect, Step},
+    cells::{Cell, cells},
     compiled::Compiled,
     world::World,
 };
@@ -37,30 +38,18 @@ pub(super) struct Judged {
 /// A cell that is not as expected.
 #[derive(Debug)]
 pub(super) struct Wrong {
-    /// Which entry of the step's expectations.
-    pub(super) expect: usize,
-    pub(super) from: usize,
-    pub(super) to: usize,
-    pub(super) expected: bool,
+    pub(super) cell: Cell,
     /// What happened.
     pub(super) seen: String,
-}
-
-/// A cell with an expectation.
-#[derive(Clone, Copy)]
-struct Cell {
-    expect: usize,
-    from: usize,
-    to: usize,
-    open: bool,
 }
 
 /// Compares everything that a step expects.
 pub(super) fn judge(world: &World, compiled: &Compiled, step: &Step) -> Result<Judged, Error> {
     let mut judged = Judged::default();
+    let addresses = |endpoint: &str| Ok(world.party(endpoint)?.addresses.clone());
     let mut asked = Vec::new();
     for (index, expect) in step.expect.iter().enumerate() {
-        for cell in cells(step, index, &expect.combined)? {
+        for cell in cells(step, index, &expect.combined, &addresses)? {
             let (from, to) = (&step.endpoints[cell.from], &step.endpoints[cell.to]);
             if !cell.open && world.party(from)?.is_node_of(world.party(to)?) {
                 judged.local += 1;
@@ -73,7 +62,7 @@ pub(super) fn judge(world: &World, compiled: &Compiled, step: &Step) -> Result<J
             (Direction::Egress, &expect.egress),
         ] {
             if let Some(rows) = rows {
-                let cells = cells(step, index, rows)?;
+                let cells = cells(step, index, rows, &addresses)?;
                 compare_compiled(world, compiled, step, direction, &cells, &mut judged)?;
             }
         }
@@ -81,38 +70,8 @@ pub(super) fn judge(world: &World, compiled: &Compiled, step: &Step) -> Result<J
     compare_packets(world, step, &asked, &mut judged)?;
     judged
         .wrong
-        .sort_by_key(|wrong| (wrong.expect, wrong.from, wrong.to));
+        .sort_by_key(|Wrong { cell, .. }| (cell.expect, cell.from, cell.to));
     Ok(judged)
-}
-
-/// The cells that say something: not of an endpoint and itself, and neither `-` nor `?`.
-fn cells(step: &Step, expect: usize, rows: &[String]) -> Result<Vec<Cell>, Error> {
-    let size = step.endpoints.len();
-    if rows.len() != size || rows.iter().any(|row| row.chars().count() != size) {
-        return Err(Error::Case(format!(
-            "expectation {expect} is not of {size} rows and columns"
-        )));
-    }
-    let mut cells = Vec::new();
-    for (from, row) in rows.iter().enumerate() {
-        for (to, mark) in row.chars().enumerate() {
-            let open = match mark {
-                '.' => true,
-                'X' => false,
-                '-' | '?' => continue,
-                other => return Err(Error::Case(format!("no cell is {other:?}"))),
-            };
-            if from != to {
-                cells.push(Cell {
-                    expect,
-                    from,
-                    to,
-                    open,
-                });
-            }
-        }
-    }
-    Ok(cells)
 }
 
 fn compare_compiled(
@@ -128,7 +87,8 @@ fn compare_compiled(
         let from = world.party(&step.endpoints[cell.from])?;
         let to = world.party(&step.endpoints[cell.to])?;
         let Expect { protocol, port, .. } = step.expect[cell.expect];
-        let open = compiled.allows(direction, from, to, (protocol, port));
+        let ends = (from.at(cell.source), to.at(cell.target));
+        let open = compiled.allows(direction, ends, (protocol, port));
         if open != cell.open {
             let verdict = if open { "allows" } else { "denies" };
             judged
@@ -183,7 +143,7 @@ fn probe(
         let from = world.party(&step.endpoints[cell.from])?;
         let to = world.party(&step.endpoints[cell.to])?;
         let Expect { protocol, port, .. } = step.expect[cell.expect];
-        probes.push(from.probe(to, (protocol, port)));
+        probes.push(from.probe(cell.source, to, cell.target, (protocol, port)));
     }
     Ok(prober.probe_all(probes))
 }
@@ -198,13 +158,7 @@ impl Cell {
         }
     }
 
-    fn wrong(&self, seen: String) -> Wrong {
-        Wrong {
-            expect: self.expect,
-            from: self.from,
-            to: self.to,
-            expected: self.open,
-            seen,
-        }
+    fn wrong(self, seen: String) -> Wrong {
+        Wrong { cell: self, seen }
     }
 }

@@ -35,8 +35,11 @@ pub(super) fn policy(namespace: &str, name: &str) -> Value {
 
 /// A pod as a workload; one that shares its node's network as Kubernetes' own object, since a workload never does.
 pub(super) fn pod(pod: &Pod, node: &str) -> Value {
+    let addresses = pod.addresses();
     let metadata = json!({"namespace": pod.namespace, "name": pod.name, "labels": pod.labels});
     if pod.host_network {
+        let ips = addresses.iter().map(|ip| json!({"ip": ip}));
+        let ips: Vec<Value> = ips.collect();
         return json!({
             "apiVersion": "v1",
             "kind": "Pod",
@@ -46,14 +49,14 @@ pub(super) fn pod(pod: &Pod, node: &str) -> Value {
                 "hostNetwork": true,
                 "containers": [{"name": "server", "ports": ports(pod, "containerPort")}],
             },
-            "status": {"phase": "Running", "podIP": pod.ip, "podIPs": [{"ip": pod.ip}]},
+            "status": {"phase": "Running", "podIP": addresses[0], "podIPs": ips},
         });
     }
     json!({
         "apiVersion": "sallyport.dev/v1",
         "kind": "Workload",
         "metadata": metadata,
-        "spec": {"node": node, "addresses": [pod.ip], "ports": ports(pod, "port")},
+        "spec": {"node": node, "addresses": addresses, "ports": ports(pod, "port")},
     })
 }
 

@@ -2,11 +2,13 @@
 //! nothing of what a verdict ought to be but what they say.
 
 mod case;
+mod cells;
 mod compiled;
 mod judge;
 mod manifests;
 mod mirror;
 mod party;
+mod replay;
 mod report;
 mod world;
 
@@ -18,11 +20,12 @@ use std::{
 };
 
 use crate::{
-    deployment,
+    deployment, oracle,
     testbed::{self, Mode},
 };
 use case::Case;
 use compiled::Compiled;
+pub use replay::{Replayed, replay};
 use world::{Shape, World};
 
 /// How to run.
@@ -130,6 +133,9 @@ pub enum Error {
         /// Why.
         reason: serde_json::Error,
     },
+    /// The oracle did not take an object.
+    #[error(transparent)]
+    Oracle(#[from] oracle::Error),
     /// A case is at odds with itself.
     #[error("the case makes no sense: {0}")]
     Case(String),

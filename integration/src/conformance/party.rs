@@ -20,7 +20,8 @@ pub(super) struct Party {
     pub(super) pod: Option<Pod>,
     /// The node that a pod is on.
     pub(super) node: Option<usize>,
-    pub(super) address: IpAddr,
+    /// One, or one of each family.
+    pub(super) addresses: Vec<IpAddr>,
     pub(super) host: Host,
     pub(super) services: BTreeSet<Service>,
     pub(super) _server: Option<Server>,
@@ -34,18 +35,35 @@ impl Party {
         self.node.is_some() && self.node == other.node && (shares(self) || shares(other))
     }
 
-    pub(super) fn probe(&self, to: &Party, (carrier, port): Service) -> Probe {
-        let target = SocketAddr::new(to.address, port);
-        Probe::new(
-            &self.host,
-            &to.host,
-            carrier.into(),
-            port,
-            Family::of(to.address),
-        )
-        .at(target)
-        .from_address(self.address)
+    /// A probe from one of its addresses to one of another's.
+    pub(super) fn probe(
+        &self,
+        source: IpAddr,
+        to: &Party,
+        target: IpAddr,
+        (carrier, port): Service,
+    ) -> Probe {
+        let family = Family::of(target);
+        Probe::new(&self.host, &to.host, carrier.into(), port, family)
+            .at(SocketAddr::new(target, port))
+            .from_address(source)
     }
+
+    /// It by one of its addresses.
+    pub(super) fn at(&self, address: IpAddr) -> End {
+        End {
+            node: self.node,
+            address,
+        }
+    }
+}
+
+/// One end of a flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    /// The node that it is on; none outside of the cluster.
+    pub(super) node: Option<usize>,
+    pub(super) address: IpAddr,
 }
 
 /// Starts servers, unless there is nothing to serve.

@@ -1,12 +1,13 @@
 //! Owns what people are told of a wrong cell: the case, the policies, both sides, and our own explanation; never finds
 //! one.
 
-use std::fmt::Write;
+use std::{fmt::Write, net::IpAddr};
 
 use sallyport_proto::policy::{Direction, Protocol};
 
 use super::{
     case::{Case, Expect, Step},
+    cells::Cell,
     compiled::Compiled,
     judge::Wrong,
     party::Party,
@@ -57,35 +58,44 @@ fn cell(text: &mut String, world: &World, compiled: &Compiled, step: &Step, wron
         name,
         protocol,
         ..
-    } = &step.expect[wrong.expect];
-    let (source, destination) = (&step.endpoints[wrong.from], &step.endpoints[wrong.to]);
+    } = &step.expect[wrong.cell.expect];
+    let Cell { source, target, .. } = wrong.cell;
+    let (from, to) = (
+        &step.endpoints[wrong.cell.from],
+        &step.endpoints[wrong.cell.to],
+    );
     let called = name
         .as_ref()
         .map_or(String::new(), |name| format!(" ({name})"));
-    let expected = if wrong.expected { "allowed" } else { "denied" };
+    let expected = if wrong.cell.open { "allowed" } else { "denied" };
     line(
         text,
         format_args!(
-            "  {source} -> {destination} {} {port}{called}: expected {expected}, {}",
+            "  {from} -> {to} {} {port}{called}: expected {expected}, {}",
             Protocol::from(*protocol),
             wrong.seen
         ),
     );
-    let (Ok(from), Ok(to)) = (world.party(source), world.party(destination)) else {
+    let (Ok(sender), Ok(receiver)) = (world.party(from), world.party(to)) else {
         return;
     };
-    line(text, format_args!("    from {}", party(source, from)));
-    line(text, format_args!("    to   {}", party(destination, to)));
+    line(
+        text,
+        format_args!("    from {}", party(from, sender, source)),
+    );
+    line(
+        text,
+        format_args!("    to   {}", party(to, receiver, target)),
+    );
+    let ends = (sender.at(source), receiver.at(target));
     for direction in [Direction::Egress, Direction::Ingress] {
-        let reason = compiled.explain(direction, from, to, (*protocol, *port));
+        let reason = compiled.explain(direction, ends, (*protocol, *port));
         line(text, format_args!("    {reason}"));
     }
 }
 
-fn party(name: &str, party: &Party) -> String {
-    let Party {
-        pod, node, address, ..
-    } = party;
+fn party(name: &str, party: &Party, address: IpAddr) -> String {
+    let Party { pod, node, .. } = party;
     let (Some(pod), Some(node)) = (pod, node) else {
         return format!("{name} {address}, outside the cluster");
     };

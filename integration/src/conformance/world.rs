@@ -55,6 +55,8 @@ pub(super) struct World {
     asked: BTreeSet<Service>,
     /// How many pods the case has had: says where the next goes.
     placed: usize,
+    /// Where the case's pods on their nodes' networks are, by address: an address is one node's.
+    homes: BTreeMap<IpAddr, usize>,
     _node_servers: Vec<Server>,
 }
 
@@ -83,6 +85,7 @@ impl World {
             parties: BTreeMap::new(),
             asked: BTreeSet::new(),
             placed: 0,
+            homes: BTreeMap::new(),
         };
         let objects = nodes.map(|node| manifests::node(&Deployment::node_name(node)));
         world.commit(objects.map(|object| manifests::put(&object)).collect())?;
@@ -104,36 +107,33 @@ impl World {
     pub(super) fn enter(&mut self, case: &Case) -> Result<(), Error> {
         self.asked = case.asked();
         self.placed = 0;
+        self.homes.clear();
         let mut pods = Vec::new();
         for pod in &case.cluster.pods {
             let node = self.place(case, pod);
             pods.push((pod.clone(), node));
         }
-        let stays = |party: &Party| match &party.pod {
-            None => case
-                .cluster
-                .externals
-                .values()
-                .any(|&address| address == party.address),
+        let stays = |name: &String, party: &Party| match &party.pod {
+            None => {
+                let wanted = case.cluster.externals.get(name);
+                wanted.is_some_and(|wanted| wanted.as_slice() == party.addresses)
+                    && self.asked.is_subset(&party.services)
+            }
             Some(old) => pods
                 .iter()
                 .any(|(pod, node)| self.suits(party, old, pod, *node)),
         };
-        let parties = self.parties.iter();
-        let gone = parties.filter(|(name, party)| {
-            !stays(party)
-                || party.pod.is_none() && !case.cluster.externals.contains_key(name.as_str())
-                || party.pod.is_none() && !self.asked.is_subset(&party.services)
-        });
+        let gone = self.parties.iter();
+        let gone = gone.filter(|(name, party)| !stays(name, party));
         let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
         self.leave(case, &gone)?;
         let namespaces = case.cluster.namespaces.iter();
         let mut edits: Vec<Edit> = namespaces
             .map(|(name, labels)| manifests::put(&manifests::namespace(name, labels)))
             .collect();
-        for (name, &address) in &case.cluster.externals {
+        for (name, addresses) in &case.cluster.externals {
             if !self.parties.contains_key(name) {
-                self.add_external(name, address)?;
+                self.add_external(name, addresses.as_slice())?;
             }
         }
         for (pod, node) in pods {
@@ -145,7 +145,7 @@ impl World {
 
     /// Whether a pod that is there can be the pod that is wanted, for another label or declared port at most.
     fn suits(&self, party: &Party, old: &Pod, wanted: &Pod, node: usize) -> bool {
-        let identity = |pod: &Pod| (pod.endpoint(), pod.ip, pod.host_network);
+        let identity = |pod: &Pod| (pod.endpoint(), pod.addresses(), pod.host_network);
         identity(old) == identity(wanted)
             && party.node == Some(node)
             && (wanted.host_network
@@ -205,12 +205,9 @@ impl World {
                 manifests::delete(&manifests::namespace(namespace, &BTreeMap::new()))
             }
             Action::CreatePod(pod) => {
-                let mut pod = pod.clone();
-                let first = case.cluster.pods.first();
-                pod.ports = pod
-                    .ports
-                    .or_else(|| first.and_then(|pod| pod.ports.clone()));
+                let pod = pod.with_ports_of(case);
                 let node = self.place(case, &pod);
+                self.make_way(&pod, node)?;
                 self.settle(pod, node)?
             }
             Action::SetPodLabels(LabelledPod {
@@ -240,7 +237,22 @@ impl World {
         Ok(self.api.wait_enforced(self.revision)?)
     }
 
-    /// The node of a pod: the one it is told, or the next in turn.
+    /// Takes a pod away that has the name of another one to come, unless it can be that one. A pod does not move to
+    /// another node or address: it is deleted, and another is created.
+    fn make_way(&mut self, pod: &Pod, node: usize) -> Result<(), Error> {
+        let name = pod.endpoint();
+        let Some(party) = self.parties.get(&name) else {
+            return Ok(());
+        };
+        let old = party.pod.as_ref();
+        if old.is_some_and(|old| self.suits(party, old, pod, node)) {
+            return Ok(());
+        }
+        let edit = self.take_away(&name)?;
+        self.commit(edit.into_iter().collect())
+    }
+
+    /// The node of a pod: the one it is told, the one whose address it has, or the next in turn.
     fn place(&mut self, case: &Case, pod: &Pod) -> usize {
         let turn = self.placed;
         self.placed += 1;
@@ -248,7 +260,17 @@ impl World {
             let nodes = case.nodes();
             nodes.iter().position(|&other| other == name)
         });
-        told.unwrap_or(turn % self.shape.nodes)
+        if !pod.host_network {
+            return told.unwrap_or(turn % self.shape.nodes);
+        }
+        let home = pod
+            .addresses()
+            .iter()
+            .find_map(|ip| self.homes.get(ip).copied());
+        let node = told.or(home).unwrap_or(turn % self.shape.nodes);
+        let addresses = pod.addresses().into_iter();
+        self.homes.extend(addresses.map(|address| (address, node)));
+        node
     }
 
     /// Has a pod there, with its servers. Returns the edit that says so.
@@ -259,23 +281,26 @@ impl World {
             party.pod = Some(pod);
             return Ok(edit);
         }
+        let addresses = pod.addresses();
         let party = if pod.host_network {
-            self.lend_network(node, pod.ip)?;
+            for &address in &addresses {
+                self.lend_network(node, address)?;
+            }
             Party {
                 node: Some(node),
-                address: pod.ip,
+                addresses,
                 host: self.deployment.bed.node(node).clone(),
                 services: BTreeSet::new(),
                 _server: None,
                 pod: Some(pod),
             }
         } else {
-            let host = self.deployment.bed.add_pod(node, &name, &[pod.ip])?;
+            let host = self.deployment.bed.add_pod(node, &name, &addresses)?;
             let services: BTreeSet<Service> =
                 pod.serves().chain(self.asked.iter().copied()).collect();
             Party {
                 node: Some(node),
-                address: pod.ip,
+                addresses,
                 _server: serve(&host, &services)?,
                 host,
                 services,
@@ -286,12 +311,12 @@ impl World {
         Ok(edit)
     }
 
-    fn add_external(&mut self, name: &str, address: IpAddr) -> Result<(), Error> {
-        let host = self.deployment.bed.add_external(name, &[address])?;
+    fn add_external(&mut self, name: &str, addresses: &[IpAddr]) -> Result<(), Error> {
+        let host = self.deployment.bed.add_external(name, addresses)?;
         let party = Party {
             pod: None,
             node: None,
-            address,
+            addresses: addresses.to_vec(),
             _server: serve(&host, &self.asked)?,
             host,
             services: self.asked.clone(),
@@ -310,8 +335,14 @@ impl World {
         };
         if !pod.host_network {
             self.deployment.bed.remove(name)?;
-        } else if !self.parties.values().any(|other| other.address == pod.ip) {
-            self.take_network_back(node, pod.ip)?;
+        } else {
+            let is_used = |address: &IpAddr| {
+                let mut others = self.parties.values();
+                others.any(|other| other.addresses.contains(address))
+            };
+            for address in pod.addresses().into_iter().filter(|one| !is_used(one)) {
+                self.take_network_back(node, address)?;
+            }
         }
         let object = manifests::pod(&pod, &Deployment::node_name(node));
         Ok(Some(manifests::delete(&object)))

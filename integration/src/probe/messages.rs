@@ -142,6 +142,20 @@ pub(super) async fn count_datagrams(socket: Arc<Packets>, tally: Arc<Tally>) {
     }
 }
 
+/// Answers the first datagram, and counts all.
+pub(super) async fn answer_and_count(socket: Arc<Packets>, tally: Arc<Tally>) {
+    let mut buffer = [0; 64];
+    let mut answered = false;
+    loop {
+        if let Ok(arrival) = socket.arrival(&mut buffer).await {
+            tally.received(1);
+            if !answered {
+                answered = socket.answer(&arrival, b"answer").await.is_ok();
+            }
+        }
+    }
+}
+
 /// Opens the flow by a datagram, again and again until the first answer, and counts the answers.
 pub(super) async fn open_and_count(socket: Arc<Packets>, tally: Arc<Tally>) {
     let mut buffer = [0; 64];

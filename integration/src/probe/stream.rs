@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 
 use super::Protocol;
 use super::messages::{
-    Pace, Part, Route, Tally, accept_and, connect_and, count_connections, count_datagrams,
-    in_namespace, open_and_count, open_connections, send_answers, send_datagrams,
+    Pace, Part, Route, Tally, accept_and, answer_and_count, connect_and, count_connections,
+    count_datagrams, in_namespace, open_and_count, open_connections, send_answers, send_datagrams,
     send_from_fresh_ports, spawn,
 };
 use super::server::listen;
@@ -26,6 +26,8 @@ use crate::testbed::{Family, Host, Netns};
 pub enum Pattern {
     /// The client, over one connection (one pair of ports).
     OneConnection,
+    /// The client, over one connection, whose first message the server answers. Over TCP no other than the first.
+    Answered,
     /// The server, over one connection that the client opened.
     ServerSpeaks,
     /// The client, each message from a fresh port; over TCP each message is the opening of a connection.
@@ -173,6 +175,14 @@ impl Stream {
                     answering,
                 )
             }
+            Pattern::Answered => {
+                let listener = spawn(answer_and_count(answering.clone(), tally.clone()));
+                (
+                    spawn(send_datagrams(asking, pace, tally.clone())),
+                    listener,
+                    answering,
+                )
+            }
             Pattern::FreshPorts => {
                 let listener = spawn(count_datagrams(answering.clone(), tally.clone()));
                 let speaker = send_from_fresh_ports(route.clone(), pace, tally.clone());
@@ -204,7 +214,7 @@ impl Stream {
     ) -> io::Result<Self> {
         let listening = in_namespace(server, || listen(traffic.port))?;
         let (speaker, listener) = match traffic.pattern {
-            Pattern::OneConnection => (
+            Pattern::OneConnection | Pattern::Answered => (
                 spawn(connect_and(route, Part::Speak(pace), tally.clone())),
                 spawn(accept_and(listening, Part::Listen, tally.clone())),
             ),

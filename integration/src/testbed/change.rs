@@ -41,6 +41,8 @@ pub enum Change {
     },
     /// Sets a link up.
     Up { index: u32 },
+    /// The most bytes of a packet that leaves by a link.
+    Mtu { index: u32, mtu: u32 },
     /// Waits until packets can leave by a link; the kernel brings it up in the background.
     AwaitUp { index: u32 },
     /// A /32 or /128, usable at once.
@@ -116,6 +118,7 @@ impl fmt::Display for Change {
                 )
             }
             Self::Up { index } => write!(f, "ip link set if{index} up"),
+            Self::Mtu { index, mtu } => write!(f, "ip link set if{index} mtu {mtu}"),
             Self::AwaitUp { index } => write!(f, "ip link show if{index} up"),
             Self::Address { index, address } => {
                 write!(f, "ip address replace {address} dev if{index} nodad")

@@ -177,6 +177,12 @@ fn encode(change: &Change) -> (RouteNetlinkMessage, u16) {
             link.header.change_mask = LinkFlags::Up;
             (RouteNetlinkMessage::SetLink(link), 0)
         }
+        Change::Mtu { index, mtu } => {
+            let mut link = LinkMessage::default();
+            link.header.index = *index;
+            link.attributes = vec![LinkAttribute::Mtu(*mtu)];
+            (RouteNetlinkMessage::SetLink(link), 0)
+        }
         Change::Address { index, address } => (
             RouteNetlinkMessage::NewAddress(own_address(*index, *address)),
             SET,

@@ -232,6 +232,16 @@ impl Testbed {
         Ok(())
     }
 
+    /// Lets packets of at most `mtu` bytes go to a pod or external, at the router's end of its link: 1,500 at first. The
+    /// host itself does not know.
+    pub fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), Error> {
+        let Attached { node, port, .. } = self.state().find(name)?;
+        let index = port.0;
+        self.owner(node)?
+            .netns
+            .apply(vec![Change::Mtu { index, mtu }])
+    }
+
     /// Moves a pod to another node, with its namespace, addresses and listening sockets.
     pub fn move_pod(&self, name: &str, node: usize) -> Result<(), Error> {
         let mut state = self.state();

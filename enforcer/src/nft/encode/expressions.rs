@@ -40,12 +40,10 @@ impl Expressions {
 
     pub(super) fn condition(&mut self, condition: &Match, make_set: MakeSet<'_>) {
         match condition {
-            Match::NoConnection => {
-                // NF_CT_STATE_INVALID_BIT, NF_CT_STATE_UNTRACKED_BIT
-                self.ct(sys::NFT_CT_STATE, None, REG);
-                self.mask((1u32 | 64).to_ne_bytes());
-                self.compare(sys::NFT_CMP_NEQ, &0u32.to_ne_bytes());
-            }
+            // NF_CT_STATE_INVALID_BIT, NF_CT_STATE_UNTRACKED_BIT
+            Match::NoConnection => self.state(1 | 64),
+            // NF_CT_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED
+            Match::Established => self.state(2 | 4),
             Match::DirectionOriginal => {
                 self.ct(sys::NFT_CT_DIRECTION, None, REG);
                 self.compare(sys::NFT_CMP_EQ, &[0]);
@@ -124,6 +122,13 @@ impl Expressions {
         data.u32(sys::NFTA_IMMEDIATE_DREG, sys::NFT_REG_VERDICT)
             .nest(sys::NFTA_IMMEDIATE_DATA, &verdict_data(verdict));
         self.add("immediate", &data);
+    }
+
+    /// Whether the connection's state is one of some.
+    fn state(&mut self, bits: u32) {
+        self.ct(sys::NFT_CT_STATE, None, REG);
+        self.mask(bits.to_ne_bytes());
+        self.compare(sys::NFT_CMP_NEQ, &0u32.to_ne_bytes());
     }
 
     fn tuple_source(&mut self, tuple: Tuple, family: Family, register: u32) {

@@ -1,0 +1,53 @@
+//! What becomes of established connections: the strictest of the policies that isolate a pod says so, in each direction
+//! for itself; held against random clusters.
+
+use proptest::prelude::*;
+use sallyport_controlplane::{
+    cluster::Cluster,
+    compile::full,
+    model::{Established, NetworkPolicy, ObjectKey, Workload},
+};
+use sallyport_proto::policy::Direction;
+
+use crate::universe::any_cluster;
+
+fn isolates(policy: &NetworkPolicy, direction: Direction) -> bool {
+    match direction {
+        Direction::Ingress => policy.ingress.is_some(),
+        Direction::Egress => policy.egress.is_some(),
+    }
+}
+
+/// They go on in a direction if every policy that isolates the pod there says so, or the cluster for it.
+fn keeps(cluster: &Cluster, direction: Direction, key: &ObjectKey, pod: &Workload) -> bool {
+    cluster
+        .policies()
+        .filter(|(policy_key, _)| policy_key.namespace == key.namespace)
+        .filter(|(_, policy)| policy.pod_selector.matches(&pod.labels))
+        .filter(|(_, policy)| isolates(policy, direction))
+        .all(|(_, policy)| match policy.established {
+            Some(mode) => mode == Established::Keep,
+            None => cluster.established() == Established::Keep,
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_strictest_policy_counts(cluster in any_cluster()) {
+        for (node, policy) in full(&cluster) {
+            for (&address, endpoint) in policy.endpoints() {
+                let holds = |(_, pod): &(&ObjectKey, &Workload)| {
+                    !pod.host_network && pod.addresses.contains(&address)
+                };
+                let (key, pod) = cluster.workloads().find(holds).expect("an endpoint is a pod");
+                for direction in Direction::BOTH {
+                    // A class that restricts nothing is none, whatever its policies say of what they would cut.
+                    let should = endpoint.class(direction).is_none() || keeps(&cluster, direction, key, pod);
+                    prop_assert_eq!(policy.keeps(direction, address), should, "{} {} {}", node, direction, address);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Plans where an address passes from one workload to another: its connections are forgotten after everything that
+//! keeps them is gone, and before anything that keeps them comes.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use sallyport_enforcer::{
+    nft::{
+        command::{Command, Element, Match, Verdict},
+        render::Options,
+    },
+    plan::{self, Installed, Limits, Plan},
+};
+use sallyport_proto::{
+    Position, Ranges, Window,
+    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+};
+
+const LIMITS: Limits = Limits { batch: 1 << 20 };
+
+fn options(strict: bool) -> Options {
+    Options {
+        strict,
+        workload_ranges: Ranges::EMPTY,
+        workload_interfaces: Vec::new(),
+        owned: false,
+    }
+}
+
+fn address(n: u8) -> IpAddr {
+    [10, 0, 0, n].into()
+}
+
+/// A policy of these endpoints: address, name, and whether its class keeps; `None` for no class.
+fn policy(endpoints: &[(u8, &str, Option<bool>)]) -> NodePolicy {
+    let mut policy = NodePolicy::default();
+    policy.set_workload_ranges(Arc::new(Ranges::span(address(0), address(9)).unwrap()));
+    let group = GroupId::of(["peers"], &Ranges::EMPTY);
+    for &(n, name, keep) in endpoints {
+        let class = keep.map(|keep| {
+            policy.set_group(
+                group,
+                Arc::new(PeerGroup::new("peers".into(), Ranges::EMPTY)),
+            );
+            let class = Class {
+                direction: Direction::Ingress,
+                keep,
+                other: None,
+                ports: vec![PortRule {
+                    protocol: Protocol::Tcp,
+                    first: 80,
+                    last: 80,
+                    group,
+                }],
+            };
+            let id = class.id();
+            policy.add_class(id, Arc::new(class));
+            id
+        });
+        let endpoint = Endpoint {
+            namespace: "default".into(),
+            name: name.into(),
+            ingress: class,
+            egress: None,
+        };
+        policy.set_endpoint(address(n), Arc::new(endpoint));
+    }
+    policy
+}
+
+fn installed(policy: &NodePolicy, strict: bool) -> Installed {
+    updated(&Installed::default(), policy, 1, strict)
+}
+
+fn updated(before: &Installed, policy: &NodePolicy, revision: u64, strict: bool) -> Installed {
+    let window = Window::alone(position(policy, revision), policy.clone());
+    before.updated(window, &options(strict).unknown())
+}
+
+fn position(policy: &NodePolicy, revision: u64) -> Position {
+    Position {
+        epoch: 1,
+        revision,
+        digest: policy.digest(),
+    }
+}
+
+fn update(old: &NodePolicy, new: &NodePolicy, strict: bool) -> Plan {
+    let before = installed(old, strict);
+    let after = updated(&before, new, 2, strict);
+    plan::update(&before, &after, &options(strict), LIMITS)
+}
+
+/// Reads a table as it comes about: which chains keep, and which chain judges what comes to an address.
+#[derive(Default)]
+struct Reader {
+    keeping: BTreeSet<String>,
+    ingress: Option<String>,
+}
+
+impl Reader {
+    fn read(&mut self, address: IpAddr, commands: &[Command]) {
+        for command in commands {
+            match command {
+                Command::AddRule(chain, rule) if rule.matches == [Match::Established] => {
+                    self.keeping.insert(chain.clone());
+                }
+                Command::AddElements(map, _, elements) if map == "ingress4" => {
+                    for element in elements {
+                        if let Element::Verdict(of, verdict, _) = element
+                            && *of == address
+                        {
+                            self.ingress = match verdict {
+                                Verdict::Goto(chain) => Some(chain.clone()),
+                                _ => None,
+                            };
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn keeps(&self) -> bool {
+        self.ingress
+            .as_ref()
+            .is_some_and(|chain| self.keeping.contains(chain))
+    }
+}
+
+#[test]
+fn an_address_that_changes_hands_keeps_nothing_until_its_connections_are_forgotten() {
+    let is_kept = [None, Some(false), Some(true)];
+    for (before, after) in is_kept.into_iter().flat_map(|a| is_kept.map(|b| (a, b))) {
+        for strict in [true, false] {
+            let old = policy(&[(1, "one", before), (2, "stays", Some(true))]);
+            let new = policy(&[(1, "other", after), (2, "stays", Some(true))]);
+            let mut reader = Reader::default();
+            let made = plan::create(&installed(&old, strict), &options(strict), LIMITS);
+            made.steps
+                .iter()
+                .for_each(|step| reader.read(address(1), &step.commands));
+            assert_eq!(reader.keeps(), before == Some(true));
+            let mut forgotten = 0;
+            for step in &update(&old, &new, strict).steps {
+                if !step.forget.is_empty() {
+                    assert_eq!(step.forget, BTreeSet::from([address(1)]));
+                    assert!(
+                        !reader.keeps(),
+                        "{before:?} {after:?}: kept while forgotten"
+                    );
+                    forgotten += 1;
+                }
+                let kept = reader.keeps();
+                reader.read(address(1), &step.commands);
+                assert!(
+                    kept || !reader.keeps() || forgotten > 0,
+                    "{before:?} {after:?}: kept too early"
+                );
+            }
+            assert_eq!(forgotten, 1, "{before:?} {after:?}");
+            assert_eq!(reader.keeps(), after == Some(true));
+        }
+    }
+}
+
+#[test]
+fn nothing_is_forgotten_of_an_address_that_stays_somebodys() {
+    for (before, after) in [
+        (None, Some(true)),
+        (Some(true), Some(false)),
+        (Some(true), None),
+    ] {
+        let (old, new) = (policy(&[(1, "one", before)]), policy(&[(1, "one", after)]));
+        let plan = update(&old, &new, true);
+        assert!(plan.steps.iter().all(|step| step.forget.is_empty()));
+    }
+}
+
+#[test]
+fn who_is_gone_is_remembered_until_the_address_is_somebodys_again() {
+    let (one, two) = (policy(&[(1, "one", None)]), policy(&[(2, "two", None)]));
+    let first = installed(&one, true);
+    assert!(first.departed.is_empty() && first.returning(&two).is_empty());
+    let second = updated(&first, &two, 2, true);
+    assert_eq!(second.departed.iter().collect::<Vec<_>>(), [&address(1)]);
+    let both = policy(&[(1, "heir", Some(true)), (2, "two", None), (3, "new", None)]);
+    assert_eq!(second.returning(&both), BTreeSet::from([address(1)]));
+    let third = updated(&second, &both, 3, true);
+    assert!(third.departed.is_empty());
+}
