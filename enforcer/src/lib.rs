@@ -4,6 +4,7 @@
 pub mod agent;
 mod grace;
 pub mod journal;
+pub mod kernel;
 pub mod netlink;
 pub mod nft;
 pub mod plan;
