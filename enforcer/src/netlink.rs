@@ -352,7 +352,8 @@ fn ours(bodies: Vec<Vec<u8>>, attribute: u16) -> Vec<Vec<u8>> {
     bodies.into_iter().filter(is_ours).collect()
 }
 
-fn shorten(command: &str) -> String {
+/// A command short enough for a message.
+pub(crate) fn shorten(command: &str) -> String {
     match command.char_indices().nth(160) {
         Some((end, _)) => format!("{} ...", &command[..end]),
         None => command.to_owned(),
