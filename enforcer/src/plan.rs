@@ -13,12 +13,13 @@
 //! 5. **clean** what no packet can reach any more, once those that could are through.
 //!
 //! A packet looks up its endpoint before a group. So members come before an endpoint that needs them, and go after it;
-//! where an endpoint leaves a class whose group also loses members, a grace period lies between.
+//! where an endpoint leaves a class whose group also loses members, a grace period lies between. So it does between the
+//! halves where a packet that stays under way could look at what is revoked before, and afterwards at what is granted.
 
 mod batches;
 mod half;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
 use sallyport_proto::{
@@ -137,9 +138,11 @@ pub fn update(
     garbage: &Garbage,
 ) -> Plan {
     let generation = old.generation + 1;
-    let meet = old.policy.meet(new, options.unknown);
-    let births_meet = births(&old.births, &old.policy, &meet, generation);
-    let births_new = births(&births_meet, &meet, new, generation);
+    // Whether an address that is no endpoint is dropped hangs on the operator's ranges too.
+    let (from, to) = (on_node(&old.policy, options), on_node(new, options));
+    let meet = from.meet(&to, options.unknown);
+    let births_meet = births(&old.births, &from, &meet, generation);
+    let births_new = births(&births_meet, &meet, &to, generation);
     let mut planner = Planner {
         options,
         kept: garbage,
@@ -147,7 +150,7 @@ pub fn update(
         reused: BTreeSet::new(),
     };
     let before = Version {
-        policy: &old.policy,
+        policy: &from,
         births: &old.births,
     };
     let between = Version {
@@ -155,7 +158,7 @@ pub fn update(
         births: &births_meet,
     };
     let after = Version {
-        policy: new,
+        policy: &to,
         births: &births_new,
     };
     let revoke = planner.half(before, between);
@@ -163,18 +166,26 @@ pub fn update(
 
     debug_assert!(revoke.add_members.is_empty(), "revokes let nobody in");
     debug_assert!(grant.remove_members.is_empty(), "grants take nobody out");
-    let grace = revoke.grace;
-    let mut parts = vec![Part::of(revoke.prepare)];
-    parts.extend(revoke.frame.into_iter().map(Part::whole));
-    parts.push(Part::new(revoke.dispatch));
-    let remove = Part::of(revoke.remove_members);
-    match parts.last_mut() {
-        Some(dispatch) if !grace => dispatch.atoms.extend(remove.atoms),
-        _ => parts.push(Part { grace, ..remove }),
+    let barrier = revoke.must_be_over_before(&grant, between);
+    let mut remove = Part::of(revoke.remove_members);
+    let mut parts = vec![Part::of(revoke.prepare), Part::new(revoke.dispatch)];
+    if !revoke.grace {
+        parts[1].atoms.append(&mut remove.atoms);
     }
-    parts.push(Part::of([grant.prepare, grant.add_members].concat()));
-    parts.push(Part::new(grant.dispatch));
-    parts.extend(grant.frame.into_iter().map(Part::whole));
+    parts.extend(revoke.frame.into_iter().map(Part::whole));
+    parts.push(Part::new(revoke.departures).after_grace());
+    parts.push(remove.after_grace());
+    let mut grants = vec![
+        Part::of([grant.prepare, grant.add_members].concat()),
+        Part::new(grant.dispatch),
+    ];
+    grants.extend(grant.frame.into_iter().map(Part::whole));
+    grants.push(Part::new(grant.departures).after_grace());
+    grants.push(Part::of([revoke.forget, grant.forget].concat()).after_grace());
+    if barrier && let Some(first) = grants.iter_mut().find(|part| !part.atoms.is_empty()) {
+        first.grace = true;
+    }
+    parts.append(&mut grants);
 
     Plan {
         steps: steps(parts, position, limits, false),
@@ -182,6 +193,14 @@ pub fn update(
         reused: planner.reused,
         after: old.updated(new.clone(), position),
     }
+}
+
+/// A policy with the workload ranges of both who may know.
+fn on_node(policy: &NodePolicy, options: &Options) -> NodePolicy {
+    let mut policy = policy.clone();
+    let ranges = render::workload_ranges(options, &policy);
+    policy.set_workload_ranges(Arc::new(ranges));
+    policy
 }
 
 /// Plans a table where there is none. Its base chain comes last: no packet meets it before it is whole.

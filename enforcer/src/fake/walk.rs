@@ -119,8 +119,11 @@ impl Position {
 
     /// Whether the lookup that is due may show what was there one generation earlier.
     pub(super) fn is_late(&self, table: &Table) -> bool {
+        if self.need != Need::Lookup {
+            return false;
+        }
         let rule = self.rule();
-        self.need == Need::Lookup && rule.is_late(&rule.checks[self.check], table)
+        rule.is_late(&rule.checks[self.check], table)
     }
 
     /// Goes on with what was seen, to where it looks again, or to its end.
