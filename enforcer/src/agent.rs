@@ -231,7 +231,7 @@ impl Agent {
 
     /// Becomes the owner of a table that an earlier life left.
     fn take_over(&mut self, table: &TableState) -> Result<(), netlink::Error> {
-        let owned = self.options.owned && table.is_owned();
+        let owned = self.options.owned && table.is_made_to_be_owned();
         self.netlink.commit(&[Command::AddTable { owned }])
     }
 

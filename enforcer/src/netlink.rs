@@ -19,7 +19,7 @@ use rustables::sys;
 use crate::nft::{
     command::{Command, TABLE},
     encode::{
-        self, TABLE_OWNED,
+        self, TABLE_OWNED, TABLE_PERSISTS,
         attributes::{self, Attributes},
     },
     stamp::{self, Reading},
@@ -314,6 +314,11 @@ impl TableState {
     /// Whether the kernel protects the table and keeps it when its owner dies.
     pub fn is_owned(&self) -> bool {
         self.flags & TABLE_OWNED == TABLE_OWNED
+    }
+
+    /// Whether the table was made to have an owner: it has one, or lost it and waits for the next.
+    pub fn is_made_to_be_owned(&self) -> bool {
+        self.flags & TABLE_PERSISTS != 0
     }
 }
 

@@ -187,11 +187,27 @@ pub fn update(
     }
     parts.append(&mut grants);
 
+    // Cut before they are made shorter: a plan made anew without the garbage must have the same steps.
+    let mut steps = steps(parts, position, limits, false);
+    for step in &mut steps {
+        step.commands
+            .retain(|command| !prepared(command).is_some_and(|name| planner.reused.contains(name)));
+    }
     Plan {
-        steps: steps(parts, position, limits, false),
+        steps,
         garbage: planner.garbage,
         reused: planner.reused,
         after: old.updated(new.clone(), position),
+    }
+}
+
+/// The chain or set that a command helps to make.
+fn prepared(command: &Command) -> Option<&str> {
+    match command {
+        Command::AddChain { name, .. } | Command::AddSet { name, .. } => Some(name),
+        Command::FlushChain(name) | Command::AddRule(name, _) => Some(name),
+        Command::AddElements(name, ..) => Some(name),
+        _ => None,
     }
 }
 
@@ -261,6 +277,9 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
 }
 
 /// Plans the frame of a table that is there, after the operator chose other options.
+///
+/// What the frame was before is not known, so each chain is replaced; a packet that began before the last commit could
+/// find the new rules with their constant sets still empty, so each waits for it.
 pub fn reframe(installed: &Installed, options: &Options, limits: Limits) -> Plan {
     let policy = &installed.policy;
     let prepare: Vec<Command> = render::workload_sets(options, policy)
@@ -278,7 +297,11 @@ pub fn reframe(installed: &Installed, options: &Options, limits: Limits) -> Plan
     ));
     let parts = [Part::of(prepare)]
         .into_iter()
-        .chain(chains.into_iter().map(Part::whole))
+        .chain(
+            chains
+                .into_iter()
+                .map(|atom| Part::whole(atom).after_grace()),
+        )
         .collect();
     Plan {
         steps: steps(parts, installed.position.unwrap_or_default(), limits, false),

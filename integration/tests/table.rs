@@ -9,6 +9,7 @@ use std::{
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
+    agent,
     netlink::Netlink,
     nft::{command::Command, render::Options},
     plan::{self, Garbage, Installed, Limits, Plan},
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             refusal,
         ),
         ("another_cannot_touch_an_owned_table", ownership),
+        ("a_restarted_agent_owns_its_table_again", restart),
     ])
 }
 
@@ -401,6 +403,33 @@ fn ownership() -> Outcome {
         .is_owned()
     {
         return Err("the table lost its flags".into());
+    }
+    Ok(())
+}
+
+/// The kernel takes the owner flag off a table whose owner died; the next one has to put it on.
+fn restart() -> Outcome {
+    let netns = Netns::new("restart")?;
+    let directory = tempfile::tempdir()?;
+    let options = Options {
+        owned: true,
+        ..options()
+    };
+    let reader = netns.run(Netlink::open)?;
+    let wait_for = |owned: bool| -> Outcome {
+        for _ in 0..500 {
+            if reader.read()?.ok_or("the table is gone")?.is_owned() == owned {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Err(format!("after 5 s the table is still not as it should be: owned {owned}").into())
+    };
+    for _ in 0..2 {
+        let agent = netns.run(|| agent::start(directory.path(), options.clone()))?;
+        wait_for(true)?;
+        drop(agent);
+        wait_for(false)?;
     }
     Ok(())
 }

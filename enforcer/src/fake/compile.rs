@@ -150,7 +150,7 @@ impl Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hit {
     Miss,
-    Hit,
+    Found,
     Verdict(Target),
 }
 
@@ -212,7 +212,7 @@ impl Rule {
         table: &Table,
         at: Generation,
     ) -> Hit {
-        let yes = |found| if found { Hit::Hit } else { Hit::Miss };
+        let yes = |found| if found { Hit::Found } else { Hit::Miss };
         match check {
             Check::Set(field, set) | Check::Map(field, set) => {
                 let key = field

@@ -239,7 +239,7 @@ impl<'a> Search<'a> {
             (_, Seen::Lookup(hit)) => {
                 let found = match hit {
                     Hit::Miss => "not there".to_owned(),
-                    Hit::Hit => "there".to_owned(),
+                    Hit::Found => "there".to_owned(),
                     Hit::Verdict(Target::Goto(chain)) => format!("goto {}", name(*chain)),
                     Hit::Verdict(Target::Jump(chain)) => format!("jump {}", name(*chain)),
                     Hit::Verdict(target) => format!("{target:?}").to_lowercase(),

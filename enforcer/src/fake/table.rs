@@ -151,7 +151,7 @@ impl Table {
         match self.set(set).elements.find(key, generation) {
             None => Hit::Miss,
             Some(Data::Verdict(target)) => Hit::Verdict(*target),
-            Some(_) => Hit::Hit,
+            Some(_) => Hit::Found,
         }
     }
 

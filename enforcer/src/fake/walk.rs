@@ -146,7 +146,7 @@ impl Position {
                 self.check = 0;
                 return self.run(packet);
             }
-            Seen::Lookup(Hit::Hit) => {
+            Seen::Lookup(Hit::Found) => {
                 self.check += 1;
                 return self.run(packet);
             }

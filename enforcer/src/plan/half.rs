@@ -210,14 +210,13 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether what is wanted was let go of, by this update or an earlier one, and not deleted yet. It is as it would
-    /// be made: names of chains and of workload ranges say all that is in them.
+    /// Whether what is wanted was let go of by this update. It is as it would be made: names of chains and of workload
+    /// ranges say all that is in them. What an earlier update let go of is noted, to be left out of the finished steps.
     fn is_still_there(&mut self, name: &str) -> bool {
-        let kept = self.kept.chains.contains(name) || self.kept.sets.contains(name);
-        if kept {
+        if self.kept.chains.contains(name) || self.kept.sets.contains(name) {
             self.reused.insert(name.to_owned());
         }
-        self.garbage.chains.remove(name) || self.garbage.sets.remove(name) || kept
+        self.garbage.chains.remove(name) || self.garbage.sets.remove(name)
     }
 
     fn add_chain(&mut self, name: String, comment: &str, rules: Vec<Rule>, half: &mut Half) {

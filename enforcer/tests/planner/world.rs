@@ -41,10 +41,14 @@ pub(crate) struct World {
     pub(crate) limits: Limits,
     pub(crate) installed: Installed,
     pub(crate) garbage: Garbage,
+    /// What was installed first.
+    pub(crate) first: NodePolicy,
     /// The policies that were in force, wholly or on the way, since the last grace period.
     versions: Vec<(NodePolicy, Options)>,
     /// Decides when others commit.
     others: StdRng,
+    /// Whether nobody else commits.
+    pub(crate) alone: bool,
 }
 
 fn all_packets() -> &'static [Packet] {
@@ -69,15 +73,17 @@ impl World {
         seed: u64,
     ) -> Result<World, Violation> {
         let at = position(&policy, 1);
-        let installed = Installed::default().updated(policy, at);
+        let installed = Installed::default().updated(policy.clone(), at);
         let mut world = World {
             kernel: FakeKernel::default(),
             options,
             limits: Limits { batch },
             installed,
             garbage: Garbage::default(),
+            first: policy,
             versions: Vec::new(),
             others: StdRng::seed_from_u64(seed),
+            alone: false,
         };
         let plan = plan::create(&world.installed, &world.options, world.limits);
         for step in &plan.steps {
@@ -123,7 +129,7 @@ impl World {
         &mut self,
         commands: &[sallyport_enforcer::nft::command::Command],
     ) -> Checked {
-        if self.others.random_bool(0.2) {
+        if !self.alone && self.others.random_bool(0.2) {
             self.kernel.foreign_commit();
         }
         let result = self.kernel.commit(commands);
@@ -145,6 +151,37 @@ impl World {
         self.kernel.grace();
         self.versions = vec![(self.installed.policy.clone(), self.options.clone())];
         self.check()
+    }
+
+    /// Writes the frame for the options as they are.
+    pub(crate) fn reframe(&mut self) -> Checked {
+        let plan = plan::reframe(&self.installed, &self.options, self.limits);
+        self.carry_out(&plan, 0..plan.steps.len())
+    }
+
+    /// Deletes all that is not of what is installed, and looks that no more and no less is left.
+    pub(crate) fn sweep(&mut self) -> Checked {
+        let expected = plan::objects(&self.installed, &self.options);
+        let table = self
+            .kernel
+            .read()
+            .expect("it can be read")
+            .expect("it is there");
+        self.garbage = Garbage {
+            chains: table.chains.difference(&expected.chains).cloned().collect(),
+            sets: table.sets.difference(&expected.sets).cloned().collect(),
+        };
+        self.clean()?;
+        let table = self
+            .kernel
+            .read()
+            .expect("it can be read")
+            .expect("it is there");
+        assert_eq!((table.chains, table.sets), (expected.chains, expected.sets));
+        let stamp = table.reading.stamp.expect("there is a stamp");
+        assert_eq!(Some(stamp.position), self.installed.position);
+        assert_eq!(stamp.progress, None);
+        Ok(())
     }
 
     /// Deletes what updates left behind. Whoever calls it has waited.
