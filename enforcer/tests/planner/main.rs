@@ -24,9 +24,12 @@ fn world(rng: &mut StdRng, seed: u64) -> World {
         .unwrap_or_else(|violation| panic!("seed {seed}: {violation}"))
 }
 
+/// A seed that found a mistake once: the operator's workload ranges did not count in the meet.
+const REMEMBERED: u64 = 74;
+
 /// Runs a law on every seed.
 fn for_all(law: impl Fn(&mut StdRng, &mut World) -> Checked) {
-    for seed in 0..cases() {
+    for seed in (0..cases()).chain([REMEMBERED]) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut world = world(&mut rng, seed);
         if let Err(violation) = law(&mut rng, &mut world) {
