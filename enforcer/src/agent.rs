@@ -169,6 +169,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             return Ok(self.create(&installed, true)?);
         }
         let is_at = |at: &Installed| stamp.is_some_and(|stamp| stamp.is_of(at));
+        // Packets that met what an earlier life did last may still be under way.
+        self.kernel.grace();
         match pending {
             Some((intent, after)) if is_at(&after) => {
                 let progress = stamp.and_then(|stamp| stamp.progress);
@@ -205,7 +207,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// Becomes the owner of a table that an earlier life left.
     fn take_over(&mut self, table: &TableState) -> Result<(), netlink::Error> {
-        let owned = self.options.owned && table.is_owned();
+        let owned = self.options.owned && table.is_made_to_be_owned();
         self.kernel.commit(&[Command::AddTable { owned }])
     }
 

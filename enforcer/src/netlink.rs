@@ -21,7 +21,7 @@ use rustables::sys;
 use crate::nft::{
     command::{Command, TABLE},
     encode::{
-        self, TABLE_OWNED,
+        self, TABLE_OWNED, TABLE_PERSISTS,
         attributes::{self, Attributes},
     },
     stamp::{self, Reading},
@@ -326,6 +326,11 @@ impl TableState {
     pub fn is_owned(&self) -> bool {
         self.flags & TABLE_OWNED == TABLE_OWNED
     }
+
+    /// Whether the table was made to have an owner: it has one, or lost it and waits for the next.
+    pub fn is_made_to_be_owned(&self) -> bool {
+        self.flags & TABLE_PERSISTS != 0
+    }
 }
 
 /// A message of its own, outside of batches.
@@ -376,7 +381,8 @@ fn ours(bodies: Vec<Vec<u8>>, attribute: u16) -> Vec<Vec<u8>> {
     bodies.into_iter().filter(is_ours).collect()
 }
 
-fn shorten(command: &str) -> String {
+/// A command short enough for a message.
+pub(crate) fn shorten(command: &str) -> String {
     match command.char_indices().nth(160) {
         Some((end, _)) => format!("{} ...", &command[..end]),
         None => command.to_owned(),

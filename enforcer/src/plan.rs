@@ -13,7 +13,8 @@
 //! 5. **clean** what no packet can reach any more, once those that could are through.
 //!
 //! A packet looks up its endpoint before a group. So members come before an endpoint that needs them, and go after it;
-//! where an endpoint leaves a class whose group also loses members, a grace period lies between.
+//! where an endpoint leaves a class whose group also loses members, a grace period lies between. So it does between the
+//! halves where a packet that stays under way could look at what is revoked before, and afterwards at what is granted.
 //!
 //! An address that passes from one workload to another has the meet's class between the halves, which keeps nothing.
 //! There the connections of the one are forgotten, before the other is granted that what is established goes on.
@@ -178,6 +179,7 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     let births_meet = births(&old.births, &old.policy, &meet, new.generation);
     let mut planner = Planner {
         options,
+        unknown: &new.unknown,
         garbage: Garbage::default(),
     };
     let before = Version {
@@ -197,21 +199,29 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
 
     debug_assert!(revoke.add_members.is_empty(), "revokes let nobody in");
     debug_assert!(grant.remove_members.is_empty(), "grants take nobody out");
-    let grace = revoke.grace;
-    let mut parts = vec![Part::of(revoke.prepare)];
-    parts.extend(revoke.frame.into_iter().map(Part::whole));
-    parts.push(Part::new(revoke.dispatch));
-    let remove = Part::of(revoke.remove_members);
-    match parts.last_mut() {
-        Some(dispatch) if !grace => dispatch.atoms.extend(remove.atoms),
-        _ => parts.push(Part { grace, ..remove }),
+    let barrier = revoke.must_be_over_before(&grant, between);
+    let mut remove = Part::of(revoke.remove_members);
+    let mut parts = vec![Part::of(revoke.prepare), Part::new(revoke.dispatch)];
+    if !revoke.grace {
+        parts[1].atoms.append(&mut remove.atoms);
     }
-    parts.push(Part::of([grant.prepare, grant.add_members].concat()));
-    parts.push(Part {
-        forget: handed_over(&old.policy, &new.policy),
-        ..Part::new(grant.dispatch)
-    });
-    parts.extend(grant.frame.into_iter().map(Part::whole));
+    parts.extend(revoke.frame.into_iter().map(Part::whole));
+    parts.push(Part::new(revoke.departures).after_grace());
+    parts.push(remove.after_grace());
+    let mut grants = vec![
+        Part::of([grant.prepare, grant.add_members].concat()),
+        Part {
+            forget: handed_over(&old.policy, &new.policy),
+            ..Part::new(grant.dispatch)
+        },
+    ];
+    grants.extend(grant.frame.into_iter().map(Part::whole));
+    grants.push(Part::new(grant.departures).after_grace());
+    grants.push(Part::of([revoke.forget, grant.forget].concat()).after_grace());
+    if barrier && let Some(first) = grants.iter_mut().find(|part| !part.atoms.is_empty()) {
+        first.grace = true;
+    }
+    parts.append(&mut grants);
 
     Plan {
         steps: steps(parts, new, limits, false),
@@ -228,6 +238,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
     let no_births = OrdMap::new();
     let mut planner = Planner {
         options,
+        unknown: &installed.unknown,
         garbage: Garbage::default(),
     };
     let before = Version {
@@ -275,6 +286,9 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
 }
 
 /// Plans the frame of a table that is there, after the operator chose other options.
+///
+/// What the frame was before is not known, so each chain is replaced; a packet that began before the last commit could
+/// find the new rules with their constant sets still empty, so each waits for it.
 pub fn reframe(installed: &Installed, options: &Options, limits: Limits) -> Plan {
     let policy = &installed.policy;
     let prepare: Vec<Command> = render::workload_sets(options, policy)
@@ -292,7 +306,11 @@ pub fn reframe(installed: &Installed, options: &Options, limits: Limits) -> Plan
     ));
     let parts = [Part::of(prepare)]
         .into_iter()
-        .chain(chains.into_iter().map(Part::whole))
+        .chain(
+            chains
+                .into_iter()
+                .map(|atom| Part::whole(atom).after_grace()),
+        )
         .collect();
     Plan {
         steps: steps(parts, installed, limits, false),

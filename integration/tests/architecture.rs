@@ -94,6 +94,13 @@ fn modules_of_the_enforcer_point_one_way() {
     );
     never("enforcer", &["netlink", "journal"], &["agent", "session"]);
     never("enforcer", &["agent"], &["session"]);
+    // The fake kernel is an oracle of plans: it shares nothing with what makes them.
+    never(
+        "enforcer",
+        &["fake"],
+        &["plan", "journal", "agent", "session", "preflight"],
+    );
+    assert!(!module("enforcer", "fake").contains("render"));
 }
 
 #[test]

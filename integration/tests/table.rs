@@ -9,6 +9,7 @@ use std::{
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
+    agent,
     netlink::Netlink,
     nft::{command::Command, render::Options},
     plan::{self, Garbage, Installed, Limits, Plan},
@@ -18,7 +19,7 @@ use sallyport_integration::{
     testbed::Netns,
 };
 use sallyport_proto::{
-    Position, Ranges, Unknown,
+    Position, Ranges, Window,
     policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
 };
 
@@ -38,16 +39,23 @@ fn main() -> ExitCode {
         ),
         ("another_cannot_touch_an_owned_table", ownership),
         ("a_class_that_keeps_lists_well", listing_of_keep),
+        ("a_restarted_agent_owns_its_table_again", restart),
     ])
 }
 
 fn options() -> Options {
     Options {
-        unknown: Unknown::Drop,
+        strict: true,
         workload_ranges: Ranges::EMPTY,
         workload_interfaces: vec!["eth0".into(), "veth*".into()],
         owned: false,
     }
+}
+
+/// What is installed once an update to a policy is done.
+fn updated(before: &Installed, policy: &NodePolicy, revision: u64) -> Installed {
+    let window = Window::alone(position(policy, revision), policy.clone());
+    before.updated(window, &options().unknown())
 }
 
 /// A policy over a small universe, so that two of them share much.
@@ -256,20 +264,13 @@ fn histories(batch: usize) -> Outcome {
         let mut rng = StdRng::seed_from_u64(seed);
         let table = Table::new(batch)?;
         let first = random_policy(&mut rng);
-        let mut installed = Installed::default().updated(first.clone(), position(&first, 1));
+        let mut installed = updated(&Installed::default(), &first, 1);
         table.carry_out(&plan::create(&installed, &options(), table.limits))?;
         let mut garbage = Garbage::default();
         for revision in 2..14 {
             let policy = random_policy(&mut rng);
-            let target = position(&policy, revision);
-            let plan = plan::update(
-                &installed,
-                &policy,
-                target,
-                &options(),
-                table.limits,
-                &garbage,
-            );
+            let after = updated(&installed, &policy, revision);
+            let plan = plan::update(&installed, &after, &options(), table.limits);
             table
                 .carry_out(&plan)
                 .map_err(|error| format!("seed {seed}, revision {revision}: {error:?}"))?;
@@ -291,20 +292,12 @@ fn interruptions() -> Outcome {
     let mut rng = StdRng::seed_from_u64(7);
     for seed in 0..4 {
         let (old, new) = (random_policy(&mut rng), random_policy(&mut rng));
-        let before = Installed::default().updated(old.clone(), position(&old, 1));
+        let before = updated(&Installed::default(), &old, 1);
         for stop in 0.. {
             let table = Table::new(30_000)?;
             table.carry_out(&plan::create(&before, &options(), table.limits))?;
-            let make = || {
-                plan::update(
-                    &before,
-                    &new,
-                    position(&new, 2),
-                    &options(),
-                    table.limits,
-                    &Garbage::default(),
-                )
-            };
+            let after = updated(&before, &new, 2);
+            let make = || plan::update(&before, &after, &options(), table.limits);
             let plan = make();
             if stop > plan.steps.len() {
                 break;
@@ -339,7 +332,7 @@ fn interruptions() -> Outcome {
 fn refusal() -> Outcome {
     let table = Table::new(1 << 20)?;
     let policy = random_policy(&mut StdRng::seed_from_u64(1));
-    let installed = Installed::default().updated(policy.clone(), position(&policy, 1));
+    let installed = updated(&Installed::default(), &policy, 1);
     table.carry_out(&plan::create(&installed, &options(), table.limits))?;
     let before = table.listing()?;
     let commands = [
@@ -363,7 +356,7 @@ fn refusal() -> Outcome {
 fn ownership() -> Outcome {
     let table = Table::new(1 << 20)?;
     let policy = random_policy(&mut StdRng::seed_from_u64(1));
-    let installed = Installed::default().updated(policy.clone(), position(&policy, 1));
+    let installed = updated(&Installed::default(), &policy, 1);
     let owned = Options {
         owned: true,
         ..options()
@@ -436,7 +429,7 @@ fn listing_of_keep() -> Outcome {
         policy.set_endpoint([10, 0, 0, n].into(), Arc::new(endpoint));
     }
     let table = Table::new(1 << 20)?;
-    let installed = Installed::default().updated(policy.clone(), position(&policy, 1));
+    let installed = updated(&Installed::default(), &policy, 1);
     table.carry_out(&plan::create(&installed, &options(), table.limits))?;
     let listing = table.listing()?;
     let kept = "ct state established,related return comment \"keep: what is established goes on\"";
@@ -450,6 +443,33 @@ fn listing_of_keep() -> Outcome {
         if lines.iter().filter(|line| *line == kept).count() != expected {
             return Err(format!("keep {keep}: {name} {lines:#?}").into());
         }
+    }
+    Ok(())
+}
+
+/// The kernel takes the owner flag off a table whose owner died; the next one has to put it on.
+fn restart() -> Outcome {
+    let netns = Netns::new("restart")?;
+    let directory = tempfile::tempdir()?;
+    let options = Options {
+        owned: true,
+        ..options()
+    };
+    let reader = netns.run(Netlink::open)?;
+    let wait_for = |owned: bool| -> Outcome {
+        for _ in 0..500 {
+            if reader.read()?.ok_or("the table is gone")?.is_owned() == owned {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Err(format!("after 5 s the table is still not as it should be: owned {owned}").into())
+    };
+    for _ in 0..2 {
+        let agent = netns.run(|| agent::start(directory.path(), options.clone()))?;
+        wait_for(true)?;
+        drop(agent);
+        wait_for(false)?;
     }
     Ok(())
 }

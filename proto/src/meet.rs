@@ -295,11 +295,17 @@ impl Meet<'_> {
                 .union(in_ranges(&b.addresses, &a.ranges)),
             ranges: a.ranges.intersection(&b.ranges),
         };
-        // One of them allows no more than the other: nothing needs a name of its own.
-        let named = [new, old].into_iter().find_map(|peers| match peers {
-            Peers::Group(id) => self.holds(id, &both).then_some(id),
+        // Where one of them allows no more than the other nothing needs a name of its own. But a group's members change in
+        // place: those of the new one must not have to go first, nor those of the old one come afterwards.
+        let named = match (old, new) {
+            (_, Peers::Group(id)) if self.holds(id, &both) && stays(id, self.old, &self.out) => {
+                Some(id)
+            }
+            (Peers::Group(id), _) if self.holds(id, &both) && stays(id, self.new, &self.out) => {
+                Some(id)
+            }
             _ => None,
-        });
+        };
         Some(named.unwrap_or_else(|| self.spell_out(both)))
     }
 
@@ -389,6 +395,12 @@ impl Meet<'_> {
             }
         }
     }
+}
+
+/// Whether a group that is in a version at all has the same members there as in the meet.
+fn stays(id: GroupId, version: &NodePolicy, meet: &NodePolicy) -> bool {
+    let groups = version.groups.get(&id).zip(meet.groups.get(&id));
+    groups.is_none_or(|(before, between)| before.addresses == between.addresses)
 }
 
 fn in_ranges(addresses: &OrdSet<IpAddr>, ranges: &Ranges) -> OrdSet<IpAddr> {

@@ -264,13 +264,16 @@ proptest! {
 
     /// So the way from a version to the meet is one of revokes alone, and from the meet on one of grants alone.
     #[test]
-    fn the_meet_with_what_allows_less_is_that(old in recipe(), new in recipe(), strict in any::<bool>()) {
+    fn the_meet_with_what_allows_less_means_that(old in recipe(), new in recipe(), strict in any::<bool>()) {
         let unknown = &unknown(strict);
         let (old, new) = (build(&old), build(&new));
         let meet = old.meet(&new, unknown);
-        prop_assert_eq!(&old.meet(&meet, unknown), &meet);
-        prop_assert_eq!(&meet.meet(&new, unknown), &meet);
-        prop_assert!(!old.ways_to(&meet, unknown).grants && !meet.ways_to(&new, unknown).revokes);
+        let (again, once_more) = (old.meet(&meet, unknown), meet.meet(&new, unknown));
+        for flow in flows() {
+            let permitted = permits(&meet, unknown, flow);
+            prop_assert_eq!(permits(&again, unknown, flow), permitted, "{:?}", flow);
+            prop_assert_eq!(permits(&once_more, unknown, flow), permitted, "{:?}", flow);
+        }
     }
 
     /// The ways that a change is said to go are never too few.
@@ -336,6 +339,40 @@ proptest! {
             }
         }
     }
+}
+
+/// Of edits that go one way it is told which, however they are spelt.
+#[test]
+fn the_way_of_a_plain_edit_is_told_exactly() {
+    let recipe = |members: [&[u8]; 4], ingress| Recipe {
+        groups: members.map(<[u8]>::to_vec).to_vec(),
+        workloads: (0, 7),
+        endpoints: vec![(0, 0, ingress, None), (1, 0, None, None)],
+    };
+    let two: [&[u8]; 4] = [&[], &[2], &[], &[]];
+    let (free, few) = (recipe(two, None), recipe(two, Some((1, false))));
+    let (more, other) = (
+        recipe([&[], &[2, 3], &[], &[]], Some((1, false))),
+        recipe([&[], &[4], &[], &[]], Some((1, false))),
+    );
+    let mut with_pod = few.clone();
+    with_pod
+        .endpoints
+        .push((5, 0, Some((1, false)), Some((0, false))));
+    let way = |old: &Recipe, new: &Recipe| {
+        let ways = build(old).ways_to(&build(new), &Unknown::drop());
+        (ways.revokes, ways.grants)
+    };
+    for (less, much, what) in [
+        (&few, &free, "a policy"),
+        (&few, &more, "a member"),
+        (&few, &with_pod, "a pod"),
+    ] {
+        assert_eq!(way(much, less), (true, false), "{what}");
+        assert_eq!(way(less, much), (false, true), "{what}");
+    }
+    assert_eq!(way(&few, &other), (true, true));
+    assert_eq!(way(&few, &few), (false, false));
 }
 
 #[test]

@@ -27,8 +27,11 @@ const HEADER: usize = 20;
 /// An attribute's length has 16 bits; past that the kernel would see a part of it. Elements go into several messages.
 const ELEMENTS_MAX: usize = 60_000;
 
-/// `NFT_TABLE_F_OWNER | NFT_TABLE_F_PERSIST`; the latter is of Linux 6.9, later than the headers that many build with.
-pub const TABLE_OWNED: u32 = 0x2 | 0x4;
+/// `NFT_TABLE_F_PERSIST`, of Linux 6.9: later than the headers that many build with.
+pub const TABLE_PERSISTS: u32 = 0x4;
+
+/// `NFT_TABLE_F_OWNER` and [`TABLE_PERSISTS`]. When the owner dies the latter is left.
+pub const TABLE_OWNED: u32 = 0x2 | TABLE_PERSISTS;
 
 /// A batch as the kernel takes it.
 #[derive(Debug)]

@@ -223,7 +223,7 @@ pub fn replace_rules(chain: &str, rules: Vec<Rule>) -> Vec<Command> {
 }
 
 /// The node's workload addresses, from both who may know.
-fn workload_ranges(options: &Options, policy: &NodePolicy) -> Ranges {
+pub fn workload_ranges(options: &Options, policy: &NodePolicy) -> Ranges {
     options.workload_ranges.union(policy.workload_ranges())
 }
 

@@ -36,6 +36,14 @@ impl Part {
         Part::new(commands.into_iter().map(|command| vec![command]).collect())
     }
 
+    /// The same part, committed when packets that were under way before it are through.
+    pub(super) fn after_grace(self) -> Part {
+        Part {
+            grace: true,
+            ..self
+        }
+    }
+
     /// Commands that must be in one batch.
     pub(super) fn whole(commands: Atom) -> Part {
         Part::new(vec![commands])

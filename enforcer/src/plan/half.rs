@@ -8,7 +8,10 @@ use std::{
 };
 
 use imbl::{OrdMap, ordmap::DiffItem};
-use sallyport_proto::policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy};
+use sallyport_proto::{
+    Unknown,
+    policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy},
+};
 
 use crate::{
     nft::{
@@ -25,11 +28,30 @@ use crate::{
 pub(super) struct Half {
     pub(super) prepare: Vec<Command>,
     pub(super) dispatch: Vec<Atom>,
+    /// Endpoints that go while the frame changes: what drops their addresses, or lets them pass, comes first.
+    pub(super) departures: Vec<Atom>,
+    /// Of endpoints that go and are let pass afterwards, what lets them reach themselves: packets in their classes
+    /// still look for it.
+    pub(super) forget: Vec<Command>,
     pub(super) add_members: Vec<Command>,
     pub(super) remove_members: Vec<Command>,
     /// Whether an endpoint leaves a class one of whose groups loses members in this half.
     pub(super) grace: bool,
     pub(super) frame: Vec<Atom>,
+    pub(super) reach: Reach,
+}
+
+/// Which packets a half concerns, by the looks that a packet takes one after the other.
+#[derive(Default)]
+pub(super) struct Reach {
+    /// Endpoints that are led elsewhere, by direction: egress, ingress.
+    led: [BTreeSet<IpAddr>; 2],
+    /// Whether packets of no connection are.
+    header: bool,
+    /// The groups of the classes that endpoints leave.
+    left: BTreeSet<GroupId>,
+    /// Members that groups lose or gain.
+    members: BTreeMap<GroupId, Vec<IpAddr>>,
 }
 
 /// How many endpoints are pointed elsewhere in one atom.
@@ -69,6 +91,8 @@ impl Version<'_> {
 
 pub(super) struct Planner<'a> {
     pub(super) options: &'a Options,
+    /// What becomes of workload addresses that are no endpoint.
+    pub(super) unknown: &'a Unknown,
     pub(super) garbage: Garbage,
 }
 
@@ -130,6 +154,9 @@ impl Planner<'_> {
                 } => {
                     let (add, remove) = before.member_changes(group);
                     let name = new.group(id);
+                    half.reach
+                        .members
+                        .insert(id, [add.clone(), remove.clone()].concat());
                     let change = |addresses: &[IpAddr], change| {
                         render::change_members(&name, group, addresses, change)
                     };
@@ -201,6 +228,16 @@ impl Planner<'_> {
         half.prepare.extend(render::replace_rules(&name, rules));
     }
 
+    /// Whether an address that is no endpoint is dropped for being one of the node's workloads'.
+    fn drops_unknown(&self, version: Version<'_>, address: IpAddr) -> bool {
+        match self.unknown {
+            Unknown::Drop(also) => {
+                also.contains(address) || version.policy.workload_ranges().contains(address)
+            }
+            Unknown::Allow => false,
+        }
+    }
+
     /// Elements of the maps that lead packets to classes. What is replaced is deleted and added in one batch.
     fn endpoints(
         &self,
@@ -214,41 +251,176 @@ impl Planner<'_> {
             .endpoints()
             .diff(new.policy.endpoints())
             .collect();
-        for some in changes.chunks(ENDPOINTS_IN_ATOM) {
-            let (mut gone, mut come) = (Elements::new(), Elements::new());
-            for item in some {
-                let (before, after) = match *item {
-                    DiffItem::Add(&address, endpoint) => (None, Some((address, endpoint))),
-                    DiffItem::Remove(&address, endpoint) => (Some((address, endpoint)), None),
-                    DiffItem::Update {
-                        old: (&address, before),
-                        new: (_, after),
-                    } => (Some((address, before)), Some((address, after))),
-                };
-                let (mut was, mut is) = (old.elements(before), new.elements(after));
-                was.retain(|element| !is.remove(element));
-                for (map, kind, element) in was {
-                    gone.entry(map)
-                        .or_insert((kind, Vec::new()))
-                        .1
-                        .push(element);
-                }
-                for (map, kind, element) in is {
-                    come.entry(map)
-                        .or_insert((kind, Vec::new()))
-                        .1
-                        .push(element);
-                }
+        let (departures, others): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .map(|item| match item {
+                DiffItem::Add(&address, endpoint) => (None, Some((address, endpoint))),
+                DiffItem::Remove(&address, endpoint) => (Some((address, endpoint)), None),
+                DiffItem::Update {
+                    old: (&address, before),
+                    new: (_, after),
+                } => (Some((address, before)), Some((address, after))),
+            })
+            .inspect(|&(before, after)| {
                 half.grace |= old.leaves_shrinking_class(before, after, shrinking);
-            }
-            let gone = gone
-                .into_iter()
-                .map(|(map, (kind, all))| Command::DeleteElements(map, kind, all));
-            let come = come
-                .into_iter()
-                .map(|(map, (kind, all))| Command::AddElements(map, kind, all));
-            half.dispatch.push(gone.chain(come).collect());
+                half.reach.endpoint(old, before, after);
+            })
+            .partition(|(_, after)| after.is_none() && !half.frame.is_empty());
+        half.departures = point_elsewhere(old, new, &departures);
+        half.dispatch = point_elsewhere(old, new, &others);
+        let gone = departures.iter().chain(&others);
+        let gone = gone.filter(|(_, after)| after.is_none());
+        let gone: BTreeSet<IpAddr> = gone
+            .filter_map(|(before, _)| before.map(|(address, _)| address))
+            .filter(|&address| !self.drops_unknown(new, address))
+            .collect();
+        if gone.is_empty() {
+            return;
         }
+        for atom in half.dispatch.iter_mut().chain(&mut half.departures) {
+            half.forget.extend(split_pairs(atom, &gone));
+        }
+    }
+}
+
+/// Takes the deletions of some addresses' pairs out of an atom.
+fn split_pairs(atom: &mut Atom, of: &BTreeSet<IpAddr>) -> Vec<Command> {
+    let mut taken = Vec::new();
+    for command in atom.iter_mut() {
+        if let Command::DeleteElements(set, kind @ SetKind::Pairs(_), pairs) = command {
+            let later = |element: &Element| matches!(element, Element::Pair(at) if of.contains(at));
+            let (gone, left) = pairs.drain(..).partition(later);
+            *pairs = left;
+            taken.push(Command::DeleteElements(set.clone(), *kind, gone));
+        }
+    }
+    taken.retain(|command| !is_idle(command));
+    atom.retain(|command| !is_idle(command));
+    taken
+}
+
+fn is_idle(command: &Command) -> bool {
+    matches!(command, Command::DeleteElements(_, _, none) if none.is_empty())
+}
+
+/// Deletes and adds the elements of endpoints, some endpoints in an atom.
+fn point_elsewhere(
+    old: Version<'_>,
+    new: Version<'_>,
+    changes: &[(Seat<'_>, Seat<'_>)],
+) -> Vec<Atom> {
+    let atom = |some: &[(Seat<'_>, Seat<'_>)]| {
+        let (mut gone, mut come) = (Elements::new(), Elements::new());
+        for &(before, after) in some {
+            let (mut was, mut is) = (old.elements(before), new.elements(after));
+            was.retain(|element| !is.remove(element));
+            for (map, kind, element) in was {
+                gone.entry(map)
+                    .or_insert((kind, Vec::new()))
+                    .1
+                    .push(element);
+            }
+            for (map, kind, element) in is {
+                come.entry(map)
+                    .or_insert((kind, Vec::new()))
+                    .1
+                    .push(element);
+            }
+        }
+        let gone = gone
+            .into_iter()
+            .map(|(map, (kind, all))| Command::DeleteElements(map, kind, all));
+        let come = come
+            .into_iter()
+            .map(|(map, (kind, all))| Command::AddElements(map, kind, all));
+        gone.chain(come).collect()
+    };
+    changes.chunks(ENDPOINTS_IN_ATOM).map(atom).collect()
+}
+
+impl Reach {
+    /// Takes in that an endpoint is led elsewhere.
+    fn endpoint(&mut self, old: Version<'_>, before: Seat<'_>, after: Seat<'_>) {
+        let Some((address, _)) = before.or(after) else {
+            return;
+        };
+        // An endpoint that comes or goes is another than one without a class.
+        let class = |seat: Seat<'_>, direction| seat.map(|(_, endpoint)| endpoint.class(direction));
+        for (direction, led) in [Direction::Egress, Direction::Ingress]
+            .into_iter()
+            .zip(&mut self.led)
+        {
+            let left = class(before, direction);
+            if left == class(after, direction) {
+                continue;
+            }
+            led.insert(address);
+            if let Some(id) = left.flatten() {
+                self.left.extend(old.policy.classes()[&id].groups());
+            }
+        }
+        let isolated = |seat: Seat<'_>| {
+            seat.map(|(_, endpoint)| endpoint.ingress.is_some() || endpoint.egress.is_some())
+        };
+        self.header |= isolated(before) != isolated(after);
+    }
+
+    /// The members that groups with a chain in a direction lose or gain.
+    fn members(
+        &self,
+        direction: Direction,
+        uses: &BTreeSet<(Direction, GroupId)>,
+    ) -> BTreeSet<IpAddr> {
+        let groups = self
+            .members
+            .iter()
+            .filter(|(id, _)| uses.contains(&(direction, **id)));
+        groups
+            .flat_map(|(_, members)| members.iter().copied())
+            .collect()
+    }
+}
+
+impl Half {
+    /// Whether a packet under way can see this half undone where it looks first, and a later half done where it looks
+    /// afterwards, and so pass though neither what was before this half nor what comes after the later one lets it.
+    ///
+    /// `meet` is what lies between the halves.
+    pub(super) fn must_be_over_before(&self, later: &Half, meet: Version<'_>) -> bool {
+        let (revoked, granted) = (&self.reach, &later.reach);
+        let frame = |half: &Half| !half.frame.is_empty();
+        let moves = |half: &Half| {
+            frame(half) || !half.dispatch.is_empty() || !half.reach.members.is_empty()
+        };
+        if (frame(self) && moves(later))
+            || (frame(later) && moves(self))
+            || (revoked.header && granted.header)
+        {
+            return true;
+        }
+        // First the class, then its groups.
+        if granted.members.keys().any(|id| revoked.left.contains(id)) {
+            return true;
+        }
+        // First egress, then ingress: of two endpoints of this node.
+        let ([senders, _], [_, receivers]) = (&revoked.led, &granted.led);
+        if !senders.is_empty() && !receivers.is_empty() {
+            return true;
+        }
+        if revoked.members.is_empty() && granted.members.is_empty() {
+            return false;
+        }
+        let uses = meet.group_uses();
+        let lost = revoked.members(Direction::Egress, &uses);
+        let gained = granted.members(Direction::Ingress, &uses);
+        let local = |members: &BTreeSet<IpAddr>| {
+            members
+                .iter()
+                .any(|at| meet.policy.endpoints().contains_key(at))
+        };
+        !gained.is_disjoint(senders)
+            || !lost.is_disjoint(receivers)
+            || (local(&lost) && local(&gained))
     }
 }
 

@@ -11,10 +11,10 @@ use sallyport_controlplane::{cluster::Cluster, compile, manifest};
 use sallyport_enforcer::{
     netlink::Netlink,
     nft::{command::Command, render::Options},
-    plan::{self, Garbage, Installed, Limits, Plan},
+    plan::{self, Installed, Limits, Plan},
 };
 use sallyport_integration::{probe::FloodReport, testbed::Testbed};
-use sallyport_proto::{Position, Ranges, Unknown, policy::NodePolicy};
+use sallyport_proto::{Position, Ranges, Window, policy::NodePolicy};
 
 use crate::{
     edits::{self, Edit},
@@ -101,12 +101,13 @@ fn compile(manifests: impl Iterator<Item = String>) -> Result<Arc<NodePolicy>> {
 impl Table {
     fn create(netlink: Netlink, policy: &NodePolicy) -> Result<Table> {
         let options = Options {
-            unknown: Unknown::Drop,
+            strict: true,
             workload_ranges: Ranges::EMPTY,
             workload_interfaces: Vec::new(),
             owned: false,
         };
-        let installed = Installed::default().updated(policy.clone(), position(policy, 1));
+        let window = Window::alone(position(policy, 1), policy.clone());
+        let installed = Installed::default().updated(window, &options.unknown());
         let plan = plan::create(&installed, &options, limits(&netlink));
         for step in &plan.steps {
             netlink.commit(&step.commands)?;
@@ -120,20 +121,15 @@ impl Table {
 
     fn in_one_batch(&mut self, policy: &NodePolicy) -> Result<()> {
         let target = position(policy, self.installed.generation + 1);
+        let window = Window::alone(target, policy.clone());
+        let new = self.installed.updated(window, &self.options.unknown());
         let limits = limits(&self.netlink);
         let Plan {
             steps,
             garbage,
             after,
             ..
-        } = plan::update(
-            &self.installed,
-            policy,
-            target,
-            &self.options,
-            limits,
-            &Garbage::default(),
-        );
+        } = plan::update(&self.installed, &new, &self.options, limits);
         let mut commands: Vec<Command> = steps.into_iter().flat_map(|step| step.commands).collect();
         commands.extend(garbage.delete());
         self.netlink.commit(&commands)?;

@@ -1,0 +1,245 @@
+//! A kernel that is not there, for tests and simulation: it takes the batches that the real one takes, refuses what it
+//! refuses, and tells every verdict that a packet may meet. It never touches a socket, and knows nothing of plans.
+//!
+//! What makes it worth having is that it models why one batch is not atomic for a packet (docs/DESIGN.md, *The fake
+//! kernel*):
+//!
+//! - A packet learns at its base chain which of **two** copies of each chain's rules it reads, by whether the
+//!   generation is even or odd. Each commit writes the copy of its own parity, so a chain that is new in a batch is
+//!   empty to the packets before it, and a packet that outlives two commits reads rules newer than those it began with.
+//! - Every lookup in a set or map asks for the **current** generation anew.
+//! - A set of ranges may show what it held one generation earlier; the kernel swaps its content after the flip.
+//! - A packet may stay under way for as long as there is no [grace period](FakeKernel::grace).
+//!
+//! [`FakeKernel::verdicts`] tries every such mix; a [`Walk`] takes one packet through, a lookup at a time.
+
+mod apply;
+mod compile;
+mod elements;
+mod explore;
+mod packet;
+mod table;
+mod validate;
+mod walk;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    net::IpAddr,
+};
+
+use nix::errno::Errno;
+
+use crate::{
+    kernel::Kernel,
+    netlink::{self, Error, TableState},
+    nft::{
+        command::Command,
+        encode,
+        stamp::{self, Reading},
+    },
+};
+use table::Table;
+
+pub use explore::{Trace, Verdicts};
+pub use packet::{Connection, Packet};
+pub use walk::{Judgement, Walk};
+
+/// Counts commits that changed something, of everybody in the network namespace.
+pub type Generation = u64;
+
+/// What a process is called by; each has a socket of its own.
+pub type Process = u32;
+
+/// The most that a socket takes above what [`Kernel::batch_limit`] advises: `net.core.wmem_default` less the kernel's
+/// own part, and `netlink`'s limit for it, 212,960 to 150,000.
+const SLACK: usize = 62_960;
+
+/// A failure that a test or a simulation asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The socket fails before the kernel sees the batch.
+    Socket(Errno),
+    /// The kernel refuses the batch's first command.
+    Refused(Errno),
+    /// The batch is carried out (or refused) and nobody hears of it.
+    AnswerLost,
+    /// The batch is lost on its way, and nobody hears of it.
+    BatchLost,
+}
+
+/// A network namespace with at most one table, ours.
+#[derive(Debug)]
+pub struct FakeKernel {
+    table: Table,
+    generation: Generation,
+    /// The generation since which packets may be under way.
+    horizon: Generation,
+    speaker: Process,
+    batch: usize,
+    faults: VecDeque<Fault>,
+}
+
+impl Default for FakeKernel {
+    fn default() -> FakeKernel {
+        FakeKernel::new(16 << 20)
+    }
+}
+
+impl FakeKernel {
+    /// A namespace without a table, whose sockets advise batches of at most so many bytes.
+    pub fn new(batch: usize) -> FakeKernel {
+        FakeKernel {
+            table: Table::default(),
+            generation: 0,
+            horizon: 0,
+            speaker: 0,
+            batch,
+            faults: VecDeque::new(),
+        }
+    }
+
+    /// How many commits there were.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The oldest generation that a packet still under way may have begun in: that of the last grace period.
+    pub fn horizon(&self) -> Generation {
+        self.horizon
+    }
+
+    /// From now on it is this process that commits.
+    pub fn speak_as(&mut self, process: Process) {
+        self.speaker = process;
+    }
+
+    /// A process is gone, and its socket with it: a table that it owned stays, and belongs to nobody.
+    pub fn process_ends(&mut self, process: Process) {
+        if self.table.owner == Some(process) {
+            self.table.owner = None;
+            self.table.flags = Some(encode::TABLE_PERSISTS);
+        }
+    }
+
+    /// Somebody commits a change of another table: the generation moves for all.
+    pub fn foreign_commit(&mut self) {
+        self.generation += 1;
+    }
+
+    /// The next commits fail in these ways, in order.
+    pub fn fail_next(&mut self, faults: impl IntoIterator<Item = Fault>) {
+        self.faults.extend(faults);
+    }
+
+    /// What may become of a packet that is under way while these generations are the current ones: every mix that its
+    /// lookups can meet. Nothing from before the [horizon](FakeKernel::horizon) is remembered.
+    pub fn verdicts(
+        &self,
+        packet: &Packet,
+        generations: std::ops::RangeInclusive<Generation>,
+    ) -> Verdicts {
+        explore::verdicts(self, packet, generations)
+    }
+
+    /// How a packet can meet a judgement while these generations are the current ones, if it can.
+    pub fn explain(
+        &self,
+        packet: &Packet,
+        generations: std::ops::RangeInclusive<Generation>,
+        judgement: Judgement,
+    ) -> Option<Trace> {
+        explore::explain(self, packet, generations, judgement)
+    }
+
+    /// What may become of a packet that is under way now, and began after the last grace period.
+    pub fn verdicts_now(&self, packet: &Packet) -> Verdicts {
+        self.verdicts(packet, self.horizon..=self.generation)
+    }
+
+    fn take(&mut self, commands: &[Command]) -> Result<(), Error> {
+        if let Err(errno) = self.fits(commands) {
+            return Err(Error::Socket {
+                step: "send",
+                errno,
+            });
+        }
+        let refused = |(index, errno): (usize, Errno)| Error::Refused {
+            command: netlink::shorten(&commands[index].to_string()),
+            errno,
+        };
+        let next = self.generation + 1;
+        if self
+            .table
+            .commit(commands, next, self.speaker)
+            .map_err(refused)?
+        {
+            self.generation = next;
+        }
+        Ok(())
+    }
+
+    /// Whether a socket takes a batch of this size. The estimate is cheaper than to encode it, and never too low.
+    fn fits(&self, commands: &[Command]) -> Result<(), Errno> {
+        let limit = self.batch.saturating_add(SLACK);
+        let bound: usize = commands.iter().map(encode::size_bound).sum();
+        if bound <= limit || encode::batch(commands).bytes.len() <= limit {
+            return Ok(());
+        }
+        Err(Errno::EMSGSIZE)
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn batch_limit(&self) -> usize {
+        self.batch
+    }
+
+    fn commit(&mut self, commands: &[Command]) -> Result<(), Error> {
+        match self.faults.pop_front() {
+            None => self.take(commands),
+            Some(Fault::Socket(errno)) => Err(Error::Socket {
+                step: "send",
+                errno,
+            }),
+            Some(Fault::Refused(errno)) => Err(Error::Refused {
+                command: commands.first().map(Command::to_string).unwrap_or_default(),
+                errno,
+            }),
+            Some(Fault::AnswerLost) => {
+                let _ = self.take(commands);
+                Err(Error::AnswerLost(Errno::ENOBUFS))
+            }
+            Some(Fault::BatchLost) => Err(Error::AnswerLost(Errno::ENOBUFS)),
+        }
+    }
+
+    fn read(&mut self) -> Result<Option<TableState>, Error> {
+        let Some(flags) = self.table.flags else {
+            return Ok(None);
+        };
+        let named = |names: Vec<&str>| {
+            let names = names.into_iter().filter(|name| !name.starts_with("__"));
+            names.map(str::to_owned).collect()
+        };
+        Ok(Some(TableState {
+            flags,
+            reading: self.read_stamp()?,
+            chains: named(self.table.chain_names().collect()),
+            sets: named(self.table.set_names().collect()),
+        }))
+    }
+
+    fn read_stamp(&mut self) -> Result<Reading, Error> {
+        Ok(stamp::read(self.table.stamps(stamp::SET)))
+    }
+
+    fn forget(&mut self, _: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        // Connections are the packets' here.
+        Ok(())
+    }
+
+    fn grace(&mut self) {
+        self.horizon = self.generation;
+        self.table.forget_before(self.horizon);
+    }
+}

@@ -1,0 +1,332 @@
+//! Rules with their names resolved, as the kernel keeps them, and what the kernel refuses in them. It changes no table.
+
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use nix::errno::Errno;
+
+use crate::{
+    fake::{
+        Generation, Packet,
+        elements::Key,
+        table::{ChainId, SetId, Table},
+    },
+    nft::command::{self, Family, Match, SetKind, Tuple, Verdict},
+};
+
+/// A verdict with its chain resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Target {
+    Drop,
+    Accept,
+    Return,
+    Jump(ChainId),
+    Goto(ChainId),
+}
+
+/// What a lookup has for a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Field {
+    Tuple(Tuple, Family),
+    Tuples(Family),
+    Source(Family),
+    Destination(Family),
+}
+
+/// A condition with its set resolved.
+#[derive(Debug)]
+pub(super) enum Check {
+    NoConnection,
+    DirectionOriginal,
+    Established,
+    NeighbourDiscovery,
+    Input(String),
+    Output(String),
+    Protocol(u8),
+    ProtocolWithoutPorts,
+    Set(Field, SetId),
+    Map(Field, SetId),
+    Ports(Vec<(u16, u16, Target)>),
+}
+
+/// A rule of one chain.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) checks: Vec<Check>,
+    pub(super) verdict: Option<Target>,
+    /// As it was given.
+    pub(super) source: command::Rule,
+    /// The batch that made it, and the elements of its anonymous sets.
+    pub(super) born: Generation,
+    died: AtomicU64,
+}
+
+/// ICMPv6 types of MLD (RFC 2710, RFC 3810) and neighbour discovery (RFC 4861).
+const NEIGHBOUR_DISCOVERY: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
+
+impl Target {
+    /// The chain that it leads to.
+    pub(super) fn chain(self) -> Option<ChainId> {
+        match self {
+            Target::Jump(chain) | Target::Goto(chain) => Some(chain),
+            Target::Drop | Target::Accept | Target::Return => None,
+        }
+    }
+}
+
+impl Field {
+    /// What a packet has there; `None` if it has no such thing, which is no match.
+    pub(super) fn of(self, packet: &Packet) -> Option<Key> {
+        let connection = packet.connection.as_ref();
+        let (address, family) = match self {
+            Field::Tuple(Tuple::Original, family) => (connection?.client, family),
+            Field::Tuple(Tuple::Reply, family) => (connection?.server, family),
+            // Sets of pairs hold addresses with themselves only.
+            Field::Tuples(family) => {
+                let connection = connection.filter(|both| both.client == both.server)?;
+                (connection.client, family)
+            }
+            Field::Source(family) => (packet.source, family),
+            Field::Destination(family) => (packet.destination, family),
+        };
+        (Family::of(address) == family).then(|| number(address))
+    }
+
+    fn family(self) -> Family {
+        match self {
+            Field::Tuple(_, family)
+            | Field::Tuples(family)
+            | Field::Source(family)
+            | Field::Destination(family) => family,
+        }
+    }
+
+    /// Whether a set of a kind has keys of these. The kernel compares lengths alone.
+    fn fits(self, kind: SetKind, map: bool) -> Result<(), Errno> {
+        let pair = matches!(self, Field::Tuples(_));
+        if key_length(kind) > address_length(self.family()) * if pair { 2 } else { 1 } {
+            return Err(Errno::ENODATA);
+        }
+        let right = match kind {
+            SetKind::Addresses(of) | SetKind::Ranges(of) => !map && !pair && of == self.family(),
+            SetKind::Pairs(of) => !map && pair && of == self.family(),
+            SetKind::Verdicts(of) => map && !pair && of == self.family(),
+            SetKind::Stamp => false,
+        };
+        if right { Ok(()) } else { Err(Errno::EINVAL) }
+    }
+}
+
+impl Check {
+    /// What a condition says of a packet where it needs no lookup.
+    pub(super) fn holds(&self, packet: &Packet) -> Option<bool> {
+        let connection = packet.connection.as_ref();
+        let protocol = connection.map(|of| of.protocol);
+        let interface = |name: &str, wanted: &str| match wanted.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == wanted,
+        };
+        Some(match self {
+            Check::NoConnection => connection.is_none(),
+            Check::DirectionOriginal => connection.is_some_and(|of| of.original),
+            Check::Established => connection.is_some_and(|of| of.established),
+            Check::Input(name) => interface(&packet.input, name),
+            Check::Output(name) => interface(&packet.output, name),
+            Check::Protocol(number) => protocol == Some(*number),
+            // The other constant set, that of protocols without ports, is looked up negated.
+            Check::NeighbourDiscovery if packet.icmpv6.is_none() => false,
+            Check::ProtocolWithoutPorts | Check::Ports(_) if connection.is_none() => false,
+            Check::Set(field, _) | Check::Map(field, _) if field.of(packet).is_none() => false,
+            Check::NeighbourDiscovery
+            | Check::ProtocolWithoutPorts
+            | Check::Set(..)
+            | Check::Map(..)
+            | Check::Ports(_) => return None,
+        })
+    }
+}
+
+/// What a lookup found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hit {
+    Miss,
+    Found,
+    Verdict(Target),
+}
+
+impl Rule {
+    pub(super) fn new(
+        source: &command::Rule,
+        table: &Table,
+        born: Generation,
+    ) -> Result<Rule, Errno> {
+        let checks = source
+            .matches
+            .iter()
+            .map(|condition| check(condition, table));
+        Ok(Rule {
+            checks: checks.collect::<Result<_, _>>()?,
+            verdict: source
+                .verdict
+                .as_ref()
+                .map(|verdict| table.target(verdict))
+                .transpose()?,
+            source: source.clone(),
+            born,
+            died: AtomicU64::new(Generation::MAX),
+        })
+    }
+
+    /// The batch that deleted it.
+    pub(super) fn died(&self) -> Generation {
+        self.died.load(Relaxed)
+    }
+
+    pub(super) fn dies(&self, at: Generation) {
+        self.died.store(at, Relaxed);
+    }
+
+    /// The chains that it leads to, one as often as it is named.
+    pub(super) fn chains(&self) -> impl Iterator<Item = ChainId> + '_ {
+        let ports = self.checks.iter().flat_map(|check| match check {
+            Check::Ports(ports) => ports.as_slice(),
+            _ => &[],
+        });
+        let targets = ports.map(|&(.., target)| target).chain(self.verdict);
+        targets.filter_map(Target::chain)
+    }
+
+    /// The sets that it looks into.
+    pub(super) fn sets(&self) -> impl Iterator<Item = SetId> + '_ {
+        self.checks.iter().filter_map(|check| match check {
+            Check::Set(_, set) | Check::Map(_, set) => Some(*set),
+            _ => None,
+        })
+    }
+
+    /// What a lookup of one of its checks finds in a generation.
+    pub(super) fn find(
+        &self,
+        check: &Check,
+        packet: &Packet,
+        table: &Table,
+        at: Generation,
+    ) -> Hit {
+        let yes = |found| if found { Hit::Found } else { Hit::Miss };
+        match check {
+            Check::Set(field, set) | Check::Map(field, set) => {
+                let key = field
+                    .of(packet)
+                    .expect("a lookup is due only where there is a key");
+                table.find(*set, key, at)
+            }
+            // The elements of an anonymous set come with the rule; only those of maps go before it does.
+            Check::NeighbourDiscovery => yes(at >= self.born
+                && packet
+                    .icmpv6
+                    .is_some_and(|kind| NEIGHBOUR_DISCOVERY.contains(&kind))),
+            Check::ProtocolWithoutPorts => {
+                let with_ports = packet
+                    .connection
+                    .as_ref()
+                    .is_some_and(|of| [6, 17, 132].contains(&of.protocol));
+                yes(at < self.born || !with_ports)
+            }
+            Check::Ports(ports) => {
+                let port = packet.connection.as_ref().map_or(0, |of| of.port);
+                let found = ports
+                    .iter()
+                    .find(|(first, last, _)| (*first..=*last).contains(&port));
+                match found {
+                    Some(&(.., target)) if (self.born..self.died()).contains(&at) => {
+                        Hit::Verdict(target)
+                    }
+                    _ => Hit::Miss,
+                }
+            }
+            _ => unreachable!("other conditions need no lookup"),
+        }
+    }
+
+    /// Whether a lookup goes into ranges, which show late what a batch did.
+    pub(super) fn is_late(&self, check: &Check, table: &Table) -> bool {
+        match check {
+            Check::Set(_, set) | Check::Map(_, set) => {
+                matches!(table.set(*set).kind, SetKind::Ranges(_))
+            }
+            Check::Ports(ports) => ports.iter().any(|(first, last, _)| first != last),
+            _ => false,
+        }
+    }
+}
+
+fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
+    let set = |field: Field, name: &str, map| {
+        let id = table.set_id(name).ok_or(Errno::ENOENT)?;
+        field.fits(table.set(id).kind, map).map(|()| (field, id))
+    };
+    let look = |field, name| set(field, name, false).map(|(field, id)| Check::Set(field, id));
+    let map = |field, name| set(field, name, true).map(|(field, id)| Check::Map(field, id));
+    Ok(match condition {
+        Match::NoConnection => Check::NoConnection,
+        Match::DirectionOriginal => Check::DirectionOriginal,
+        Match::Established => Check::Established,
+        Match::NeighbourDiscovery => Check::NeighbourDiscovery,
+        Match::InputInterface(name) => Check::Input(name.clone()),
+        Match::OutputInterface(name) => Check::Output(name.clone()),
+        Match::Protocol(number) => Check::Protocol(*number),
+        Match::ProtocolWithoutPorts => Check::ProtocolWithoutPorts,
+        Match::TupleSource(tuple, family, name) => look(Field::Tuple(*tuple, *family), name)?,
+        Match::TupleSources(family, name) => look(Field::Tuples(*family), name)?,
+        Match::Source(family, name) => look(Field::Source(*family), name)?,
+        Match::Destination(family, name) => look(Field::Destination(*family), name)?,
+        Match::TupleSourceMap(tuple, family, name) => map(Field::Tuple(*tuple, *family), name)?,
+        Match::SourceMap(family, name) => map(Field::Source(*family), name)?,
+        Match::DestinationMap(family, name) => map(Field::Destination(*family), name)?,
+        Match::ServerPortMap(ports) => Check::Ports(port_map(ports, table)?),
+    })
+}
+
+fn port_map(
+    ports: &[(u16, u16, Verdict)],
+    table: &Table,
+) -> Result<Vec<(u16, u16, Target)>, Errno> {
+    let mut resolved = Vec::with_capacity(ports.len());
+    for (first, last, verdict) in ports {
+        resolved.push((*first, *last, table.target(verdict)?));
+    }
+    resolved.sort_by_key(|&(first, ..)| first);
+    // The same element twice is one; what overlaps otherwise is refused.
+    let clash = |pair: &[(u16, u16, Target)]| pair[0] != pair[1] && pair[1].0 <= pair[0].1;
+    if resolved.windows(2).any(clash) {
+        return Err(Errno::EEXIST);
+    }
+    Ok(resolved)
+}
+
+/// An address as a key.
+pub(super) fn number(address: IpAddr) -> Key {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+fn address_length(family: Family) -> usize {
+    match family {
+        Family::V4 => 4,
+        Family::V6 => 16,
+    }
+}
+
+fn key_length(kind: SetKind) -> usize {
+    match kind {
+        SetKind::Addresses(family) | SetKind::Ranges(family) | SetKind::Verdicts(family) => {
+            address_length(family)
+        }
+        SetKind::Pairs(family) => 2 * address_length(family),
+        SetKind::Stamp => 4,
+    }
+}

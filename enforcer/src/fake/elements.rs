@@ -1,0 +1,224 @@
+//! The elements of one set or map through the generations. It owns what is found when, and no references.
+
+use std::collections::{BTreeMap, HashMap};
+
+use nix::errno::Errno;
+
+use crate::{fake::Generation, fake::compile::Target};
+
+/// An element's key as a number: an address, half a pair of an address with itself, a mark.
+pub(super) type Key = u128;
+
+/// What an element says beside its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Data {
+    /// Nothing.
+    None,
+    /// A comment.
+    Comment(String),
+    /// A verdict.
+    Verdict(Target),
+}
+
+/// An element that is there: since when, up to which key, and what it says.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    born: Generation,
+    last: Key,
+    pub(super) data: Data,
+}
+
+/// An element that was there.
+#[derive(Clone, Debug)]
+struct Dead {
+    entry: Entry,
+    died: Generation,
+}
+
+/// Elements by the key that they begin with.
+#[derive(Clone, Debug)]
+enum Alive {
+    Hashed(HashMap<Key, Entry>),
+    Ranges(BTreeMap<Key, Entry>),
+}
+
+/// The elements of a set or map.
+#[derive(Clone, Debug)]
+pub(super) struct Elements {
+    alive: Alive,
+    dead: HashMap<Key, Vec<Dead>>,
+}
+
+/// What was found.
+pub(super) type Found<'a> = Option<&'a Data>;
+
+impl Elements {
+    pub(super) fn new(ranges: bool) -> Elements {
+        let alive = match ranges {
+            true => Alive::Ranges(BTreeMap::new()),
+            false => Alive::Hashed(HashMap::new()),
+        };
+        Elements {
+            alive,
+            dead: HashMap::new(),
+        }
+    }
+
+    /// What a lookup finds in a generation.
+    pub(super) fn find(&self, key: Key, generation: Generation) -> Found<'_> {
+        let entry = match &self.alive {
+            Alive::Hashed(all) => all.get(&key),
+            Alive::Ranges(all) => {
+                let below = all.range(..=key).next_back();
+                below
+                    .map(|(_, entry)| entry)
+                    .filter(|entry| entry.last >= key)
+            }
+        };
+        if let Some(entry) = entry.filter(|entry| entry.born <= generation) {
+            return Some(&entry.data);
+        }
+        if self.dead.is_empty() {
+            return None;
+        }
+        let seen = |dead: &&Dead| (dead.entry.born..dead.died).contains(&generation);
+        let dead = match &self.alive {
+            Alive::Hashed(_) => self.dead.get(&key)?.iter().find(seen),
+            Alive::Ranges(_) => self
+                .dead
+                .iter()
+                .filter(|&(&first, _)| first <= key)
+                .flat_map(|(_, all)| all)
+                .find(|dead| dead.entry.last >= key && seen(dead)),
+        };
+        dead.map(|dead| &dead.entry.data)
+    }
+
+    /// Adds an element. One that is there already is no error if it says the same (then its comment stays as it was),
+    /// and the answer is that nothing was added.
+    pub(super) fn add(
+        &mut self,
+        first: Key,
+        last: Key,
+        data: Data,
+        next: Generation,
+    ) -> Result<bool, Errno> {
+        let same = |there: &Entry| match (&there.data, &data) {
+            (Data::Verdict(a), Data::Verdict(b)) => a == b,
+            _ => there.last == last,
+        };
+        let there = match &self.alive {
+            Alive::Hashed(all) => all.get(&first),
+            Alive::Ranges(all) => {
+                let below = all.range(..=last).next_back();
+                let overlapping = below.filter(|(_, entry)| entry.last >= first);
+                if overlapping.is_some_and(|(&begin, _)| begin != first) {
+                    return Err(Errno::EEXIST);
+                }
+                overlapping.map(|(_, entry)| entry)
+            }
+        };
+        if let Some(there) = there {
+            return if same(there) {
+                Ok(false)
+            } else {
+                Err(Errno::EEXIST)
+            };
+        }
+        let born = next;
+        self.insert(first, Entry { born, last, data });
+        Ok(true)
+    }
+
+    /// Takes out an element, which packets of earlier generations still find. Returns it.
+    pub(super) fn remove(
+        &mut self,
+        first: Key,
+        last: Key,
+        next: Generation,
+    ) -> Result<Entry, Errno> {
+        let whole = self
+            .entry(first)
+            .is_some_and(|entry| matches!(self.alive, Alive::Hashed(_)) || entry.last == last);
+        if !whole {
+            return Err(Errno::ENOENT);
+        }
+        let entry = self.take(first).expect("it was just seen");
+        // What came and goes in one batch nobody finds.
+        if entry.born < next {
+            let dead = Dead {
+                entry: entry.clone(),
+                died: next,
+            };
+            self.dead.entry(first).or_default().push(dead);
+        }
+        Ok(entry)
+    }
+
+    /// Undoes [`add`](Elements::add).
+    pub(super) fn unadd(&mut self, first: Key) -> Entry {
+        self.take(first).expect("it was added")
+    }
+
+    /// Undoes [`remove`](Elements::remove).
+    pub(super) fn unremove(&mut self, first: Key, entry: Entry, next: Generation) {
+        if entry.born < next {
+            let all = self.dead.get_mut(&first).expect("it died here");
+            all.pop();
+            if all.is_empty() {
+                self.dead.remove(&first);
+            }
+        }
+        self.insert(first, entry);
+    }
+
+    /// The keys that elements begin with.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        match &self.alive {
+            Alive::Hashed(all) => all.keys().copied().collect(),
+            Alive::Ranges(all) => all.keys().copied().collect(),
+        }
+    }
+
+    /// The comments of the elements that have one.
+    pub(super) fn comments(&self) -> Vec<(Key, &str)> {
+        let Alive::Hashed(all) = &self.alive else {
+            return Vec::new();
+        };
+        all.iter()
+            .filter_map(|(&key, entry)| match &entry.data {
+                Data::Comment(text) => Some((key, text.as_str())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Forgets what died up to a generation.
+    pub(super) fn forget_before(&mut self, horizon: Generation) {
+        self.dead.retain(|_, all| {
+            all.retain(|dead| dead.died > horizon);
+            !all.is_empty()
+        });
+    }
+
+    fn entry(&self, first: Key) -> Option<&Entry> {
+        match &self.alive {
+            Alive::Hashed(all) => all.get(&first),
+            Alive::Ranges(all) => all.get(&first),
+        }
+    }
+
+    fn insert(&mut self, first: Key, entry: Entry) {
+        match &mut self.alive {
+            Alive::Hashed(all) => all.insert(first, entry),
+            Alive::Ranges(all) => all.insert(first, entry),
+        };
+    }
+
+    fn take(&mut self, first: Key) -> Option<Entry> {
+        match &mut self.alive {
+            Alive::Hashed(all) => all.remove(&first),
+            Alive::Ranges(all) => all.remove(&first),
+        }
+    }
+}

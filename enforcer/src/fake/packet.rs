@@ -1,0 +1,91 @@
+//! What a packet shows to rules. It owns no verdict.
+
+use std::net::IpAddr;
+
+/// A forwarded packet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Packet {
+    /// The source in its own header.
+    pub source: IpAddr,
+    /// The destination in its own header.
+    pub destination: IpAddr,
+    /// The connection that it is of; `None` if conntrack calls it invalid or untracked.
+    pub connection: Option<Connection>,
+    /// The type of its ICMPv6 message, if it is one.
+    pub icmpv6: Option<u8>,
+    /// The interface by which it came in.
+    pub input: String,
+    /// The interface by which it goes out.
+    pub output: String,
+}
+
+/// A connection as conntrack knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Connection {
+    /// The source of the original tuple: the client.
+    pub client: IpAddr,
+    /// The source of the reply tuple: the server, after translation of addresses.
+    pub server: IpAddr,
+    /// The IP protocol.
+    pub protocol: u8,
+    /// The source port of the reply tuple: the server's.
+    pub port: u16,
+    /// Whether the packet goes the way that the connection's first packet went.
+    pub original: bool,
+    /// Whether packets went both ways before.
+    pub established: bool,
+}
+
+impl Packet {
+    /// A packet from a client to a server, of a connection without translation of addresses.
+    pub fn of_connection(client: IpAddr, server: IpAddr, protocol: u8, port: u16) -> Packet {
+        Packet {
+            connection: Some(Connection {
+                client,
+                server,
+                protocol,
+                port,
+                original: true,
+                established: false,
+            }),
+            ..Packet::without_connection(client, server)
+        }
+    }
+
+    /// A packet that conntrack cannot place.
+    pub fn without_connection(source: IpAddr, destination: IpAddr) -> Packet {
+        Packet {
+            source,
+            destination,
+            connection: None,
+            icmpv6: None,
+            input: String::new(),
+            output: String::new(),
+        }
+    }
+
+    /// The same packet, of a connection that is established.
+    pub fn established(mut self) -> Packet {
+        if let Some(connection) = &mut self.connection {
+            connection.established = true;
+        }
+        self
+    }
+
+    /// The same connection's packet the other way.
+    pub fn reply(mut self) -> Packet {
+        std::mem::swap(&mut self.source, &mut self.destination);
+        std::mem::swap(&mut self.input, &mut self.output);
+        if let Some(connection) = &mut self.connection {
+            connection.original = !connection.original;
+        }
+        self
+    }
+
+    /// The same packet, by these interfaces.
+    pub fn by(mut self, input: &str, output: &str) -> Packet {
+        self.input = input.into();
+        self.output = output.into();
+        self
+    }
+}

@@ -1,0 +1,212 @@
+//! The table's objects through the generations: what is there now, and what packets under way may still see. It
+//! decides nothing about commands.
+
+use std::{collections::HashMap, sync::Arc};
+
+use nix::errno::Errno;
+
+use crate::{
+    fake::{
+        Generation, Process,
+        compile::{Hit, Rule, Target},
+        elements::{Data, Elements, Key},
+    },
+    nft::command::{SetKind, Verdict},
+};
+
+/// Which chain: another after it was deleted and made anew under the same name.
+pub(super) type ChainId = usize;
+
+/// Which set or map.
+pub(super) type SetId = usize;
+
+/// The rules of a chain in one generation.
+pub(super) type Rules = Arc<Vec<Arc<Rule>>>;
+
+#[derive(Debug)]
+pub(super) struct Chain {
+    pub(super) name: String,
+    /// Whether the forward hook calls it.
+    pub(super) base: bool,
+    pub(super) born: Generation,
+    pub(super) died: Generation,
+    /// What its rules are from which generation on. None before the first.
+    pub(super) versions: Vec<(Generation, Rules)>,
+    /// How many rules and elements lead to it.
+    pub(super) uses: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Set {
+    pub(super) name: String,
+    pub(super) kind: SetKind,
+    pub(super) died: Generation,
+    pub(super) elements: Elements,
+    /// How many rules look into it.
+    pub(super) uses: usize,
+    /// The chains that its elements lead to, and how many do.
+    pub(super) targets: HashMap<ChainId, usize>,
+}
+
+/// The table, if there is one, and what is left of earlier ones.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    /// Its flags; `None` when there is no table.
+    pub(super) flags: Option<u32>,
+    pub(super) owner: Option<Process>,
+    pub(super) chains: Vec<Option<Chain>>,
+    pub(super) sets: Vec<Option<Set>>,
+    pub(super) chain_ids: HashMap<String, ChainId>,
+    pub(super) set_ids: HashMap<String, SetId>,
+    no_rules: Rules,
+}
+
+impl Chain {
+    /// The rules as the next generation will have them.
+    pub(super) fn latest(&self) -> &[Arc<Rule>] {
+        self.versions
+            .last()
+            .map_or(&[], |(_, rules)| rules.as_slice())
+    }
+}
+
+impl Table {
+    pub(super) fn chain(&self, id: ChainId) -> &Chain {
+        self.chains[id]
+            .as_ref()
+            .expect("what is referred to is there")
+    }
+
+    pub(super) fn chain_mut(&mut self, id: ChainId) -> &mut Chain {
+        self.chains[id]
+            .as_mut()
+            .expect("what is referred to is there")
+    }
+
+    pub(super) fn set(&self, id: SetId) -> &Set {
+        self.sets[id]
+            .as_ref()
+            .expect("what is referred to is there")
+    }
+
+    pub(super) fn set_mut(&mut self, id: SetId) -> &mut Set {
+        self.sets[id]
+            .as_mut()
+            .expect("what is referred to is there")
+    }
+
+    pub(super) fn set_id(&self, name: &str) -> Option<SetId> {
+        self.set_ids.get(name).copied()
+    }
+
+    pub(super) fn chain_names(&self) -> impl Iterator<Item = &str> {
+        self.chain_ids.keys().map(String::as_str)
+    }
+
+    pub(super) fn set_names(&self) -> impl Iterator<Item = &str> {
+        self.set_ids.keys().map(String::as_str)
+    }
+
+    /// A verdict of a rule or an element, as the kernel takes it.
+    pub(super) fn target(&self, verdict: &Verdict) -> Result<Target, Errno> {
+        let chain = |name: &String| {
+            let id = *self.chain_ids.get(name).ok_or(Errno::ENOENT)?;
+            if self.chain(id).base {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            Ok(id)
+        };
+        Ok(match verdict {
+            Verdict::Drop => Target::Drop,
+            Verdict::Accept => Target::Accept,
+            Verdict::Return => Target::Return,
+            Verdict::Jump(name) => Target::Jump(chain(name)?),
+            Verdict::Goto(name) => Target::Goto(chain(name)?),
+        })
+    }
+
+    /// The rules of a chain in a generation.
+    pub(super) fn rules(&self, id: ChainId, generation: Generation) -> &Rules {
+        let versions = &self.chain(id).versions;
+        let found = versions.iter().rev().find(|(from, _)| *from <= generation);
+        found.map_or(&self.no_rules, |(_, rules)| rules)
+    }
+
+    /// The chains that the hook calls in a generation; those that came later come first. With `prepared`, those of a
+    /// batch under way are among them: the kernel registers a hook before the flip.
+    pub(super) fn hooks(&self, generation: Generation, prepared: bool) -> Vec<ChainId> {
+        let until = generation + Generation::from(prepared);
+        let mut hooks: Vec<(Generation, ChainId)> = (0..)
+            .zip(&self.chains)
+            .filter_map(|(id, chain)| chain.as_ref().map(|chain| (id, chain)))
+            .filter(|(_, chain)| chain.base && chain.born <= until && generation < chain.died)
+            .map(|(id, chain)| (chain.born, id))
+            .collect();
+        hooks.sort_unstable();
+        hooks.into_iter().rev().map(|(_, id)| id).collect()
+    }
+
+    /// What a lookup finds.
+    pub(super) fn find(&self, set: SetId, key: Key, generation: Generation) -> Hit {
+        match self.set(set).elements.find(key, generation) {
+            None => Hit::Miss,
+            Some(Data::Verdict(target)) => Hit::Verdict(*target),
+            Some(_) => Hit::Found,
+        }
+    }
+
+    /// The numbers and comments in a set.
+    pub(super) fn stamps(&self, set: &str) -> Vec<(u32, String)> {
+        let Some(id) = self.set_id(set) else {
+            return Vec::new();
+        };
+        let comments = self.set(id).elements.comments().into_iter();
+        comments
+            .filter_map(|(key, text)| Some((u32::try_from(key).ok()?, text.to_owned())))
+            .collect()
+    }
+
+    /// Puts a chain where there is room.
+    pub(super) fn insert_chain(&mut self, chain: Chain) -> ChainId {
+        insert(&mut self.chains, chain)
+    }
+
+    /// Puts a set where there is room.
+    pub(super) fn insert_set(&mut self, set: Set) -> SetId {
+        insert(&mut self.sets, set)
+    }
+
+    /// Forgets all that only packets before a generation could see.
+    pub(super) fn forget_before(&mut self, horizon: Generation) {
+        for slot in &mut self.chains {
+            if slot.as_ref().is_some_and(|chain| chain.died <= horizon) {
+                *slot = None;
+            }
+            if let Some(chain) = slot {
+                let current = chain
+                    .versions
+                    .iter()
+                    .rposition(|(from, _)| *from <= horizon);
+                chain.versions.drain(..current.unwrap_or(0));
+            }
+        }
+        for slot in &mut self.sets {
+            if slot.as_ref().is_some_and(|set| set.died <= horizon) {
+                *slot = None;
+            }
+            if let Some(set) = slot {
+                set.elements.forget_before(horizon);
+            }
+        }
+    }
+}
+
+fn insert<T>(slots: &mut Vec<Option<T>>, value: T) -> usize {
+    let free = slots.iter().position(Option::is_none);
+    let at = free.unwrap_or_else(|| {
+        slots.push(None);
+        slots.len() - 1
+    });
+    slots[at] = Some(value);
+    at
+}

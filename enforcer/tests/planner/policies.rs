@@ -1,0 +1,303 @@
+//! Owns random policies over a small universe, and what each means for a packet; never a plan.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
+
+use rand::{RngExt, rngs::StdRng};
+use sallyport_enforcer::{
+    fake::{Connection, Packet},
+    nft::render::Options,
+};
+use sallyport_proto::{
+    Ranges,
+    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+};
+
+/// The interface behind which there are only workloads, in half of the options.
+pub(crate) const WORKLOADS: &str = "pod7";
+
+/// An address of the universe: IPv4, the last two IPv6.
+pub(crate) fn address(n: u8) -> IpAddr {
+    match n {
+        0..6 => [10, 0, 0, n].into(),
+        _ => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()).into(),
+    }
+}
+
+const ADDRESSES: u8 = 8;
+
+fn some_addresses(rng: &mut StdRng, chance: f64) -> Vec<IpAddr> {
+    let all = (0..ADDRESSES).filter(|_| rng.random_bool(chance));
+    all.map(address).collect()
+}
+
+pub(crate) fn random_options(rng: &mut StdRng) -> Options {
+    let range = Ranges::span(address(3), address(5)).expect("a range");
+    Options {
+        strict: rng.random_bool(0.7),
+        workload_ranges: if rng.random_bool(0.3) {
+            range
+        } else {
+            Ranges::EMPTY
+        },
+        workload_interfaces: match rng.random_bool(0.5) {
+            true => vec!["pod*".into()],
+            false => Vec::new(),
+        },
+        owned: false,
+    }
+}
+
+/// A policy whose groups and classes are those of a few recipes, so that two of them share much.
+pub(crate) fn random_policy(rng: &mut StdRng) -> NodePolicy {
+    let mut policy = NodePolicy::default();
+    let last = rng.random_range(1..6);
+    let ranges = Ranges::span(address(0), address(last)).expect("a range");
+    policy.set_workload_ranges(Arc::new(ranges));
+    let groups: Vec<_> = (0..4).map(|n| random_group(rng, n)).collect();
+    for n in 0..ADDRESSES {
+        if rng.random_bool(0.35) {
+            continue;
+        }
+        let mut class = |direction| {
+            if rng.random_bool(0.35) {
+                return None;
+            }
+            let class = random_class(rng, direction, &groups);
+            for id in class.groups() {
+                let group = groups.iter().find(|(other, _)| *other == id);
+                let (_, group) = group.expect("one of them");
+                policy.set_group(id, group.clone());
+            }
+            let id = class.id();
+            policy.add_class(id, Arc::new(class));
+            Some(id)
+        };
+        let endpoint = Endpoint {
+            namespace: "default".into(),
+            ingress: class(Direction::Ingress),
+            egress: class(Direction::Egress),
+            name: format!("pod-{n}"),
+        };
+        policy.set_endpoint(address(n), Arc::new(endpoint));
+    }
+    policy
+}
+
+fn random_group(rng: &mut StdRng, n: u8) -> (GroupId, Arc<PeerGroup>) {
+    let ranges = match n {
+        2 => Ranges::span(address(1), address(2)).expect("a range"),
+        3 => Ranges::everything(),
+        _ => Ranges::EMPTY,
+    };
+    let description = format!("group {n}");
+    let id = GroupId::of([description.as_str()], &ranges);
+    let mut group = PeerGroup::new(description, ranges);
+    group.addresses = some_addresses(rng, 0.4).into_iter().collect();
+    (id, Arc::new(group))
+}
+
+fn random_class(
+    rng: &mut StdRng,
+    direction: Direction,
+    groups: &[(GroupId, Arc<PeerGroup>)],
+) -> Class {
+    let mut group = || groups[rng.random_range(0..groups.len())].0;
+    let (a, b) = (group(), group());
+    let rule = |protocol, first, last, group| PortRule {
+        protocol,
+        first,
+        last,
+        group,
+    };
+    let ports = match rng.random_range(0..5) {
+        0 => vec![],
+        1 => vec![rule(Protocol::Tcp, 80, 80, a)],
+        2 if a != b => vec![
+            rule(Protocol::Tcp, 0, 79, a),
+            rule(Protocol::Tcp, 80, 80, b),
+            rule(Protocol::Tcp, 81, u16::MAX, a),
+        ],
+        3 => vec![
+            rule(Protocol::Tcp, 80, 90, b),
+            rule(Protocol::Udp, 53, 53, a),
+        ],
+        _ => Protocol::ALL
+            .map(|protocol| rule(protocol, 0, u16::MAX, a))
+            .to_vec(),
+    };
+    Class {
+        direction,
+        keep: false,
+        other: rng.random_bool(0.5).then_some(a),
+        ports,
+    }
+}
+
+/// An edit of a policy: another, or the same with a few things changed.
+pub(crate) fn random_edit(rng: &mut StdRng, old: &NodePolicy) -> NodePolicy {
+    let other = random_policy(rng);
+    if rng.random_bool(0.4) {
+        return other;
+    }
+    let mut new = old.clone();
+    for (&id, group) in other.groups() {
+        if old.groups().contains_key(&id) && rng.random_bool(0.5) {
+            new.set_group(id, group.clone());
+        }
+    }
+    for (&at, endpoint) in other.endpoints() {
+        if rng.random_bool(0.3) {
+            let classes = [endpoint.ingress, endpoint.egress].into_iter().flatten();
+            for (id, class) in classes.map(|id| (id, other.classes()[&id].clone())) {
+                for group in class
+                    .groups()
+                    .filter(|group| !new.groups().contains_key(group))
+                    .collect::<Vec<_>>()
+                {
+                    new.set_group(group, other.groups()[&group].clone());
+                }
+                new.add_class(id, class);
+            }
+            new.set_endpoint(at, endpoint.clone());
+        }
+    }
+    drop_unused(&mut new);
+    new
+}
+
+/// The compiler sends no class or group that nobody needs.
+fn drop_unused(policy: &mut NodePolicy) {
+    let used: Vec<_> = policy
+        .endpoints()
+        .values()
+        .flat_map(|of| [of.ingress, of.egress])
+        .flatten()
+        .collect();
+    for id in policy.classes().keys().copied().collect::<Vec<_>>() {
+        if !used.contains(&id) {
+            policy.remove_class(id);
+        }
+    }
+    let used: Vec<_> = policy
+        .classes()
+        .values()
+        .flat_map(|class| class.groups().collect::<Vec<_>>())
+        .collect();
+    for id in policy.groups().keys().copied().collect::<Vec<_>>() {
+        if !used.contains(&id) {
+            policy.remove_group(id);
+        }
+    }
+}
+
+/// Every packet of the universe that can tell policies apart.
+pub(crate) fn packets() -> Vec<Packet> {
+    let mut packets = Vec::new();
+    for (client, server) in
+        (0..ADDRESSES).flat_map(|a| (0..ADDRESSES).map(move |b| (address(a), address(b))))
+    {
+        if client.is_ipv4() != server.is_ipv4() {
+            continue;
+        }
+        let of = [(6, 80), (6, 85), (17, 53), (1, 0)]
+            .map(|(protocol, port)| Packet::of_connection(client, server, protocol, port));
+        for packet in of
+            .into_iter()
+            .chain([Packet::without_connection(client, server)])
+        {
+            packets.push(packet.clone().by(WORKLOADS, WORKLOADS));
+            packets.push(packet);
+        }
+        if client == server {
+            let ways = [("eth0", WORKLOADS), (WORKLOADS, "eth0")];
+            for (input, output) in ways {
+                let packet = Packet::of_connection(client, server, 6, 80);
+                packets.push(packet.clone().reply().by(input, output));
+                packets.push(packet.by(input, output));
+                packets.push(Packet::without_connection(client, server).by(input, output));
+            }
+            packets.push(Packet {
+                icmpv6: Some(135),
+                ..Packet::without_connection(client, server)
+            });
+        }
+    }
+    packets
+}
+
+/// Whether a packet can be: where interfaces of workloads are named, all workloads are behind them.
+pub(crate) fn can_be(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
+    let behind = |address: &IpAddr, interface: &str| {
+        options.workload_interfaces.is_empty()
+            || interface == WORKLOADS
+            || !policy.endpoints().contains_key(address)
+    };
+    let (input, output) = match &packet.connection {
+        Some(of) if !of.original => (&packet.output, &packet.input),
+        _ => (&packet.input, &packet.output),
+    };
+    let (client, server) = match &packet.connection {
+        Some(of) => (&of.client, &of.server),
+        None => (&packet.source, &packet.destination),
+    };
+    behind(client, input) && behind(server, output)
+}
+
+/// Whether a policy lets a packet pass: what the documentation says, with nothing of how the table says it.
+pub(crate) fn permits(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
+    match &packet.connection {
+        Some(connection) => permits_connection(policy, options, packet, connection),
+        None if packet.icmpv6.is_some() => true,
+        None => {
+            let by_header =
+                |address: IpAddr, interface: &str| match policy.endpoints().get(&address) {
+                    Some(endpoint) => (endpoint.ingress, endpoint.egress) == (None, None),
+                    None => is_welcome(policy, options, address, Some(interface)),
+                };
+            by_header(packet.source, &packet.input) && by_header(packet.destination, &packet.output)
+        }
+    }
+}
+
+fn permits_connection(
+    policy: &NodePolicy,
+    options: &Options,
+    packet: &Packet,
+    connection: &Connection,
+) -> bool {
+    let protocol = Protocol::from_number(connection.protocol.into());
+    let port = protocol.map(|protocol| (protocol, connection.port));
+    let side = |direction, local: IpAddr, peer: IpAddr, interface: &str| {
+        let interface = connection.original.then_some(interface);
+        let known = policy.endpoints().contains_key(&local);
+        (known || is_welcome(policy, options, local, interface))
+            && policy.allows(direction, local, peer, port)
+    };
+    side(
+        Direction::Egress,
+        connection.client,
+        connection.server,
+        &packet.input,
+    ) && side(
+        Direction::Ingress,
+        connection.server,
+        connection.client,
+        &packet.output,
+    )
+}
+
+/// Whether an address that is no endpoint may talk: in strict mode not if it is one of this node's workloads'.
+fn is_welcome(
+    policy: &NodePolicy,
+    options: &Options,
+    address: IpAddr,
+    interface: Option<&str>,
+) -> bool {
+    let ours =
+        policy.workload_ranges().contains(address) || options.workload_ranges.contains(address);
+    let behind = !options.workload_interfaces.is_empty() && interface == Some(WORKLOADS);
+    !options.strict || !(ours || behind)
+}

@@ -1,0 +1,214 @@
+//! Owns one node's table in the fake kernel while plans are carried out, and the check of every packet; never makes a
+//! policy.
+
+use std::{fmt, sync::OnceLock};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use sallyport_enforcer::{
+    fake::{FakeKernel, Judgement, Packet},
+    kernel::Kernel,
+    nft::render::Options,
+    plan::{self, Garbage, Installed, Limits, Plan},
+};
+use sallyport_proto::{Position, Window, policy::NodePolicy};
+
+use crate::policies::{can_be, packets, permits};
+
+/// A packet that met a verdict it must not meet, or a batch that was refused.
+#[derive(Debug)]
+pub(crate) enum Violation {
+    Refused(String),
+    Leaked(String),
+    Lost(String),
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Violation::Refused(what) => write!(f, "refused: {what}"),
+            Violation::Leaked(what) => write!(f, "passes though every version denies it: {what}"),
+            Violation::Lost(what) => write!(f, "dropped though every version allows it: {what}"),
+        }
+    }
+}
+
+pub(crate) type Checked = Result<(), Violation>;
+
+/// A node.
+pub(crate) struct World {
+    pub(crate) kernel: FakeKernel,
+    pub(crate) options: Options,
+    pub(crate) limits: Limits,
+    pub(crate) installed: Installed,
+    pub(crate) garbage: Garbage,
+    /// What was installed first.
+    pub(crate) first: NodePolicy,
+    /// The policies that were in force, wholly or on the way, since the last grace period.
+    versions: Vec<(NodePolicy, Options)>,
+    /// Decides when others commit.
+    others: StdRng,
+    /// Whether nobody else commits.
+    pub(crate) alone: bool,
+}
+
+fn all_packets() -> &'static [Packet] {
+    static PACKETS: OnceLock<Vec<Packet>> = OnceLock::new();
+    PACKETS.get_or_init(packets)
+}
+
+pub(crate) fn position(policy: &NodePolicy, revision: u64) -> Position {
+    Position {
+        epoch: 1,
+        revision,
+        digest: policy.digest(),
+    }
+}
+
+impl World {
+    /// A node that enforces a policy.
+    pub(crate) fn new(
+        policy: NodePolicy,
+        options: Options,
+        batch: usize,
+        seed: u64,
+    ) -> Result<World, Violation> {
+        let window = Window::alone(position(&policy, 1), policy.clone());
+        let installed = Installed::default().updated(window, &options.unknown());
+        let mut world = World {
+            kernel: FakeKernel::default(),
+            options,
+            limits: Limits { batch },
+            installed,
+            garbage: Garbage::default(),
+            first: policy,
+            versions: Vec::new(),
+            others: StdRng::seed_from_u64(seed),
+            alone: false,
+        };
+        let plan = plan::create(&world.installed, &world.options, world.limits);
+        for step in &plan.steps {
+            world.commit(&step.commands)?;
+        }
+        world.settle()?;
+        Ok(world)
+    }
+
+    pub(crate) fn plan(&self, policy: &NodePolicy) -> Plan {
+        let revision = self.installed.position().map_or(0, |at| at.revision) + 1;
+        let window = Window::alone(position(policy, revision), policy.clone());
+        let after = self.installed.updated(window, &self.options.unknown());
+        plan::update(&self.installed, &after, &self.options, self.limits)
+    }
+
+    /// Carries out a plan from a step on, with packets under way all the time.
+    pub(crate) fn carry_out(&mut self, plan: &Plan, steps: std::ops::Range<usize>) -> Checked {
+        let now = (plan.after.policy.clone(), self.options.clone());
+        self.versions.push(now);
+        for step in &plan.steps[steps] {
+            if step.grace {
+                self.grace()?;
+            }
+            self.commit(&step.commands)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note that a plan is done.
+    pub(crate) fn done(&mut self, plan: Plan) {
+        self.garbage.after(&plan);
+        self.installed = plan.after;
+    }
+
+    pub(crate) fn commit(
+        &mut self,
+        commands: &[sallyport_enforcer::nft::command::Command],
+    ) -> Checked {
+        if !self.alone && self.others.random_bool(0.2) {
+            self.kernel.foreign_commit();
+        }
+        let result = self.kernel.commit(commands);
+        result.map_err(|error| Violation::Refused(error.to_string()))
+    }
+
+    /// Looks at the packets that are under way, and waits until they are through.
+    pub(crate) fn grace(&mut self) -> Checked {
+        self.check()?;
+        self.kernel.grace();
+        Ok(())
+    }
+
+    /// Waits, and looks that the table enforces exactly what is installed.
+    pub(crate) fn settle(&mut self) -> Checked {
+        if !self.versions.is_empty() {
+            self.grace()?;
+        }
+        self.kernel.grace();
+        self.versions = vec![(self.installed.policy.clone(), self.options.clone())];
+        self.check()
+    }
+
+    /// Writes the frame for the options as they are.
+    pub(crate) fn reframe(&mut self) -> Checked {
+        let plan = plan::reframe(&self.installed, &self.options, self.limits);
+        self.carry_out(&plan, 0..plan.steps.len())
+    }
+
+    /// Deletes all that is not of what is installed, and looks that no more and no less is left.
+    pub(crate) fn sweep(&mut self) -> Checked {
+        let expected = plan::objects(&self.installed, &self.options);
+        let table = self
+            .kernel
+            .read()
+            .expect("it can be read")
+            .expect("it is there");
+        self.garbage = Garbage {
+            chains: table.chains.difference(&expected.chains).cloned().collect(),
+            sets: table.sets.difference(&expected.sets).cloned().collect(),
+        };
+        self.clean()?;
+        let table = self
+            .kernel
+            .read()
+            .expect("it can be read")
+            .expect("it is there");
+        assert_eq!((table.chains, table.sets), (expected.chains, expected.sets));
+        let stamp = table.reading.stamp.expect("there is a stamp");
+        assert!(stamp.is_of(&self.installed), "{stamp}");
+        assert_eq!(stamp.progress, None);
+        Ok(())
+    }
+
+    /// Deletes what updates left behind. Whoever calls it has waited.
+    pub(crate) fn clean(&mut self) -> Checked {
+        let commands = self.garbage.delete();
+        self.garbage = Garbage::default();
+        self.commit(&commands)?;
+        self.check()
+    }
+
+    /// Every packet that may be under way: no mix lets pass what all versions deny, or drops what all allow.
+    pub(crate) fn check(&self) -> Checked {
+        let possible = |packet: &&Packet| {
+            let mut versions = self.versions.iter();
+            versions.all(|(policy, options)| can_be(policy, options, packet))
+        };
+        for packet in all_packets().iter().filter(possible) {
+            let permitted =
+                |(policy, options): &(NodePolicy, Options)| permits(policy, options, packet);
+            let verdicts = self.kernel.verdicts_now(packet);
+            if verdicts.can_pass && !self.versions.iter().any(permitted) {
+                return Err(Violation::Leaked(self.tell(packet, Judgement::Pass)));
+            }
+            if verdicts.can_drop && self.versions.iter().all(permitted) {
+                return Err(Violation::Lost(self.tell(packet, Judgement::Drop)));
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, packet: &Packet, judgement: Judgement) -> String {
+        let kernel = &self.kernel;
+        let trace = kernel.explain(packet, kernel.horizon()..=kernel.generation(), judgement);
+        format!("{packet:?}\n{}", trace.expect("it was just seen"))
+    }
+}

@@ -1,0 +1,96 @@
+//! The fake kernel is as strict as the real one: one table of cases on both, and after each batch the same answer, word
+//! for word, and the same table.
+
+mod content;
+mod objects;
+mod words;
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use sallyport_enforcer::{
+    fake::FakeKernel,
+    kernel::Kernel,
+    netlink::{self, Netlink},
+};
+use sallyport_integration::{
+    kernel_tests::{self, Outcome},
+    testbed::Netns,
+};
+use words::{Case, Event};
+
+fn main() -> ExitCode {
+    kernel_tests::run(&[
+        ("tables_chains_and_sets", || compare(objects::cases())),
+        ("owners", || compare(objects::owners())),
+        ("elements", || compare(content::elements())),
+        ("rules", || compare(content::rules())),
+        ("the_fake_refuses_what_nobody_means", stricter),
+    ])
+}
+
+/// Runs each case on both kernels.
+fn compare(cases: Vec<Case>) -> Outcome {
+    for (name, events) in cases {
+        let netns = Netns::new("strictness")?;
+        let mut reader = netns.run(Netlink::open)?;
+        let mut sockets: BTreeMap<u32, Netlink> = BTreeMap::new();
+        let mut fake = FakeKernel::default();
+        for event in events {
+            let (process, batch) = match event {
+                Event::Batch(process, batch) => (process, batch),
+                Event::End(process) => {
+                    sockets.remove(&process);
+                    fake.process_ends(process);
+                    continue;
+                }
+            };
+            if let std::collections::btree_map::Entry::Vacant(free) = sockets.entry(process) {
+                free.insert(netns.run(Netlink::open)?);
+            }
+            let socket = sockets.get_mut(&process).expect("it was just opened");
+            fake.speak_as(process);
+            let (real, faked) = (socket.commit(&batch), fake.commit(&batch));
+            let script: Vec<String> = batch.iter().map(ToString::to_string).collect();
+            let script = script.join("\n");
+            if told(&real) != told(&faked) {
+                let (real, faked) = (told(&real), told(&faked));
+                return Err(format!("{name}\n{script}\nreal: {real}\nfake: {faked}").into());
+            }
+            let (real, faked) = (Kernel::read(&mut reader)?, fake.read()?);
+            if real != faked {
+                return Err(format!("{name}\n{script}\nreal: {real:?}\nfake: {faked:?}").into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn told(result: &Result<(), netlink::Error>) -> String {
+    match result {
+        Ok(()) => "done".into(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// The kernel takes these, the fake does not: the other way round would be a fake that lets mistakes pass.
+fn stricter() -> Outcome {
+    for (name, events) in content::lenient() {
+        let netns = Netns::new("strictness")?;
+        let mut real = netns.run(Netlink::open)?;
+        let mut fake = FakeKernel::default();
+        let mut batches = events.iter().filter_map(|event| match event {
+            Event::Batch(_, batch) => Some(batch),
+            Event::End(_) => None,
+        });
+        let last = batches.next_back().ok_or("a case has batches")?;
+        for batch in batches {
+            Kernel::commit(&mut real, batch)?;
+            fake.commit(batch)?;
+        }
+        Kernel::commit(&mut real, last).map_err(|error| format!("{name}: {error}"))?;
+        if fake.commit(last).is_ok() {
+            return Err(format!("{name}: the fake takes it").into());
+        }
+    }
+    Ok(())
+}
