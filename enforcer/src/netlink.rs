@@ -7,7 +7,8 @@ use std::{
     collections::BTreeSet,
     io,
     os::fd::{AsRawFd, OwnedFd},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -32,6 +33,9 @@ const BUFFER: usize = 256 << 20;
 
 /// What a socket without privilege over the kernel's limits takes for sure (`net.core.wmem_default` is 212,992).
 const BATCH_UNPRIVILEGED: usize = 150_000;
+
+/// The table's flag that it has an owner (`NFT_TABLE_F_OWNER`).
+const OWNER: u32 = 2;
 
 /// Larger batches gain nothing, and hold the kernel's commit mutex for long.
 const BATCH_PRIVILEGED: usize = 16 << 20;
@@ -205,6 +209,18 @@ impl Netlink {
             chains: names(chains, sys::NFTA_CHAIN_NAME),
             sets,
         }))
+    }
+
+    /// Returns once nobody owns our table, or after `patience`: the kernel takes an owner off it a moment after that died.
+    pub fn await_orphan(&self, patience: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + patience;
+        while self.table_flags()?.is_some_and(|flags| flags & OWNER != 0) {
+            if Instant::now() >= deadline {
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     /// What the table's stamp says. The table must be there.

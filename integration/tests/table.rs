@@ -390,6 +390,7 @@ fn ownership() -> Outcome {
     let Table { netns, netlink, .. } = table;
     drop(netlink);
     let heir = netns.run(Netlink::open)?;
+    heir.await_orphan(std::time::Duration::from_secs(5))?;
     heir.commit(&[Command::AddTable { owned: true }])?;
     if !heir
         .read()?

@@ -17,6 +17,9 @@ use crate::{journal::Journal, netlink::Netlink, nft::render::Options};
 /// How long nothing must happen before what is left behind is deleted.
 const IDLE: Duration = Duration::from_millis(100);
 
+/// How long to wait for the kernel to see that the enforcer before this one is dead.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How many objects may be left behind before they are deleted though updates keep coming.
 const GARBAGE_MAX: usize = 500;
 
@@ -51,6 +54,7 @@ impl Handle {
 /// Starts the agent: brings journal and kernel together without a packet noticing, then waits for updates.
 pub fn start(data_dir: &Path, options: Options) -> Result<Handle, StartError> {
     let netlink = Netlink::open()?;
+    netlink.await_orphan(ORPHAN_PATIENCE)?;
     let (journal, recovered) = Journal::open(data_dir)?;
     let agent = Agent::start(netlink, journal, recovered, options)?;
     let (requests, queue) = mpsc::channel();
