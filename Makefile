@@ -41,9 +41,9 @@ test: deps ## Formatting, lints, all tests; those on the real kernel where that 
 	@$(heading) 'cargo test'
 	SALLYPORT_PROGRAMS_BUILT=1 cargo test --workspace --no-fail-fast
 
-atomicity: deps ## Prove that edits never open a path nor break one, beside controls that leak (EDITS=1000)
+atomicity: deps ## Prove that edits never open a path nor break one, beside controls that leak (EDITS=1000 ARGS=--all)
 	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin atomicity
-	$(release)/atomicity --edits $(or $(EDITS),1000)
+	$(release)/atomicity --edits $(or $(EDITS),1000) $(ARGS)
 
 test-compose: images ## The demo's walk-through across containers, by docker-compose.yml
 	deploy/test-compose

@@ -6,5 +6,6 @@ pub mod deployment;
 pub mod kernel_tests;
 pub mod probe;
 mod reactor;
+pub mod relay;
 pub mod testbed;
 pub mod walkthrough;
