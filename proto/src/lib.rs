@@ -1,6 +1,7 @@
 //! The contract between control plane and enforcers: wire messages, the domain types both ends share, and the
 //! algebra of a node's policy (diff, apply, digest, meet). No IO, no Kubernetes, no sled, no netlink.
 
+pub mod codec;
 mod convert;
 mod delta;
 mod digest;
