@@ -49,8 +49,11 @@ impl Board {
         state.counts.bytes += bytes as u64;
     }
 
-    pub(crate) fn lost_stream(&self) {
-        self.lock().counts.lost_streams += 1;
+    /// A stream ended. Returns how many have, with it.
+    pub(crate) fn lost_stream(&self) -> u64 {
+        let mut state = self.lock();
+        state.counts.lost_streams += 1;
+        state.counts.lost_streams
     }
 
     pub(crate) fn counts(&self) -> Counts {

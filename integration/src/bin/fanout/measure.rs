@@ -27,11 +27,11 @@ struct Bench<'a> {
     runtime: &'a Runtime,
     size: Size,
     api: Api,
-    control_plane: ControlPlane,
-    /// All nodes but one.
+    /// All nodes but one. Dropped before what they are connected to.
     many: Simulated,
     /// The one that is frozen.
     one: Simulated,
+    control_plane: ControlPlane,
     /// Whether the gateway that comes and goes is there.
     more: bool,
     /// Which namespace of gateways counts.
@@ -71,6 +71,7 @@ pub(crate) fn run(runtime: &Runtime, program: &Path, size: Size, rounds: u32) ->
     let ready = started.elapsed();
     thread::sleep(SETTLE);
     let (memory_with, _) = bench.control_plane.usage().memory()?;
+    let lost_at_first = bench.lost_streams()?;
 
     eprintln!(
         "ready in {:.1} s; one delta to all, and as many bytes by plain TCP",
@@ -90,13 +91,14 @@ pub(crate) fn run(runtime: &Runtime, program: &Path, size: Size, rounds: u32) ->
     }
     eprintln!("with and without a frozen node");
     let (frozen, free) = bench.frozen(rounds)?;
+    let lost_streams = bench.lost_streams()? - lost_at_first;
     eprintln!("reconnect of all");
     let reconnect = bench.reconnect()?;
 
     let (_, server_peak) = bench.control_plane.usage().memory()?;
     let enforcers_peak = bench.many.usage().memory()?.1 + bench.one.usage().memory()?.1;
     let streams = memory_with.saturating_sub(memory_before) as f64;
-    let lost_streams = bench.many.counts()?.lost_streams + bench.one.counts()?.lost_streams;
+    let tries = bench.lost_streams()? - lost_streams;
     let (frozen, free) = (Times::of(frozen), Times::of(free));
     Ok(Report {
         delta_to_raw_ratio: round(fan_out.delta.median_ms / fan_out.raw.median_ms),
@@ -119,6 +121,7 @@ pub(crate) fn run(runtime: &Runtime, program: &Path, size: Size, rounds: u32) ->
         server_peak_memory_mib: mib(server_peak),
         enforcers_peak_memory_mib: mib(enforcers_peak),
         lost_streams,
+        failed_tries_to_connect: tries,
     })
 }
 
@@ -144,6 +147,10 @@ impl Bench<'_> {
         self.many.tell(Command::Connect)?;
         self.one.tell(Command::Connect)?;
         Ok(())
+    }
+
+    fn lost_streams(&mut self) -> Result<u64> {
+        Ok(self.many.counts()?.lost_streams + self.one.counts()?.lost_streams)
     }
 
     fn wait_enforced(&mut self, revision: u64) -> Result<()> {

@@ -63,7 +63,10 @@ pub(crate) struct Report {
     pub(crate) server_memory_with_streams_mib: f64,
     pub(crate) server_peak_memory_mib: f64,
     pub(crate) enforcers_peak_memory_mib: f64,
+    /// Streams that broke while nobody connected or disconnected.
     pub(crate) lost_streams: u64,
+    /// Streams that could not be opened at once when all connected at once, and were tried again.
+    pub(crate) failed_tries_to_connect: u64,
 }
 
 impl Report {

@@ -131,8 +131,10 @@ async fn session(
     let mut node = node.lock().await;
     loop {
         if let Err(error) = converse(&server, index, &mut node, &board).await {
-            board.lost_stream();
-            eprintln!("node {index}: {error:#}");
+            // One says why; thousands would say the same.
+            if board.lost_stream() == 1 {
+                eprintln!("a stream ended: {error:#}");
+            }
         }
         tokio::time::sleep(RETRY).await;
     }
