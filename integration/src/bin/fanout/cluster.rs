@@ -30,9 +30,19 @@ impl Size {
         self.policies.div_ceil(POLICIES)
     }
 
-    /// Most pods that fit: each node has a /24.
-    pub(crate) fn fits(self) -> bool {
-        self.nodes <= 1 << 16 && self.pods + 2 * GATEWAYS + 1 <= self.nodes * 250
+    /// Why it cannot be: each node needs a pod that a policy selects, and has addresses for some 250.
+    pub(crate) fn problem(self) -> Option<&'static str> {
+        if !(3..=1 << 16).contains(&self.nodes) {
+            Some("between 3 and 65,536 nodes")
+        } else if self.pods < self.nodes || self.pods + 2 * GATEWAYS >= self.nodes * 250 {
+            Some(
+                "at least as many pods as nodes, and at most 250 a node, 201 of them in all being gateways",
+            )
+        } else if self.policies == 0 || !self.policies.is_multiple_of(POLICIES) {
+            Some("a multiple of 10 policies")
+        } else {
+            None
+        }
     }
 
     /// Every object, a document each, in an order in which they can be put.
@@ -131,7 +141,7 @@ mod tests {
             pods: 200,
             policies: 20,
         };
-        assert!(size.fits());
+        assert_eq!(size.problem(), None);
         let mut cluster = Cluster::default();
         for document in size.documents() {
             for object in manifest::parse(&document, "a document").unwrap() {

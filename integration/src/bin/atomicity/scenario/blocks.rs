@@ -167,7 +167,7 @@ pub(super) fn overlapping(number: u32) -> State {
             &[format!("fd20::{}00/120", hole + 1)],
         ),
     ];
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         peers.push(block("172.20.0.32/27", &[]));
         peers.push(block("fd20::20/123", &[]));
     }
