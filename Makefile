@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test atomicity test-compose images build fmt lint deps clean
+.PHONY: help demo test atomicity fanout test-compose images build fmt lint deps clean
 
 # Where rustup puts cargo, and where Debian puts nft: not on everybody's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
@@ -41,9 +41,13 @@ test: deps ## Formatting, lints, all tests; those on the real kernel where that 
 	@$(heading) 'cargo test'
 	SALLYPORT_PROGRAMS_BUILT=1 cargo test --workspace --no-fail-fast
 
-atomicity: deps ## Prove that edits never open a path nor break one, beside controls that leak (EDITS=1000)
+atomicity: deps ## Prove that edits never open a path nor break one, beside controls that leak (EDITS=1000 ARGS=--all)
 	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin atomicity
-	$(release)/atomicity --edits $(or $(EDITS),1000)
+	$(release)/atomicity --edits $(or $(EDITS),1000) $(ARGS)
+
+fanout: deps ## One control plane with many simulated nodes, measured (ARGS='--nodes 5000 --pods 100000 --policies 10000')
+	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin fanout
+	$(release)/fanout $(ARGS)
 
 test-compose: images ## The demo's walk-through across containers, by docker-compose.yml
 	deploy/test-compose

@@ -3,15 +3,20 @@
 use std::{
     fs::{self, Permissions},
     io,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::Path,
 };
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::server::{Router, TcpIncoming};
 
 use crate::config::Address;
+
+/// Connections that wait to be taken: thousands of nodes may come back at once. The kernel allows no more than
+/// `net.core.somaxconn` (4,096 unless set otherwise).
+const BACKLOG: u32 = 65_535;
 
 /// An open listener.
 #[derive(Debug)]
@@ -31,7 +36,14 @@ impl Listener {
     pub(crate) async fn bind(address: &Address) -> io::Result<Listener> {
         match address {
             Address::Tcp(address) => {
-                let listener = TcpListener::bind(address).await?;
+                let socket = match address {
+                    SocketAddr::V4(_) => TcpSocket::new_v4()?,
+                    SocketAddr::V6(_) => TcpSocket::new_v6()?,
+                };
+                // As `TcpListener::bind` does: a port in TIME_WAIT can be taken again.
+                socket.set_reuseaddr(true)?;
+                socket.bind(*address)?;
+                let listener = socket.listen(BACKLOG)?;
                 Ok(Listener {
                     address: Address::Tcp(listener.local_addr()?),
                     socket: Socket::Tcp(listener),

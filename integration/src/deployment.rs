@@ -1,8 +1,8 @@
-//! Sallyport as users run it, on a testbed: one control plane in the fabric, one enforcer on each node, each a process
-//! of its own that can be killed and started again.
+//! Sallyport as users run it, on a testbed: one control plane in the fabric (or, for controls, one for each node), one
+//! enforcer on each node, each a process of its own that can be killed and started again.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
     net::SocketAddr,
@@ -18,11 +18,22 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     binaries::{self, Binaries, binaries},
     reactor,
+    relay::Relay,
     testbed::{self, Host, Testbed},
 };
 
-/// The control plane's port.
+/// The control plane's port; further ones have those after it.
 const PORT: u16 = 7443;
+
+/// How the nodes' streams run, where that is not straight to the one control plane.
+#[derive(Clone, Debug, Default)]
+pub struct Streams {
+    /// By how much each byte of a node's stream is late, in each direction.
+    pub delays: BTreeMap<usize, Duration>,
+    /// Each node has a control plane of its own, and they know nothing of each other. This is no way to run Sallyport,
+    /// but what the others do.
+    pub uncoordinated: bool,
+}
 
 /// How long a program may take to be up, and a revision to be enforced.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -61,7 +72,9 @@ pub struct Deployment {
     pub bed: Testbed,
     binaries: Binaries,
     directory: tempfile::TempDir,
-    control_plane: Option<Child>,
+    streams: Streams,
+    control_planes: Vec<Option<Child>>,
+    relays: BTreeMap<usize, Relay>,
     enforcers: Vec<Option<Child>>,
     control_plane_arguments: Vec<String>,
     enforcer_arguments: Vec<String>,
@@ -70,26 +83,36 @@ pub struct Deployment {
 impl Deployment {
     /// Starts a control plane, and an enforcer with these arguments on each node.
     pub fn start(bed: Testbed, enforcer_arguments: &[&str]) -> Result<Deployment, Error> {
-        Self::start_with(bed, &[], enforcer_arguments)
+        Self::start_with(bed, &[], enforcer_arguments, Streams::default())
     }
 
-    /// The same, with arguments for the control plane too.
+    /// The same, with arguments for the control plane too, and streams that run otherwise.
     pub fn start_with(
         bed: Testbed,
         control_plane_arguments: &[&str],
         enforcer_arguments: &[&str],
+        streams: Streams,
     ) -> Result<Deployment, Error> {
         let owned = |arguments: &[&str]| arguments.iter().map(|&one| one.to_owned()).collect();
+        let control_planes = if streams.uncoordinated {
+            bed.nodes()
+        } else {
+            1
+        };
         let mut deployment = Deployment {
             binaries: binaries()?,
             directory: tempfile::tempdir().map_err(|error| Error::Io("make a directory", error))?,
-            control_plane: None,
+            streams,
+            control_planes: (0..control_planes).map(|_| None).collect(),
+            relays: BTreeMap::new(),
             enforcers: (0..bed.nodes()).map(|_| None).collect(),
             control_plane_arguments: owned(control_plane_arguments),
             enforcer_arguments: owned(enforcer_arguments),
             bed,
         };
-        deployment.start_control_plane()?;
+        for index in 0..control_planes {
+            deployment.start_control_plane_at(index)?;
+        }
         for node in 0..deployment.bed.nodes() {
             deployment.start_enforcer(node)?;
         }
@@ -122,36 +145,66 @@ impl Deployment {
 
     /// Starts the control plane, and waits until it serves.
     pub fn start_control_plane(&mut self) -> Result<(), Error> {
-        let listen = format!("{}:{PORT}", self.bed.fabric_address());
+        self.start_control_plane_at(0)
+    }
+
+    fn start_control_plane_at(&mut self, index: usize) -> Result<(), Error> {
+        let address = self.control_plane_address(index);
+        let name = match index {
+            0 => "controlplane".to_owned(),
+            _ => format!("controlplane-{}", index + 1),
+        };
         let mut command = self
             .bed
             .fabric()
             .netns()
             .command(&self.binaries.controlplane);
         command
-            .args(["--listen", &listen, "--data-dir"])
-            .arg(self.data_dir("controlplane"))
+            .args(["--listen", &address.to_string(), "--data-dir"])
+            .arg(self.data_dir(&name))
             .args(&self.control_plane_arguments);
-        let child = self.spawn(self.bed.fabric(), command, "controlplane")?;
-        self.control_plane = Some(child);
-        let address = SocketAddr::new(self.bed.fabric_address().into(), PORT);
-        self.wait_for("the control plane does not listen", "controlplane", || {
+        let child = self.spawn(self.bed.fabric(), command, &name)?;
+        self.control_planes[index] = Some(child);
+        self.wait_for("the control plane does not listen", &name, || {
             let connect =
                 || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100));
             self.bed.fabric().netns().run(connect).is_ok()
         })
     }
 
+    fn control_plane_address(&self, index: usize) -> SocketAddr {
+        SocketAddr::new(self.bed.fabric_address().into(), PORT + index as u16)
+    }
+
+    /// Where a node's enforcer finds its control plane: over a relay, if its stream is to be slow.
+    fn upstream(&mut self, node: usize) -> Result<SocketAddr, Error> {
+        let index = if self.streams.uncoordinated { node } else { 0 };
+        let target = self.control_plane_address(index);
+        let Some(&delay) = self.streams.delays.get(&node) else {
+            return Ok(target);
+        };
+        if let Some(relay) = self.relays.get(&node) {
+            return Ok(relay.address());
+        }
+        let (fabric, address) = (self.bed.fabric().netns(), target.ip());
+        let relay = Relay::start(fabric, address, target, delay)
+            .map_err(|error| Error::Io("start a relay", error))?;
+        let address = relay.address();
+        self.relays.insert(node, relay);
+        Ok(address)
+    }
+
     /// Starts a node's enforcer. It is up when its table is.
     pub fn start_enforcer(&mut self, node: usize) -> Result<(), Error> {
         let name = Self::node_name(node);
+        let control_plane = format!("http://{}", self.upstream(node)?);
         let mut command = self.bed.node(node).netns().command(&self.binaries.enforcer);
         command
             .args([
                 "--node-name",
                 &name,
                 "--control-plane",
-                &self.server(),
+                &control_plane,
                 "--data-dir",
             ])
             .arg(self.data_dir(&name))
@@ -198,7 +251,7 @@ impl Deployment {
 
     /// Kills the control plane as `kill -9` does.
     pub fn kill_control_plane(&mut self) {
-        kill(self.control_plane.take());
+        kill(self.control_planes[0].take());
     }
 
     /// Kills a node's enforcer as `kill -9` does.
@@ -229,8 +282,19 @@ impl Deployment {
 
     /// A client of the API.
     pub fn client(&self) -> Result<Client, Error> {
+        self.client_of(0)
+    }
+
+    /// Clients of all control planes: one, unless they are uncoordinated.
+    pub fn clients(&self) -> Result<Vec<Client>, Error> {
+        (0..self.control_planes.len())
+            .map(|index| self.client_of(index))
+            .collect()
+    }
+
+    fn client_of(&self, index: usize) -> Result<Client, Error> {
         let fabric = self.bed.fabric().netns().clone();
-        let address = SocketAddr::new(self.bed.fabric_address().into(), PORT);
+        let address = self.control_plane_address(index);
         let connector = tower::service_fn(move |_| {
             let fabric = fabric.clone();
             async move {
@@ -266,9 +330,8 @@ impl Deployment {
 
 impl Drop for Deployment {
     fn drop(&mut self) {
-        kill(self.control_plane.take());
-        for enforcer in &mut self.enforcers {
-            kill(enforcer.take());
+        for process in self.control_planes.iter_mut().chain(&mut self.enforcers) {
+            kill(process.take());
         }
     }
 }
@@ -339,6 +402,28 @@ impl Client {
             revision,
             lagging: lagging.collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// Waits until one node has a revision in its kernel, whatever others have.
+    pub fn wait_enforced_by(&mut self, node: &str, revision: u64) -> Result<(), Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut service = self.service.clone();
+            let status =
+                reactor::wait(async move { service.status(wire::StatusRequest {}).await })?
+                    .into_inner();
+            let is_it = |one: &wire::NodeStatus| {
+                one.name == node && !(1..=revision).contains(&one.pending_revision)
+            };
+            if status.nodes.iter().any(is_it) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let lagging = node.to_owned();
+                return Err(Error::NotEnforced { revision, lagging });
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// The names of all objects of a kind, as `namespace/name`.

@@ -7,5 +7,6 @@ pub mod kernel_tests;
 pub mod oracle;
 pub mod probe;
 mod reactor;
+pub mod relay;
 pub mod testbed;
 pub mod walkthrough;

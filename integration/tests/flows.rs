@@ -10,7 +10,7 @@ use std::{net::IpAddr, process::ExitCode, thread, time::Duration};
 
 use sallyport_integration::{
     binaries::binaries,
-    deployment::{Deployment, PATIENCE, delete, put},
+    deployment::{Deployment, PATIENCE, Streams, delete, put},
     kernel_tests::{self, Failed, Outcome},
     probe::{self, Pattern, Probe, Prober, Protocol, Server, Stream, Traffic},
     testbed::{Family, Host, Mode, Testbed},
@@ -103,7 +103,7 @@ fn bed_under(mode: Mode, arguments: &[&str]) -> Result<Bed, Failed> {
     let client = pod(0, "default/client", [10, 9, 1, 2], "fd00:9:1::2")?;
     let near = pod(0, "default/near", [10, 9, 1, 3], "fd00:9:1::3")?;
     let far = pod(1, "default/far", [10, 9, 2, 3], "fd00:9:2::3")?;
-    let deployment = Deployment::start_with(bed, arguments, &[])?;
+    let deployment = Deployment::start_with(bed, arguments, &[], Streams::default())?;
     deployment.client()?.enforce(vec![put(CLUSTER)])?;
     Ok(Bed {
         deployment,

@@ -2,6 +2,7 @@
 //! algebra of a node's policy (diff, apply, digest, meet, window). No IO, no Kubernetes, no sled, no netlink.
 
 mod assembly;
+pub mod codec;
 mod convert;
 mod delta;
 mod digest;

@@ -5,6 +5,7 @@
 //! kernel counts what passes the filter, whether it finds room or not. (A raw socket that is full counts what its filter
 //! would have refused, too.)
 
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -76,48 +77,47 @@ struct Shared {
 const BATCH: usize = 64;
 
 impl Flood {
-    /// Starts sending from `from` to the first address of `to` in the classes' family, a batch of each class in turn.
+    /// Starts sending from `from` to the first address of `to` in each class's family, a batch of each class in turn.
     /// `per_second` limits all classes together; without it they go as fast as one CPU sends.
-    ///
-    /// # Panics
-    /// If there is no class, or classes of both families.
     pub fn start(
         from: &Host,
         to: &Host,
         classes: &[Class],
         per_second: Option<u32>,
     ) -> io::Result<Self> {
-        let family = Family::of(classes.first().expect("a flood has a class").first);
-        assert!(
-            classes
-                .iter()
-                .all(|class| Family::of(class.first) == family),
-            "all classes are of one family"
-        );
         let missing =
             || io::Error::new(io::ErrorKind::AddrNotAvailable, "no address of that family");
-        let target = to.address(family).ok_or_else(missing)?;
+        let mut routes = BTreeMap::new();
+        for family in classes.iter().map(|class| Family::of(class.first)) {
+            if let btree_map::Entry::Vacant(route) = routes.entry(family) {
+                let target = to.address(family).ok_or_else(missing)?;
+                let socket = from.netns().run(|| forging_socket(target))?;
+                route.insert((target, Arc::new(socket)));
+            }
+        }
         let counters = to.netns().run(|| {
             classes
                 .iter()
                 .map(Counter::open)
                 .collect::<io::Result<Vec<_>>>()
         })?;
-        let socket = from.netns().run(|| forging_socket(target))?;
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             sent: classes.iter().map(|_| AtomicU64::new(0)).collect(),
         });
         let batches = classes
             .iter()
-            .map(|class| Template::new(class, target, BATCH))
+            .map(|class| {
+                let (target, socket) = &routes[&Family::of(class.first)];
+                (Template::new(class, *target, BATCH), socket.clone())
+            })
             .collect();
         let (machine_drops, started) = (machine_drops()?, Instant::now());
         let sender = {
             let shared = shared.clone();
             thread::Builder::new()
                 .name("flood".to_owned())
-                .spawn(move || send(&socket, batches, per_second, &shared))?
+                .spawn(move || send(batches, per_second, &shared))?
         };
         Ok(Self {
             shared,
@@ -220,15 +220,14 @@ fn forging_socket(target: IpAddr) -> io::Result<Socket> {
 }
 
 fn send(
-    socket: &Socket,
-    mut batches: Vec<Template>,
+    mut batches: Vec<(Template, Arc<Socket>)>,
     per_second: Option<u32>,
     shared: &Shared,
 ) -> io::Result<()> {
     let started = Instant::now();
     let mut total = 0u64;
     while !shared.stop.load(Ordering::Relaxed) {
-        for (batch, sent) in batches.iter_mut().zip(&shared.sent) {
+        for ((batch, socket), sent) in batches.iter_mut().zip(&shared.sent) {
             batch.advance();
             let taken = batch.send(socket)?;
             sent.fetch_add(taken, Ordering::SeqCst);

@@ -1,10 +1,6 @@
-//! The controls: the same edits on the same kind of table, carried out as others do it. They must leak.
+//! The controls of one node: the same states on the same kind of table, brought about as others do it. They must leak.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use anyhow::{Context, Result, anyhow};
 use sallyport_controlplane::{cluster::Cluster, compile, manifest};
@@ -13,12 +9,16 @@ use sallyport_enforcer::{
     nft::{command::Command, render::Options},
     plan::{self, Installed, Limits, Plan},
 };
-use sallyport_integration::{probe::FloodReport, testbed::Testbed};
+use sallyport_integration::{probe::Flood, testbed::Testbed};
 use sallyport_proto::{Position, Ranges, Window, policy::NodePolicy};
 
 use crate::{
-    edits::{self, Edit},
-    flood, pods,
+    outcome::{Bounds, Measured},
+    progress::Progress,
+    real::pods,
+    scenario::Scenario,
+    state::State,
+    traffic::tallies,
 };
 
 /// A table that is edited carelessly.
@@ -29,73 +29,86 @@ struct Table {
 }
 
 /// Each edit as one batch: fresh chains and sets, the swap, and the deletion of the old ones, all at once.
-pub(crate) fn one_batch(bed: Testbed, count: u32) -> Result<(Duration, FloodReport)> {
-    run(&bed, count, |table, policy, _| table.in_one_batch(policy))
+pub(crate) fn one_batch(
+    scenario: &Scenario,
+    bounds: Bounds,
+    progress: &mut Progress,
+) -> Result<Measured> {
+    run(scenario, bounds, progress, |table, policy, _| {
+        table.in_one_batch(policy)
+    })
 }
 
-/// Each edit as two: the pod's rules go, then the new ones come.
-pub(crate) fn remove_then_add(bed: Testbed, count: u32) -> Result<(Duration, FloodReport)> {
-    run(&bed, count, |table, policy, without| {
+/// Each edit as two: the pods' rules go, then the new ones come.
+pub(crate) fn remove_then_add(
+    scenario: &Scenario,
+    bounds: Bounds,
+    progress: &mut Progress,
+) -> Result<Measured> {
+    run(scenario, bounds, progress, |table, policy, without| {
         table.in_one_batch(without)?;
         table.in_one_batch(policy)
     })
 }
 
 fn run(
-    bed: &Testbed,
-    count: u32,
+    scenario: &Scenario,
+    bounds: Bounds,
+    progress: &mut Progress,
     carry_out: fn(&mut Table, &NodePolicy, &NodePolicy) -> Result<()>,
-) -> Result<(Duration, FloodReport)> {
-    let (client, server) = pods(bed)?;
-    let mut compiled: BTreeMap<Option<u32>, Arc<NodePolicy>> = BTreeMap::new();
-    for edit in edits::sequence(count).chain([Edit::Put(0), Edit::Delete]) {
-        let variant = match edit {
-            Edit::Put(variant) => Some(variant),
-            Edit::Delete => None,
-        };
-        if let std::collections::btree_map::Entry::Vacant(entry) = compiled.entry(variant) {
-            let policies = [Some(edits::cluster()), variant.map(edits::policy)];
-            entry.insert(compile(policies.into_iter().flatten())?);
+) -> Result<Measured> {
+    let bed = Testbed::builder().nodes(1).build()?;
+    let (client, server) = pods(&bed)?;
+    let only_node = |state: State| -> Result<Arc<NodePolicy>> {
+        let mut nodes = compile(&state)?;
+        nodes.remove("node-1").context("node-1 has a policy")
+    };
+    let compiled: Vec<Arc<NodePolicy>> = scenario.states().map(only_node).collect::<Result<_>>()?;
+    let without = unguarded(&compiled[0]);
+    let netlink = bed.node(0).netns().run(Netlink::open)?;
+    let mut table = Table::create(netlink, &compiled[0])?;
+    let flood = Flood::start(&client, &server, &(scenario.classes)(), None)?;
+    let started = Instant::now();
+    let mut transactions = 0;
+    while transactions < bounds.most {
+        if transactions >= bounds.least && tallies(&flood.counts()).0.received > 0 {
+            break;
         }
+        transactions += 1;
+        let policy = &compiled[transactions as usize % compiled.len()];
+        carry_out(&mut table, policy, &without)?;
+        progress.at(transactions, bounds.most);
     }
-    let mut without = (*compiled[&None]).clone();
-    let unguarded: Vec<_> = without
-        .endpoints()
-        .iter()
-        .map(|(&address, one)| (address, one.clone()))
-        .collect();
-    for (address, endpoint) in unguarded {
-        let mut endpoint = (*endpoint).clone();
+    let lasted = started.elapsed();
+    Ok(Measured {
+        transactions,
+        lasted,
+        report: flood.stop()?,
+    })
+}
+
+/// The policy of a node whose endpoints are not isolated.
+fn unguarded(policy: &NodePolicy) -> NodePolicy {
+    let mut without = policy.clone();
+    for (&address, endpoint) in policy.endpoints() {
+        let mut endpoint = (**endpoint).clone();
         (endpoint.ingress, endpoint.egress) = (None, None);
         without.set_endpoint(address, Arc::new(endpoint));
     }
-    let netlink = bed.node(0).netns().run(Netlink::open)?;
-    let mut table = Table::create(netlink, &compiled[&Some(0)])?;
-    let flood = flood(&client, &server)?;
-    let started = Instant::now();
-    for edit in edits::sequence(count) {
-        let policy = match edit {
-            Edit::Put(variant) => &compiled[&Some(variant)],
-            Edit::Delete => &compiled[&None],
-        };
-        carry_out(&mut table, policy, &without)?;
-    }
-    let lasted = started.elapsed();
-    Ok((lasted, flood.stop()?))
+    without
 }
 
-fn compile(manifests: impl Iterator<Item = String>) -> Result<Arc<NodePolicy>> {
+/// What each node must enforce in a state.
+pub(crate) fn compile(state: &State) -> Result<BTreeMap<String, Arc<NodePolicy>>> {
     let mut cluster = Cluster::default();
-    for text in manifests {
+    for text in state.manifests() {
         let objects =
-            manifest::parse(&text, "edits").map_err(|problems| anyhow!("{problems:?}"))?;
+            manifest::parse(text, "a state").map_err(|problems| anyhow!("{problems:?}"))?;
         for object in objects {
             cluster.put(object, 1);
         }
     }
-    compile::full(&cluster)
-        .remove("node-1")
-        .context("node-1 has a policy")
+    Ok(compile::full(&cluster))
 }
 
 impl Table {

@@ -1,0 +1,57 @@
+//! How far a run is, on standard error: over and over on one line of a terminal, and now and then elsewhere.
+
+use std::{
+    io::{IsTerminal as _, Write as _, stderr},
+    time::{Duration, Instant},
+};
+
+/// How far one scenario is.
+pub(crate) struct Progress {
+    name: String,
+    terminal: bool,
+    started: Instant,
+    told: Instant,
+}
+
+impl Progress {
+    pub(crate) fn of(name: String) -> Progress {
+        let now = Instant::now();
+        let terminal = stderr().is_terminal();
+        if !terminal {
+            eprintln!("{name} ...");
+        }
+        Progress {
+            name,
+            terminal,
+            started: now,
+            told: now,
+        }
+    }
+
+    /// So much is done. Tells it if it was not told for a while.
+    pub(crate) fn at(&mut self, done: u32, most: u32) {
+        let every = if self.terminal { 250 } else { 10_000 };
+        if self.told.elapsed() < Duration::from_millis(every) {
+            return;
+        }
+        self.told = Instant::now();
+        let line = format!(
+            "{}: {done} of {most} transactions in {:.0} s",
+            self.name,
+            self.started.elapsed().as_secs_f64()
+        );
+        // Nobody may be reading.
+        let _ = match self.terminal {
+            true => write!(stderr(), "\r\x1b[K{line}"),
+            false => writeln!(stderr(), "{line}"),
+        };
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.terminal {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
+    }
+}

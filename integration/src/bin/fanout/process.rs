@@ -1,0 +1,170 @@
+//! The processes that are measured: how they are started, told things and ended, and what the kernel counts of them.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, SysconfVar, sysconf},
+};
+
+use crate::simulate::{self, Answer};
+
+/// How long the control plane may take to be up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the kernel knows of a running process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage(u32);
+
+impl Usage {
+    /// Memory in use now, and at most so far, in bytes.
+    pub(crate) fn memory(self) -> Result<(u64, u64)> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kilobytes =
+                line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+            kilobytes
+                .map(|kilobytes| kilobytes << 10)
+                .context("a process has memory")
+        };
+        Ok((field("VmRSS:")?, field("VmHWM:")?))
+    }
+
+    /// The CPU time that it took so far.
+    pub(crate) fn cpu(self) -> Result<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0))?;
+        // The name may hold anything, and ends with the last parenthesis; user and system time are fields 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>())
+            .sum::<Result<u64, _>>()?;
+        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("the clock ticks")?;
+        Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+    }
+}
+
+/// The control plane.
+pub(crate) struct ControlPlane {
+    child: Child,
+    pub(crate) url: String,
+}
+
+impl ControlPlane {
+    /// Starts it with data and log in a directory, and waits until it serves.
+    pub(crate) fn start(program: &Path, directory: &Path) -> Result<ControlPlane> {
+        let log = directory.join("controlplane.log");
+        let child = Command::new(program)
+            .args(["--listen", "127.0.0.1:0", "--history", "1000", "--data-dir"])
+            .arg(directory.join("data"))
+            // Not a line for each node.
+            .args(["--log-level", "warn,sallyport_controlplane::server=info"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()?;
+        let mut started = ControlPlane {
+            child,
+            url: String::new(),
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let text = fs::read_to_string(&log)?;
+            if let Some((_, rest)) = text.split_once("listening on ") {
+                let address = rest.split(',').next().context("an address")?;
+                started.url = format!("http://{address}");
+                return Ok(started);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        bail!(
+            "the control plane does not listen: {}",
+            fs::read_to_string(&log)?
+        )
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        Usage(self.child.id())
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A process of simulated enforcers.
+pub(crate) struct Simulated {
+    child: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Simulated {
+    /// Starts this program again for some of the nodes.
+    pub(crate) fn start(server: &str, first: usize, count: usize) -> Result<Simulated> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["simulate", server, &first.to_string(), &count.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let commands = child.stdin.take().context("a pipe")?;
+        let answers = BufReader::new(child.stdout.take().context("a pipe")?);
+        Ok(Simulated {
+            child,
+            commands,
+            answers,
+        })
+    }
+
+    /// Has a command carried out.
+    pub(crate) fn tell(&mut self, command: simulate::Command) -> Result<Answer> {
+        writeln!(self.commands, "{}", serde_json::to_string(&command)?)?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        serde_json::from_str(&line)
+            .with_context(|| format!("{command:?} was answered with {line:?}"))
+    }
+
+    /// What it has heard.
+    pub(crate) fn counts(&mut self) -> Result<crate::board::Counts> {
+        match self.tell(simulate::Command::Count)? {
+            Answer::Counts(counts) => Ok(counts),
+            Answer::Done => bail!("counts were asked for"),
+        }
+    }
+
+    /// Stops it in its tracks, or lets it go on.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
+        let signal = if frozen {
+            Signal::SIGSTOP
+        } else {
+            Signal::SIGCONT
+        };
+        Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        Usage(self.child.id())
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

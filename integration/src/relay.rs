@@ -1,0 +1,162 @@
+//! Owns a TCP relay that delays every byte by a fixed time, both ways: a slow line between an enforcer and its control
+//! plane, where the kernel has no netem. Reads nothing of what it carries, loses nothing, keeps the order.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
+
+use crate::{reactor, testbed::Netns};
+
+/// Chunks under way in one direction; a sender that is further ahead waits.
+const CHUNKS: usize = 1_024;
+
+/// The most bytes of a chunk.
+const CHUNK: usize = 64 << 10;
+
+/// A relay at work; its connections break when it is dropped.
+#[derive(Debug)]
+pub struct Relay {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    /// Listens at an address of a namespace, at any port, and connects from there to `target` for each that connects.
+    pub fn start(
+        netns: &Netns,
+        address: std::net::IpAddr,
+        target: SocketAddr,
+        delay: Duration,
+    ) -> io::Result<Relay> {
+        let listener = netns.run(|| TcpListener::bind((address, 0)))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let netns = netns.clone();
+        let task = reactor::runtime().spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener)
+                .expect("a fresh socket is taken by the runtime");
+            // The connections end with this task.
+            let mut connections = JoinSet::new();
+            while let Ok((near, _)) = listener.accept().await {
+                let netns = netns.clone();
+                connections.spawn(async move {
+                    // Whoever connected sees the connection close when the target does not answer.
+                    if let Ok(far) = connect(netns, target).await {
+                        carry(near, far, delay).await;
+                    }
+                });
+            }
+        });
+        Ok(Relay { address, task })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn connect(netns: Netns, target: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+    let connected = tokio::task::spawn_blocking(move || {
+        netns.run(|| {
+            let stream = TcpStream::connect(target)?;
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        })
+    });
+    let stream: io::Result<TcpStream> = connected.await.expect("connecting does not panic");
+    tokio::net::TcpStream::from_std(stream?)
+}
+
+async fn carry(near: tokio::net::TcpStream, far: tokio::net::TcpStream, delay: Duration) {
+    for stream in [&near, &far] {
+        // A delay of its own is not wanted; a socket that is broken already shows when it is used.
+        let _ = stream.set_nodelay(true);
+    }
+    let ((near_read, near_write), (far_read, far_write)) = (near.into_split(), far.into_split());
+    tokio::join!(
+        one_way(near_read, far_write, delay),
+        one_way(far_read, near_write, delay)
+    );
+}
+
+/// Carries until one end closes, and tells the other by closing.
+async fn one_way(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+    let (queue, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS);
+    let read = async move {
+        let mut buffer = vec![0; CHUNK];
+        while let Ok(length @ 1..) = from.read(&mut buffer).await {
+            let chunk = (Instant::now() + delay, buffer[..length].to_vec());
+            if queue.send(chunk).await.is_err() {
+                return;
+            }
+        }
+    };
+    let write = async move {
+        while let Some((at, chunk)) = due.recv().await {
+            tokio::time::sleep_until(at).await;
+            if to.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(read, write);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn bytes_come_whole_in_order_and_late() {
+        let here = Netns::current("here").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let delay = Duration::from_millis(30);
+        let relay = Relay::start(
+            &here,
+            [127, 0, 0, 1].into(),
+            listener.local_addr().unwrap(),
+            delay,
+        )
+        .unwrap();
+        let mut near = TcpStream::connect(relay.address()).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        let sent: Vec<u8> = (0..300_000u32).map(|n| (n % 251) as u8).collect();
+        let started = std::time::Instant::now();
+        let writer = std::thread::spawn({
+            let (mut near, sent) = (near.try_clone().unwrap(), sent.clone());
+            move || near.write_all(&sent).unwrap()
+        });
+        let mut received = vec![0; sent.len()];
+        far.read_exact(&mut received).unwrap();
+        assert!(started.elapsed() >= delay);
+        assert_eq!(received, sent);
+        writer.join().unwrap();
+        let answered = std::time::Instant::now();
+        far.write_all(b"yes").unwrap();
+        drop(far);
+        let mut answer = String::new();
+        near.read_to_string(&mut answer).unwrap();
+        assert!(answered.elapsed() >= delay);
+        assert_eq!(answer, "yes");
+    }
+}
