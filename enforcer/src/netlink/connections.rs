@@ -38,12 +38,10 @@ const CTA_TUPLE_IP: u16 = 1;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V6_SRC: u16 = 3;
 
-/// How often the table is read until nothing more is found in it.
-const PASSES: usize = 16;
-
 impl Netlink {
     /// Deletes every connection of which one of some addresses is the client or the server, both as they are behind all
-    /// translation. When this returns `Ok` there is none. Costs a reading of the table of connections, once for all.
+    /// translation. When this returns `Ok` none is left of those that there were; who goes on sending begins a new one.
+    /// Costs a reading of the table of connections (10 ms with 262,144 buckets), once for all.
     pub fn forget(&self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
         Family::BOTH
             .into_iter()
@@ -56,16 +54,9 @@ impl Netlink {
     }
 
     fn forget_of(&self, family: Family, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        for _ in 0..PASSES {
-            let connections = self.connections_of(family, addresses)?;
-            if connections.is_empty() {
-                return Ok(());
-            }
-            connections
-                .iter()
-                .try_for_each(|connection| self.delete(family, connection))?;
-        }
-        Err(Error::Malformed("connections that were deleted are there"))
+        self.connections_of(family, addresses)?
+            .iter()
+            .try_for_each(|connection| self.delete(family, connection))
     }
 
     /// The connections of addresses, as the kernel describes them.
