@@ -335,6 +335,51 @@ async fn a_node_that_refuses_gets_no_lease() {
     assert_eq!(world.node("m").await.state(), State::Fenced);
 }
 
+/// What a node said that it holds counts as long as it does not come back with less.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_what_it_held_is_waited_for_again() {
+    let world = world(|_| {}).await;
+    let text = policy("p", "web", "client") + &policy("q", "client", "web");
+    world.apply(&text).await;
+    let (mut n, m) = (join(&world, "n").await, join(&world, "m").await);
+    let text = policy("p", "web", "other") + &policy("q", "client", "other");
+    let after = world.apply(&text).await;
+    n.follow().await;
+    until(&world, [(after, after, Phase::Revoking, names(&["m"]))]).await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
+    until(
+        &world,
+        [(after, after, Phase::Revoking, names(&["m", "n"]))],
+    )
+    .await;
+    drop(m);
+    n.follow().await;
+    n.follow().await;
+    until(&world, [(after, after, Phase::Revoking, names(&["m"]))]).await;
+    assert_eq!(n.window.positions().len(), 2);
+}
+
+/// A node whose object is deleted holds up nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_goes_on_without_a_node_that_is_deleted() {
+    let world = world(|_| {}).await;
+    let text = policy("p", "web", "client") + &policy("q", "client", "web");
+    world.apply(&text).await;
+    let (mut n, _m) = (join(&world, "n").await, join(&world, "m").await);
+    let text = policy("p", "web", "other") + &policy("q", "client", "other");
+    let after = world.apply(&text).await;
+    n.follow().await;
+    until(&world, [(after, after, Phase::Revoking, names(&["m"]))]).await;
+    let edits = vec![
+        delete(Kind::Pod, "a", "client"),
+        delete(Kind::Pod, "a", "other"),
+        delete(Kind::Node, "", "m"),
+    ];
+    let gone = world.try_apply(edits).await.unwrap().revision;
+    follow_to(&mut n, gone).await;
+    assert!(world.wait(gone, 5_000).await.enforced);
+}
+
 /// In the middle of a rollout the control plane is started again: nothing is given before every node said what it holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_in_the_middle_forgets_no_barrier() {
