@@ -419,15 +419,16 @@ impl Table {
         Ok(())
     }
 
-    /// A node asks for a lease. It gets none while it lacks what it should have by now.
+    /// A node asks for a lease. It gets none once a barrier was passed without it, or is to be, before it is as far.
     pub fn lease(&mut self, name: &str, session: u64, at: Instant) -> Result<bool, SessionError> {
         self.check(name, session)?;
         let entry = self.entries.get_mut(name).expect("just checked");
         let lease = entry.lease();
         let overdue = |rollout: &Rollout| {
-            rollout
-                .waits_since(name)
-                .is_some_and(|since| at.saturating_duration_since(since) > lease / 2)
+            let late = |since: Instant| at.saturating_duration_since(since) > lease / 2;
+            rollout.passed_over.contains_key(name)
+                || rollout.unreachable == Unreachable::Fence
+                    && rollout.waits_since(name).is_some_and(late)
         };
         if entry.passed_over.is_some() || self.rollouts.iter().any(overdue) {
             return Ok(false);

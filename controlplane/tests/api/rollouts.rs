@@ -307,6 +307,38 @@ async fn a_frozen_node_is_fenced_by_its_lease() {
     assert_eq!(m.leased().await, 9);
 }
 
+/// Once a barrier counts on the end of a lease there is no other before the node is as far.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_lease_ran_out_gets_none_while_packets_drain() {
+    let world = world(|config| {
+        config.unreachable = OnUnreachable::Fence;
+        config.drain = Duration::from_secs(3);
+    })
+    .await;
+    let lease = Duration::from_millis(300);
+    let text = policy("p", "web", "nobody");
+    world.apply(&text).await;
+    let _n = join(&world, "n").await;
+    let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;
+    m.follow().await;
+    world.until("m", (State::Enforcing, 0)).await;
+    m.say(Message::Lease(LeaseRequest { number: 1 }));
+    assert_eq!(m.leased().await, 1);
+    let edits = vec![
+        delete(Kind::NetworkPolicy, "a", "p"),
+        put(&silence("q", "client")),
+    ];
+    let swapped = world.try_apply(edits).await.unwrap().revision;
+    let update = m.receive().await;
+    until(&world, [(swapped, swapped, Phase::Draining, vec![])]).await;
+    m.say(Message::Lease(LeaseRequest { number: 2 }));
+    m.hears_nothing().await;
+    m.carry_out(&update);
+    m.ack();
+    m.say(Message::Lease(LeaseRequest { number: 3 }));
+    assert_eq!(m.leased().await, 3);
+}
+
 /// A node that lags loses its lease, though it goes on asking.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_refuses_gets_no_lease() {
