@@ -14,7 +14,7 @@ use sallyport_proto::{
 
 use crate::{
     node::FakeNode,
-    world::{World, delete, namespace, node, pod, policy, put},
+    world::{World, delete, delete_manifest, namespace, node, pod, policy, put},
 };
 
 /// `web` on n, `client` and `other` on m; nobody is isolated. Revision 1.
@@ -410,6 +410,35 @@ async fn an_edit_goes_on_without_a_node_that_is_deleted() {
     let gone = world.try_apply(edits).await.unwrap().revision;
     follow_to(&mut n, gone).await;
     assert!(world.wait(gone, 5_000).await.enforced);
+}
+
+/// Edits, answers and the end of a drain meet in every order; none of them is forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn thousands_of_edits_pass_their_barriers() {
+    let world = world(|config| config.drain = Duration::from_millis(1)).await;
+    let nodes = [join(&world, "n").await, join(&world, "m").await];
+    let following = nodes.map(|mut node| {
+        tokio::spawn(async move {
+            loop {
+                node.follow_patiently().await;
+            }
+        })
+    });
+    let ends = [
+        (policy("e", "web", "nobody"), silence("e", "client")),
+        (silence("e", "client"), policy("e", "web", "nobody")),
+    ];
+    for n in 0..1_000 {
+        let (gone, come) = &ends[n % 2];
+        let edits = match n {
+            0 => vec![put(come)],
+            _ => vec![delete_manifest(gone), put(come)],
+        };
+        let revision = world.try_apply(edits).await.unwrap().revision;
+        let waited = world.wait(revision, 5_000).await;
+        assert!(waited.enforced, "edit {n}: {:?}", world.status().await);
+    }
+    following.map(|task| task.abort());
 }
 
 /// In the middle of a rollout the control plane is started again: nothing is given before every node said what it holds.
