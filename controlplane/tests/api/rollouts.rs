@@ -80,6 +80,18 @@ async fn follow_to(node: &mut FakeNode, revision: u64) {
     }
 }
 
+/// An edit that takes and gives on both nodes, of which n holds both versions and m has not answered. The nodes, and the
+/// edit's revision.
+async fn halfway(world: &World) -> (FakeNode, FakeNode, u64) {
+    let text = policy("p", "web", "client") + &policy("q", "client", "web");
+    world.apply(&text).await;
+    let (mut n, m) = (join(world, "n").await, join(world, "m").await);
+    let text = policy("p", "web", "other") + &policy("q", "client", "other");
+    let after = world.apply(&text).await;
+    n.follow().await;
+    (n, m, after)
+}
+
 /// Returns when these are the rollouts that there are.
 async fn until<const N: usize>(world: &World, expected: [(u64, u64, Phase, Vec<String>); N]) {
     for _ in 0..500 {
@@ -371,12 +383,7 @@ async fn a_node_that_refuses_gets_no_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lost_what_it_held_is_waited_for_again() {
     let world = world(|_| {}).await;
-    let text = policy("p", "web", "client") + &policy("q", "client", "web");
-    world.apply(&text).await;
-    let (mut n, m) = (join(&world, "n").await, join(&world, "m").await);
-    let text = policy("p", "web", "other") + &policy("q", "client", "other");
-    let after = world.apply(&text).await;
-    n.follow().await;
+    let (mut n, m, after) = halfway(&world).await;
     until(&world, [(after, after, Phase::Revoking, names(&["m"]))]).await;
     let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
     until(
@@ -395,12 +402,7 @@ async fn a_node_that_lost_what_it_held_is_waited_for_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_goes_on_without_a_node_that_is_deleted() {
     let world = world(|_| {}).await;
-    let text = policy("p", "web", "client") + &policy("q", "client", "web");
-    world.apply(&text).await;
-    let (mut n, _m) = (join(&world, "n").await, join(&world, "m").await);
-    let text = policy("p", "web", "other") + &policy("q", "client", "other");
-    let after = world.apply(&text).await;
-    n.follow().await;
+    let (mut n, _m, after) = halfway(&world).await;
     until(&world, [(after, after, Phase::Revoking, names(&["m"]))]).await;
     let edits = vec![
         delete(Kind::Pod, "a", "client"),
@@ -445,12 +447,7 @@ async fn thousands_of_edits_pass_their_barriers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_in_the_middle_forgets_no_barrier() {
     let mut world = world(|_| {}).await;
-    let text = policy("p", "web", "client") + &policy("q", "client", "web");
-    world.apply(&text).await;
-    let (mut n, m) = (join(&world, "n").await, join(&world, "m").await);
-    let text = policy("p", "web", "other") + &policy("q", "client", "other");
-    let after = world.apply(&text).await;
-    n.follow().await;
+    let (mut n, m, after) = halfway(&world).await;
     world.until("n", (State::Holding, after)).await;
     world.restart().await;
     let mut n = n.reconnect(world.url()).await;
