@@ -383,7 +383,7 @@ async fn a_node_that_refuses_gets_no_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lost_what_it_held_is_waited_for_again() {
     let world = world(|_| {}).await;
-    let (mut n, m, after) = halfway(&world).await;
+    let (_n, m, after) = halfway(&world).await;
     until(&world, [(after, after, Phase::Revoking, names(&["m"]))]).await;
     let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
     until(
@@ -440,14 +440,16 @@ async fn thousands_of_edits_pass_their_barriers() {
         let waited = world.wait(revision, 5_000).await;
         assert!(waited.enforced, "edit {n}: {:?}", world.status().await);
     }
-    following.map(|task| task.abort());
+    for task in following {
+        task.abort();
+    }
 }
 
 /// In the middle of a rollout the control plane is started again: nothing is given before every node said what it holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_in_the_middle_forgets_no_barrier() {
     let mut world = world(|_| {}).await;
-    let (mut n, m, after) = halfway(&world).await;
+    let (n, m, after) = halfway(&world).await;
     world.until("n", (State::Holding, after)).await;
     world.restart().await;
     let mut n = n.reconnect(world.url()).await;
