@@ -18,7 +18,7 @@ use crate::{
         render::{self, Options},
         stamp::Stamp,
     },
-    plan::{self, Garbage, Installed, Limits, Plan},
+    plan::{self, Garbage, Installed, Limits, Plan, Reach},
 };
 
 pub use thread::{Handle, start};
@@ -68,6 +68,8 @@ pub struct Agent<K, L> {
     options: Options,
     installed: Installed,
     garbage: Garbage,
+    /// What changed since packets under way were last seen through.
+    recent: Reach,
     /// An update that stopped half-way, and the step to go on with.
     unfinished: Option<(Plan, usize)>,
     /// Whether there may be connections of addresses that are nobody's any more, to be forgotten when nothing happens.
@@ -90,6 +92,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             options,
             installed: Installed::default(),
             garbage: Garbage::default(),
+            recent: Reach::default(),
             unfinished: None,
             forgetting: false,
             foreign: false,
@@ -122,10 +125,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         &mut self.kernel
     }
 
-    /// How much there is to clean when nothing happens: objects that updates have left behind, and connections of
-    /// addresses that are nobody's any more.
+    /// How much there is to clean when nothing happens: objects that updates have left behind, connections of addresses
+    /// that are nobody's any more, packets to see through.
     pub fn left_behind(&self) -> usize {
-        self.garbage.len() + usize::from(self.forgetting)
+        self.garbage.len() + usize::from(self.forgetting || !self.recent.is_empty())
     }
 
     /// What several versions have in common depends on what becomes of unknown addresses, and the operator may have
@@ -338,6 +341,9 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             return self.replace_foreign(&after);
         }
         let plan = plan::update(&self.installed, &after, &self.options, self.limits());
+        if plan.must_wait_for(&self.recent, &self.installed) {
+            self.grace();
+        }
         match self.carry_out(&plan, 0) {
             Ok(()) => {
                 self.settle(plan);
@@ -412,6 +418,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     }
 
     fn settle(&mut self, plan: Plan) {
+        self.recent.merge(&plan.reach);
         self.garbage.after(&plan);
         self.installed = plan.after;
         self.forgetting = !self.installed.departed.is_empty();
@@ -473,9 +480,15 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }))
     }
 
+    /// Returns when packets under way are through.
+    fn grace(&mut self) {
+        self.kernel.grace();
+        self.recent = Reach::default();
+    }
+
     /// Deletes what no packet can reach any more, and forgets the connections of addresses that are nobody's.
     pub fn clean(&mut self) {
-        self.kernel.grace();
+        self.grace();
         self.forget_departed();
         if self.garbage.is_empty() {
             return;

@@ -14,13 +14,15 @@
 //!
 //! A packet looks up its endpoint before a group. So members come before an endpoint that needs them, and go after it;
 //! where an endpoint leaves a class whose group also loses members, a grace period lies between. So it does between the
-//! halves where a packet that stays under way could look at what is revoked before, and afterwards at what is granted.
+//! halves, and before the next update, where a packet that stays under way could look at what changes first before it
+//! does, and at what changes later afterwards.
 //!
 //! An address that passes from one workload to another has the meet's class between the halves, which keeps nothing.
 //! There the connections of the one are forgotten, before the other is granted that what is established goes on.
 
 mod batches;
 mod half;
+mod reach;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -38,6 +40,8 @@ use crate::nft::{
 };
 use batches::{Atom, Part, steps};
 use half::{Planner, Version};
+
+pub use reach::Reach;
 
 /// What a node enforces, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,8 +91,18 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What they leave behind.
     pub garbage: Garbage,
+    /// Which packets they concern.
+    pub reach: Reach,
     /// What is enforced after them.
     pub after: Installed,
+}
+
+impl Plan {
+    /// Whether packets that were under way during earlier changes must be through before this plan is carried out.
+    /// `before` is what is installed.
+    pub fn must_wait_for(&self, earlier: &Reach, before: &Installed) -> bool {
+        earlier.must_be_over_before(&self.reach, &[&before.policy, &self.after.policy])
+    }
 }
 
 /// What a plan is made for.
@@ -199,7 +213,9 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
 
     debug_assert!(revoke.add_members.is_empty(), "revokes let nobody in");
     debug_assert!(grant.remove_members.is_empty(), "grants take nobody out");
-    let barrier = revoke.must_be_over_before(&grant, between);
+    let barrier = revoke.reach.must_be_over_before(&grant.reach, &[&meet]);
+    let mut reach = revoke.reach;
+    reach.merge(&grant.reach);
     let mut remove = Part::of(revoke.remove_members);
     let mut parts = vec![Part::of(revoke.prepare), Part::new(revoke.dispatch)];
     if !revoke.grace {
@@ -226,6 +242,7 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     Plan {
         steps: steps(parts, new, limits, false),
         garbage: planner.garbage,
+        reach,
         after: new.clone(),
     }
 }
@@ -281,6 +298,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
     Plan {
         steps: steps(parts, installed, limits, true),
         garbage: Garbage::default(),
+        reach: Reach::default(),
         after: installed.clone(),
     }
 }
@@ -315,6 +333,7 @@ pub fn reframe(installed: &Installed, options: &Options, limits: Limits) -> Plan
     Plan {
         steps: steps(parts, installed, limits, false),
         garbage: Garbage::default(),
+        reach: Reach::default(),
         after: installed.clone(),
     }
 }

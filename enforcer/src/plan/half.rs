@@ -20,7 +20,7 @@ use crate::{
         render::{self, Options},
         stamp,
     },
-    plan::{Garbage, batches::Atom},
+    plan::{Garbage, batches::Atom, reach::Reach},
 };
 
 /// One half of an update.
@@ -39,19 +39,6 @@ pub(super) struct Half {
     pub(super) grace: bool,
     pub(super) frame: Vec<Atom>,
     pub(super) reach: Reach,
-}
-
-/// Which packets a half concerns, by the looks that a packet takes one after the other.
-#[derive(Default)]
-pub(super) struct Reach {
-    /// Endpoints that are led elsewhere, by direction: egress, ingress.
-    led: [BTreeSet<IpAddr>; 2],
-    /// Whether packets of no connection are.
-    header: bool,
-    /// The groups of the classes that endpoints leave.
-    left: BTreeSet<GroupId>,
-    /// Members that groups lose or gain.
-    members: BTreeMap<GroupId, Vec<IpAddr>>,
 }
 
 /// How many endpoints are pointed elsewhere in one atom.
@@ -82,11 +69,16 @@ impl Version<'_> {
 
     /// Which group has a chain in which direction.
     pub(super) fn group_uses(&self) -> BTreeSet<(Direction, GroupId)> {
-        let classes = self.policy.classes().values();
-        classes
-            .flat_map(|class| class.groups().map(|group| (class.direction, group)))
-            .collect()
+        group_uses(self.policy)
     }
+}
+
+/// Which group is looked into in which direction.
+pub(super) fn group_uses(policy: &NodePolicy) -> BTreeSet<(Direction, GroupId)> {
+    let classes = policy.classes().values();
+    classes
+        .flat_map(|class| class.groups().map(|group| (class.direction, group)))
+        .collect()
 }
 
 pub(super) struct Planner<'a> {
@@ -103,6 +95,7 @@ impl Planner<'_> {
         let shrinking = self.groups(old, new, &mut half);
         self.chains(old, new, &mut half);
         self.endpoints(old, new, &shrinking, &mut half);
+        half.reach.frame = !half.frame.is_empty();
         half
     }
 
@@ -155,8 +148,7 @@ impl Planner<'_> {
                     let (add, remove) = before.member_changes(group);
                     let name = new.group(id);
                     half.reach
-                        .members
-                        .insert(id, [add.clone(), remove.clone()].concat());
+                        .change_members(id, add.iter().chain(&remove).copied());
                     let change = |addresses: &[IpAddr], change| {
                         render::change_members(&name, group, addresses, change)
                     };
@@ -263,7 +255,7 @@ impl Planner<'_> {
             })
             .inspect(|&(before, after)| {
                 half.grace |= old.leaves_shrinking_class(before, after, shrinking);
-                half.reach.endpoint(old, before, after);
+                half.reach.lead(old.policy, before, after);
             })
             .partition(|(_, after)| after.is_none() && !half.frame.is_empty());
         half.departures = point_elsewhere(old, new, &departures);
@@ -338,97 +330,11 @@ fn point_elsewhere(
     changes.chunks(ENDPOINTS_IN_ATOM).map(atom).collect()
 }
 
-impl Reach {
-    /// Takes in that an endpoint is led elsewhere.
-    fn endpoint(&mut self, old: Version<'_>, before: Seat<'_>, after: Seat<'_>) {
-        let Some((address, _)) = before.or(after) else {
-            return;
-        };
-        // An endpoint that comes or goes is another than one without a class.
-        let class = |seat: Seat<'_>, direction| seat.map(|(_, endpoint)| endpoint.class(direction));
-        for (direction, led) in [Direction::Egress, Direction::Ingress]
-            .into_iter()
-            .zip(&mut self.led)
-        {
-            let left = class(before, direction);
-            if left == class(after, direction) {
-                continue;
-            }
-            led.insert(address);
-            if let Some(id) = left.flatten() {
-                self.left.extend(old.policy.classes()[&id].groups());
-            }
-        }
-        let isolated = |seat: Seat<'_>| {
-            seat.map(|(_, endpoint)| endpoint.ingress.is_some() || endpoint.egress.is_some())
-        };
-        self.header |= isolated(before) != isolated(after);
-    }
-
-    /// The members that groups with a chain in a direction lose or gain.
-    fn members(
-        &self,
-        direction: Direction,
-        uses: &BTreeSet<(Direction, GroupId)>,
-    ) -> BTreeSet<IpAddr> {
-        let groups = self
-            .members
-            .iter()
-            .filter(|(id, _)| uses.contains(&(direction, **id)));
-        groups
-            .flat_map(|(_, members)| members.iter().copied())
-            .collect()
-    }
-}
-
-impl Half {
-    /// Whether a packet under way can see this half undone where it looks first, and a later half done where it looks
-    /// afterwards, and so pass though neither what was before this half nor what comes after the later one lets it.
-    ///
-    /// `meet` is what lies between the halves.
-    pub(super) fn must_be_over_before(&self, later: &Half, meet: Version<'_>) -> bool {
-        let (revoked, granted) = (&self.reach, &later.reach);
-        let frame = |half: &Half| !half.frame.is_empty();
-        let moves = |half: &Half| {
-            frame(half) || !half.dispatch.is_empty() || !half.reach.members.is_empty()
-        };
-        if (frame(self) && moves(later))
-            || (frame(later) && moves(self))
-            || (revoked.header && granted.header)
-        {
-            return true;
-        }
-        // First the class, then its groups.
-        if granted.members.keys().any(|id| revoked.left.contains(id)) {
-            return true;
-        }
-        // First egress, then ingress: of two endpoints of this node.
-        let ([senders, _], [_, receivers]) = (&revoked.led, &granted.led);
-        if !senders.is_empty() && !receivers.is_empty() {
-            return true;
-        }
-        if revoked.members.is_empty() && granted.members.is_empty() {
-            return false;
-        }
-        let uses = meet.group_uses();
-        let lost = revoked.members(Direction::Egress, &uses);
-        let gained = granted.members(Direction::Ingress, &uses);
-        let local = |members: &BTreeSet<IpAddr>| {
-            members
-                .iter()
-                .any(|at| meet.policy.endpoints().contains_key(at))
-        };
-        !gained.is_disjoint(senders)
-            || !lost.is_disjoint(receivers)
-            || (local(&lost) && local(&gained))
-    }
-}
-
 /// Elements by the map that they are of.
 type Elements = BTreeMap<String, (SetKind, Vec<Element>)>;
 
 /// An endpoint of one version.
-type Seat<'a> = Option<(IpAddr, &'a Arc<Endpoint>)>;
+pub(super) type Seat<'a> = Option<(IpAddr, &'a Arc<Endpoint>)>;
 
 impl Version<'_> {
     fn elements(&self, seat: Seat<'_>) -> BTreeSet<(String, SetKind, Element)> {

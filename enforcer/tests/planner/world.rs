@@ -8,7 +8,7 @@ use sallyport_enforcer::{
     fake::{FakeKernel, Judgement, Packet},
     kernel::Kernel,
     nft::render::Options,
-    plan::{self, Garbage, Installed, Limits, Plan},
+    plan::{self, Garbage, Installed, Limits, Plan, Reach},
 };
 use sallyport_proto::{Position, Window, policy::NodePolicy};
 
@@ -41,6 +41,8 @@ pub(crate) struct World {
     pub(crate) limits: Limits,
     pub(crate) installed: Installed,
     pub(crate) garbage: Garbage,
+    /// What changed since packets under way were last seen through.
+    recent: Reach,
     /// What was installed first.
     pub(crate) first: NodePolicy,
     /// The policies that were in force, wholly or on the way, since the last grace period.
@@ -80,6 +82,7 @@ impl World {
             limits: Limits { batch },
             installed,
             garbage: Garbage::default(),
+            recent: Reach::default(),
             first: policy,
             versions: Vec::new(),
             others: StdRng::seed_from_u64(seed),
@@ -116,6 +119,7 @@ impl World {
     /// Takes note that a plan is done.
     pub(crate) fn done(&mut self, plan: Plan) {
         self.garbage.after(&plan);
+        self.recent.merge(&plan.reach);
         self.installed = plan.after;
     }
 
@@ -128,6 +132,16 @@ impl World {
         }
         let result = self.kernel.commit(commands);
         result.map_err(|error| Violation::Refused(error.to_string()))
+    }
+
+    /// Carries out a plan as an agent does: if need be, once packets under way are through.
+    pub(crate) fn update(&mut self, plan: Plan) -> Checked {
+        if plan.must_wait_for(&self.recent, &self.installed) {
+            self.settle()?;
+        }
+        self.carry_out(&plan, 0..plan.steps.len())?;
+        self.done(plan);
+        Ok(())
     }
 
     /// Looks at the packets that are under way, and waits until they are through.
@@ -143,6 +157,7 @@ impl World {
             self.grace()?;
         }
         self.kernel.grace();
+        self.recent = Reach::default();
         self.versions = vec![(self.installed.policy.clone(), self.options.clone())];
         self.check()
     }
