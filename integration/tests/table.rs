@@ -49,6 +49,7 @@ fn options() -> Options {
         workload_ranges: Ranges::EMPTY,
         workload_interfaces: vec!["eth0".into(), "veth*".into()],
         owned: false,
+        lease: None,
     }
 }
 
