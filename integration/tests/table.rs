@@ -49,7 +49,7 @@ fn options() -> Options {
         workload_ranges: Ranges::EMPTY,
         workload_interfaces: vec!["eth0".into(), "veth*".into()],
         owned: false,
-        lease: None,
+        lease: Some(std::time::Duration::from_secs(60)),
     }
 }
 
