@@ -8,6 +8,7 @@ use clap::{
 };
 
 use crate::{
+    duration,
     history::Bounds,
     journal,
     model::Established,
@@ -58,7 +59,7 @@ pub struct Config {
 
     /// How long packets may be on their way between two nodes: what an edit takes away is gone for so long before
     /// what it gives is given
-    #[arg(long, value_name = "TIME", default_value = "20ms", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "20ms", value_parser = duration::parse)]
     pub drain: Duration,
 
     /// What becomes of an edit when a node does not acknowledge what the edit takes away
@@ -66,7 +67,7 @@ pub struct Config {
     pub unreachable: OnUnreachable,
 
     /// How long a node that is to be skipped is waited for
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
     pub skip_after: Duration,
 
     /// What becomes of established connections that an edit revokes, where the policies that select the pod do not say
@@ -104,20 +105,6 @@ pub enum OnUnreachable {
     Fence,
     /// It goes on without the node: there is no promise for flows that touch it.
     Skip,
-}
-
-/// A time: a number and `ms` or `s`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let number = |digits: &str| digits.parse::<u64>().ok();
-    let millis = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-        (Some(digits), _) => number(digits),
-        (None, Some(digits)) => number(digits).and_then(|seconds| seconds.checked_mul(1_000)),
-        (None, None) => None,
-    };
-    let allowed = millis.filter(|&millis| millis <= 600_000);
-    allowed
-        .map(Duration::from_millis)
-        .ok_or_else(|| "use a number and a unit, such as 20ms or 5s, up to 600s".to_owned())
 }
 
 /// How log lines look.

@@ -5,6 +5,7 @@ pub mod api;
 pub mod cluster;
 pub mod compile;
 pub mod config;
+pub mod duration;
 pub mod history;
 pub mod journal;
 mod listener;

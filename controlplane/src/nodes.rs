@@ -247,7 +247,7 @@ impl Nodes {
         let now = Instant::now();
         let result = action(&mut table, now);
         let (due, moved, settled) = (table.advance(now), table.moved(), table.settled());
-        drop(table);
+        // With the lock held: what is told last is to be what was so last.
         let changed = |old: &mut Option<Instant>| std::mem::replace(old, due) != due;
         self.due.send_if_modified(changed);
         self.settled

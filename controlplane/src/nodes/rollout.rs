@@ -264,25 +264,31 @@ impl Rollouts {
         }
     }
 
-    /// A node counts from now on: it holds nothing yet.
-    pub(super) fn count(&mut self, node: &str, now: Instant) {
+    /// A node that counts says what it holds: what it lacks is waited for, whatever it said before.
+    pub(super) fn ask(&mut self, node: &str, versions: &[Known], now: Instant) {
         for rollout in &mut self.all {
-            if let Some(leg) = rollout.legs.get_mut(node).filter(|leg| leg.ways.revokes) {
+            if let Some(leg) = rollout.legs.get_mut(node).filter(|leg| leg.ways.revokes)
+                && !versions.iter().any(|held| held.is(&(&leg.version).into()))
+                && rollout.waiting.insert(node.to_owned())
+            {
                 leg.since = now;
-                rollout.waiting.insert(node.to_owned());
                 rollout.waited = true;
                 rollout.drained = None;
             }
         }
     }
 
-    /// A node is gone.
-    pub(super) fn forget(&mut self, node: &str) {
+    /// A node is gone. Returns the others that may go on without it.
+    pub(super) fn forget(&mut self, node: &str) -> Vec<String> {
+        let mut others = Vec::new();
         for rollout in &mut self.all {
-            rollout.legs.remove(node);
-            rollout.waiting.remove(node);
-            rollout.passed_over.remove(node);
+            if rollout.legs.remove(node).is_some() {
+                rollout.waiting.remove(node);
+                rollout.passed_over.remove(node);
+                others.extend(rollout.legs.keys().cloned());
+            }
         }
+        others
     }
 
     /// Takes out one that can pass its barrier now.

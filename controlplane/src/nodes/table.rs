@@ -48,6 +48,15 @@ pub struct Table {
     sessions: u64,
     /// Whether a node may hold back less than before, since it was last asked.
     moved: bool,
+    /// When to look again which nodes need not be waited for; at once if something changed that bears on it.
+    look_again: Look,
+}
+
+/// When to look again.
+#[derive(Clone, Copy, Debug)]
+enum Look {
+    Now,
+    At(Option<Instant>),
 }
 
 impl Table {
@@ -72,6 +81,7 @@ impl Table {
             pending: BTreeSet::new(),
             sessions: 0,
             moved: false,
+            look_again: Look::Now,
         };
         // In the middle of a rollout nobody knows which versions which node holds until it says so.
         let quiet = settled >= revision || joined.is_empty();
@@ -133,7 +143,7 @@ impl Table {
     ) {
         self.now.revision = revision;
         for name in affected.gone {
-            self.forget(&name);
+            self.forget(&name, at);
         }
         let unreachable = unreachable.unwrap_or(self.settings.unreachable);
         let mut rollout = Rollout::new(revision, unreachable, at);
@@ -174,12 +184,17 @@ impl Table {
             self.rollouts.add(rollout);
         }
         self.refresh(&woken, at);
+        self.look_again = Look::Now;
         self.advance(at);
     }
 
     /// Lets every rollout pass that can by now. Returns when there may be more to do, if nothing else happens.
     pub fn advance(&mut self, at: Instant) -> Option<Instant> {
-        let next = self.pass_over(at);
+        let next = match self.look_again {
+            Look::At(next) if next.is_none_or(|next| next > at) => next,
+            _ => self.pass_over(at),
+        };
+        self.look_again = Look::At(next);
         while let Some(passed) = self.rollouts.pass_one(at) {
             for (node, how) in &passed.passed_over {
                 if let Some(entry) = self.entries.get_mut(node) {
@@ -331,6 +346,10 @@ impl Table {
         let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
         let wake = entry.connected(self.sessions, end, hello, &known);
         let id = self.sessions;
+        if entry.joined.is_some() {
+            self.rollouts.ask(&name, &entry.held(), at);
+        }
+        self.look_again = Look::Now;
         self.update(&name, at, |_| {});
         self.advance(at);
         Ok((id, wake))
@@ -350,8 +369,9 @@ impl Table {
         // A lease that it had lasts; without leases nothing closes it.
         entry.lease_until = leased.then(|| entry.lease_until.unwrap_or(at));
         if before.is_none() {
-            self.rollouts.count(name, at);
+            self.rollouts.ask(name, &entry.held(), at);
         }
+        self.look_again = Look::Now;
         self.update(name, at, |_| {});
     }
 
@@ -396,19 +416,23 @@ impl Table {
         self.update(name, at, |entry| {
             entry.nacked(target, window, reason, &known)
         })?;
+        let held = self.entries[name].held();
+        self.rollouts.ask(name, &held, at);
+        self.look_again = Look::Now;
         self.advance(at);
         Ok(())
     }
 
-    /// A node asks for a lease. It gets none while it lacks what it should have by now.
+    /// A node asks for a lease. It gets none once a barrier was passed without it, or is to be, before it is as far.
     pub fn lease(&mut self, name: &str, session: u64, at: Instant) -> Result<bool, SessionError> {
         self.check(name, session)?;
         let entry = self.entries.get_mut(name).expect("just checked");
         let lease = entry.lease();
         let overdue = |rollout: &Rollout| {
-            rollout
-                .waits_since(name)
-                .is_some_and(|since| at.saturating_duration_since(since) > lease / 2)
+            let late = |since: Instant| at.saturating_duration_since(since) > lease / 2;
+            rollout.passed_over.contains_key(name)
+                || rollout.unreachable == Unreachable::Fence
+                    && rollout.waits_since(name).is_some_and(late)
         };
         if entry.passed_over.is_some() || self.rollouts.iter().any(overdue) {
             return Ok(false);
@@ -418,6 +442,7 @@ impl Table {
             // Its clock and ours may not run quite alike. One that was longer may be in force still.
             entry.lease_until = entry.lease_until.max(Some(at + lease + lease / 64));
         }
+        self.look_again = Look::Now;
         Ok(true)
     }
 
@@ -438,6 +463,7 @@ impl Table {
         // Another stream or the node's removal may have come first.
         if self.check(name, session).is_ok() {
             self.update(name, at, Entry::disconnected);
+            self.look_again = Look::Now;
         }
     }
 
@@ -485,7 +511,7 @@ impl Table {
     }
 
     /// Forgets a node. Its stream is told by the end of its channel.
-    fn forget(&mut self, name: &str) {
+    fn forget(&mut self, name: &str, at: Instant) {
         let Some(mut entry) = self.entries.remove(name) else {
             return;
         };
@@ -493,9 +519,10 @@ impl Table {
             self.pending.remove(&(pending, name.to_owned()));
             self.moved = true;
         }
-        self.rollouts.forget(name);
         entry.end(SessionError::Removed {
             name: name.to_owned(),
         });
+        let others = self.rollouts.forget(name);
+        self.refresh(&others, at);
     }
 }

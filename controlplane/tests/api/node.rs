@@ -143,6 +143,20 @@ impl FakeNode {
         received
     }
 
+    /// The same, however long it takes for something to come.
+    pub(crate) async fn follow_patiently(&mut self) {
+        let Ok(Some(response)) = self.inbound.message().await else {
+            return std::future::pending().await;
+        };
+        let Some(sync_response::Message::Update(part)) = response.message else {
+            return;
+        };
+        let update = Assembly::default().take(part).unwrap();
+        let update = update.expect("small updates come in one part");
+        self.carry_out(&Received { update, parts: 1 });
+        self.ack();
+    }
+
     /// The number of the lease that comes next.
     pub(crate) async fn leased(&mut self) -> u64 {
         let response = timeout(Duration::from_secs(10), self.inbound.message()).await;

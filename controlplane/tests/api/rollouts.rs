@@ -16,7 +16,7 @@ use tonic::Code;
 
 use crate::{
     node::FakeNode,
-    world::{World, delete, namespace, node, pod, policy, put},
+    world::{World, delete, delete_manifest, namespace, node, pod, policy, put},
 };
 
 /// `web` on n, `client` and `other` on m; nobody is isolated. Revision 1.
@@ -80,6 +80,18 @@ async fn follow_to(node: &mut FakeNode, revision: u64) {
     while node.window.positions().len() > 1 || node.newest().revision < revision {
         node.follow().await;
     }
+}
+
+/// An edit that takes and gives on both nodes, of which n holds both versions and m has not answered. The nodes, and the
+/// edit's revision.
+async fn halfway(world: &World) -> (FakeNode, FakeNode, u64) {
+    let text = policy("p", "web", "client") + &policy("q", "client", "web");
+    world.apply(&text).await;
+    let (mut n, m) = (join(world, "n").await, join(world, "m").await);
+    let text = policy("p", "web", "other") + &policy("q", "client", "other");
+    let after = world.apply(&text).await;
+    n.follow().await;
+    (n, m, after)
 }
 
 /// Returns when these are the rollouts that there are.
@@ -310,6 +322,38 @@ async fn a_frozen_node_is_fenced_by_its_lease() {
     assert_eq!(m.leased().await, 9);
 }
 
+/// Once a barrier counts on the end of a lease there is no other before the node is as far.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_lease_ran_out_gets_none_while_packets_drain() {
+    let world = world(|config| {
+        config.unreachable = OnUnreachable::Fence;
+        config.drain = Duration::from_secs(3);
+    })
+    .await;
+    let lease = Duration::from_millis(300);
+    let text = policy("p", "web", "nobody");
+    world.apply(&text).await;
+    let _n = join(&world, "n").await;
+    let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;
+    m.follow().await;
+    world.until("m", (State::Enforcing, 0)).await;
+    m.say(Message::Lease(LeaseRequest { number: 1 }));
+    assert_eq!(m.leased().await, 1);
+    let edits = vec![
+        delete(Kind::NetworkPolicy, "a", "p"),
+        put(&silence("q", "client")),
+    ];
+    let swapped = world.try_apply(edits).await.unwrap().revision;
+    let update = m.receive().await;
+    until(&world, [(swapped, swapped, Phase::Draining, vec![])]).await;
+    m.say(Message::Lease(LeaseRequest { number: 2 }));
+    m.hears_nothing().await;
+    m.carry_out(&update);
+    m.ack();
+    m.say(Message::Lease(LeaseRequest { number: 3 }));
+    assert_eq!(m.leased().await, 3);
+}
+
 fn fenced(edits: Vec<sallyport_proto::wire::Edit>) -> ApplyRequest {
     ApplyRequest {
         edits,
@@ -430,16 +474,77 @@ async fn a_node_that_refuses_gets_no_lease() {
     assert_eq!(world.node("m").await.state(), State::Fenced);
 }
 
+/// What a node said that it holds counts as long as it does not come back with less.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lost_what_it_held_is_waited_for_again() {
+    let world = world(|_| {}).await;
+    let (_n, m, after) = halfway(&world).await;
+    until(&world, [(after, after, Phase::Revoking, names(&["m"]))]).await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
+    until(
+        &world,
+        [(after, after, Phase::Revoking, names(&["m", "n"]))],
+    )
+    .await;
+    drop(m);
+    n.follow().await;
+    n.follow().await;
+    until(&world, [(after, after, Phase::Revoking, names(&["m"]))]).await;
+    assert_eq!(n.window.positions().len(), 2);
+}
+
+/// A node whose object is deleted holds up nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_goes_on_without_a_node_that_is_deleted() {
+    let world = world(|_| {}).await;
+    let (mut n, _m, after) = halfway(&world).await;
+    until(&world, [(after, after, Phase::Revoking, names(&["m"]))]).await;
+    let edits = vec![
+        delete(Kind::Pod, "a", "client"),
+        delete(Kind::Pod, "a", "other"),
+        delete(Kind::Node, "", "m"),
+    ];
+    let gone = world.try_apply(edits).await.unwrap().revision;
+    follow_to(&mut n, gone).await;
+    assert!(world.wait(gone, 5_000).await.enforced);
+}
+
+/// Edits, answers and the end of a drain meet in every order; none of them is forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn thousands_of_edits_pass_their_barriers() {
+    let world = world(|config| config.drain = Duration::from_millis(1)).await;
+    let nodes = [join(&world, "n").await, join(&world, "m").await];
+    let following = nodes.map(|mut node| {
+        tokio::spawn(async move {
+            loop {
+                node.follow_patiently().await;
+            }
+        })
+    });
+    let ends = [
+        (policy("e", "web", "nobody"), silence("e", "client")),
+        (silence("e", "client"), policy("e", "web", "nobody")),
+    ];
+    for n in 0..1_000 {
+        let (gone, come) = &ends[n % 2];
+        let edits = match n {
+            0 => vec![put(come)],
+            _ => vec![delete_manifest(gone), put(come)],
+        };
+        let revision = world.try_apply(edits).await.unwrap().revision;
+        let waited = world.wait(revision, 5_000).await;
+        assert!(waited.enforced, "edit {n}: {:?}", world.status().await);
+    }
+    for task in following {
+        task.abort();
+    }
+}
+
 /// In the middle of a rollout the control plane is started again: nothing is given before every node said what it holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_in_the_middle_forgets_no_barrier() {
     let mut world = world(|_| {}).await;
-    let text = policy("p", "web", "client") + &policy("q", "client", "web");
-    world.apply(&text).await;
-    let (mut n, m) = (join(&world, "n").await, join(&world, "m").await);
-    let text = policy("p", "web", "other") + &policy("q", "client", "other");
-    let after = world.apply(&text).await;
-    n.follow().await;
+    let (n, m, after) = halfway(&world).await;
     world.until("n", (State::Holding, after)).await;
     world.restart().await;
     let mut n = n.reconnect(world.url()).await;

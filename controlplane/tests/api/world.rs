@@ -206,6 +206,12 @@ pub(crate) fn put(text: &str) -> Edit {
     }
 }
 
+pub(crate) fn delete_manifest(text: &str) -> Edit {
+    Edit {
+        op: Some(Op::DeleteManifest(manifest(text))),
+    }
+}
+
 pub(crate) fn delete(kind: Kind, namespace: &str, name: &str) -> Edit {
     Edit {
         op: Some(Op::Delete(reference(kind, namespace, name))),

@@ -22,7 +22,7 @@ use crate::{
 const IDLE: Duration = Duration::from_millis(100);
 
 /// How long to wait for the kernel to see that the enforcer before this one is dead.
-const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
+const ORPHAN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How many objects may be left behind before they are deleted though updates keep coming.
 const GARBAGE_MAX: usize = 500;

@@ -4,9 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::Styles};
 use clap_complete::Shell;
+use sallyport_controlplane::duration;
 use sallyport_proto::wire::Unreachable;
 
-use crate::{client, duration, failure::Exit, kind, kind::Target, label::LabelEdit};
+use crate::{client, failure::Exit, kind, kind::Target, label::LabelEdit};
 
 /// Network policy for Linux nodes: put objects in, see what is stored, know what is enforced.
 #[derive(Debug, Parser)]

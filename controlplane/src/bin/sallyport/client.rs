@@ -2,6 +2,7 @@
 
 use std::{error::Error, time::Duration};
 
+use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
     ApplyRequest, ApplyResponse, GetRequest, Kind, ListRequest, ListResponse, Object, ObjectRef,
     StatusRequest, StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse, WatchRequest,
@@ -12,7 +13,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::{duration, failure::Failure};
+use crate::failure::Failure;
 
 /// Where the control plane listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7443";

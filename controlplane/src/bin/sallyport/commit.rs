@@ -2,11 +2,12 @@
 
 use std::{io, time::Instant};
 
+use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
     ApplyRequest, ApplyResponse, Edit, Manifest, change::Action, edit::Op,
 };
 
-use crate::{args, client::Client, duration, enforced, failure::Failure, input, kind};
+use crate::{args, client::Client, enforced, failure::Failure, input, kind};
 
 /// Runs `sallyport apply`.
 pub(crate) async fn apply(

@@ -2,11 +2,12 @@
 
 use std::{io, time::Duration};
 
+use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
     NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase,
 };
 
-use crate::{args, client::Client, duration, failure::Failure};
+use crate::{args, client::Client, failure::Failure};
 
 /// Runs `sallyport wait`.
 pub(crate) async fn run(

@@ -4,7 +4,6 @@ mod args;
 mod client;
 mod columns;
 mod commit;
-mod duration;
 mod enforced;
 mod failure;
 mod get;

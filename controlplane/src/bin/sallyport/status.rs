@@ -3,13 +3,14 @@
 use std::{io, time::Duration};
 
 use clap::builder::styling::{AnsiColor, Style};
+use sallyport_controlplane::duration;
 use sallyport_proto::wire::{NodeStatus, Rollout, StatusResponse, rollout::Phase};
 use serde::Serialize;
 
 use crate::{
     args::{self, Form},
     client::Client,
-    duration, enforced,
+    enforced,
     failure::Failure,
     output::{self, Grid},
 };

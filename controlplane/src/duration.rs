@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads `30s`, `500ms`, `1m30s`, `1.5h`: numbers with units, as Go and kubectl spell them.
-pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+pub fn parse(text: &str) -> Result<Duration, String> {
     const EXAMPLES: &str = "write it as 30s, 500ms or 1m30s";
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
@@ -40,7 +40,7 @@ fn until(text: &str, stop: impl Fn(char) -> bool) -> usize {
 }
 
 /// A measured span, with the digits that matter: `3.1 ms`, `0.42 ms`, `2.35 s`.
-pub(crate) fn measured(span: Duration) -> String {
+pub fn measured(span: Duration) -> String {
     let ms = span.as_secs_f64() * 1e3;
     match ms {
         ms if ms < 1.0 => format!("{ms:.2} ms"),
@@ -51,7 +51,7 @@ pub(crate) fn measured(span: Duration) -> String {
 }
 
 /// How long something has lasted, in its two greatest units: `4s`, `3m12s`, `2h5m`, `9d3h`.
-pub(crate) fn rough(span: Duration) -> String {
+pub fn rough(span: Duration) -> String {
     let (s, ms) = (span.as_secs(), span.subsec_millis());
     match s {
         0 if ms > 0 => format!("{ms}ms"),
