@@ -183,12 +183,12 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let lease = self.options.lease.take_if(|_| table.lease.is_none());
         match pending {
             Some((intent, after)) if is_at(&after) => {
-                let progress = stamp.and_then(|stamp| stamp.progress);
+                let done = stamp.and_then(|stamp| stamp.steps_done());
                 self.installed = installed;
                 self.resume(
                     &intent,
                     after,
-                    progress.map_or(usize::MAX, |(done, _)| done as usize),
+                    done.map_or(usize::MAX, |done| done as usize),
                 )?;
             }
             Some((intent, after)) if is_at(&installed) => {

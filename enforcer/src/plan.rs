@@ -37,7 +37,7 @@ use crate::nft::{
     render::{self, Options},
     stamp,
 };
-use batches::{Atom, Part, steps};
+use batches::{Atom, Part, Work, steps};
 use half::{Planner, Version};
 
 /// What a node enforces, and under which names.
@@ -230,7 +230,7 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     parts.append(&mut grants);
 
     Plan {
-        steps: steps(parts, new, limits, false),
+        steps: steps(parts, new, limits, Work::Update),
         garbage: planner.garbage,
         after: new.clone(),
     }
@@ -285,7 +285,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
 
     let parts = vec![Part::of(prepare), Part::whole(hook)];
     Plan {
-        steps: steps(parts, installed, limits, true),
+        steps: steps(parts, installed, limits, Work::Table),
         garbage: Garbage::default(),
         after: installed.clone(),
     }
@@ -328,7 +328,7 @@ pub fn reframe(installed: &Installed, options: &Options, slot: Slot, limits: Lim
         )
         .collect();
     Plan {
-        steps: steps(parts, installed, limits, false),
+        steps: steps(parts, installed, limits, Work::Frame),
         garbage: Garbage::default(),
         after: installed.clone(),
     }

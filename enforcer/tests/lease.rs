@@ -1,11 +1,18 @@
 //! A node with leases: closed until one is granted, open while one lasts, closed by the kernel when it runs out, whatever
 //! the enforcer did or failed to do.
 
-use std::{cell::RefCell, collections::BTreeSet, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    net::IpAddr,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use nix::errno::Errno;
 use sallyport_enforcer::{
-    agent::Agent,
+    agent::{Agent, StartError},
     fake::{FakeKernel, Fault, Packet, Verdicts},
     journal::{self, Intent, Log, Recovered},
     kernel::Kernel,
@@ -38,7 +45,18 @@ const DROPPED: Verdicts = Verdicts {
 
 /// A kernel that outlives its agents.
 #[derive(Clone, Debug, Default)]
-struct Shared(Rc<RefCell<FakeKernel>>);
+struct Shared(Rc<RefCell<FakeKernel>>, Rc<Cell<Option<usize>>>);
+
+impl Shared {
+    /// After so many commits nothing is committed any more.
+    fn fail_after(&self, commits: usize) {
+        self.1.set(Some(commits));
+    }
+
+    fn recover(&self) {
+        self.1.set(None);
+    }
+}
 
 impl Kernel for Shared {
     fn batch_limit(&self) -> usize {
@@ -46,6 +64,11 @@ impl Kernel for Shared {
     }
 
     fn commit(&mut self, commands: &[Command]) -> Result<(), Error> {
+        match self.1.get() {
+            Some(0) => self.0.borrow_mut().fail_next([Fault::Socket(Errno::EIO)]),
+            Some(left) => self.1.set(Some(left - 1)),
+            None => {}
+        }
         self.0.borrow_mut().commit(commands)
     }
 
@@ -113,6 +136,18 @@ fn other() -> Packet {
 }
 
 fn start(kernel: &Shared, installed: Installed, lease: Option<Duration>) -> Agent<Shared, Nowhere> {
+    let recovered = Recovered {
+        installed,
+        pending: None,
+    };
+    try_start(kernel, recovered, lease).unwrap()
+}
+
+fn try_start(
+    kernel: &Shared,
+    recovered: Recovered,
+    lease: Option<Duration>,
+) -> Result<Agent<Shared, Nowhere>, StartError> {
     let options = Options {
         strict: true,
         workload_ranges: Ranges::EMPTY,
@@ -120,11 +155,7 @@ fn start(kernel: &Shared, installed: Installed, lease: Option<Duration>) -> Agen
         owned: false,
         lease,
     };
-    let recovered = Recovered {
-        installed,
-        pending: None,
-    };
-    Agent::start(kernel.clone(), Nowhere, recovered, options).unwrap()
+    Agent::start(kernel.clone(), Nowhere, recovered, options)
 }
 
 fn policy(workloads: std::ops::RangeInclusive<u8>) -> NodePolicy {
@@ -153,19 +184,37 @@ impl Node {
     }
 
     fn update(&mut self, policy: &NodePolicy, revision: u64) {
+        self.agent.apply(self.update_to(policy, revision)).unwrap();
+    }
+
+    fn update_to(&self, policy: &NodePolicy, revision: u64) -> Update {
         let old = self.agent.installed().policy.clone();
         let target = Position {
             epoch: 1,
             revision,
             digest: policy.digest(),
         };
-        let update = Update {
+        Update {
             base: self.agent.installed().position(),
             target,
             keep: Vec::new(),
             delta: Delta::between(&old, policy),
+        }
+    }
+
+    /// What a journal has of an update: before it, and the intent.
+    fn intent(&self, policy: &NodePolicy, revision: u64) -> Recovered {
+        let installed = self.agent.installed().clone();
+        let intent = Intent {
+            update: self.update_to(policy, revision),
+            unknown: installed.unknown.clone(),
+            batch: self.kernel.batch_limit(),
         };
-        self.agent.apply(update).unwrap();
+        let after = intent.after(&installed).unwrap();
+        Recovered {
+            installed,
+            pending: Some((intent, after)),
+        }
     }
 
     /// The enforcer is killed, and started again with these leases.
@@ -352,6 +401,57 @@ fn a_table_without_leases_gets_them_closed() {
     assert_eq!(node.now(&packet()), PASSES);
     node.advance(LEASE);
     assert_eq!(node.now(&packet()), DROPPED);
+}
+
+/// An update that changes the frame was under way when the enforcer was started again with leases: it is finished as it
+/// was begun.
+#[test]
+fn an_update_under_way_is_finished_before_leases_begin() {
+    let node = Node::new(None);
+    let recovered = node.intent(&policy(1..=3), 2);
+    let mut node = Node {
+        agent: try_start(&node.kernel, recovered, Some(LEASE)).unwrap(),
+        ..node
+    };
+    assert_eq!(node.agent.installed().policy, policy(1..=3));
+    assert_eq!(node.now(&packet()), DROPPED);
+    node.renew();
+    assert_eq!(node.now(&packet()), PASSES);
+}
+
+/// The enforcer ends after any commit of a start that changes the frame. The journal says what it always says: the last
+/// intent, which was carried out.
+#[test]
+fn a_crash_while_the_frame_changes_is_survived() {
+    for (from, to) in [(None, Some(LEASE)), (Some(LEASE), None)] {
+        for commits in 0.. {
+            let mut node = Node::new(from);
+            node.update(&policy(1..=3), 2);
+            // Workloads go, and with them elements that cannot be deleted twice.
+            let recovered = node.intent(&policy(1..=1), 3);
+            node.update(&policy(1..=1), 3);
+            let first = recovered.clone();
+            node.kernel.fail_after(commits);
+            let crashed = try_start(&node.kernel, first, to).and_then(|mut agent| {
+                let number = agent.prepare_lease()?.expect("it asks");
+                agent.take_lease(number)?;
+                Ok(())
+            });
+            node.kernel.recover();
+            if crashed.is_ok() {
+                assert!(commits > 5, "there is something to fail");
+                break;
+            }
+            let agent = try_start(&node.kernel, recovered, to);
+            node.agent = agent.unwrap_or_else(|error| panic!("{commits} commits, {to:?}: {error}"));
+            if node.agent.asks_for().is_some() {
+                node.renew();
+            }
+            assert_eq!(node.now(&packet()), PASSES);
+            node.advance(LEASE);
+            assert_eq!(node.now(&packet()) == PASSES, to.is_none());
+        }
+    }
 }
 
 /// Nobody waits for a node that is said to have leases: so it has them until it is known that the control plane knows.

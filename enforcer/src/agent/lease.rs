@@ -62,10 +62,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let Some(lasts) = self.options.lease.filter(|_| !self.foreign) else {
             return Ok(None);
         };
-        if !self.lease.ends {
-            let standby = self.lease_slot()?.other();
-            self.kernel.commit(&lease::fill(standby, lasts))?;
-        }
+        let standby = self.lease_slot()?.other();
+        self.kernel.commit(&lease::fill(standby, lasts))?;
         self.lease.number += 1;
         self.lease.ready = true;
         Ok(Some(self.lease.number))
