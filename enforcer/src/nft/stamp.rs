@@ -55,7 +55,7 @@ impl fmt::Display for Stamp {
         )?;
         match progress {
             Some((done, all)) => {
-                let word = if *frame { "frame" } else { "step" };
+                let word = if *frame { "form" } else { "step" };
                 write!(f, " {word} {done}/{all}")
             }
             None => Ok(()),
@@ -105,7 +105,7 @@ impl Stamp {
         let frame = match words.next() {
             None => return Some(stamp),
             Some("step") => false,
-            Some("frame") => true,
+            Some("form") => true,
             Some(_) => return None,
         };
         let (done, all) = words.next()?.split_once('/')?;
