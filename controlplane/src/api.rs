@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 
 use self::list::Listings;
 use crate::{
-    nodes::{self, Nodes},
+    nodes::{self, Nodes, Unreachable},
     transaction::not_found,
     writer::{Submission, Writer},
 };
@@ -100,11 +100,15 @@ impl PolicyService for Api {
             .await
             .map_err(|error| Status::internal(format!("reading the manifests failed: {error}")))?
             .map_err(|problems| failure::problems(&problems))?;
+        let unreachable = convert::unreachable(unreachable);
+        if unreachable == Some(Unreachable::Fence) {
+            failure::fences_all(&self.nodes.without_leases())?;
+        }
         let submission = Submission {
             edits,
             expected_revision,
             dry_run,
-            unreachable: convert::unreachable(unreachable),
+            unreachable,
         };
         let carried = self
             .writer

@@ -175,6 +175,16 @@ impl Nodes {
         self.lock().lagging(revision, Instant::now())
     }
 
+    /// The nodes that nothing closes when they cannot be reached: a fence around them would wait for them.
+    pub fn without_leases(&self) -> Vec<String> {
+        self.lock().without_leases()
+    }
+
+    /// How edits are led through the cluster.
+    pub fn settings(&self) -> Settings {
+        self.lock().settings()
+    }
+
     /// The nodes that edits go on without.
     pub fn passed_over(&self) -> Vec<Status> {
         self.lock().passed_over(Instant::now())

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 pub use self::parts::{PART, Parts};
 use crate::{
     journal::Note,
-    nodes::{Hello, Nodes, Session, SessionError, Update},
+    nodes::{Hello, Nodes, Session, SessionError, Unreachable, Update},
     writer::Writer,
 };
 
@@ -97,11 +97,18 @@ async fn open(
     let hello = hello_of(hello)?;
     let holds: Vec<String> = hello.window.iter().map(Position::to_string).collect();
     let (version, leased) = (hello.version.clone(), !hello.lease.is_zero());
+    let fences = nodes.settings().unreachable == Unreachable::Fence;
     let session = nodes
         .connect(hello)
         .inspect_err(|error| warn!(%error, "turned a node away"))?;
     let node = session.name();
     info!(node, version, holds = holds.join(" and "), "node connected");
+    if fences && !leased {
+        warn!(
+            node,
+            "this node has no leases, so that edits wait for it: start its enforcer with --lease to have it fenced"
+        );
+    }
     if session.is_new(leased) {
         let joined = Note::Joined {
             node: node.to_owned(),
@@ -170,7 +177,9 @@ impl From<SessionError> for Status {
             }
             SessionError::Ahead { .. } => Status::failed_precondition(message),
             SessionError::Replaced { .. } => Status::aborted(message),
-            SessionError::Unexpected { .. } => Status::invalid_argument(message),
+            SessionError::Lease { .. } | SessionError::Unexpected { .. } => {
+                Status::invalid_argument(message)
+            }
         }
     }
 }

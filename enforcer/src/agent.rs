@@ -1,6 +1,7 @@
 //! The agent: the only one who changes the kernel's table and the journal. It owns what is installed, and carries out
 //! one update at a time: journal, kernel, acknowledgement. It knows no time and no thread: those are `thread`'s.
 
+mod lease;
 mod thread;
 
 use std::{collections::BTreeSet, net::IpAddr, time::Instant};
@@ -15,12 +16,14 @@ use crate::{
     netlink::{self, TableState},
     nft::{
         command::Command,
+        lease::is_of_lease,
         render::{self, Options},
         stamp::Stamp,
     },
     plan::{self, Garbage, Installed, Limits, Plan, Reach},
 };
 
+use lease::Lease;
 pub use thread::{Handle, start};
 
 /// Why an update was not applied. What was enforced before is enforced on.
@@ -76,6 +79,7 @@ pub struct Agent<K, L> {
     forgetting: bool,
     /// Set when the kernel has a table that the journal knows nothing of: it stays until a snapshot replaces it.
     foreign: bool,
+    lease: Lease,
 }
 
 impl<K: Kernel, L: Log> Agent<K, L> {
@@ -96,6 +100,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             unfinished: None,
             forgetting: false,
             foreign: false,
+            lease: Lease::default(),
         };
         agent.adopt(recovered)?;
         agent.change_mode()?;
@@ -163,6 +168,9 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             return Ok(());
         };
         self.take_over(&table)?;
+        if self.options.lease.is_none() && table.lease.is_some() {
+            self.begin_to_end_leases();
+        }
         let stamp = table.reading.stamp;
         let Recovered { installed, pending } = recovered;
         if !table.chains.contains(render::FORWARD) {
@@ -174,14 +182,16 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let is_at = |at: &Installed| stamp.is_some_and(|stamp| stamp.is_of(at));
         // Packets that met what an earlier life did last may still be under way.
         self.kernel.grace();
+        // An update that was under way was planned for a table without leases, if it has none.
+        let lease = self.options.lease.take_if(|_| table.lease.is_none());
         match pending {
             Some((intent, after)) if is_at(&after) => {
-                let progress = stamp.and_then(|stamp| stamp.progress);
+                let done = stamp.and_then(|stamp| stamp.steps_done());
                 self.installed = installed;
                 self.resume(
                     &intent,
                     after,
-                    progress.map_or(usize::MAX, |(done, _)| done as usize),
+                    done.map_or(usize::MAX, |done| done as usize),
                 )?;
             }
             Some((intent, after)) if is_at(&installed) => {
@@ -191,9 +201,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             None if is_at(&installed) => self.installed = installed,
             pending => {
                 self.installed = pending.map_or(installed, |(_, after)| after);
+                self.options.lease = lease.or(self.options.lease);
                 return self.keep_foreign(stamp);
             }
         }
+        self.options.lease = lease.or(self.options.lease);
         self.mend(table.reading.frame.as_deref())?;
         let position = self.installed.position().unwrap_or_default();
         info!(%position, took = ?started.elapsed(), "took the table over");
@@ -238,23 +250,31 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let Some(table) = self.kernel.read()? else {
             return Ok(self.create(&self.installed.clone(), false)?);
         };
+        self.lease.slot = table.lease;
         let expected = plan::objects(&self.installed, &self.options);
         let missing = expected
             .chains
             .difference(&table.chains)
             .chain(expected.sets.difference(&table.sets));
-        // Sets of workload ranges are made with the frame that names them.
+        let is_same = frame
+            == Some(&*render::frame_fingerprint(
+                &self.options,
+                &self.installed.policy,
+            ));
+        // What only the frame names is made with it.
         let missing: Vec<&String> = missing
-            .filter(|name| !name.starts_with("workloads"))
+            .filter(|name| !name.starts_with("workloads") && !is_of_lease(name))
             .collect();
-        if !missing.is_empty() {
+        let fences = !is_same || self.options.lease.is_none() || table.lease.is_some();
+        if !missing.is_empty() || !fences {
             warn!(?missing, "the table is damaged: making it anew");
             return Ok(self.create(&self.installed.clone(), true)?);
         }
-        if frame != Some(render::frame_fingerprint(&self.options, &self.installed.policy).as_str())
-        {
+        if !is_same {
             info!("writing the frame of the table for the options given now");
-            let plan = plan::reframe(&self.installed, &self.options, self.limits());
+            let slot = table.lease.unwrap_or_default();
+            self.lease.slot = Some(slot);
+            let plan = plan::reframe(&self.installed, &self.options, slot, self.limits());
             self.carry_out(&plan, 0)?;
         }
         self.garbage.chains = table.chains.difference(&expected.chains).cloned().collect();
@@ -295,6 +315,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.installed = plan.after;
         self.foreign = false;
         self.garbage = Garbage::default();
+        self.lease.start_anew();
         Ok(())
     }
 

@@ -10,6 +10,7 @@
 //! - Every lookup in a set or map asks for the **current** generation anew.
 //! - A set of ranges may show what it held one generation earlier; the kernel swaps its content after the flip.
 //! - A packet may stay under way for as long as there is no [grace period](FakeKernel::grace).
+//! - Elements with a timeout go when [time passes](FakeKernel::advance), for all packets at once.
 //!
 //! [`FakeKernel::verdicts`] tries every such mix; a [`Walk`] takes one packet through, a lookup at a time.
 
@@ -25,6 +26,7 @@ mod walk;
 use std::{
     collections::{BTreeSet, VecDeque},
     net::IpAddr,
+    time::Duration,
 };
 
 use nix::errno::Errno;
@@ -35,6 +37,7 @@ use crate::{
     nft::{
         command::Command,
         encode,
+        lease::{self, Slot},
         stamp::{self, Reading},
     },
 };
@@ -124,6 +127,11 @@ impl FakeKernel {
     /// Somebody commits a change of another table: the generation moves for all.
     pub fn foreign_commit(&mut self) {
         self.generation += 1;
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, time: Duration) {
+        self.table.advance(time);
     }
 
     /// The next commits fail in these ways, in order.
@@ -226,7 +234,13 @@ impl Kernel for FakeKernel {
             reading: self.read_stamp()?,
             chains: named(self.table.chain_names().collect()),
             sets: named(self.table.set_names().collect()),
+            lease: self.read_lease()?,
         }))
+    }
+
+    fn read_lease(&mut self) -> Result<Option<Slot>, Error> {
+        let sets = self.table.looked_into(lease::CHAIN);
+        Ok(sets.into_iter().find_map(Slot::named))
     }
 
     fn read_stamp(&mut self) -> Result<Reading, Error> {

@@ -117,7 +117,7 @@ impl Intent {
 }
 
 /// What a journal holds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Recovered {
     /// What was enforced before the last intent.
     pub installed: Installed,

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use crate::{
     grace,
     netlink::{Error, Netlink, TableState},
-    nft::{command::Command, stamp::Reading},
+    nft::{command::Command, lease::Slot, stamp::Reading},
 };
 
 /// A kernel that holds our table.
@@ -22,6 +22,9 @@ pub trait Kernel {
 
     /// What the table's stamp says. The table must be there.
     fn read_stamp(&mut self) -> Result<Reading, Error>;
+
+    /// Which set the chain of the lease looks into; `None` when there is no such chain, or it is empty.
+    fn read_lease(&mut self) -> Result<Option<Slot>, Error>;
 
     /// Has conntrack forget every connection whose client or server has one of these addresses.
     fn forget(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error>;
@@ -45,6 +48,10 @@ impl Kernel for Netlink {
 
     fn read_stamp(&mut self) -> Result<Reading, Error> {
         Netlink::read_stamp(self)
+    }
+
+    fn read_lease(&mut self) -> Result<Option<Slot>, Error> {
+        Netlink::read_lease(self)
     }
 
     fn forget(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {

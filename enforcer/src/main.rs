@@ -1,6 +1,6 @@
 //! The enforcer's command line: reads options, checks the node, starts agent and session.
 
-use std::{io::IsTerminal, net::IpAddr, path::PathBuf, time::Duration};
+use std::{io::IsTerminal, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -57,6 +57,15 @@ struct Arguments {
     #[arg(long, value_enum, default_value_t = Mode::Strict)]
     mode: Mode,
 
+    /// Drop all traffic of this node's workloads when the control plane has not said for this long that it may go on:
+    /// 1s to 60s [default: go on without]
+    ///
+    /// This lets edits with `--on-unreachable fence` go on without this node once its lease has run out: the kernel closes
+    /// the node, even if the enforcer is stopped or frozen. It also closes the node while the control plane is down. A
+    /// node that has just booted is closed until its first lease. Choose a time well above that of the longest update.
+    #[arg(long, env = "SALLYPORT_LEASE", value_name = "TIME", value_parser = lease)]
+    lease: Option<Duration>,
+
     /// A bridge without workloads, whose traffic need not be seen (repeatable)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     ignore_bridge: Vec<String>,
@@ -70,6 +79,7 @@ const EXAMPLES: &str = "\
 Examples:
   sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443
   sallyport-enforcer --workload-cidr 10.9.1.0/24 --interface 'veth*'
+  sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443 --lease 10s
 
 The table, as stock nft shows it:
   nft list table inet sallyport
@@ -108,6 +118,21 @@ fn interface(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// How long a lease may be.
+const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+
+/// A time: a number and `ms` or `s`.
+fn lease(text: &str) -> Result<Duration, String> {
+    let number = |digits: &str| digits.parse::<u64>().ok();
+    let time = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(digits), _) => number(digits).map(Duration::from_millis),
+        (None, Some(digits)) => number(digits).map(Duration::from_secs),
+        (None, None) => None,
+    };
+    time.filter(|time| LEASES.contains(time))
+        .ok_or_else(|| "use a number and a unit, from 1s to 60s, such as 1500ms or 10s".to_owned())
+}
+
 fn ranges(cidrs: &[IpNetwork]) -> Ranges {
     let span = |cidr: &IpNetwork| {
         let (first, last): (IpAddr, IpAddr) = (cidr.network(), cidr.broadcast());
@@ -143,6 +168,7 @@ async fn main() -> Result<()> {
         workload_ranges: ranges(&arguments.workload_cidr),
         workload_interfaces: arguments.interface,
         owned: true,
+        lease: arguments.lease,
     };
     let identity = session::Identity {
         name: node,

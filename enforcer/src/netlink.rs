@@ -2,6 +2,7 @@
 //! names a table but ours.
 
 mod connections;
+mod rules;
 
 use std::{
     collections::BTreeSet,
@@ -25,6 +26,7 @@ use crate::nft::{
         self, TABLE_OWNED, TABLE_PERSISTS,
         attributes::{self, Attributes},
     },
+    lease::Slot,
     stamp::{self, Reading},
 };
 
@@ -92,6 +94,8 @@ pub struct TableState {
     pub chains: BTreeSet<String>,
     /// The names of its sets and maps, without anonymous ones.
     pub sets: BTreeSet<String>,
+    /// The set that the lease's chain looks into.
+    pub lease: Option<Slot>,
 }
 
 /// A socket to nf_tables of the network namespace that it was opened in.
@@ -208,6 +212,7 @@ impl Netlink {
             reading,
             chains: names(chains, sys::NFTA_CHAIN_NAME),
             sets,
+            lease: self.read_lease()?,
         }))
     }
 

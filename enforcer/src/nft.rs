@@ -3,6 +3,7 @@
 
 pub mod command;
 pub mod encode;
+pub mod lease;
 pub mod names;
 pub mod render;
 pub mod stamp;

@@ -34,11 +34,12 @@ use sallyport_proto::{
 
 use crate::nft::{
     command::Command,
+    lease::{self, Slot},
     names::{self, Generation},
     render::{self, Options},
     stamp,
 };
-use batches::{Atom, Part, steps};
+use batches::{Atom, Part, Work, steps};
 use half::{Planner, Version};
 
 pub use reach::Reach;
@@ -174,8 +175,13 @@ impl Garbage {
                 _ => false,
             };
         }
-        self.chains.extend(plan.garbage.chains.iter().cloned());
-        self.sets.extend(plan.garbage.sets.iter().cloned());
+        self.extend(plan.garbage.clone());
+    }
+
+    /// Takes in what else is garbage.
+    pub fn extend(&mut self, other: Garbage) {
+        self.chains.extend(other.chains);
+        self.sets.extend(other.sets);
     }
 
     /// The commands that delete all of it: first what refers, then what is referred to.
@@ -240,7 +246,7 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     parts.append(&mut grants);
 
     Plan {
-        steps: steps(parts, new, limits, false),
+        steps: steps(parts, new, limits, Work::Update),
         garbage: planner.garbage,
         reach,
         after: new.clone(),
@@ -270,7 +276,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
     let mut prepare = vec![Command::AddTable {
         owned: options.owned,
     }];
-    prepare.extend(render::frame_sets());
+    prepare.extend(render::frame_sets(options));
     prepare.extend(
         render::workload_sets(options, policy)
             .into_values()
@@ -296,7 +302,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
 
     let parts = vec![Part::of(prepare), Part::whole(hook)];
     Plan {
-        steps: steps(parts, installed, limits, true),
+        steps: steps(parts, installed, limits, Work::Table),
         garbage: Garbage::default(),
         reach: Reach::default(),
         after: installed.clone(),
@@ -307,15 +313,24 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
 ///
 /// What the frame was before is not known, so each chain is replaced; a packet that began before the last commit could
 /// find the new rules with their constant sets still empty, so each waits for it.
-pub fn reframe(installed: &Installed, options: &Options, limits: Limits) -> Plan {
+///
+/// A lease that is in force stays so: `slot` says in which set it is.
+pub fn reframe(installed: &Installed, options: &Options, slot: Slot, limits: Limits) -> Plan {
     let policy = &installed.policy;
-    let prepare: Vec<Command> = render::workload_sets(options, policy)
+    let mut prepare: Vec<Command> = render::workload_sets(options, policy)
         .into_values()
         .flatten()
         .collect();
+    if options.lease.is_some() {
+        prepare.extend(lease::sets());
+        prepare.extend(lease::CHAINS.map(render::add_frame_chain));
+    }
     let mut chains: Vec<Atom> = render::frame_chains(options, policy)
         .into_iter()
-        .map(|(name, rules)| render::replace_rules(name, rules))
+        .map(|(name, rules)| match name {
+            lease::CHAIN => lease::look_into(slot),
+            _ => render::replace_rules(name, rules),
+        })
         .collect();
     let last = chains.last_mut().expect("the frame has chains");
     last.extend(stamp::write_frame(
@@ -331,7 +346,7 @@ pub fn reframe(installed: &Installed, options: &Options, limits: Limits) -> Plan
         )
         .collect();
     Plan {
-        steps: steps(parts, installed, limits, false),
+        steps: steps(parts, installed, limits, Work::Frame),
         garbage: Garbage::default(),
         reach: Reach::default(),
         after: installed.clone(),
@@ -349,7 +364,7 @@ pub fn objects(installed: &Installed, options: &Options) -> Garbage {
     for (name, _) in render::frame_chains(options, policy) {
         objects.chains.insert(name.into());
     }
-    for command in render::frame_sets() {
+    for command in render::frame_sets(options) {
         if let Command::AddSet { name, .. } = command {
             objects.sets.insert(name);
         }

@@ -1,5 +1,8 @@
 //! The session with the control plane: says what the node enforces, hands updates to the agent, reports what became of
-//! them. When it is lost the node goes on enforcing, and the session is tried again, for ever.
+//! them; asks for leases where the node has some. When it is lost the node goes on enforcing, and the session is tried
+//! again, for ever.
+
+mod lease;
 
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use tracing::{info, warn};
 use wire::{node_service_client::NodeServiceClient, sync_request::Message, sync_response};
 
 use crate::agent::{Handle, Refusal};
+use lease::Leases;
 
 /// The first pause before another try, and the longest. Each pause is drawn from half of it to all of it, so that
 /// nodes that lost the same control plane do not come back as one.
@@ -46,9 +50,11 @@ pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
         .tcp_nodelay(true);
     let mut pause = PAUSE_FIRST;
     let mut said = String::new();
+    let mut leases = Leases::new(agent.clone());
     loop {
         let mut established = false;
-        let error = session(&identity, &endpoint, &agent, &mut established).await;
+        let error = session(&identity, &endpoint, &agent, &mut leases, &mut established).await;
+        leases.look();
         if established {
             pause = PAUSE_FIRST;
             said.clear();
@@ -69,9 +75,10 @@ async fn session(
     identity: &Identity,
     endpoint: &Endpoint,
     agent: &Handle,
+    leases: &mut Leases,
     established: &mut bool,
 ) -> Status {
-    match try_session(identity, endpoint, agent, established).await {
+    match try_session(identity, endpoint, agent, leases, established).await {
         Ok(()) => Status::unavailable("the control plane ended the session"),
         Err(status) => status,
     }
@@ -81,6 +88,7 @@ async fn try_session(
     identity: &Identity,
     endpoint: &Endpoint,
     agent: &Handle,
+    leases: &mut Leases,
     established: &mut bool,
 ) -> Result<(), Status> {
     let channel = endpoint
@@ -89,6 +97,7 @@ async fn try_session(
         .map_err(|error| Status::unavailable(source_of(&error)))?;
     let mut client = NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let (requests, outbound) = mpsc::channel(4);
+    let lease = agent.lease();
     let hello = wire::Hello {
         node_name: identity.name.clone(),
         window: window(agent),
@@ -97,9 +106,12 @@ async fn try_session(
             Unknown::Drop(ranges) => Some((&**ranges).into()),
             Unknown::Allow => None,
         },
-        lease_ms: 0,
+        lease_ms: lease.map_or(0, |lease| lease.as_millis() as u32),
     };
     send(&requests, Message::Hello(hello)).await?;
+    if let Some(request) = leases.ask().await {
+        send(&requests, request).await?;
+    }
     let mut inbound = client
         .sync(ReceiverStream::new(outbound))
         .await?
@@ -113,21 +125,37 @@ async fn try_session(
     *established = true;
     let mut assembly = Assembly::default();
     loop {
-        let Some(response) = (match first.take() {
+        let response = match first.take() {
             Some(response) => Some(response),
-            None => inbound.message().await?,
-        }) else {
+            None => tokio::select! {
+                message = inbound.message() => message?,
+                () = leases.due() => {
+                    if let Some(request) = leases.ask().await {
+                        send(&requests, request).await?;
+                    }
+                    continue;
+                }
+            },
+        };
+        let Some(response) = response else {
             return Ok(());
         };
-        let Some(sync_response::Message::Update(part)) = response.message else {
-            return Err(Status::internal(
-                "a message that this enforcer does not know",
-            ));
-        };
-        let update = assembly.take(part).map_err(malformed)?;
-        if let Some(update) = update {
-            let answer = answer(update, agent).await;
-            send(&requests, answer).await?;
+        match response.message {
+            Some(sync_response::Message::Update(part)) => {
+                if let Some(update) = assembly.take(part).map_err(malformed)? {
+                    send(&requests, answer(update, agent).await).await?;
+                }
+            }
+            Some(sync_response::Message::Lease(grant)) => leases.granted(grant.number).await,
+            None => {
+                return Err(Status::internal(
+                    "a message that this enforcer does not know",
+                ));
+            }
+        }
+        if agent.lease() != lease {
+            // This is said in a Hello, and only there.
+            return Err(Status::unavailable("the node has leases from now on"));
         }
     }
 }

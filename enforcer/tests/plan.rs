@@ -23,6 +23,7 @@ fn options(strict: bool) -> Options {
         workload_ranges: Ranges::EMPTY,
         workload_interfaces: Vec::new(),
         owned: false,
+        lease: None,
     }
 }
 

@@ -264,6 +264,16 @@ impl Deployment {
         self.enforcers[node].as_ref().map(Child::id)
     }
 
+    /// The process of the control plane.
+    pub fn control_plane_pid(&self) -> Option<u32> {
+        self.control_planes[0].as_ref().map(Child::id)
+    }
+
+    /// Enforcers that are started from now on have these arguments.
+    pub fn set_enforcer_arguments(&mut self, arguments: &[&str]) {
+        self.enforcer_arguments = arguments.iter().map(|&one| one.to_owned()).collect();
+    }
+
     /// Runs the CLI in a directory.
     pub fn sallyport(&self, directory: &Path, arguments: &[&str]) -> Result<Output, Error> {
         let mut command = self.bed.fabric().netns().command(&self.binaries.sallyport);
@@ -377,9 +387,14 @@ impl Client {
             edits,
             ..wire::ApplyRequest::default()
         };
+        Ok(self.carry_out(request)?.revision)
+    }
+
+    /// Carries out a transaction as it is asked for.
+    pub fn carry_out(&mut self, request: wire::ApplyRequest) -> Result<wire::ApplyResponse, Error> {
         let mut service = self.service.clone();
         let response = reactor::wait(async move { service.apply(request).await })?;
-        Ok(response.into_inner().revision)
+        Ok(response.into_inner())
     }
 
     /// Waits until every node that must has a revision in its kernel.

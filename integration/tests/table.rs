@@ -11,7 +11,11 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
     agent,
     netlink::Netlink,
-    nft::{command::Command, render::Options},
+    nft::{
+        command::Command,
+        lease::{self, Slot},
+        render::Options,
+    },
     plan::{self, Garbage, Installed, Limits, Plan},
 };
 use sallyport_integration::{
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         ),
         ("another_cannot_touch_an_owned_table", ownership),
         ("a_class_that_keeps_lists_well", listing_of_keep),
+        ("leases_list_well", listing_of_leases),
         ("a_restarted_agent_owns_its_table_again", restart),
     ])
 }
@@ -49,6 +54,7 @@ fn options() -> Options {
         workload_ranges: Ranges::EMPTY,
         workload_interfaces: vec!["eth0".into(), "veth*".into()],
         owned: false,
+        lease: Some(std::time::Duration::from_secs(60)),
     }
 }
 
@@ -444,6 +450,51 @@ fn listing_of_keep() -> Outcome {
         if lines.iter().filter(|line| *line == kept).count() != expected {
             return Err(format!("keep {keep}: {name} {lines:#?}").into());
         }
+    }
+    Ok(())
+}
+
+/// What an operator reads of a lease that is in force, and of the fence around a node that has none.
+fn listing_of_leases() -> Outcome {
+    let table = Table::new(1 << 20)?;
+    let policy = random_policy(&mut StdRng::seed_from_u64(1));
+    let installed = updated(&Installed::default(), &policy, 1);
+    table.carry_out(&plan::create(&installed, &options(), table.limits))?;
+    for slot in [Slot::B, Slot::A] {
+        let lasts = std::time::Duration::from_secs(20);
+        table.netlink.commit(&lease::fill(slot, lasts))?;
+        table.netlink.commit(&lease::look_into(slot))?;
+        let listing = table.listing()?;
+        let has = |object: &str, line: &str| -> Outcome {
+            let lines = listing
+                .get(&format!("{object} {{"))
+                .ok_or_else(|| format!("there is no {object}: {listing:#?}"))?;
+            match lines.iter().any(|there| there.starts_with(line)) {
+                true => Ok(()),
+                false => Err(format!("{object} has no `{line}`: {lines:#?}").into()),
+            }
+        };
+        let name = slot.name();
+        has(&format!("set {name}"), "type nf_proto")?;
+        has(&format!("set {name}"), "flags timeout")?;
+        has(&format!("set {name}"), "ipv4 timeout 20s expires ")?;
+        has("chain forward", "jump lease")?;
+        has("chain lease", &format!("meta nfproto @{name} return"))?;
+        has("chain lease", "goto fenced")?;
+        has("chain fenced", "goto closed")?;
+        for pair in [
+            "ct original ip saddr . ct original ip saddr @self4",
+            "ct reply ip6 saddr . ct reply ip6 saddr @self6",
+            "ip saddr . ip saddr @self4",
+            "ip6 daddr . ip6 daddr @self6",
+            "iifname \"veth*\"",
+        ] {
+            has(
+                "chain closed",
+                &format!("{pair} counter packets 0 bytes 0 drop"),
+            )?;
+        }
+        has("chain closed", "accept")?;
     }
     Ok(())
 }

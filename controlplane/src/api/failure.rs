@@ -44,6 +44,21 @@ pub(super) fn future(asked: Revision, current: Revision) -> Status {
     ))
 }
 
+/// A fence is refused while there are nodes that nothing closes.
+pub(super) fn fences_all(without_leases: &[String]) -> Result<(), Status> {
+    if without_leases.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<_> = without_leases
+        .iter()
+        .map(|node| {
+            format!("node \"{node}\" has no leases, so nothing closes it when it cannot be reached: start its enforcer with --lease")
+        })
+        .chain(["nothing was changed".to_owned()])
+        .collect();
+    Err(Status::failed_precondition(fitting(&lines)))
+}
+
 /// The control plane is going down.
 pub(super) fn stopping() -> Status {
     Status::unavailable("the control plane is stopping")

@@ -71,6 +71,16 @@ pub enum SessionError {
         /// Where we are.
         ours: (Epoch, Revision),
     },
+    /// The node's leases are too long.
+    #[error(
+        "node \"{name}\" has leases of more than {longest:?}: start its enforcer with a shorter --lease"
+    )]
+    Lease {
+        /// The node.
+        name: String,
+        /// The longest lease that there is.
+        longest: Duration,
+    },
     /// The node opened another stream.
     #[error("node \"{name}\" connected again: this stream is over")]
     Replaced {

@@ -330,6 +330,10 @@ impl Table {
         let Some(entry) = self.entries.get_mut(&name) else {
             return Err(SessionError::Unregistered { name });
         };
+        let longest = self.settings.lease_longest;
+        if hello.lease > longest {
+            return Err(SessionError::Lease { name, longest });
+        }
         let ahead = |position: &&Position| (position.epoch, position.revision) > (epoch, revision);
         if let Some(position) = hello.window.iter().find(ahead) {
             return Err(SessionError::Ahead {
@@ -433,10 +437,25 @@ impl Table {
         if entry.passed_over.is_some() || self.rollouts.iter().any(overdue) {
             return Ok(false);
         }
-        // Its clock and ours may not run quite alike.
-        entry.lease_until = Some(at + lease + lease / 64);
+        // A node without leases is told that this is known. Nothing closes it.
+        if entry.joined == Some(true) {
+            // Its clock and ours may not run quite alike. One that was longer may be in force still.
+            entry.lease_until = entry.lease_until.max(Some(at + lease + lease / 64));
+        }
         self.look_again = Look::Now;
         Ok(true)
+    }
+
+    /// The nodes that nothing closes when they cannot be reached.
+    pub fn without_leases(&self) -> Vec<String> {
+        let open = self.entries.iter();
+        let open = open.filter(|(_, entry)| entry.joined == Some(false));
+        open.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// How edits are led through the cluster.
+    pub fn settings(&self) -> Settings {
+        self.settings
     }
 
     /// A node's stream is over.

@@ -12,6 +12,8 @@ use sallyport_proto::{
     },
 };
 
+use tonic::Code;
+
 use crate::{
     node::FakeNode,
     world::{World, delete, delete_manifest, namespace, node, pod, policy, put},
@@ -273,7 +275,8 @@ async fn a_node_that_is_not_there_is_skipped_where_that_is_wanted() {
 async fn a_frozen_node_is_fenced_by_its_lease() {
     let world = world(|_| {}).await;
     let lease = Duration::from_millis(500);
-    let mut n = join(&world, "n").await;
+    let mut n = FakeNode::connect_leased(world.url(), "n", Window::default(), lease).await;
+    n.follow().await;
     let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;
     m.follow().await;
     world.until("m", (State::Enforcing, 0)).await;
@@ -349,6 +352,98 @@ async fn a_node_whose_lease_ran_out_gets_none_while_packets_drain() {
     m.ack();
     m.say(Message::Lease(LeaseRequest { number: 3 }));
     assert_eq!(m.leased().await, 3);
+}
+
+fn fenced(edits: Vec<sallyport_proto::wire::Edit>) -> ApplyRequest {
+    ApplyRequest {
+        edits,
+        unreachable: Unreachable::Fence.into(),
+        ..ApplyRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_around_a_node_without_leases_is_refused() {
+    let world = world(|_| {}).await;
+    let edits = || vec![put(&silence("q", "client"))];
+    let mut client = world.client.clone();
+    let _n = join(&world, "n").await;
+    let lease = Duration::from_secs(60);
+    let m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;
+    let refused = client.apply(fenced(edits())).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    for word in ["\"n\"", "--lease", "nothing was changed"] {
+        assert!(refused.message().contains(word), "{}", refused.message());
+    }
+    assert!(!refused.message().contains("\"m\""));
+    drop(m);
+    assert_eq!(world.status().await.revision, 1);
+    // With leases everywhere it is no matter who is there.
+    let mut n = FakeNode::connect_leased(world.url(), "n", Window::default(), lease).await;
+    n.follow().await;
+    client.apply(fenced(edits())).await.unwrap();
+}
+
+/// Nothing closes a node that has no leases, though it asks for one: it is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_leases_that_asks_for_one_is_not_fenced() {
+    let world = world(|config| config.unreachable = OnUnreachable::Fence).await;
+    let (mut n, mut m) = (join(&world, "n").await, join(&world, "m").await);
+    m.say(Message::Lease(LeaseRequest { number: 1 }));
+    assert_eq!(m.leased().await, 1, "it is told that this is known");
+    world.apply(&policy("p", "web", "nobody")).await;
+    n.follow().await;
+    until_settled(&world).await;
+    let edits = vec![
+        delete(Kind::NetworkPolicy, "a", "p"),
+        put(&silence("q", "client")),
+    ];
+    let swapped = world.try_apply(edits).await.unwrap().revision;
+    n.hears_nothing().await;
+    until(&world, [(swapped, swapped, Phase::Revoking, names(&["m"]))]).await;
+}
+
+/// What was granted to an earlier life of the node's enforcer is in force until it has taken the next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_lease_shortens_none_that_was_granted() {
+    let world = world(|config| config.unreachable = OnUnreachable::Fence).await;
+    let (long, short) = (Duration::from_millis(1_500), Duration::from_millis(100));
+    let mut n = join(&world, "n").await;
+    let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), long).await;
+    m.follow().await;
+    world.until("m", (State::Enforcing, 0)).await;
+    m.say(Message::Lease(LeaseRequest { number: 1 }));
+    assert_eq!(m.leased().await, 1);
+    let granted = Instant::now();
+    let held = m.window.clone();
+    let mut m = FakeNode::connect_leased(world.url(), "m", held, short).await;
+    m.say(Message::Lease(LeaseRequest { number: 1 }));
+    assert_eq!(m.leased().await, 1);
+    world.apply(&policy("p", "web", "nobody")).await;
+    n.follow().await;
+    until_settled(&world).await;
+    let edits = vec![
+        delete(Kind::NetworkPolicy, "a", "p"),
+        put(&silence("q", "client")),
+    ];
+    world.try_apply(edits).await.unwrap();
+    n.follow().await;
+    assert!(
+        granted.elapsed() >= long - Duration::from_millis(20),
+        "{:?}",
+        granted.elapsed()
+    );
+}
+
+/// A control plane that starts again waits as long as a lease may be: longer ones must not be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_too_long_is_refused() {
+    let world = world(|_| {}).await;
+    let lease = Duration::from_millis(60_001);
+    let mut n = FakeNode::connect_leased(world.url(), "n", Window::default(), lease).await;
+    let status = n.ends().await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("60"), "{}", status.message());
 }
 
 /// A node that lags loses its lease, though it goes on asking.

@@ -12,7 +12,11 @@ use sallyport_proto::{Position, Update};
 use tokio::sync::{oneshot, watch};
 
 use super::{Agent, Refusal, StartError};
-use crate::{journal::Journal, netlink::Netlink, nft::render::Options};
+use crate::{
+    journal::Journal,
+    netlink::{self, Netlink},
+    nft::render::Options,
+};
 
 /// How long nothing must happen before what is left behind is deleted.
 const IDLE: Duration = Duration::from_millis(100);
@@ -23,29 +27,66 @@ const ORPHAN_PATIENCE: Duration = Duration::from_millis(500);
 /// How many objects may be left behind before they are deleted though updates keep coming.
 const GARBAGE_MAX: usize = 500;
 
-struct Request {
-    update: Update,
-    reply: oneshot::Sender<Result<(), Refusal>>,
+enum Request {
+    Apply(Update, Reply<Result<(), Refusal>>),
+    PrepareLease(Reply<Result<Option<u64>, netlink::Error>>),
+    TakeLease(u64, Reply<Result<bool, netlink::Error>>),
 }
+
+/// Takes an answer. Who asked may have gone.
+type Reply<T> = oneshot::Sender<T>;
 
 /// A way to the agent, which runs on a thread of its own until every handle is gone.
 #[derive(Clone, Debug)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
-    window: watch::Receiver<Vec<Position>>,
+    said: watch::Receiver<Said>,
+    asks_for: Option<Duration>,
+}
+
+/// What the node says of itself.
+#[derive(Debug)]
+struct Said {
+    window: Vec<Position>,
+    lease: Option<Duration>,
 }
 
 impl Handle {
     /// The versions that the node holds, oldest first.
     pub fn window(&self) -> Vec<Position> {
-        self.window.borrow().clone()
+        self.said.borrow().window.clone()
     }
 
     /// Applies an update: when this returns `Ok` it is in the journal and in the kernel.
     pub async fn apply(&self, update: Update) -> Result<(), Refusal> {
+        self.ask(|reply| Request::Apply(update, reply)).await
+    }
+
+    /// How long the leases are without which the node closes by itself; `None` while it does not.
+    pub fn lease(&self) -> Option<Duration> {
+        self.said.borrow().lease
+    }
+
+    /// How long a lease is that the node asks for; `None` when it never asks for one.
+    pub fn asks_for(&self) -> Option<Duration> {
+        self.asks_for
+    }
+
+    /// Makes a lease ready, whose time runs from now on, and returns the number to ask for it by. `None` when there is
+    /// nothing to ask for.
+    pub async fn prepare_lease(&self) -> Result<Option<u64>, netlink::Error> {
+        self.ask(Request::PrepareLease).await
+    }
+
+    /// The lease of a number was granted: puts it in force. Returns whether it did.
+    pub async fn take_lease(&self, number: u64) -> Result<bool, netlink::Error> {
+        self.ask(|reply| Request::TakeLease(number, reply)).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> T {
         let (reply, answer) = oneshot::channel();
         self.requests
-            .send(Request { update, reply })
+            .send(request(reply))
             .expect("the agent runs as long as there are handles");
         answer.await.expect("the agent answers every request")
     }
@@ -58,18 +99,32 @@ pub fn start(data_dir: &Path, options: Options) -> Result<Handle, StartError> {
     let (journal, recovered) = Journal::open(data_dir)?;
     let agent = Agent::start(netlink, journal, recovered, options)?;
     let (requests, queue) = mpsc::channel();
-    let (said, window) = watch::channel(agent.window());
+    let asks_for = agent.asks_for();
+    let (say, said) = watch::channel(Said::of(&agent));
     thread::Builder::new()
         .name("agent".into())
-        .spawn(move || run(agent, &queue, &said))
+        .spawn(move || run(agent, &queue, &say))
         .expect("a thread can be started");
-    Ok(Handle { requests, window })
+    Ok(Handle {
+        requests,
+        said,
+        asks_for,
+    })
+}
+
+impl Said {
+    fn of(agent: &Agent<Netlink, Journal>) -> Said {
+        Said {
+            window: agent.window(),
+            lease: agent.lease(),
+        }
+    }
 }
 
 fn run(
     mut agent: Agent<Netlink, Journal>,
     queue: &mpsc::Receiver<Request>,
-    said: &watch::Sender<Vec<Position>>,
+    say: &watch::Sender<Said>,
 ) {
     loop {
         let request = if agent.left_behind() == 0 {
@@ -78,12 +133,13 @@ fn run(
             queue.recv_timeout(IDLE)
         };
         match request {
-            Ok(Request { update, reply }) => {
+            Ok(Request::Apply(update, reply)) => {
                 let result = agent.apply(update);
-                said.send_replace(agent.window());
-                // Who asked may have gone.
+                say.send_replace(Said::of(&agent));
                 let _ = reply.send(result);
             }
+            Ok(Request::PrepareLease(reply)) => drop(reply.send(agent.prepare_lease())),
+            Ok(Request::TakeLease(number, reply)) => drop(reply.send(agent.take_lease(number))),
             Err(RecvTimeoutError::Timeout) => agent.clean(),
             Err(RecvTimeoutError::Disconnected) => return,
         }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use crate::{
     fake::{
         Generation, Process,
-        compile::{Rule, Target, number},
+        compile::{Rule, Target, nfproto, number},
         elements::{Data, Elements, Entry, Key},
         table::{Chain, ChainId, Rules, Set, SetId, Table},
         validate,
@@ -117,6 +117,11 @@ impl Batch<'_> {
                 self.delete_set(id);
                 Ok(())
             }
+            Command::FlushSet(name) => {
+                let id = self.set(name)?;
+                self.flush_set(id);
+                Ok(())
+            }
             Command::AddChain { name, forward, .. } => self.add_chain(name, *forward),
             Command::FlushChain(name) => {
                 let id = self.chain(name)?;
@@ -218,13 +223,17 @@ impl Batch<'_> {
         Ok(())
     }
 
+    fn flush_set(&mut self, id: SetId) {
+        for (first, last) in self.table.set(id).elements.keys() {
+            self.remove_element(id, first, last)
+                .expect("it was just listed");
+        }
+    }
+
     /// Packets with an old rule still look into it. Of a map the elements go with it, of a set they do not.
     fn delete_set(&mut self, id: SetId) {
         if matches!(self.table.set(id).kind, SetKind::Verdicts(_)) {
-            for key in self.table.set(id).elements.keys() {
-                self.remove_element(id, key, key)
-                    .expect("it was just listed");
-            }
+            self.flush_set(id);
         }
         let next = self.next;
         let set = self.table.set_mut(id);
@@ -326,9 +335,13 @@ impl Batch<'_> {
             Element::Stamp(_, comment) => Data::Comment(comment.clone()),
             _ => Data::None,
         };
+        let expires = match element {
+            Element::Family(_, lasts) => Some(self.table.clock + *lasts),
+            _ => None,
+        };
         let chain = target(&data).and_then(Target::chain);
         let elements = &mut self.table.set_mut(id).elements;
-        if elements.add(first, last, data, self.next)? {
+        if elements.add(first, last, data, expires, self.next)? {
             self.undo.push(Undo::AddedElement(id, first));
             if let Some(chain) = chain {
                 self.deeper = true;
@@ -374,6 +387,11 @@ impl Batch<'_> {
                 (fits && first <= last).then(|| (number(*first), number(*last)))
             }
             (SetKind::Stamp, Element::Stamp(key, _)) => Some((Key::from(*key), Key::from(*key))),
+            // To the kernel no time is for ever.
+            (SetKind::Families, Element::Family(_, lasts)) if lasts.is_zero() => None,
+            (SetKind::Families, Element::Family(family, _)) => {
+                Some((nfproto(*family), nfproto(*family)))
+            }
             _ => None,
         };
         keys.ok_or(Errno::EINVAL)
@@ -478,6 +496,7 @@ fn name(command: &Command) -> Option<&str> {
         Command::AddTable { .. } | Command::DeleteTable => None,
         Command::AddSet { name, .. } | Command::AddChain { name, .. } => Some(name),
         Command::DeleteSet(name)
+        | Command::FlushSet(name)
         | Command::FlushChain(name)
         | Command::DeleteChain(name)
         | Command::AddRule(name, _)

@@ -31,8 +31,13 @@ pub(super) enum Target {
 pub(super) enum Field {
     Tuple(Tuple, Family),
     Tuples(Family),
+    TupleTwice(Tuple, Family),
     Source(Family),
+    SourceTwice(Family),
     Destination(Family),
+    DestinationTwice(Family),
+    /// The packet's family itself.
+    Protocol,
 }
 
 /// A condition with its set resolved.
@@ -81,38 +86,67 @@ impl Field {
     pub(super) fn of(self, packet: &Packet) -> Option<Key> {
         let connection = packet.connection.as_ref();
         let (address, family) = match self {
-            Field::Tuple(Tuple::Original, family) => (connection?.client, family),
-            Field::Tuple(Tuple::Reply, family) => (connection?.server, family),
+            Field::Protocol => return Some(nfproto(Family::of(packet.source))),
+            Field::Tuple(Tuple::Original, family) | Field::TupleTwice(Tuple::Original, family) => {
+                (connection?.client, family)
+            }
+            Field::Tuple(Tuple::Reply, family) | Field::TupleTwice(Tuple::Reply, family) => {
+                (connection?.server, family)
+            }
             // Sets of pairs hold addresses with themselves only.
             Field::Tuples(family) => {
                 let connection = connection.filter(|both| both.client == both.server)?;
                 (connection.client, family)
             }
-            Field::Source(family) => (packet.source, family),
-            Field::Destination(family) => (packet.destination, family),
+            Field::Source(family) | Field::SourceTwice(family) => (packet.source, family),
+            Field::Destination(family) | Field::DestinationTwice(family) => {
+                (packet.destination, family)
+            }
         };
         (Family::of(address) == family).then(|| number(address))
     }
 
-    fn family(self) -> Family {
+    fn family(self) -> Option<Family> {
         match self {
             Field::Tuple(_, family)
             | Field::Tuples(family)
+            | Field::TupleTwice(_, family)
             | Field::Source(family)
-            | Field::Destination(family) => family,
+            | Field::SourceTwice(family)
+            | Field::Destination(family)
+            | Field::DestinationTwice(family) => Some(family),
+            Field::Protocol => None,
         }
+    }
+
+    fn is_pair(self) -> bool {
+        matches!(
+            self,
+            Field::Tuples(_)
+                | Field::TupleTwice(..)
+                | Field::SourceTwice(_)
+                | Field::DestinationTwice(_)
+        )
+    }
+
+    /// How many bytes of registers it fills: of four each.
+    fn length(self) -> usize {
+        let single = self.family().map_or(4, address_length);
+        single * if self.is_pair() { 2 } else { 1 }
     }
 
     /// Whether a set of a kind has keys of these. The kernel compares lengths alone.
     fn fits(self, kind: SetKind, map: bool) -> Result<(), Errno> {
-        let pair = matches!(self, Field::Tuples(_));
-        if key_length(kind) > address_length(self.family()) * if pair { 2 } else { 1 } {
+        let pair = self.is_pair();
+        if key_length(kind) > self.length() {
             return Err(Errno::ENODATA);
         }
+        let is_of = |family| self.family() == Some(family);
         let right = match kind {
-            SetKind::Addresses(of) | SetKind::Ranges(of) => !map && !pair && of == self.family(),
-            SetKind::Pairs(of) => !map && pair && of == self.family(),
-            SetKind::Verdicts(of) => map && !pair && of == self.family(),
+            SetKind::Addresses(of) | SetKind::Ranges(of) => !map && !pair && is_of(of),
+            SetKind::Pairs(of) => !map && pair && is_of(of),
+            SetKind::Verdicts(of) => map && !pair && is_of(of),
+            SetKind::Families => !map && self.family().is_none(),
             SetKind::Stamp => false,
         };
         if right { Ok(()) } else { Err(Errno::EINVAL) }
@@ -280,6 +314,12 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::ProtocolWithoutPorts => Check::ProtocolWithoutPorts,
         Match::TupleSource(tuple, family, name) => look(Field::Tuple(*tuple, *family), name)?,
         Match::TupleSources(family, name) => look(Field::Tuples(*family), name)?,
+        Match::TupleSourceTwice(tuple, family, name) => {
+            look(Field::TupleTwice(*tuple, *family), name)?
+        }
+        Match::SourceTwice(family, name) => look(Field::SourceTwice(*family), name)?,
+        Match::DestinationTwice(family, name) => look(Field::DestinationTwice(*family), name)?,
+        Match::Family(name) => look(Field::Protocol, name)?,
         Match::Source(family, name) => look(Field::Source(*family), name)?,
         Match::Destination(family, name) => look(Field::Destination(*family), name)?,
         Match::TupleSourceMap(tuple, family, name) => map(Field::Tuple(*tuple, *family), name)?,
@@ -314,6 +354,14 @@ pub(super) fn number(address: IpAddr) -> Key {
     }
 }
 
+/// A family as a key: `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+pub(super) fn nfproto(family: Family) -> Key {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
+
 fn address_length(family: Family) -> usize {
     match family {
         Family::V4 => 4,
@@ -328,5 +376,6 @@ fn key_length(kind: SetKind) -> usize {
         }
         SetKind::Pairs(family) => 2 * address_length(family),
         SetKind::Stamp => 4,
+        SetKind::Families => 1,
     }
 }

@@ -1,10 +1,13 @@
 //! The elements of one set or map through the generations. It owns what is found when, and no references.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use nix::errno::Errno;
 
-use crate::{fake::Generation, fake::compile::Target};
+use crate::fake::{Generation, compile::Target};
 
 /// An element's key as a number: an address, half a pair of an address with itself, a mark.
 pub(super) type Key = u128;
@@ -20,12 +23,13 @@ pub(super) enum Data {
     Verdict(Target),
 }
 
-/// An element that is there: since when, up to which key, and what it says.
+/// An element that is there: since when, up to which key, what it says, and when it goes by itself.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     born: Generation,
     last: Key,
     pub(super) data: Data,
+    expires: Option<Duration>,
 }
 
 /// An element that was there.
@@ -95,15 +99,18 @@ impl Elements {
     }
 
     /// Adds an element. One that is there already is no error if it says the same (then its comment stays as it was),
-    /// and the answer is that nothing was added.
+    /// and the answer is that nothing was added. One that goes by itself is refused: newer kernels give it more time,
+    /// older ones do not.
     pub(super) fn add(
         &mut self,
         first: Key,
         last: Key,
         data: Data,
+        expires: Option<Duration>,
         next: Generation,
     ) -> Result<bool, Errno> {
         let same = |there: &Entry| match (&there.data, &data) {
+            _ if there.expires.is_some() || expires.is_some() => false,
             (Data::Verdict(a), Data::Verdict(b)) => a == b,
             _ => there.last == last,
         };
@@ -125,8 +132,13 @@ impl Elements {
                 Err(Errno::EEXIST)
             };
         }
-        let born = next;
-        self.insert(first, Entry { born, last, data });
+        let entry = Entry {
+            born: next,
+            last,
+            data,
+            expires,
+        };
+        self.insert(first, entry);
         Ok(true)
     }
 
@@ -172,12 +184,26 @@ impl Elements {
         self.insert(first, entry);
     }
 
-    /// The keys that elements begin with.
-    pub(super) fn keys(&self) -> Vec<Key> {
+    /// The keys that elements begin and end with.
+    pub(super) fn keys(&self) -> Vec<(Key, Key)> {
+        let ends = |(&first, entry): (&Key, &Entry)| (first, entry.last);
         match &self.alive {
-            Alive::Hashed(all) => all.keys().copied().collect(),
-            Alive::Ranges(all) => all.keys().copied().collect(),
+            Alive::Hashed(all) => all.iter().map(ends).collect(),
+            Alive::Ranges(all) => all.iter().map(ends).collect(),
         }
+    }
+
+    /// Takes out what goes by itself up to a time: nobody finds it any more, whatever generation they look at.
+    pub(super) fn expire(&mut self, now: Duration) {
+        let stays = |entry: &Entry| entry.expires.is_none_or(|at| at > now);
+        match &mut self.alive {
+            Alive::Hashed(all) => all.retain(|_, entry| stays(entry)),
+            Alive::Ranges(all) => all.retain(|_, entry| stays(entry)),
+        }
+        self.dead.retain(|_, all| {
+            all.retain(|dead| stays(&dead.entry));
+            !all.is_empty()
+        });
     }
 
     /// The comments of the elements that have one.

@@ -1,7 +1,7 @@
 //! The table's objects through the generations: what is there now, and what packets under way may still see. It
 //! decides nothing about commands.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use nix::errno::Errno;
 
@@ -58,6 +58,8 @@ pub(super) struct Table {
     pub(super) sets: Vec<Option<Set>>,
     pub(super) chain_ids: HashMap<String, ChainId>,
     pub(super) set_ids: HashMap<String, SetId>,
+    /// The time, since the kernel was there.
+    pub(super) clock: Duration,
     no_rules: Rules,
 }
 
@@ -163,6 +165,26 @@ impl Table {
         let comments = self.set(id).elements.comments().into_iter();
         comments
             .filter_map(|(key, text)| Some((u32::try_from(key).ok()?, text.to_owned())))
+            .collect()
+    }
+
+    /// Lets time pass: elements go by themselves.
+    pub(super) fn advance(&mut self, time: Duration) {
+        self.clock += time;
+        for set in self.sets.iter_mut().flatten() {
+            set.elements.expire(self.clock);
+        }
+    }
+
+    /// The sets and maps that a chain's rules look into, without anonymous ones.
+    pub(super) fn looked_into(&self, chain: &str) -> Vec<&str> {
+        let Some(&id) = self.chain_ids.get(chain) else {
+            return Vec::new();
+        };
+        let rules = self.chain(id).latest().iter();
+        rules
+            .flat_map(|rule| rule.sets())
+            .map(|set| self.set(set).name.as_str())
             .collect()
     }
 

@@ -1,6 +1,6 @@
 //! The nf_tables commands that Sallyport uses, each as a value that displays as the nft command it stands for.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, time::Duration};
 
 /// The name of our table, of family inet. Nothing else is ever touched.
 pub const TABLE: &str = "sallyport";
@@ -38,6 +38,14 @@ impl Family {
         match self {
             Family::V4 => "ip",
             Family::V6 => "ip6",
+        }
+    }
+
+    /// As nft calls a packet's family.
+    fn protocol(self) -> &'static str {
+        match self {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
         }
     }
 
@@ -87,6 +95,8 @@ pub enum SetKind {
     Verdicts(Family),
     /// Numbers with comments: where the table stands.
     Stamp,
+    /// Families, each for a while: the kernel takes them out by itself.
+    Families,
 }
 
 /// An element of a set or map.
@@ -102,6 +112,8 @@ pub enum Element {
     Verdict(IpAddr, Verdict, String),
     /// A number with a comment.
     Stamp(u32, String),
+    /// A family, and for how long it is there.
+    Family(Family, Duration),
 }
 
 /// A condition of a rule. All must hold.
@@ -119,6 +131,14 @@ pub enum Match {
     TupleSource(Tuple, Family, String),
     /// The source of both tuples, as a pair, is in a set.
     TupleSources(Family, String),
+    /// The source of a tuple, paired with itself, is in a set.
+    TupleSourceTwice(Tuple, Family, String),
+    /// The packet's own source, paired with itself, is in a set.
+    SourceTwice(Family, String),
+    /// The packet's own destination, paired with itself, is in a set.
+    DestinationTwice(Family, String),
+    /// The packet's family is in a set.
+    Family(String),
     /// The packet's own source is in a set.
     Source(Family, String),
     /// The packet's own destination is in a set.
@@ -175,6 +195,8 @@ pub enum Command {
     },
     /// Deletes a set or map and its elements.
     DeleteSet(String),
+    /// Deletes all elements of a set or map, if there are any.
+    FlushSet(String),
     /// Adds a chain; with `forward`, one that the kernel calls for forwarded packets.
     AddChain {
         /// Its name.
@@ -269,6 +291,9 @@ impl fmt::Display for Element {
                 write!(f, "{address} comment \"{comment}\" : {verdict}")
             }
             Element::Stamp(number, comment) => write!(f, "{number} comment \"{comment}\""),
+            Element::Family(family, lasts) => {
+                write!(f, "{} timeout {}ms", family.protocol(), lasts.as_millis())
+            }
         }
     }
 }
@@ -294,6 +319,17 @@ impl fmt::Display for Match {
                 let family = family.keyword();
                 write!(f, "ct original {family} saddr . ct reply {family} saddr @{set}")
             }
+            Match::TupleSourceTwice(of, family, set) => {
+                let source = format!("{} {} saddr", tuple(of), family.keyword());
+                write!(f, "{source} . {source} @{set}")
+            }
+            Match::SourceTwice(family, set) => {
+                write!(f, "{0} saddr . {0} saddr @{set}", family.keyword())
+            }
+            Match::DestinationTwice(family, set) => {
+                write!(f, "{0} daddr . {0} daddr @{set}", family.keyword())
+            }
+            Match::Family(set) => write!(f, "meta nfproto @{set}"),
             Match::Source(family, set) => write!(f, "{} saddr @{set}", family.keyword()),
             Match::Destination(family, set) => write!(f, "{} daddr @{set}", family.keyword()),
             Match::InputInterface(name) => write!(f, "iifname \"{name}\""),
@@ -340,6 +376,7 @@ impl fmt::Display for SetKind {
             SetKind::Pairs(family) => write!(f, "type {0} . {0};", family.datatype()),
             SetKind::Verdicts(family) => write!(f, "type {} : verdict;", family.datatype()),
             SetKind::Stamp => f.write_str("type mark;"),
+            SetKind::Families => f.write_str("type nf_proto; flags timeout;"),
         }
     }
 }
@@ -369,6 +406,7 @@ impl fmt::Display for Command {
                 )
             }
             Command::DeleteSet(name) => write!(f, "delete set {t} {name}"),
+            Command::FlushSet(name) => write!(f, "flush set {t} {name}"),
             Command::AddChain {
                 name,
                 forward,

@@ -3,7 +3,7 @@
 //!
 //! Formats: `linux/netfilter/nf_tables.h`; byte layout of netlink: `man 7 netlink`, `linux/netlink.h`.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use rustables::{
     Batch, Chain, ChainPolicy, ChainType, Hook, HookClass, MsgType, ProtocolFamily, Table,
@@ -162,6 +162,12 @@ impl Encoder {
                 NFT_MSG_DELSET,
                 sys::NFTA_SET_TABLE,
                 sys::NFTA_SET_NAME,
+                name,
+            ),
+            Command::FlushSet(name) => self.named(
+                NFT_MSG_DELSETELEM,
+                sys::NFTA_SET_ELEM_LIST_TABLE,
+                sys::NFTA_SET_ELEM_LIST_SET,
                 name,
             ),
             Command::AddChain {
@@ -395,6 +401,7 @@ impl SetDescription {
                 (NFT_SET_CONCAT, pair, Some(length))
             }
             SetKind::Stamp => (0, (19, 4), None),
+            SetKind::Families => (sys::NFT_SET_TIMEOUT, (2, 1), None), // TYPE_NFPROTO of nft
         };
         SetDescription {
             flags,
@@ -437,6 +444,12 @@ fn element(element: &Element, whole: bool) -> Attributes {
     match element {
         Element::Verdict(address, ..) if !whole => key_element(&octets(*address)),
         Element::Stamp(number, _) if !whole => key_element(&number.to_be_bytes()),
+        Element::Family(family, _) if !whole => key_element(&[nfproto(*family)]),
+        Element::Family(family, lasts) => {
+            let mut element = key_element(&[nfproto(*family)]);
+            element.u64(sys::NFTA_SET_ELEM_TIMEOUT, millis(*lasts));
+            element
+        }
         Element::Address(address) => key_element(&octets(*address)),
         Element::Pair(address) => key_element(&octets(*address).repeat(2)),
         Element::Verdict(address, verdict, comment) => {
@@ -514,6 +527,19 @@ fn comment_userdata(kind: u8, comment: &str) -> Vec<u8> {
     data.extend_from_slice(&comment.as_bytes()[..end]);
     data.push(0);
     data
+}
+
+/// A family as packets have it in nf_tables.
+fn nfproto(family: Family) -> u8 {
+    match family {
+        Family::V4 => libc::NFPROTO_IPV4 as u8,
+        Family::V6 => libc::NFPROTO_IPV6 as u8,
+    }
+}
+
+/// A timeout as the kernel takes it. It rounds down.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

@@ -4,7 +4,8 @@
 //! live connection at once. Its way through the table:
 //!
 //! ```text
-//! forward ─ no connection ──> by_header ─> header_source, header_destination: by the packet's own addresses
+//! forward ─ (where there are leases) jump lease: return | goto fenced: all of this node's workloads is dropped
+//!    │ no connection ──> by_header ─> header_source, header_destination: by the packet's own addresses
 //!    │ jump egress:  map egress4/6  (source of the connection)      ─ goto class ─ goto group ─ return | deny
 //!    │ jump ingress: map ingress4/6 (destination, after translation) ─ goto class ─ goto group ─ return | deny
 //!    └ accept
@@ -14,7 +15,7 @@
 //! in `deny`. A class that keeps established connections returns for those first. A known endpoint that is not isolated
 //! returns from the map; an unknown workload address falls through it to the rules that drop it (`strict`).
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use sallyport_proto::{
     Ranges, Unknown,
@@ -24,6 +25,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::nft::{
     command::{Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict},
+    lease::{self, Slot},
     names, stamp,
 };
 
@@ -38,6 +40,9 @@ pub struct Options {
     pub workload_interfaces: Vec<String>,
     /// Ask the kernel to protect the table from others (flags `owner` and `persist`, Linux 6.9).
     pub owned: bool,
+    /// How long a lease lasts, without which all traffic of this node's workloads is dropped; `None` where none is
+    /// needed.
+    pub lease: Option<Duration>,
 }
 
 impl Options {
@@ -60,12 +65,12 @@ const DENY: &str = "deny";
 /// Raised when the frame changes its meaning, so that an upgraded enforcer writes it anew.
 const LAYOUT: u32 = 1;
 
-fn map_name(what: &str, family: Family) -> String {
+pub(super) fn map_name(what: &str, family: Family) -> String {
     format!("{what}{}", family.digit())
 }
 
 /// The sets and maps that are always there.
-pub fn frame_sets() -> Vec<Command> {
+pub fn frame_sets(options: &Options) -> Vec<Command> {
     let set = |name: String, kind, comment: &str| Command::AddSet {
         name,
         kind,
@@ -95,10 +100,14 @@ pub fn frame_sets() -> Vec<Command> {
             "a workload always reaches itself",
         ));
     }
+    if options.lease.is_some() {
+        commands.extend(lease::sets());
+    }
     commands
 }
 
-/// The chains that are always there, in an order in which each is there before it is named, with their rules.
+/// The chains that are always there, in an order in which each is there before it is named, with their rules. That of the
+/// lease is as it is in a fresh table: which set it looks into afterwards is no part of the frame.
 pub fn frame_chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str, Vec<Rule>)> {
     let ranges = workload_ranges(options, policy);
     let both = |rule: &dyn Fn(Family) -> Rule| Family::BOTH.map(rule).to_vec();
@@ -151,7 +160,12 @@ pub fn frame_chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str
         }
     }
     let jump = |chain: &str| Rule::always(Verdict::Jump(chain.into()));
-    vec![
+    let mut forward = vec![
+        Rule::when(Match::NoConnection, Verdict::Goto("by_header".into())),
+        jump("egress"),
+        jump("ingress"),
+    ];
+    let mut chains = vec![
         (DENY, deny),
         ("egress", egress),
         ("ingress", ingress),
@@ -165,15 +179,23 @@ pub fn frame_chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str
                 jump("header_destination"),
             ],
         ),
-        (
-            FORWARD,
-            vec![
-                Rule::when(Match::NoConnection, Verdict::Goto("by_header".into())),
-                jump("egress"),
-                jump("ingress"),
-            ],
-        ),
-    ]
+    ];
+    if options.lease.is_some() {
+        let ranges = match options.strict {
+            true => range_sets(&ranges),
+            false => Vec::new(),
+        };
+        let interfaces: &[String] = match options.strict {
+            true => &options.workload_interfaces,
+            false => &[],
+        };
+        chains.push((lease::CLOSED, lease::closed_rules(&ranges, interfaces)));
+        chains.push((lease::FENCED, lease::fenced_rules()));
+        chains.push((lease::CHAIN, lease::rules(Slot::default())));
+        forward.insert(0, jump(lease::CHAIN));
+    }
+    chains.push((FORWARD, forward));
+    chains
 }
 
 /// Says what the frame is made from, so that a restarted enforcer sees whether it is still the right one.
@@ -204,6 +226,9 @@ pub fn add_frame_chain(name: &str) -> Command {
         "by_header" => "packets that belong to no connection",
         "header_source" => "by the packet's own source",
         "header_destination" => "by the packet's own destination",
+        lease::CHAIN => "whether the node may go on",
+        lease::FENCED => "there is no lease",
+        lease::CLOSED => "nothing of this node's workloads passes",
         _ => "every forwarded packet",
     };
     Command::AddChain {

@@ -35,6 +35,8 @@ pub struct Stamp {
     pub update: Generation,
     /// How many of how many steps are done, while they are not all done.
     pub progress: Option<(u32, u32)>,
+    /// Whether those are steps that write the frame anew: what is installed is in force all the while.
+    pub frame: bool,
 }
 
 impl fmt::Display for Stamp {
@@ -45,13 +47,17 @@ impl fmt::Display for Stamp {
             digest,
             update,
             progress,
+            frame,
         } = self;
         write!(
             f,
             "epoch {epoch} revision {revision} digest {digest:08x} update {update}"
         )?;
         match progress {
-            Some((done, all)) => write!(f, " step {done}/{all}"),
+            Some((done, all)) => {
+                let word = if *frame { "form" } else { "step" };
+                write!(f, " {word} {done}/{all}")
+            }
             None => Ok(()),
         }
     }
@@ -67,30 +73,46 @@ impl Stamp {
             digest: (position.digest.0 >> 96) as u32,
             update: installed.made,
             progress,
+            frame: false,
         }
+    }
+
+    /// How many steps of the update are done; `None` when all are.
+    pub fn steps_done(&self) -> Option<u32> {
+        let progress = self.progress.filter(|_| !self.frame);
+        progress.map(|(done, _)| done)
     }
 
     /// Whether it is the stamp of this, on the way to it or there.
     pub fn is_of(&self, installed: &Installed) -> bool {
-        *self == Stamp::of(installed, self.progress)
+        let frame = self.frame;
+        let of = Stamp::of(installed, self.progress);
+        *self == Stamp { frame, ..of }
     }
 
     /// Reads a stamp as it displays.
     pub fn parse(text: &str) -> Option<Stamp> {
         let mut words = text.split(' ');
         let mut field = |name: &str| (words.next()? == name).then(|| words.next()).flatten();
-        Some(Stamp {
+        let stamp = Stamp {
             epoch: field("epoch")?.parse().ok()?,
             revision: field("revision")?.parse().ok()?,
             digest: u32::from_str_radix(field("digest")?, 16).ok()?,
             update: field("update")?.parse().ok()?,
-            progress: match field("step") {
-                Some(step) => {
-                    let (done, all) = step.split_once('/')?;
-                    Some((done.parse().ok()?, all.parse().ok()?))
-                }
-                None => None,
-            },
+            progress: None,
+            frame: false,
+        };
+        let frame = match words.next() {
+            None => return Some(stamp),
+            Some("step") => false,
+            Some("form") => true,
+            Some(_) => return None,
+        };
+        let (done, all) = words.next()?.split_once('/')?;
+        Some(Stamp {
+            progress: Some((done.parse().ok()?, all.parse().ok()?)),
+            frame,
+            ..stamp
         })
     }
 
@@ -148,13 +170,15 @@ mod tests {
 
     #[test]
     fn a_stamp_reads_as_it_was_written() {
-        for progress in [None, Some((u32::MAX, u32::MAX))] {
+        let all = Some((u32::MAX, u32::MAX));
+        for (progress, frame) in [(None, false), (all, false), (all, true)] {
             let stamp = Stamp {
                 epoch: u64::MAX,
                 revision: u64::MAX,
                 digest: 7,
                 update: u64::MAX,
                 progress,
+                frame,
             };
             assert_eq!(Stamp::parse(&stamp.to_string()), Some(stamp));
             assert!(

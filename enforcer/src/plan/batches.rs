@@ -50,15 +50,21 @@ impl Part {
     }
 }
 
+/// What the steps of a plan make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// A table where there is none.
+    Table,
+    /// An update of what a table enforces.
+    Update,
+    /// The frame of a table that enforces the same all the while.
+    Frame,
+}
+
 /// Cuts parts into batches of a size that the socket takes, and stamps each with what they lead to.
 ///
 /// A part may be cut between any two atoms: what it prepares cannot be reached, and what can be reached changes one way.
-pub(super) fn steps(
-    parts: Vec<Part>,
-    after: &Installed,
-    limits: Limits,
-    mut fresh: bool,
-) -> Vec<Step> {
+pub(super) fn steps(parts: Vec<Part>, after: &Installed, limits: Limits, work: Work) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for part in parts {
         let Part {
@@ -98,10 +104,13 @@ pub(super) fn steps(
     let all = steps.len() as u32;
     for (done, step) in (1..).zip(&mut steps) {
         let progress = (done < all).then_some((done, all));
-        step.commands
-            .extend(Stamp::of(after, progress).write(fresh));
+        let stamp = Stamp {
+            frame: work == Work::Frame && progress.is_some(),
+            ..Stamp::of(after, progress)
+        };
         // The table's first batch makes the stamp, all others replace it.
-        fresh = false;
+        let fresh = work == Work::Table && done == 1;
+        step.commands.extend(stamp.write(fresh));
     }
     steps
 }

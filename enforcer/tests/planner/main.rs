@@ -6,8 +6,9 @@ mod policies;
 mod world;
 
 use mutants::MUTANTS;
-use policies::{random_edit, random_options, random_policy};
+use policies::{LEASE, random_edit, random_options, random_policy};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use sallyport_enforcer::kernel::Kernel as _;
 use world::{Checked, Violation, World};
 
 /// How many random cases each law is tried on. `SALLYPORT_CASES` says another number.
@@ -116,7 +117,57 @@ fn other_options_are_taken_in_without_a_gap() {
         world.options.strict = rng.random_bool(0.5);
         world.reframe()?;
         world.settle()?;
+        world.options.lease = None;
+        world.reframe()?;
+        world.settle()?;
         world.sweep()
+    });
+}
+
+/// A lease that is renewed in time is nothing that a packet meets, also while updates go on.
+#[test]
+fn renewals_open_nothing_and_break_nothing() {
+    for_all(|rng, world| {
+        world.lease()?;
+        for _ in 0..3 {
+            world.pass(LEASE / 3)?;
+            world.renew()?;
+            let plan = world.plan(&random_edit(rng, &world.installed.policy));
+            world.carry_out(&plan, 0..plan.steps.len())?;
+            world.done(plan);
+            world.settle()?;
+            world.pass(LEASE / 3)?;
+            world.renew()?;
+            world.pass(LEASE / 3)?;
+            world.renew()?;
+            world.check()?;
+        }
+        world.sweep()
+    });
+}
+
+/// Without a lease nothing of the node's workloads passes, also while updates go on; others' traffic does.
+#[test]
+fn without_a_lease_the_node_is_closed() {
+    for_all(|rng, world| {
+        world.lease()?;
+        world.kernel.advance(LEASE);
+        world.check_fenced()?;
+        let plan = world.plan(&random_edit(rng, &world.installed.policy));
+        for step in 0..plan.steps.len() {
+            if plan.steps[step].grace {
+                world.check_fenced()?;
+                world.kernel.grace();
+            }
+            let mut plan = plan.clone();
+            plan.steps[step].grace = false;
+            world.carry_out(&plan, step..step + 1)?;
+        }
+        world.check_fenced()?;
+        world.done(plan);
+        world.renew()?;
+        world.kernel.grace();
+        world.settle()
     });
 }
 

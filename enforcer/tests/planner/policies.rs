@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
+    time::Duration,
 };
 
 use rand::{RngExt, rngs::StdRng};
@@ -17,6 +18,9 @@ use sallyport_proto::{
 
 /// The interface behind which there are only workloads, in half of the options.
 pub(crate) const WORKLOADS: &str = "pod7";
+
+/// How long a lease lasts, in half of the options.
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 /// An address of the universe: IPv4, the last two IPv6.
 pub(crate) fn address(n: u8) -> IpAddr {
@@ -47,6 +51,7 @@ pub(crate) fn random_options(rng: &mut StdRng) -> Options {
             false => Vec::new(),
         },
         owned: false,
+        lease: rng.random_bool(0.5).then_some(LEASE),
     }
 }
 
@@ -287,6 +292,11 @@ fn permits_connection(
         connection.client,
         &packet.output,
     )
+}
+
+/// Whether an address is a workload's of this node: an endpoint, or in strict mode one of its ranges'.
+pub(crate) fn is_known(policy: &NodePolicy, options: &Options, address: IpAddr) -> bool {
+    policy.endpoints().contains_key(&address) || !is_welcome(policy, options, address, None)
 }
 
 /// Whether an address that is no endpoint may talk: in strict mode not if it is one of this node's workloads'.

@@ -1,18 +1,21 @@
 //! Owns one node's table in the fake kernel while plans are carried out, and the check of every packet; never makes a
 //! policy.
 
-use std::{fmt, sync::OnceLock};
+use std::{fmt, sync::OnceLock, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
     fake::{FakeKernel, Judgement, Packet},
     kernel::Kernel,
-    nft::render::Options,
+    nft::{
+        lease::{self, Slot},
+        render::Options,
+    },
     plan::{self, Garbage, Installed, Limits, Plan, Reach},
 };
 use sallyport_proto::{Position, Window, policy::NodePolicy};
 
-use crate::policies::{can_be, packets, permits};
+use crate::policies::{LEASE, WORKLOADS, can_be, is_known, packets, permits};
 
 /// A packet that met a verdict it must not meet, or a batch that was refused.
 #[derive(Debug)]
@@ -51,6 +54,8 @@ pub(crate) struct World {
     others: StdRng,
     /// Whether nobody else commits.
     pub(crate) alone: bool,
+    /// Which set packets look for the lease in.
+    slot: Slot,
 }
 
 fn all_packets() -> &'static [Packet] {
@@ -87,11 +92,13 @@ impl World {
             versions: Vec::new(),
             others: StdRng::seed_from_u64(seed),
             alone: false,
+            slot: Slot::default(),
         };
         let plan = plan::create(&world.installed, &world.options, world.limits);
         for step in &plan.steps {
             world.commit(&step.commands)?;
         }
+        world.renew()?;
         world.settle()?;
         Ok(world)
     }
@@ -151,6 +158,38 @@ impl World {
         Ok(())
     }
 
+    /// Lets more time pass than any packet takes.
+    pub(crate) fn pass(&mut self, time: Duration) -> Checked {
+        self.grace()?;
+        self.kernel.advance(time);
+        Ok(())
+    }
+
+    /// Has leases from now on, and one.
+    pub(crate) fn lease(&mut self) -> Checked {
+        self.options.lease = Some(LEASE);
+        let alone = std::mem::replace(&mut self.alone, true);
+        let plan = plan::reframe(&self.installed, &self.options, self.slot, self.limits);
+        for step in &plan.steps {
+            self.kernel.grace();
+            self.commit(&step.commands)?;
+        }
+        self.alone = alone;
+        self.renew()?;
+        self.kernel.grace();
+        self.settle()
+    }
+
+    /// Renews the lease, if one is needed.
+    pub(crate) fn renew(&mut self) -> Checked {
+        let Some(lasts) = self.options.lease else {
+            return Ok(());
+        };
+        self.slot = self.slot.other();
+        self.commit(&lease::fill(self.slot, lasts))?;
+        self.commit(&lease::look_into(self.slot))
+    }
+
     /// Waits, and looks that the table enforces exactly what is installed.
     pub(crate) fn settle(&mut self) -> Checked {
         if !self.versions.is_empty() {
@@ -164,7 +203,7 @@ impl World {
 
     /// Writes the frame for the options as they are.
     pub(crate) fn reframe(&mut self) -> Checked {
-        let plan = plan::reframe(&self.installed, &self.options, self.limits);
+        let plan = plan::reframe(&self.installed, &self.options, self.slot, self.limits);
         self.carry_out(&plan, 0..plan.steps.len())
     }
 
@@ -199,6 +238,36 @@ impl World {
         self.garbage = Garbage::default();
         self.commit(&commands)?;
         self.check()
+    }
+
+    /// Every packet that may be under way, while there is no lease: of a workload's nothing passes that was there in all
+    /// versions, and what is nobody's is dropped by none of them alone.
+    pub(crate) fn check_fenced(&self) -> Checked {
+        let is_of = |packet: &Packet| {
+            let ends = packet
+                .connection
+                .iter()
+                .flat_map(|of| [of.client, of.server]);
+            let all: Vec<_> = ends.chain([packet.source, packet.destination]).collect();
+            move |(policy, options): &(NodePolicy, Options)| {
+                all.iter().any(|&at| is_known(policy, options, at))
+            }
+        };
+        for packet in all_packets() {
+            let behind = self.options.strict && !self.options.workload_interfaces.is_empty();
+            let workloads =
+                behind && [&packet.input, &packet.output].contains(&&WORKLOADS.to_owned());
+            let all = workloads || self.versions.iter().all(is_of(packet));
+            let none = !workloads && !self.versions.iter().any(is_of(packet));
+            let verdicts = self.kernel.verdicts_now(packet);
+            if all && packet.icmpv6.is_none() && verdicts.can_pass {
+                return Err(Violation::Leaked(self.tell(packet, Judgement::Pass)));
+            }
+            if (none || packet.icmpv6.is_some()) && verdicts.can_drop {
+                return Err(Violation::Lost(self.tell(packet, Judgement::Drop)));
+            }
+        }
+        Ok(())
     }
 
     /// Every packet that may be under way: no mix lets pass what all versions deny, or drops what all allow.

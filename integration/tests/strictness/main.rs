@@ -2,15 +2,20 @@
 //! for word, and the same table.
 
 mod content;
+mod leases;
 mod objects;
 mod words;
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode, thread, time::Duration};
 
 use sallyport_enforcer::{
     fake::FakeKernel,
     kernel::Kernel,
     netlink::{self, Netlink},
+    nft::{
+        command::{Command, Element, Family, SetKind},
+        lease::{self, Slot},
+    },
 };
 use sallyport_integration::{
     kernel_tests::{self, Outcome},
@@ -24,6 +29,8 @@ fn main() -> ExitCode {
         ("owners", || compare(objects::owners())),
         ("elements", || compare(content::elements())),
         ("rules", || compare(content::rules())),
+        ("leases", || compare(leases::cases())),
+        ("leases_end_at_one_time", expiry),
         ("the_fake_refuses_what_nobody_means", stricter),
     ])
 }
@@ -72,9 +79,50 @@ fn told(result: &Result<(), netlink::Error>) -> String {
     }
 }
 
+/// What goes by itself is gone on both: of what is filled anew only the new time counts.
+fn expiry() -> Outcome {
+    let lasts = Duration::from_millis(400);
+    let netns = Netns::new("strictness")?;
+    let mut real = netns.run(Netlink::open)?;
+    let mut fake = FakeKernel::default();
+    let sets = [vec![words::table()], lease::sets()].concat();
+    let (short, long) = (lease::fill(Slot::A, lasts), lease::fill(Slot::A, lasts * 3));
+    for batch in [&sets, &short, &long, &short] {
+        Kernel::commit(&mut real, batch)?;
+        fake.commit(batch)?;
+    }
+    let v4 = Element::Family(Family::V4, lasts);
+    let delete = |slot: Slot| {
+        let one = vec![v4.clone()];
+        [Command::DeleteElements(
+            slot.name().into(),
+            SetKind::Families,
+            one,
+        )]
+    };
+    for (waits, there) in [(lasts / 2, true), (lasts, false)] {
+        thread::sleep(waits);
+        fake.advance(waits);
+        // Looking is deleting, and putting back.
+        let looked = [
+            Kernel::commit(&mut real, &delete(Slot::A)),
+            fake.commit(&delete(Slot::A)),
+        ];
+        if looked.iter().any(|result| result.is_ok() != there) {
+            return Err(format!("there: {there}, found: {looked:?}").into());
+        }
+        if there {
+            for kernel in [&mut real as &mut dyn Kernel, &mut fake] {
+                kernel.commit(&lease::fill(Slot::A, lasts))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The kernel takes these, the fake does not: the other way round would be a fake that lets mistakes pass.
 fn stricter() -> Outcome {
-    for (name, events) in content::lenient() {
+    for (name, events) in content::lenient().into_iter().chain(leases::lenient()) {
         let netns = Netns::new("strictness")?;
         let mut real = netns.run(Netlink::open)?;
         let mut fake = FakeKernel::default();

@@ -1,6 +1,9 @@
 //! Owns the short words in which the cases are written; never runs one.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use sallyport_enforcer::nft::command::{
     Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict,
@@ -14,6 +17,8 @@ pub(crate) const P4: SetKind = SetKind::Pairs(Family::V4);
 pub(crate) const P6: SetKind = SetKind::Pairs(Family::V6);
 pub(crate) const V4: SetKind = SetKind::Verdicts(Family::V4);
 pub(crate) const V6: SetKind = SetKind::Verdicts(Family::V6);
+/// Families, each for a while.
+pub(crate) const FA: SetKind = SetKind::Families;
 pub(crate) const ST: SetKind = SetKind::Stamp;
 
 /// What happens, in order: a batch of a process, or its end.
@@ -97,6 +102,15 @@ pub(crate) fn del_chain(chain: &str) -> Command {
 
 pub(crate) fn del_set(set: &str) -> Command {
     Command::DeleteSet(set.into())
+}
+
+pub(crate) fn flush_set(set: &str) -> Command {
+    Command::FlushSet(set.into())
+}
+
+/// IPv4, for so long.
+pub(crate) fn f(lasts: Duration) -> Element {
+    Element::Family(Family::V4, lasts)
 }
 
 pub(crate) fn a(n: u8) -> Element {

@@ -36,6 +36,11 @@ impl Attributes {
         self.bytes(kind, &number.to_be_bytes())
     }
 
+    /// Appends a number of 64 bits in network byte order.
+    pub fn u64(&mut self, kind: u16, number: u64) -> &mut Self {
+        self.bytes(kind, &number.to_be_bytes())
+    }
+
     /// Appends attributes as one that nests them.
     pub fn nest(&mut self, kind: u16, inner: &Attributes) -> &mut Self {
         self.bytes(kind | NESTED, &inner.bytes)

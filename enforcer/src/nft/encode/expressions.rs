@@ -4,7 +4,7 @@ use rustables::sys;
 
 use crate::nft::{
     command::{Family, Match, Tuple, Verdict},
-    encode::{Anonymous, attributes::Attributes, verdict_data},
+    encode::{Anonymous, attributes::Attributes, nfproto, verdict_data},
 };
 
 /// The first 16-byte register; the verdict register is 0.
@@ -13,6 +13,14 @@ const REG: u32 = sys::NFT_REG_1;
 /// The 4-byte register right behind the first one (`NFT_REG32_01`), and the 16-byte one.
 const SECOND_V4: u32 = sys::NFT_REG32_01;
 const SECOND_V6: u32 = sys::NFT_REG_2;
+
+/// The register behind the first one that holds an address.
+fn second(family: Family) -> u32 {
+    match family {
+        Family::V4 => SECOND_V4,
+        Family::V6 => SECOND_V6,
+    }
+}
 
 /// IANA protocol numbers of the protocols that have ports in a NetworkPolicy.
 const WITH_PORTS: [u8; 3] = [6, 17, 132];
@@ -51,7 +59,7 @@ impl Expressions {
             Match::NeighbourDiscovery => {
                 self.meta(sys::NFT_META_L4PROTO);
                 self.compare(sys::NFT_CMP_EQ, &[libc::IPPROTO_ICMPV6 as u8]);
-                self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1);
+                self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, REG);
                 let (name, id) = make_set(Anonymous::Bytes {
                     datatype: 29, // TYPE_ICMP6_TYPE of nft
                     values: &NEIGHBOUR_DISCOVERY,
@@ -67,28 +75,41 @@ impl Expressions {
                 self.lookup(map, None, Some(0), false);
             }
             Match::TupleSources(family, set) => {
-                let second = match family {
-                    Family::V4 => SECOND_V4,
-                    Family::V6 => SECOND_V6,
-                };
                 self.tuple_source(Tuple::Original, *family, REG);
-                self.tuple_source(Tuple::Reply, *family, second);
+                self.tuple_source(Tuple::Reply, *family, second(*family));
+                self.lookup(set, None, None, false);
+            }
+            Match::TupleSourceTwice(tuple, family, set) => {
+                self.tuple_source(*tuple, *family, REG);
+                self.tuple_source(*tuple, *family, second(*family));
+                self.lookup(set, None, None, false);
+            }
+            Match::SourceTwice(family, set) => {
+                self.header_address(*family, true, &[REG, second(*family)]);
+                self.lookup(set, None, None, false);
+            }
+            Match::DestinationTwice(family, set) => {
+                self.header_address(*family, false, &[REG, second(*family)]);
+                self.lookup(set, None, None, false);
+            }
+            Match::Family(set) => {
+                self.meta(sys::NFT_META_NFPROTO);
                 self.lookup(set, None, None, false);
             }
             Match::Source(family, set) => {
-                self.header_address(*family, true);
+                self.header_address(*family, true, &[REG]);
                 self.lookup(set, None, None, false);
             }
             Match::Destination(family, set) => {
-                self.header_address(*family, false);
+                self.header_address(*family, false, &[REG]);
                 self.lookup(set, None, None, false);
             }
             Match::SourceMap(family, map) => {
-                self.header_address(*family, true);
+                self.header_address(*family, true, &[REG]);
                 self.lookup(map, None, Some(0), false);
             }
             Match::DestinationMap(family, map) => {
-                self.header_address(*family, false);
+                self.header_address(*family, false, &[REG]);
                 self.lookup(map, None, Some(0), false);
             }
             Match::InputInterface(name) => self.interface(sys::NFT_META_IIFNAME, name),
@@ -161,29 +182,31 @@ impl Expressions {
         self.add("meta", &data);
     }
 
-    fn payload(&mut self, base: u32, offset: u32, length: u32) {
+    fn payload(&mut self, base: u32, offset: u32, length: u32, register: u32) {
         let mut data = Attributes::default();
-        data.u32(sys::NFTA_PAYLOAD_DREG, REG)
+        data.u32(sys::NFTA_PAYLOAD_DREG, register)
             .u32(sys::NFTA_PAYLOAD_BASE, base)
             .u32(sys::NFTA_PAYLOAD_OFFSET, offset)
             .u32(sys::NFTA_PAYLOAD_LEN, length);
         self.add("payload", &data);
     }
 
-    /// Loads an address of the packet's own header, if it is of the family. (RFC 791, RFC 8200.)
-    fn header_address(&mut self, family: Family, source: bool) {
-        let (protocol, source_offset, length) = match family {
-            Family::V4 => (libc::NFPROTO_IPV4, 12, 4),
-            Family::V6 => (libc::NFPROTO_IPV6, 8, 16),
+    /// Loads an address of the packet's own header into registers, if it is of the family. (RFC 791, RFC 8200.)
+    fn header_address(&mut self, family: Family, source: bool, registers: &[u32]) {
+        let (source_offset, length) = match family {
+            Family::V4 => (12, 4),
+            Family::V6 => (8, 16),
         };
         self.meta(sys::NFT_META_NFPROTO);
-        self.compare(sys::NFT_CMP_EQ, &[protocol as u8]);
+        self.compare(sys::NFT_CMP_EQ, &[nfproto(family)]);
         let offset = if source {
             source_offset
         } else {
             source_offset + length
         };
-        self.payload(sys::NFT_PAYLOAD_NETWORK_HEADER, offset, length);
+        for &register in registers {
+            self.payload(sys::NFT_PAYLOAD_NETWORK_HEADER, offset, length, register);
+        }
     }
 
     /// Interface names are compared with all their 16 bytes, prefixes with as many as they have.

@@ -118,6 +118,7 @@ impl Table {
             workload_ranges: Ranges::EMPTY,
             workload_interfaces: Vec::new(),
             owned: false,
+            lease: None,
         };
         let window = Window::alone(position(policy, 1), policy.clone());
         let installed = Installed::default().updated(window, &options.unknown());
