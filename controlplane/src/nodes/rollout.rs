@@ -7,6 +7,7 @@
 //! Then the new version is what its nodes are settled on.
 //!
 //! Of rollouts that share flows at most one waits for another: what comes after that is merged into the one that waits.
+//! Edits of one and the same node are merged at once: the node orders them by itself.
 //! So there is no queue, and what is to be taken away never waits for a barrier.
 
 use std::{
@@ -141,7 +142,14 @@ impl Rollout {
     fn goes_alone(&self, leg: &Leg) -> bool {
         // What only takes away is safe at any time, and one node by itself orders its halves by itself. But what may be
         // merged into another must not have gone where that does not lead.
-        self.after.is_empty() && (!leg.ways.grants || self.legs.len() == 1)
+        self.after.is_empty() && (!leg.ways.grants || self.lone_node().is_some())
+    }
+
+    /// Its node, if it changes but one.
+    fn lone_node(&self) -> Option<&str> {
+        let mut nodes = self.legs.keys();
+        let first = nodes.next()?;
+        nodes.next().is_none().then_some(first)
     }
 
     fn conflicts(&self, other: &Rollout) -> bool {
@@ -210,14 +218,23 @@ impl Rollouts {
         self.ids += 1;
         rollout.id = self.ids;
         let mut others = Vec::with_capacity(self.all.len());
-        for other in std::mem::take(&mut self.all) {
+        let all = std::mem::take(&mut self.all);
+        let waited_for: BTreeSet<u64> =
+            all.iter().flat_map(|other| &other.after).copied().collect();
+        for other in all {
+            // One node by itself needs no barrier between two of its edits.
+            let is_free = !other.after.is_empty()
+                || other
+                    .lone_node()
+                    .is_some_and(|node| rollout.lone_node() == Some(node))
+                    && !waited_for.contains(&other.id);
             if !other.conflicts(&rollout) {
                 others.push(other);
-            } else if other.after.is_empty() {
+            } else if is_free {
+                rollout.absorb(other);
+            } else {
                 rollout.after.insert(other.id);
                 others.push(other);
-            } else {
-                rollout.absorb(other);
             }
         }
         self.all = others;

@@ -540,6 +540,33 @@ async fn thousands_of_edits_pass_their_barriers() {
     }
 }
 
+/// Edits of one node wait for no barrier, neither each other's nor packets to drain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edits_of_one_node_follow_each_other_at_once() {
+    let world = world(|config| config.drain = Duration::from_secs(60)).await;
+    let mut n = join(&world, "n").await;
+    let mut m = join(&world, "m").await;
+    for allowed in ["client", "other", "nobody", "client"] {
+        let revision = world.apply(&policy("p", "web", allowed)).await;
+        let update = n.follow().await.update;
+        assert_eq!((update.target.revision, update.keep), (revision, vec![]));
+        world.until("n", (State::Enforcing, 0)).await;
+    }
+    assert_eq!(
+        rollouts(&world).await.len(),
+        1,
+        "it is one, and packets drain"
+    );
+    // An edit of another node that shares flows waits for what was taken away here.
+    let other = world.apply(&silence("c", "client")).await;
+    m.follow().await;
+    world.until("m", (State::Holding, other)).await;
+    // And since that waits, so does what comes after it.
+    let last = world.apply(&policy("p", "web", "other")).await;
+    n.follow().await;
+    world.until("n", (State::Holding, last)).await;
+}
+
 /// In the middle of a rollout the control plane is started again: nothing is given before every node said what it holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_in_the_middle_forgets_no_barrier() {
