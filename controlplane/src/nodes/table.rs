@@ -76,6 +76,7 @@ impl Table {
         // In the middle of a rollout nobody knows which versions which node holds until it says so.
         let quiet = settled >= revision || joined.is_empty();
         let mut rollout = Rollout::new(revision, settings.unreachable, at);
+        rollout.first = revision.min(settled + 1);
         rollout.extent_mut().touch_all();
         for (name, policy) in policies {
             let position = table.position(revision, &policy);
