@@ -27,6 +27,8 @@ pub(super) struct Entry {
     held: Vec<Known>,
     /// The revisions that changed its policy: for every version that may be told of, the first one after it.
     changes: BTreeSet<Revision>,
+    /// The version that this process started with: which revisions led to it was forgotten.
+    started_with: Option<Position>,
     /// The digests of the versions that it is to hold.
     desired: Vec<Digest>,
     in_flight: Option<InFlight>,
@@ -88,6 +90,7 @@ impl Entry {
             settled,
             held: Vec::new(),
             changes: BTreeSet::new(),
+            started_with: None,
             desired: Vec::new(),
             in_flight: None,
             connection: None,
@@ -134,6 +137,14 @@ impl Entry {
         let after = match oldest.position.epoch == now.epoch {
             true => oldest.position.revision + 1,
             false => 1,
+        };
+        let after = match self.started_with {
+            Some(start) if after <= start.revision => match oldest.position.digest == start.digest {
+                true => start.revision + 1,
+                // Any revision since may have changed it.
+                false => return Some(after),
+            },
+            _ => after,
         };
         let first = self.changes.range(after..).next().copied();
         // A version that is not known here: what came after it is pending, if not more.
@@ -182,6 +193,13 @@ impl Entry {
             .chain(first)
             .collect();
         Version { position, policy }
+    }
+
+    /// What it must enforce as this process starts. Which revision made it that was forgotten: perhaps the first.
+    pub(super) fn start_with(&mut self, version: &Version) {
+        self.policy = version.policy.clone();
+        self.changes.insert(1);
+        self.started_with = Some(version.position);
     }
 
     /// Every rollout up to this version has passed.

@@ -86,12 +86,7 @@ impl Table {
             // A lease that an earlier life granted may last.
             let leased = entry.joined == Some(true);
             entry.lease_until = leased.then(|| at + settings.lease_longest);
-            // Which revision made the policy what it is was forgotten: perhaps the first.
-            let first = Position {
-                revision: 1,
-                ..position
-            };
-            entry.changed(first, version.policy.clone(), [].into_iter());
+            entry.start_with(&version);
             if !quiet {
                 let both = Ways {
                     revokes: true,

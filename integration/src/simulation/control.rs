@@ -356,9 +356,9 @@ impl World {
             self.note(|| format!("all up to revision {settled} passed the barrier"));
             let delay = self.rng.random_range(1..milliseconds(40));
             self.schedule.after(delay, self.control.life, Event::Settled(settled));
-            self.check_barrier(settled)?;
         }
         self.tell_judge()?;
+        self.check_barrier(settled)?;
         self.speak();
         Ok(())
     }

@@ -49,7 +49,9 @@ pub(super) struct Enforcer {
     drift: i64,
     pub(super) lease_until: Time,
     requests: BTreeMap<u64, Time>,
-    /// The oldest version that it ever held last.
+    /// Whether an enforcer started since the machine did: workloads start after it.
+    ready: bool,
+    /// The oldest version that it held last.
     pub(super) oldest: Option<Position>,
 }
 
@@ -70,6 +72,7 @@ impl Enforcer {
             drift,
             lease_until: 0,
             requests: BTreeMap::new(),
+            ready: false,
             oldest: None,
         }
     }
@@ -98,6 +101,7 @@ impl World {
         let handle = Handle(machine.clone());
         let started = Agent::start(handle.clone(), handle, recovered, options());
         self.nodes[node].agent = started.ok();
+        self.nodes[node].ready |= self.nodes[node].agent.is_some();
         self.observe(node)?;
         if machine.borrow().is_dead() || self.nodes[node].agent.is_none() {
             self.note(|| format!("n{node} could not start"));
@@ -305,6 +309,7 @@ impl World {
         self.note(|| format!("n{node} reboots"));
         self.nodes[node].machine.borrow_mut().cut_power();
         self.nodes[node].lease_until = 0;
+        self.nodes[node].ready = false;
         self.refresh(node)?;
         self.kill_node(node);
         Ok(())
@@ -327,11 +332,11 @@ impl World {
         self.refresh(node)
     }
 
-    /// Whether there is traffic on a node: its table is there, it ever enforced anything, its lease lasts.
+    /// Whether there is traffic on a node: its table was made, it ever enforced anything, its lease lasts.
     pub(super) fn refresh(&mut self, node: usize) -> Result<(), Violation> {
         let now = self.schedule.now;
         let enforcer = &self.nodes[node];
-        let judges = enforcer.machine.borrow_mut().has_table() && !enforcer.held.is_empty();
+        let judges = enforcer.ready && !enforcer.held.is_empty();
         let leased = enforcer.lease.is_none() || enforcer.lease_until > now;
         self.judge.set_open(node, judges && leased, now)
     }

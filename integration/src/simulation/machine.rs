@@ -90,11 +90,6 @@ impl Machine {
         }
     }
 
-    /// Whether the kernel has a table.
-    pub(super) fn has_table(&mut self) -> bool {
-        matches!(self.kernel.read(), Ok(Some(_)))
-    }
-
     /// Whether the process is dead.
     pub(super) fn is_dead(&self) -> bool {
         self.dead
