@@ -273,6 +273,14 @@ impl Entry {
         }
     }
 
+    /// Whether it said that it holds nothing, and it is not known what it would have to hold beside the latest version.
+    pub(super) fn begins_with_nothing(&self) -> bool {
+        self.settled.is_none()
+            && self.is_connected()
+            && self.held.is_empty()
+            && self.in_flight.is_none()
+    }
+
     pub(super) fn disconnected(&mut self) {
         self.connection = None;
         self.refusal = None;

@@ -33,6 +33,8 @@ pub(super) struct Rollout {
     /// Whether any leg was ever waited for: if not, no packet was judged by the version before.
     waited: bool,
     extent: Extent,
+    /// Whether nobody knows what it leads from: the control plane started in the middle of it.
+    from_unknown: bool,
     /// The rollouts that must have passed before.
     after: BTreeSet<u64>,
     pub(super) since: Instant,
@@ -84,6 +86,7 @@ impl Rollout {
             waiting: BTreeSet::new(),
             waited: false,
             extent: Extent::default(),
+            from_unknown: false,
             after: BTreeSet::new(),
             since: now,
             drained: None,
@@ -99,6 +102,11 @@ impl Rollout {
             self.waited = true;
         }
         self.legs.insert(node.to_owned(), leg);
+    }
+
+    /// Takes note that nobody knows what it leads from.
+    pub(super) fn leads_from_unknown(&mut self) {
+        self.from_unknown = true;
     }
 
     /// What it touches.
@@ -261,6 +269,13 @@ impl Rollouts {
                 rollout.waiting.remove(node);
                 rollout.passed_over.remove(node);
             }
+        }
+    }
+
+    /// A node holds nothing: what leads from what nobody knows does not wait for it.
+    pub(super) fn begin_without(&mut self, node: &str) {
+        for rollout in self.all.iter_mut().filter(|rollout| rollout.from_unknown) {
+            rollout.waiting.remove(node);
         }
     }
 

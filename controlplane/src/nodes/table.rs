@@ -77,6 +77,7 @@ impl Table {
         let quiet = settled >= revision || joined.is_empty();
         let mut rollout = Rollout::new(revision, settings.unreachable, at);
         rollout.first = revision.min(settled + 1);
+        rollout.leads_from_unknown();
         rollout.extent_mut().touch_all();
         for (name, policy) in policies {
             let position = table.position(revision, &policy);
@@ -402,7 +403,10 @@ impl Table {
                 .waits_since(name)
                 .is_some_and(|since| at.saturating_duration_since(since) > lease / 2)
         };
-        if entry.passed_over.is_some() || self.rollouts.iter().any(overdue) {
+        // A rollout that went on without it may pass any moment.
+        let without = |rollout: &Rollout| rollout.passed_over.contains_key(name);
+        let refused = |rollout: &Rollout| overdue(rollout) || without(rollout);
+        if entry.passed_over.is_some() || self.rollouts.iter().any(refused) {
             return Ok(false);
         }
         // Its clock and ours may not run quite alike.
@@ -431,8 +435,8 @@ impl Table {
 
     /// The versions that a node is to hold.
     fn desired(&self, name: &str) -> Vec<Known> {
-        let settled = self.entries.get(name).map(Entry::settled);
-        self.rollouts.window(name, settled.unwrap_or_default())
+        let entry = self.entries.get(name);
+        entry.map_or_else(Vec::new, |entry| desired(&self.rollouts, name, entry))
     }
 
     /// Brings nodes up to date whose desired versions may be others.
@@ -448,7 +452,10 @@ impl Table {
         let entry = self.entries.get_mut(name).expect("a node that is known");
         let result = change(entry);
         self.rollouts.held(name, &entry.held());
-        let desired = self.rollouts.window(name, entry.settled());
+        if entry.begins_with_nothing() {
+            self.rollouts.begin_without(name);
+        }
+        let desired = desired(&self.rollouts, name, entry);
         entry.settle(&desired, at);
         let (before, after) = (entry.lags, entry.waited_for(now));
         if before != after {
@@ -474,5 +481,14 @@ impl Table {
         entry.end(SessionError::Removed {
             name: name.to_owned(),
         });
+    }
+}
+
+/// The versions that a node is to hold. While nobody knows what the others have in common a node that begins with nothing
+/// is given nothing, and not waited for: alone it might be ahead of them.
+fn desired(rollouts: &Rollouts, name: &str, entry: &Entry) -> Vec<Known> {
+    match entry.begins_with_nothing() {
+        true => Vec::new(),
+        false => rollouts.window(name, entry.settled()),
     }
 }

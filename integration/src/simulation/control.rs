@@ -107,9 +107,11 @@ impl World {
             settled: self.control.settled,
             joined: self.control.joined.clone(),
         };
+        let how = self.control.settings.unreachable;
         self.note(|| {
             let joined: Vec<&String> = start.joined.keys().collect();
-            format!("control plane starts at revision {revision}, settled {}, joined {joined:?}", start.settled)
+            let settled = start.settled;
+            format!("control plane starts at revision {revision}, settled {settled}, joined {joined:?}, {how:?}")
         });
         let policies = compiler
             .policies()
@@ -289,7 +291,9 @@ impl World {
                 self.note(|| format!("{name} refused revision {}: {}", target.revision, nack.reason));
             }
             Message::Lease(request) => {
-                if alive.table.lease(&name, session, at)? {
+                let granted = alive.table.lease(&name, session, at)?;
+                self.note(|| format!("{name} asks for a lease: {}", if granted { "granted" } else { "not now" }));
+                if granted {
                     let grant = LeaseGrant { number: request.number };
                     self.say(stream, sync_response::Message::Lease(grant));
                 }
@@ -353,7 +357,8 @@ impl World {
         let settled = alive.table.settled();
         if settled != alive.settled {
             alive.settled = settled;
-            self.note(|| format!("all up to revision {settled} passed the barrier"));
+            let over: Vec<String> = alive.table.passed_over(at).into_iter().map(|node| node.name).collect();
+            self.note(|| format!("all up to revision {settled} passed the barrier, without {over:?}"));
             let delay = self.rng.random_range(1..milliseconds(40));
             self.schedule.after(delay, self.control.life, Event::Settled(settled));
         }
