@@ -427,10 +427,11 @@ impl Entry {
             self.desired = digests.collect();
             self.wake.send_replace(());
         }
-        if self.settled().iter().all(|settled| {
-            let mut held = self.held.iter();
-            held.any(|held| held.is(settled))
-        }) {
+        // What it lets go of by what is under way does not count.
+        let held = self.held();
+        let settled = self.settled();
+        let holds = |settled: &Known| held.iter().any(|held| held.is(settled));
+        if settled.iter().all(holds) {
             self.passed_over = None;
         }
         if self.enforces_all() {

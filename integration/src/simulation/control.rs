@@ -173,6 +173,14 @@ impl World {
         let at = self.at();
         let alive = self.control.alive.as_mut().expect("just looked at");
         alive.table.commit(revision, affected, None, at);
+        let rollouts = alive.table.rollouts(at);
+        self.note(|| {
+            let told = rollouts.iter().map(|rollout| {
+                let (first, last, phase) = (rollout.first, rollout.last, rollout.phase);
+                format!("{first} to {last} {phase:?} {}", rollout.waits_for.join(", "))
+            });
+            format!("on their way: {}", told.collect::<Vec<_>>().join("; "))
+        });
         self.after_control()
     }
 

@@ -1,7 +1,7 @@
 //! What must hold of versions, whatever flows there are: they never go back, what is acknowledged is durable, and no
 //! barrier is passed before all that must hold the version. It looks, and changes nothing but its notes.
 
-use sallyport_proto::{Position, Revision, Unknown};
+use sallyport_proto::{Position, Revision};
 
 use super::{control::revisions, judge::Violation, world::World};
 
@@ -45,11 +45,8 @@ impl World {
             }
             let mut later = settled..=versions.latest();
             let is_within = later.any(|revision| {
-                let policy = versions.policy(revision, index);
-                node.held.iter().any(|held| {
-                    held.position.digest == policy.digest()
-                        || !policy.ways_to(&held.policy, &Unknown::drop()).grants
-                })
+                let held = node.held.iter().map(|held| held.position.revision);
+                held.into_iter().any(|held| versions.is_within(index, held, revision))
             });
             if !is_within {
                 let held: Vec<Position> = node.held.iter().map(|held| held.position).collect();

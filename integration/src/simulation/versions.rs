@@ -164,6 +164,16 @@ impl Versions {
         (from..=self.latest()).any(|revision| self.allows(revision, flow))
     }
 
+    /// Whether a node's policy of one revision permits there no more than that of another.
+    pub(super) fn is_within(&self, node: usize, one: Revision, other: Revision) -> bool {
+        let (one, other) = (&self.all[one as usize], &self.all[other as usize]);
+        let mut flows = self.flows.iter().enumerate();
+        flows.all(|(index, flow)| {
+            let end = flow.end(node);
+            !flow.touches(node) || !one.permits[index][end] || other.permits[index][end]
+        })
+    }
+
     /// Whether every revision from one on permits a flow at one end.
     pub(super) fn permit_all(&self, from: Revision, flow: usize, end: usize) -> bool {
         self.all[from as usize..]
