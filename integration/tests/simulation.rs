@@ -32,7 +32,9 @@ fn run(seeds: u64, mutant: Option<Mutant>) -> (u64, Option<Box<Failure>>) {
     thread::scope(|scope| {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        let failures = threads.into_iter().filter_map(|thread| thread.join().expect("no panic"));
+        let failures = threads
+            .into_iter()
+            .filter_map(|thread| thread.join().expect("no panic"));
         let first = failures.min_by_key(|failure| failure.seed);
         (first.as_ref().map_or(seeds, |first| first.seed + 1), first)
     })
@@ -50,7 +52,9 @@ fn every_promise_is_kept() {
 fn every_mistake_is_found() {
     for mutant in Mutant::ALL {
         match run(MUTANT_SEEDS, Some(mutant)) {
-            (seed, Some(failure)) => println!("{mutant}: found by run {seed}: {}", failure.violation),
+            (seed, Some(failure)) => {
+                println!("{mutant}: found by run {seed}: {}", failure.violation)
+            }
             (seeds, None) => panic!("{mutant}: not found in {seeds} runs"),
         }
     }
@@ -71,7 +75,14 @@ fn a_failure_can_be_replayed() {
     let (_, failure) = run(MUTANT_SEEDS, Some(Mutant::BarrierSkipped));
     let failure = failure.expect("it is found");
     let text = failure.to_string();
-    let replay = format!("--seeds {}..{} --trace --mutant barrier-skipped", failure.seed, failure.seed + 1);
+    let replay = format!(
+        "--seeds {}..{} --trace --mutant barrier-skipped",
+        failure.seed,
+        failure.seed + 1
+    );
     assert!(text.contains(&replay), "{text}");
-    assert!(text.contains("control plane starts at revision 1"), "{text}");
+    assert!(
+        text.contains("control plane starts at revision 1"),
+        "{text}"
+    );
 }

@@ -29,6 +29,8 @@ pub(super) struct Entry {
     changes: BTreeSet<Revision>,
     /// The version that this process started with: which revisions led to it was forgotten.
     started_with: Option<Position>,
+    /// Whether it may be a node that edits went on without in an earlier life of this process.
+    unproven: bool,
     /// The digests of the versions that it is to hold.
     desired: Vec<Digest>,
     in_flight: Option<InFlight>,
@@ -91,6 +93,7 @@ impl Entry {
             held: Vec::new(),
             changes: BTreeSet::new(),
             started_with: None,
+            unproven: false,
             desired: Vec::new(),
             in_flight: None,
             connection: None,
@@ -139,11 +142,13 @@ impl Entry {
             false => 1,
         };
         let after = match self.started_with {
-            Some(start) if after <= start.revision => match oldest.position.digest == start.digest {
-                true => start.revision + 1,
-                // Any revision since may have changed it.
-                false => return Some(after),
-            },
+            Some(start) if after <= start.revision => {
+                match oldest.position.digest == start.digest {
+                    true => start.revision + 1,
+                    // Any revision since may have changed it.
+                    false => return Some(after),
+                }
+            }
             _ => after,
         };
         let first = self.changes.range(after..).next().copied();
@@ -200,6 +205,7 @@ impl Entry {
         self.policy = version.policy.clone();
         self.changes.insert(1);
         self.started_with = Some(version.position);
+        self.unproven = true;
     }
 
     /// Every rollout up to this version has passed.
@@ -294,6 +300,11 @@ impl Entry {
         self.connection
             .as_ref()
             .is_some_and(|connection| connection.session == session)
+    }
+
+    /// Whether it may have a lease: not if edits went on without it, or may have before this process started.
+    pub(super) fn may_have_lease(&self) -> bool {
+        self.passed_over.is_none() && !self.unproven
     }
 
     /// How long a lease of it lasts; zero when it has none.
@@ -433,6 +444,11 @@ impl Entry {
         let holds = |settled: &Known| held.iter().any(|held| held.is(settled));
         if settled.iter().all(holds) {
             self.passed_over = None;
+            self.unproven &= self.settled.is_none();
+        }
+        let start = self.started_with.map(|position| position.digest);
+        if held.iter().any(|held| Some(held.position.digest) == start) {
+            self.unproven = false;
         }
         if self.enforces_all() {
             self.changes.clear();

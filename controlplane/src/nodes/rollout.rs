@@ -267,7 +267,10 @@ impl Rollouts {
                     .any(|held| held.position.digest == leg.version.position.digest)
             {
                 rollout.waiting.remove(node);
-                rollout.passed_over.remove(node);
+                if rollout.passed_over.remove(node).is_some() {
+                    // What it let through before counts again.
+                    rollout.drained = None;
+                }
             }
         }
     }
@@ -325,6 +328,15 @@ impl Rollouts {
     pub(super) fn next_drained(&self) -> Option<Instant> {
         let waiting = self.all.iter().filter(|rollout| rollout.after.is_empty());
         waiting.filter_map(|rollout| rollout.drained).min()
+    }
+
+    /// The first revision that some node has yet to take away what it does not allow for, or that is behind such.
+    pub(super) fn first_held_back(&self) -> Option<Revision> {
+        let held_back = self
+            .all
+            .iter()
+            .filter(|rollout| rollout.phase() != Phase::Draining);
+        held_back.map(|rollout| rollout.first).min()
     }
 
     /// The last revision up to which every rollout has passed, if the last transaction was `revision`.

@@ -46,6 +46,8 @@ pub struct Table {
     /// The nodes that lag, by the first revision that they lack.
     pending: BTreeSet<(Revision, String)>,
     sessions: u64,
+    /// The first revision that a rollout holds back, when this was last looked at.
+    held_back: Option<Revision>,
     /// Whether a node may hold back less than before, since it was last asked.
     moved: bool,
 }
@@ -71,6 +73,7 @@ impl Table {
             rollouts: Rollouts::new(settings.drain),
             pending: BTreeSet::new(),
             sessions: 0,
+            held_back: None,
             moved: false,
         };
         // In the middle of a rollout nobody knows which versions which node holds until it says so.
@@ -109,6 +112,7 @@ impl Table {
         for name in names {
             table.update(&name, at, |_| {});
         }
+        table.advance(at);
         table
     }
 
@@ -196,6 +200,8 @@ impl Table {
             }
             self.refresh(&names, at);
         }
+        let held_back = self.rollouts.first_held_back();
+        self.moved |= std::mem::replace(&mut self.held_back, held_back) != held_back;
         let drained = self.rollouts.next_drained();
         [next, drained].into_iter().flatten().min()
     }
@@ -288,11 +294,15 @@ impl Table {
             .collect()
     }
 
-    /// Whether every node that must enforces a revision.
+    /// Whether every node that must enforces a revision. That each enforces it or a later one is not enough while a later
+    /// one is on its way: of two nodes that enforce different ones, both may let pass what neither revision allows.
     pub fn enforces(&self, revision: Revision) -> bool {
-        self.pending
+        let lags = self
+            .pending
             .first()
-            .is_none_or(|(first, _)| *first > revision)
+            .is_some_and(|(first, _)| *first <= revision);
+        let held_back = self.held_back.is_some_and(|first| first <= revision);
+        !lags && !held_back
     }
 
     /// Whether a node holds back less than before, since this was last asked.
@@ -406,7 +416,7 @@ impl Table {
         // A rollout that went on without it may pass any moment.
         let without = |rollout: &Rollout| rollout.passed_over.contains_key(name);
         let refused = |rollout: &Rollout| overdue(rollout) || without(rollout);
-        if entry.passed_over.is_some() || self.rollouts.iter().any(refused) {
+        if !entry.may_have_lease() || self.rollouts.iter().any(refused) {
             return Ok(false);
         }
         // Its clock and ours may not run quite alike.

@@ -33,7 +33,10 @@ struct Arguments {
 
 fn range(text: &str) -> Result<Range<u64>, String> {
     let ends = text.split_once("..").ok_or("it is FROM..TO")?;
-    let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text}: {error}"));
+    let number = |text: &str| {
+        text.parse::<u64>()
+            .map_err(|error| format!("{text}: {error}"))
+    };
     Ok(number(ends.0)?..number(ends.1)?)
 }
 

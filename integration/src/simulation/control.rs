@@ -15,8 +15,9 @@ use sallyport_controlplane::{
     stream::Parts,
 };
 use sallyport_proto::{
-    Delta, Position, Revision, Unknown, positions,
+    Delta, Position, Revision, Unknown,
     policy::NodePolicy,
+    positions,
     wire::{
         self, LeaseGrant, SyncRequest, SyncResponse, UpdatePart, sync_request::Message,
         sync_response,
@@ -97,7 +98,10 @@ impl World {
     pub(super) fn start_control(&mut self) -> Result<(), Violation> {
         let compiler = Compiler::new(self.control.universe.cluster());
         if self.judge.versions.latest() == 0 {
-            let policies = self.nodes.iter().map(|node| compiled(&compiler, &node.name));
+            let policies = self
+                .nodes
+                .iter()
+                .map(|node| compiled(&compiler, &node.name));
             self.judge.versions.push(policies.collect());
         }
         let revision = self.judge.versions.latest();
@@ -143,7 +147,8 @@ impl World {
             }
         }
         let pause = self.rng.random_range(1..milliseconds(300));
-        self.schedule.after(pause, self.control.life, Event::ControlStarts);
+        self.schedule
+            .after(pause, self.control.life, Event::ControlStarts);
     }
 
     /// Somebody edits the cluster.
@@ -154,8 +159,13 @@ impl World {
         };
         let revision = self.judge.versions.latest() + 1;
         let (keys, what) = self.control.universe.edit(&mut self.rng, revision);
-        let changed = alive.compiler.update(self.control.universe.cluster(), &keys);
-        let policies = self.nodes.iter().map(|node| compiled(&alive.compiler, &node.name));
+        let changed = alive
+            .compiler
+            .update(self.control.universe.cluster(), &keys);
+        let policies = self
+            .nodes
+            .iter()
+            .map(|node| compiled(&alive.compiler, &node.name));
         self.judge.versions.push(policies.collect());
         let affected = Affected {
             policies: changed
@@ -177,7 +187,10 @@ impl World {
         self.note(|| {
             let told = rollouts.iter().map(|rollout| {
                 let (first, last, phase) = (rollout.first, rollout.last, rollout.phase);
-                format!("{first} to {last} {phase:?} {}", rollout.waits_for.join(", "))
+                format!(
+                    "{first} to {last} {phase:?} {}",
+                    rollout.waits_for.join(", ")
+                )
             });
             format!("on their way: {}", told.collect::<Vec<_>>().join("; "))
         });
@@ -185,8 +198,13 @@ impl World {
     }
 
     /// A message arrives.
-    pub(super) fn control_hears(&mut self, stream: StreamId, bytes: &[u8]) -> Result<(), Violation> {
-        if self.control.alive.is_none() || !self.network.reaches_control(stream, self.schedule.now) {
+    pub(super) fn control_hears(
+        &mut self,
+        stream: StreamId,
+        bytes: &[u8],
+    ) -> Result<(), Violation> {
+        if self.control.alive.is_none() || !self.network.reaches_control(stream, self.schedule.now)
+        {
             return Ok(());
         }
         let request = SyncRequest::decode(bytes).expect("a node's message");
@@ -239,10 +257,16 @@ impl World {
                 covered: None,
             },
         );
-        self.note(|| format!("n{node} is connected by stream {stream}, holds {}", revisions(&window)));
+        self.note(|| {
+            format!(
+                "n{node} is connected by stream {stream}, holds {}",
+                revisions(&window)
+            )
+        });
         if !joined {
             let delay = self.rng.random_range(1..milliseconds(5));
-            self.schedule.after(delay, self.control.life, Event::Joined(stream));
+            self.schedule
+                .after(delay, self.control.life, Event::Joined(stream));
         }
         Ok(())
     }
@@ -282,27 +306,55 @@ impl World {
                 conversation.snapshot = false;
                 conversation.waiting = false;
                 conversation.delay = RETRY.0;
-                self.note(|| format!("{name} acknowledged {} by stream {stream}", revisions(&told)));
+                self.note(|| {
+                    format!(
+                        "{name} acknowledged {} by stream {stream}",
+                        revisions(&told)
+                    )
+                });
             }
             Message::Nack(nack) => {
-                let target = nack.target.as_ref().expect("a target").try_into().expect("a position");
+                let target = nack
+                    .target
+                    .as_ref()
+                    .expect("a target")
+                    .try_into()
+                    .expect("a position");
                 let window = positions(&nack.window).expect("positions");
                 let was_snapshot = conversation.snapshot;
-                alive.table.nacked(&name, session, (target, &window), nack.reason.clone(), at)?;
+                alive
+                    .table
+                    .nacked(&name, session, (target, &window), nack.reason.clone(), at)?;
                 conversation.covered = None;
                 conversation.snapshot = nack.want_snapshot;
                 if was_snapshot || !nack.want_snapshot {
                     conversation.waiting = true;
-                    self.schedule.after(conversation.delay, self.control.life, Event::Retry(stream));
+                    self.schedule.after(
+                        conversation.delay,
+                        self.control.life,
+                        Event::Retry(stream),
+                    );
                     conversation.delay = (2 * conversation.delay).min(RETRY.1);
                 }
-                self.note(|| format!("{name} refused revision {}: {}", target.revision, nack.reason));
+                self.note(|| {
+                    format!(
+                        "{name} refused revision {}: {}",
+                        target.revision, nack.reason
+                    )
+                });
             }
             Message::Lease(request) => {
                 let granted = alive.table.lease(&name, session, at)?;
-                self.note(|| format!("{name} asks for a lease: {}", if granted { "granted" } else { "not now" }));
+                self.note(|| {
+                    format!(
+                        "{name} asks for a lease: {}",
+                        if granted { "granted" } else { "not now" }
+                    )
+                });
                 if granted {
-                    let grant = LeaseGrant { number: request.number };
+                    let grant = LeaseGrant {
+                        number: request.number,
+                    };
                     self.say(stream, sync_response::Message::Lease(grant));
                 }
             }
@@ -359,16 +411,25 @@ impl World {
             alive.due = due;
             if let Some(due) = due {
                 let delay = due.duration_since(at).as_micros() as Time;
-                self.schedule.after(delay, self.control.life, Event::Advance);
+                self.schedule
+                    .after(delay, self.control.life, Event::Advance);
             }
         }
         let settled = alive.table.settled();
         if settled != alive.settled {
             alive.settled = settled;
-            let over: Vec<String> = alive.table.passed_over(at).into_iter().map(|node| node.name).collect();
-            self.note(|| format!("all up to revision {settled} passed the barrier, without {over:?}"));
+            let over: Vec<String> = alive
+                .table
+                .passed_over(at)
+                .into_iter()
+                .map(|node| node.name)
+                .collect();
+            self.note(|| {
+                format!("all up to revision {settled} passed the barrier, without {over:?}")
+            });
             let delay = self.rng.random_range(1..milliseconds(40));
-            self.schedule.after(delay, self.control.life, Event::Settled(settled));
+            self.schedule
+                .after(delay, self.control.life, Event::Settled(settled));
         }
         self.tell_judge()?;
         self.check_barrier(settled)?;
@@ -395,7 +456,10 @@ impl World {
             }
         }
         let rollouts = alive.table.rollouts(at);
-        let on_their_way: Vec<_> = rollouts.iter().map(|rollout| (rollout.first, rollout.last)).collect();
+        let on_their_way: Vec<_> = rollouts
+            .iter()
+            .map(|rollout| (rollout.first, rollout.last))
+            .collect();
         let mut enforced = self.judge.enforced();
         while enforced < self.judge.versions.latest() && alive.table.enforces(enforced + 1) {
             enforced += 1;
@@ -426,7 +490,10 @@ impl World {
             }
             conversation.signalled = false;
             let name = node_name(conversation.node);
-            match alive.table.next_update(&name, conversation.session, conversation.snapshot, at) {
+            match alive
+                .table
+                .next_update(&name, conversation.session, conversation.snapshot, at)
+            {
                 Ok(Some(update)) => {
                     conversation.snapshot = update.base.is_none();
                     updates.push((stream, update));
@@ -445,7 +512,12 @@ impl World {
     }
 
     fn send(&mut self, stream: StreamId, update: Update) {
-        let Update { base, target, policy, mut keep } = update;
+        let Update {
+            base,
+            target,
+            policy,
+            mut keep,
+        } = update;
         if self.mutant == Some(Mutant::BarrierSkipped) {
             let mut window = std::mem::take(&mut keep);
             window.push(target);
@@ -456,8 +528,14 @@ impl World {
         }
         let node = self.network.node(stream);
         self.note(|| {
-            let from = base.as_ref().map_or("nothing".into(), |(base, _)| base.revision.to_string());
-            format!("to n{node}: {from} -> {}, keep {}", target.revision, revisions(&keep))
+            let from = base
+                .as_ref()
+                .map_or("nothing".into(), |(base, _)| base.revision.to_string());
+            format!(
+                "to n{node}: {from} -> {}, keep {}",
+                target.revision,
+                revisions(&keep)
+            )
         });
         let (base, old) = match base {
             Some((position, policy)) => (Some(position), policy),
@@ -483,14 +561,20 @@ impl World {
     }
 
     fn say(&mut self, stream: StreamId, message: sync_response::Message) {
-        let response = SyncResponse { message: Some(message) };
+        let response = SyncResponse {
+            message: Some(message),
+        };
         let bytes = response.encode_to_vec();
-        self.network.to_node(stream, bytes, &mut self.schedule, &mut self.rng);
+        self.network
+            .to_node(stream, bytes, &mut self.schedule, &mut self.rng);
     }
 }
 
 fn compiled(compiler: &Compiler, node: &str) -> Arc<NodePolicy> {
-    compiler.policy(node).expect("every node is an object").clone()
+    compiler
+        .policy(node)
+        .expect("every node is an object")
+        .clone()
 }
 
 fn listed(names: &BTreeSet<String>) -> String {
@@ -500,6 +584,9 @@ fn listed(names: &BTreeSet<String>) -> String {
 
 /// Positions by their revisions.
 pub(super) fn revisions(positions: &[Position]) -> String {
-    let revisions: Vec<String> = positions.iter().map(|position| position.revision.to_string()).collect();
+    let revisions: Vec<String> = positions
+        .iter()
+        .map(|position| position.revision.to_string())
+        .collect();
     format!("[{}]", revisions.join(", "))
 }

@@ -5,7 +5,10 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use prost::Message as _;
 use rand::RngExt;
-use sallyport_enforcer::{agent::{Agent, Refusal}, nft::render::Options};
+use sallyport_enforcer::{
+    agent::{Agent, Refusal},
+    nft::render::Options,
+};
 use sallyport_proto::{
     Assembly, Position, Ranges, Update, Version,
     wire::{self, LeaseRequest, SyncRequest, SyncResponse, sync_request::Message, sync_response},
@@ -97,7 +100,10 @@ impl World {
     pub(super) fn start_node(&mut self, node: usize) -> Result<(), Violation> {
         let machine = self.nodes[node].machine.clone();
         let recovered = machine.borrow_mut().boot_process();
-        let recovered = recovered.map_err(|seen| Violation { promise: "a log can be read", seen })?;
+        let recovered = recovered.map_err(|seen| Violation {
+            promise: "a log can be read",
+            seen,
+        })?;
         let handle = Handle(machine.clone());
         let started = Agent::start(handle.clone(), handle, recovered, options());
         self.nodes[node].agent = started.ok();
@@ -111,7 +117,8 @@ impl World {
         let window = self.nodes[node].window();
         self.note(|| format!("n{node} started, holds {}", revisions(&window)));
         let delay = self.rng.random_range(1..milliseconds(5));
-        self.schedule.after(delay, self.nodes[node].life, Event::Connect(node));
+        self.schedule
+            .after(delay, self.nodes[node].life, Event::Connect(node));
         self.plan_cleaning(node);
         Ok(())
     }
@@ -141,7 +148,8 @@ impl World {
         self.network.cut(stream, node, control);
         let late = later(900);
         self.schedule.at(node, 0, Event::NodeSeesEnd(stream));
-        self.schedule.at(control.max(late), 0, Event::ControlSeesEnd(stream));
+        self.schedule
+            .at(control.max(late), 0, Event::ControlSeesEnd(stream));
     }
 
     /// An enforcer tries to connect.
@@ -154,7 +162,8 @@ impl World {
         if self.control.alive.is_none() || enforcer.unreachable_until > now {
             let pause = self.rng.random_range(enforcer.pause / 2..=enforcer.pause);
             enforcer.pause = (2 * enforcer.pause).min(PAUSE.1);
-            self.schedule.after(pause, enforcer.life, Event::Connect(node));
+            self.schedule
+                .after(pause, enforcer.life, Event::Connect(node));
             return;
         }
         enforcer.pause = PAUSE.0;
@@ -171,7 +180,8 @@ impl World {
         };
         self.say_to_control(stream, Message::Hello(hello));
         if lease.is_some() {
-            self.schedule.after(0, self.nodes[node].life, Event::AskLease(stream));
+            self.schedule
+                .after(0, self.nodes[node].life, Event::AskLease(stream));
         }
     }
 
@@ -183,7 +193,10 @@ impl World {
             return;
         }
         enforcer.stream = None;
-        let (pause, life) = (self.rng.random_range(enforcer.pause / 2..=enforcer.pause), enforcer.life);
+        let (pause, life) = (
+            self.rng.random_range(enforcer.pause / 2..=enforcer.pause),
+            enforcer.life,
+        );
         let now = self.schedule.now;
         let late = now + self.rng.random_range(0..milliseconds(500));
         self.network.cut(stream, now, late);
@@ -192,9 +205,12 @@ impl World {
     }
 
     fn say_to_control(&mut self, stream: StreamId, message: Message) {
-        let request = SyncRequest { message: Some(message) };
+        let request = SyncRequest {
+            message: Some(message),
+        };
         let bytes = request.encode_to_vec();
-        self.network.to_control(stream, bytes, &mut self.schedule, &mut self.rng);
+        self.network
+            .to_control(stream, bytes, &mut self.schedule, &mut self.rng);
     }
 
     /// A message arrives.
@@ -206,7 +222,8 @@ impl World {
             return Ok(());
         }
         if enforcer.frozen_until > now {
-            self.schedule.at(enforcer.frozen_until, 0, Event::ToNode(stream, bytes));
+            self.schedule
+                .at(enforcer.frozen_until, 0, Event::ToNode(stream, bytes));
             return Ok(());
         }
         if !self.network.reaches_node(stream, now) {
@@ -215,7 +232,10 @@ impl World {
         let response = SyncResponse::decode(&bytes[..]).expect("the control plane's message");
         match response.message.expect("a message of a kind") {
             sync_response::Message::Update(part) => {
-                let update = enforcer.assembly.take(part).expect("parts that belong together");
+                let update = enforcer
+                    .assembly
+                    .take(part)
+                    .expect("parts that belong together");
                 update.map_or(Ok(()), |update| self.apply(node, stream, update))
             }
             sync_response::Message::Lease(grant) => {
@@ -254,7 +274,9 @@ impl World {
             Ok(()) => {
                 let durable = machine.borrow().durable_window();
                 self.check_durable(node, &window, &durable)?;
-                Message::Ack(wire::Ack { window: wire_window })
+                Message::Ack(wire::Ack {
+                    window: wire_window,
+                })
             }
             Err(refusal) => Message::Nack(wire::Nack {
                 target: Some(target.into()),
@@ -270,7 +292,11 @@ impl World {
 
     fn plan_cleaning(&mut self, node: usize) {
         let enforcer = &self.nodes[node];
-        if enforcer.agent.as_ref().is_some_and(|agent| agent.left_behind() > 0) {
+        if enforcer
+            .agent
+            .as_ref()
+            .is_some_and(|agent| agent.left_behind() > 0)
+        {
             self.schedule.after(IDLE, enforcer.life, Event::Clean(node));
         }
     }
@@ -301,7 +327,8 @@ impl World {
         enforcer.requests.insert(number, now);
         let life = enforcer.life;
         self.say_to_control(stream, Message::Lease(LeaseRequest { number }));
-        self.schedule.after(lease / 3, life, Event::AskLease(stream));
+        self.schedule
+            .after(lease / 3, life, Event::AskLease(stream));
     }
 
     /// A machine loses its power.
@@ -326,7 +353,8 @@ impl World {
         let verdicts = self.nodes[node].machine.borrow_mut().take_verdicts();
         if let Some((meanwhile, after)) = verdicts {
             let oldest = window.first().copied();
-            self.judge.changed(node, (&meanwhile, &after), oldest, self.schedule.now)?;
+            self.judge
+                .changed(node, (&meanwhile, &after), oldest, self.schedule.now)?;
         }
         self.check_forward(node, &window)?;
         self.refresh(node)

@@ -7,7 +7,11 @@ use super::{control::revisions, judge::Violation, world::World};
 
 impl World {
     /// I3: the oldest version that a node holds is never followed by an older one.
-    pub(super) fn check_forward(&mut self, node: usize, window: &[Position]) -> Result<(), Violation> {
+    pub(super) fn check_forward(
+        &mut self,
+        node: usize,
+        window: &[Position],
+    ) -> Result<(), Violation> {
         let enforcer = &mut self.nodes[node];
         if enforcer.agent.is_none() {
             return Ok(());
@@ -17,7 +21,10 @@ impl World {
             let before = enforcer.oldest.map(|position| position.revision);
             return Err(Violation {
                 promise: "I3: a node never goes back",
-                seen: format!("n{node} holds {}, and held nothing older than {before:?}", revisions(window)),
+                seen: format!(
+                    "n{node} holds {}, and held nothing older than {before:?}",
+                    revisions(window)
+                ),
             });
         }
         enforcer.oldest = oldest;
@@ -25,13 +32,22 @@ impl World {
     }
 
     /// What a node acknowledges it finds again when it loses its power.
-    pub(super) fn check_durable(&self, node: usize, said: &[Position], durable: &[Position]) -> Result<(), Violation> {
+    pub(super) fn check_durable(
+        &self,
+        node: usize,
+        said: &[Position],
+        durable: &[Position],
+    ) -> Result<(), Violation> {
         if said == durable {
             return Ok(());
         }
         Err(Violation {
             promise: "what is acknowledged is durable",
-            seen: format!("n{node} says that it holds {}, its log {}", revisions(said), revisions(durable)),
+            seen: format!(
+                "n{node} says that it holds {}, its log {}",
+                revisions(said),
+                revisions(durable)
+            ),
         })
     }
 
@@ -46,13 +62,17 @@ impl World {
             let mut later = settled..=versions.latest();
             let is_within = later.any(|revision| {
                 let held = node.held.iter().map(|held| held.position.revision);
-                held.into_iter().any(|held| versions.is_within(index, held, revision))
+                held.into_iter()
+                    .any(|held| versions.is_within(index, held, revision))
             });
             if !is_within {
                 let held: Vec<Position> = node.held.iter().map(|held| held.position).collect();
                 return Err(Violation {
                     promise: "I2: nothing passes its barrier before every node holds it",
-                    seen: format!("revision {settled} passed, n{index} holds {}", revisions(&held)),
+                    seen: format!(
+                        "revision {settled} passed, n{index} holds {}",
+                        revisions(&held)
+                    ),
                 });
             }
         }

@@ -219,7 +219,10 @@ impl Judge {
         let passes = |end: usize, since: Time| {
             let node = &self.nodes[flow.ends[end]];
             let state = &self.ends[index][end];
-            node.open && state.pass || state.passed.is_some_and(|passed| passed > since || passed == now)
+            node.open && state.pass
+                || state
+                    .passed
+                    .is_some_and(|passed| passed > since || passed == now)
         };
         // Both at once at one node; at two, the second now.
         let since = now.saturating_sub(self.transit);

@@ -188,10 +188,7 @@ impl Machine {
     pub(super) fn take_verdicts(&mut self) -> Option<(Vec<Verdicts>, Vec<Verdicts>)> {
         let quiet = self.looked == self.kernel.generation()
             && self.kernel.horizon() == self.kernel.generation()
-            && !self
-                .seen
-                .iter()
-                .any(|seen| seen.can_pass || seen.can_drop);
+            && !self.seen.iter().any(|seen| seen.can_pass || seen.can_drop);
         if quiet {
             return None;
         }

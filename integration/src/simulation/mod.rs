@@ -20,8 +20,8 @@ mod world;
 
 use std::fmt;
 
-pub use self::{judge::Violation, mutant::Mutant};
 use self::world::World;
+pub use self::{judge::Violation, mutant::Mutant};
 
 /// Microseconds since a run began.
 type Time = u64;
@@ -58,7 +58,9 @@ impl fmt::Display for Failure {
             writeln!(f, "{line}")?;
         }
         writeln!(f, "seed {}: {}", self.seed, self.violation)?;
-        let mutant = self.mutant.map_or(String::new(), |mutant| format!(" --mutant {mutant}"));
+        let mutant = self
+            .mutant
+            .map_or(String::new(), |mutant| format!(" --mutant {mutant}"));
         write!(
             f,
             "replay: cargo run --release -p sallyport-integration --bin simulate -- --seeds {}..{} --trace{mutant}",
@@ -80,7 +82,12 @@ pub fn run(seed: u64, mutant: Option<Mutant>) -> Result<Outcome, Box<Failure>> {
             // Again, and now it is written down.
             let (result, trace) = trace(seed, mutant);
             let violation = result.expect_err("the same seed, the same run");
-            Err(Box::new(Failure { seed, mutant, violation, trace }))
+            Err(Box::new(Failure {
+                seed,
+                mutant,
+                violation,
+                trace,
+            }))
         }
     }
 }

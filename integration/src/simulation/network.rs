@@ -4,7 +4,10 @@
 
 use rand::{RngExt, rngs::StdRng};
 
-use super::{Time, milliseconds, schedule::{Event, Schedule}};
+use super::{
+    Time, milliseconds,
+    schedule::{Event, Schedule},
+};
 
 /// Counts streams.
 pub(super) type StreamId = usize;
@@ -73,7 +76,13 @@ impl Network {
     }
 
     /// Sends a message to a node.
-    pub(super) fn to_node(&mut self, stream: StreamId, bytes: Vec<u8>, schedule: &mut Schedule, rng: &mut StdRng) {
+    pub(super) fn to_node(
+        &mut self,
+        stream: StreamId,
+        bytes: Vec<u8>,
+        schedule: &mut Schedule,
+        rng: &mut StdRng,
+    ) {
         let latency = self.latency(rng);
         let way = &mut self.streams[stream].to_node;
         if let Some(time) = way.send(schedule.now, latency) {
@@ -82,7 +91,13 @@ impl Network {
     }
 
     /// Sends a message to the control plane.
-    pub(super) fn to_control(&mut self, stream: StreamId, bytes: Vec<u8>, schedule: &mut Schedule, rng: &mut StdRng) {
+    pub(super) fn to_control(
+        &mut self,
+        stream: StreamId,
+        bytes: Vec<u8>,
+        schedule: &mut Schedule,
+        rng: &mut StdRng,
+    ) {
         let latency = self.latency(rng);
         let way = &mut self.streams[stream].to_control;
         if let Some(time) = way.send(schedule.now, latency) {

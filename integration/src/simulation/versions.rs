@@ -141,10 +141,7 @@ impl Versions {
     pub(super) fn reach(&self, node: usize, position: Position) -> Revision {
         let after = position.revision + 1..=self.latest();
         let same = |revision: &Revision| self.policy(*revision, node).digest() == position.digest;
-        after
-            .take_while(same)
-            .last()
-            .unwrap_or(position.revision)
+        after.take_while(same).last().unwrap_or(position.revision)
     }
 
     /// Whether a revision permits a flow at both ends.

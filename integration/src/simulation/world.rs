@@ -52,7 +52,11 @@ impl World {
     pub(super) fn new(seed: u64, mutant: Option<Mutant>, traced: bool) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
         let nodes = rng.random_range(2..=3);
-        let pods = if nodes == 2 { 2 } else { rng.random_range(1..=2) };
+        let pods = if nodes == 2 {
+            2
+        } else {
+            rng.random_range(1..=2)
+        };
         let universe = Universe::new(nodes, pods, &mut rng);
         let versions = Versions::new(nodes, pods, rng.random_range(1..=2));
         let unreachable = match rng.random_range(0..10) {
@@ -106,24 +110,34 @@ impl World {
         self.schedule.at(0, 0, Event::ControlStarts);
         for node in 0..self.nodes.len() {
             // Some come later.
-            let most = if rng.random_bool(0.2) { long } else { milliseconds(30) };
+            let most = if rng.random_bool(0.2) {
+                long
+            } else {
+                milliseconds(30)
+            };
             let at = rng.random_range(0..most);
             self.schedule.at(at, 0, Event::NodeStarts(node));
         }
         let mut at = milliseconds(30);
         for _ in 0..rng.random_range(3..8) {
             // Some come in the middle of others.
-            let most = if rng.random_bool(0.5) { milliseconds(10) } else { long / 4 };
+            let most = if rng.random_bool(0.5) {
+                milliseconds(10)
+            } else {
+                long / 4
+            };
             at += rng.random_range(0..most);
             self.schedule.at(at, 0, Event::Commit);
         }
         if self.faulty > 0 {
             for _ in 0..rng.random_range(0..8) {
                 let fault = faults::random(rng, self.nodes.len());
-                self.schedule.at(rng.random_range(0..long), 0, Event::Fault(fault));
+                self.schedule
+                    .at(rng.random_range(0..long), 0, Event::Fault(fault));
             }
         }
-        self.schedule.at(at.max(long) + milliseconds(100), 0, Event::Calm);
+        self.schedule
+            .at(at.max(long) + milliseconds(100), 0, Event::Calm);
     }
 
     /// Runs until all is enforced and at rest, or a promise is broken.
@@ -151,9 +165,11 @@ impl World {
     fn happen(&mut self, life: u32, event: Event) -> Result<(), Violation> {
         let of_node = |node: usize| life == self.nodes[node].life;
         let is_of_this_life = match &event {
-            Event::Joined(_) | Event::Settled(_) | Event::Advance | Event::Retry(_) | Event::ControlStarts => {
-                life == self.control.life
-            }
+            Event::Joined(_)
+            | Event::Settled(_)
+            | Event::Advance
+            | Event::Retry(_)
+            | Event::ControlStarts => life == self.control.life,
             Event::NodeStarts(node) | Event::Connect(node) | Event::Clean(node) => of_node(*node),
             Event::AskLease(stream) => of_node(self.network.node(*stream)),
             _ => true,
@@ -236,10 +252,26 @@ impl World {
             return "the control plane is dead".into();
         };
         let mut lines: Vec<String> = Vec::new();
-        lines.extend(alive.table.rollouts(self.at()).iter().map(|rollout| format!("{rollout:?}")));
-        lines.extend(alive.table.status(self.at()).iter().map(|status| format!("{status:?}")));
+        lines.extend(
+            alive
+                .table
+                .rollouts(self.at())
+                .iter()
+                .map(|rollout| format!("{rollout:?}")),
+        );
+        lines.extend(
+            alive
+                .table
+                .status(self.at())
+                .iter()
+                .map(|status| format!("{status:?}")),
+        );
         for node in &self.nodes {
-            lines.push(format!("{} holds {}", node.name, super::control::revisions(&node.window())));
+            lines.push(format!(
+                "{} holds {}",
+                node.name,
+                super::control::revisions(&node.window())
+            ));
         }
         lines.join("\n")
     }
