@@ -6,6 +6,7 @@
 //! verdict that no revision of the moment explains (docs/DESIGN.md, *The simulation*).
 
 mod control;
+mod conversation;
 mod enforcer;
 mod faults;
 mod invariants;
