@@ -125,6 +125,32 @@ pub struct Recovered {
     pub pending: Option<(Intent, Installed)>,
 }
 
+impl Recovered {
+    /// Takes in an intent. That it follows another says that the other was carried out.
+    pub fn intend(&mut self, intent: Intent) -> Result<(), Misfit> {
+        if let Some((_, after)) = self.pending.take() {
+            self.installed = after;
+        }
+        let after = intent.after(&self.installed)?;
+        self.pending = Some((intent, after));
+        Ok(())
+    }
+
+    /// Takes in that the kernel refused the last intent.
+    pub fn abort(&mut self, generation: Generation) {
+        self.pending = None;
+        self.installed.generation = generation;
+    }
+
+    /// Takes in a snapshot: what was before it is no matter.
+    pub fn snapshot(&mut self, installed: Installed) {
+        *self = Recovered {
+            installed,
+            pending: None,
+        };
+    }
+}
+
 /// An open journal.
 #[derive(Debug)]
 pub struct Journal {
@@ -416,15 +442,8 @@ fn open_sled(path: &Path) -> Result<sled::Db, Error> {
 }
 
 fn fold(recovered: &mut Recovered, record: Record) -> Result<(), String> {
-    // A record after an intent says that the intent was carried out, unless it says the contrary.
-    let kind = record.kind.ok_or("it is empty, or of a later version")?;
-    if !matches!(kind, Kind::Abort(_))
-        && let Some((_, after)) = recovered.pending.take()
-    {
-        recovered.installed = after;
-    }
-    match kind {
-        Kind::Snapshot(snapshot) => recovered.installed = installed(&snapshot)?,
+    match record.kind.ok_or("it is empty, or of a later version")? {
+        Kind::Snapshot(snapshot) => recovered.snapshot(installed(&snapshot)?),
         Kind::Intent(record) => {
             let intent = Intent {
                 update: Update {
@@ -439,15 +458,11 @@ fn fold(recovered: &mut Recovered, record: Record) -> Result<(), String> {
                 unknown: unknown(record.dropped.as_ref())?,
                 batch: record.batch as usize,
             };
-            let after = intent
-                .after(&recovered.installed)
+            recovered
+                .intend(intent)
                 .map_err(|error| error.to_string())?;
-            recovered.pending = Some((intent, after));
         }
-        Kind::Abort(generation) => {
-            recovered.pending = None;
-            recovered.installed.generation = generation;
-        }
+        Kind::Abort(generation) => recovered.abort(generation),
     }
     Ok(())
 }

@@ -8,5 +8,6 @@ pub mod oracle;
 pub mod probe;
 mod reactor;
 pub mod relay;
+pub mod simulation;
 pub mod testbed;
 pub mod walkthrough;

@@ -27,6 +27,10 @@ pub(super) struct Entry {
     held: Vec<Known>,
     /// The revisions that changed its policy: for every version that may be told of, the first one after it.
     changes: BTreeSet<Revision>,
+    /// The version that this process started with: which revisions led to it was forgotten.
+    started_with: Option<Position>,
+    /// Whether it may be a node that edits went on without in an earlier life of this process.
+    unproven: bool,
     /// The digests of the versions that it is to hold.
     desired: Vec<Digest>,
     in_flight: Option<InFlight>,
@@ -88,6 +92,8 @@ impl Entry {
             settled,
             held: Vec::new(),
             changes: BTreeSet::new(),
+            started_with: None,
+            unproven: false,
             desired: Vec::new(),
             in_flight: None,
             connection: None,
@@ -134,6 +140,16 @@ impl Entry {
         let after = match oldest.position.epoch == now.epoch {
             true => oldest.position.revision + 1,
             false => 1,
+        };
+        let after = match self.started_with {
+            Some(start) if after <= start.revision => {
+                match oldest.position.digest == start.digest {
+                    true => start.revision + 1,
+                    // Any revision since may have changed it.
+                    false => return Some(after),
+                }
+            }
+            _ => after,
         };
         let first = self.changes.range(after..).next().copied();
         // A version that is not known here: what came after it is pending, if not more.
@@ -182,6 +198,14 @@ impl Entry {
             .chain(first)
             .collect();
         Version { position, policy }
+    }
+
+    /// What it must enforce as this process starts. Which revision made it that was forgotten: perhaps the first.
+    pub(super) fn start_with(&mut self, version: &Version) {
+        self.policy = version.policy.clone();
+        self.changes.insert(1);
+        self.started_with = Some(version.position);
+        self.unproven = true;
     }
 
     /// Every rollout up to this version has passed.
@@ -255,6 +279,14 @@ impl Entry {
         }
     }
 
+    /// Whether it said that it holds nothing, and it is not known what it would have to hold beside the latest version.
+    pub(super) fn begins_with_nothing(&self) -> bool {
+        self.settled.is_none()
+            && self.is_connected()
+            && self.held.is_empty()
+            && self.in_flight.is_none()
+    }
+
     pub(super) fn disconnected(&mut self) {
         self.connection = None;
         self.refusal = None;
@@ -268,6 +300,11 @@ impl Entry {
         self.connection
             .as_ref()
             .is_some_and(|connection| connection.session == session)
+    }
+
+    /// Whether it may have a lease: not if edits went on without it, or may have before this process started.
+    pub(super) fn may_have_lease(&self) -> bool {
+        self.passed_over.is_none() && !self.unproven
     }
 
     /// How long a lease of it lasts; zero when it has none.
@@ -401,11 +438,17 @@ impl Entry {
             self.desired = digests.collect();
             self.wake.send_replace(());
         }
-        if self.settled().iter().all(|settled| {
-            let mut held = self.held.iter();
-            held.any(|held| held.is(settled))
-        }) {
+        // What it lets go of by what is under way does not count.
+        let held = self.held();
+        let settled = self.settled();
+        let holds = |settled: &Known| held.iter().any(|held| held.is(settled));
+        if settled.iter().all(holds) {
             self.passed_over = None;
+            self.unproven &= self.settled.is_none();
+        }
+        let start = self.started_with.map(|position| position.digest);
+        if held.iter().any(|held| Some(held.position.digest) == start) {
+            self.unproven = false;
         }
         if self.enforces_all() {
             self.changes.clear();

@@ -34,6 +34,8 @@ pub(super) struct Rollout {
     /// Whether any leg was ever waited for: if not, no packet was judged by the version before.
     waited: bool,
     extent: Extent,
+    /// Whether nobody knows what it leads from: the control plane started in the middle of it.
+    from_unknown: bool,
     /// The rollouts that must have passed before.
     after: BTreeSet<u64>,
     pub(super) since: Instant,
@@ -85,6 +87,7 @@ impl Rollout {
             waiting: BTreeSet::new(),
             waited: false,
             extent: Extent::default(),
+            from_unknown: false,
             after: BTreeSet::new(),
             since: now,
             drained: None,
@@ -100,6 +103,11 @@ impl Rollout {
             self.waited = true;
         }
         self.legs.insert(node.to_owned(), leg);
+    }
+
+    /// Takes note that nobody knows what it leads from.
+    pub(super) fn leads_from_unknown(&mut self) {
+        self.from_unknown = true;
     }
 
     /// What it touches.
@@ -276,8 +284,18 @@ impl Rollouts {
                     .any(|held| held.position.digest == leg.version.position.digest)
             {
                 rollout.waiting.remove(node);
-                rollout.passed_over.remove(node);
+                if rollout.passed_over.remove(node).is_some() {
+                    // What it let through before counts again.
+                    rollout.drained = None;
+                }
             }
+        }
+    }
+
+    /// A node holds nothing: what leads from what nobody knows does not wait for it.
+    pub(super) fn begin_without(&mut self, node: &str) {
+        for rollout in self.all.iter_mut().filter(|rollout| rollout.from_unknown) {
+            rollout.waiting.remove(node);
         }
     }
 
@@ -333,6 +351,15 @@ impl Rollouts {
     pub(super) fn next_drained(&self) -> Option<Instant> {
         let waiting = self.all.iter().filter(|rollout| rollout.after.is_empty());
         waiting.filter_map(|rollout| rollout.drained).min()
+    }
+
+    /// The first revision that some node has yet to take away what it does not allow for, or that is behind such.
+    pub(super) fn first_held_back(&self) -> Option<Revision> {
+        let held_back = self
+            .all
+            .iter()
+            .filter(|rollout| rollout.phase() != Phase::Draining);
+        held_back.map(|rollout| rollout.first).min()
     }
 
     /// The last revision up to which every rollout has passed, if the last transaction was `revision`.

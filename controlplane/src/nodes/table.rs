@@ -46,6 +46,8 @@ pub struct Table {
     /// The nodes that lag, by the first revision that they lack.
     pending: BTreeSet<(Revision, String)>,
     sessions: u64,
+    /// The first revision that a rollout holds back, when this was last looked at.
+    held_back: Option<Revision>,
     /// Whether a node may hold back less than before, since it was last asked.
     moved: bool,
     /// When to look again which nodes need not be waited for; at once if something changed that bears on it.
@@ -80,12 +82,15 @@ impl Table {
             rollouts: Rollouts::new(settings.drain),
             pending: BTreeSet::new(),
             sessions: 0,
+            held_back: None,
             moved: false,
             look_again: Look::Now,
         };
         // In the middle of a rollout nobody knows which versions which node holds until it says so.
         let quiet = settled >= revision || joined.is_empty();
         let mut rollout = Rollout::new(revision, settings.unreachable, at);
+        rollout.first = revision.min(settled + 1);
+        rollout.leads_from_unknown();
         rollout.extent_mut().touch_all();
         for (name, policy) in policies {
             let position = table.position(revision, &policy);
@@ -95,12 +100,7 @@ impl Table {
             // A lease that an earlier life granted may last.
             let leased = entry.joined == Some(true);
             entry.lease_until = leased.then(|| at + settings.lease_longest);
-            // Which revision made the policy what it is was forgotten: perhaps the first.
-            let first = Position {
-                revision: 1,
-                ..position
-            };
-            entry.changed(first, version.policy.clone(), [].into_iter());
+            entry.start_with(&version);
             if !quiet {
                 let both = Ways {
                     revokes: true,
@@ -122,6 +122,7 @@ impl Table {
         for name in names {
             table.update(&name, at, |_| {});
         }
+        table.advance(at);
         table
     }
 
@@ -214,6 +215,8 @@ impl Table {
             }
             self.refresh(&names, at);
         }
+        let held_back = self.rollouts.first_held_back();
+        self.moved |= std::mem::replace(&mut self.held_back, held_back) != held_back;
         let drained = self.rollouts.next_drained();
         [next, drained].into_iter().flatten().min()
     }
@@ -306,11 +309,15 @@ impl Table {
             .collect()
     }
 
-    /// Whether every node that must enforces a revision.
+    /// Whether every node that must enforces a revision. That each enforces it or a later one is not enough while a later
+    /// one is on its way: of two nodes that enforce different ones, both may let pass what neither revision allows.
     pub fn enforces(&self, revision: Revision) -> bool {
-        self.pending
+        let lags = self
+            .pending
             .first()
-            .is_none_or(|(first, _)| *first > revision)
+            .is_some_and(|(first, _)| *first <= revision);
+        let held_back = self.held_back.is_some_and(|first| first <= revision);
+        !lags && !held_back
     }
 
     /// Whether a node holds back less than before, since this was last asked.
@@ -430,11 +437,12 @@ impl Table {
         let lease = entry.lease();
         let overdue = |rollout: &Rollout| {
             let late = |since: Instant| at.saturating_duration_since(since) > lease / 2;
-            rollout.passed_over.contains_key(name)
-                || rollout.unreachable == Unreachable::Fence
-                    && rollout.waits_since(name).is_some_and(late)
+            rollout.unreachable == Unreachable::Fence && rollout.waits_since(name).is_some_and(late)
         };
-        if entry.passed_over.is_some() || self.rollouts.iter().any(overdue) {
+        // A rollout that went on without it may pass any moment.
+        let without = |rollout: &Rollout| rollout.passed_over.contains_key(name);
+        let refused = |rollout: &Rollout| overdue(rollout) || without(rollout);
+        if !entry.may_have_lease() || self.rollouts.iter().any(refused) {
             return Ok(false);
         }
         // A node without leases is told that this is known. Nothing closes it.
@@ -480,8 +488,8 @@ impl Table {
 
     /// The versions that a node is to hold.
     fn desired(&self, name: &str) -> Vec<Known> {
-        let settled = self.entries.get(name).map(Entry::settled);
-        self.rollouts.window(name, settled.unwrap_or_default())
+        let entry = self.entries.get(name);
+        entry.map_or_else(Vec::new, |entry| desired(&self.rollouts, name, entry))
     }
 
     /// Brings nodes up to date whose desired versions may be others.
@@ -497,7 +505,10 @@ impl Table {
         let entry = self.entries.get_mut(name).expect("a node that is known");
         let result = change(entry);
         self.rollouts.held(name, &entry.held());
-        let desired = self.rollouts.window(name, entry.settled());
+        if entry.begins_with_nothing() {
+            self.rollouts.begin_without(name);
+        }
+        let desired = desired(&self.rollouts, name, entry);
         entry.settle(&desired, at);
         let (before, after) = (entry.lags, entry.waited_for(now));
         if before != after {
@@ -524,5 +535,14 @@ impl Table {
         });
         let others = self.rollouts.forget(name);
         self.refresh(&others, at);
+    }
+}
+
+/// The versions that a node is to hold. While nobody knows what the others have in common a node that begins with nothing
+/// is given nothing, and not waited for: alone it might be ahead of them.
+fn desired(rollouts: &Rollouts, name: &str, entry: &Entry) -> Vec<Known> {
+    match entry.begins_with_nothing() {
+        true => Vec::new(),
+        false => rollouts.window(name, entry.settled()),
     }
 }

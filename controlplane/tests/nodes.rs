@@ -1,0 +1,315 @@
+//! The table of nodes, told the time and driven by hand: what the simulation found wrong, each in few steps.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sallyport_controlplane::nodes::{Affected, Hello, Settings, Start, State, Table, Unreachable};
+use sallyport_proto::{
+    Position, Ranges, Revision, Unknown,
+    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+};
+use tokio::sync::oneshot;
+
+const LEASE: Duration = Duration::from_millis(400);
+
+/// A policy that lets these peers reach 10.0.0.1.
+fn allow(peers: &[u8]) -> Arc<NodePolicy> {
+    let mut policy = NodePolicy::default();
+    let group = GroupId::of(["pods a/app=x"], &Ranges::EMPTY);
+    let mut members = PeerGroup::new("pods a/app=x".into(), Ranges::EMPTY);
+    members.addresses = peers.iter().map(|&n| IpAddr::from([10, 0, 1, n])).collect();
+    policy.set_group(group, Arc::new(members));
+    let class = Class {
+        direction: Direction::Ingress,
+        keep: false,
+        other: None,
+        ports: vec![PortRule {
+            protocol: Protocol::Tcp,
+            first: 80,
+            last: 80,
+            group,
+        }],
+    };
+    let id = class.id();
+    policy.add_class(id, Arc::new(class));
+    let endpoint = Endpoint {
+        namespace: "a".into(),
+        name: "web".into(),
+        ingress: Some(id),
+        egress: None,
+    };
+    policy.set_endpoint([10, 0, 0, 1].into(), Arc::new(endpoint));
+    Arc::new(policy)
+}
+
+fn position(revision: Revision, policy: &NodePolicy) -> Position {
+    Position {
+        epoch: 1,
+        revision,
+        digest: policy.digest(),
+    }
+}
+
+/// A table, and the time.
+struct World {
+    table: Table,
+    now: Instant,
+    /// Streams that are open: who would be told of their end.
+    ends: Vec<oneshot::Receiver<sallyport_controlplane::nodes::SessionError>>,
+}
+
+impl World {
+    /// A control plane that starts at a revision, with nodes that joined before.
+    fn start(
+        (revision, settled): (Revision, Revision),
+        unreachable: Unreachable,
+        (joined, leased): (&[&str], bool),
+        policies: &[(&str, Arc<NodePolicy>)],
+    ) -> World {
+        let now = Instant::now();
+        let joined = joined.iter().map(|&name| (name.to_owned(), leased));
+        let start = Start {
+            epoch: 1,
+            revision,
+            settled,
+            joined: joined.collect::<BTreeMap<_, _>>(),
+        };
+        let settings = Settings {
+            unreachable,
+            patience: Duration::from_millis(300),
+            lease_longest: LEASE,
+            ..Settings::default()
+        };
+        let policies = policies
+            .iter()
+            .map(|(name, policy)| ((*name).to_owned(), policy.clone()));
+        World {
+            table: Table::new(start, settings, policies, now),
+            now,
+            ends: Vec::new(),
+        }
+    }
+
+    fn connect(&mut self, name: &str, window: &[Position], lease: Duration) -> u64 {
+        let (end, ended) = oneshot::channel();
+        self.ends.push(ended);
+        let hello = Hello {
+            name: name.into(),
+            window: window.to_vec(),
+            version: "test".into(),
+            unknown: Unknown::drop(),
+            lease,
+        };
+        let (session, _) = self.table.connect(hello, end, self.now).unwrap();
+        let leased = !lease.is_zero();
+        if self.table.joined(name) != Some(leased) {
+            self.table.join(name, leased, self.now);
+        }
+        session
+    }
+
+    fn commit(&mut self, revision: Revision, policies: &[(&str, Arc<NodePolicy>)]) {
+        let policies = policies
+            .iter()
+            .map(|(name, policy)| ((*name).to_owned(), policy.clone()));
+        let affected = Affected {
+            policies: policies.collect(),
+            gone: Vec::new(),
+        };
+        self.table.commit(revision, affected, None, self.now);
+    }
+
+    /// What is sent to a node: the versions that it is to hold then.
+    fn sent(&mut self, name: &str, session: u64) -> Option<Vec<Position>> {
+        let update = self
+            .table
+            .next_update(name, session, false, self.now)
+            .unwrap()?;
+        let mut window = update.keep;
+        window.push(update.target);
+        window.sort();
+        Some(window)
+    }
+
+    /// Sends and acknowledges all that there is to send.
+    fn follow(&mut self, name: &str, session: u64) {
+        while let Some(window) = self.sent(name, session) {
+            self.table.acked(name, session, &window, self.now).unwrap();
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.table.advance(self.now);
+    }
+
+    fn lease(&mut self, name: &str, session: u64) -> bool {
+        self.table.lease(name, session, self.now).unwrap()
+    }
+}
+
+const NONE: Duration = Duration::ZERO;
+
+#[test]
+fn a_restart_in_the_middle_knows_where_the_middle_began() {
+    let world = World::start(
+        (6, 3),
+        Unreachable::Wait,
+        (&["n"], false),
+        &[("n", allow(&[1]))],
+    );
+    let rollouts = world.table.rollouts(world.now);
+    assert_eq!((rollouts[0].first, rollouts[0].last), (4, 6));
+    assert_eq!(world.table.settled(), 3);
+}
+
+/// Which of the revisions up to 6 changed n is not known; it holds the first.
+#[test]
+fn after_a_restart_an_old_version_enforces_nothing_later() {
+    let start = |settled| {
+        World::start(
+            (6, settled),
+            Unreachable::Wait,
+            (&["n"], false),
+            &[("n", allow(&[1]))],
+        )
+    };
+    for settled in [3, 6] {
+        let mut world = start(settled);
+        world.commit(7, &[("n", allow(&[2]))]);
+        world.connect("n", &[position(1, &allow(&[3]))], NONE);
+        assert!(!world.table.enforces(6), "settled {settled}");
+        assert!(!world.table.enforces(2), "settled {settled}");
+    }
+    // What it holds is what it had to hold when the control plane started: only what came later is missing.
+    let mut world = start(6);
+    world.commit(7, &[("n", allow(&[2]))]);
+    world.connect("n", &[position(1, &allow(&[1]))], NONE);
+    assert!(world.table.enforces(6));
+    assert!(!world.table.enforces(7));
+}
+
+#[test]
+fn no_lease_for_a_node_that_a_rollout_goes_on_without() {
+    let nodes = [("n", allow(&[1])), ("m", allow(&[1]))];
+    let mut world = World::start((1, 1), Unreachable::Fence, (&[], false), &nodes);
+    let n = world.connect("n", &[], LEASE);
+    let m = world.connect("m", &[], LEASE);
+    world.follow("n", n);
+    world.follow("m", m);
+    // Neither has a lease; n answers, and packets are drained.
+    world.commit(2, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    world.follow("n", n);
+    assert!(!world.lease("m", m), "it passes without m");
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.table.status(world.now)[0].state, State::Fenced);
+    world.follow("m", m);
+    assert!(world.lease("m", m));
+}
+
+#[test]
+fn after_a_restart_a_lease_is_for_who_holds_what_the_others_do() {
+    let nodes = [("n", allow(&[2]))];
+    let mut world = World::start((2, 2), Unreachable::Fence, (&["n"], true), &nodes);
+    let n = world.connect("n", &[position(1, &allow(&[1]))], LEASE);
+    assert!(!world.lease("n", n), "it may have been fenced");
+    world.follow("n", n);
+    assert!(world.lease("n", n));
+}
+
+#[test]
+fn who_begins_with_nothing_waits_until_it_is_known_with_what() {
+    let nodes = [("n", allow(&[2])), ("m", allow(&[2]))];
+    let mut world = World::start((2, 1), Unreachable::Wait, (&["n"], false), &nodes);
+    let m = world.connect("m", &[], NONE);
+    assert_eq!(world.sent("m", m), None, "n may hold revision 1");
+    let n = world.connect("n", &[position(1, &allow(&[1]))], NONE);
+    world.follow("n", n);
+    assert_eq!(
+        world.table.rollouts(world.now)[0].waits_for,
+        [] as [&str; 0]
+    );
+    world.pass(Duration::from_millis(19));
+    assert_eq!(world.sent("m", m), None, "packets are drained first");
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.sent("m", m), Some(vec![position(2, &allow(&[2]))]));
+}
+
+/// n has revision 3's policy, and is about to let go of it: it is skipped, and not back.
+#[test]
+fn who_is_skipped_is_back_when_it_holds_for_sure_what_it_must() {
+    let nodes = [("n", allow(&[1])), ("m", allow(&[1]))];
+    let mut world = World::start((1, 1), Unreachable::Skip, (&[], false), &nodes);
+    let n = world.connect("n", &[], NONE);
+    let m = world.connect("m", &[], NONE);
+    world.follow("n", n);
+    world.follow("m", m);
+    world.commit(2, &[("n", allow(&[1, 2]))]);
+    assert!(world.sent("n", n).is_some());
+    world.commit(3, &[("n", allow(&[1])), ("m", allow(&[3]))]);
+    world.follow("m", m);
+    world.pass(Duration::from_millis(301));
+    world.pass(Duration::from_millis(20));
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.table.settled(), 3);
+    let skipped: Vec<String> = world
+        .table
+        .passed_over(world.now)
+        .into_iter()
+        .map(|node| node.name)
+        .collect();
+    assert_eq!(skipped, ["n"]);
+}
+
+/// It comes back while the others' packets are drained: its own count, too.
+#[test]
+fn who_comes_back_before_the_barrier_is_drained() {
+    let nodes = [("n", allow(&[1])), ("m", allow(&[1]))];
+    let mut world = World::start((1, 1), Unreachable::Skip, (&[], false), &nodes);
+    let n = world.connect("n", &[], NONE);
+    let m = world.connect("m", &[], NONE);
+    world.follow("n", n);
+    world.follow("m", m);
+    world.commit(2, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    let window = world.sent("n", n).unwrap();
+    world.follow("m", m);
+    world.pass(Duration::from_millis(301));
+    world.pass(Duration::from_millis(19));
+    world.table.acked("n", n, &window, world.now).unwrap();
+    world.pass(Duration::from_millis(19));
+    assert_eq!(world.table.settled(), 1);
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.table.settled(), 2);
+}
+
+/// n has 2's policy, which is 4's; m has 3's. Together they may let pass what 3 denies, and 4.
+#[test]
+fn what_nodes_hold_back_is_not_enforced() {
+    let nodes = ["n", "m", "o"].map(|name| (name, allow(&[1])));
+    let mut world = World::start((1, 1), Unreachable::Wait, (&[], false), &nodes);
+    let [n, m, o] = ["n", "m", "o"].map(|name| world.connect(name, &[], NONE));
+    for (name, session) in [("n", n), ("m", m), ("o", o)] {
+        world.follow(name, session);
+    }
+    world.commit(2, &[("n", allow(&[2])), ("o", allow(&[2]))]);
+    world.follow("n", n);
+    world.follow("o", o);
+    world.commit(3, &[("n", allow(&[4]))]);
+    world.follow("n", n);
+    world.commit(4, &[("n", allow(&[2])), ("m", allow(&[5]))]);
+    world.follow("n", n);
+    world.pass(Duration::from_millis(20));
+    world.follow("n", n);
+    world.follow("o", o);
+    assert_eq!(world.table.settled(), 2);
+    assert!(world.table.enforces(2));
+    assert!(!world.table.enforces(3), "m has yet to take away");
+    world.follow("m", m);
+    world.pass(Duration::from_millis(20));
+    world.follow("m", m);
+    assert!(world.table.enforces(4));
+}

@@ -1,0 +1,372 @@
+//! The simulated enforcers: the real agent on a simulated machine, and its session with the control plane. A process
+//! dies, starts again on what is durable, freezes; a machine reboots.
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use prost::Message as _;
+use rand::RngExt;
+use sallyport_enforcer::{
+    agent::{Agent, Refusal},
+    nft::render::Options,
+};
+use sallyport_proto::{
+    Assembly, Position, Ranges, Update, Version,
+    wire::{self, LeaseRequest, SyncRequest, SyncResponse, sync_request::Message, sync_response},
+};
+
+use super::{
+    Time,
+    control::revisions,
+    judge::Violation,
+    machine::{Handle, Machine},
+    milliseconds,
+    network::StreamId,
+    schedule::Event,
+    universe::node_name,
+    world::World,
+};
+
+/// The first pause before another try to connect, and the longest.
+const PAUSE: (Time, Time) = (20_000, 800_000);
+
+/// How long nothing must happen before what is left behind is deleted.
+const IDLE: Time = 100_000;
+
+/// A node.
+#[derive(Debug)]
+pub(super) struct Enforcer {
+    pub(super) name: String,
+    pub(super) machine: Rc<RefCell<Machine>>,
+    pub(super) agent: Option<Agent<Handle, Handle>>,
+    /// Counts processes: what was planned for one that is dead does not happen.
+    pub(super) life: u32,
+    pub(super) stream: Option<StreamId>,
+    assembly: Assembly,
+    pause: Time,
+    pub(super) frozen_until: Time,
+    pub(super) unreachable_until: Time,
+    /// The versions that it was last seen to hold.
+    pub(super) held: Vec<Version>,
+    /// How long its leases last, if it has such, and how fast its clock runs, in thousandths of it more or less.
+    pub(super) lease: Option<Time>,
+    drift: i64,
+    pub(super) lease_until: Time,
+    requests: BTreeMap<u64, Time>,
+    /// Whether an enforcer started since the machine did: workloads start after it.
+    ready: bool,
+    /// The oldest version that it held last.
+    pub(super) oldest: Option<Position>,
+}
+
+impl Enforcer {
+    pub(super) fn new(node: usize, machine: Machine, lease: Option<Time>, drift: i64) -> Enforcer {
+        Enforcer {
+            name: node_name(node),
+            machine: Rc::new(RefCell::new(machine)),
+            agent: None,
+            life: 0,
+            stream: None,
+            assembly: Assembly::default(),
+            pause: PAUSE.0,
+            frozen_until: 0,
+            unreachable_until: 0,
+            held: Vec::new(),
+            lease,
+            drift,
+            lease_until: 0,
+            requests: BTreeMap::new(),
+            ready: false,
+            oldest: None,
+        }
+    }
+
+    /// The versions that it holds, as it says.
+    pub(super) fn window(&self) -> Vec<Position> {
+        self.agent.as_ref().map(Agent::window).unwrap_or_default()
+    }
+}
+
+fn options() -> Options {
+    Options {
+        strict: true,
+        workload_ranges: Ranges::EMPTY,
+        workload_interfaces: Vec::new(),
+        owned: true,
+        lease: None,
+    }
+}
+
+impl World {
+    /// An enforcer starts.
+    pub(super) fn start_node(&mut self, node: usize) -> Result<(), Violation> {
+        let machine = self.nodes[node].machine.clone();
+        let recovered = machine.borrow_mut().boot_process();
+        let recovered = recovered.map_err(|seen| Violation {
+            promise: "a log can be read",
+            seen,
+        })?;
+        let handle = Handle(machine.clone());
+        let started = Agent::start(handle.clone(), handle, recovered, options());
+        self.nodes[node].agent = started.ok();
+        self.nodes[node].ready |= self.nodes[node].agent.is_some();
+        self.observe(node)?;
+        if machine.borrow().is_dead() || self.nodes[node].agent.is_none() {
+            self.note(|| format!("n{node} could not start"));
+            self.kill_node(node);
+            return Ok(());
+        }
+        let window = self.nodes[node].window();
+        self.note(|| format!("n{node} started, holds {}", revisions(&window)));
+        let delay = self.rng.random_range(1..milliseconds(5));
+        self.schedule
+            .after(delay, self.nodes[node].life, Event::Connect(node));
+        self.plan_cleaning(node);
+        Ok(())
+    }
+
+    /// An enforcer is dead; another one starts later.
+    pub(super) fn kill_node(&mut self, node: usize) {
+        let enforcer = &mut self.nodes[node];
+        enforcer.machine.borrow_mut().kill();
+        enforcer.agent = None;
+        enforcer.life += 1;
+        enforcer.assembly = Assembly::default();
+        enforcer.requests.clear();
+        enforcer.frozen_until = 0;
+        let life = enforcer.life;
+        if let Some(stream) = enforcer.stream.take() {
+            self.break_stream(stream);
+        }
+        let pause = self.rng.random_range(milliseconds(2)..milliseconds(200));
+        self.schedule.after(pause, life, Event::NodeStarts(node));
+    }
+
+    /// A stream breaks: each end sees it when it does, and until then messages may arrive.
+    pub(super) fn break_stream(&mut self, stream: StreamId) {
+        let now = self.schedule.now;
+        let mut later = |most: u64| now + self.rng.random_range(0..milliseconds(most));
+        let (node, control) = (later(20), later(700));
+        self.network.cut(stream, node, control);
+        let late = later(900);
+        self.schedule.at(node, 0, Event::NodeSeesEnd(stream));
+        self.schedule
+            .at(control.max(late), 0, Event::ControlSeesEnd(stream));
+    }
+
+    /// An enforcer tries to connect.
+    pub(super) fn connect(&mut self, node: usize) {
+        let now = self.schedule.now;
+        let enforcer = &mut self.nodes[node];
+        if enforcer.stream.is_some() || enforcer.agent.is_none() {
+            return;
+        }
+        if self.control.alive.is_none() || enforcer.unreachable_until > now {
+            let pause = self.rng.random_range(enforcer.pause / 2..=enforcer.pause);
+            enforcer.pause = (2 * enforcer.pause).min(PAUSE.1);
+            self.schedule
+                .after(pause, enforcer.life, Event::Connect(node));
+            return;
+        }
+        enforcer.pause = PAUSE.0;
+        enforcer.assembly = Assembly::default();
+        let stream = self.network.open(node);
+        enforcer.stream = Some(stream);
+        let lease = enforcer.lease;
+        let hello = wire::Hello {
+            node_name: enforcer.name.clone(),
+            window: enforcer.window().into_iter().map(Into::into).collect(),
+            version: "simulated".into(),
+            dropped: Some(wire::WorkloadRanges::default()),
+            lease_ms: lease.unwrap_or_default() as u32 / 1_000,
+        };
+        self.say_to_control(stream, Message::Hello(hello));
+        if lease.is_some() {
+            self.schedule
+                .after(0, self.nodes[node].life, Event::AskLease(stream));
+        }
+    }
+
+    /// A node sees that a stream is over.
+    pub(super) fn node_sees_end(&mut self, stream: StreamId) {
+        let node = self.network.node(stream);
+        let enforcer = &mut self.nodes[node];
+        if enforcer.stream != Some(stream) {
+            return;
+        }
+        enforcer.stream = None;
+        let (pause, life) = (
+            self.rng.random_range(enforcer.pause / 2..=enforcer.pause),
+            enforcer.life,
+        );
+        let now = self.schedule.now;
+        let late = now + self.rng.random_range(0..milliseconds(500));
+        self.network.cut(stream, now, late);
+        self.schedule.at(late, 0, Event::ControlSeesEnd(stream));
+        self.schedule.after(pause, life, Event::Connect(node));
+    }
+
+    fn say_to_control(&mut self, stream: StreamId, message: Message) {
+        let request = SyncRequest {
+            message: Some(message),
+        };
+        let bytes = request.encode_to_vec();
+        self.network
+            .to_control(stream, bytes, &mut self.schedule, &mut self.rng);
+    }
+
+    /// A message arrives.
+    pub(super) fn node_hears(&mut self, stream: StreamId, bytes: Vec<u8>) -> Result<(), Violation> {
+        let node = self.network.node(stream);
+        let now = self.schedule.now;
+        let enforcer = &mut self.nodes[node];
+        if enforcer.stream != Some(stream) || enforcer.agent.is_none() {
+            return Ok(());
+        }
+        if enforcer.frozen_until > now {
+            self.schedule
+                .at(enforcer.frozen_until, 0, Event::ToNode(stream, bytes));
+            return Ok(());
+        }
+        if !self.network.reaches_node(stream, now) {
+            return Ok(());
+        }
+        let response = SyncResponse::decode(&bytes[..]).expect("the control plane's message");
+        match response.message.expect("a message of a kind") {
+            sync_response::Message::Update(part) => {
+                let update = enforcer
+                    .assembly
+                    .take(part)
+                    .expect("parts that belong together");
+                update.map_or(Ok(()), |update| self.apply(node, stream, update))
+            }
+            sync_response::Message::Lease(grant) => {
+                let Some(sent) = enforcer.requests.remove(&grant.number) else {
+                    return Ok(());
+                };
+                let lease = enforcer.lease.expect("it asked") as i64;
+                let until = sent + (lease + lease * enforcer.drift / 1_000) as Time;
+                enforcer.lease_until = until.max(enforcer.lease_until);
+                self.schedule.at(until, 0, Event::LeaseEnds(node));
+                self.refresh(node)
+            }
+        }
+    }
+
+    fn apply(&mut self, node: usize, stream: StreamId, update: Update) -> Result<(), Violation> {
+        let target = update.target;
+        let machine = self.nodes[node].machine.clone();
+        let agent = self.nodes[node].agent.as_mut().expect("it hears");
+        machine.borrow_mut().hold_back();
+        let result = agent.apply(update);
+        machine.borrow_mut().let_go();
+        self.observe(node)?;
+        if machine.borrow().is_dead() {
+            self.note(|| format!("n{node} dies while it applies revision {}", target.revision));
+            self.kill_node(node);
+            return Ok(());
+        }
+        let window = self.nodes[node].window();
+        self.note(|| match &result {
+            Ok(()) => format!("n{node} holds {}", revisions(&window)),
+            Err(refusal) => format!("n{node} refuses revision {}: {refusal}", target.revision),
+        });
+        let wire_window = window.iter().copied().map(Into::into).collect();
+        let answer = match result {
+            Ok(()) => {
+                let durable = machine.borrow().durable_window();
+                self.check_durable(node, &window, &durable)?;
+                Message::Ack(wire::Ack {
+                    window: wire_window,
+                })
+            }
+            Err(refusal) => Message::Nack(wire::Nack {
+                target: Some(target.into()),
+                window: wire_window,
+                reason: refusal.to_string(),
+                want_snapshot: matches!(refusal, Refusal::Misfit(_)),
+            }),
+        };
+        self.say_to_control(stream, answer);
+        self.plan_cleaning(node);
+        Ok(())
+    }
+
+    fn plan_cleaning(&mut self, node: usize) {
+        let enforcer = &self.nodes[node];
+        if enforcer
+            .agent
+            .as_ref()
+            .is_some_and(|agent| agent.left_behind() > 0)
+        {
+            self.schedule.after(IDLE, enforcer.life, Event::Clean(node));
+        }
+    }
+
+    /// Nothing happened for a while.
+    pub(super) fn clean(&mut self, node: usize) -> Result<(), Violation> {
+        let machine = self.nodes[node].machine.clone();
+        if let Some(agent) = &mut self.nodes[node].agent {
+            machine.borrow_mut().sync();
+            agent.clean();
+            self.observe(node)?;
+            if machine.borrow().is_dead() {
+                self.kill_node(node);
+            }
+        }
+        Ok(())
+    }
+
+    /// An enforcer asks for its lease, again and again.
+    pub(super) fn ask_lease(&mut self, stream: StreamId) {
+        let node = self.network.node(stream);
+        let now = self.schedule.now;
+        let enforcer = &mut self.nodes[node];
+        let Some(lease) = enforcer.lease.filter(|_| enforcer.stream == Some(stream)) else {
+            return;
+        };
+        let number = now;
+        enforcer.requests.insert(number, now);
+        let life = enforcer.life;
+        self.say_to_control(stream, Message::Lease(LeaseRequest { number }));
+        self.schedule
+            .after(lease / 3, life, Event::AskLease(stream));
+    }
+
+    /// A machine loses its power.
+    pub(super) fn reboot(&mut self, node: usize) -> Result<(), Violation> {
+        self.note(|| format!("n{node} reboots"));
+        self.nodes[node].machine.borrow_mut().cut_power();
+        self.nodes[node].lease_until = 0;
+        self.nodes[node].ready = false;
+        self.refresh(node)?;
+        self.kill_node(node);
+        Ok(())
+    }
+
+    /// Has the judge look at a node's table.
+    fn observe(&mut self, node: usize) -> Result<(), Violation> {
+        let window = self.nodes[node].window();
+        if let Some(agent) = &self.nodes[node].agent
+            && !window.is_empty()
+        {
+            self.nodes[node].held = agent.installed().window.versions().to_vec();
+        }
+        let verdicts = self.nodes[node].machine.borrow_mut().take_verdicts();
+        if let Some((meanwhile, after)) = verdicts {
+            let oldest = window.first().copied();
+            self.judge
+                .changed(node, (&meanwhile, &after), oldest, self.schedule.now)?;
+        }
+        self.check_forward(node, &window)?;
+        self.refresh(node)
+    }
+
+    /// Whether there is traffic on a node: its table was made, it ever enforced anything, its lease lasts.
+    pub(super) fn refresh(&mut self, node: usize) -> Result<(), Violation> {
+        let now = self.schedule.now;
+        let enforcer = &self.nodes[node];
+        let judges = enforcer.ready && !enforcer.held.is_empty();
+        let leased = enforcer.lease.is_none() || enforcer.lease_until > now;
+        self.judge.set_open(node, judges && leased, now)
+    }
+}

@@ -1,0 +1,58 @@
+//! The mistakes that the simulation must find: each is one word that a part of the simulation reads. The product knows
+//! nothing of them.
+
+use std::{fmt, str::FromStr};
+
+/// A mistake in the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Nodes let go of the version before at once, and not when all hold the new one.
+    BarrierSkipped,
+    /// The barrier does not wait for packets under way.
+    DrainSkipped,
+    /// A node commits an update as one batch.
+    SingleBatch,
+    /// A node acknowledges what is not durable.
+    AckBeforeJournal,
+    /// A node lets peers in before it takes away what is to go.
+    GrantBeforeRevoke,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Mutant; 5] = [
+        Mutant::BarrierSkipped,
+        Mutant::DrainSkipped,
+        Mutant::SingleBatch,
+        Mutant::AckBeforeJournal,
+        Mutant::GrantBeforeRevoke,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Mutant::BarrierSkipped => "barrier-skipped",
+            Mutant::DrainSkipped => "drain-skipped",
+            Mutant::SingleBatch => "single-batch",
+            Mutant::AckBeforeJournal => "ack-before-journal",
+            Mutant::GrantBeforeRevoke => "grant-before-revoke",
+        }
+    }
+}
+
+impl fmt::Display for Mutant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Mutant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Mutant, String> {
+        let found = Mutant::ALL.into_iter().find(|mutant| mutant.name() == text);
+        found.ok_or_else(|| {
+            let names = Mutant::ALL.map(Mutant::name).join(", ");
+            format!("there is none of that name; there are: {names}")
+        })
+    }
+}
