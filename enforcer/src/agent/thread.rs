@@ -12,7 +12,11 @@ use sallyport_proto::{Position, Update};
 use tokio::sync::{oneshot, watch};
 
 use super::{Agent, Refusal, StartError};
-use crate::{journal::Journal, netlink::Netlink, nft::render::Options};
+use crate::{
+    journal::{self, Journal},
+    netlink::Netlink,
+    nft::render::Options,
+};
 
 /// How long nothing must happen before what is left behind is deleted.
 const IDLE: Duration = Duration::from_millis(100);
@@ -55,7 +59,7 @@ impl Handle {
 pub fn start(data_dir: &Path, options: Options) -> Result<Handle, StartError> {
     let netlink = Netlink::open()?;
     netlink.await_orphan(ORPHAN_PATIENCE)?;
-    let (journal, recovered) = Journal::open(data_dir)?;
+    let (journal, recovered, _) = journal::open(data_dir)?;
     let agent = Agent::start(netlink, journal, recovered, options)?;
     let (requests, queue) = mpsc::channel();
     let (said, window) = watch::channel(agent.window());
