@@ -3,8 +3,12 @@
 
 mod failure;
 mod fold;
+mod inspect;
 mod load;
+mod mend;
 mod record;
+mod restore;
+mod scratch;
 mod store;
 mod values;
 mod watermark;
@@ -15,6 +19,8 @@ use sallyport_proto::{Epoch, Revision};
 
 pub use self::{
     failure::JournalError,
+    inspect::{Report, inspect},
+    restore::{RestoreError, restore},
     store::{Settings, SledJournal},
 };
 use crate::{

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
+    path::Path,
     process::ExitCode,
     sync::mpsc,
     thread,

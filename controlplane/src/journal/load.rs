@@ -9,7 +9,7 @@ use std::{
 };
 
 use prost::Message;
-use sallyport_proto::Revision;
+use sallyport_proto::{Epoch, Revision};
 use tracing::warn;
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cluster::{Cluster, Stored},
-    history::{Bounds, Committed, Event, History},
+    history::{Bounds, Committed, Event, History, Replaced},
     manifest,
 };
 
@@ -151,8 +151,22 @@ fn begin(trees: &Trees) -> Result<(), JournalError> {
     if !trees.log.is_empty() || !trees.snapshot.is_empty() {
         return Err(trees.missing_meta(FORMAT_KEY));
     }
-    trees.put_meta(EPOCH_KEY, &NumberRecord { number: 1 })?;
-    trees.put_meta(SNAPSHOT_KEY, &SnapshotRecord::default())?;
+    begin_with(trees, 1, SnapshotRecord::default(), &BTreeMap::new())
+}
+
+/// What a journal holds that begins with a snapshot, which is there already. The format comes last: without it, it is none.
+pub(super) fn begin_with(
+    trees: &Trees,
+    epoch: Epoch,
+    snapshot: SnapshotRecord,
+    joined: &BTreeMap<String, bool>,
+) -> Result<(), JournalError> {
+    trees.put_meta(EPOCH_KEY, &NumberRecord { number: epoch })?;
+    trees.put_meta(SNAPSHOT_KEY, &snapshot)?;
+    for (node, &leased) in joined {
+        let number = u64::from(leased);
+        trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
+    }
     trees.put_meta(FORMAT_KEY, &NumberRecord { number: FORMAT })?;
     trees.flush()
 }
@@ -339,17 +353,44 @@ fn events(
                 }
             });
         }
-        outline.push((transaction.revision, events));
+        let before = match transaction.before {
+            Some(before) => Some(replaced(trees, transaction.revision, before.objects)?),
+            None => None,
+        };
+        outline.push((events, transaction.revision, transaction.at_ms, before));
     }
     let mut read = parse(trees, unread)?.into_iter();
     let mut fill = |event: Option<Event>| {
         event.unwrap_or_else(|| Event::Put(read.next().expect("one was read for each gap")))
     };
-    let filled = outline.into_iter().map(|(revision, events)| Committed {
-        revision,
-        events: events.into_iter().map(&mut fill).collect(),
-    });
+    let filled = outline
+        .into_iter()
+        .map(|(events, revision, at_ms, before)| Committed {
+            revision,
+            events: events.into_iter().map(&mut fill).collect(),
+            at_ms,
+            before,
+        });
     Ok(filled.collect())
+}
+
+/// What a transaction replaced or deleted. The manifests are read when somebody goes back to them.
+fn replaced(
+    trees: &Trees,
+    revision: Revision,
+    objects: Vec<ObjectRecord>,
+) -> Result<Vec<Replaced>, JournalError> {
+    let objects = objects.into_iter().map(|object| {
+        let name = || format!("log: revision {revision}");
+        let key = object
+            .key()
+            .map_err(|damage| trees.damaged(name(), damage))?;
+        Ok(Replaced {
+            key,
+            manifest: object.manifest.unwrap_or_default().into(),
+        })
+    });
+    objects.collect()
 }
 
 /// Reads manifests, on all processors: this is most of the time that opening takes.

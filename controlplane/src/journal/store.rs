@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 use super::{
     Journal, JournalError, Note, Recovered, fold,
     load::{self, Loaded},
+    mend,
     record::{self, SnapshotRecord, TransactionRecord},
     watermark::Watermark,
 };
@@ -84,7 +85,27 @@ pub(super) struct Trees {
 
 impl SledJournal {
     /// Opens a journal, or creates an empty one, and reads what is in it.
+    ///
+    /// sled refuses a journal whose `snap.*` file is torn. If all is there without it, it is moved aside.
     pub fn open(settings: Settings) -> Result<(SledJournal, Recovered), JournalError> {
+        match SledJournal::open_as_it_is(settings.clone()) {
+            Err(error) if error.is_damage() && mend::without_snapshot(&settings, &error) => {
+                SledJournal::open_as_it_is(settings)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Reads a journal, and what was acknowledged of it as far as it is known, and closes it again.
+    pub(super) fn read(settings: Settings) -> Result<(Option<Revision>, Recovered), JournalError> {
+        let watermark = Watermark::open(&settings.path);
+        let (_, acknowledged) =
+            watermark.map_err(io_error(&settings.path, "open the file acknowledged"))?;
+        let (_, recovered) = SledJournal::open_as_it_is(settings)?;
+        Ok((acknowledged, recovered))
+    }
+
+    fn open_as_it_is(settings: Settings) -> Result<(SledJournal, Recovered), JournalError> {
         let trees = Trees::open(&settings.path)?;
         let (mut watermark, acknowledged) = Watermark::open(&settings.path)
             .map_err(io_error(&settings.path, "open the file acknowledged"))?;
@@ -219,7 +240,7 @@ impl Drop for SledJournal {
 }
 
 impl Trees {
-    fn open(path: &Path) -> Result<Trees, JournalError> {
+    pub(super) fn open(path: &Path) -> Result<Trees, JournalError> {
         let io = |step| io_error(path, step);
         create_private(path).map_err(io("create the directory"))?;
         let db = unpanicked(path, "open it", || open_patiently(path))?;
