@@ -69,6 +69,19 @@ pub enum JournalError {
         /// The last revision that there was.
         acknowledged: Revision,
     },
+    /// Notes about nodes are gone that were durable.
+    #[error(
+        "the journal {path} holds {found} of {noted} notes of nodes that joined: a file of it was damaged or replaced, and \
+         sled cut off what it could not read. The journal is not used as it is. {ADVICE}"
+    )]
+    Forgotten {
+        /// Where it is.
+        path: PathBuf,
+        /// How many notes are in it.
+        found: u64,
+        /// How many there were.
+        noted: u64,
+    },
     /// The journal was written by a later version.
     #[error(
         "the journal {path} has format {found}, and this version reads formats up to {known}: start the version that \
@@ -144,7 +157,8 @@ impl JournalError {
         match self {
             JournalError::Broken { .. }
             | JournalError::Damaged { .. }
-            | JournalError::Lost { .. } => true,
+            | JournalError::Lost { .. }
+            | JournalError::Forgotten { .. } => true,
             JournalError::Io { cause, .. } => matches!(
                 cause.kind(),
                 io::ErrorKind::InvalidData
@@ -162,6 +176,7 @@ impl JournalError {
         | JournalError::Broken { path, .. }
         | JournalError::Damaged { path, .. }
         | JournalError::Lost { path, .. }
+        | JournalError::Forgotten { path, .. }
         | JournalError::Format { path, .. }) = &mut self;
         *path = elsewhere;
         self

@@ -97,7 +97,7 @@ impl fmt::Display for Report {
         let counts = Kind::ALL.map(|kind| (kind, cluster.of_kind(kind).count()));
         let counts = counts.iter().filter(|(_, count)| *count > 0);
         let counts: Vec<_> = counts
-            .map(|(kind, count)| format!("{count} {}", kind.resource()))
+            .map(|(kind, count)| format!("{count} {kind}"))
             .collect();
         let counts = if counts.is_empty() {
             "none".to_owned()
@@ -113,7 +113,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "{} nodes have joined; settled up to revision {settled}",
+            "nodes that have joined: {}; settled up to revision {settled}",
             joined.len()
         )
     }

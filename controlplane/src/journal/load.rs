@@ -34,6 +34,8 @@ pub(super) const SNAPSHOT_KEY: &str = "snapshot";
 /// The revision up to which the log is being folded; above the snapshot's revision only while that is unfinished.
 pub(super) const FOLDING_KEY: &str = "folding";
 
+/// How many durable notes were taken.
+const NOTED_KEY: &str = "noted";
 const SETTLED_KEY: &str = "settled";
 /// A node's key begins so.
 const NODE_KEY: &str = "node ";
@@ -119,11 +121,19 @@ pub(super) fn note(trees: &Trees, note: &Note) -> Result<(), JournalError> {
         Note::Joined { node, leased } => {
             let number = u64::from(*leased);
             trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
+            // After the note, so that where the count is the note is too.
+            let number = noted(trees)? + 1;
+            trees.put_meta(NOTED_KEY, &NumberRecord { number })?;
             trees.flush()
         }
         Note::Left { node } => trees.remove_meta(&format!("{NODE_KEY}{node}")),
         Note::Settled(revision) => trees.put_meta(SETTLED_KEY, &NumberRecord { number: *revision }),
     }
+}
+
+/// How many durable notes were taken.
+pub(super) fn noted(trees: &Trees) -> Result<u64, JournalError> {
+    Ok(trees.number(NOTED_KEY)?.unwrap_or(0))
 }
 
 /// The nodes that are noted.

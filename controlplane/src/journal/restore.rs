@@ -10,7 +10,7 @@ use super::{
     load,
     record::{ObjectRecord, SnapshotRecord, object_key},
     store::Trees,
-    watermark::Watermark,
+    watermark::{Acknowledged, Watermark},
 };
 use crate::{
     backup::{Contents, Saved},
@@ -78,7 +78,10 @@ pub fn restore(path: &Path, contents: &Contents, epoch: Epoch) -> Result<(), Res
     load::begin_with(&trees, epoch, snapshot, &contents.nodes)?;
     let (mut watermark, _) = Watermark::open(path).map_err(io("open the file acknowledged"))?;
     watermark
-        .set(contents.revision)
+        .set(Acknowledged {
+            revision: contents.revision,
+            noted: 0,
+        })
         .map_err(io("write the file acknowledged"))?;
     Ok(())
 }

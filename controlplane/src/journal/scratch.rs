@@ -5,6 +5,8 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -13,6 +15,10 @@ use super::failure::JournalError;
 
 /// Where what was damaged is kept, in the journal's directory.
 pub(super) const QUARANTINE: &str = "quarantine";
+
+/// sled lets go of its lock a moment after it is closed.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// A file with which sled opens faster. When it is torn sled refuses to open.
 pub(super) fn is_snapshot(name: &OsStr) -> bool {
@@ -29,14 +35,20 @@ pub(super) fn copy_of(path: &Path, left_out: fn(&OsStr) -> bool) -> Result<TempD
         }
     };
     let file = File::open(path.join("db")).map_err(failed("open the file db"))?;
-    match file.try_lock_shared() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(JournalError::Locked {
-                path: path.to_owned(),
-            });
+    let started = Instant::now();
+    loop {
+        match file.try_lock_shared() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(LOCK_RETRY);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(JournalError::Locked {
+                    path: path.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(cause)) => return Err(failed("lock it")(cause)),
         }
-        Err(TryLockError::Error(cause)) => return Err(failed("lock it")(cause)),
     }
     let scratch = tempfile::tempdir().map_err(failed("make a directory for a copy"))?;
     copy(path, scratch.path(), left_out).map_err(failed("copy it"))?;

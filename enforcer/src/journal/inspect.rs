@@ -5,9 +5,15 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{Error, Journal, Recovered, quarantine, scratch};
+
+/// sled lets go of its lock a moment after it is closed.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 /// What a journal holds.
 #[derive(Debug)]
@@ -91,7 +97,16 @@ pub fn inspect(path: &Path) -> Result<Report, Error> {
 
 /// A journal that is in use changes while it is copied.
 fn refuse_open(path: &Path) -> Result<(), Error> {
-    let locked = File::open(path.join("db")).and_then(|file| match file.try_lock_shared() {
+    let started = Instant::now();
+    let lock = |file: File| loop {
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(LOCK_RETRY);
+            }
+            result => break result,
+        }
+    };
+    let locked = File::open(path.join("db")).and_then(|file| match lock(file) {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(io::Error::new(
             io::ErrorKind::ResourceBusy,

@@ -39,7 +39,7 @@ pub(crate) async fn run(
 }
 
 fn inspect(path: &Path) -> Result<journal::Report, Failure> {
-    journal::inspect(path).map_err(refused)
+    journal::inspect(&journal::within(path)).map_err(refused)
 }
 
 fn refused(error: impl ToString) -> Failure {
@@ -181,7 +181,7 @@ fn restore(args: &args::Restore, out: &mut dyn io::Write) -> Result<(), Failure>
         },
     };
     let epoch = args.epoch.unwrap_or(contents.epoch.saturating_add(1));
-    journal::restore(&args.data_dir, &contents, epoch).map_err(refused)?;
+    journal::restore(&journal::within(&args.data_dir), &contents, epoch).map_err(refused)?;
     let (revision, count, path) = (
         contents.revision,
         contents.objects.len(),
