@@ -5,6 +5,7 @@ mod convert;
 mod edits;
 mod failure;
 mod list;
+mod past;
 mod watching;
 
 use std::{sync::Arc, time::Duration};
@@ -12,9 +13,10 @@ use std::{sync::Arc, time::Duration};
 use sallyport_proto::{
     Revision,
     wire::{
-        self, ApplyRequest, ApplyResponse, GetRequest, GetResponse, ListRequest, ListResponse,
-        StatusRequest, StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse, WatchRequest,
-        WatchResponse, policy_service_server::PolicyService,
+        self, ApplyRequest, ApplyResponse, BackupRequest, BackupResponse, GetRequest, GetResponse,
+        HistoryRequest, HistoryResponse, ListRequest, ListResponse, RollbackRequest, StatusRequest,
+        StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse, WatchRequest, WatchResponse,
+        policy_service_server::PolicyService,
     },
 };
 use tokio::{sync::watch, time::timeout};
@@ -25,7 +27,7 @@ use self::list::Listings;
 use crate::{
     nodes::{self, Nodes, Unreachable},
     transaction::not_found,
-    writer::{Submission, Writer},
+    writer::{Carried, Submission, Writer},
 };
 
 /// The largest request that is read.
@@ -81,6 +83,7 @@ impl Api {
 #[tonic::async_trait]
 impl PolicyService for Api {
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+    type BackupStream = ReceiverStream<Result<BackupResponse, Status>>;
 
     async fn apply(
         &self,
@@ -115,11 +118,7 @@ impl PolicyService for Api {
             .submit(submission)
             .await
             .map_err(|refusal| failure::refusal(&refusal))?;
-        let mut response = ApplyResponse {
-            revision: carried.revision,
-            changes: carried.changes.iter().map(Into::into).collect(),
-            ..ApplyResponse::default()
-        };
+        let mut response = told(&carried);
         if let Some(limit) = enforced_within_ms.filter(|_| !dry_run) {
             let waited = self.wait(carried.revision, limit).await?;
             response.enforced = Some(waited.enforced);
@@ -180,6 +179,29 @@ impl PolicyService for Api {
         Ok(Response::new(self.wait(revision, timeout_ms).await?))
     }
 
+    async fn history(
+        &self,
+        request: Request<HistoryRequest>,
+    ) -> Result<Response<HistoryResponse>, Status> {
+        let state = self.writer.current();
+        Ok(Response::new(past::history(&state, &request.into_inner())))
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<RollbackRequest>,
+    ) -> Result<Response<ApplyResponse>, Status> {
+        let carried = past::roll_back(&self.writer, request.into_inner()).await?;
+        Ok(Response::new(told(&carried)))
+    }
+
+    async fn backup(
+        &self,
+        _: Request<BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        Ok(Response::new(past::backup(self.writer.current())))
+    }
+
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let state = self.writer.current();
         Ok(Response::new(StatusResponse {
@@ -188,6 +210,15 @@ impl PolicyService for Api {
             nodes: self.nodes.status().iter().map(Into::into).collect(),
             rollouts: self.nodes.rollouts().iter().map(Into::into).collect(),
         }))
+    }
+}
+
+/// What a transaction came to.
+fn told(carried: &Carried) -> ApplyResponse {
+    ApplyResponse {
+        revision: carried.revision,
+        changes: carried.changes.iter().map(Into::into).collect(),
+        ..ApplyResponse::default()
     }
 }
 

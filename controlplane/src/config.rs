@@ -191,7 +191,7 @@ impl Config {
                 ..Bounds::default()
             },
             fold_after: self.history.into(),
-            ..journal::Settings::at(self.data_dir.join("journal"))
+            ..journal::Settings::at(journal::within(&self.data_dir))
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The recent transactions, as watchers are told them; the oldest go when there are too many. It holds what was
 //! committed: it decides nothing and reads no journal.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::OrdMap;
 use sallyport_proto::Revision;
@@ -15,6 +15,19 @@ pub struct Committed {
     pub revision: Revision,
     /// What it did, in the order of its edits; at most one event an object.
     pub events: Vec<Event>,
+    /// When, in milliseconds since 1970; unknown of one that an earlier version journalled.
+    pub at_ms: Option<u64>,
+    /// The objects that it replaced or deleted, as they were; unknown of one that an earlier version journalled.
+    pub before: Option<Vec<Replaced>>,
+}
+
+/// An object as it was before a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// Which object.
+    pub key: ObjectKey,
+    /// The object as compact JSON, as it was put.
+    pub manifest: Arc<str>,
 }
 
 /// What became of one object.
@@ -47,7 +60,9 @@ impl Event {
 
 impl Committed {
     fn size(&self) -> usize {
-        self.events.iter().map(Event::size).sum()
+        let events: usize = self.events.iter().map(Event::size).sum();
+        let before = self.before.iter().flatten();
+        events + before.map(|object| object.manifest.len()).sum::<usize>()
     }
 }
 
@@ -89,6 +104,30 @@ pub struct Compacted {
     pub asked: Revision,
     /// The least that can be.
     pub oldest: Revision,
+}
+
+/// Why it is not known how objects were at a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unrecorded {
+    /// What happened since is not kept any more.
+    #[error(
+        "what happened since revision {asked} is compacted: the oldest that can be gone back to is revision {oldest}"
+    )]
+    Compacted {
+        /// What was asked for.
+        asked: Revision,
+        /// The least that can be.
+        oldest: Revision,
+    },
+    /// A transaction since was journalled by a version that did not note what it replaced.
+    #[error(
+        "revision {revision} was journalled by an earlier version, which did not note what it replaced: the oldest that \
+         can be gone back to is revision {revision}"
+    )]
+    NotNoted {
+        /// The last such transaction.
+        revision: Revision,
+    },
 }
 
 impl History {
@@ -135,6 +174,42 @@ impl History {
             .map_or(self.latest, |(revision, _)| revision - 1)
     }
 
+    /// The transactions before a revision, the latest first.
+    pub fn before(&self, revision: Revision) -> impl Iterator<Item = &Arc<Committed>> + use<'_> {
+        let earlier = self.transactions.range(..revision).rev();
+        earlier.map(|(_, committed)| committed)
+    }
+
+    /// The objects that changed after a revision, as they were at it; `None` for those that were not there.
+    pub fn undone(
+        &self,
+        to: Revision,
+    ) -> Result<BTreeMap<&ObjectKey, Option<&Arc<str>>>, Unrecorded> {
+        let later = self.after(to);
+        let later =
+            later.map_err(|Compacted { asked, oldest }| Unrecorded::Compacted { asked, oldest })?;
+        let mut objects = BTreeMap::new();
+        let mut not_noted = None;
+        for committed in later {
+            let Some(before) = &committed.before else {
+                not_noted = Some(committed.revision);
+                continue;
+            };
+            let before: BTreeMap<_, _> = before
+                .iter()
+                .map(|object| (&object.key, &object.manifest))
+                .collect();
+            for key in committed.events.iter().map(Event::key) {
+                let was = before.get(key).copied();
+                objects.entry(key).or_insert(was);
+            }
+        }
+        match not_noted {
+            Some(revision) => Err(Unrecorded::NotNoted { revision }),
+            None => Ok(objects),
+        }
+    }
+
     /// The transactions after a revision, in order.
     pub fn after(
         &self,
@@ -166,6 +241,8 @@ mod tests {
         Arc::new(Committed {
             revision,
             events: vec![Event::Delete(key)],
+            at_ms: None,
+            before: None,
         })
     }
 

@@ -3,24 +3,39 @@
 
 mod failure;
 mod fold;
+mod inspect;
 mod load;
+mod mend;
 mod record;
+mod restore;
+mod scratch;
 mod store;
 mod values;
 mod watermark;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use sallyport_proto::{Epoch, Revision};
 
 pub use self::{
     failure::JournalError,
+    inspect::{Report, inspect},
+    restore::{RestoreError, restore},
     store::{Settings, SledJournal},
 };
 use crate::{
     cluster::Cluster,
     history::{Committed, History},
 };
+
+/// Where a control plane has its journal, in the directory that it is given.
+pub fn within(data_dir: &Path) -> PathBuf {
+    data_dir.join("journal")
+}
 
 /// Where committed transactions go before anyone is told.
 pub trait Journal: Send {

@@ -2,6 +2,7 @@
 //! enforce, and streams just what changed.
 
 pub mod api;
+pub mod backup;
 pub mod cluster;
 pub mod compile;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod manifest;
 pub mod model;
 pub mod nodes;
 mod oversize;
+pub mod rollback;
 pub mod server;
 pub mod stream;
 pub mod transaction;

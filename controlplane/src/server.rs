@@ -1,7 +1,11 @@
 //! The whole control plane in one process: journal, writer, both services, started in order and stopped in order.
 //! Handles no signal and sets up no logging: that is the binary's.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sallyport_proto::{
     Epoch, Revision,
@@ -80,9 +84,11 @@ pub struct Handle {
 
 /// Starts a control plane. When this returns, it serves.
 pub async fn start(config: Config) -> Result<Handle, ServerError> {
+    let started = Instant::now();
     let (settings, leading) = (config.journal(), config.nodes());
     let (journal, mut recovered) =
         tokio::task::spawn_blocking(move || SledJournal::open(settings)).await??;
+    let opened = started.elapsed();
     recovered.cluster = recovered.cluster.with_established(config.established);
     let (revision, epoch) = (recovered.revision, recovered.epoch);
     let (writer, nodes, running) =
@@ -99,7 +105,8 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
     let (stop, stopping) = watch::channel(false);
     let router = router(writer, nodes, stopping.clone()).await?;
     let task = tokio::spawn(serve(router, listener, running, stopping));
-    info!("listening on {address}, revision {revision}, epoch {epoch}");
+    let took = started.elapsed();
+    info!(?took, read = ?opened, "listening on {address}, revision {revision}, epoch {epoch}");
     Ok(Handle {
         address,
         revision,

@@ -14,7 +14,7 @@ use sallyport_proto::Revision;
 
 use crate::{
     cluster::{Cluster, Stored},
-    history::{Committed, Event},
+    history::{Committed, Event, Replaced},
     manifest,
     model::{Kind, Object, ObjectKey},
 };
@@ -116,7 +116,7 @@ pub struct Outcome {
     pub cluster: Cluster,
     /// What it does, one entry an object, in the order of the edits.
     pub changes: Vec<Change>,
-    /// What is to be committed; `None` when it changes nothing.
+    /// What is to be committed, without a time; `None` when it changes nothing.
     pub committed: Option<Committed>,
 }
 
@@ -140,6 +140,20 @@ pub fn carry_out(
         draft.carry_out(edit);
     }
     draft.finish()
+}
+
+/// Whether what objects refer to is there, of a whole cluster: the first thing that is not.
+pub fn consistent(cluster: &Cluster) -> Result<(), Problem> {
+    for stored in cluster.objects() {
+        let key = &stored.object.key;
+        if let Some((reason, message)) = rules::broken(cluster, cluster, key).into_iter().next() {
+            return Err(Problem {
+                reason,
+                message: format!("{key}: {message}"),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A transaction under way.
@@ -236,15 +250,23 @@ impl<'a> Draft<'a> {
         if !self.problems.is_empty() {
             return Err(self.problems);
         }
-        let (mut changes, mut events) = (Vec::with_capacity(touched.len()), Vec::new());
+        let mut changes = Vec::with_capacity(touched.len());
+        let (mut events, mut replaced) = (Vec::new(), Vec::new());
         for (key, _) in touched {
-            let (action, event) = became(&key, self.base.get(&key), self.cluster.get(&key));
+            let before = self.base.get(&key);
+            let (action, event) = became(&key, before, self.cluster.get(&key));
+            replaced.extend(before.filter(|_| event.is_some()).map(|stored| Replaced {
+                key: key.clone(),
+                manifest: stored.object.manifest.clone(),
+            }));
             events.extend(event);
             changes.push(Change { key, action });
         }
         let committed = Committed {
             revision: self.revision,
             events,
+            at_ms: None,
+            before: Some(replaced),
         };
         Ok(Outcome {
             cluster: self.cluster,

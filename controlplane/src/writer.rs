@@ -4,10 +4,11 @@
 mod group;
 
 use std::{
+    collections::BTreeMap,
     panic::{self, AssertUnwindSafe},
     sync::Arc,
     thread,
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use sallyport_proto::{Epoch, Revision};
@@ -39,6 +40,8 @@ pub struct Published {
     pub cluster: Cluster,
     /// The recent transactions.
     pub history: History,
+    /// The nodes that ever enforced anything, and whether each closes by itself when it gets no lease.
+    pub joined: Arc<BTreeMap<String, bool>>,
 }
 
 /// What a transaction came to.
@@ -142,6 +145,13 @@ impl Writer {
         let policies = compiler
             .policies()
             .map(|(name, policy)| (name.to_owned(), policy.clone()));
+        let (publish, published) = watch::channel(Arc::new(Published {
+            revision,
+            epoch,
+            cluster,
+            history,
+            joined: Arc::new(joined.clone()),
+        }));
         let start = Start {
             epoch,
             revision,
@@ -150,12 +160,6 @@ impl Writer {
         };
         let table = Table::new(start, settings, policies, Instant::now());
         let nodes = Arc::new(Nodes::new(table));
-        let (publish, published) = watch::channel(Arc::new(Published {
-            revision,
-            epoch,
-            cluster,
-            history,
-        }));
         let (queue, queued) = mpsc::channel(QUEUE);
         let (end, ended) = oneshot::channel();
         let state = State {
@@ -224,6 +228,14 @@ impl Running {
     }
 }
 
+/// The time, in milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
 struct State {
     journal: Box<dyn Journal>,
     compiler: Compiler,
@@ -248,7 +260,7 @@ impl State {
 
     /// Decides what is queued, each on top of those before it.
     fn decide(&mut self, first: Queued, queue: &mut mpsc::Receiver<Message>) -> Group {
-        let mut group = Group::on(self.publish.borrow().clone());
+        let mut group = Group::on(self.publish.borrow().clone(), now_ms());
         group.decide(first);
         while !group.is_full()
             && let Ok(message) = queue.try_recv()
@@ -266,9 +278,29 @@ impl State {
         let noted = self.journal.note(note).map_err(Arc::new);
         if let Err(error) = &noted {
             error!(%error, ?note, "could not take a note");
+        } else {
+            self.publish_joined(note);
         }
         // Who asked may have gone.
         let _ = answer.send(noted);
+    }
+
+    /// Lets everyone see which nodes have joined.
+    fn publish_joined(&self, note: &Note) {
+        self.publish.send_if_modified(|published| {
+            let mut joined = BTreeMap::clone(&published.joined);
+            let changed = match note {
+                Note::Joined { node, leased } => {
+                    joined.insert(node.clone(), *leased) != Some(*leased)
+                }
+                Note::Left { node } => joined.remove(node).is_some(),
+                Note::Settled(_) => false,
+            };
+            if changed {
+                Arc::make_mut(published).joined = Arc::new(joined);
+            }
+            changed
+        });
     }
 
     /// Durable, then visible, then answered.
@@ -308,10 +340,11 @@ impl State {
             }
         }
         for node in &affected.gone {
-            let node = node.clone();
-            if let Err(error) = self.journal.note(&Note::Left { node }) {
+            let note = Note::Left { node: node.clone() };
+            if let Err(error) = self.journal.note(&note) {
                 error!(%error, "could not take a note");
             }
+            self.publish_joined(&note);
         }
         self.nodes.commit(committed.revision, affected, unreachable);
     }

@@ -36,13 +36,16 @@ fn closed() -> String {
     format!("http://{address}")
 }
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 11] = [
     "apply",
     "get",
     "delete",
     "label",
     "status",
     "wait",
+    "history",
+    "rollback",
+    "journal",
     "version",
     "completion",
 ];

@@ -1,11 +1,17 @@
 //! The enforcer's command line: reads options, checks the node, starts agent and session.
 
-use std::{io::IsTerminal, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    io::{IsTerminal, Write as _},
+    net::IpAddr,
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
-use sallyport_enforcer::{agent, nft::render::Options, preflight, session};
+use sallyport_enforcer::{agent, journal, nft::render::Options, preflight, session};
 use sallyport_proto::Ranges;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
@@ -21,8 +27,11 @@ use tracing_subscriber::EnvFilter;
 /// Needs CAP_NET_ADMIN and a kernel with nf_tables and ctnetlink (Linux 5.6 or later; 6.9 protects the table from
 /// others).
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// This node's name, as its Node object has it [default: the host name]
     #[arg(long, env = "SALLYPORT_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
@@ -75,11 +84,40 @@ struct Arguments {
     log_format: LogFormat,
 }
 
+/// What to do instead of enforcing.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look into the journal of an enforcer that is stopped; never changes it
+    #[command(subcommand)]
+    Journal(JournalCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum JournalCommand {
+    /// Read every record and say whether the journal is whole (exit code 0) or damaged (1)
+    Verify(JournalArguments),
+    /// Print every record, one a line, and what they add up to
+    Dump(JournalArguments),
+}
+
+#[derive(Debug, Args)]
+struct JournalArguments {
+    /// Where the journal is kept
+    #[arg(
+        long,
+        env = "SALLYPORT_DATA_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/sallyport/enforcer"
+    )]
+    data_dir: PathBuf,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443
   sallyport-enforcer --workload-cidr 10.9.1.0/24 --interface 'veth*'
   sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443 --lease 10s
+  sallyport-enforcer journal verify
 
 The table, as stock nft shows it:
   nft list table inet sallyport
@@ -151,6 +189,9 @@ fn host_name() -> Result<String> {
 #[tokio::main(flavor = "multi_thread", worker_threads = 1)]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if let Some(Command::Journal(command)) = &arguments.command {
+        return look_into(command);
+    }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -188,6 +229,25 @@ async fn main() -> Result<()> {
         _ = tokio::signal::ctrl_c() => {}
     }
     info!("stopping; the table stays and goes on enforcing");
+    Ok(())
+}
+
+/// Tells what is in a journal.
+fn look_into(command: &JournalCommand) -> Result<()> {
+    let (JournalCommand::Verify(arguments) | JournalCommand::Dump(arguments)) = command;
+    let report = journal::inspect(&arguments.data_dir)?;
+    let mut text = String::new();
+    if matches!(command, JournalCommand::Dump(_)) {
+        for entry in &report.entries {
+            text += &format!(
+                "{:>6}  {:>9} bytes  {}\n",
+                entry.sequence, entry.bytes, entry.text
+            );
+        }
+    }
+    text += &report.to_string();
+    // A reader that left has read enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     net::IpAddr,
+    path::Path,
     process::ExitCode,
     sync::mpsc,
     thread,
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         ("a_rebooted_node_enforces_before_it_has_a_session", reboot),
         ("a_table_without_its_base_chain_is_made_anew", no_base_chain),
         ("a_lost_journal_opens_nothing", lost_journal),
+        ("a_damaged_journal_opens_nothing", damaged_journal),
     ])
 }
 
@@ -240,10 +242,26 @@ fn nft(deployment: &Deployment, arguments: &[&str]) -> Outcome {
 
 /// The kernel has what the journal has not: it stays in force until the control plane's snapshot replaces it.
 fn lost_journal() -> Outcome {
+    resynchronises(|journal| Ok(std::fs::remove_dir_all(journal)?))
+}
+
+/// The journal is moved aside, and then it is as if it were lost.
+fn damaged_journal() -> Outcome {
+    resynchronises(|journal| {
+        let log = journal.join("db");
+        let mut bytes = std::fs::read(&log)?;
+        let written = bytes.iter().rposition(|&byte| byte != 0).unwrap_or(0);
+        bytes[written / 2] ^= 0x10;
+        Ok(std::fs::write(log, bytes)?)
+    })
+}
+
+/// Something happens to the journal of an enforcer that is dead, while there is no control plane.
+fn resynchronises(happens: impl FnOnce(&Path) -> Outcome) -> Outcome {
     let (mut deployment, allowed, denied, _served) = bed()?;
     deployment.kill_control_plane();
     deployment.kill_enforcer(1);
-    std::fs::remove_dir_all(deployment.data_dir("node-2"))?;
+    happens(&deployment.data_dir("node-2"))?;
     deployment.start_enforcer(1)?;
     thread::sleep(Duration::from_millis(300));
     deployment.start_control_plane()?;
@@ -256,7 +274,7 @@ fn lost_journal() -> Outcome {
     }
     thread::sleep(Duration::from_millis(200));
     let (allowed, denied) = (allowed.stop(), denied.stop());
-    println!("with a lost journal: allowed {allowed:?}, denied {denied:?}");
+    println!("without its journal: allowed {allowed:?}, denied {denied:?}");
     if denied.received > 0 || denied.sent < 300 {
         return Err(format!("denied: {denied:?}").into());
     }

@@ -1,6 +1,6 @@
 //! Between messages and the model, for PolicyService. A reference that is through here names an object that can be.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use sallyport_proto::wire::{self, NodeStatus, ObjectRef, WatchEvent, WatchResponse, watch_event};
 use tonic::Status;
@@ -98,6 +98,36 @@ impl From<&Change> for wire::Change {
         wire::Change {
             r#ref: Some((&change.key).into()),
             action: action.into(),
+        }
+    }
+}
+
+impl From<&Committed> for wire::Transaction {
+    fn from(committed: &Committed) -> Self {
+        use wire::change::Action as Wire;
+        let before = committed.before.as_ref();
+        let before = before.map(|all| {
+            all.iter()
+                .map(|object| &object.key)
+                .collect::<BTreeSet<_>>()
+        });
+        let was_there = |key: &ObjectKey| before.as_ref().map(|all| all.contains(key));
+        let change = |event: &Event| {
+            let action = match (event, was_there(event.key())) {
+                (Event::Delete(_), _) => Wire::Deleted,
+                (Event::Put(_), Some(true)) => Wire::Configured,
+                (Event::Put(_), Some(false)) => Wire::Created,
+                (Event::Put(_), None) => Wire::Unspecified,
+            };
+            wire::Change {
+                r#ref: Some(event.key().into()),
+                action: action.into(),
+            }
+        };
+        wire::Transaction {
+            revision: committed.revision,
+            at_ms: committed.at_ms.unwrap_or(0),
+            changes: committed.events.iter().map(change).collect(),
         }
     }
 }

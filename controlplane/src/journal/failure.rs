@@ -6,6 +6,10 @@ use sallyport_proto::Revision;
 
 use crate::manifest;
 
+/// What an operator does about damage.
+const ADVICE: &str = "`sallyport journal verify` looks at it without changing it. Move the directory away, and restore a \
+                      backup into an empty one with `sallyport journal restore`; nodes go on enforcing what they have";
+
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -30,8 +34,7 @@ pub enum JournalError {
     },
     /// sled cannot make sense of its files.
     #[error(
-        "the journal {path}: cannot {step}: the files are damaged: {cause}. Nothing was changed. Restore the \
-         directory from a backup, or move it away and apply the manifests again; nodes go on enforcing what they have"
+        "the journal {path}: cannot {step}: the files are damaged: {cause}. Nothing was changed. {ADVICE}"
     )]
     Broken {
         /// Where it is.
@@ -43,8 +46,7 @@ pub enum JournalError {
     },
     /// A record is not what was written.
     #[error(
-        "the journal {path}: {record}: {damage}. The record was not skipped and nothing was changed. Restore the \
-         directory from a backup, or move it away and apply the manifests again; nodes go on enforcing what they have"
+        "the journal {path}: {record}: {damage}. The record was not skipped and nothing was changed. {ADVICE}"
     )]
     Damaged {
         /// Where the journal is.
@@ -57,8 +59,7 @@ pub enum JournalError {
     /// Acknowledged transactions are gone.
     #[error(
         "the journal {path} ends at revision {found}, and revision {acknowledged} was acknowledged: a file of it was \
-         damaged or replaced, and sled cut off what it could not read. The journal is not used as it is. Restore the \
-         directory from a backup, or move it away and apply the manifests again; nodes go on enforcing what they have"
+         damaged or replaced, and sled cut off what it could not read. The journal is not used as it is. {ADVICE}"
     )]
     Lost {
         /// Where it is.
@@ -67,6 +68,19 @@ pub enum JournalError {
         found: Revision,
         /// The last revision that there was.
         acknowledged: Revision,
+    },
+    /// Notes about nodes are gone that were durable.
+    #[error(
+        "the journal {path} holds {found} of {noted} notes of nodes that joined: a file of it was damaged or replaced, and \
+         sled cut off what it could not read. The journal is not used as it is. {ADVICE}"
+    )]
+    Forgotten {
+        /// Where it is.
+        path: PathBuf,
+        /// How many notes are in it.
+        found: u64,
+        /// How many there were.
+        noted: u64,
     },
     /// The journal was written by a later version.
     #[error(
@@ -137,6 +151,37 @@ pub enum Damage {
 }
 
 impl JournalError {
+    /// Whether the journal is not what was written: then trying again is of no use. An error of the file system is no
+    /// damage: the journal may be whole.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            JournalError::Broken { .. }
+            | JournalError::Damaged { .. }
+            | JournalError::Lost { .. }
+            | JournalError::Forgotten { .. } => true,
+            JournalError::Io { cause, .. } => matches!(
+                cause.kind(),
+                io::ErrorKind::InvalidData
+                    | io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::InvalidInput
+            ),
+            JournalError::Locked { .. } | JournalError::Format { .. } => false,
+        }
+    }
+
+    /// The same of a journal elsewhere.
+    pub(super) fn of(mut self, elsewhere: PathBuf) -> JournalError {
+        let (JournalError::Locked { path }
+        | JournalError::Io { path, .. }
+        | JournalError::Broken { path, .. }
+        | JournalError::Damaged { path, .. }
+        | JournalError::Lost { path, .. }
+        | JournalError::Forgotten { path, .. }
+        | JournalError::Format { path, .. }) = &mut self;
+        *path = elsewhere;
+        self
+    }
+
     /// Whether the disk is full.
     pub fn is_full(&self) -> bool {
         matches!(self, JournalError::Io { cause, .. } if is_full(cause))

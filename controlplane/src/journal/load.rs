@@ -9,7 +9,7 @@ use std::{
 };
 
 use prost::Message;
-use sallyport_proto::Revision;
+use sallyport_proto::{Epoch, Revision};
 use tracing::warn;
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     cluster::{Cluster, Stored},
-    history::{Bounds, Committed, Event, History},
+    history::{Bounds, Committed, Event, History, Replaced},
     manifest,
 };
 
@@ -34,6 +34,8 @@ pub(super) const SNAPSHOT_KEY: &str = "snapshot";
 /// The revision up to which the log is being folded; above the snapshot's revision only while that is unfinished.
 pub(super) const FOLDING_KEY: &str = "folding";
 
+/// How many durable notes were taken.
+const NOTED_KEY: &str = "noted";
 const SETTLED_KEY: &str = "settled";
 /// A node's key begins so.
 const NODE_KEY: &str = "node ";
@@ -119,11 +121,19 @@ pub(super) fn note(trees: &Trees, note: &Note) -> Result<(), JournalError> {
         Note::Joined { node, leased } => {
             let number = u64::from(*leased);
             trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
+            // After the note, so that where the count is the note is too.
+            let number = noted(trees)? + 1;
+            trees.put_meta(NOTED_KEY, &NumberRecord { number })?;
             trees.flush()
         }
         Note::Left { node } => trees.remove_meta(&format!("{NODE_KEY}{node}")),
         Note::Settled(revision) => trees.put_meta(SETTLED_KEY, &NumberRecord { number: *revision }),
     }
+}
+
+/// How many durable notes were taken.
+pub(super) fn noted(trees: &Trees) -> Result<u64, JournalError> {
+    Ok(trees.number(NOTED_KEY)?.unwrap_or(0))
 }
 
 /// The nodes that are noted.
@@ -151,8 +161,22 @@ fn begin(trees: &Trees) -> Result<(), JournalError> {
     if !trees.log.is_empty() || !trees.snapshot.is_empty() {
         return Err(trees.missing_meta(FORMAT_KEY));
     }
-    trees.put_meta(EPOCH_KEY, &NumberRecord { number: 1 })?;
-    trees.put_meta(SNAPSHOT_KEY, &SnapshotRecord::default())?;
+    begin_with(trees, 1, SnapshotRecord::default(), &BTreeMap::new())
+}
+
+/// What a journal holds that begins with a snapshot, which is there already. The format comes last: without it, it is none.
+pub(super) fn begin_with(
+    trees: &Trees,
+    epoch: Epoch,
+    snapshot: SnapshotRecord,
+    joined: &BTreeMap<String, bool>,
+) -> Result<(), JournalError> {
+    trees.put_meta(EPOCH_KEY, &NumberRecord { number: epoch })?;
+    trees.put_meta(SNAPSHOT_KEY, &snapshot)?;
+    for (node, &leased) in joined {
+        let number = u64::from(leased);
+        trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
+    }
     trees.put_meta(FORMAT_KEY, &NumberRecord { number: FORMAT })?;
     trees.flush()
 }
@@ -339,17 +363,44 @@ fn events(
                 }
             });
         }
-        outline.push((transaction.revision, events));
+        let before = match transaction.before {
+            Some(before) => Some(replaced(trees, transaction.revision, before.objects)?),
+            None => None,
+        };
+        outline.push((events, transaction.revision, transaction.at_ms, before));
     }
     let mut read = parse(trees, unread)?.into_iter();
     let mut fill = |event: Option<Event>| {
         event.unwrap_or_else(|| Event::Put(read.next().expect("one was read for each gap")))
     };
-    let filled = outline.into_iter().map(|(revision, events)| Committed {
-        revision,
-        events: events.into_iter().map(&mut fill).collect(),
-    });
+    let filled = outline
+        .into_iter()
+        .map(|(events, revision, at_ms, before)| Committed {
+            revision,
+            events: events.into_iter().map(&mut fill).collect(),
+            at_ms,
+            before,
+        });
     Ok(filled.collect())
+}
+
+/// What a transaction replaced or deleted. The manifests are read when somebody goes back to them.
+fn replaced(
+    trees: &Trees,
+    revision: Revision,
+    objects: Vec<ObjectRecord>,
+) -> Result<Vec<Replaced>, JournalError> {
+    let objects = objects.into_iter().map(|object| {
+        let name = || format!("log: revision {revision}");
+        let key = object
+            .key()
+            .map_err(|damage| trees.damaged(name(), damage))?;
+        Ok(Replaced {
+            key,
+            manifest: object.manifest.unwrap_or_default().into(),
+        })
+    });
+    objects.collect()
 }
 
 /// Reads manifests, on all processors: this is most of the time that opening takes.

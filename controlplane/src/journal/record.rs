@@ -9,7 +9,7 @@ use sallyport_proto::Revision;
 use super::failure::Damage;
 use crate::{
     cluster::Stored,
-    history::{Committed, Event},
+    history::{Committed, Event, Replaced},
     model::{Kind, ObjectKey},
 };
 
@@ -129,6 +129,19 @@ pub(super) struct TransactionRecord {
     pub(super) revision: u64,
     #[prost(message, repeated, tag = "2")]
     pub(super) events: Vec<ObjectRecord>,
+    /// When, in milliseconds since 1970.
+    #[prost(uint64, optional, tag = "3")]
+    pub(super) at_ms: Option<u64>,
+    /// What it replaced or deleted. Absent in the records of earlier versions, which did not note it.
+    #[prost(message, optional, tag = "4")]
+    pub(super) before: Option<BeforeRecord>,
+}
+
+/// Objects as they were before a transaction.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct BeforeRecord {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) objects: Vec<ObjectRecord>,
 }
 
 /// An object: in a transaction, what became of it; in the snapshot, what it is.
@@ -143,7 +156,7 @@ pub(super) struct ObjectRecord {
     /// Absent when the object was deleted.
     #[prost(string, optional, tag = "4")]
     pub(super) manifest: Option<String>,
-    /// The revision that last changed it; in a transaction, the transaction's own.
+    /// The revision that last changed it; in a transaction, the transaction's own; not told of what was replaced.
     #[prost(uint64, tag = "5")]
     pub(super) revision: u64,
 }
@@ -178,9 +191,15 @@ impl From<&Committed> for TransactionRecord {
             Event::Put(stored) => ObjectRecord::from(&**stored),
             Event::Delete(key) => ObjectRecord::of(key, None, committed.revision),
         };
+        let replaced =
+            |object: &Replaced| ObjectRecord::of(&object.key, Some(object.manifest.to_string()), 0);
         TransactionRecord {
             revision: committed.revision,
             events: committed.events.iter().map(event).collect(),
+            at_ms: committed.at_ms,
+            before: committed.before.as_ref().map(|objects| BeforeRecord {
+                objects: objects.iter().map(replaced).collect(),
+            }),
         }
     }
 }
@@ -193,7 +212,11 @@ impl From<&Stored> for ObjectRecord {
 }
 
 impl ObjectRecord {
-    fn of(key: &ObjectKey, manifest: Option<String>, revision: Revision) -> ObjectRecord {
+    pub(super) fn of(
+        key: &ObjectKey,
+        manifest: Option<String>,
+        revision: Revision,
+    ) -> ObjectRecord {
         ObjectRecord {
             kind: kind_number(key.kind).into(),
             namespace: key.namespace.clone(),

@@ -22,8 +22,9 @@ use tracing::{error, info, warn};
 use super::{
     Journal, JournalError, Note, Recovered, fold,
     load::{self, Loaded},
+    mend,
     record::{self, SnapshotRecord, TransactionRecord},
-    watermark::Watermark,
+    watermark::{Acknowledged, Watermark},
 };
 use crate::history::{Bounds, Committed};
 
@@ -65,6 +66,8 @@ pub struct SledJournal {
     trees: Option<Trees>,
     /// The last transaction that was acknowledged.
     last: Revision,
+    /// How many durable notes were taken.
+    noted: u64,
     watermark: Watermark,
     snapshot: SnapshotRecord,
     folding: Option<JoinHandle<Result<SnapshotRecord, JournalError>>>,
@@ -84,27 +87,55 @@ pub(super) struct Trees {
 
 impl SledJournal {
     /// Opens a journal, or creates an empty one, and reads what is in it.
+    ///
+    /// sled refuses a journal whose `snap.*` file is torn. If all is there without it, it is moved aside.
     pub fn open(settings: Settings) -> Result<(SledJournal, Recovered), JournalError> {
+        match SledJournal::open_as_it_is(settings.clone()) {
+            Err(error) if error.is_damage() && mend::without_snapshot(&settings, &error) => {
+                SledJournal::open_as_it_is(settings)
+            }
+            opened => opened,
+        }
+    }
+
+    /// Reads a journal, and what was acknowledged of it as far as it is known, and closes it again.
+    pub(super) fn read(settings: Settings) -> Result<(Option<Revision>, Recovered), JournalError> {
+        let watermark = Watermark::open(&settings.path);
+        let (_, acknowledged) =
+            watermark.map_err(io_error(&settings.path, "open the file acknowledged"))?;
+        let (_, recovered) = SledJournal::open_as_it_is(settings)?;
+        Ok((
+            acknowledged.map(|acknowledged| acknowledged.revision),
+            recovered,
+        ))
+    }
+
+    fn open_as_it_is(settings: Settings) -> Result<(SledJournal, Recovered), JournalError> {
         let trees = Trees::open(&settings.path)?;
         let (mut watermark, acknowledged) = Watermark::open(&settings.path)
             .map_err(io_error(&settings.path, "open the file acknowledged"))?;
-        let acknowledged = acknowledged.unwrap_or(0);
+        let acknowledged = acknowledged.unwrap_or_default();
         let loaded = unpanicked(&settings.path, "read it", || {
             trees.reaches(acknowledged)?;
-            load::load(&trees, settings.history, acknowledged)
+            load::load(&trees, settings.history, acknowledged.revision)
         })?;
         let Loaded {
             recovered,
             snapshot,
             unfinished,
         } = loaded;
+        let noted = load::noted(&trees)?;
         watermark
-            .set(recovered.revision)
+            .set(Acknowledged {
+                revision: recovered.revision,
+                noted,
+            })
             .map_err(io_error(&settings.path, "write the file acknowledged"))?;
         let mut journal = SledJournal {
             settings,
             trees: Some(trees),
             last: recovered.revision,
+            noted,
             watermark,
             snapshot,
             folding: None,
@@ -139,10 +170,19 @@ impl SledJournal {
             return Ok(trees.clone());
         }
         let trees = Trees::open(&self.settings.path)?;
-        unpanicked(&self.settings.path, "read it", || trees.rewind(self.last))?;
+        unpanicked(&self.settings.path, "read it", || {
+            trees.rewind(self.acknowledged())
+        })?;
         info!(revision = self.last, "the journal is open again");
         self.trees = Some(trees.clone());
         Ok(trees)
+    }
+
+    fn acknowledged(&self) -> Acknowledged {
+        Acknowledged {
+            revision: self.last,
+            noted: self.noted,
+        }
     }
 
     /// After an error nothing that sled holds in memory is to be trusted.
@@ -190,7 +230,10 @@ impl Journal for SledJournal {
             self.close();
             return Err(error);
         }
-        if let Err(cause) = self.watermark.set(last.revision) {
+        if let Err(cause) = self.watermark.set(Acknowledged {
+            revision: last.revision,
+            noted: self.noted,
+        }) {
             drop(trees);
             self.close();
             return Err(io_error(&path, "write the file acknowledged")(cause));
@@ -203,12 +246,24 @@ impl Journal for SledJournal {
     fn note(&mut self, note: &Note) -> Result<(), JournalError> {
         let trees = self.trees()?;
         let path = trees.path.clone();
-        let noted = unpanicked(&path, "take a note", || load::note(&trees, note));
-        if noted.is_err() {
+        let noted = unpanicked(&path, "take a note", || {
+            load::note(&trees, note)?;
+            load::noted(&trees)
+        });
+        let result = noted.and_then(|noted| {
+            if noted == self.noted {
+                return Ok(());
+            }
+            self.noted = noted;
+            self.watermark
+                .set(self.acknowledged())
+                .map_err(io_error(&path, "write the file acknowledged"))
+        });
+        if result.is_err() {
             drop(trees);
             self.close();
         }
-        noted
+        result
     }
 }
 
@@ -219,7 +274,7 @@ impl Drop for SledJournal {
 }
 
 impl Trees {
-    fn open(path: &Path) -> Result<Trees, JournalError> {
+    pub(super) fn open(path: &Path) -> Result<Trees, JournalError> {
         let io = |step| io_error(path, step);
         create_private(path).map_err(io("create the directory"))?;
         let db = unpanicked(path, "open it", || open_patiently(path))?;
@@ -264,8 +319,8 @@ impl Trees {
     }
 
     /// Removes the transactions after a revision: those that were refused because an append failed.
-    fn rewind(&self, to: Revision) -> Result<(), JournalError> {
-        let after = record::revision_key(to + 1);
+    fn rewind(&self, to: Acknowledged) -> Result<(), JournalError> {
+        let after = record::revision_key(to.revision + 1);
         for item in self.log.range(after..).keys().rev() {
             let key = item.map_err(self.failed("read it"))?;
             self.log
@@ -276,16 +331,23 @@ impl Trees {
         self.reaches(to)
     }
 
-    /// Refuses a journal that lost acknowledged transactions, before anything is written to it.
-    fn reaches(&self, acknowledged: Revision) -> Result<(), JournalError> {
-        let found = load::last_revision(self)?;
-        match found >= acknowledged {
-            true => Ok(()),
-            false => Err(JournalError::Lost {
-                path: self.path.to_path_buf(),
-                found,
-                acknowledged,
+    /// Refuses a journal that lost what was acknowledged, before anything is written to it.
+    fn reaches(&self, acknowledged: Acknowledged) -> Result<(), JournalError> {
+        let Acknowledged { revision, noted } = acknowledged;
+        let (last, notes) = (load::last_revision(self)?, load::noted(self)?);
+        let path = || self.path.to_path_buf();
+        match () {
+            () if last < revision => Err(JournalError::Lost {
+                path: path(),
+                found: last,
+                acknowledged: revision,
             }),
+            () if notes < noted => Err(JournalError::Forgotten {
+                path: path(),
+                found: notes,
+                noted,
+            }),
+            () => Ok(()),
         }
     }
 

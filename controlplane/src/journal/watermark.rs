@@ -1,4 +1,4 @@
-//! The last revision that was acknowledged, in a file beside sled's. sled cuts its log off where it meets a damaged
+//! The last revision that was acknowledged, and how many durable notes were taken, in a file beside sled's. sled cuts its log off where it meets a damaged
 //! byte, and says nothing: only what stands outside can tell that acknowledged transactions are gone.
 //!
 //! It is written after the transactions are durable, and not synced itself: after a power cut it may be behind them,
@@ -10,7 +10,18 @@ use sallyport_proto::Revision;
 
 const NAME: &str = "acknowledged";
 const SLOTS: [u64; 2] = [0, 4096];
-const SLOT: usize = 12;
+const SLOT: usize = 20;
+/// Earlier versions counted no notes.
+const SLOT_BEFORE: usize = 12;
+
+/// What a journal must hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Acknowledged {
+    /// The last revision.
+    pub(super) revision: Revision,
+    /// How many durable notes.
+    pub(super) noted: u64,
+}
 
 /// The open file.
 #[derive(Debug)]
@@ -21,7 +32,7 @@ pub(super) struct Watermark {
 
 impl Watermark {
     /// Opens the file, or creates it. Returns what it says; `None` when it says nothing.
-    pub(super) fn open(directory: &Path) -> io::Result<(Watermark, Option<Revision>)> {
+    pub(super) fn open(directory: &Path) -> io::Result<(Watermark, Option<Acknowledged>)> {
         let mut options = File::options();
         let file = options
             .read(true)
@@ -36,27 +47,43 @@ impl Watermark {
         Ok((Watermark { file, next }, last))
     }
 
-    /// A revision is durable and about to be acknowledged.
-    pub(super) fn set(&mut self, revision: Revision) -> io::Result<()> {
-        let bytes = revision.to_be_bytes();
-        let slot: Vec<u8> = bytes.into_iter().chain(checksum(bytes)).collect();
+    /// It is durable and about to be acknowledged.
+    pub(super) fn set(&mut self, Acknowledged { revision, noted }: Acknowledged) -> io::Result<()> {
+        let bytes = [revision.to_be_bytes(), noted.to_be_bytes()].concat();
+        let slot = [&bytes[..], &checksum(&bytes)].concat();
         self.file.write_all_at(&slot, SLOTS[self.next])?;
         self.next = 1 - self.next;
         Ok(())
     }
 }
 
-fn read(file: &File, slot: u64) -> Option<Revision> {
-    let mut bytes = [0; SLOT];
-    file.read_exact_at(&mut bytes, slot).ok()?;
-    let (revision, sum) = bytes.split_first_chunk::<8>()?;
-    (sum == checksum(*revision)).then(|| Revision::from_be_bytes(*revision))
+fn read(file: &File, slot: u64) -> Option<Acknowledged> {
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_be_bytes);
+    let now = whole::<SLOT>(file, slot).map(|bytes| Acknowledged {
+        revision: number(&bytes[..8]),
+        noted: number(&bytes[8..16]),
+    });
+    now.or_else(|| {
+        let bytes = whole::<SLOT_BEFORE>(file, slot)?;
+        Some(Acknowledged {
+            revision: number(&bytes[..8]),
+            noted: 0,
+        })
+    })
 }
 
-fn checksum(revision: [u8; 8]) -> [u8; 4] {
+/// The bytes of a slot, if its checksum is right.
+fn whole<const LENGTH: usize>(file: &File, slot: u64) -> Option<[u8; LENGTH]> {
+    let mut bytes = [0; LENGTH];
+    file.read_exact_at(&mut bytes, slot).ok()?;
+    let (content, sum) = bytes.split_last_chunk::<4>()?;
+    (*sum == checksum(content)).then_some(bytes)
+}
+
+fn checksum(content: &[u8]) -> [u8; 4] {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(NAME.as_bytes());
-    hasher.update(&revision);
+    hasher.update(content);
     hasher.finalize().to_be_bytes()
 }
 
@@ -69,10 +96,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (mut watermark, nothing) = Watermark::open(directory.path()).unwrap();
         assert_eq!(nothing, None);
+        let at = |revision| Acknowledged { revision, noted: 7 };
         for revision in 1..=5 {
-            watermark.set(revision).unwrap();
+            watermark.set(at(revision)).unwrap();
             let (other, last) = Watermark::open(directory.path()).unwrap();
-            assert_eq!((other.next, last), (watermark.next, Some(revision)));
+            assert_eq!((other.next, last), (watermark.next, Some(at(revision))));
         }
         let written = 1 - watermark.next;
         watermark
@@ -80,6 +108,26 @@ mod tests {
             .write_all_at(&[9], SLOTS[written] + 7)
             .unwrap();
         let (again, last) = Watermark::open(directory.path()).unwrap();
-        assert_eq!((again.next, last), (written, Some(4)));
+        assert_eq!((again.next, last), (written, Some(at(4))));
+    }
+
+    #[test]
+    fn what_an_earlier_version_wrote_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = 9u64.to_be_bytes();
+        let slot = [&bytes[..], &checksum(&bytes)].concat();
+        std::fs::write(directory.path().join(NAME), slot).unwrap();
+        let (mut watermark, last) = Watermark::open(directory.path()).unwrap();
+        let was = Acknowledged {
+            revision: 9,
+            noted: 0,
+        };
+        assert_eq!(last, Some(was));
+        let is = Acknowledged {
+            revision: 9,
+            noted: 1,
+        };
+        watermark.set(is).unwrap();
+        assert_eq!(Watermark::open(directory.path()).unwrap().1, Some(is));
     }
 }

@@ -32,16 +32,19 @@ pub(super) struct Group {
     decisions: Vec<Decision>,
     accepted: Vec<(Arc<Committed>, Cluster, Option<Unreachable>)>,
     edits: usize,
+    /// When it is decided, in milliseconds since 1970.
+    at_ms: u64,
 }
 
 impl Group {
     /// An empty group on top of what is committed.
-    pub(super) fn on(published: Arc<Published>) -> Group {
+    pub(super) fn on(published: Arc<Published>, at_ms: u64) -> Group {
         Group {
             after: Published::clone(&published),
             decisions: Vec::new(),
             accepted: Vec::new(),
             edits: 0,
+            at_ms,
         }
     }
 
@@ -80,7 +83,10 @@ impl Group {
             committed,
         } = outcome.map_err(Refusal::Problems)?;
         if let Some(committed) = committed.filter(|_| !dry_run) {
-            let committed = Arc::new(committed);
+            let committed = Arc::new(Committed {
+                at_ms: Some(self.at_ms),
+                ..committed
+            });
             self.after.revision = committed.revision;
             self.after.cluster = cluster.clone();
             self.after.history.push(committed.clone());

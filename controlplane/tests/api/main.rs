@@ -6,6 +6,7 @@ mod established;
 mod following;
 mod full_disk;
 mod node;
+mod past;
 mod rollouts;
 mod streams;
 mod world;

@@ -168,6 +168,7 @@ impl Store {
 #[tonic::async_trait]
 impl PolicyService for Fake {
     type WatchStream = BoxStream<'static, Result<WatchResponse, Status>>;
+    type BackupStream = BoxStream<'static, Result<BackupResponse, Status>>;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Answer<ApplyResponse> {
         let mut store = self.0.lock().expect("no panic");
@@ -242,6 +243,24 @@ impl PolicyService for Fake {
             lagging,
             passed_over: Vec::new(),
         }))
+    }
+
+    async fn history(&self, _: Request<HistoryRequest>) -> Answer<HistoryResponse> {
+        Err(Status::unimplemented(
+            "the real one is asked in its own tests",
+        ))
+    }
+
+    async fn rollback(&self, _: Request<RollbackRequest>) -> Answer<ApplyResponse> {
+        Err(Status::unimplemented(
+            "the real one is asked in its own tests",
+        ))
+    }
+
+    async fn backup(&self, _: Request<BackupRequest>) -> Answer<Self::BackupStream> {
+        Err(Status::unimplemented(
+            "the real one is asked in its own tests",
+        ))
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusResponse> {

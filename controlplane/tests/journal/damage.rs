@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use sallyport_controlplane::{
-    history::Bounds,
+    history::{Bounds, Unrecorded},
     journal::{Journal as _, Settings, SledJournal},
     model::Kind,
 };
@@ -64,8 +64,9 @@ fn after(tamper: impl FnOnce(&sled::Db)) -> (PathBuf, String) {
 fn refused(expected: &str, tamper: impl FnOnce(&sled::Db)) {
     let (path, message) = after(tamper);
     let expected = format!(
-        "the journal {}: {expected}. The record was not skipped and nothing was changed. Restore the directory from \
-         a backup, or move it away and apply the manifests again; nodes go on enforcing what they have",
+        "the journal {}: {expected}. The record was not skipped and nothing was changed. `sallyport journal verify` \
+         looks at it without changing it. Move the directory away, and restore a backup into an empty one with \
+         `sallyport journal restore`; nodes go on enforcing what they have",
         path.display()
     );
     assert_eq!(message, expected);
@@ -304,4 +305,48 @@ fn damage_to_the_files_never_loses_a_transaction_silently() {
         }
     }
     assert!(refusals > 0, "some damage matters");
+}
+
+/// A record as an earlier version wrote it: it says neither when it was nor what it replaced.
+#[test]
+fn what_an_earlier_version_wrote_is_read_and_cannot_be_gone_back_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings::at(directory.path().join("journal"));
+    let mut model = Model::new(&settings);
+    let (mut journal, _) = SledJournal::open(settings.clone()).unwrap();
+    for (number, op) in [
+        put("Namespace", "", "a", "", 0),
+        put("Namespace", "", "a", "x", 0),
+        put("Namespace", "", "a", "y", 0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut committed = (*model.commit(edit_of(op)).unwrap()).clone();
+        if number == 1 {
+            committed.before = None;
+        } else {
+            committed.at_ms = Some(7);
+        }
+        journal.append(&[committed.into()]).unwrap();
+    }
+    drop(journal);
+    let (_, recovered) = SledJournal::open(settings).unwrap();
+    let history = &recovered.history;
+    let times: Vec<_> = history
+        .after(0)
+        .unwrap()
+        .map(|committed| (committed.revision, committed.at_ms))
+        .collect();
+    assert_eq!(times, [(1, Some(7)), (2, None), (3, Some(7))]);
+    let went = history.undone(2).unwrap();
+    let was: Vec<_> = went
+        .values()
+        .map(|was| was.unwrap().contains(r#""filler":"x""#))
+        .collect();
+    assert_eq!(was, [true]);
+    assert_eq!(
+        history.undone(1).err(),
+        Some(Unrecorded::NotNoted { revision: 2 })
+    );
 }

@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{Agent, Refusal, StartError};
 use crate::{
-    journal::Journal,
+    journal::{self, Journal},
     netlink::{self, Netlink},
     nft::render::Options,
 };
@@ -96,7 +96,7 @@ impl Handle {
 pub fn start(data_dir: &Path, options: Options) -> Result<Handle, StartError> {
     let netlink = Netlink::open()?;
     netlink.await_orphan(ORPHAN_PATIENCE)?;
-    let (journal, recovered) = Journal::open(data_dir)?;
+    let (journal, recovered, _) = journal::open(data_dir)?;
     let agent = Agent::start(netlink, journal, recovered, options)?;
     let (requests, queue) = mpsc::channel();
     let asks_for = agent.asks_for();

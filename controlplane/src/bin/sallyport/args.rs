@@ -59,6 +59,15 @@ pub(crate) enum Command {
     /// Wait until every node enforces a revision
     #[command(after_help = headed(WAIT_HELP))]
     Wait(Wait),
+    /// Show the recent transactions: when, and what changed
+    #[command(after_help = headed(HISTORY_HELP))]
+    History(History),
+    /// Make objects what they were at a revision, in a new transaction
+    #[command(after_help = headed(ROLLBACK_HELP))]
+    Rollback(Rollback),
+    /// Look into the control plane's journal, back it up, restore it
+    #[command(subcommand, after_help = headed(JOURNAL_HELP))]
+    Journal(Journal),
     /// Print the version of this program
     Version,
     /// Print a completion script for a shell
@@ -258,6 +267,119 @@ pub(crate) struct Wait {
     pub(crate) timeout: Duration,
 }
 
+/// Arguments of `history`.
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// Show at most N transactions, the latest
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) limit: u32,
+    /// Only those before this revision
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) before: Option<u64>,
+    /// The form of the output
+    #[arg(
+        short,
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        hide_possible_values = true,
+        help = "The form of the output: table, wide (every object), json, yaml or name (revisions)"
+    )]
+    pub(crate) output: Form,
+}
+
+/// Arguments of `rollback`.
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The revision at which objects were as they are to be
+    #[arg(value_name = "REVISION")]
+    pub(crate) revision: u64,
+    #[arg(
+        long,
+        value_name = "KINDS",
+        help = "Only objects of these kinds, such as netpol or ns,netpol"
+    )]
+    pub(crate) only: Option<Target>,
+    #[command(flatten)]
+    pub(crate) commit: Commit,
+}
+
+/// Commands of `journal`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Journal {
+    /// Read every record and say whether the journal is whole (exit code 0) or damaged (1); changes nothing
+    #[command(after_help = headed(VERIFY_HELP))]
+    Verify(Stopped),
+    /// Print what the journal holds; changes nothing
+    #[command(after_help = headed(DUMP_HELP))]
+    Dump(Dump),
+    /// Write all that a control plane has to have into a file
+    #[command(after_help = headed(BACKUP_HELP))]
+    Backup(Backup),
+    /// Make a journal of a backup, in a directory that has none
+    #[command(after_help = headed(RESTORE_HELP))]
+    Restore(Restore),
+}
+
+/// The journal of a control plane that is stopped.
+#[derive(Debug, Args)]
+pub(crate) struct Stopped {
+    /// The directory of a control plane that is stopped
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+    pub(crate) data_dir: PathBuf,
+}
+
+/// Arguments of `journal dump`.
+#[derive(Debug, Args)]
+pub(crate) struct Dump {
+    #[command(flatten)]
+    pub(crate) journal: Stopped,
+    /// The transactions in the log instead of the objects
+    #[arg(long)]
+    pub(crate) transactions: bool,
+    /// The form of the output
+    #[arg(short, long, value_enum, value_name = "FORM", default_value = "yaml")]
+    pub(crate) output: Structured,
+}
+
+/// The form of an output for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Structured {
+    /// YAML
+    Yaml,
+    /// JSON
+    Json,
+}
+
+/// Arguments of `journal backup`.
+#[derive(Debug, Args)]
+pub(crate) struct Backup {
+    /// The file; one that is there is replaced when the backup is whole
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Read the directory of a control plane that is stopped, instead of asking one that runs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Arguments of `journal restore`.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The backup. Without one the journal is empty, for manifests to be applied
+    #[arg(value_name = "FILE", required_unless_present = "epoch")]
+    pub(crate) file: Option<PathBuf>,
+    /// Where the journal is to be: a directory that is empty, or not there yet
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
+    pub(crate) data_dir: PathBuf,
+    /// The epoch of the new journal: above every one that a node has seen [default: one more than the backup's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) epoch: Option<u64>,
+}
+
+/// Where a control plane keeps its journal unless told otherwise.
+const DATA_DIR: &str = "/var/lib/sallyport/controlplane";
+
 /// Arguments of `completion`.
 #[derive(Debug, Args)]
 pub(crate) struct Completion {
@@ -346,6 +468,57 @@ Exits with 4 when the time is over, and names the nodes that lag and why.
 Examples:
   sallyport wait                            For the current revision
   sallyport wait --revision 42 --timeout 5s || sallyport status";
+
+const HISTORY_HELP: &str = "\
+How far back it goes is the control plane's --history.
+
+Examples:
+  sallyport history
+  sallyport history -n 5 -o wide            The last five, with every object
+  sallyport history -o json | jq '.transactions[] | select(.changes[].object | startswith(\"networkpolicy/\"))'";
+
+const ROLLBACK_HELP: &str = "\
+It is a transaction like any other: it becomes a revision of its own, is accepted whole or refused
+whole, and can be rolled back itself. What happened after REVISION must still be in the history.
+
+Examples:
+  sallyport rollback 41 --dry-run                What would it change?
+  sallyport rollback 41 --only netpol --wait     Policies alone; return when every node enforces them";
+
+const JOURNAL_HELP: &str = "\
+Examples:
+  sallyport journal backup /backup/sallyport-$(date +%F)
+  sallyport journal verify --data-dir /var/lib/sallyport/controlplane";
+
+const VERIFY_HELP: &str = "\
+It reads a copy, so the journal stays as it is. The control plane must be stopped.
+
+Examples:
+  sallyport journal verify
+  sallyport journal verify --data-dir /mnt/copy";
+
+const DUMP_HELP: &str = "\
+The objects that it prints can be given to `sallyport apply -f -`.
+
+Examples:
+  sallyport journal dump > cluster.yaml
+  sallyport journal dump --transactions -o json | jq '.[-1]'";
+
+const BACKUP_HELP: &str = "\
+The control plane goes on meanwhile; the backup is of one revision. It holds no history.
+
+Examples:
+  sallyport journal backup /backup/sallyport
+  sallyport journal backup --data-dir /var/lib/sallyport/controlplane /backup/sallyport";
+
+const RESTORE_HELP: &str = "\
+The journal's epoch is one more than the backup's. Nodes that are ahead of the backup refuse to go back
+within an epoch, and accept what comes in a later one. To restore the same backup twice, give --epoch.
+
+Examples:
+  sallyport journal restore /backup/sallyport --data-dir /var/lib/sallyport/controlplane
+  sallyport journal restore /backup/sallyport --epoch 7
+  sallyport journal restore --epoch 7            No backup: start empty, then apply the manifests";
 
 const COMPLETION_HELP: &str = "\
 Examples:

@@ -4,7 +4,8 @@ use std::{error::Error, time::Duration};
 
 use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
-    ApplyRequest, ApplyResponse, GetRequest, Kind, ListRequest, ListResponse, Object, ObjectRef,
+    ApplyRequest, ApplyResponse, BackupHeader, BackupRequest, GetRequest, HistoryRequest,
+    HistoryResponse, Kind, ListRequest, ListResponse, Object, ObjectRef, RollbackRequest,
     StatusRequest, StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse, WatchRequest,
     WatchResponse, policy_service_client::PolicyServiceClient,
 };
@@ -192,6 +193,52 @@ impl Client {
                 Err(Failure::TimedOut(format!("timed out after {waited}")))
             }
             Err(status) => Err(self.failure(&status)),
+        }
+    }
+
+    /// The recent transactions.
+    pub(crate) async fn history(
+        &mut self,
+        request: HistoryRequest,
+    ) -> Result<HistoryResponse, Failure> {
+        let response = self.service.history(within(CALL_TIMEOUT, request)).await;
+        Ok(response
+            .map_err(|status| self.failure(&status))?
+            .into_inner())
+    }
+
+    /// Goes back to a revision.
+    pub(crate) async fn rollback(
+        &mut self,
+        request: RollbackRequest,
+    ) -> Result<ApplyResponse, Failure> {
+        let response = self.service.rollback(within(CALL_TIMEOUT, request)).await;
+        Ok(response
+            .map_err(|status| self.failure(&status))?
+            .into_inner())
+    }
+
+    /// All that a control plane has to have, at one revision.
+    pub(crate) async fn backup(&mut self) -> Result<(BackupHeader, Vec<Object>), Failure> {
+        let response = self.service.backup(BackupRequest {}).await;
+        let mut stream = response
+            .map_err(|status| self.failure(&status))?
+            .into_inner();
+        let (mut header, mut objects) = (None, Vec::new());
+        while let Some(part) = stream
+            .message()
+            .await
+            .map_err(|status| self.failure(&status))?
+        {
+            header = header.or(part.header);
+            objects.extend(part.objects);
+        }
+        match header {
+            Some(header) if header.objects == objects.len() as u64 => Ok((header, objects)),
+            _ => Err(Failure::Lost {
+                server: self.server.clone(),
+                cause: "the backup ended early".to_owned(),
+            }),
         }
     }
 

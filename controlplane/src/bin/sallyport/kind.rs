@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use sallyport_controlplane::model;
 use sallyport_proto::wire::{Kind, ObjectRef};
 
 use crate::failure::Failure;
@@ -31,6 +32,18 @@ pub(crate) fn singular(kind: Kind) -> &'static str {
         Kind::NetworkPolicy => "networkpolicy",
         Kind::Pod => "pod",
         Kind::Workload => "workload",
+    }
+}
+
+/// The same kind as the library calls it.
+pub(crate) fn of_model(kind: Kind) -> Option<model::Kind> {
+    match kind {
+        Kind::Unspecified => None,
+        Kind::Namespace => Some(model::Kind::Namespace),
+        Kind::Node => Some(model::Kind::Node),
+        Kind::NetworkPolicy => Some(model::Kind::NetworkPolicy),
+        Kind::Pod => Some(model::Kind::Pod),
+        Kind::Workload => Some(model::Kind::Workload),
     }
 }
 

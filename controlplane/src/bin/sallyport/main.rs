@@ -7,10 +7,13 @@ mod commit;
 mod enforced;
 mod failure;
 mod get;
+mod history;
 mod input;
+mod journal;
 mod kind;
 mod label;
 mod output;
+mod rollback;
 mod status;
 mod summary;
 mod watch;
@@ -59,6 +62,9 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Label(args) => label::run(args, server, out).await,
         Command::Status(args) => status::run(args, server, out).await,
         Command::Wait(args) => enforced::run(args, server, out).await,
+        Command::History(args) => history::run(args, server, out).await,
+        Command::Rollback(args) => rollback::run(args, server, out).await,
+        Command::Journal(args) => journal::run(args, server, out).await,
         Command::Version => Ok(writeln!(out, "sallyport {}", env!("CARGO_PKG_VERSION"))?),
         Command::Completion(args) => {
             // clap_complete panics when it cannot write, so it writes to memory.

@@ -49,7 +49,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     proptest::collection::vec(act, 1..16)
 }
 
-fn policy(members: &[u8], groups: u8) -> NodePolicy {
+pub(crate) fn policy(members: &[u8], groups: u8) -> NodePolicy {
     let address = |n: u8| IpAddr::from([10, 0, 0, n]);
     let mut policy = NodePolicy::default();
     for n in 0..groups {
@@ -74,7 +74,7 @@ fn policy(members: &[u8], groups: u8) -> NodePolicy {
 }
 
 /// An update to a policy, beside which the newest version that was held stays or not.
-fn intent(
+pub(crate) fn intent(
     before: &Installed,
     policy: &NodePolicy,
     revision: u64,
@@ -105,7 +105,7 @@ fn intent(
 }
 
 /// What a journal says is installed once its last intent is carried out.
-fn reopened(path: &Path) -> Result<(Journal, Installed), Error> {
+pub(crate) fn reopened(path: &Path) -> Result<(Journal, Installed), Error> {
     let (journal, recovered) = Journal::open(path)?;
     let installed = match recovered.pending {
         Some((_, after)) => after,
@@ -192,7 +192,6 @@ fn every_flipped_byte_of_a_record_is_noticed() {
         });
         let error = error.unwrap_err().to_string();
         assert!(error.contains("record 1 is damaged"), "byte {at}: {error}");
-        assert!(error.contains("Move the directory away"), "{error}");
     }
 }
 

@@ -1,0 +1,145 @@
+//! What was, for operators: the recent transactions, the way back to one of them, and all there is, for a backup. Reads
+//! the published state; going back is a transaction like any other.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use sallyport_proto::wire::{
+    self, BackupHeader, BackupResponse, HistoryRequest, HistoryResponse, RollbackRequest,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{convert, failure};
+use crate::{
+    rollback::{self, RollbackError},
+    writer::{Carried, Published, Refusal, Submission, Writer},
+};
+
+/// How many transactions are told when nobody says how many.
+const USUAL: usize = 20;
+
+/// The most that are told at once, and the most bytes of them: clients take 4 MiB.
+const MOST: usize = 1_000;
+const MOST_BYTES: usize = 3 << 20;
+
+/// How often a rollback is decided anew because others were faster.
+const ATTEMPTS: usize = 100;
+
+/// The most bytes of objects in a part of a backup.
+const PART: usize = 1 << 20;
+
+/// Parts that are made ready before the client takes the first.
+const AHEAD: usize = 4;
+
+/// The recent transactions, the latest first.
+pub(super) fn history(state: &Published, request: &HistoryRequest) -> HistoryResponse {
+    let limit = match request.limit {
+        0 => USUAL,
+        limit => (limit as usize).min(MOST),
+    };
+    let before = match request.before_revision {
+        0 => u64::MAX,
+        before => before,
+    };
+    let (mut transactions, mut size) = (Vec::new(), 0);
+    for committed in state.history.before(before).take(limit) {
+        let transaction = wire::Transaction::from(&**committed);
+        size += transaction.encoded_len();
+        if size > MOST_BYTES && !transactions.is_empty() {
+            break;
+        }
+        transactions.push(transaction);
+    }
+    HistoryResponse {
+        transactions,
+        oldest_revision: state.history.oldest(),
+        revision: state.revision,
+    }
+}
+
+/// Goes back, in a new transaction. What that takes is decided on the current state, and again if it moves on meanwhile.
+pub(super) async fn roll_back(
+    writer: &Writer,
+    request: RollbackRequest,
+) -> Result<Carried, Status> {
+    let RollbackRequest {
+        revision,
+        kinds,
+        expected_revision,
+        dry_run,
+        unreachable,
+    } = request;
+    let unreachable = wire::Unreachable::try_from(unreachable)
+        .map_err(|error| Status::invalid_argument(format!("unreachable: {error}")))?;
+    let kinds = kinds.into_iter().map(convert::kind);
+    let kinds = kinds.collect::<Result<Vec<_>, _>>();
+    let kinds = kinds.map_err(Status::invalid_argument)?;
+    let mut refusal = None;
+    for _ in 0..ATTEMPTS {
+        let state = writer.current();
+        if revision > state.revision {
+            return Err(failure::future(revision, state.revision));
+        }
+        let edits = rollback::edits(&state.history, &state.cluster, revision, &kinds);
+        let submission = Submission {
+            edits: edits.map_err(unknown)?,
+            expected_revision: Some(expected_revision.unwrap_or(state.revision)),
+            dry_run,
+            unreachable: convert::unreachable(unreachable),
+        };
+        match writer.submit(submission).await {
+            Ok(carried) => return Ok(carried),
+            Err(stale @ Refusal::Stale { .. }) if expected_revision.is_none() => {
+                refusal = Some(stale);
+            }
+            Err(refused) => return Err(failure::refusal(&refused)),
+        }
+    }
+    let refusal = refusal.unwrap_or(Refusal::Stopping);
+    Err(failure::refusal(&refusal))
+}
+
+fn unknown(error: RollbackError) -> Status {
+    match error {
+        RollbackError::Unrecorded(_) => Status::out_of_range(error.to_string()),
+        RollbackError::Object { .. } => Status::invalid_argument(error.to_string()),
+    }
+}
+
+/// All that a control plane has to have, at one revision. The state is kept until the client has it.
+pub(super) fn backup(state: Arc<Published>) -> ReceiverStream<Result<BackupResponse, Status>> {
+    let (client, stream) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        let header = BackupHeader {
+            epoch: state.epoch,
+            revision: state.revision,
+            objects: state.cluster.len() as u64,
+            nodes: state
+                .joined
+                .iter()
+                .map(|(name, &leased)| (name.clone(), leased))
+                .collect(),
+        };
+        let mut part = BackupResponse {
+            header: Some(header),
+            objects: Vec::new(),
+        };
+        let mut size = 0;
+        for stored in state.cluster.objects() {
+            if size > PART {
+                if client.send(Ok(std::mem::take(&mut part))).await.is_err() {
+                    return;
+                }
+                size = 0;
+            }
+            let object = wire::Object::from(&**stored);
+            size += object.encoded_len();
+            part.objects.push(object);
+        }
+        // A client that is gone does not need to know.
+        let _ = client.send(Ok(part)).await;
+    });
+    ReceiverStream::new(stream)
+}

@@ -1,0 +1,279 @@
+//! Backups as text: what is in the file, written and read whole or not at all. Asks no server and opens no journal.
+//!
+//! A backup is JSON, one value a line: what it is of; every object, its manifest as a string, exactly as it was put; and
+//! at the end how many there were and a CRC32 of all lines before. So it can be read without Sallyport.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, Write},
+    sync::Arc,
+};
+
+use sallyport_proto::{Epoch, Revision};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Kind, ObjectKey};
+
+/// Raised when a later version writes what this one cannot read.
+const FORMAT: u32 = 1;
+
+/// What a backup is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// The control plane's epoch.
+    pub epoch: Epoch,
+    /// The revision.
+    pub revision: Revision,
+    /// The nodes that ever enforced anything, and whether each closes by itself when it gets no lease.
+    pub nodes: BTreeMap<String, bool>,
+    /// The objects.
+    pub objects: Vec<Saved>,
+}
+
+/// An object in a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// Which object.
+    pub key: ObjectKey,
+    /// The object as compact JSON, as it was put.
+    pub manifest: Arc<str>,
+    /// The revision that last changed it.
+    pub revision: Revision,
+}
+
+/// Why a backup cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The system failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It is no backup, or not the one that was written.
+    #[error("line {line}: {problem}")]
+    Damaged {
+        /// Where.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// It is cut off.
+    #[error("it ends without its last line: it is cut off")]
+    CutOff,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    sallyport_backup: u32,
+    epoch: Epoch,
+    revision: Revision,
+    nodes: BTreeMap<String, bool>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    kind: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    namespace: String,
+    name: String,
+    revision: Revision,
+    manifest: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct End {
+    objects: u64,
+    crc32: u32,
+}
+
+/// Writes a backup.
+pub fn write(contents: &Contents, out: &mut dyn Write) -> Result<(), BackupError> {
+    let mut sum = crc32fast::Hasher::new();
+    let mut put = |text: String| {
+        let text = text + "\n";
+        sum.update(text.as_bytes());
+        out.write_all(text.as_bytes())
+    };
+    put(json(&Header {
+        sallyport_backup: FORMAT,
+        epoch: contents.epoch,
+        revision: contents.revision,
+        nodes: contents.nodes.clone(),
+    }))?;
+    for Saved {
+        key,
+        manifest,
+        revision,
+    } in &contents.objects
+    {
+        put(json(&Line {
+            kind: key.kind.as_str().to_owned(),
+            namespace: key.namespace.clone(),
+            name: key.name.clone(),
+            revision: *revision,
+            manifest: manifest.to_string(),
+        }))?;
+    }
+    let end = End {
+        objects: contents.objects.len() as u64,
+        crc32: sum.finalize(),
+    };
+    out.write_all((json(&end) + "\n").as_bytes())?;
+    Ok(out.flush()?)
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("texts and numbers are JSON")
+}
+
+/// Reads a backup, and believes nothing that its checksum does not vouch for.
+pub fn read(text: &mut dyn BufRead) -> Result<Contents, BackupError> {
+    let mut lines = Lines {
+        text,
+        line: 0,
+        sum: crc32fast::Hasher::new(),
+    };
+    let first = lines.next()?.ok_or(BackupError::CutOff)?;
+    let header: Header = lines.parse(&first).map_err(|_| BackupError::Damaged {
+        line: 1,
+        problem: "this is no backup of a control plane, or of a later version".to_owned(),
+    })?;
+    if header.sallyport_backup != FORMAT {
+        let found = header.sallyport_backup;
+        return Err(lines.damaged(format!(
+            "its format is {found}, and this version reads {FORMAT}"
+        )));
+    }
+    let mut objects = Vec::new();
+    let mut before = lines.sum.clone();
+    while let Some(text) = lines.next()? {
+        if let Ok(end) = serde_json::from_str::<End>(&text) {
+            let found = before.finalize();
+            if (end.objects, end.crc32) != (objects.len() as u64, found) {
+                return Err(lines.damaged("what is before it is not what was written".to_owned()));
+            }
+            if lines.next()?.is_some() {
+                return Err(lines.damaged("there is something behind the end".to_owned()));
+            }
+            return Ok(Contents {
+                epoch: header.epoch,
+                revision: header.revision,
+                nodes: header.nodes,
+                objects,
+            });
+        }
+        let line: Line = lines.parse(&text)?;
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == line.kind);
+        let kind = kind.ok_or_else(|| lines.damaged(format!("kind {} is none", line.kind)))?;
+        objects.push(Saved {
+            key: ObjectKey {
+                kind,
+                namespace: line.namespace,
+                name: line.name,
+            },
+            manifest: line.manifest.into(),
+            revision: line.revision,
+        });
+        before = lines.sum.clone();
+    }
+    Err(BackupError::CutOff)
+}
+
+struct Lines<'a> {
+    text: &'a mut dyn BufRead,
+    line: usize,
+    sum: crc32fast::Hasher,
+}
+
+impl Lines<'_> {
+    /// The next whole line.
+    fn next(&mut self) -> Result<Option<String>, BackupError> {
+        let mut line = String::new();
+        self.line += 1;
+        match self.text.read_line(&mut line) {
+            Ok(0) => return Ok(None),
+            Ok(_) if !line.ends_with('\n') => return Err(BackupError::CutOff),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(self.damaged("it is no text".to_owned()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.sum.update(line.as_bytes());
+        Ok(Some(line))
+    }
+
+    fn parse<'t, T: Deserialize<'t>>(&self, text: &'t str) -> Result<T, BackupError> {
+        serde_json::from_str(text).map_err(|error| self.damaged(error.to_string()))
+    }
+
+    fn damaged(&self, problem: String) -> BackupError {
+        BackupError::Damaged {
+            line: self.line,
+            problem,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents() -> Contents {
+        let saved = |kind, namespace: &str, name: &str, manifest: &str| Saved {
+            key: ObjectKey {
+                kind,
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            },
+            manifest: manifest.into(),
+            revision: 3,
+        };
+        Contents {
+            epoch: 2,
+            revision: 7,
+            nodes: BTreeMap::from([("a".to_owned(), true), ("b".to_owned(), false)]),
+            objects: vec![
+                saved(Kind::Namespace, "", "prod", "{\"a\": \"\\u0000\\n\"}"),
+                saved(Kind::Pod, "prod", "web", "{}"),
+            ],
+        }
+    }
+
+    fn written() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        write(&contents(), &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        assert_eq!(read(&mut &written()[..]).unwrap(), contents());
+        let none = Contents {
+            objects: Vec::new(),
+            ..contents()
+        };
+        let mut bytes = Vec::new();
+        write(&none, &mut bytes).unwrap();
+        assert_eq!(read(&mut &bytes[..]).unwrap(), none);
+    }
+
+    #[test]
+    fn every_changed_bit_and_every_cut_is_noticed() {
+        let whole = written();
+        for bit in 0..whole.len() * 8 {
+            let mut changed = whole.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let read = read(&mut &changed[..]);
+            assert!(read.is_err(), "bit {bit}: {read:?}");
+        }
+        for length in 0..whole.len() {
+            assert!(read(&mut &whole[..length]).is_err(), "cut to {length}");
+        }
+        let longer = [&whole[..], b"x\n"].concat();
+        assert!(read(&mut &longer[..]).is_err());
+    }
+}

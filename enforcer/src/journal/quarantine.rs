@@ -1,0 +1,113 @@
+//! A journal that is damaged is moved aside, whole, and an empty one takes its place: the kernel goes on enforcing what it
+//! has until the control plane's snapshot comes. Nothing of it is deleted, and nothing in it is mended.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use tracing::{error, warn};
+
+use super::{Error, Journal, Recovered, scratch};
+
+/// Where damaged journals are, in the journal's directory.
+pub(super) const DIRECTORY: &str = "quarantine";
+
+/// sled's log, which is moved last: while it is there, the journal is not moved yet.
+const LOG: &str = "db";
+
+/// A journal that was moved aside.
+#[derive(Debug)]
+pub struct Quarantined {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub cause: Error,
+    /// How many there are by now.
+    pub count: usize,
+    /// Whether it was sled's own snapshot alone: then nothing of the journal is lost.
+    pub whole: bool,
+}
+
+/// Opens the journal in a directory. What is damaged is moved into the directory `quarantine` in it: sled's own snapshot
+/// if all can be read without it, and otherwise everything; then an empty journal is opened.
+pub fn open(path: &Path) -> Result<(Journal, Recovered, Option<Quarantined>), Error> {
+    let cause = match Journal::open(path) {
+        Ok((journal, recovered)) => return Ok((journal, recovered, None)),
+        Err(cause) if cause.is_damage() => cause,
+        Err(cause) => return Err(cause),
+    };
+    let io = |source| Error::Io {
+        path: path.to_owned(),
+        step: "move the damaged journal aside",
+        source,
+    };
+    let whole = is_whole_without_snapshot(path).map_err(io)?;
+    let damaged = |name: &OsStr| !whole || is_snapshot(name);
+    let (aside, count) = move_aside(path, damaged).map_err(io)?;
+    match whole {
+        true => warn!(
+            %cause, moved_to = %aside.display(), count,
+            "a snapshot that sled keeps beside the journal was damaged and moved aside: the journal is whole without it"
+        ),
+        false => error!(
+            %cause, moved_to = %aside.display(), count,
+            "the journal is damaged and was moved aside: what the kernel enforces stays until the control plane sends a \
+             snapshot"
+        ),
+    }
+    let (journal, recovered) = Journal::open(path)?;
+    let quarantined = Quarantined {
+        path: aside,
+        cause,
+        count,
+        whole,
+    };
+    Ok((journal, recovered, Some(quarantined)))
+}
+
+/// A file with which sled opens faster. When it is torn sled refuses to open.
+fn is_snapshot(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"snap.")
+}
+
+/// Whether all of the journal can be read when sled's snapshot is not there. It is tried on a copy.
+fn is_whole_without_snapshot(path: &Path) -> io::Result<bool> {
+    let names = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let names = names.collect::<io::Result<Vec<_>>>()?;
+    if !names.iter().any(|name| is_snapshot(name)) {
+        return Ok(false);
+    }
+    let copy = scratch::copy_of(path, is_snapshot)?;
+    Ok(Journal::open(copy.path()).is_ok())
+}
+
+/// Moves files into a directory that is called by the time. Returns it, and how many such there are.
+fn move_aside(path: &Path, moves: impl Fn(&OsStr) -> bool) -> io::Result<(PathBuf, usize)> {
+    let all = path.join(DIRECTORY);
+    fs::create_dir_all(&all)?;
+    let aside = fresh(&all)?;
+    let names = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name()));
+    let mut names = names.collect::<io::Result<Vec<_>>>()?;
+    names.retain(|name| name != DIRECTORY && moves(name));
+    names.sort_by_key(|name| name == LOG);
+    for name in names {
+        fs::rename(path.join(&name), aside.join(&name))?;
+    }
+    fs::File::open(&aside)?.sync_all()?;
+    fs::File::open(path)?.sync_all()?;
+    Ok((aside, fs::read_dir(&all)?.count()))
+}
+
+/// A new directory, called by the time.
+fn fresh(all: &Path) -> io::Result<PathBuf> {
+    loop {
+        let path = all.join(format!("{:.6}", Timestamp::now()));
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => return result.map(|()| path),
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! The journal's records in bytes, there and back, and what they add up to. Touches no file and no tree.
+
+use std::{net::IpAddr, sync::Arc};
+
+use prost::Message;
+use sallyport_proto::{
+    Delta, Position, Ranges, Unknown, Update, Version, Window, WireError,
+    policy::{GroupId, NodePolicy},
+    wire,
+};
+
+use super::{Intent, Recovered};
+use crate::plan::Installed;
+
+/// Raised when a record changes its meaning.
+const FORMAT: u8 = 2;
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Record {
+    #[prost(oneof = "Kind", tags = "1, 2, 3")]
+    pub(super) kind: Option<Kind>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum Kind {
+    #[prost(message, tag = "1")]
+    Snapshot(SnapshotRecord),
+    #[prost(message, tag = "2")]
+    Intent(IntentRecord),
+    /// The generation that is not to be used again.
+    #[prost(uint64, tag = "3")]
+    Abort(u64),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SnapshotRecord {
+    /// The versions, oldest first, each as changes from the one before.
+    #[prost(message, repeated, tag = "1")]
+    versions: Vec<VersionRecord>,
+    #[prost(uint64, tag = "2")]
+    generation: u64,
+    #[prost(uint64, tag = "3")]
+    made: u64,
+    #[prost(message, repeated, tag = "4")]
+    births: Vec<Birth>,
+    #[prost(message, optional, tag = "5")]
+    dropped: Option<wire::WorkloadRanges>,
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    departed: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct VersionRecord {
+    #[prost(message, optional, tag = "1")]
+    position: Option<wire::Position>,
+    #[prost(message, repeated, tag = "2")]
+    changes: Vec<wire::PolicyChange>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Birth {
+    #[prost(bytes = "vec", tag = "1")]
+    group: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    generation: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct IntentRecord {
+    #[prost(message, optional, tag = "1")]
+    target: Option<wire::Position>,
+    #[prost(message, repeated, tag = "2")]
+    changes: Vec<wire::PolicyChange>,
+    #[prost(message, optional, tag = "3")]
+    base: Option<wire::Position>,
+    /// The ranges in which unknown addresses are dropped beside the policy's; absent where they are let pass.
+    #[prost(message, optional, tag = "4")]
+    dropped: Option<wire::WorkloadRanges>,
+    #[prost(uint64, tag = "5")]
+    batch: u64,
+    #[prost(message, repeated, tag = "6")]
+    keep: Vec<wire::Position>,
+}
+
+impl From<&Intent> for IntentRecord {
+    fn from(intent: &Intent) -> IntentRecord {
+        let Update {
+            base,
+            target,
+            keep,
+            delta,
+        } = &intent.update;
+        IntentRecord {
+            target: Some((*target).into()),
+            changes: delta.into(),
+            base: base.map(Into::into),
+            dropped: dropped(&intent.unknown),
+            batch: intent.batch as u64,
+            keep: keep.iter().copied().map(Into::into).collect(),
+        }
+    }
+}
+
+pub(super) fn snapshot_record(installed: &Installed) -> SnapshotRecord {
+    let empty = NodePolicy::default();
+    let mut before = &empty;
+    let mut versions = Vec::new();
+    for Version { position, policy } in installed.window.versions() {
+        versions.push(VersionRecord {
+            position: Some((*position).into()),
+            changes: (&Delta::between(before, policy)).into(),
+        });
+        before = policy;
+    }
+    let births = installed.births.iter().map(|(id, &generation)| Birth {
+        group: id.0.to_vec(),
+        generation,
+    });
+    let departed = installed.departed.iter().map(|address| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    });
+    SnapshotRecord {
+        versions,
+        generation: installed.generation,
+        made: installed.made,
+        births: births.collect(),
+        dropped: dropped(&installed.unknown),
+        departed: departed.collect(),
+    }
+}
+
+pub(super) fn fold(recovered: &mut Recovered, record: Record) -> Result<(), String> {
+    match record.kind.ok_or("it is empty, or of a later version")? {
+        Kind::Snapshot(snapshot) => recovered.snapshot(installed(&snapshot)?),
+        Kind::Intent(record) => {
+            let intent = Intent {
+                update: Update {
+                    base: match &record.base {
+                        Some(base) => Some(position(Some(base))?),
+                        None => None,
+                    },
+                    target: position(record.target.as_ref())?,
+                    keep: positions(&record.keep)?,
+                    delta: delta(&record.changes)?,
+                },
+                unknown: unknown(record.dropped.as_ref())?,
+                batch: record.batch as usize,
+            };
+            recovered
+                .intend(intent)
+                .map_err(|error| error.to_string())?;
+        }
+        Kind::Abort(generation) => recovered.abort(generation),
+    }
+    Ok(())
+}
+
+fn installed(snapshot: &SnapshotRecord) -> Result<Installed, String> {
+    let mut versions: Vec<Version> = Vec::new();
+    let empty = NodePolicy::default();
+    for record in &snapshot.versions {
+        let position = position(record.position.as_ref())?;
+        let before = versions.last().map_or(&empty, |version| &version.policy);
+        let policy = before
+            .applied(&delta(&record.changes)?, position.digest)
+            .map_err(|error| error.to_string())?;
+        versions.push(Version {
+            position,
+            policy: Arc::new(policy),
+        });
+    }
+    let window = Window::new(versions);
+    let births = snapshot.births.iter().map(|birth| {
+        let id: [u8; 16] = birth.group[..]
+            .try_into()
+            .map_err(|_| "a group's id is not 16 bytes")?;
+        Ok((GroupId(id), birth.generation))
+    });
+    let unknown = unknown(snapshot.dropped.as_ref())?;
+    let departed = snapshot.departed.iter().map(|bytes| address(bytes));
+    Ok(Installed {
+        policy: window.enforced(&unknown),
+        window,
+        unknown,
+        generation: snapshot.generation,
+        made: snapshot.made,
+        births: births.collect::<Result<_, String>>()?,
+        departed: departed.collect::<Result<_, String>>()?,
+    })
+}
+
+fn unknown(dropped: Option<&wire::WorkloadRanges>) -> Result<Unknown, String> {
+    let Some(dropped) = dropped else {
+        return Ok(Unknown::Allow);
+    };
+    let ranges = Ranges::try_from(dropped).map_err(|error| error.to_string())?;
+    Ok(Unknown::Drop(Arc::new(ranges)))
+}
+
+fn dropped(unknown: &Unknown) -> Option<wire::WorkloadRanges> {
+    match unknown {
+        Unknown::Drop(ranges) => Some((&**ranges).into()),
+        Unknown::Allow => None,
+    }
+}
+
+fn positions(found: &[wire::Position]) -> Result<Vec<Position>, String> {
+    found.iter().map(|found| position(Some(found))).collect()
+}
+
+fn address(bytes: &[u8]) -> Result<IpAddr, String> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .map_err(|_| format!("an address has {} bytes", bytes.len()))
+}
+
+fn position(found: Option<&wire::Position>) -> Result<Position, String> {
+    let found = found.ok_or("it has no position")?;
+    Position::try_from(found).map_err(|error| error.to_string())
+}
+
+fn delta(changes: &[wire::PolicyChange]) -> Result<Delta, String> {
+    Delta::try_from(changes).map_err(|error: WireError| error.to_string())
+}
+
+pub(super) fn frame(record: &Record) -> Vec<u8> {
+    let payload = record.encode_to_vec();
+    let mut frame = Vec::with_capacity(payload.len() + 9);
+    frame.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    frame.push(FORMAT);
+    frame.extend_from_slice(&crc32fast::hash(&payload).to_be_bytes());
+    frame.extend_from_slice(&payload);
+    frame
+}
+
+pub(super) fn unframe(frame: &[u8]) -> Result<Record, String> {
+    let (header, payload) = frame.split_at_checked(9).ok_or("it is cut off")?;
+    if header[4] != FORMAT {
+        return Err(format!(
+            "it has format {}, this enforcer reads {FORMAT}",
+            header[4]
+        ));
+    }
+    if payload.len() != u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize {
+        return Err("its length is another".into());
+    }
+    if crc32fast::hash(payload).to_be_bytes() != header[5..9] {
+        return Err("its checksum is another".into());
+    }
+    Record::decode(payload).map_err(|error| error.to_string())
+}
+
+/// What a record says, for people.
+pub(super) fn describe(record: &Record) -> String {
+    let name = |position: &Option<wire::Position>| match position {
+        Some(position) => format!("epoch {} revision {}", position.epoch, position.revision),
+        None => "nothing".to_owned(),
+    };
+    match &record.kind {
+        None => "nothing that this version knows".to_owned(),
+        Some(Kind::Snapshot(snapshot)) => {
+            let versions = snapshot.versions.iter();
+            let names: Vec<_> = versions.map(|version| name(&version.position)).collect();
+            format!("snapshot: holds {}", names.join(", "))
+        }
+        Some(Kind::Intent(intent)) => {
+            let kept: Vec<_> = intent
+                .keep
+                .iter()
+                .map(|kept| name(&Some(kept.clone())))
+                .collect();
+            let kept = match kept.is_empty() {
+                true => String::new(),
+                false => format!(", beside {}", kept.join(", ")),
+            };
+            let (to, from) = (name(&intent.target), name(&intent.base));
+            format!(
+                "intent: to {to} from {from}, {} changes{kept}",
+                intent.changes.len()
+            )
+        }
+        Some(Kind::Abort(generation)) => {
+            format!("abort: the kernel refused the intent before; generation {generation} is burnt")
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The node's journal against real files.
+
+mod corruption;
+mod laws;
