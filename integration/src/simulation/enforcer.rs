@@ -210,7 +210,7 @@ impl World {
         };
         let bytes = request.encode_to_vec();
         self.network
-            .to_control(stream, bytes, &mut self.schedule, &mut self.rng);
+            .send_to_control(stream, bytes, &mut self.schedule, &mut self.rng);
     }
 
     /// A message arrives.
