@@ -445,8 +445,13 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.forgetting = !self.installed.departed.is_empty();
     }
 
+    /// Whether an update stopped half-way. It is in the journal: the node will hold what it leads to.
+    pub fn is_half_way(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
     /// Goes on with an update that stopped half-way.
-    fn finish(&mut self) -> Result<(), Refusal> {
+    pub fn finish(&mut self) -> Result<(), Refusal> {
         let Some((plan, done)) = self.unfinished.take() else {
             return Ok(());
         };

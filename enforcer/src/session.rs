@@ -98,6 +98,7 @@ async fn try_session(
     let mut client = NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let (requests, outbound) = mpsc::channel(4);
     let lease = agent.lease();
+    agent.settled().await;
     let hello = wire::Hello {
         node_name: identity.name.clone(),
         window: window(agent),

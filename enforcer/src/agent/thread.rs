@@ -27,7 +27,11 @@ const ORPHAN_PATIENCE: Duration = Duration::from_millis(500);
 /// How many objects may be left behind before they are deleted though updates keep coming.
 const GARBAGE_MAX: usize = 500;
 
+/// How long to wait before an update that stopped half-way is tried to be finished again.
+const HALF_WAY: Duration = Duration::from_secs(1);
+
 enum Request {
+    Settle(Reply<()>),
     Apply(Update, Reply<Result<(), Refusal>>),
     PrepareLease(Reply<Result<Option<u64>, netlink::Error>>),
     TakeLease(u64, Reply<Result<bool, netlink::Error>>),
@@ -55,6 +59,12 @@ impl Handle {
     /// The versions that the node holds, oldest first.
     pub fn window(&self) -> Vec<Position> {
         self.said.borrow().window.clone()
+    }
+
+    /// Returns when no update is under way, not even one that stopped half-way: then [`window`](Handle::window) says what
+    /// the node holds.
+    pub async fn settled(&self) {
+        self.ask(Request::Settle).await;
     }
 
     /// Applies an update: when this returns `Ok` it is in the journal and in the kernel.
@@ -134,10 +144,16 @@ fn run(
         };
         match request {
             Ok(Request::Apply(update, reply)) => {
-                let result = agent.apply(update);
+                let mut result = agent.apply(update);
+                // Whatever was answered now would not be what the node will hold: nothing is, until it is through.
+                while agent.is_half_way() {
+                    thread::sleep(HALF_WAY);
+                    result = agent.finish();
+                }
                 say.send_replace(Said::of(&agent));
                 let _ = reply.send(result);
             }
+            Ok(Request::Settle(reply)) => drop(reply.send(())),
             Ok(Request::PrepareLease(reply)) => drop(reply.send(agent.prepare_lease())),
             Ok(Request::TakeLease(number, reply)) => drop(reply.send(agent.take_lease(number))),
             Err(RecvTimeoutError::Timeout) => agent.clean(),

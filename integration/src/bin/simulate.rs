@@ -64,7 +64,7 @@ fn simulate(arguments: &Arguments) -> u64 {
     let (steps, flows, violations) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let last: Mutex<Instant> = Mutex::new(Instant::now());
     let work = || {
-        while !(violations.load(Ordering::Relaxed) > 0 && !arguments.keep_going) {
+        while arguments.keep_going || violations.load(Ordering::Relaxed) == 0 {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= arguments.seeds.end {
                 return;

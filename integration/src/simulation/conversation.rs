@@ -342,6 +342,6 @@ impl World {
         };
         let bytes = response.encode_to_vec();
         self.network
-            .to_node(stream, bytes, &mut self.schedule, &mut self.rng);
+            .send_to_node(stream, bytes, &mut self.schedule, &mut self.rng);
     }
 }

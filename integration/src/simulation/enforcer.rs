@@ -20,6 +20,7 @@ use super::{
     judge::Violation,
     machine::{Handle, Machine},
     milliseconds,
+    mutant::Mutant,
     network::StreamId,
     schedule::Event,
     universe::node_name,
@@ -211,7 +212,7 @@ impl World {
         };
         let bytes = request.encode_to_vec();
         self.network
-            .to_control(stream, bytes, &mut self.schedule, &mut self.rng);
+            .send_to_control(stream, bytes, &mut self.schedule, &mut self.rng);
     }
 
     /// A message arrives.
@@ -270,6 +271,12 @@ impl World {
             Ok(()) => format!("n{node} holds {}", revisions(&window)),
             Err(refusal) => format!("n{node} refuses revision {}: {refusal}", target.revision),
         });
+        // Half-way it neither holds what it held nor what it is to hold. So it says nothing, and starts again.
+        let half_way = matches!(&result, Err(Refusal::Kernel { step, .. }) if *step > 1);
+        if half_way && self.mutant != Some(Mutant::AnswersHalfWay) {
+            self.kill_node(node);
+            return Ok(());
+        }
         let wire_window = window.iter().copied().map(Into::into).collect();
         let answer = match result {
             Ok(()) => {

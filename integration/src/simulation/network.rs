@@ -76,7 +76,7 @@ impl Network {
     }
 
     /// Sends a message to a node.
-    pub(super) fn to_node(
+    pub(super) fn send_to_node(
         &mut self,
         stream: StreamId,
         bytes: Vec<u8>,
@@ -91,7 +91,7 @@ impl Network {
     }
 
     /// Sends a message to the control plane.
-    pub(super) fn to_control(
+    pub(super) fn send_to_control(
         &mut self,
         stream: StreamId,
         bytes: Vec<u8>,
