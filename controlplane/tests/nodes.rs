@@ -221,6 +221,21 @@ fn after_a_restart_a_lease_is_for_who_holds_what_the_others_do() {
     assert!(world.lease("n", n));
 }
 
+/// n holds what is the latest again; it may have been fenced when something else was, which others still hold.
+#[test]
+fn after_a_restart_in_the_middle_the_latest_version_proves_nothing() {
+    let nodes = [("n", allow(&[1])), ("m", allow(&[2]))];
+    let joined: (&[&str], bool) = (&["n", "m"], true);
+    let mut world = World::start((4, 3), Unreachable::Fence, joined, &nodes);
+    let n = world.connect("n", &[position(1, &allow(&[1]))], LEASE);
+    assert!(!world.lease("n", n));
+    let m = world.connect("m", &[position(3, &allow(&[3]))], LEASE);
+    world.follow("m", m);
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.table.settled(), 4);
+    assert!(world.lease("n", n));
+}
+
 #[test]
 fn who_begins_with_nothing_waits_until_it_is_known_with_what() {
     let nodes = [("n", allow(&[2])), ("m", allow(&[2]))];

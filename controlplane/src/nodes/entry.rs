@@ -31,6 +31,8 @@ pub(super) struct Entry {
     started_with: Option<Position>,
     /// Whether it may be a node that edits went on without in an earlier life of this process.
     unproven: bool,
+    /// Whether edits go on without nodes that are fenced, if they do not say otherwise.
+    may_be_fenced: bool,
     /// The digests of the versions that it is to hold.
     desired: Vec<Digest>,
     in_flight: Option<InFlight>,
@@ -94,6 +96,7 @@ impl Entry {
             changes: BTreeSet::new(),
             started_with: None,
             unproven: false,
+            may_be_fenced: false,
             desired: Vec::new(),
             in_flight: None,
             connection: None,
@@ -201,7 +204,8 @@ impl Entry {
     }
 
     /// What it must enforce as this process starts. Which revision made it that was forgotten: perhaps the first.
-    pub(super) fn start_with(&mut self, version: &Version) {
+    pub(super) fn start_with(&mut self, version: &Version, unreachable: Unreachable) {
+        self.may_be_fenced = unreachable == Unreachable::Fence;
         self.policy = version.policy.clone();
         self.changes.insert(1);
         self.started_with = Some(version.position);
@@ -446,8 +450,9 @@ impl Entry {
             self.passed_over = None;
             self.unproven &= self.settled.is_none();
         }
-        let start = self.started_with.map(|position| position.digest);
-        if held.iter().any(|held| Some(held.position.digest) == start) {
+        // In the middle of rollouts nobody knows what the others are settled on: the latest version may be ahead of it.
+        let start = self.started_with.filter(|_| !self.may_be_fenced);
+        if start.is_some_and(|start| held.iter().any(|held| held.position.digest == start.digest)) {
             self.unproven = false;
         }
         if self.enforces_all() {

@@ -100,7 +100,7 @@ impl Table {
             // A lease that an earlier life granted may last.
             let leased = entry.joined == Some(true);
             entry.lease_until = leased.then(|| at + settings.lease_longest);
-            entry.start_with(&version);
+            entry.start_with(&version, settings.unreachable);
             if !quiet {
                 let both = Ways {
                     revokes: true,
