@@ -1,6 +1,10 @@
 //! Journals that are not what was written: every kind of damage is named, nothing is skipped, nothing is changed.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
 use sallyport_controlplane::{
     history::{Bounds, Unrecorded},
@@ -38,15 +42,23 @@ fn journal(directory: &tempfile::TempDir) -> Settings {
     settings
 }
 
+/// sled lets go of its lock a moment after it is closed.
+fn opened_by_sled(path: &Path) -> sled::Db {
+    let config = sled::Config::new().path(path).segment_size(4 << 20);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match config.open() {
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            result => return result.unwrap(),
+        }
+    }
+}
+
 /// Changes the trees behind the journal's back, and opens it.
 fn after(tamper: impl FnOnce(&sled::Db)) -> (PathBuf, String) {
     let directory = tempfile::tempdir().unwrap();
     let settings = journal(&directory);
-    let database = sled::Config::new()
-        .path(&settings.path)
-        .segment_size(4 << 20)
-        .open()
-        .unwrap();
+    let database = opened_by_sled(&settings.path);
     tamper(&database);
     drop(database);
     let first = SledJournal::open(settings.clone())
@@ -178,11 +190,7 @@ fn missing_records_are_named() {
 fn a_later_format_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let settings = journal(&directory);
-    let database = sled::Config::new()
-        .path(&settings.path)
-        .segment_size(4 << 20)
-        .open()
-        .unwrap();
+    let database = opened_by_sled(&settings.path);
     let meta = database.open_tree("meta").unwrap();
     meta.insert("format", later_format()).unwrap();
     drop((meta, database));
@@ -211,11 +219,7 @@ fn later_format() -> Vec<u8> {
 fn a_transaction_that_was_cut_off_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let settings = journal(&directory);
-    let database = sled::Config::new()
-        .path(&settings.path)
-        .segment_size(4 << 20)
-        .open()
-        .unwrap();
+    let database = opened_by_sled(&settings.path);
     // As if revision 7 had been large and only its first part had come to the disk.
     let checked = [&log_key(7, 0)[..], &[1], &2u32.to_be_bytes(), b"x"].concat();
     let checksum = crc32fast::hash(&checked).to_be_bytes();

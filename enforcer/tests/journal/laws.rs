@@ -1,6 +1,12 @@
 //! The journal's laws: reopening it equals never having stopped, and what is damaged is refused, never skipped.
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use proptest::prelude::*;
 use sallyport_enforcer::{
@@ -162,6 +168,18 @@ fn key(sequence: u64, part: u32) -> [u8; 12] {
     key
 }
 
+/// sled lets go of its lock a moment after it is closed.
+fn opened_by_sled(path: &Path) -> sled::Db {
+    let config = sled::Config::new().path(path).segment_size(4 << 20);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match config.open() {
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            result => return result.unwrap(),
+        }
+    }
+}
+
 /// Writes three records, lets a change be made to sled's tree, and reopens.
 fn damaged(change: impl FnOnce(&sled::Tree)) -> Result<Installed, Error> {
     let directory = tempfile::tempdir().unwrap();
@@ -173,8 +191,7 @@ fn damaged(change: impl FnOnce(&sled::Tree)) -> Result<Installed, Error> {
         installed = intent.after(&installed).unwrap();
     }
     drop(journal);
-    let config = sled::Config::new().path(directory.path());
-    let database = config.segment_size(4 << 20).open().unwrap();
+    let database = opened_by_sled(directory.path());
     change(&database.open_tree("log").unwrap());
     drop(database);
     reopened(directory.path()).map(|(_, installed)| installed)
