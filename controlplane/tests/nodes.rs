@@ -328,3 +328,26 @@ fn what_nodes_hold_back_is_not_enforced() {
     world.follow("m", m);
     assert!(world.table.enforces(4));
 }
+
+/// n went on to 3's policy alone. What 4 changes there has to wait for m: 3 does not, and n is not asked to go back.
+#[test]
+fn who_went_alone_does_not_go_back() {
+    let nodes = [("n", allow(&[1])), ("m", allow(&[3]))];
+    let mut world = World::start((1, 1), Unreachable::Wait, (&[], false), &nodes);
+    let n = world.connect("n", &[], NONE);
+    let m = world.connect("m", &[], NONE);
+    world.follow("n", n);
+    world.follow("m", m);
+    world.commit(2, &[("m", allow(&[4]))]);
+    world.commit(3, &[("n", allow(&[2]))]);
+    world.follow("n", n);
+    world.commit(4, &[("n", allow(&[3]))]);
+    let both = vec![position(3, &allow(&[2])), position(4, &allow(&[3]))];
+    assert_eq!(world.sent("n", n), Some(both.clone()));
+    world.table.acked("n", n, &both, world.now).unwrap();
+    world.follow("m", m);
+    world.pass(Duration::from_millis(20));
+    world.follow("n", n);
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.table.settled(), 4);
+}

@@ -225,17 +225,26 @@ impl Rollouts {
     pub(super) fn add(&mut self, mut rollout: Rollout) {
         self.ids += 1;
         rollout.id = self.ids;
+        let waited_for: BTreeSet<u64> = self
+            .all
+            .iter()
+            .flat_map(|other| &other.after)
+            .copied()
+            .collect();
+        // One node by itself needs no barrier between two of its edits.
+        let goes_on = |other: &Rollout, rollout: &Rollout| {
+            other.lone_node().is_some()
+                && other.lone_node() == rollout.lone_node()
+                && !waited_for.contains(&other.id)
+        };
+        // Unless the later one has to wait for others: the node is where the earlier one leads, and does not go back.
+        let waits = self
+            .all
+            .iter()
+            .any(|other| other.conflicts(&rollout) && !goes_on(other, &rollout));
         let mut others = Vec::with_capacity(self.all.len());
-        let all = std::mem::take(&mut self.all);
-        let waited_for: BTreeSet<u64> =
-            all.iter().flat_map(|other| &other.after).copied().collect();
-        for other in all {
-            // One node by itself needs no barrier between two of its edits.
-            let is_free = !other.after.is_empty()
-                || other
-                    .lone_node()
-                    .is_some_and(|node| rollout.lone_node() == Some(node))
-                    && !waited_for.contains(&other.id);
+        for other in std::mem::take(&mut self.all) {
+            let is_free = !other.after.is_empty() || !waits && goes_on(&other, &rollout);
             if !other.conflicts(&rollout) {
                 others.push(other);
             } else if is_free {
