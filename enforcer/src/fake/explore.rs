@@ -4,7 +4,9 @@
 //! A packet's time only goes forward, so of two ways to one place the earlier one sees all that the later one sees: each
 //! place is looked at once, from its earliest time on.
 
-use std::{collections::HashMap, fmt, ops::RangeInclusive};
+use std::{fmt, ops::RangeInclusive, rc::Rc};
+
+use rustc_hash::FxHashMap;
 
 use crate::fake::{
     FakeKernel, Generation, Judgement, Packet,
@@ -44,7 +46,7 @@ impl fmt::Display for Trace {
 
 /// A place that a packet came to, and how: from the place before it, by what it saw when.
 struct Node {
-    position: Position,
+    position: Rc<Position>,
     before: usize,
     seen: Option<(Generation, Generation, Seen)>,
     end: Option<Judgement>,
@@ -53,9 +55,10 @@ struct Node {
 struct Search<'a> {
     kernel: &'a FakeKernel,
     packet: &'a Packet,
+    from: Generation,
     to: Generation,
     nodes: Vec<Node>,
-    earliest: HashMap<Position, Generation>,
+    earliest: FxHashMap<Rc<Position>, Generation>,
     open: Vec<(usize, Generation)>,
 }
 
@@ -104,7 +107,7 @@ impl<'a> Search<'a> {
     ) -> Search<'a> {
         let from = (*generations.start()).max(kernel.horizon);
         let start = Node {
-            position: Position::start(),
+            position: Rc::new(Position::start()),
             before: 0,
             seen: None,
             end: None,
@@ -112,9 +115,10 @@ impl<'a> Search<'a> {
         Search {
             kernel,
             packet,
+            from,
             to: (*generations.end()).min(kernel.generation),
             nodes: vec![start],
-            earliest: HashMap::new(),
+            earliest: FxHashMap::default(),
             open: vec![(0, from)],
         }
     }
@@ -140,9 +144,10 @@ impl<'a> Search<'a> {
     }
 
     fn follow(&mut self, before: usize, then: Generation, view: Generation, seen: Seen) {
-        let mut position = self.nodes[before].position.clone();
+        let mut position = Position::clone(&self.nodes[before].position);
         let end = position.go_on(&seen, self.packet);
-        if end.is_none() {
+        let position = Rc::new(position);
+        if end.is_none() && !self.is_one_way() {
             match self.earliest.get_mut(&position) {
                 Some(earliest) if *earliest <= then => return,
                 Some(earliest) => *earliest = then,
@@ -158,6 +163,11 @@ impl<'a> Search<'a> {
             end,
         });
         self.open.push((self.nodes.len() - 1, then));
+    }
+
+    /// Whether a packet sees but one thing at each place, and so comes to none twice.
+    fn is_one_way(&self) -> bool {
+        self.from == self.to && self.from == self.kernel.horizon
     }
 
     /// All that a packet may see at a place from a time on, each at the earliest: when, of which generation, and what.
