@@ -1,6 +1,7 @@
 //! The nodes' side of the API: one conversation a node, one update under way at a time. Decides nothing about
 //! policies and keeps nothing about nodes: that is `nodes`.
 
+mod diffs;
 mod parts;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -10,7 +11,7 @@ use futures::{
     stream::{once, unfold},
 };
 use sallyport_proto::{
-    Delta, Position, Unknown, WireError,
+    Position, Unknown, WireError,
     policy::NodePolicy,
     positions,
     wire::{
@@ -25,7 +26,10 @@ use tokio::{
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-pub use self::parts::{PART, Parts};
+pub use self::{
+    diffs::Diffs,
+    parts::{PART, Parts},
+};
 use crate::{
     journal::Note,
     nodes::{Hello, Nodes, Session, SessionError, Unreachable, Update},
@@ -44,6 +48,7 @@ pub struct Streams {
     nodes: Arc<Nodes>,
     writer: Writer,
     stopping: watch::Receiver<bool>,
+    diffs: Arc<Diffs>,
 }
 
 impl Streams {
@@ -53,6 +58,7 @@ impl Streams {
             nodes,
             writer,
             stopping,
+            diffs: Arc::default(),
         }
     }
 }
@@ -67,9 +73,10 @@ impl NodeService for Streams {
     ) -> Result<Response<Messages>, Status> {
         let (nodes, writer) = (self.nodes.clone(), self.writer.clone());
         let (stopping, inbound) = (self.stopping.clone(), request.into_inner());
+        let diffs = self.diffs.clone();
         let messages = once(async move {
             let (session, inbound) = Box::pin(open(nodes, writer, inbound)).await?;
-            Ok::<_, Status>(Conversation::new(session, inbound, stopping).messages())
+            Ok::<_, Status>(Conversation::new(session, inbound, diffs, stopping).messages())
         });
         Ok(Response::new(Box::pin(messages.try_flatten())))
     }
@@ -159,6 +166,7 @@ impl From<SessionError> for Status {
 struct Conversation {
     session: Session,
     inbound: Streaming<SyncRequest>,
+    diffs: Arc<Diffs>,
     stopping: watch::Receiver<bool>,
     /// The update that is being sent.
     sending: Option<Box<Parts>>,
@@ -178,11 +186,13 @@ impl Conversation {
     fn new(
         session: Session,
         inbound: Streaming<SyncRequest>,
+        diffs: Arc<Diffs>,
         stopping: watch::Receiver<bool>,
     ) -> Conversation {
         Conversation {
             session,
             inbound,
+            diffs,
             stopping,
             sending: None,
             snapshot: false,
@@ -217,7 +227,7 @@ impl Conversation {
             {
                 // What fits nothing is sent whole anyway.
                 self.snapshot = update.base.is_none();
-                self.sending = Some(Box::new(parts(update)));
+                self.sending = Some(Box::new(self.parts(update)));
                 continue;
             }
             match self.listen().await? {
@@ -230,6 +240,21 @@ impl Conversation {
                 Signal::Changed | Signal::Retry => self.retry.go(),
             }
         }
+    }
+
+    /// An update's messages.
+    fn parts(&self, update: Update) -> Parts {
+        let Update {
+            base,
+            target,
+            policy,
+            keep,
+        } = update;
+        let (base, old) = match base {
+            Some((position, policy)) => (Some(position), policy),
+            None => (None, Arc::<NodePolicy>::default()),
+        };
+        Parts::new(base, target, &keep, self.diffs.between(&old, &policy))
     }
 
     /// A message, unless the stream is to end by now.
@@ -305,21 +330,6 @@ impl Drop for Conversation {
     fn drop(&mut self) {
         info!(node = self.session.name(), "node disconnected");
     }
-}
-
-/// An update's messages.
-fn parts(update: Update) -> Parts {
-    let Update {
-        base,
-        target,
-        policy,
-        keep,
-    } = update;
-    let (base, old) = match base {
-        Some((position, policy)) => (Some(position), policy),
-        None => (None, Arc::<NodePolicy>::default()),
-    };
-    Parts::new(base, target, &keep, Delta::between(&old, &policy))
 }
 
 fn over<E>(reason: Result<SessionError, E>) -> Status {

@@ -1,44 +1,43 @@
-//! Updates as messages of bounded size: large changes are cut, and parts are made as they are sent. Knows no stream
-//! and no node.
+//! Updates as messages of bounded size, made as they are sent. Knows no stream and no node.
 
-use std::iter::Peekable;
+use std::{iter::Peekable, vec};
 
-use prost::Message as _;
+use prost::bytes::Bytes;
 use sallyport_proto::{
-    Change, Delta, Position,
-    wire::{self, PolicyChange, UpdatePart},
+    Position,
+    wire::{self, UpdatePart},
 };
 
-/// The most bytes of one part. A change that cannot be cut (a class, the ranges of a group) goes in one part,
+/// The most bytes of one part. Changes come cut to fit; one that cannot be cut (a class, the ranges of a group) goes in one part,
 /// whatever its size.
 pub const PART: usize = 1 << 20;
 
 /// What a part has beside its changes: a few positions and the framing.
 const FRAME: usize = 512;
 
-/// The most addresses of one change: 18 bytes each, if they are IPv6.
-const ADDRESSES: usize = 16_384;
-
 /// The parts of an update, at least one; the last one says so.
 pub struct Parts {
     base: Option<Position>,
     target: Position,
     keep: Vec<wire::Position>,
-    changes: Peekable<Box<dyn Iterator<Item = PolicyChange> + Send>>,
+    changes: Peekable<vec::IntoIter<Bytes>>,
     begun: bool,
 }
 
 impl Parts {
-    /// The parts of an update from `base`, or from nothing, to `target`, beside which some versions stay.
-    pub fn new(base: Option<Position>, target: Position, keep: &[Position], delta: Delta) -> Parts {
-        let changes = delta.changes.into_iter().flat_map(cut);
-        let changes: Box<dyn Iterator<Item = PolicyChange> + Send> =
-            Box::new(changes.map(|change| PolicyChange::from(&change)));
+    /// The parts of an update from `base`, or from nothing, to `target`, beside which some versions stay. `changes` are
+    /// encoded; see [`Diffs`](super::Diffs).
+    pub fn new(
+        base: Option<Position>,
+        target: Position,
+        keep: &[Position],
+        changes: Vec<Bytes>,
+    ) -> Parts {
         Parts {
             base,
             target,
             keep: keep.iter().copied().map(Into::into).collect(),
-            changes: changes.peekable(),
+            changes: changes.into_iter().peekable(),
             begun: false,
         }
     }
@@ -71,57 +70,21 @@ impl Iterator for Parts {
 }
 
 /// A change's bytes, with its tag and length.
-fn sized(change: &PolicyChange) -> usize {
-    change.encoded_len() + 6
-}
-
-/// A group with many members as several changes.
-fn cut(change: Change) -> Vec<Change> {
-    let Change::Group {
-        id,
-        mut spec,
-        add,
-        remove,
-    } = change
-    else {
-        return vec![change];
-    };
-    if add.len() + remove.len() <= ADDRESSES {
-        return vec![Change::Group {
-            id,
-            spec,
-            add,
-            remove,
-        }];
-    }
-    let removals = remove
-        .chunks(ADDRESSES)
-        .map(|chunk| (Vec::new(), chunk.to_vec()));
-    let additions = add
-        .chunks(ADDRESSES)
-        .map(|chunk| (chunk.to_vec(), Vec::new()));
-    let chunks = removals.chain(additions);
-    // Only the first makes the group.
-    chunks
-        .map(|(add, remove)| Change::Group {
-            id,
-            spec: spec.take(),
-            add,
-            remove,
-        })
-        .collect()
+fn sized(change: &Bytes) -> usize {
+    change.len() + 6
 }
 
 #[cfg(test)]
 mod tests {
     use std::{net::Ipv6Addr, sync::Arc};
 
+    use prost::Message as _;
     use sallyport_proto::{
-        Digest, Ranges,
+        Delta, Digest, Ranges,
         policy::{Endpoint, GroupId, NodePolicy, PeerGroup},
     };
 
-    use super::*;
+    use super::{super::Diffs, *};
 
     fn large(members: u128, endpoints: u128) -> NodePolicy {
         let mut policy = NodePolicy::default();
@@ -165,7 +128,8 @@ mod tests {
                 revision: 2,
                 digest: to.digest(),
             };
-            let parts: Vec<_> = Parts::new(None, target, &[], Delta::between(from, to)).collect();
+            let parts: Vec<_> =
+                Parts::new(None, target, &[], Diffs::default().between(from, to)).collect();
             assert!(
                 parts.iter().all(|part| part.encoded_len() <= PART),
                 "within the bound"
@@ -180,14 +144,14 @@ mod tests {
             digest: new.digest(),
         };
         assert!(
-            Parts::new(None, target, &[], Delta::between(&old, &new)).count() > 3,
+            Parts::new(None, target, &[], Diffs::default().between(&old, &new)).count() > 3,
             "it was worth it"
         );
     }
 
     #[test]
     fn nothing_to_change_is_one_part() {
-        let parts: Vec<_> = Parts::new(None, Position::default(), &[], Delta::default()).collect();
+        let parts: Vec<_> = Parts::new(None, Position::default(), &[], Vec::new()).collect();
         assert_eq!(parts.len(), 1);
         assert!(parts[0].last);
     }
