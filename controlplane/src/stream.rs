@@ -11,9 +11,7 @@ use futures::{
     stream::{once, unfold},
 };
 use sallyport_proto::{
-    Position, Unknown, WireError,
-    policy::NodePolicy,
-    positions,
+    Position, Unknown, WireError, positions,
     wire::{
         self, LeaseGrant, LeaseRequest, SyncRequest, SyncResponse,
         node_service_server::NodeService, sync_request::Message, sync_response,
@@ -32,7 +30,7 @@ pub use self::{
 };
 use crate::{
     journal::Note,
-    nodes::{Hello, Nodes, Session, SessionError, Unreachable, Update},
+    nodes::{Hello, Nodes, Session, SessionError, Unreachable},
     writer::Writer,
 };
 
@@ -227,7 +225,7 @@ impl Conversation {
             {
                 // What fits nothing is sent whole anyway.
                 self.snapshot = update.base.is_none();
-                self.sending = Some(Box::new(self.parts(update)));
+                self.sending = Some(Box::new(Parts::new(&update, &self.diffs)));
                 continue;
             }
             match self.listen().await? {
@@ -240,21 +238,6 @@ impl Conversation {
                 Signal::Changed | Signal::Retry => self.retry.go(),
             }
         }
-    }
-
-    /// An update's messages.
-    fn parts(&self, update: Update) -> Parts {
-        let Update {
-            base,
-            target,
-            policy,
-            keep,
-        } = update;
-        let (base, old) = match base {
-            Some((position, policy)) => (Some(position), policy),
-            None => (None, Arc::<NodePolicy>::default()),
-        };
-        Parts::new(base, target, &keep, self.diffs.between(&old, &policy))
     }
 
     /// A message, unless the stream is to end by now.

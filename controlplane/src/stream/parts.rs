@@ -5,11 +5,15 @@ use std::{iter::Peekable, vec};
 use prost::bytes::Bytes;
 use sallyport_proto::{
     Position,
+    policy::NodePolicy,
     wire::{self, UpdatePart},
 };
 
-/// The most bytes of one part. Changes come cut to fit; one that cannot be cut (a class, the ranges of a group) goes in one part,
-/// whatever its size.
+use super::Diffs;
+use crate::nodes::Update;
+
+/// The most bytes of one part. Changes come cut to fit; one that cannot be cut (a class, the ranges of a group) goes in
+/// one part, whatever its size.
 pub const PART: usize = 1 << 20;
 
 /// What a part has beside its changes: a few positions and the framing.
@@ -25,17 +29,21 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The parts of an update from `base`, or from nothing, to `target`, beside which some versions stay. `changes` are
-    /// encoded; see [`Diffs`](super::Diffs).
-    pub fn new(
-        base: Option<Position>,
-        target: Position,
-        keep: &[Position],
-        changes: Vec<Bytes>,
-    ) -> Parts {
-        Parts {
+    /// The parts of an update.
+    pub fn new(update: &Update, diffs: &Diffs) -> Parts {
+        let Update {
             base,
             target,
+            policy,
+            keep,
+        } = update;
+        let changes = match base {
+            Some((_, old)) => diffs.between(old, policy),
+            None => diffs.between(&NodePolicy::default(), policy),
+        };
+        Parts {
+            base: base.as_ref().map(|(position, _)| *position),
+            target: *target,
             keep: keep.iter().copied().map(Into::into).collect(),
             changes: changes.into_iter().peekable(),
             begun: false,
@@ -84,7 +92,7 @@ mod tests {
         policy::{Endpoint, GroupId, NodePolicy, PeerGroup},
     };
 
-    use super::{super::Diffs, *};
+    use super::*;
 
     fn large(members: u128, endpoints: u128) -> NodePolicy {
         let mut policy = NodePolicy::default();
@@ -115,6 +123,22 @@ mod tests {
         base.applied(&delta, digest).unwrap()
     }
 
+    /// The parts of what leads from one policy to another.
+    fn parts(old: &NodePolicy, new: &NodePolicy) -> Vec<UpdatePart> {
+        let position = |revision: u64, policy: &NodePolicy| Position {
+            epoch: 1,
+            revision,
+            digest: policy.digest(),
+        };
+        let update = Update {
+            base: Some((position(1, old), Arc::new(old.clone()))),
+            target: position(2, new),
+            policy: Arc::new(new.clone()),
+            keep: Vec::new(),
+        };
+        Parts::new(&update, &Diffs::default()).collect()
+    }
+
     #[test]
     fn parts_are_small_and_make_the_whole() {
         let (old, new) = (NodePolicy::default(), large(150_000, 20_000));
@@ -123,13 +147,7 @@ mod tests {
             (&new, &old),
             (&large(100_000, 3), &large(3, 30_000)),
         ] {
-            let target = Position {
-                epoch: 1,
-                revision: 2,
-                digest: to.digest(),
-            };
-            let parts: Vec<_> =
-                Parts::new(None, target, &[], Diffs::default().between(from, to)).collect();
+            let parts = parts(from, to);
             assert!(
                 parts.iter().all(|part| part.encoded_len() <= PART),
                 "within the bound"
@@ -138,20 +156,12 @@ mod tests {
             assert!(last.last && others.iter().all(|part| !part.last));
             assert_eq!(received(from, parts, to.digest()), *to);
         }
-        let target = Position {
-            epoch: 1,
-            revision: 2,
-            digest: new.digest(),
-        };
-        assert!(
-            Parts::new(None, target, &[], Diffs::default().between(&old, &new)).count() > 3,
-            "it was worth it"
-        );
+        assert!(parts(&old, &new).len() > 3, "it was worth it");
     }
 
     #[test]
     fn nothing_to_change_is_one_part() {
-        let parts: Vec<_> = Parts::new(None, Position::default(), &[], Vec::new()).collect();
+        let parts = parts(&NodePolicy::default(), &NodePolicy::default());
         assert_eq!(parts.len(), 1);
         assert!(parts[0].last);
     }
