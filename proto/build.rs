@@ -18,6 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     tonic_prost_build::configure()
         .codec_path("crate::codec::SmallBuffers")
+        // Shared between messages.
+        .bytes(".sallyport.v1.UpdatePart.changes")
         .compile_fds(descriptors)?;
     Ok(())
 }

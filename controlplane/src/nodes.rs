@@ -133,8 +133,8 @@ pub struct Affected {
 #[derive(Debug)]
 pub struct Nodes {
     table: Mutex<Table>,
-    /// Moves whenever a node may hold back less than before.
-    progress: watch::Sender<()>,
+    /// The first revision that is not enforced everywhere.
+    lacking: watch::Sender<Option<Revision>>,
     /// The last revision up to which every rollout has passed its barrier.
     settled: watch::Sender<Revision>,
     /// When there may be something to do though nothing happens.
@@ -146,8 +146,8 @@ impl Nodes {
     pub fn new(table: Table) -> Nodes {
         let settled = table.settled();
         let nodes = Nodes {
+            lacking: watch::Sender::new(table.lacking()),
             table: Mutex::new(table),
-            progress: watch::Sender::new(()),
             settled: watch::Sender::new(settled),
             due: watch::Sender::new(None),
         };
@@ -190,18 +190,12 @@ impl Nodes {
         self.lock().passed_over(Instant::now())
     }
 
-    /// Whether every node that must enforces a revision.
-    pub fn enforce(&self, revision: Revision) -> bool {
-        self.lock().enforces(revision)
-    }
-
     /// Returns once every node that must enforces a revision.
     pub async fn enforced(&self, revision: Revision) {
-        let mut progress = self.progress.subscribe();
-        while !self.enforce(revision) {
-            // The sender is ours, so that this ends only with a change.
-            let _ = progress.changed().await;
-        }
+        let mut lacking = self.lacking.subscribe();
+        let enforced = |first: &Option<Revision>| first.is_none_or(|first| first > revision);
+        // The sender is ours, so that this ends only with what is waited for.
+        let _ = lacking.wait_for(enforced).await;
     }
 
     /// The last revision up to which every rollout has passed its barrier, whenever it is another one.
@@ -246,15 +240,20 @@ impl Nodes {
         let mut table = self.lock();
         let now = Instant::now();
         let result = action(&mut table, now);
-        let (due, moved, settled) = (table.advance(now), table.moved(), table.settled());
+        let (due, settled, lacking) = (table.advance(now), table.settled(), table.lacking());
         // With the lock held: what is told last is to be what was so last.
-        let changed = |old: &mut Option<Instant>| std::mem::replace(old, due) != due;
-        self.due.send_if_modified(changed);
-        self.settled
-            .send_if_modified(|old| std::mem::replace(old, settled) != settled);
-        if moved {
-            self.progress.send_replace(());
-        }
+        tell(&self.due, due);
+        tell(&self.settled, settled);
+        tell(&self.lacking, lacking);
         result
     }
+}
+
+/// Wakes those who wait for it if it is another one.
+fn tell<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+    sender.send_if_modified(|old| {
+        let changed = *old != value;
+        *old = value;
+        changed
+    });
 }

@@ -1,42 +1,44 @@
 //! The nodes' side of the API: one conversation a node, one update under way at a time. Decides nothing about
 //! policies and keeps nothing about nodes: that is `nodes`.
 
+mod diffs;
 mod parts;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
+use futures::{
+    Stream, TryStreamExt as _,
+    stream::{once, unfold},
+};
 use sallyport_proto::{
-    Delta, Position, Unknown, WireError,
-    policy::NodePolicy,
-    positions,
+    Position, Unknown, WireError, positions,
     wire::{
         self, LeaseGrant, LeaseRequest, SyncRequest, SyncResponse,
         node_service_server::NodeService, sync_request::Message, sync_response,
     },
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{oneshot::error::TryRecvError, watch},
     time::{Instant, Sleep, sleep_until, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-pub use self::parts::{PART, Parts};
+pub use self::{
+    diffs::Diffs,
+    parts::{PART, Parts},
+};
 use crate::{
     journal::Note,
-    nodes::{Hello, Nodes, Session, SessionError, Unreachable, Update},
+    nodes::{Hello, Nodes, Session, SessionError, Unreachable},
     writer::Writer,
 };
 
-/// A node that opens a stream has this long to say Hello, and one that is told to go to hear why.
+/// A node that opens a stream has this long to say Hello.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long to wait after a refusal before the same is tried again: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// Parts that are made before the first of them is sent.
-const AHEAD: usize = 2;
 
 /// Serves NodeService.
 #[derive(Debug)]
@@ -44,6 +46,7 @@ pub struct Streams {
     nodes: Arc<Nodes>,
     writer: Writer,
     stopping: watch::Receiver<bool>,
+    diffs: Arc<Diffs>,
 }
 
 impl Streams {
@@ -53,37 +56,33 @@ impl Streams {
             nodes,
             writer,
             stopping,
+            diffs: Arc::default(),
         }
     }
 }
 
 #[tonic::async_trait]
 impl NodeService for Streams {
-    type SyncStream = ReceiverStream<Result<SyncResponse, Status>>;
+    type SyncStream = Messages;
 
     async fn sync(
         &self,
         request: Request<Streaming<SyncRequest>>,
-    ) -> Result<Response<Self::SyncStream>, Status> {
-        let (outbound, messages) = mpsc::channel(AHEAD);
+    ) -> Result<Response<Messages>, Status> {
         let (nodes, writer) = (self.nodes.clone(), self.writer.clone());
-        let stopping = self.stopping.clone();
-        tokio::spawn(async move {
-            let session = open(nodes, writer, request.into_inner());
-            let outcome = match session.await {
-                Ok((session, inbound)) => {
-                    converse(session, inbound, outbound.clone(), stopping).await
-                }
-                Err(status) => Err(status),
-            };
-            if let Err(status) = outcome {
-                // A node that reads nothing does not learn why.
-                let _ = timeout(PATIENCE, outbound.send(Err(status))).await;
-            }
+        let (stopping, inbound) = (self.stopping.clone(), request.into_inner());
+        let diffs = self.diffs.clone();
+        let messages = once(async move {
+            let (session, inbound) = Box::pin(open(nodes, writer, inbound)).await?;
+            Ok::<_, Status>(Conversation::new(session, inbound, diffs, stopping).messages())
         });
-        Ok(Response::new(ReceiverStream::new(messages)))
+        Ok(Response::new(Box::pin(messages.try_flatten())))
     }
 }
+
+/// What a node is told. It is made when the connection asks for it: a stream has no task and no queue of its own, of
+/// which there would be thousands, and what a node that reads nothing would be told is not even computed.
+pub type Messages = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Send>>;
 
 /// A stream's session, once the node has said Hello.
 async fn open(
@@ -121,29 +120,6 @@ async fn open(
         session.join(leased);
     }
     Ok((session, inbound))
-}
-
-async fn converse(
-    session: Session,
-    inbound: Streaming<SyncRequest>,
-    outbound: mpsc::Sender<Result<SyncResponse, Status>>,
-    stopping: watch::Receiver<bool>,
-) -> Result<(), Status> {
-    let node = session.name().to_owned();
-    let conversation = Conversation {
-        session,
-        inbound,
-        outbound,
-        stopping,
-        snapshot: false,
-        retry: Retry::new(),
-    };
-    let outcome = conversation.go_on().await;
-    match &outcome {
-        Ok(()) => info!(node, "node disconnected"),
-        Err(status) => info!(node, reason = status.message(), "node's stream ended"),
-    }
-    outcome
 }
 
 fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
@@ -188,8 +164,10 @@ impl From<SessionError> for Status {
 struct Conversation {
     session: Session,
     inbound: Streaming<SyncRequest>,
-    outbound: mpsc::Sender<Result<SyncResponse, Status>>,
+    diffs: Arc<Diffs>,
     stopping: watch::Receiver<bool>,
+    /// The update that is being sent.
+    sending: Option<Box<Parts>>,
     /// The node wants everything.
     snapshot: bool,
     retry: Retry,
@@ -203,63 +181,78 @@ enum Signal {
 }
 
 impl Conversation {
-    async fn go_on(mut self) -> Result<(), Status> {
+    fn new(
+        session: Session,
+        inbound: Streaming<SyncRequest>,
+        diffs: Arc<Diffs>,
+        stopping: watch::Receiver<bool>,
+    ) -> Conversation {
+        Conversation {
+            session,
+            inbound,
+            diffs,
+            stopping,
+            sending: None,
+            snapshot: false,
+            retry: Retry::new(),
+        }
+    }
+
+    /// All that is said to the node; at last perhaps why it is over.
+    fn messages(self) -> impl Stream<Item = Result<SyncResponse, Status>> {
+        unfold(Some(self), async |conversation| {
+            let mut conversation = conversation?;
+            match conversation.next().await {
+                Ok(message) => Some((Ok(message?), Some(conversation))),
+                Err(status) => {
+                    let (node, reason) = (conversation.session.name(), status.message());
+                    info!(node, reason, "ending a node's stream");
+                    Some((Err(status), None))
+                }
+            }
+        })
+    }
+
+    /// What to say next, once there is something. `None` when the node is gone.
+    async fn next(&mut self) -> Result<Option<SyncResponse>, Status> {
         loop {
+            if let Some(part) = self.sending.as_mut().and_then(|parts| parts.next()) {
+                return self.in_time(sync_response::Message::Update(part)).map(Some);
+            }
+            self.sending = None;
             if !self.retry.is_waiting()
                 && let Some(update) = self.session.next_update(self.snapshot)?
             {
                 // What fits nothing is sent whole anyway.
                 self.snapshot = update.base.is_none();
-                if self.send(update).await?.is_none() {
-                    return Ok(());
-                }
+                self.sending = Some(Box::new(Parts::new(&update, &self.diffs)));
+                continue;
             }
             match self.listen().await? {
                 Signal::Said(Some(request)) => {
-                    if let Some(response) = self.hear(request)?
-                        && self.say(response).await?.is_none()
-                    {
-                        return Ok(());
+                    if let Some(grant) = self.hear(request)? {
+                        return self.in_time(sync_response::Message::Lease(grant)).map(Some);
                     }
                 }
-                Signal::Said(None) => return Ok(()),
+                Signal::Said(None) => return Ok(None),
                 Signal::Changed | Signal::Retry => self.retry.go(),
             }
         }
     }
 
-    /// Sends an update. `None` when the node is gone.
-    async fn send(&mut self, update: Update) -> Result<Option<()>, Status> {
-        let Update {
-            base,
-            target,
-            policy,
-            keep,
-        } = update;
-        let (base, old) = match base {
-            Some((position, policy)) => (Some(position), policy),
-            None => (None, Arc::<NodePolicy>::default()),
-        };
-        for part in Parts::new(base, target, &keep, Delta::between(&old, &policy)) {
-            let response = SyncResponse {
-                message: Some(sync_response::Message::Update(part)),
-            };
-            if self.say(response).await?.is_none() {
-                return Ok(None);
-            }
-        }
-        Ok(Some(()))
-    }
-
-    /// Sends a message. `None` when the node is gone.
-    async fn say(&mut self, response: SyncResponse) -> Result<Option<()>, Status> {
+    /// A message, unless the stream is to end by now.
+    fn in_time(&mut self, message: sync_response::Message) -> Result<SyncResponse, Status> {
         let (_, ended) = self.session.signals();
-        let sent = tokio::select! {
-            sent = self.outbound.send(Ok(response)) => sent,
-            reason = &mut *ended => return Err(over(reason)),
-            _ = self.stopping.wait_for(|&stopping| stopping) => return Err(stopping()),
-        };
-        Ok(sent.ok())
+        match ended.try_recv() {
+            Err(TryRecvError::Empty) => {}
+            reason => return Err(over(reason)),
+        }
+        if *self.stopping.borrow() {
+            return Err(stopping());
+        }
+        Ok(SyncResponse {
+            message: Some(message),
+        })
     }
 
     async fn listen(&mut self) -> Result<Signal, Status> {
@@ -278,7 +271,7 @@ impl Conversation {
     }
 
     /// Takes what the node says. Returns what is to be said to it at once.
-    fn hear(&mut self, request: SyncRequest) -> Result<Option<SyncResponse>, Status> {
+    fn hear(&mut self, request: SyncRequest) -> Result<Option<LeaseGrant>, Status> {
         match request.message {
             Some(Message::Ack(ack)) => {
                 self.session
@@ -289,10 +282,7 @@ impl Conversation {
             }
             Some(Message::Nack(nack)) => self.refused(nack).map(|()| None),
             Some(Message::Lease(LeaseRequest { number })) => {
-                let grant = SyncResponse {
-                    message: Some(sync_response::Message::Lease(LeaseGrant { number })),
-                };
-                Ok(self.session.lease()?.then_some(grant))
+                Ok(self.session.lease()?.then_some(LeaseGrant { number }))
             }
             Some(Message::Hello(_)) => Err(Status::invalid_argument("a second Hello")),
             None => Err(Status::invalid_argument(
@@ -316,6 +306,12 @@ impl Conversation {
             self.retry.wait();
         }
         Ok(())
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        info!(node = self.session.name(), "node disconnected");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Puts an update together from its parts. It checks that they belong together, and applies nothing.
 
+use prost::bytes::Bytes;
+
 use crate::{Delta, Update, WireError, convert::positions, wire};
 
 /// An update of which some parts may have come.
@@ -7,7 +9,7 @@ use crate::{Delta, Update, WireError, convert::positions, wire};
 pub struct Assembly {
     /// What the parts have in common: their first, without its changes.
     of: Option<wire::UpdatePart>,
-    changes: Vec<wire::PolicyChange>,
+    changes: Vec<Bytes>,
 }
 
 impl Assembly {

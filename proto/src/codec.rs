@@ -8,7 +8,7 @@ use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
 /// What a stream's buffers are made with; they grow with what is sent.
-const BUFFER: usize = 1 << 10;
+const BUFFER: usize = 1 << 8;
 
 /// Encoded bytes beyond which they are handed on before more is encoded: tonic's own number.
 const YIELD: usize = 32 << 10;

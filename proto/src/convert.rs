@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use prost::{Message as _, bytes::Bytes};
+
 use crate::{
     Change, Delta, Digest, Position, Ranges,
     policy::{Class, ClassId, Direction, Endpoint, GroupId, GroupSpec, PortRule, Protocol, octets},
@@ -260,6 +262,19 @@ impl TryFrom<&[wire::PolicyChange]> for Delta {
                 .map(Change::try_from)
                 .collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl TryFrom<&[Bytes]> for Delta {
+    type Error = WireError;
+
+    fn try_from(changes: &[Bytes]) -> Result<Self, WireError> {
+        let decoded = changes.iter().map(|change| {
+            let change = wire::PolicyChange::decode(change.clone());
+            change.map_err(|error| malformed("update.changes", error.to_string()))
+        });
+        let decoded = decoded.collect::<Result<Vec<_>, _>>()?;
+        decoded[..].try_into()
     }
 }
 

@@ -45,6 +45,23 @@ pub enum Change {
     RemoveGroup(GroupId),
 }
 
+/// A difference between two versions of a policy, before it is looked at closely. Versions of a group are shared by
+/// many policies: what leads from one to the other need be found only once.
+#[derive(Clone, Debug)]
+pub enum Difference<'a> {
+    /// A group is new, or may have other members.
+    Group {
+        /// Which group.
+        id: GroupId,
+        /// What it was; `None` if it is new.
+        old: Option<&'a Arc<PeerGroup>>,
+        /// What it is.
+        new: &'a Arc<PeerGroup>,
+    },
+    /// Anything else.
+    Other(Change),
+}
+
 /// Why a delta does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
@@ -72,42 +89,75 @@ impl Delta {
 
     /// What leads from `old` to `new`.
     pub fn between(old: &NodePolicy, new: &NodePolicy) -> Delta {
+        let differences = Difference::all(old, new);
+        Delta {
+            changes: differences.into_iter().map(Change::from).collect(),
+        }
+    }
+}
+
+impl<'a> Difference<'a> {
+    /// What is different, in the order of a delta.
+    pub fn all(old: &'a NodePolicy, new: &'a NodePolicy) -> Vec<Difference<'a>> {
         let mut changes = Vec::new();
         if old.workload_ranges != new.workload_ranges {
-            changes.push(Change::WorkloadRanges(new.workload_ranges.clone()));
+            changes.push(Change::WorkloadRanges(new.workload_ranges.clone()).into());
         }
         let mut removed_groups = Vec::new();
         for item in old.groups.diff(&new.groups) {
-            match item {
-                DiffItem::Add(&id, group) => changes.push(new_group(id, group)),
-                DiffItem::Remove(&id, _) => removed_groups.push(Change::RemoveGroup(id)),
+            let (id, old, new) = match item {
+                DiffItem::Add(&id, group) => (id, None, group),
                 DiffItem::Update {
                     old: (&id, old),
                     new: (_, new),
-                } => changes.push(changed_group(id, old, new)),
-            }
+                } => (id, Some(old), new),
+                DiffItem::Remove(&id, _) => {
+                    removed_groups.push(Change::RemoveGroup(id).into());
+                    continue;
+                }
+            };
+            changes.push(Difference::Group { id, old, new });
         }
         let mut removed_classes = Vec::new();
         for item in old.classes.diff(&new.classes) {
             match item {
-                DiffItem::Add(_, class) => changes.push(Change::AddClass(class.clone())),
-                DiffItem::Remove(&id, _) => removed_classes.push(Change::RemoveClass(id)),
+                DiffItem::Add(_, class) => changes.push(Change::AddClass(class.clone()).into()),
+                DiffItem::Remove(&id, _) => removed_classes.push(Change::RemoveClass(id).into()),
                 DiffItem::Update { .. } => unreachable!("a class's id is a hash of it"),
             }
         }
         for item in old.endpoints.diff(&new.endpoints) {
-            changes.push(match item {
+            let change = match item {
                 DiffItem::Add(&address, endpoint)
                 | DiffItem::Update {
                     new: (&address, endpoint),
                     ..
                 } => Change::SetEndpoint(address, endpoint.clone()),
                 DiffItem::Remove(&address, _) => Change::RemoveEndpoint(address),
-            });
+            };
+            changes.push(change.into());
         }
         changes.append(&mut removed_classes);
         changes.append(&mut removed_groups);
-        Delta { changes }
+        changes
+    }
+}
+
+impl From<Change> for Difference<'_> {
+    fn from(change: Change) -> Self {
+        Difference::Other(change)
+    }
+}
+
+impl From<Difference<'_>> for Change {
+    fn from(difference: Difference<'_>) -> Change {
+        match difference {
+            Difference::Group { id, old, new } => match old {
+                Some(old) => changed_group(id, old, new),
+                None => new_group(id, new),
+            },
+            Difference::Other(change) => change,
+        }
     }
 }
 

@@ -13,7 +13,7 @@ mod window;
 
 pub use assembly::Assembly;
 pub use convert::{WireError, positions};
-pub use delta::{ApplyError, Change, Delta};
+pub use delta::{ApplyError, Change, Delta, Difference};
 pub use digest::Digest;
 pub use meet::{Unknown, Ways};
 pub use ranges::Ranges;

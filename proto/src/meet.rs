@@ -78,11 +78,41 @@ impl NodePolicy {
 
     /// Which ways a change to `new` goes. It is exact but for spellings: what is told to go both ways may go one.
     pub fn ways_to(&self, new: &NodePolicy, unknown: &Unknown) -> Ways {
+        if self.differs_in_members_only(new) {
+            return self.ways_of_members(new);
+        }
         let meet = self.meet(new, unknown);
         Ways {
             revokes: self.may_differ(&meet, unknown),
             grants: meet.may_differ(new, unknown),
         }
+    }
+
+    /// Whether it is known without looking that all but groups is the same. So it is for most nodes that an edit
+    /// concerns, since the compiler shares what it does not change.
+    fn differs_in_members_only(&self, new: &NodePolicy) -> bool {
+        self.endpoints.ptr_eq(&new.endpoints)
+            && self.classes.ptr_eq(&new.classes)
+            && self.workload_ranges == new.workload_ranges
+    }
+
+    /// The same without the meet, where its groups would be all that it has of its own.
+    fn ways_of_members(&self, new: &NodePolicy) -> Ways {
+        let mut ways = Ways::default();
+        for item in self.groups.diff(&new.groups) {
+            if let DiffItem::Update { old, new } = item {
+                for item in old.1.addresses.diff(&new.1.addresses) {
+                    match item {
+                        imbl::ordset::DiffItem::Add(_) => ways.grants = true,
+                        imbl::ordset::DiffItem::Remove(_) => ways.revokes = true,
+                    }
+                    if ways.revokes && ways.grants {
+                        return ways;
+                    }
+                }
+            }
+        }
+        ways
     }
 
     /// Whether another version may allow something else. Groups and classes that come and go do so with endpoints.

@@ -289,6 +289,26 @@ proptest! {
         }
     }
 
+    /// What is told at a glance of versions that share all but members is what the meet would tell.
+    #[test]
+    fn the_ways_of_members_are_those_of_any_change(
+        old in recipe(), members in vec((0..4u8, 0..ADDRESSES, any::<bool>()), 0..6), strict in any::<bool>(),
+    ) {
+        let unknown = &unknown(strict);
+        let old = build(&old);
+        let mut new = old.clone();
+        for (group, n, add) in members {
+            match add {
+                true => new.add_address(group_id(group), address(n)),
+                false => new.remove_address(group_id(group), address(n)),
+            };
+        }
+        // A copy that shares nothing.
+        let delta = Delta::between(&NodePolicy::default(), &new);
+        let copy = NodePolicy::default().applied(&delta, new.digest()).unwrap();
+        prop_assert_eq!(old.ways_to(&new, unknown), old.ways_to(&copy, unknown));
+    }
+
     /// A node that holds several versions enforces what all of them allow, whichever way it came to hold them.
     #[test]
     fn a_window_enforces_what_all_its_versions_allow(

@@ -1,10 +1,14 @@
 //! Which flows a change of policy touches, told coarsely: those from some addresses, those to some. Changes that touch
 //! no flow in common may be carried out side by side. Pure.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use imbl::ordmap::DiffItem;
-use sallyport_proto::policy::{Direction, Endpoint, GroupId, NodePolicy};
+use sallyport_proto::policy::{Direction, Endpoint, GroupId, NodePolicy, PeerGroup};
 
 /// More addresses than this are told as all.
 const MAX: usize = 4_096;
@@ -18,6 +22,8 @@ pub(super) struct Extent {
     from: BTreeSet<IpAddr>,
     /// The flows to these addresses.
     to: BTreeSet<IpAddr>,
+    /// The last change of a group that was taken in, by direction: most nodes share it.
+    taken: BTreeMap<(Direction, GroupId), [Arc<PeerGroup>; 2]>,
 }
 
 impl Extent {
@@ -52,10 +58,9 @@ impl Extent {
                 new: (_, after),
             } = item
             {
-                let (add, remove) = before.member_changes(after);
                 for direction in Direction::BOTH {
                     if is_used(old, direction, id) || is_used(new, direction, id) {
-                        self.peers(direction).extend(add.iter().chain(&remove));
+                        self.members(direction, id, [before, after]);
                     }
                 }
             }
@@ -63,6 +68,20 @@ impl Extent {
         if self.from.len() + self.to.len() > MAX {
             self.all = true;
         }
+    }
+
+    /// Takes in the members that come and go, whose flows with those who name the group are touched.
+    fn members(&mut self, direction: Direction, id: GroupId, change: [&Arc<PeerGroup>; 2]) {
+        let same = |taken: &[Arc<PeerGroup>; 2]| {
+            let mut both = taken.iter().zip(change);
+            both.all(|(taken, version)| Arc::ptr_eq(taken, version))
+        };
+        if self.taken.get(&(direction, id)).is_some_and(same) {
+            return;
+        }
+        let (add, remove) = change[0].member_changes(change[1]);
+        self.peers(direction).extend(add.iter().chain(&remove));
+        self.taken.insert((direction, id), change.map(Arc::clone));
     }
 
     /// Takes in another extent.

@@ -46,10 +46,6 @@ pub struct Table {
     /// The nodes that lag, by the first revision that they lack.
     pending: BTreeSet<(Revision, String)>,
     sessions: u64,
-    /// The first revision that a rollout holds back, when this was last looked at.
-    held_back: Option<Revision>,
-    /// Whether a node may hold back less than before, since it was last asked.
-    moved: bool,
     /// When to look again which nodes need not be waited for; at once if something changed that bears on it.
     look_again: Look,
 }
@@ -82,8 +78,6 @@ impl Table {
             rollouts: Rollouts::new(settings.drain),
             pending: BTreeSet::new(),
             sessions: 0,
-            held_back: None,
-            moved: false,
             look_again: Look::Now,
         };
         // In the middle of a rollout nobody knows which versions which node holds until it says so.
@@ -215,8 +209,6 @@ impl Table {
             }
             self.refresh(&names, at);
         }
-        let held_back = self.rollouts.first_held_back();
-        self.moved |= std::mem::replace(&mut self.held_back, held_back) != held_back;
         let drained = self.rollouts.next_drained();
         [next, drained].into_iter().flatten().min()
     }
@@ -309,20 +301,17 @@ impl Table {
             .collect()
     }
 
-    /// Whether every node that must enforces a revision. That each enforces it or a later one is not enough while a later
-    /// one is on its way: of two nodes that enforce different ones, both may let pass what neither revision allows.
-    pub fn enforces(&self, revision: Revision) -> bool {
-        let lags = self
-            .pending
-            .first()
-            .is_some_and(|(first, _)| *first <= revision);
-        let held_back = self.held_back.is_some_and(|first| first <= revision);
-        !lags && !held_back
+    /// The first revision that is not enforced everywhere. That every node enforces it or a later one is not enough while a
+    /// later one is on its way: of two nodes that enforce different ones, both may let pass what neither revision allows.
+    pub fn lacking(&self) -> Option<Revision> {
+        let lags = self.pending.first().map(|(first, _)| *first);
+        let held_back = self.rollouts.first_held_back();
+        [lags, held_back].into_iter().flatten().min()
     }
 
-    /// Whether a node holds back less than before, since this was last asked.
-    pub fn moved(&mut self) -> bool {
-        std::mem::take(&mut self.moved)
+    /// Whether every node that must enforces a revision.
+    pub fn enforces(&self, revision: Revision) -> bool {
+        self.lacking().is_none_or(|first| first > revision)
     }
 
     /// A node opens a stream. A stream that it had is ended. Returns the stream's number, and what wakes it.
@@ -476,11 +465,11 @@ impl Table {
     }
 
     fn check(&self, name: &str, session: u64) -> Result<(), SessionError> {
-        let name = || name.to_owned();
-        match self.entries.get(&name()) {
-            None => Err(SessionError::Removed { name: name() }),
+        let owned = || name.to_owned();
+        match self.entries.get(name) {
+            None => Err(SessionError::Removed { name: owned() }),
             Some(entry) if !entry.is_session(session) => {
-                Err(SessionError::Replaced { name: name() })
+                Err(SessionError::Replaced { name: owned() })
             }
             Some(_) => Ok(()),
         }
@@ -513,7 +502,6 @@ impl Table {
         let (before, after) = (entry.lags, entry.waited_for(now));
         if before != after {
             entry.lags = after;
-            self.moved = true;
             let index = |revision| (revision, name.to_owned());
             before.map(|revision| self.pending.remove(&index(revision)));
             after.map(|revision| self.pending.insert(index(revision)));
@@ -528,7 +516,6 @@ impl Table {
         };
         if let Some(pending) = entry.lags {
             self.pending.remove(&(pending, name.to_owned()));
-            self.moved = true;
         }
         entry.end(SessionError::Removed {
             name: name.to_owned(),

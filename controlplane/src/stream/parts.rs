@@ -1,44 +1,51 @@
-//! Updates as messages of bounded size: large changes are cut, and parts are made as they are sent. Knows no stream
-//! and no node.
+//! Updates as messages of bounded size, made as they are sent. Knows no stream and no node.
 
-use std::iter::Peekable;
+use std::{iter::Peekable, vec};
 
-use prost::Message as _;
+use prost::bytes::Bytes;
 use sallyport_proto::{
-    Change, Delta, Position,
-    wire::{self, PolicyChange, UpdatePart},
+    Position,
+    policy::NodePolicy,
+    wire::{self, UpdatePart},
 };
 
-/// The most bytes of one part. A change that cannot be cut (a class, the ranges of a group) goes in one part,
-/// whatever its size.
+use super::Diffs;
+use crate::nodes::Update;
+
+/// The most bytes of one part. Changes come cut to fit; one that cannot be cut (a class, the ranges of a group) goes in
+/// one part, whatever its size.
 pub const PART: usize = 1 << 20;
 
 /// What a part has beside its changes: a few positions and the framing.
 const FRAME: usize = 512;
-
-/// The most addresses of one change: 18 bytes each, if they are IPv6.
-const ADDRESSES: usize = 16_384;
 
 /// The parts of an update, at least one; the last one says so.
 pub struct Parts {
     base: Option<Position>,
     target: Position,
     keep: Vec<wire::Position>,
-    changes: Peekable<Box<dyn Iterator<Item = PolicyChange> + Send>>,
+    changes: Peekable<vec::IntoIter<Bytes>>,
     begun: bool,
 }
 
 impl Parts {
-    /// The parts of an update from `base`, or from nothing, to `target`, beside which some versions stay.
-    pub fn new(base: Option<Position>, target: Position, keep: &[Position], delta: Delta) -> Parts {
-        let changes = delta.changes.into_iter().flat_map(cut);
-        let changes: Box<dyn Iterator<Item = PolicyChange> + Send> =
-            Box::new(changes.map(|change| PolicyChange::from(&change)));
-        Parts {
+    /// The parts of an update.
+    pub fn new(update: &Update, diffs: &Diffs) -> Parts {
+        let Update {
             base,
             target,
+            policy,
+            keep,
+        } = update;
+        let changes = match base {
+            Some((_, old)) => diffs.between(old, policy),
+            None => diffs.between(&NodePolicy::default(), policy),
+        };
+        Parts {
+            base: base.as_ref().map(|(position, _)| *position),
+            target: *target,
             keep: keep.iter().copied().map(Into::into).collect(),
-            changes: changes.peekable(),
+            changes: changes.into_iter().peekable(),
             begun: false,
         }
     }
@@ -71,53 +78,17 @@ impl Iterator for Parts {
 }
 
 /// A change's bytes, with its tag and length.
-fn sized(change: &PolicyChange) -> usize {
-    change.encoded_len() + 6
-}
-
-/// A group with many members as several changes.
-fn cut(change: Change) -> Vec<Change> {
-    let Change::Group {
-        id,
-        mut spec,
-        add,
-        remove,
-    } = change
-    else {
-        return vec![change];
-    };
-    if add.len() + remove.len() <= ADDRESSES {
-        return vec![Change::Group {
-            id,
-            spec,
-            add,
-            remove,
-        }];
-    }
-    let removals = remove
-        .chunks(ADDRESSES)
-        .map(|chunk| (Vec::new(), chunk.to_vec()));
-    let additions = add
-        .chunks(ADDRESSES)
-        .map(|chunk| (chunk.to_vec(), Vec::new()));
-    let chunks = removals.chain(additions);
-    // Only the first makes the group.
-    chunks
-        .map(|(add, remove)| Change::Group {
-            id,
-            spec: spec.take(),
-            add,
-            remove,
-        })
-        .collect()
+fn sized(change: &Bytes) -> usize {
+    change.len() + 6
 }
 
 #[cfg(test)]
 mod tests {
     use std::{net::Ipv6Addr, sync::Arc};
 
+    use prost::Message as _;
     use sallyport_proto::{
-        Digest, Ranges,
+        Delta, Digest, Ranges,
         policy::{Endpoint, GroupId, NodePolicy, PeerGroup},
     };
 
@@ -152,6 +123,22 @@ mod tests {
         base.applied(&delta, digest).unwrap()
     }
 
+    /// The parts of what leads from one policy to another.
+    fn parts(old: &NodePolicy, new: &NodePolicy) -> Vec<UpdatePart> {
+        let position = |revision: u64, policy: &NodePolicy| Position {
+            epoch: 1,
+            revision,
+            digest: policy.digest(),
+        };
+        let update = Update {
+            base: Some((position(1, old), Arc::new(old.clone()))),
+            target: position(2, new),
+            policy: Arc::new(new.clone()),
+            keep: Vec::new(),
+        };
+        Parts::new(&update, &Diffs::default()).collect()
+    }
+
     #[test]
     fn parts_are_small_and_make_the_whole() {
         let (old, new) = (NodePolicy::default(), large(150_000, 20_000));
@@ -160,12 +147,7 @@ mod tests {
             (&new, &old),
             (&large(100_000, 3), &large(3, 30_000)),
         ] {
-            let target = Position {
-                epoch: 1,
-                revision: 2,
-                digest: to.digest(),
-            };
-            let parts: Vec<_> = Parts::new(None, target, &[], Delta::between(from, to)).collect();
+            let parts = parts(from, to);
             assert!(
                 parts.iter().all(|part| part.encoded_len() <= PART),
                 "within the bound"
@@ -174,20 +156,12 @@ mod tests {
             assert!(last.last && others.iter().all(|part| !part.last));
             assert_eq!(received(from, parts, to.digest()), *to);
         }
-        let target = Position {
-            epoch: 1,
-            revision: 2,
-            digest: new.digest(),
-        };
-        assert!(
-            Parts::new(None, target, &[], Delta::between(&old, &new)).count() > 3,
-            "it was worth it"
-        );
+        assert!(parts(&old, &new).len() > 3, "it was worth it");
     }
 
     #[test]
     fn nothing_to_change_is_one_part() {
-        let parts: Vec<_> = Parts::new(None, Position::default(), &[], Delta::default()).collect();
+        let parts = parts(&NodePolicy::default(), &NodePolicy::default());
         assert_eq!(parts.len(), 1);
         assert!(parts[0].last);
     }

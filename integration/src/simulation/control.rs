@@ -10,6 +10,7 @@ use rand::RngExt;
 use sallyport_controlplane::{
     compile::Compiler,
     nodes::{Affected, Settings, Start, State, Table},
+    stream::Diffs,
 };
 use sallyport_proto::{Position, Revision, policy::NodePolicy};
 
@@ -34,6 +35,7 @@ pub(super) struct Control {
 pub(super) struct Alive {
     pub(super) table: Table,
     compiler: Compiler,
+    pub(super) diffs: Diffs,
     pub(super) conversations: BTreeMap<StreamId, Conversation>,
     due: Option<std::time::Instant>,
     /// The revision up to which all passed, when it was last looked at.
@@ -85,6 +87,7 @@ impl World {
             settled: table.settled(),
             table,
             compiler,
+            diffs: Diffs::default(),
             conversations: BTreeMap::new(),
             due: None,
         });

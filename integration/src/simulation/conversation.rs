@@ -10,9 +10,7 @@ use sallyport_controlplane::{
     stream::Parts,
 };
 use sallyport_proto::{
-    Delta, Position, Unknown,
-    policy::NodePolicy,
-    positions,
+    Position, Unknown, positions,
     wire::{
         self, LeaseGrant, SyncRequest, SyncResponse, UpdatePart, sync_request::Message,
         sync_response,
@@ -287,15 +285,10 @@ impl World {
         }
     }
 
-    fn send(&mut self, stream: StreamId, update: Update) {
-        let Update {
-            base,
-            target,
-            policy,
-            mut keep,
-        } = update;
+    fn send(&mut self, stream: StreamId, mut update: Update) {
+        let target = update.target;
         if self.mutant == Some(Mutant::BarrierSkipped) {
-            let mut window = std::mem::take(&mut keep);
+            let mut window = std::mem::take(&mut update.keep);
             window.push(target);
             window.sort();
             let alive = self.control.alive.as_mut().expect("it speaks");
@@ -304,20 +297,18 @@ impl World {
         }
         let node = self.network.node(stream);
         self.note(|| {
-            let from = base
+            let from = update
+                .base
                 .as_ref()
                 .map_or("nothing".into(), |(base, _)| base.revision.to_string());
             format!(
                 "to n{node}: {from} -> {}, keep {}",
                 target.revision,
-                revisions(&keep)
+                revisions(&update.keep)
             )
         });
-        let (base, old) = match base {
-            Some((position, policy)) => (Some(position), policy),
-            None => (None, Arc::<NodePolicy>::default()),
-        };
-        for part in Parts::new(base, target, &keep, Delta::between(&old, &policy)) {
+        let alive = self.control.alive.as_ref().expect("it speaks");
+        for part in Parts::new(&update, &alive.diffs) {
             for piece in self.cut(part) {
                 self.say(stream, sync_response::Message::Update(piece));
             }

@@ -41,7 +41,7 @@ struct Arguments {
     policies: usize,
 
     /// How often what is measured more than once is measured
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
     #[command(subcommand)]

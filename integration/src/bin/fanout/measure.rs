@@ -173,11 +173,15 @@ impl Bench<'_> {
         Ok(started.elapsed())
     }
 
-    /// From the call until all nodes but the one have acknowledged.
-    fn delta_to_many(&mut self) -> Result<Duration> {
+    /// One gateway more, and away with it again: how long until all nodes but the one have acknowledged both.
+    ///
+    /// In this order, since a grant waits by design for a revoke that a frozen node has yet to acknowledge.
+    fn deltas_to_many(&mut self) -> Result<Duration> {
         let started = Instant::now();
-        let revision = self.one_gateway()?;
-        self.many.tell(Command::Await(revision))?;
+        for _ in 0..2 {
+            let revision = self.one_gateway()?;
+            self.many.tell(Command::Await(revision))?;
+        }
         Ok(started.elapsed())
     }
 
@@ -223,16 +227,25 @@ impl Bench<'_> {
         })
     }
 
-    /// One delta to all but one, which is frozen, and the same with it awake; in turns.
+    /// Two deltas to all but one, which is frozen, and the same with it awake: in turns, each as often before the other.
     fn frozen(&mut self, rounds: u32) -> Result<(Vec<Duration>, Vec<Duration>)> {
+        if self.more {
+            self.delta_to_all()?;
+        }
         let (mut frozen, mut free) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            self.one.freeze(true)?;
-            frozen.push(self.delta_to_many()?);
-            self.one.freeze(false)?;
-            let revision = self.one_gateway()?;
-            self.wait_enforced(revision)?;
-            free.push(self.delta_to_many()?);
+        for round in 0..2 * rounds {
+            for freeze in [round % 2 == 0, round % 2 == 1] {
+                if freeze {
+                    self.one.freeze(true)?;
+                    frozen.push(self.deltas_to_many()?);
+                    self.one.freeze(false)?;
+                } else {
+                    free.push(self.deltas_to_many()?);
+                }
+                // All are as far before the next begins.
+                self.delta_to_all()?;
+                self.delta_to_all()?;
+            }
         }
         Ok((frozen, free))
     }

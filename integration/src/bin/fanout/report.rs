@@ -44,7 +44,7 @@ impl std::fmt::Display for Times {
 pub(crate) struct Report {
     /// One delta to all, as a multiple of the plain TCP fan-out of as many bytes.
     pub(crate) delta_to_raw_ratio: f64,
-    /// One delta to all but a frozen node, as a multiple of the same with no node frozen.
+    /// Two deltas to all but a frozen node, as a multiple of the same with no node frozen.
     pub(crate) frozen_to_free_ratio: f64,
     pub(crate) stream_memory_kib: f64,
     pub(crate) peak_memory_both_gib: f64,
@@ -85,7 +85,7 @@ impl Report {
                 3.0,
             ),
             (
-                "one delta beside a frozen node",
+                "deltas beside a frozen node",
                 self.frozen_to_free_ratio,
                 1.1,
             ),
@@ -114,7 +114,7 @@ impl Report {
                 format!("{:.2}", self.delta_to_raw_ratio),
             ),
             (
-                "one delta, one node frozen / none",
+                "deltas, one node frozen / none",
                 format!("{:.2}", self.frozen_to_free_ratio),
             ),
             (
