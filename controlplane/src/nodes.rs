@@ -222,12 +222,17 @@ impl Nodes {
         }
     }
 
-    /// A node opens a stream. A stream that it had is ended.
-    pub fn connect(self: &Arc<Self>, hello: Hello) -> Result<Session, SessionError> {
+    /// Somebody opens a stream. Returns its number.
+    pub fn accept(&self) -> u64 {
+        self.lock().accept()
+    }
+
+    /// A node says Hello on a stream. A stream that it had is ended.
+    pub fn connect(self: &Arc<Self>, stream: u64, hello: Hello) -> Result<Session, SessionError> {
         let (end, ended) = oneshot::channel();
         let name = hello.name.clone();
-        let (id, wake) = self.with(|table, now| table.connect(hello, end, now))?;
-        Ok(Session::new(self.clone(), name, id, wake, ended))
+        let wake = self.with(|table, now| table.connect(stream, hello, end, now))?;
+        Ok(Session::new(self.clone(), name, stream, wake, ended))
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

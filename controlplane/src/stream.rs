@@ -72,8 +72,10 @@ impl NodeService for Streams {
         let (nodes, writer) = (self.nodes.clone(), self.writer.clone());
         let (stopping, inbound) = (self.stopping.clone(), request.into_inner());
         let diffs = self.diffs.clone();
+        // The node hears of its acceptance by the headers of this response, and says Hello then.
+        let stream = nodes.accept();
         let messages = once(async move {
-            let (session, inbound) = Box::pin(open(nodes, writer, inbound)).await?;
+            let (session, inbound) = Box::pin(open(stream, nodes, writer, inbound)).await?;
             Ok::<_, Status>(Conversation::new(session, inbound, diffs, stopping).messages())
         });
         Ok(Response::new(Box::pin(messages.try_flatten())))
@@ -86,6 +88,7 @@ pub type Messages = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Se
 
 /// A stream's session, once the node has said Hello.
 async fn open(
+    stream: u64,
     nodes: Arc<Nodes>,
     writer: Writer,
     mut inbound: Streaming<SyncRequest>,
@@ -98,7 +101,7 @@ async fn open(
     let (version, leased) = (hello.version.clone(), !hello.lease.is_zero());
     let fences = nodes.settings().unreachable == Unreachable::Fence;
     let session = nodes
-        .connect(hello)
+        .connect(stream, hello)
         .inspect_err(|error| warn!(%error, "turned a node away"))?;
     let node = session.name();
     info!(node, version, holds = holds.join(" and "), "node connected");

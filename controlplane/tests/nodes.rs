@@ -54,6 +54,16 @@ fn position(revision: Revision, policy: &NodePolicy) -> Position {
     }
 }
 
+fn hello(name: &str, window: &[Position], lease: Duration) -> Hello {
+    Hello {
+        name: name.into(),
+        window: window.to_vec(),
+        version: "test".into(),
+        unknown: Unknown::drop(),
+        lease,
+    }
+}
+
 /// A table, and the time.
 struct World {
     table: Table,
@@ -97,14 +107,9 @@ impl World {
     fn connect(&mut self, name: &str, window: &[Position], lease: Duration) -> u64 {
         let (end, ended) = oneshot::channel();
         self.ends.push(ended);
-        let hello = Hello {
-            name: name.into(),
-            window: window.to_vec(),
-            version: "test".into(),
-            unknown: Unknown::drop(),
-            lease,
-        };
-        let (session, _) = self.table.connect(hello, end, self.now).unwrap();
+        let hello = hello(name, window, lease);
+        let session = self.table.accept();
+        self.table.connect(session, hello, end, self.now).unwrap();
         let leased = !lease.is_zero();
         if self.table.joined(name) != Some(leased) {
             self.table.join(name, leased, self.now);
@@ -350,4 +355,28 @@ fn who_went_alone_does_not_go_back() {
     world.follow("n", n);
     world.pass(Duration::from_millis(20));
     assert_eq!(world.table.settled(), 4);
+}
+
+/// What n said on a stream that it gave up comes after what it said on the next one: that it holds nothing, so that nobody
+/// would have to wait for it.
+#[test]
+fn a_late_hello_is_not_heard() {
+    let nodes = [("n", allow(&[2])), ("m", allow(&[2]))];
+    let mut world = World::start((2, 1), Unreachable::Wait, (&["n", "m"], false), &nodes);
+    let late = world.table.accept();
+    let one = [position(1, &allow(&[1]))];
+    let n = world.connect("n", &one, NONE);
+    let (end, _) = oneshot::channel();
+    let heard = world
+        .table
+        .connect(late, hello("n", &[], NONE), end, world.now);
+    let refusal = heard.unwrap_err().to_string();
+    assert_eq!(refusal, "node \"n\" connected again: this stream is over");
+    let m = world.connect("m", &one, NONE);
+    world.follow("m", m);
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.table.rollouts(world.now)[0].waits_for, ["n"]);
+    world.follow("n", n);
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.table.settled(), 2);
 }

@@ -97,6 +97,11 @@ async fn try_session(
         .map_err(|error| Status::unavailable(source_of(&error)))?;
     let mut client = NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let (requests, outbound) = mpsc::channel(4);
+    // What is said before the stream is accepted might arrive after what is said on the next one.
+    let mut inbound = client
+        .sync(ReceiverStream::new(outbound))
+        .await?
+        .into_inner();
     let lease = agent.lease();
     agent.settled().await;
     let hello = wire::Hello {
@@ -113,10 +118,6 @@ async fn try_session(
     if let Some(request) = leases.ask().await {
         send(&requests, request).await?;
     }
-    let mut inbound = client
-        .sync(ReceiverStream::new(outbound))
-        .await?
-        .into_inner();
     // A control plane that turns the node away does so at once.
     let mut first = match tokio::time::timeout(PROBATION, inbound.message()).await {
         Ok(message) => message?,

@@ -37,6 +37,8 @@ pub(super) struct Entry {
     desired: Vec<Digest>,
     in_flight: Option<InFlight>,
     connection: Option<Connection>,
+    /// The last stream on which it said Hello.
+    greeted: u64,
     /// The node's last refusal, until it accepts something.
     refusal: Option<String>,
     version: String,
@@ -100,6 +102,7 @@ impl Entry {
             desired: Vec::new(),
             in_flight: None,
             connection: None,
+            greeted: 0,
             refusal: None,
             version: String::new(),
             unknown: Unknown::default(),
@@ -236,6 +239,7 @@ impl Entry {
         self.end(SessionError::Replaced {
             name: hello.name.clone(),
         });
+        self.greeted = session;
         self.connection = Some(Connection {
             session,
             end: Some(end),
@@ -289,6 +293,11 @@ impl Entry {
             && self.is_connected()
             && self.held.is_empty()
             && self.in_flight.is_none()
+    }
+
+    /// Whether it said Hello on a later stream than this one.
+    pub(super) fn is_past(&self, stream: u64) -> bool {
+        stream < self.greeted
     }
 
     pub(super) fn disconnected(&mut self) {

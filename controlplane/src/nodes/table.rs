@@ -314,18 +314,29 @@ impl Table {
         self.lacking().is_none_or(|first| first > revision)
     }
 
-    /// A node opens a stream. A stream that it had is ended. Returns the stream's number, and what wakes it.
+    /// Somebody opens a stream. Returns its number. A node says Hello only when its stream was accepted, so what it says
+    /// on a stream with a lower number is older, whenever it comes.
+    pub fn accept(&mut self) -> u64 {
+        self.sessions += 1;
+        self.sessions
+    }
+
+    /// A node says Hello on a stream. A stream that it had is ended. Returns what wakes it.
     pub fn connect(
         &mut self,
+        stream: u64,
         hello: Hello,
         end: oneshot::Sender<SessionError>,
         at: Instant,
-    ) -> Result<(u64, watch::Receiver<()>), SessionError> {
+    ) -> Result<watch::Receiver<()>, SessionError> {
         let Now { epoch, revision } = self.now;
         let name = hello.name.clone();
         let Some(entry) = self.entries.get_mut(&name) else {
             return Err(SessionError::Unregistered { name });
         };
+        if entry.is_past(stream) {
+            return Err(SessionError::Replaced { name });
+        }
         let longest = self.settings.lease_longest;
         if hello.lease > longest {
             return Err(SessionError::Lease { name, longest });
@@ -338,17 +349,15 @@ impl Table {
                 ours: (epoch, revision),
             });
         }
-        self.sessions += 1;
         let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
-        let wake = entry.connected(self.sessions, end, hello, &known);
-        let id = self.sessions;
+        let wake = entry.connected(stream, end, hello, &known);
         if entry.joined.is_some() {
             self.rollouts.ask(&name, &entry.held(), at);
         }
         self.look_again = Look::Now;
         self.update(&name, at, |_| {});
         self.advance(at);
-        Ok((id, wake))
+        Ok(wake)
     }
 
     /// Whether a node is known to have enforced anything, ever; and if so, whether it has leases.

@@ -56,17 +56,17 @@ impl FakeNode {
             dropped: Some(wire::WorkloadRanges::default()),
             lease_ms: u32::try_from(lease.as_millis()).unwrap(),
         };
-        outbound
-            .send(SyncRequest {
-                message: Some(Message::Hello(hello)),
-            })
-            .unwrap();
         let mut client = NodeServiceClient::connect(url).await.unwrap();
         let inbound = client
             .sync(UnboundedReceiverStream::new(requests))
             .await
             .unwrap()
             .into_inner();
+        outbound
+            .send(SyncRequest {
+                message: Some(Message::Hello(hello)),
+            })
+            .unwrap();
         FakeNode {
             name: name.to_owned(),
             window,

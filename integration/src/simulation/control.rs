@@ -36,6 +36,8 @@ pub(super) struct Alive {
     pub(super) table: Table,
     compiler: Compiler,
     pub(super) diffs: Diffs,
+    /// The numbers of the streams that came in.
+    pub(super) accepted: BTreeMap<StreamId, u64>,
     pub(super) conversations: BTreeMap<StreamId, Conversation>,
     due: Option<std::time::Instant>,
     /// The revision up to which all passed, when it was last looked at.
@@ -88,6 +90,7 @@ impl World {
             table,
             compiler,
             diffs: Diffs::default(),
+            accepted: BTreeMap::new(),
             conversations: BTreeMap::new(),
             due: None,
         });
@@ -101,10 +104,9 @@ impl World {
         }
         self.note(|| "control plane dies".into());
         self.control.life += 1;
+        self.network.cut_all(self.schedule.now);
         for node in 0..self.nodes.len() {
             if let Some(stream) = self.nodes[node].stream {
-                let now = self.schedule.now;
-                self.network.cut(stream, now, now);
                 let latency = self.network.latency(&mut self.rng);
                 self.schedule.after(latency, 0, Event::NodeSeesEnd(stream));
             }

@@ -57,16 +57,26 @@ impl World {
             return Ok(());
         }
         let request = SyncRequest::decode(bytes).expect("a node's message");
-        let message = request.message.expect("a message of a kind");
-        let outcome = match message {
-            Message::Hello(hello) => self.open(stream, &hello),
-            other => self.converse(stream, other),
+        let outcome = match request.message {
+            None => {
+                self.accept(stream);
+                Ok(())
+            }
+            Some(Message::Hello(hello)) => self.open(stream, &hello),
+            Some(other) => self.converse(stream, other),
         };
         if let Err(error) = outcome {
             self.note(|| format!("stream {stream} is ended: {error}"));
             self.end_conversation(stream);
         }
         self.after_control()
+    }
+
+    /// A stream comes in, which is told to its node.
+    fn accept(&mut self, stream: StreamId) {
+        let alive = self.control.alive.as_mut().expect("it hears");
+        alive.accepted.insert(stream, alive.table.accept());
+        self.say(stream, None);
     }
 
     fn open(&mut self, stream: StreamId, hello: &wire::Hello) -> Result<(), SessionError> {
@@ -87,7 +97,8 @@ impl World {
             },
             lease,
         };
-        let (session, wake) = alive.table.connect(hello, end, at)?;
+        let session = alive.accepted[&stream];
+        let wake = alive.table.connect(session, hello, end, at)?;
         let leased = !lease.is_zero();
         let joined = alive.table.joined(&name) == Some(leased);
         alive.conversations.insert(
@@ -204,7 +215,8 @@ impl World {
                     let grant = LeaseGrant {
                         number: request.number,
                     };
-                    self.say(stream, sync_response::Message::Lease(grant));
+                    let message = sync_response::Message::Lease(grant);
+                    self.say(stream, Some(message));
                 }
             }
             Message::Hello(_) => unreachable!("it is opened elsewhere"),
@@ -310,7 +322,7 @@ impl World {
         let alive = self.control.alive.as_ref().expect("it speaks");
         for part in Parts::new(&update, &alive.diffs) {
             for piece in self.cut(part) {
-                self.say(stream, sync_response::Message::Update(piece));
+                self.say(stream, Some(sync_response::Message::Update(piece)));
             }
         }
     }
@@ -327,10 +339,9 @@ impl World {
         vec![first, second]
     }
 
-    fn say(&mut self, stream: StreamId, message: sync_response::Message) {
-        let response = SyncResponse {
-            message: Some(message),
-        };
+    /// Says something, or nothing but that the stream was accepted.
+    fn say(&mut self, stream: StreamId, message: Option<sync_response::Message>) {
+        let response = SyncResponse { message };
         let bytes = response.encode_to_vec();
         self.network
             .send_to_node(stream, bytes, &mut self.schedule, &mut self.rng);

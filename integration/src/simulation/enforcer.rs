@@ -172,6 +172,12 @@ impl World {
         enforcer.assembly = Assembly::default();
         let stream = self.network.open(node);
         enforcer.stream = Some(stream);
+        self.say_to_control(stream, None);
+    }
+
+    /// The control plane accepted a node's stream.
+    fn say_hello(&mut self, node: usize, stream: StreamId) {
+        let enforcer = &self.nodes[node];
         let lease = enforcer.lease;
         let hello = wire::Hello {
             node_name: enforcer.name.clone(),
@@ -180,7 +186,7 @@ impl World {
             dropped: Some(wire::WorkloadRanges::default()),
             lease_ms: lease.unwrap_or_default() as u32 / 1_000,
         };
-        self.say_to_control(stream, Message::Hello(hello));
+        self.say_to_control(stream, Some(Message::Hello(hello)));
         if lease.is_some() {
             self.schedule
                 .after(0, self.nodes[node].life, Event::AskLease(stream));
@@ -206,10 +212,9 @@ impl World {
         self.schedule.after(pause, life, Event::Connect(node));
     }
 
-    fn say_to_control(&mut self, stream: StreamId, message: Message) {
-        let request = SyncRequest {
-            message: Some(message),
-        };
+    /// Says something, or nothing but that there is a stream.
+    fn say_to_control(&mut self, stream: StreamId, message: Option<Message>) {
+        let request = SyncRequest { message };
         let bytes = request.encode_to_vec();
         self.network
             .send_to_control(stream, bytes, &mut self.schedule, &mut self.rng);
@@ -232,7 +237,11 @@ impl World {
             return Ok(());
         }
         let response = SyncResponse::decode(&bytes[..]).expect("the control plane's message");
-        match response.message.expect("a message of a kind") {
+        let Some(message) = response.message else {
+            self.say_hello(node, stream);
+            return Ok(());
+        };
+        match message {
             sync_response::Message::Update(part) => {
                 let update = enforcer
                     .assembly
@@ -293,7 +302,7 @@ impl World {
                 want_snapshot: matches!(refusal, Refusal::Misfit(_)),
             }),
         };
-        self.say_to_control(stream, answer);
+        self.say_to_control(stream, Some(answer));
         self.plan_cleaning(node);
         Ok(())
     }
@@ -334,7 +343,8 @@ impl World {
         let number = now;
         enforcer.requests.insert(number, now);
         let life = enforcer.life;
-        self.say_to_control(stream, Message::Lease(LeaseRequest { number }));
+        let request = LeaseRequest { number };
+        self.say_to_control(stream, Some(Message::Lease(request)));
         self.schedule
             .after(lease / 3, life, Event::AskLease(stream));
     }

@@ -115,6 +115,14 @@ impl Network {
         self.streams[stream].to_control.reaches(now)
     }
 
+    /// Every stream breaks, and what is under way is lost.
+    pub(super) fn cut_all(&mut self, now: Time) {
+        for stream in &mut self.streams {
+            stream.to_node.cut(now);
+            stream.to_control.cut(now);
+        }
+    }
+
     /// The stream breaks. What is under way to either end may arrive for so long.
     pub(super) fn cut(&mut self, stream: StreamId, to_node: Time, to_control: Time) {
         self.streams[stream].to_node.cut(to_node);

@@ -143,11 +143,11 @@ async fn session(
 async fn converse(server: &Endpoint, index: usize, node: &mut Node, board: &Board) -> Result<()> {
     let channel = server.connect().await?;
     let (requests, outbound) = mpsc::channel(1);
-    requests.send(node.hello()).await?;
     let mut inbound = NodeServiceClient::new(channel)
         .sync(ReceiverStream::new(outbound))
         .await?
         .into_inner();
+    requests.send(node.hello()).await?;
     while let Some(part) = inbound.message().await? {
         board.heard(part.encoded_len() + FRAME);
         if let Some(answer) = node.hear(part)? {
