@@ -48,31 +48,40 @@ impl FakeNode {
         window: Window,
         lease: Duration,
     ) -> FakeNode {
+        let node = FakeNode::open(url, name, window).await;
+        node.say_hello(lease);
+        node
+    }
+
+    /// Opens a stream and says nothing yet.
+    pub(crate) async fn open(url: String, name: &str, window: Window) -> FakeNode {
         let (outbound, requests) = mpsc::unbounded_channel();
-        let hello = Hello {
-            node_name: name.to_owned(),
-            window: names(&window),
-            version: "test".to_owned(),
-            dropped: Some(wire::WorkloadRanges::default()),
-            lease_ms: u32::try_from(lease.as_millis()).unwrap(),
-        };
         let mut client = NodeServiceClient::connect(url).await.unwrap();
         let inbound = client
             .sync(UnboundedReceiverStream::new(requests))
             .await
             .unwrap()
             .into_inner();
-        outbound
-            .send(SyncRequest {
-                message: Some(Message::Hello(hello)),
-            })
-            .unwrap();
         FakeNode {
             name: name.to_owned(),
             window,
             outbound,
             inbound,
         }
+    }
+
+    pub(crate) fn say_hello(&self, lease: Duration) {
+        let hello = Hello {
+            node_name: self.name.clone(),
+            window: names(&self.window),
+            version: "test".to_owned(),
+            dropped: Some(wire::WorkloadRanges::default()),
+            lease_ms: u32::try_from(lease.as_millis()).unwrap(),
+        };
+        let request = SyncRequest {
+            message: Some(Message::Hello(hello)),
+        };
+        self.outbound.send(request).unwrap();
     }
 
     /// The same node on a new stream; the old one stays open.

@@ -211,6 +211,19 @@ async fn a_refusal_is_told_and_tried_again() {
     world.until("n", (State::Enforcing, 0)).await;
 }
 
+/// The node gave the first stream up and opened another; what it said on the first comes last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hello_that_is_late_is_not_heard() {
+    let world = world().await;
+    let mut late = FakeNode::open(world.url(), "n", Window::default()).await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
+    n.follow().await;
+    late.say_hello(Duration::ZERO);
+    assert_eq!(late.ends().await.code(), Code::Aborted);
+    n.hears_nothing().await;
+    world.until("n", (State::Enforcing, 0)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_gets_what_it_lacks() {
     let mut world = world().await;
