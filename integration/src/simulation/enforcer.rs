@@ -1,7 +1,11 @@
 //! The simulated enforcers: the real agent on a simulated machine, and its session with the control plane. A process
 //! dies, starts again on what is durable, freezes; a machine reboots.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+};
 
 use prost::Message as _;
 use rand::RngExt;
@@ -45,6 +49,8 @@ pub(super) struct Enforcer {
     assembly: Assembly,
     pause: Time,
     pub(super) frozen_until: Time,
+    /// What came while the process was frozen.
+    arrived: VecDeque<(StreamId, Vec<u8>)>,
     pub(super) unreachable_until: Time,
     /// The versions that it was last seen to hold.
     pub(super) held: Vec<Version>,
@@ -70,6 +76,7 @@ impl Enforcer {
             assembly: Assembly::default(),
             pause: PAUSE.0,
             frozen_until: 0,
+            arrived: VecDeque::new(),
             unreachable_until: 0,
             held: Vec::new(),
             lease,
@@ -134,6 +141,7 @@ impl World {
         enforcer.assembly = Assembly::default();
         enforcer.requests.clear();
         enforcer.frozen_until = 0;
+        enforcer.arrived.clear();
         let life = enforcer.life;
         if let Some(stream) = enforcer.stream.take() {
             self.break_stream(stream);
@@ -224,19 +232,29 @@ impl World {
     pub(super) fn node_hears(&mut self, stream: StreamId, bytes: Vec<u8>) -> Result<(), Violation> {
         let node = self.network.node(stream);
         let now = self.schedule.now;
+        if !self.network.reaches_node(stream, now) {
+            return Ok(());
+        }
+        self.nodes[node].arrived.push_back((stream, bytes));
+        self.node_reads(node)
+    }
+
+    /// A node takes what has arrived, in order, unless its process is frozen.
+    pub(super) fn node_reads(&mut self, node: usize) -> Result<(), Violation> {
+        while self.nodes[node].frozen_until <= self.schedule.now
+            && let Some((stream, bytes)) = self.nodes[node].arrived.pop_front()
+        {
+            self.node_takes(node, stream, &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn node_takes(&mut self, node: usize, stream: StreamId, bytes: &[u8]) -> Result<(), Violation> {
         let enforcer = &mut self.nodes[node];
         if enforcer.stream != Some(stream) || enforcer.agent.is_none() {
             return Ok(());
         }
-        if enforcer.frozen_until > now {
-            self.schedule
-                .at(enforcer.frozen_until, 0, Event::ToNode(stream, bytes));
-            return Ok(());
-        }
-        if !self.network.reaches_node(stream, now) {
-            return Ok(());
-        }
-        let response = SyncResponse::decode(&bytes[..]).expect("the control plane's message");
+        let response = SyncResponse::decode(bytes).expect("the control plane's message");
         let Some(message) = response.message else {
             self.say_hello(node, stream);
             return Ok(());

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use rand::{RngExt, rngs::StdRng};
 use sallyport_enforcer::fake;
 
-use super::{Time, judge::Violation, machine::Mishap, milliseconds, world::World};
+use super::{Time, judge::Violation, machine::Mishap, milliseconds, schedule::Event, world::World};
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +72,10 @@ impl World {
                 machine.borrow_mut().plan_mishap(after, mishap);
             }
             Fault::Reboot(node) => return self.reboot(node),
-            Fault::Freeze(node, long) => self.nodes[node].frozen_until = now + long,
+            Fault::Freeze(node, long) => {
+                self.nodes[node].frozen_until = now + long;
+                self.schedule.after(long, 0, Event::Thaws(node));
+            }
             Fault::Break(node) => self.disconnect(node),
             Fault::Partition(node, long) => {
                 self.nodes[node].unreachable_until = now + long;
@@ -94,10 +97,11 @@ impl World {
         self.note(|| "from now on nothing goes wrong".into());
         self.calm = true;
         self.network.calm();
-        for node in &mut self.nodes {
+        for (index, node) in self.nodes.iter_mut().enumerate() {
             node.machine.borrow_mut().calm();
             node.unreachable_until = 0;
             node.frozen_until = 0;
+            self.schedule.after(0, 0, Event::Thaws(index));
         }
     }
 }

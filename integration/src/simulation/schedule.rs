@@ -37,6 +37,8 @@ pub(super) enum Event {
     AskLease(StreamId),
     /// A node's lease runs out, perhaps.
     LeaseEnds(usize),
+    /// A frozen process goes on.
+    Thaws(usize),
     /// Nothing happened on a node for a while.
     Clean(usize),
     /// Something goes wrong.

@@ -204,6 +204,7 @@ impl World {
                 Ok(())
             }
             Event::LeaseEnds(node) => self.refresh(node),
+            Event::Thaws(node) => self.node_reads(node),
             Event::Clean(node) => self.clean(node),
             Event::Fault(fault) => self.go_wrong(fault),
             Event::Calm => {
