@@ -16,7 +16,7 @@ use std::{
 };
 
 use sallyport_proto::{Position, Revision, policy::NodePolicy};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 pub use self::{
     rollout::Phase,
@@ -224,10 +224,14 @@ impl Nodes {
 
     /// A node opens a stream. A stream that it had is ended.
     pub fn connect(self: &Arc<Self>, hello: Hello) -> Result<Session, SessionError> {
-        let (end, ended) = oneshot::channel();
         let name = hello.name.clone();
-        let (id, wake) = self.with(|table, now| table.connect(hello, end, now))?;
-        Ok(Session::new(self.clone(), name, id, wake, ended))
+        let (id, wake) = self.with(|table, now| table.connect(hello, now))?;
+        Ok(Session::new(self.clone(), name, id, wake))
+    }
+
+    /// Every stream is to end, and none begins any more.
+    pub fn stop(&self) {
+        self.with(|table, _| table.stop());
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

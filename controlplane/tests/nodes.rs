@@ -12,7 +12,6 @@ use sallyport_proto::{
     Position, Ranges, Revision, Unknown,
     policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
 };
-use tokio::sync::oneshot;
 
 const LEASE: Duration = Duration::from_millis(400);
 
@@ -58,8 +57,6 @@ fn position(revision: Revision, policy: &NodePolicy) -> Position {
 struct World {
     table: Table,
     now: Instant,
-    /// Streams that are open: who would be told of their end.
-    ends: Vec<oneshot::Receiver<sallyport_controlplane::nodes::SessionError>>,
 }
 
 impl World {
@@ -90,13 +87,10 @@ impl World {
         World {
             table: Table::new(start, settings, policies, now),
             now,
-            ends: Vec::new(),
         }
     }
 
     fn connect(&mut self, name: &str, window: &[Position], lease: Duration) -> u64 {
-        let (end, ended) = oneshot::channel();
-        self.ends.push(ended);
         let hello = Hello {
             name: name.into(),
             window: window.to_vec(),
@@ -104,7 +98,7 @@ impl World {
             unknown: Unknown::drop(),
             lease,
         };
-        let (session, _) = self.table.connect(hello, end, self.now).unwrap();
+        let (session, _) = self.table.connect(hello, self.now).unwrap();
         let leased = !lease.is_zero();
         if self.table.joined(name) != Some(leased) {
             self.table.join(name, leased, self.now);

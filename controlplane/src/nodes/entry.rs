@@ -12,7 +12,7 @@ use std::{
 };
 
 use sallyport_proto::{Digest, Position, Revision, Unknown, Version, policy::NodePolicy};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::Notify;
 
 use super::{Hello, SessionError, State, Status, Unreachable, Update, table::Now};
 
@@ -51,7 +51,6 @@ pub(super) struct Entry {
     pub(super) lags: Option<Revision>,
     state: State,
     since: Instant,
-    wake: watch::Sender<()>,
 }
 
 /// A version of a node's policy by its name, and what it is, if that is known here.
@@ -73,7 +72,8 @@ struct InFlight {
 #[derive(Debug)]
 struct Connection {
     session: u64,
-    end: Option<oneshot::Sender<SessionError>>,
+    /// Wakes the stream: there may be something to send, or it is over.
+    wake: Arc<Notify>,
     lease: Duration,
 }
 
@@ -109,7 +109,6 @@ impl Entry {
             lags: None,
             state: State::Unknown,
             since: now,
-            wake: watch::Sender::new(()),
         }
     }
 
@@ -229,23 +228,21 @@ impl Entry {
     pub(super) fn connected(
         &mut self,
         session: u64,
-        end: oneshot::Sender<SessionError>,
         hello: Hello,
         known: &[Version],
-    ) -> watch::Receiver<()> {
-        self.end(SessionError::Replaced {
-            name: hello.name.clone(),
-        });
+    ) -> Arc<Notify> {
+        self.wake();
+        let wake = Arc::<Notify>::default();
         self.connection = Some(Connection {
             session,
-            end: Some(end),
+            wake: wake.clone(),
             lease: hello.lease,
         });
         self.version = hello.version;
         self.unknown = hello.unknown;
         self.refusal = None;
         self.reported(&hello.window, known);
-        self.wake.subscribe()
+        wake
     }
 
     /// The node says what it holds; what was in flight arrived or was lost.
@@ -326,12 +323,10 @@ impl Entry {
             || self.in_flight.as_ref().is_some_and(silent)
     }
 
-    /// Ends the stream, with a reason for the node.
-    pub(super) fn end(&mut self, reason: SessionError) {
-        let connection = self.connection.take();
-        if let Some(end) = connection.and_then(|connection| connection.end) {
-            // The stream may have ended by itself.
-            let _ = end.send(reason);
+    /// Has the stream look what there is to send, and whether it is over.
+    pub(super) fn wake(&self) {
+        if let Some(connection) = &self.connection {
+            connection.wake.notify_one();
         }
     }
 
@@ -343,7 +338,7 @@ impl Entry {
         snapshot: bool,
         now: Instant,
     ) -> Option<Update> {
-        if self.in_flight.is_some() || self.joined.is_none() || self.holds_exactly(desired) {
+        if self.has_no_use_for_an_update(desired) {
             return None;
         }
         let held = |known: &Known| self.held.iter().find(|held| held.is(known));
@@ -382,6 +377,11 @@ impl Entry {
             keep: keep.iter().map(|held| held.position).collect(),
             policy,
         })
+    }
+
+    /// Whether nothing is to be sent: something is under way, or it holds what is desired, or does not count yet.
+    pub(super) fn has_no_use_for_an_update(&self, desired: &[Known]) -> bool {
+        self.in_flight.is_some() || self.joined.is_none() || self.holds_exactly(desired)
     }
 
     fn holds_exactly(&self, desired: &[Known]) -> bool {
@@ -440,7 +440,7 @@ impl Entry {
         let digests = desired.iter().map(|known| known.position.digest);
         if !digests.clone().eq(self.desired.iter().copied()) {
             self.desired = digests.collect();
-            self.wake.send_replace(());
+            self.wake();
         }
         // What it lets go of by what is under way does not count.
         let held = self.held();

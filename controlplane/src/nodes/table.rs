@@ -8,7 +8,7 @@ use std::{
 };
 
 use sallyport_proto::{Epoch, Position, Revision, Version, Ways, policy::NodePolicy};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::Notify;
 
 use super::{
     Affected, Hello, RolloutStatus, SessionError, Settings, Status, Unreachable, Update,
@@ -46,6 +46,8 @@ pub struct Table {
     /// The nodes that lag, by the first revision that they lack.
     pending: BTreeSet<(Revision, String)>,
     sessions: u64,
+    /// Whether every stream is to end.
+    stopping: bool,
     /// When to look again which nodes need not be waited for; at once if something changed that bears on it.
     look_again: Look,
 }
@@ -78,6 +80,7 @@ impl Table {
             rollouts: Rollouts::new(settings.drain),
             pending: BTreeSet::new(),
             sessions: 0,
+            stopping: false,
             look_again: Look::Now,
         };
         // In the middle of a rollout nobody knows which versions which node holds until it says so.
@@ -178,9 +181,13 @@ impl Table {
         if !rollout.is_empty() {
             self.rollouts.add(rollout);
         }
-        self.refresh(&woken, at);
         self.look_again = Look::Now;
+        // What only gives passes at once, and so brings its nodes up to date.
         self.advance(at);
+        if self.settled() < revision {
+            self.refresh(&woken, at);
+            self.advance(at);
+        }
     }
 
     /// Lets every rollout pass that can by now. Returns when there may be more to do, if nothing else happens.
@@ -318,9 +325,11 @@ impl Table {
     pub fn connect(
         &mut self,
         hello: Hello,
-        end: oneshot::Sender<SessionError>,
         at: Instant,
-    ) -> Result<(u64, watch::Receiver<()>), SessionError> {
+    ) -> Result<(u64, Arc<Notify>), SessionError> {
+        if self.stopping {
+            return Err(SessionError::Stopping);
+        }
         let Now { epoch, revision } = self.now;
         let name = hello.name.clone();
         let Some(entry) = self.entries.get_mut(&name) else {
@@ -340,7 +349,7 @@ impl Table {
         }
         self.sessions += 1;
         let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
-        let wake = entry.connected(self.sessions, end, hello, &known);
+        let wake = entry.connected(self.sessions, hello, &known);
         let id = self.sessions;
         if entry.joined.is_some() {
             self.rollouts.ask(&name, &entry.held(), at);
@@ -381,6 +390,9 @@ impl Table {
     ) -> Result<Option<Update>, SessionError> {
         self.check(name, session)?;
         let desired = self.desired(name);
+        if self.entries[name].has_no_use_for_an_update(&desired) {
+            return Ok(None);
+        }
         Ok(self.update(name, at, |entry| entry.next_update(&desired, snapshot, at)))
     }
 
@@ -458,10 +470,17 @@ impl Table {
     /// A node's stream is over.
     pub fn disconnected(&mut self, name: &str, session: u64, at: Instant) {
         // Another stream or the node's removal may have come first.
-        if self.check(name, session).is_ok() {
+        let entry = self.entries.get(name);
+        if entry.is_some_and(|entry| entry.is_session(session)) {
             self.update(name, at, Entry::disconnected);
             self.look_again = Look::Now;
         }
+    }
+
+    /// Every stream is to end.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.entries.values().for_each(Entry::wake);
     }
 
     fn check(&self, name: &str, session: u64) -> Result<(), SessionError> {
@@ -471,6 +490,7 @@ impl Table {
             Some(entry) if !entry.is_session(session) => {
                 Err(SessionError::Replaced { name: owned() })
             }
+            Some(_) if self.stopping => Err(SessionError::Stopping),
             Some(_) => Ok(()),
         }
     }
@@ -509,17 +529,15 @@ impl Table {
         result
     }
 
-    /// Forgets a node. Its stream is told by the end of its channel.
+    /// Forgets a node. Its stream finds that out.
     fn forget(&mut self, name: &str, at: Instant) {
-        let Some(mut entry) = self.entries.remove(name) else {
+        let Some(entry) = self.entries.remove(name) else {
             return;
         };
         if let Some(pending) = entry.lags {
             self.pending.remove(&(pending, name.to_owned()));
         }
-        entry.end(SessionError::Removed {
-            name: name.to_owned(),
-        });
+        entry.wake();
         let others = self.rollouts.forget(name);
         self.refresh(&others, at);
     }
