@@ -122,13 +122,14 @@ impl Entry {
         &self.unknown
     }
 
-    /// The versions that it holds for sure: those that it said it holds, and lets go of none of by what is under way.
-    pub(super) fn held(&self) -> Vec<Known> {
-        let stays = |held: &&Known| match &self.in_flight {
-            None => true,
-            Some(update) => update.held.iter().any(|after| after.is(held)),
-        };
-        self.held.iter().filter(stays).cloned().collect()
+    /// Whether it holds a version for sure: it said that it does, and does not let go of it by what is under way.
+    pub(super) fn holds(&self, version: Digest) -> bool {
+        let has = |held: &[Known]| held.iter().any(|known| known.position.digest == version);
+        has(&self.held)
+            && self
+                .in_flight
+                .as_ref()
+                .is_none_or(|update| has(&update.held))
     }
 
     /// The first revision that changed its policy and that it does not enforce.
@@ -338,7 +339,7 @@ impl Entry {
         snapshot: bool,
         now: Instant,
     ) -> Option<Update> {
-        if self.has_no_use_for_an_update(desired) {
+        if self.in_flight.is_some() || self.joined.is_none() || self.holds_exactly(desired) {
             return None;
         }
         let held = |known: &Known| self.held.iter().find(|held| held.is(known));
@@ -377,11 +378,6 @@ impl Entry {
             keep: keep.iter().map(|held| held.position).collect(),
             policy,
         })
-    }
-
-    /// Whether nothing is to be sent: something is under way, or it holds what is desired, or does not count yet.
-    pub(super) fn has_no_use_for_an_update(&self, desired: &[Known]) -> bool {
-        self.in_flight.is_some() || self.joined.is_none() || self.holds_exactly(desired)
     }
 
     fn holds_exactly(&self, desired: &[Known]) -> bool {
@@ -442,17 +438,18 @@ impl Entry {
             self.desired = digests.collect();
             self.wake();
         }
-        // What it lets go of by what is under way does not count.
-        let held = self.held();
-        let settled = self.settled();
-        let holds = |settled: &Known| held.iter().any(|held| held.is(settled));
-        if settled.iter().all(holds) {
+        let holds = |position: &Position| self.holds(position.digest);
+        let as_far = match &self.settled {
+            Some(version) => holds(&version.position),
+            None => self.held.iter().all(|held| holds(&held.position)),
+        };
+        if as_far {
             self.passed_over = None;
             self.unproven &= self.settled.is_none();
         }
         // In the middle of rollouts nobody knows what the others are settled on: the latest version may be ahead of it.
         let start = self.started_with.filter(|_| !self.may_be_fenced);
-        if start.is_some_and(|start| held.iter().any(|held| held.position.digest == start.digest)) {
+        if start.is_some_and(|start| self.holds(start.digest)) {
             self.unproven = false;
         }
         if self.enforces_all() {

@@ -352,7 +352,7 @@ impl Table {
         let wake = entry.connected(self.sessions, hello, &known);
         let id = self.sessions;
         if entry.joined.is_some() {
-            self.rollouts.ask(&name, &entry.held(), at);
+            self.rollouts.ask(&name, |version| entry.holds(version), at);
         }
         self.look_again = Look::Now;
         self.update(&name, at, |_| {});
@@ -374,7 +374,7 @@ impl Table {
         // A lease that it had lasts; without leases nothing closes it.
         entry.lease_until = leased.then(|| entry.lease_until.unwrap_or(at));
         if before.is_none() {
-            self.rollouts.ask(name, &entry.held(), at);
+            self.rollouts.ask(name, |version| entry.holds(version), at);
         }
         self.look_again = Look::Now;
         self.update(name, at, |_| {});
@@ -389,11 +389,13 @@ impl Table {
         at: Instant,
     ) -> Result<Option<Update>, SessionError> {
         self.check(name, session)?;
-        let desired = self.desired(name);
-        if self.entries[name].has_no_use_for_an_update(&desired) {
-            return Ok(None);
+        let entry = self.entries.get_mut(name).expect("just checked");
+        let desired = desired(&self.rollouts, name, entry);
+        let update = entry.next_update(&desired, snapshot, at);
+        if update.is_some() {
+            self.update(name, at, |_| {});
         }
-        Ok(self.update(name, at, |entry| entry.next_update(&desired, snapshot, at)))
+        Ok(update)
     }
 
     /// A node has what was sent.
@@ -424,8 +426,8 @@ impl Table {
         self.update(name, at, |entry| {
             entry.nacked(target, window, reason, &known)
         })?;
-        let held = self.entries[name].held();
-        self.rollouts.ask(name, &held, at);
+        let entry = &self.entries[name];
+        self.rollouts.ask(name, |version| entry.holds(version), at);
         self.look_again = Look::Now;
         self.advance(at);
         Ok(())
@@ -495,12 +497,6 @@ impl Table {
         }
     }
 
-    /// The versions that a node is to hold.
-    fn desired(&self, name: &str) -> Vec<Known> {
-        let entry = self.entries.get(name);
-        entry.map_or_else(Vec::new, |entry| desired(&self.rollouts, name, entry))
-    }
-
     /// Brings nodes up to date whose desired versions may be others.
     fn refresh(&mut self, names: &[String], at: Instant) {
         for name in names {
@@ -513,7 +509,7 @@ impl Table {
         let now = self.now;
         let entry = self.entries.get_mut(name).expect("a node that is known");
         let result = change(entry);
-        self.rollouts.held(name, &entry.held());
+        self.rollouts.held(name, |version| entry.holds(version));
         if entry.begins_with_nothing() {
             self.rollouts.begin_without(name);
         }
