@@ -317,6 +317,9 @@ fn what_nodes_hold_back_is_not_enforced() {
     assert_eq!(world.table.settled(), 2);
     assert!(world.table.enforces(2));
     assert!(!world.table.enforces(3), "m has yet to take away");
+    let lagging = world.table.lagging(3, world.now);
+    let lagging: Vec<_> = lagging.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(lagging, ["m"], "though it enforces 3 itself");
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
     world.follow("m", m);

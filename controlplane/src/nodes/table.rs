@@ -287,12 +287,17 @@ impl Table {
         self.rollouts.settled(self.now.revision)
     }
 
-    /// The nodes that do not enforce a revision yet.
+    /// The nodes that do not enforce a revision yet, or hold back a later one that it is not enforced without.
     pub fn lagging(&self, revision: Revision, at: Instant) -> Vec<Status> {
         let lagging = self
             .pending
             .range(..(revision.saturating_add(1), String::new()));
-        let names: BTreeSet<_> = lagging.map(|(_, name)| name).collect();
+        let rollouts = self.rollouts.iter();
+        let held_back = rollouts
+            .filter(|rollout| rollout.first <= revision)
+            .flat_map(Rollout::waiting);
+        let lagging = lagging.map(|(_, name)| name);
+        let names: BTreeSet<_> = lagging.chain(held_back).collect();
         names
             .into_iter()
             .map(|name| self.entries[name].status(name, self.now, at))
