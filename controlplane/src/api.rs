@@ -65,15 +65,19 @@ impl Api {
         limit_ms: u32,
     ) -> Result<WaitEnforcedResponse, Status> {
         let mut stopping = self.stopping.clone();
-        tokio::select! {
-            _ = timeout(or_default(limit_ms, DEFAULT_TIMEOUT), self.nodes.enforced(revision)) => {}
+        let limit = or_default(limit_ms, DEFAULT_TIMEOUT);
+        let enforced = tokio::select! {
+            waited = timeout(limit, self.nodes.enforced(revision)) => waited.is_ok(),
             _ = stopping.wait_for(|&stopping| stopping) => return Err(failure::stopping()),
-        }
+        };
         let told = |nodes: Vec<nodes::Status>| nodes.iter().map(Into::into).collect();
-        let lagging: Vec<_> = told(self.nodes.lagging(revision));
+        let lagging = match enforced {
+            true => Vec::new(),
+            false => told(self.nodes.lagging(revision)),
+        };
         Ok(WaitEnforcedResponse {
             revision,
-            enforced: lagging.is_empty(),
+            enforced,
             lagging,
             passed_over: told(self.nodes.passed_over()),
         })

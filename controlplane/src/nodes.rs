@@ -16,7 +16,7 @@ use std::{
 };
 
 use sallyport_proto::{Position, Revision, policy::NodePolicy};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 pub use self::{
     rollout::Phase,
@@ -229,10 +229,14 @@ impl Nodes {
 
     /// A node says Hello on a stream. A stream that it had is ended.
     pub fn connect(self: &Arc<Self>, stream: u64, hello: Hello) -> Result<Session, SessionError> {
-        let (end, ended) = oneshot::channel();
         let name = hello.name.clone();
-        let wake = self.with(|table, now| table.connect(stream, hello, end, now))?;
-        Ok(Session::new(self.clone(), name, stream, wake, ended))
+        let wake = self.with(|table, now| table.connect(stream, hello, now))?;
+        Ok(Session::new(self.clone(), name, stream, wake))
+    }
+
+    /// Every stream is to end, and none begins any more.
+    pub fn stop(&self) {
+        self.with(|table, _| table.stop());
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

@@ -149,9 +149,8 @@ async fn router(
             .max_decoding_message_size(MAX_REQUEST)
             // What was read can be told again, whatever it grew to.
             .max_encoding_message_size(usize::MAX);
-    let told = stopping.clone();
-    let streams = NodeServiceServer::new(Streams::new(nodes.clone(), writer.clone(), stopping));
-    tokio::spawn(look_after(nodes, writer, told));
+    let streams = NodeServiceServer::new(Streams::new(nodes.clone(), writer.clone()));
+    tokio::spawn(look_after(nodes, writer, stopping));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PolicyServiceServer<Api>>().await;
     health.set_serving::<NodeServiceServer<Streams>>().await;
@@ -170,7 +169,8 @@ async fn router(
         .add_service(reflection().build_v1alpha()?))
 }
 
-/// Paces the rollouts, and has the journal know how far they are. Ends with the writer, or when told.
+/// Paces the rollouts, and has the journal know how far they are. Ends with the writer, or when told; then the nodes'
+/// streams end, too.
 async fn look_after(nodes: Arc<Nodes>, writer: Writer, mut stopping: watch::Receiver<bool>) {
     let mut settled = nodes.settled();
     let remember = async {
@@ -188,6 +188,7 @@ async fn look_after(nodes: Arc<Nodes>, writer: Writer, mut stopping: watch::Rece
         () = remember => {}
         _ = stopping.wait_for(|&stopping| stopping) => {}
     }
+    nodes.stop();
 }
 
 /// Serves until it is told to stop, or the writer is gone; then ends the writer.

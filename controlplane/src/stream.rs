@@ -17,10 +17,7 @@ use sallyport_proto::{
         node_service_server::NodeService, sync_request::Message, sync_response,
     },
 };
-use tokio::{
-    sync::{oneshot::error::TryRecvError, watch},
-    time::{Instant, Sleep, sleep_until, timeout},
-};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
@@ -45,17 +42,15 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 pub struct Streams {
     nodes: Arc<Nodes>,
     writer: Writer,
-    stopping: watch::Receiver<bool>,
     diffs: Arc<Diffs>,
 }
 
 impl Streams {
-    /// Streams that end when `stopping` turns true. The writer makes durable which nodes there ever were.
-    pub fn new(nodes: Arc<Nodes>, writer: Writer, stopping: watch::Receiver<bool>) -> Streams {
+    /// Streams of these nodes, which end when those are stopped. The writer makes durable which nodes there ever were.
+    pub fn new(nodes: Arc<Nodes>, writer: Writer) -> Streams {
         Streams {
             nodes,
             writer,
-            stopping,
             diffs: Arc::default(),
         }
     }
@@ -70,13 +65,12 @@ impl NodeService for Streams {
         request: Request<Streaming<SyncRequest>>,
     ) -> Result<Response<Messages>, Status> {
         let (nodes, writer) = (self.nodes.clone(), self.writer.clone());
-        let (stopping, inbound) = (self.stopping.clone(), request.into_inner());
-        let diffs = self.diffs.clone();
+        let (diffs, inbound) = (self.diffs.clone(), request.into_inner());
         // The node hears of its acceptance by the headers of this response, and says Hello then.
         let stream = nodes.accept();
         let messages = once(async move {
             let (session, inbound) = Box::pin(open(stream, nodes, writer, inbound)).await?;
-            Ok::<_, Status>(Conversation::new(session, inbound, diffs, stopping).messages())
+            Ok::<_, Status>(Conversation::new(session, inbound, diffs).messages())
         });
         Ok(Response::new(Box::pin(messages.try_flatten())))
     }
@@ -156,6 +150,7 @@ impl From<SessionError> for Status {
             }
             SessionError::Ahead { .. } => Status::failed_precondition(message),
             SessionError::Replaced { .. } => Status::aborted(message),
+            SessionError::Stopping => Status::unavailable(message),
             SessionError::Lease { .. } | SessionError::Unexpected { .. } => {
                 Status::invalid_argument(message)
             }
@@ -168,7 +163,6 @@ struct Conversation {
     session: Session,
     inbound: Streaming<SyncRequest>,
     diffs: Arc<Diffs>,
-    stopping: watch::Receiver<bool>,
     /// The update that is being sent.
     sending: Option<Box<Parts>>,
     /// The node wants everything.
@@ -184,17 +178,11 @@ enum Signal {
 }
 
 impl Conversation {
-    fn new(
-        session: Session,
-        inbound: Streaming<SyncRequest>,
-        diffs: Arc<Diffs>,
-        stopping: watch::Receiver<bool>,
-    ) -> Conversation {
+    fn new(session: Session, inbound: Streaming<SyncRequest>, diffs: Arc<Diffs>) -> Conversation {
         Conversation {
             session,
             inbound,
             diffs,
-            stopping,
             sending: None,
             snapshot: false,
             retry: Retry::new(),
@@ -220,7 +208,7 @@ impl Conversation {
     async fn next(&mut self) -> Result<Option<SyncResponse>, Status> {
         loop {
             if let Some(part) = self.sending.as_mut().and_then(|parts| parts.next()) {
-                return self.in_time(sync_response::Message::Update(part)).map(Some);
+                return Ok(Some(response(sync_response::Message::Update(part))));
             }
             self.sending = None;
             if !self.retry.is_waiting()
@@ -231,10 +219,10 @@ impl Conversation {
                 self.sending = Some(Box::new(Parts::new(&update, &self.diffs)));
                 continue;
             }
-            match self.listen().await? {
+            match self.listen().await {
                 Signal::Said(Some(request)) => {
                     if let Some(grant) = self.hear(request)? {
-                        return self.in_time(sync_response::Message::Lease(grant)).map(Some);
+                        return Ok(Some(response(sync_response::Message::Lease(grant))));
                     }
                 }
                 Signal::Said(None) => return Ok(None),
@@ -243,33 +231,13 @@ impl Conversation {
         }
     }
 
-    /// A message, unless the stream is to end by now.
-    fn in_time(&mut self, message: sync_response::Message) -> Result<SyncResponse, Status> {
-        let (_, ended) = self.session.signals();
-        match ended.try_recv() {
-            Err(TryRecvError::Empty) => {}
-            reason => return Err(over(reason)),
-        }
-        if *self.stopping.borrow() {
-            return Err(stopping());
-        }
-        Ok(SyncResponse {
-            message: Some(message),
-        })
-    }
-
-    async fn listen(&mut self) -> Result<Signal, Status> {
-        let (wake, ended) = self.session.signals();
+    async fn listen(&mut self) -> Signal {
         tokio::select! {
-            reason = ended => Err(over(reason)),
-            _ = self.stopping.wait_for(|&stopping| stopping) => Err(stopping()),
-            said = self.inbound.message() => match said {
-                Ok(request) => Ok(Signal::Said(request)),
-                // The connection broke, or the node hung up in the middle of a message.
-                Err(_) => Ok(Signal::Said(None)),
-            },
-            Ok(()) = wake.changed() => Ok(Signal::Changed),
-            () = self.retry.due() => Ok(Signal::Retry),
+            biased;
+            // An error: the connection broke, or the node hung up in the middle of a message.
+            said = self.inbound.message() => Signal::Said(said.unwrap_or(None)),
+            () = self.session.changed() => Signal::Changed,
+            () = self.retry.due() => Signal::Retry,
         }
     }
 
@@ -318,16 +286,10 @@ impl Drop for Conversation {
     }
 }
 
-fn over<E>(reason: Result<SessionError, E>) -> Status {
-    match reason {
-        Ok(reason) => reason.into(),
-        // The table of nodes is gone.
-        Err(_) => stopping(),
+fn response(message: sync_response::Message) -> SyncResponse {
+    SyncResponse {
+        message: Some(message),
     }
-}
-
-fn stopping() -> Status {
-    Status::unavailable("the control plane is stopping; connect again")
 }
 
 /// When to try again what was refused.

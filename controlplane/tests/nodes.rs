@@ -12,7 +12,6 @@ use sallyport_proto::{
     Position, Ranges, Revision, Unknown,
     policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
 };
-use tokio::sync::oneshot;
 
 const LEASE: Duration = Duration::from_millis(400);
 
@@ -68,8 +67,6 @@ fn hello(name: &str, window: &[Position], lease: Duration) -> Hello {
 struct World {
     table: Table,
     now: Instant,
-    /// Streams that are open: who would be told of their end.
-    ends: Vec<oneshot::Receiver<sallyport_controlplane::nodes::SessionError>>,
 }
 
 impl World {
@@ -100,16 +97,13 @@ impl World {
         World {
             table: Table::new(start, settings, policies, now),
             now,
-            ends: Vec::new(),
         }
     }
 
     fn connect(&mut self, name: &str, window: &[Position], lease: Duration) -> u64 {
-        let (end, ended) = oneshot::channel();
-        self.ends.push(ended);
         let hello = hello(name, window, lease);
         let session = self.table.accept();
-        self.table.connect(session, hello, end, self.now).unwrap();
+        self.table.connect(session, hello, self.now).unwrap();
         let leased = !lease.is_zero();
         if self.table.joined(name) != Some(leased) {
             self.table.join(name, leased, self.now);
@@ -328,6 +322,9 @@ fn what_nodes_hold_back_is_not_enforced() {
     assert_eq!(world.table.settled(), 2);
     assert!(world.table.enforces(2));
     assert!(!world.table.enforces(3), "m has yet to take away");
+    let lagging = world.table.lagging(3, world.now);
+    let lagging: Vec<_> = lagging.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(lagging, ["m"], "though it enforces 3 itself");
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
     world.follow("m", m);
@@ -366,10 +363,8 @@ fn a_late_hello_is_not_heard() {
     let late = world.table.accept();
     let one = [position(1, &allow(&[1]))];
     let n = world.connect("n", &one, NONE);
-    let (end, _) = oneshot::channel();
-    let heard = world
-        .table
-        .connect(late, hello("n", &[], NONE), end, world.now);
+
+    let heard = world.table.connect(late, hello("n", &[], NONE), world.now);
     let refusal = heard.unwrap_err().to_string();
     assert_eq!(refusal, "node \"n\" connected again: this stream is over");
     let m = world.connect("m", &one, NONE);

@@ -119,14 +119,18 @@ impl<'a> Difference<'a> {
             changes.push(Difference::Group { id, old, new });
         }
         let mut removed_classes = Vec::new();
-        for item in old.classes.diff(&new.classes) {
+        // Most versions share what did not change, and that is seen without looking into it.
+        let classes = (!old.classes.ptr_eq(&new.classes)).then(|| old.classes.diff(&new.classes));
+        for item in classes.into_iter().flatten() {
             match item {
                 DiffItem::Add(_, class) => changes.push(Change::AddClass(class.clone()).into()),
                 DiffItem::Remove(&id, _) => removed_classes.push(Change::RemoveClass(id).into()),
                 DiffItem::Update { .. } => unreachable!("a class's id is a hash of it"),
             }
         }
-        for item in old.endpoints.diff(&new.endpoints) {
+        let endpoints =
+            (!old.endpoints.ptr_eq(&new.endpoints)).then(|| old.endpoints.diff(&new.endpoints));
+        for item in endpoints.into_iter().flatten() {
             let change = match item {
                 DiffItem::Add(&address, endpoint)
                 | DiffItem::Update {

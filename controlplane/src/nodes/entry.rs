@@ -12,7 +12,7 @@ use std::{
 };
 
 use sallyport_proto::{Digest, Position, Revision, Unknown, Version, policy::NodePolicy};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::Notify;
 
 use super::{Hello, SessionError, State, Status, Unreachable, Update, table::Now};
 
@@ -53,7 +53,6 @@ pub(super) struct Entry {
     pub(super) lags: Option<Revision>,
     state: State,
     since: Instant,
-    wake: watch::Sender<()>,
 }
 
 /// A version of a node's policy by its name, and what it is, if that is known here.
@@ -75,7 +74,8 @@ struct InFlight {
 #[derive(Debug)]
 struct Connection {
     session: u64,
-    end: Option<oneshot::Sender<SessionError>>,
+    /// Wakes the stream: there may be something to send, or it is over.
+    wake: Arc<Notify>,
     lease: Duration,
 }
 
@@ -112,7 +112,6 @@ impl Entry {
             lags: None,
             state: State::Unknown,
             since: now,
-            wake: watch::Sender::new(()),
         }
     }
 
@@ -126,13 +125,14 @@ impl Entry {
         &self.unknown
     }
 
-    /// The versions that it holds for sure: those that it said it holds, and lets go of none of by what is under way.
-    pub(super) fn held(&self) -> Vec<Known> {
-        let stays = |held: &&Known| match &self.in_flight {
-            None => true,
-            Some(update) => update.held.iter().any(|after| after.is(held)),
-        };
-        self.held.iter().filter(stays).cloned().collect()
+    /// Whether it holds a version for sure: it said that it does, and does not let go of it by what is under way.
+    pub(super) fn holds(&self, version: Digest) -> bool {
+        let has = |held: &[Known]| held.iter().any(|known| known.position.digest == version);
+        has(&self.held)
+            && self
+                .in_flight
+                .as_ref()
+                .is_none_or(|update| has(&update.held))
     }
 
     /// The first revision that changed its policy and that it does not enforce.
@@ -232,24 +232,22 @@ impl Entry {
     pub(super) fn connected(
         &mut self,
         session: u64,
-        end: oneshot::Sender<SessionError>,
         hello: Hello,
         known: &[Version],
-    ) -> watch::Receiver<()> {
-        self.end(SessionError::Replaced {
-            name: hello.name.clone(),
-        });
+    ) -> Arc<Notify> {
+        self.wake();
         self.greeted = session;
+        let wake = Arc::<Notify>::default();
         self.connection = Some(Connection {
             session,
-            end: Some(end),
+            wake: wake.clone(),
             lease: hello.lease,
         });
         self.version = hello.version;
         self.unknown = hello.unknown;
         self.refusal = None;
         self.reported(&hello.window, known);
-        self.wake.subscribe()
+        wake
     }
 
     /// The node says what it holds; what was in flight arrived or was lost.
@@ -335,12 +333,10 @@ impl Entry {
             || self.in_flight.as_ref().is_some_and(silent)
     }
 
-    /// Ends the stream, with a reason for the node.
-    pub(super) fn end(&mut self, reason: SessionError) {
-        let connection = self.connection.take();
-        if let Some(end) = connection.and_then(|connection| connection.end) {
-            // The stream may have ended by itself.
-            let _ = end.send(reason);
+    /// Has the stream look what there is to send, and whether it is over.
+    pub(super) fn wake(&self) {
+        if let Some(connection) = &self.connection {
+            connection.wake.notify_one();
         }
     }
 
@@ -449,19 +445,20 @@ impl Entry {
         let digests = desired.iter().map(|known| known.position.digest);
         if !digests.clone().eq(self.desired.iter().copied()) {
             self.desired = digests.collect();
-            self.wake.send_replace(());
+            self.wake();
         }
-        // What it lets go of by what is under way does not count.
-        let held = self.held();
-        let settled = self.settled();
-        let holds = |settled: &Known| held.iter().any(|held| held.is(settled));
-        if settled.iter().all(holds) {
+        let holds = |position: &Position| self.holds(position.digest);
+        let as_far = match &self.settled {
+            Some(version) => holds(&version.position),
+            None => self.held.iter().all(|held| holds(&held.position)),
+        };
+        if as_far {
             self.passed_over = None;
             self.unproven &= self.settled.is_none();
         }
         // In the middle of rollouts nobody knows what the others are settled on: the latest version may be ahead of it.
         let start = self.started_with.filter(|_| !self.may_be_fenced);
-        if start.is_some_and(|start| held.iter().any(|held| held.position.digest == start.digest)) {
+        if start.is_some_and(|start| self.holds(start.digest)) {
             self.unproven = false;
         }
         if self.enforces_all() {

@@ -35,7 +35,9 @@ impl Extent {
     /// Takes in what a node's change of policy touches.
     pub(super) fn add(&mut self, old: &NodePolicy, new: &NodePolicy) {
         self.all |= old.workload_ranges() != new.workload_ranges();
-        for item in old.endpoints().diff(new.endpoints()) {
+        let endpoints = (!old.endpoints().ptr_eq(new.endpoints()))
+            .then(|| old.endpoints().diff(new.endpoints()));
+        for item in endpoints.into_iter().flatten() {
             let (address, before, after) = match item {
                 DiffItem::Add(&address, after) => (address, None, Some(&**after)),
                 DiffItem::Remove(&address, before) => (address, Some(&**before), None),
@@ -59,7 +61,9 @@ impl Extent {
             } = item
             {
                 for direction in Direction::BOTH {
-                    if is_used(old, direction, id) || is_used(new, direction, id) {
+                    if !self.has_taken(direction, id, [before, after])
+                        && (is_used(old, direction, id) || is_used(new, direction, id))
+                    {
                         self.members(direction, id, [before, after]);
                     }
                 }
@@ -70,15 +74,17 @@ impl Extent {
         }
     }
 
-    /// Takes in the members that come and go, whose flows with those who name the group are touched.
-    fn members(&mut self, direction: Direction, id: GroupId, change: [&Arc<PeerGroup>; 2]) {
+    /// Whether the change of the group was taken in last.
+    fn has_taken(&self, direction: Direction, id: GroupId, change: [&Arc<PeerGroup>; 2]) -> bool {
         let same = |taken: &[Arc<PeerGroup>; 2]| {
             let mut both = taken.iter().zip(change);
             both.all(|(taken, version)| Arc::ptr_eq(taken, version))
         };
-        if self.taken.get(&(direction, id)).is_some_and(same) {
-            return;
-        }
+        self.taken.get(&(direction, id)).is_some_and(same)
+    }
+
+    /// Takes in the members that come and go, whose flows with those who name the group are touched.
+    fn members(&mut self, direction: Direction, id: GroupId, change: [&Arc<PeerGroup>; 2]) {
         let (add, remove) = change[0].member_changes(change[1]);
         self.peers(direction).extend(add.iter().chain(&remove));
         self.taken.insert((direction, id), change.map(Arc::clone));

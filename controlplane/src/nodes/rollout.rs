@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{Revision, Version, Ways};
+use sallyport_proto::{Digest, Revision, Version, Ways};
 
 use super::{Unreachable, entry::Known, extent::Extent};
 
@@ -284,13 +284,11 @@ impl Rollouts {
         legs.map(|leg| &leg.version)
     }
 
-    /// A node holds these versions, durably.
-    pub(super) fn held(&mut self, node: &str, versions: &[Known]) {
+    /// A node holds the versions of which this is said, durably.
+    pub(super) fn held(&mut self, node: &str, holds: impl Fn(Digest) -> bool) {
         for rollout in &mut self.all {
             if let Some(leg) = rollout.legs.get(node)
-                && versions
-                    .iter()
-                    .any(|held| held.position.digest == leg.version.position.digest)
+                && holds(leg.version.position.digest)
             {
                 rollout.waiting.remove(node);
                 if rollout.passed_over.remove(node).is_some() {
@@ -309,10 +307,10 @@ impl Rollouts {
     }
 
     /// A node that counts says what it holds: what it lacks is waited for, whatever it said before.
-    pub(super) fn ask(&mut self, node: &str, versions: &[Known], now: Instant) {
+    pub(super) fn ask(&mut self, node: &str, holds: impl Fn(Digest) -> bool, now: Instant) {
         for rollout in &mut self.all {
             if let Some(leg) = rollout.legs.get_mut(node).filter(|leg| leg.ways.revokes)
-                && !versions.iter().any(|held| held.is(&(&leg.version).into()))
+                && !holds(leg.version.position.digest)
                 && rollout.waiting.insert(node.to_owned())
             {
                 leg.since = now;

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sallyport_proto::{Epoch, Position, Revision, Unknown, policy::NodePolicy};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::Notify;
 
 use super::Nodes;
 
@@ -87,6 +87,9 @@ pub enum SessionError {
         /// The node.
         name: String,
     },
+    /// The control plane goes down.
+    #[error("the control plane is stopping; connect again")]
+    Stopping,
     /// An answer to what was not asked.
     #[error("{answer} of {}, which is not what was sent{}", listed(.found), was_sent(.expected))]
     Unexpected {
@@ -117,24 +120,16 @@ pub struct Session {
     nodes: Arc<Nodes>,
     name: String,
     id: u64,
-    wake: watch::Receiver<()>,
-    ended: oneshot::Receiver<SessionError>,
+    wake: Arc<Notify>,
 }
 
 impl Session {
-    pub(super) fn new(
-        nodes: Arc<Nodes>,
-        name: String,
-        id: u64,
-        wake: watch::Receiver<()>,
-        ended: oneshot::Receiver<SessionError>,
-    ) -> Session {
+    pub(super) fn new(nodes: Arc<Nodes>, name: String, id: u64, wake: Arc<Notify>) -> Session {
         Session {
             nodes,
             name,
             id,
             wake,
-            ended,
         }
     }
 
@@ -184,14 +179,9 @@ impl Session {
             .with(|table, now| table.lease(&self.name, self.id, now))
     }
 
-    /// What tells when the node's policy changes, and when the stream is to end and why.
-    pub fn signals(
-        &mut self,
-    ) -> (
-        &mut watch::Receiver<()>,
-        &mut oneshot::Receiver<SessionError>,
-    ) {
-        (&mut self.wake, &mut self.ended)
+    /// Returns when there may be something to send, or the stream is over: [`next_update`](Session::next_update) says.
+    pub async fn changed(&self) {
+        self.wake.notified().await;
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use sallyport_proto::{Epoch, Position, Revision, Version, Ways, policy::NodePolicy};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::Notify;
 
 use super::{
     Affected, Hello, RolloutStatus, SessionError, Settings, Status, Unreachable, Update,
@@ -46,6 +46,8 @@ pub struct Table {
     /// The nodes that lag, by the first revision that they lack.
     pending: BTreeSet<(Revision, String)>,
     sessions: u64,
+    /// Whether every stream is to end.
+    stopping: bool,
     /// When to look again which nodes need not be waited for; at once if something changed that bears on it.
     look_again: Look,
 }
@@ -78,6 +80,7 @@ impl Table {
             rollouts: Rollouts::new(settings.drain),
             pending: BTreeSet::new(),
             sessions: 0,
+            stopping: false,
             look_again: Look::Now,
         };
         // In the middle of a rollout nobody knows which versions which node holds until it says so.
@@ -178,9 +181,13 @@ impl Table {
         if !rollout.is_empty() {
             self.rollouts.add(rollout);
         }
-        self.refresh(&woken, at);
         self.look_again = Look::Now;
+        // What only gives passes at once, and so brings its nodes up to date.
         self.advance(at);
+        if self.settled() < revision {
+            self.refresh(&woken, at);
+            self.advance(at);
+        }
     }
 
     /// Lets every rollout pass that can by now. Returns when there may be more to do, if nothing else happens.
@@ -280,12 +287,17 @@ impl Table {
         self.rollouts.settled(self.now.revision)
     }
 
-    /// The nodes that do not enforce a revision yet.
+    /// The nodes that do not enforce a revision yet, or hold back a later one that it is not enforced without.
     pub fn lagging(&self, revision: Revision, at: Instant) -> Vec<Status> {
         let lagging = self
             .pending
             .range(..(revision.saturating_add(1), String::new()));
-        let names: BTreeSet<_> = lagging.map(|(_, name)| name).collect();
+        let rollouts = self.rollouts.iter();
+        let held_back = rollouts
+            .filter(|rollout| rollout.first <= revision)
+            .flat_map(Rollout::waiting);
+        let lagging = lagging.map(|(_, name)| name);
+        let names: BTreeSet<_> = lagging.chain(held_back).collect();
         names
             .into_iter()
             .map(|name| self.entries[name].status(name, self.now, at))
@@ -326,9 +338,11 @@ impl Table {
         &mut self,
         stream: u64,
         hello: Hello,
-        end: oneshot::Sender<SessionError>,
         at: Instant,
-    ) -> Result<watch::Receiver<()>, SessionError> {
+    ) -> Result<Arc<Notify>, SessionError> {
+        if self.stopping {
+            return Err(SessionError::Stopping);
+        }
         let Now { epoch, revision } = self.now;
         let name = hello.name.clone();
         let Some(entry) = self.entries.get_mut(&name) else {
@@ -350,9 +364,9 @@ impl Table {
             });
         }
         let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
-        let wake = entry.connected(stream, end, hello, &known);
+        let wake = entry.connected(stream, hello, &known);
         if entry.joined.is_some() {
-            self.rollouts.ask(&name, &entry.held(), at);
+            self.rollouts.ask(&name, |version| entry.holds(version), at);
         }
         self.look_again = Look::Now;
         self.update(&name, at, |_| {});
@@ -374,7 +388,7 @@ impl Table {
         // A lease that it had lasts; without leases nothing closes it.
         entry.lease_until = leased.then(|| entry.lease_until.unwrap_or(at));
         if before.is_none() {
-            self.rollouts.ask(name, &entry.held(), at);
+            self.rollouts.ask(name, |version| entry.holds(version), at);
         }
         self.look_again = Look::Now;
         self.update(name, at, |_| {});
@@ -389,8 +403,13 @@ impl Table {
         at: Instant,
     ) -> Result<Option<Update>, SessionError> {
         self.check(name, session)?;
-        let desired = self.desired(name);
-        Ok(self.update(name, at, |entry| entry.next_update(&desired, snapshot, at)))
+        let entry = self.entries.get_mut(name).expect("just checked");
+        let desired = desired(&self.rollouts, name, entry);
+        let update = entry.next_update(&desired, snapshot, at);
+        if update.is_some() {
+            self.update(name, at, |_| {});
+        }
+        Ok(update)
     }
 
     /// A node has what was sent.
@@ -421,8 +440,8 @@ impl Table {
         self.update(name, at, |entry| {
             entry.nacked(target, window, reason, &known)
         })?;
-        let held = self.entries[name].held();
-        self.rollouts.ask(name, &held, at);
+        let entry = &self.entries[name];
+        self.rollouts.ask(name, |version| entry.holds(version), at);
         self.look_again = Look::Now;
         self.advance(at);
         Ok(())
@@ -467,10 +486,17 @@ impl Table {
     /// A node's stream is over.
     pub fn disconnected(&mut self, name: &str, session: u64, at: Instant) {
         // Another stream or the node's removal may have come first.
-        if self.check(name, session).is_ok() {
+        let entry = self.entries.get(name);
+        if entry.is_some_and(|entry| entry.is_session(session)) {
             self.update(name, at, Entry::disconnected);
             self.look_again = Look::Now;
         }
+    }
+
+    /// Every stream is to end.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        self.entries.values().for_each(Entry::wake);
     }
 
     fn check(&self, name: &str, session: u64) -> Result<(), SessionError> {
@@ -480,14 +506,9 @@ impl Table {
             Some(entry) if !entry.is_session(session) => {
                 Err(SessionError::Replaced { name: owned() })
             }
+            Some(_) if self.stopping => Err(SessionError::Stopping),
             Some(_) => Ok(()),
         }
-    }
-
-    /// The versions that a node is to hold.
-    fn desired(&self, name: &str) -> Vec<Known> {
-        let entry = self.entries.get(name);
-        entry.map_or_else(Vec::new, |entry| desired(&self.rollouts, name, entry))
     }
 
     /// Brings nodes up to date whose desired versions may be others.
@@ -502,7 +523,7 @@ impl Table {
         let now = self.now;
         let entry = self.entries.get_mut(name).expect("a node that is known");
         let result = change(entry);
-        self.rollouts.held(name, &entry.held());
+        self.rollouts.held(name, |version| entry.holds(version));
         if entry.begins_with_nothing() {
             self.rollouts.begin_without(name);
         }
@@ -518,17 +539,15 @@ impl Table {
         result
     }
 
-    /// Forgets a node. Its stream is told by the end of its channel.
+    /// Forgets a node. Its stream finds that out.
     fn forget(&mut self, name: &str, at: Instant) {
-        let Some(mut entry) = self.entries.remove(name) else {
+        let Some(entry) = self.entries.remove(name) else {
             return;
         };
         if let Some(pending) = entry.lags {
             self.pending.remove(&(pending, name.to_owned()));
         }
-        entry.end(SessionError::Removed {
-            name: name.to_owned(),
-        });
+        entry.wake();
         let others = self.rollouts.forget(name);
         self.refresh(&others, at);
     }

@@ -5,6 +5,7 @@ mod crash;
 mod established;
 mod following;
 mod full_disk;
+mod leases;
 mod node;
 mod past;
 mod rollouts;

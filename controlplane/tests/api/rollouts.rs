@@ -6,13 +6,8 @@ use std::time::{Duration, Instant};
 use sallyport_controlplane::config::OnUnreachable;
 use sallyport_proto::{
     Window,
-    wire::{
-        ApplyRequest, Kind, LeaseRequest, Rollout, Unreachable, node_status::State, rollout::Phase,
-        sync_request::Message,
-    },
+    wire::{Kind, Rollout, node_status::State, rollout::Phase},
 };
-
-use tonic::Code;
 
 use crate::{
     node::FakeNode,
@@ -20,7 +15,9 @@ use crate::{
 };
 
 /// `web` on n, `client` and `other` on m; nobody is isolated. Revision 1.
-async fn world(change: impl FnOnce(&mut sallyport_controlplane::config::Config)) -> World {
+pub(crate) async fn world(
+    change: impl FnOnce(&mut sallyport_controlplane::config::Config),
+) -> World {
     let world = World::with(change).await;
     let text = [
         namespace("a"),
@@ -34,7 +31,7 @@ async fn world(change: impl FnOnce(&mut sallyport_controlplane::config::Config))
     world
 }
 
-async fn join(world: &World, name: &str) -> FakeNode {
+pub(crate) async fn join(world: &World, name: &str) -> FakeNode {
     let mut node = FakeNode::connect(world.url(), name, Window::default()).await;
     node.follow().await;
     world.until(name, (State::Enforcing, 0)).await;
@@ -42,7 +39,7 @@ async fn join(world: &World, name: &str) -> FakeNode {
 }
 
 /// Forbids `app=<label>` to send anything.
-fn silence(name: &str, label: &str) -> String {
+pub(crate) fn silence(name: &str, label: &str) -> String {
     format!(
         "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: '{name}', namespace: a}}\n\
          spec: {{podSelector: {{matchLabels: {{app: {label}}}}}, policyTypes: [Egress]}}\n"
@@ -69,7 +66,7 @@ async fn on_their_way(world: &World) -> Vec<(u64, u64, Phase, Vec<String>)> {
 }
 
 /// Returns when every edit has passed its barrier.
-async fn until_settled(world: &World) {
+pub(crate) async fn until_settled(world: &World) {
     while !rollouts(world).await.is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -95,7 +92,10 @@ async fn halfway(world: &World) -> (FakeNode, FakeNode, u64) {
 }
 
 /// Returns when these are the rollouts that there are.
-async fn until<const N: usize>(world: &World, expected: [(u64, u64, Phase, Vec<String>); N]) {
+pub(crate) async fn until<const N: usize>(
+    world: &World,
+    expected: [(u64, u64, Phase, Vec<String>); N],
+) {
     for _ in 0..500 {
         if on_their_way(world).await == expected {
             return;
@@ -105,7 +105,7 @@ async fn until<const N: usize>(world: &World, expected: [(u64, u64, Phase, Vec<S
     assert_eq!(on_their_way(world).await, expected);
 }
 
-fn names(names: &[&str]) -> Vec<String> {
+pub(crate) fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
@@ -268,210 +268,6 @@ async fn a_node_that_is_not_there_is_skipped_where_that_is_wanted() {
     world.apply(&silence("q", "client")).await;
     m.follow().await;
     world.until("m", (State::Enforcing, 0)).await;
-}
-
-/// m has a lease and freezes: the edit goes on when the lease has run out for sure, and not before.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frozen_node_is_fenced_by_its_lease() {
-    let world = world(|_| {}).await;
-    let lease = Duration::from_millis(500);
-    let mut n = FakeNode::connect_leased(world.url(), "n", Window::default(), lease).await;
-    n.follow().await;
-    let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;
-    m.follow().await;
-    world.until("m", (State::Enforcing, 0)).await;
-    m.say(Message::Lease(LeaseRequest { number: 7 }));
-    assert_eq!(m.leased().await, 7);
-    let granted = Instant::now();
-    world.apply(&policy("p", "web", "nobody")).await;
-    n.follow().await;
-    until_settled(&world).await;
-
-    let request = ApplyRequest {
-        edits: vec![
-            delete(Kind::NetworkPolicy, "a", "p"),
-            put(&silence("q", "client")),
-        ],
-        unreachable: Unreachable::Fence.into(),
-        enforced_within_ms: Some(5_000),
-        ..ApplyRequest::default()
-    };
-    let applied = {
-        let mut client = world.client.clone();
-        tokio::spawn(async move { client.apply(request).await.unwrap().into_inner() })
-    };
-    let update = m.receive().await;
-    n.follow().await;
-    assert!(
-        granted.elapsed() >= lease - Duration::from_millis(20),
-        "{:?}",
-        granted.elapsed()
-    );
-    let applied = applied.await.unwrap();
-    assert_eq!(applied.enforced, Some(true));
-    assert_eq!(applied.passed_over[0].name, "m");
-    assert_eq!(world.node("m").await.state(), State::Fenced);
-
-    // It gets no lease before it is as far as the others.
-    m.say(Message::Lease(LeaseRequest { number: 8 }));
-    m.hears_nothing().await;
-    m.carry_out(&update);
-    m.ack();
-    world.until("m", (State::Enforcing, 0)).await;
-    m.say(Message::Lease(LeaseRequest { number: 9 }));
-    assert_eq!(m.leased().await, 9);
-}
-
-/// Once a barrier counts on the end of a lease there is no other before the node is as far.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_whose_lease_ran_out_gets_none_while_packets_drain() {
-    let world = world(|config| {
-        config.unreachable = OnUnreachable::Fence;
-        config.drain = Duration::from_secs(3);
-    })
-    .await;
-    let lease = Duration::from_millis(300);
-    let text = policy("p", "web", "nobody");
-    world.apply(&text).await;
-    let _n = join(&world, "n").await;
-    let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;
-    m.follow().await;
-    world.until("m", (State::Enforcing, 0)).await;
-    m.say(Message::Lease(LeaseRequest { number: 1 }));
-    assert_eq!(m.leased().await, 1);
-    let edits = vec![
-        delete(Kind::NetworkPolicy, "a", "p"),
-        put(&silence("q", "client")),
-    ];
-    let swapped = world.try_apply(edits).await.unwrap().revision;
-    let update = m.receive().await;
-    until(&world, [(swapped, swapped, Phase::Draining, vec![])]).await;
-    m.say(Message::Lease(LeaseRequest { number: 2 }));
-    m.hears_nothing().await;
-    m.carry_out(&update);
-    m.ack();
-    m.say(Message::Lease(LeaseRequest { number: 3 }));
-    assert_eq!(m.leased().await, 3);
-}
-
-fn fenced(edits: Vec<sallyport_proto::wire::Edit>) -> ApplyRequest {
-    ApplyRequest {
-        edits,
-        unreachable: Unreachable::Fence.into(),
-        ..ApplyRequest::default()
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fence_around_a_node_without_leases_is_refused() {
-    let world = world(|_| {}).await;
-    let edits = || vec![put(&silence("q", "client"))];
-    let mut client = world.client.clone();
-    let _n = join(&world, "n").await;
-    let lease = Duration::from_secs(60);
-    let m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;
-    let refused = client.apply(fenced(edits())).await.unwrap_err();
-    assert_eq!(refused.code(), Code::FailedPrecondition);
-    for word in ["\"n\"", "--lease", "nothing was changed"] {
-        assert!(refused.message().contains(word), "{}", refused.message());
-    }
-    assert!(!refused.message().contains("\"m\""));
-    drop(m);
-    assert_eq!(world.status().await.revision, 1);
-    // With leases everywhere it is no matter who is there.
-    let mut n = FakeNode::connect_leased(world.url(), "n", Window::default(), lease).await;
-    n.follow().await;
-    client.apply(fenced(edits())).await.unwrap();
-}
-
-/// Nothing closes a node that has no leases, though it asks for one: it is waited for.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_without_leases_that_asks_for_one_is_not_fenced() {
-    let world = world(|config| config.unreachable = OnUnreachable::Fence).await;
-    let (mut n, mut m) = (join(&world, "n").await, join(&world, "m").await);
-    m.say(Message::Lease(LeaseRequest { number: 1 }));
-    assert_eq!(m.leased().await, 1, "it is told that this is known");
-    world.apply(&policy("p", "web", "nobody")).await;
-    n.follow().await;
-    until_settled(&world).await;
-    let edits = vec![
-        delete(Kind::NetworkPolicy, "a", "p"),
-        put(&silence("q", "client")),
-    ];
-    let swapped = world.try_apply(edits).await.unwrap().revision;
-    n.hears_nothing().await;
-    until(&world, [(swapped, swapped, Phase::Revoking, names(&["m"]))]).await;
-}
-
-/// What was granted to an earlier life of the node's enforcer is in force until it has taken the next.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shorter_lease_shortens_none_that_was_granted() {
-    let world = world(|config| config.unreachable = OnUnreachable::Fence).await;
-    let (long, short) = (Duration::from_millis(1_500), Duration::from_millis(100));
-    let mut n = join(&world, "n").await;
-    let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), long).await;
-    m.follow().await;
-    world.until("m", (State::Enforcing, 0)).await;
-    m.say(Message::Lease(LeaseRequest { number: 1 }));
-    assert_eq!(m.leased().await, 1);
-    let granted = Instant::now();
-    let held = m.window.clone();
-    let mut m = FakeNode::connect_leased(world.url(), "m", held, short).await;
-    m.say(Message::Lease(LeaseRequest { number: 1 }));
-    assert_eq!(m.leased().await, 1);
-    world.apply(&policy("p", "web", "nobody")).await;
-    n.follow().await;
-    until_settled(&world).await;
-    let edits = vec![
-        delete(Kind::NetworkPolicy, "a", "p"),
-        put(&silence("q", "client")),
-    ];
-    world.try_apply(edits).await.unwrap();
-    n.follow().await;
-    assert!(
-        granted.elapsed() >= long - Duration::from_millis(20),
-        "{:?}",
-        granted.elapsed()
-    );
-}
-
-/// A control plane that starts again waits as long as a lease may be: longer ones must not be.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_is_too_long_is_refused() {
-    let world = world(|_| {}).await;
-    let lease = Duration::from_millis(60_001);
-    let mut n = FakeNode::connect_leased(world.url(), "n", Window::default(), lease).await;
-    let status = n.ends().await;
-    assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().contains("60"), "{}", status.message());
-}
-
-/// A node that lags loses its lease, though it goes on asking.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_refuses_gets_no_lease() {
-    let world = world(|config| config.unreachable = OnUnreachable::Fence).await;
-    let lease = Duration::from_millis(400);
-    let mut n = join(&world, "n").await;
-    let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;
-    m.follow().await;
-    world.until("m", (State::Enforcing, 0)).await;
-    m.say(Message::Lease(LeaseRequest { number: 1 }));
-    assert_eq!(m.leased().await, 1);
-    world.apply(&policy("p", "web", "nobody")).await;
-    n.follow().await;
-    until_settled(&world).await;
-    let edits = vec![
-        delete(Kind::NetworkPolicy, "a", "p"),
-        put(&silence("q", "client")),
-    ];
-    let swapped = world.try_apply(edits).await.unwrap().revision;
-    let refused = m.receive().await.update.target;
-    m.nack(refused, "no memory", false);
-    tokio::time::sleep(lease / 2 + Duration::from_millis(50)).await;
-    m.say(Message::Lease(LeaseRequest { number: 2 }));
-    n.follow().await;
-    assert!(world.wait(swapped, 5_000).await.enforced);
-    assert_eq!(world.node("m").await.state(), State::Fenced);
 }
 
 /// What a node said that it holds counts as long as it does not come back with less.

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use prost::Message as _;
 use rand::RngExt;
 use sallyport_controlplane::{
@@ -16,7 +17,7 @@ use sallyport_proto::{
         sync_response,
     },
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::Notify;
 
 use super::{
     Time, control::revisions, judge::Violation, milliseconds, mutant::Mutant, network::StreamId,
@@ -34,8 +35,7 @@ pub(super) struct Conversation {
     leased: bool,
     /// Whether that the node joined is durable: nothing is sent before.
     joined: bool,
-    wake: watch::Receiver<()>,
-    ended: oneshot::Receiver<SessionError>,
+    wake: Arc<Notify>,
     snapshot: bool,
     waiting: bool,
     delay: Time,
@@ -83,7 +83,6 @@ impl World {
         let node = self.network.node(stream);
         let at = self.at();
         let alive = self.control.alive.as_mut().expect("it hears");
-        let (end, ended) = oneshot::channel();
         let name = hello.node_name.clone();
         let window = positions(&hello.window).expect("positions");
         let lease = Duration::from_millis(hello.lease_ms.into());
@@ -98,7 +97,7 @@ impl World {
             lease,
         };
         let session = alive.accepted[&stream];
-        let wake = alive.table.connect(session, hello, end, at)?;
+        let wake = alive.table.connect(session, hello, at)?;
         let leased = !lease.is_zero();
         let joined = alive.table.joined(&name) == Some(leased);
         alive.conversations.insert(
@@ -109,7 +108,6 @@ impl World {
                 leased,
                 joined,
                 wake,
-                ended,
                 snapshot: false,
                 waiting: false,
                 delay: RETRY.0,
@@ -262,12 +260,7 @@ impl World {
         let alive = self.control.alive.as_mut().expect("it just did something");
         let (mut over, mut updates) = (Vec::new(), Vec::new());
         for (&stream, conversation) in &mut alive.conversations {
-            if conversation.ended.try_recv().is_ok() {
-                over.push(stream);
-                continue;
-            }
-            if conversation.wake.has_changed().unwrap_or(false) {
-                conversation.wake.borrow_and_update();
+            if conversation.wake.notified().now_or_never().is_some() {
                 conversation.waiting = false;
                 conversation.signalled = true;
             }
