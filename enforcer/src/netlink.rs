@@ -133,6 +133,12 @@ impl Netlink {
         Ok(netlink)
     }
 
+    /// Talks over a socket whose other end is no kernel: for fuzzing.
+    #[doc(hidden)]
+    pub fn over(socket: OwnedFd, batch: usize) -> Netlink {
+        Netlink { socket, batch }
+    }
+
     /// The most bytes that a batch should have.
     pub fn batch_limit(&self) -> usize {
         self.batch
