@@ -1,7 +1,7 @@
 //! The whole desired state, as persistent maps: a candidate is a cheap copy, and readers keep the version they have.
 //! It holds what it is given; whether a transaction may be carried out is decided in `transaction`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, thread};
 
 use imbl::{OrdMap, OrdSet};
 use sallyport_proto::Revision;
@@ -38,7 +38,45 @@ const FIRST: ObjectKey = ObjectKey {
     name: String::new(),
 };
 
+fn workload(stored: &Stored) -> Option<&Workload> {
+    match &stored.object.body {
+        Body::Workload(workload) => Some(workload),
+        _ => None,
+    }
+}
+
+/// The addresses that an object holds, as the index has them.
+fn held(stored: &Stored) -> impl Iterator<Item = (IpAddr, ObjectKey)> + use<'_> {
+    let workload = workload(stored).filter(|workload| !workload.host_network);
+    let addresses = workload
+        .into_iter()
+        .flat_map(|workload| &workload.addresses);
+    addresses.map(|&address| (address, stored.object.key.clone()))
+}
+
+/// The node that an object is on, as the index has it.
+fn place(stored: &Stored) -> Option<(String, ObjectKey)> {
+    let node = workload(stored)?.node.clone()?;
+    Some((node, stored.object.key.clone()))
+}
+
 impl Cluster {
+    /// A cluster of objects, each with a key of its own.
+    pub fn of(objects: &[Arc<Stored>]) -> Cluster {
+        thread::scope(|scope| {
+            let holders = scope.spawn(|| objects.iter().flat_map(|stored| held(stored)).collect());
+            let placed =
+                scope.spawn(|| objects.iter().filter_map(|stored| place(stored)).collect());
+            let by_key = |stored: &Arc<Stored>| (stored.object.key.clone(), stored.clone());
+            Cluster {
+                objects: objects.iter().map(by_key).collect(),
+                holders: holders.join().expect("an index can be made"),
+                placed: placed.join().expect("an index can be made"),
+                established: Established::default(),
+            }
+        })
+    }
+
     /// What becomes of established connections where a policy does not say.
     pub fn established(&self) -> Established {
         self.established
@@ -137,20 +175,16 @@ impl Cluster {
 
     /// Enters an object into the indexes, or takes it out.
     fn index(&mut self, stored: &Stored, enter: bool) {
-        let Body::Workload(workload) = &stored.object.body else {
-            return;
-        };
-        let key = &stored.object.key;
-        for &address in workload.addresses.iter().filter(|_| !workload.host_network) {
+        for entry in held(stored) {
             match enter {
-                true => self.holders.insert((address, key.clone())),
-                false => self.holders.remove(&(address, key.clone())),
+                true => self.holders.insert(entry),
+                false => self.holders.remove(&entry),
             };
         }
-        if let Some(node) = &workload.node {
+        if let Some(entry) = place(stored) {
             match enter {
-                true => self.placed.insert((node.clone(), key.clone())),
-                false => self.placed.remove(&(node.clone(), key.clone())),
+                true => self.placed.insert(entry),
+                false => self.placed.remove(&entry),
             };
         }
     }

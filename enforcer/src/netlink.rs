@@ -166,10 +166,8 @@ impl Netlink {
                 };
             for message in messages(&buffer[..length]) {
                 if failure.is_none() && message.kind == libc::NLMSG_ERROR as u16 {
-                    failure = message
-                        .errno()
-                        .filter(|&errno| errno != 0)
-                        .map(|errno| (message.seq, errno));
+                    let errno = message.errno().ok_or(Error::AnswerLost(Errno::EBADMSG))?;
+                    failure = Some((message.seq, errno)).filter(|_| errno != 0);
                 }
             }
         }
@@ -426,7 +424,8 @@ struct Message<'a> {
 impl Message<'_> {
     /// The error number of an error message; 0 is an acknowledgement.
     fn errno(&self) -> Option<i32> {
-        Some(-i32::from_ne_bytes(self.body.get(..4)?.try_into().ok()?))
+        let negative = i32::from_ne_bytes(self.body.get(..4)?.try_into().ok()?);
+        Some(negative.saturating_neg())
     }
 }
 

@@ -60,7 +60,10 @@ fn group(u: &mut Unstructured<'_>) -> Result<(GroupId, Arc<PeerGroup>)> {
         3 => ("everybody".to_owned(), Ranges::everything()),
         4 => {
             let (first, last) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-            ("a range".to_owned(), Ranges::span(first, last).expect("a range"))
+            (
+                "a range".to_owned(),
+                Ranges::span(first, last).expect("a range"),
+            )
         }
         _ => (text(u)?, ranges(u)?),
     };
@@ -119,7 +122,10 @@ pub fn policy(u: &mut Unstructured<'_>) -> Result<NodePolicy> {
             }
             let class = class(u, direction, &ids)?;
             for id in class.groups() {
-                let (_, group) = groups.iter().find(|(other, _)| *other == id).expect("one of them");
+                let (_, group) = groups
+                    .iter()
+                    .find(|(other, _)| *other == id)
+                    .expect("one of them");
                 policy.set_group(id, group.clone());
             }
             let id = class.id();
@@ -143,7 +149,10 @@ pub fn policy(u: &mut Unstructured<'_>) -> Result<NodePolicy> {
 fn tidy(policy: &mut NodePolicy) {
     let named = |policy: &NodePolicy| -> Vec<_> {
         let endpoints = policy.endpoints().values();
-        endpoints.flat_map(|endpoint| [endpoint.ingress, endpoint.egress]).flatten().collect()
+        endpoints
+            .flat_map(|endpoint| [endpoint.ingress, endpoint.egress])
+            .flatten()
+            .collect()
     };
     let classes = named(policy);
     for id in policy.classes().keys().copied().collect::<Vec<_>>() {
@@ -151,7 +160,11 @@ fn tidy(policy: &mut NodePolicy) {
             policy.remove_class(id);
         }
     }
-    let groups: Vec<_> = policy.classes().values().flat_map(|class| class.groups()).collect();
+    let groups: Vec<_> = policy
+        .classes()
+        .values()
+        .flat_map(|class| class.groups())
+        .collect();
     for id in policy.groups().keys().copied().collect::<Vec<_>>() {
         if !groups.contains(&id) {
             policy.remove_group(id);

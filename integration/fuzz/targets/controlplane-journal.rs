@@ -52,7 +52,10 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn number(text: &[u8]) -> u64 {
-    str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
 }
 
 fn record(line: &[u8]) -> Option<(Tree, Vec<u8>, Vec<u8>)> {

@@ -63,7 +63,9 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
                     unknown: unknown.clone(),
                     batch: u.arbitrary::<u32>()? as usize,
                 };
-                now = intent.after(&now).expect("it leads to the policy that it was made from");
+                now = intent
+                    .after(&now)
+                    .expect("it leads to the policy that it was made from");
                 let frame = forged::intent(&intent);
                 written.intend(intent).expect("it fits");
                 frame
@@ -79,7 +81,10 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let read = forged::read(&frames);
     if !changed {
         let read = read.expect("what was written can be read");
-        assert_eq!((read.installed, read.pending), (written.installed, written.pending));
+        assert_eq!(
+            (read.installed, read.pending),
+            (written.installed, written.pending)
+        );
     }
     Ok(())
 }
@@ -98,7 +103,10 @@ fn change(u: &mut Unstructured<'_>, frames: &mut Vec<Vec<u8>>) -> Result<()> {
             frames[at][byte] ^= u.arbitrary::<u8>()?;
         }
         _ => {
-            let mut payload = frames[at].get(forged::HEADER..).unwrap_or_default().to_vec();
+            let mut payload = frames[at]
+                .get(forged::HEADER..)
+                .unwrap_or_default()
+                .to_vec();
             if let Some(last) = payload.len().checked_sub(1) {
                 let byte = u.int_in_range(0..=last)?;
                 payload[byte] ^= u.arbitrary::<u8>()?;

@@ -15,10 +15,7 @@ use libfuzzer_sys::{
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use sallyport_enforcer::{
     netlink::Netlink,
-    nft::{
-        command::Command,
-        encode::attributes::Attributes,
-    },
+    nft::{command::Command, encode::attributes::Attributes},
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -66,7 +63,7 @@ fn answer(u: &mut Unstructured<'_>, kernel: &OwnedFd) -> Result<()> {
     let mut datagram = Vec::new();
     for _ in 0..u.int_in_range(0..=4)? {
         let kind: u16 = match u.int_in_range(0..=7)? {
-            0 => 2, // NLMSG_ERROR
+            0 => 2,     // NLMSG_ERROR
             1 | 2 => 3, // NLMSG_DONE
             3 => u.arbitrary()?,
             _ => 10 << 8 | u.int_in_range(0..=0x20)?,
@@ -108,11 +105,17 @@ fn attributes(u: &mut Unstructured<'_>, depth: u32) -> Result<Attributes> {
                 all.nest(kind, &inner);
             }
             2 => drop(all.text(kind, "sallyport")),
-            3 => drop(all.text(kind, u.choose(&["stamp", "lease", "lease-a", "lookup", "forward"])?)),
+            3 => drop(all.text(
+                kind,
+                u.choose(&["stamp", "lease", "lease-a", "lookup", "forward"])?,
+            )),
             4 => drop(all.u32(kind, u.arbitrary()?)),
             5 => {
                 let text = u.choose(&STAMPS)?;
-                all.bytes(kind, &[&[0, text.len() as u8][..], text.as_bytes(), &[0]].concat());
+                all.bytes(
+                    kind,
+                    &[&[0, text.len() as u8][..], text.as_bytes(), &[0]].concat(),
+                );
             }
             6 => drop(all.bytes(kind, &[10, 0, 0, 1])),
             _ => drop(all.bytes(kind, u.arbitrary()?)),

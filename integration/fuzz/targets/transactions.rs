@@ -43,7 +43,10 @@ fuzz_target!(|data: &[u8]| {
         transaction::consistent(&cluster).expect("what is accepted is consistent");
         let changed: Vec<_> = committed.events.iter().map(Event::key).cloned().collect();
         compiler.update(&cluster, &changed);
-        let incremental: BTreeMap<_, _> = compiler.policies().map(|(name, policy)| (name.to_owned(), policy.clone())).collect();
+        let incremental: BTreeMap<_, _> = compiler
+            .policies()
+            .map(|(name, policy)| (name.to_owned(), policy.clone()))
+            .collect();
         assert_eq!(incremental, compile::full(&cluster));
     }
 });

@@ -97,7 +97,11 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
                     assert!(whole.is_none(), "whole before its last part");
                     whole = assembly.take(part).expect("a part as it should be");
                 }
-                assert_eq!(whole.as_ref(), Some(&update), "what arrives is what was sent");
+                assert_eq!(
+                    whole.as_ref(),
+                    Some(&update),
+                    "what arrives is what was sent"
+                );
                 node.apply(update).expect("an update as it should be");
             }
         }
