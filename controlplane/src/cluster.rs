@@ -31,6 +31,9 @@ pub struct Cluster {
     established: Established,
 }
 
+/// With fewer objects to index than this, threads cost more than they save.
+const WORTH_A_THREAD: usize = 5_000;
+
 /// What sorts before every key: the start of a range.
 const FIRST: ObjectKey = ObjectKey {
     kind: Kind::Namespace,
@@ -61,8 +64,15 @@ fn place(stored: &Stored) -> Option<(String, ObjectKey)> {
 }
 
 impl Cluster {
-    /// A cluster of objects, each with a key of its own.
+    /// A cluster of objects, each with a key of its own: as if they were put one by one, and with many of them faster.
     pub fn of(objects: &[Arc<Stored>]) -> Cluster {
+        if objects.len() < WORTH_A_THREAD {
+            let mut cluster = Cluster::default();
+            for stored in objects {
+                cluster.put_stored(stored.clone());
+            }
+            return cluster;
+        }
         thread::scope(|scope| {
             let holders = scope.spawn(|| objects.iter().flat_map(|stored| held(stored)).collect());
             let placed =
@@ -250,5 +260,39 @@ impl Cluster {
                 Body::Workload(workload) => Some((&stored.object.key, workload)),
                 _ => None,
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest;
+
+    #[test]
+    fn many_at_once_are_as_many_one_by_one() {
+        let workload = |number: usize| {
+            let text = format!(
+                "apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {{name: w{number}}}
+spec: {{node: n{}, addresses: [10.0.{}.{}]}}
+",
+                number % 7,
+                number / 250,
+                number % 250
+            );
+            let object = manifest::parse(&text, "").expect("a workload").remove(0);
+            let revision = 1;
+            Arc::new(Stored { object, revision })
+        };
+        let objects: Vec<_> = (0..WORTH_A_THREAD).map(workload).collect();
+        let mut expected = Cluster::default();
+        for stored in &objects {
+            expected.put_stored(stored.clone());
+        }
+        assert_eq!(Cluster::of(&objects), expected);
+        assert!(expected.holders([10, 0, 0, 1].into()).count() == 1);
+        assert!(expected.on_node("n3").count() > 0);
+        assert_eq!(Cluster::of(&objects[1..]).len(), objects.len() - 1);
     }
 }

@@ -413,14 +413,18 @@ fn replaced(
 fn parse(trees: &Trees, records: Vec<ObjectRecord>) -> Result<Vec<Arc<Stored>>, JournalError> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let share = records.len().div_ceil(threads).max(1_000);
+    let read = |chunk: &[ObjectRecord]| chunk.iter().map(parse_one).collect();
     let parsed: Vec<Result<Vec<_>, _>> = thread::scope(|scope| {
-        let workers: Vec<_> = records
-            .chunks(share)
-            .map(|chunk| scope.spawn(move || chunk.iter().map(parse_one).collect()))
+        let mut chunks = records.chunks(share);
+        // The first share is this thread's own.
+        let own = chunks.next();
+        let workers: Vec<_> = chunks
+            .map(|chunk| scope.spawn(move || read(chunk)))
             .collect();
         let joined = workers.into_iter().map(|worker| worker.join());
-        joined
-            .map(|result| result.expect("reading a manifest does not panic"))
+        own.map(read)
+            .into_iter()
+            .chain(joined.map(|result| result.expect("reading a manifest does not panic")))
             .collect()
     });
     let mut all = Vec::with_capacity(records.len());
