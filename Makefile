@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test atomicity fanout test-compose images build fmt lint deps clean
+.PHONY: help demo test atomicity fanout restart fuzz test-compose images build fmt lint deps clean
 
 # Where rustup puts cargo, and where Debian puts nft: not on everybody's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
@@ -36,6 +36,7 @@ demo: deps ## See policy enforced on this machine's kernel (ARGS=--bridged: pods
 test: deps ## Formatting, lints, all tests; those on the real kernel where that is allowed
 	@$(heading) 'cargo fmt --check'
 	cargo fmt --all --check
+	cargo fmt --manifest-path integration/fuzz/Cargo.toml --check
 	@$(heading) 'cargo clippy'
 	cargo clippy --workspace --all-targets -- -D warnings
 	@$(heading) 'cargo test'
@@ -48,6 +49,13 @@ atomicity: deps ## Prove that edits never open a path nor break one, beside cont
 fanout: deps ## One control plane with many simulated nodes, measured (ARGS='--nodes 5000 --pods 100000 --policies 10000')
 	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin fanout
 	$(release)/fanout $(ARGS)
+
+restart: deps ## Restarts of a large cluster under a flood, timed (ARGS='--pods 100000 --policies 10000 --nodes 400 --peers 100000')
+	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin restart
+	$(release)/restart $(ARGS)
+
+fuzz: deps ## Fuzz everything that reads what others wrote (SECONDS=60 for each target, ONLY='manifest netlink')
+	deploy/fuzz $(or $(SECONDS),60) $(ONLY)
 
 test-compose: images ## The demo's walk-through across containers, by docker-compose.yml
 	deploy/test-compose
@@ -67,9 +75,11 @@ build: deps ## Release builds of all programs, in target/release
 
 fmt: ## Format the code
 	cargo fmt --all
+	cargo fmt --manifest-path integration/fuzz/Cargo.toml
 
 lint: deps ## Formatting and lints, as `make test` checks them
 	cargo fmt --all --check
+	cargo fmt --manifest-path integration/fuzz/Cargo.toml --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
 deps: ## Install what is missing (as root on Debian; else the command is named)
@@ -77,3 +87,4 @@ deps: ## Install what is missing (as root on Debian; else the command is named)
 
 clean: ## Delete everything that was built; container images stay
 	cargo clean
+	cargo clean --manifest-path integration/fuzz/Cargo.toml

@@ -23,6 +23,8 @@ use tokio::{sync::watch, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+#[doc(hidden)]
+pub use self::edits::read as edits;
 use self::list::Listings;
 use crate::{
     nodes::{self, Nodes, Unreachable},

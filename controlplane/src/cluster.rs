@@ -1,7 +1,7 @@
 //! The whole desired state, as persistent maps: a candidate is a cheap copy, and readers keep the version they have.
 //! It holds what it is given; whether a transaction may be carried out is decided in `transaction`.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, thread};
 
 use imbl::{OrdMap, OrdSet};
 use sallyport_proto::Revision;
@@ -31,6 +31,9 @@ pub struct Cluster {
     established: Established,
 }
 
+/// With fewer objects to index than this, threads cost more than they save.
+const WORTH_A_THREAD: usize = 5_000;
+
 /// What sorts before every key: the start of a range.
 const FIRST: ObjectKey = ObjectKey {
     kind: Kind::Namespace,
@@ -38,7 +41,52 @@ const FIRST: ObjectKey = ObjectKey {
     name: String::new(),
 };
 
+fn workload(stored: &Stored) -> Option<&Workload> {
+    match &stored.object.body {
+        Body::Workload(workload) => Some(workload),
+        _ => None,
+    }
+}
+
+/// The addresses that an object holds, as the index has them.
+fn held(stored: &Stored) -> impl Iterator<Item = (IpAddr, ObjectKey)> + use<'_> {
+    let workload = workload(stored).filter(|workload| !workload.host_network);
+    let addresses = workload
+        .into_iter()
+        .flat_map(|workload| &workload.addresses);
+    addresses.map(|&address| (address, stored.object.key.clone()))
+}
+
+/// The node that an object is on, as the index has it.
+fn place(stored: &Stored) -> Option<(String, ObjectKey)> {
+    let node = workload(stored)?.node.clone()?;
+    Some((node, stored.object.key.clone()))
+}
+
 impl Cluster {
+    /// A cluster of objects, each with a key of its own: as if they were put one by one, and with many of them faster.
+    pub fn of(objects: &[Arc<Stored>]) -> Cluster {
+        if objects.len() < WORTH_A_THREAD {
+            let mut cluster = Cluster::default();
+            for stored in objects {
+                cluster.put_stored(stored.clone());
+            }
+            return cluster;
+        }
+        thread::scope(|scope| {
+            let holders = scope.spawn(|| objects.iter().flat_map(|stored| held(stored)).collect());
+            let placed =
+                scope.spawn(|| objects.iter().filter_map(|stored| place(stored)).collect());
+            let by_key = |stored: &Arc<Stored>| (stored.object.key.clone(), stored.clone());
+            Cluster {
+                objects: objects.iter().map(by_key).collect(),
+                holders: holders.join().expect("an index can be made"),
+                placed: placed.join().expect("an index can be made"),
+                established: Established::default(),
+            }
+        })
+    }
+
     /// What becomes of established connections where a policy does not say.
     pub fn established(&self) -> Established {
         self.established
@@ -137,20 +185,16 @@ impl Cluster {
 
     /// Enters an object into the indexes, or takes it out.
     fn index(&mut self, stored: &Stored, enter: bool) {
-        let Body::Workload(workload) = &stored.object.body else {
-            return;
-        };
-        let key = &stored.object.key;
-        for &address in workload.addresses.iter().filter(|_| !workload.host_network) {
+        for entry in held(stored) {
             match enter {
-                true => self.holders.insert((address, key.clone())),
-                false => self.holders.remove(&(address, key.clone())),
+                true => self.holders.insert(entry),
+                false => self.holders.remove(&entry),
             };
         }
-        if let Some(node) = &workload.node {
+        if let Some(entry) = place(stored) {
             match enter {
-                true => self.placed.insert((node.clone(), key.clone())),
-                false => self.placed.remove(&(node.clone(), key.clone())),
+                true => self.placed.insert(entry),
+                false => self.placed.remove(&entry),
             };
         }
     }
@@ -216,5 +260,39 @@ impl Cluster {
                 Body::Workload(workload) => Some((&stored.object.key, workload)),
                 _ => None,
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest;
+
+    #[test]
+    fn many_at_once_are_as_many_one_by_one() {
+        let workload = |number: usize| {
+            let text = format!(
+                "apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {{name: w{number}}}
+spec: {{node: n{}, addresses: [10.0.{}.{}]}}
+",
+                number % 7,
+                number / 250,
+                number % 250
+            );
+            let object = manifest::parse(&text, "").expect("a workload").remove(0);
+            let revision = 1;
+            Arc::new(Stored { object, revision })
+        };
+        let objects: Vec<_> = (0..WORTH_A_THREAD).map(workload).collect();
+        let mut expected = Cluster::default();
+        for stored in &objects {
+            expected.put_stored(stored.clone());
+        }
+        assert_eq!(Cluster::of(&objects), expected);
+        assert!(expected.holders([10, 0, 0, 1].into()).count() == 1);
+        assert!(expected.on_node("n3").count() > 0);
+        assert_eq!(Cluster::of(&objects[1..]).len(), objects.len() - 1);
     }
 }

@@ -3,6 +3,8 @@
 
 mod failure;
 mod fold;
+#[doc(hidden)]
+pub mod forged;
 mod inspect;
 mod load;
 mod mend;

@@ -8,6 +8,8 @@
 //! So an acknowledgement needs one durable write, before the kernel's.
 
 mod failure;
+#[doc(hidden)]
+pub mod forged;
 mod inspect;
 mod quarantine;
 mod record;

@@ -133,6 +133,12 @@ impl Netlink {
         Ok(netlink)
     }
 
+    /// Talks over a socket whose other end is no kernel: for fuzzing.
+    #[doc(hidden)]
+    pub fn over(socket: OwnedFd, batch: usize) -> Netlink {
+        Netlink { socket, batch }
+    }
+
     /// The most bytes that a batch should have.
     pub fn batch_limit(&self) -> usize {
         self.batch
@@ -160,10 +166,8 @@ impl Netlink {
                 };
             for message in messages(&buffer[..length]) {
                 if failure.is_none() && message.kind == libc::NLMSG_ERROR as u16 {
-                    failure = message
-                        .errno()
-                        .filter(|&errno| errno != 0)
-                        .map(|errno| (message.seq, errno));
+                    let errno = message.errno().ok_or(Error::AnswerLost(Errno::EBADMSG))?;
+                    failure = Some((message.seq, errno)).filter(|_| errno != 0);
                 }
             }
         }
@@ -420,7 +424,8 @@ struct Message<'a> {
 impl Message<'_> {
     /// The error number of an error message; 0 is an acknowledgement.
     fn errno(&self) -> Option<i32> {
-        Some(-i32::from_ne_bytes(self.body.get(..4)?.try_into().ok()?))
+        let negative = i32::from_ne_bytes(self.body.get(..4)?.try_into().ok()?);
+        Some(negative.saturating_neg())
     }
 }
 

@@ -12,7 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::wire::{self, policy_service_client::PolicyServiceClient};
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+use sallyport_proto::wire::{
+    self, node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
+};
+use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
@@ -244,7 +251,7 @@ impl Deployment {
             if Instant::now() > deadline {
                 return Err(Error::Late(what.into(), self.log(program)));
             }
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }
@@ -257,6 +264,16 @@ impl Deployment {
     /// Kills a node's enforcer as `kill -9` does.
     pub fn kill_enforcer(&mut self, node: usize) {
         kill(self.enforcers[node].take());
+    }
+
+    /// Stops the control plane as a service manager does, with SIGTERM, and waits until it is gone.
+    pub fn stop_control_plane(&mut self) {
+        stop(self.control_planes[0].take());
+    }
+
+    /// Stops a node's enforcer as a service manager does.
+    pub fn stop_enforcer(&mut self, node: usize) {
+        stop(self.enforcers[node].take());
     }
 
     /// The process of a node's enforcer.
@@ -303,6 +320,34 @@ impl Deployment {
     }
 
     fn client_of(&self, index: usize) -> Result<Client, Error> {
+        Ok(Client {
+            service: PolicyServiceClient::new(self.channel(index)?),
+        })
+    }
+
+    /// Says Hello as a node that holds nothing, which must be nobody else's name, and returns when it is answered: with the
+    /// first part of its policy.
+    pub fn hello(&self, node: &str) -> Result<(), Error> {
+        let hello = wire::Hello {
+            node_name: node.to_owned(),
+            dropped: Some(wire::WorkloadRanges::default()),
+            ..wire::Hello::default()
+        };
+        let request = wire::SyncRequest {
+            message: Some(wire::sync_request::Message::Hello(hello)),
+        };
+        let requests = tokio_stream::once(request).chain(tokio_stream::pending());
+        let mut service = NodeServiceClient::new(self.channel(0)?);
+        let answer = reactor::wait(async move {
+            let answers = service.sync(requests).await?;
+            answers.into_inner().message().await
+        })?;
+        answer
+            .map(drop)
+            .ok_or_else(|| tonic::Status::unavailable("the stream ended").into())
+    }
+
+    fn channel(&self, index: usize) -> Result<Channel, Error> {
         let fabric = self.bed.fabric().netns().clone();
         let address = self.control_plane_address(index);
         let connector = tower::service_fn(move |_| {
@@ -318,12 +363,8 @@ impl Deployment {
             }
         });
         let endpoint = Endpoint::from_static("http://control-plane");
-        let channel =
-            reactor::wait(async move { endpoint.connect_with_connector(connector).await })
-                .map_err(|error| Error::Refused(tonic::Status::unavailable(error.to_string())))?;
-        Ok(Client {
-            service: PolicyServiceClient::new(channel),
-        })
+        reactor::wait(async move { endpoint.connect_with_connector(connector).await })
+            .map_err(|error| Error::Refused(tonic::Status::unavailable(error.to_string())))
     }
 
     /// What stock nft lists of a node's ruleset.
@@ -349,6 +390,13 @@ impl Drop for Deployment {
 fn kill(child: Option<Child>) {
     if let Some(mut child) = child {
         let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn stop(child: Option<Child>) {
+    if let Some(mut child) = child {
+        let _ = signal::kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
         let _ = child.wait();
     }
 }
@@ -419,14 +467,18 @@ impl Client {
         })
     }
 
+    /// How everything stands.
+    pub fn status(&mut self) -> Result<wire::StatusResponse, Error> {
+        let mut service = self.service.clone();
+        let response = reactor::wait(async move { service.status(wire::StatusRequest {}).await })?;
+        Ok(response.into_inner())
+    }
+
     /// Waits until one node has a revision in its kernel, whatever others have.
     pub fn wait_enforced_by(&mut self, node: &str, revision: u64) -> Result<(), Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let mut service = self.service.clone();
-            let status =
-                reactor::wait(async move { service.status(wire::StatusRequest {}).await })?
-                    .into_inner();
+            let status = self.status()?;
             let is_it = |one: &wire::NodeStatus| {
                 one.name == node && !(1..=revision).contains(&one.pending_revision)
             };

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The edits that a request asks for, in order, or everything that is wrong with them.
-pub(super) fn read(requested: Vec<wire::Edit>) -> Result<Vec<Edit>, Vec<Problem>> {
+pub fn read(requested: Vec<wire::Edit>) -> Result<Vec<Edit>, Vec<Problem>> {
     let (mut edits, mut problems) = (Vec::new(), Vec::new());
     for (index, edit) in requested.into_iter().enumerate() {
         match read_one(index, edit) {

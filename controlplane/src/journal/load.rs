@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::RangeBounds,
+    panic::resume_unwind,
     sync::Arc,
     thread,
 };
@@ -76,7 +77,15 @@ pub(super) fn load(
         .number(FOLDING_KEY)?
         .filter(|&to| to > promised.revision);
 
-    let (log, torn) = read_log(trees, record::revision_key(promised.trimmed + 1)..)?;
+    let (log, read) = thread::scope(|scope| {
+        let snapshot = scope.spawn(|| read_snapshot(trees, promised));
+        let log = read_log(trees, record::revision_key(promised.trimmed + 1)..);
+        (
+            log,
+            snapshot.join().unwrap_or_else(|panic| resume_unwind(panic)),
+        )
+    });
+    let ((log, torn), read) = (log?, read?);
     if let Some(torn) = torn {
         if log_revision(trees, &torn.prefix)? <= acknowledged {
             return Err(trees.damaged(torn.name, Damage::Missing));
@@ -89,13 +98,10 @@ pub(super) fn load(
         trees.flush()?;
     }
     let (objects, found) = match unfinished {
-        None => read_whole_snapshot(trees, promised)?,
-        Some(_) => read_snapshot_between(trees, promised, &log)?,
+        None => whole_snapshot(trees, promised, read)?,
+        Some(_) => snapshot_between(trees, promised, read, &log)?,
     };
-    let mut cluster = Cluster::default();
-    for stored in parse(trees, objects)? {
-        cluster.put_stored(stored);
-    }
+    let mut cluster = Cluster::of(&parse(trees, objects)?);
     let history = replay(trees, log, &mut cluster, promised, bounds)?;
     if let Some(to) = unfinished.filter(|&to| to > history.latest()) {
         return Err(trees.damaged(format!("log: revision {to}"), Damage::Missing));
@@ -182,11 +188,11 @@ pub(super) fn begin_with(
 }
 
 /// The objects of a snapshot that no fold is at work on.
-fn read_whole_snapshot(
+fn whole_snapshot(
     trees: &Trees,
     promised: SnapshotRecord,
+    (objects, found, torn): Snapshot,
 ) -> Result<(Vec<ObjectRecord>, SnapshotRecord), JournalError> {
-    let (objects, found, torn) = read_snapshot(trees, promised)?;
     if let Some(value) = torn.into_iter().next() {
         return Err(trees.damaged(value.name, Damage::Missing));
     }
@@ -204,12 +210,12 @@ fn read_whole_snapshot(
 
 /// The objects of a snapshot that a fold was at work on when the process died. An object that it had half written
 /// is in the log.
-fn read_snapshot_between(
+fn snapshot_between(
     trees: &Trees,
     promised: SnapshotRecord,
+    (objects, found, torn): Snapshot,
     log: &[TransactionRecord],
 ) -> Result<(Vec<ObjectRecord>, SnapshotRecord), JournalError> {
-    let (objects, found, torn) = read_snapshot(trees, promised)?;
     let unfolded = log
         .iter()
         .filter(|transaction| transaction.revision > promised.revision);
@@ -227,11 +233,11 @@ fn read_snapshot_between(
     Ok((objects, found))
 }
 
-/// The objects of the snapshot, what they add up to, and those that are there only in part.
-fn read_snapshot(
-    trees: &Trees,
-    promised: SnapshotRecord,
-) -> Result<(Vec<ObjectRecord>, SnapshotRecord, Vec<Value>), JournalError> {
+/// The objects of a snapshot, what they add up to, and those that are there only in part.
+type Snapshot = (Vec<ObjectRecord>, SnapshotRecord, Vec<Value>);
+
+/// Reads a snapshot.
+fn read_snapshot(trees: &Trees, promised: SnapshotRecord) -> Result<Snapshot, JournalError> {
     let (mut objects, mut torn) = (Vec::new(), Vec::new());
     let mut found = SnapshotRecord {
         objects: 0,
@@ -407,14 +413,18 @@ fn replaced(
 fn parse(trees: &Trees, records: Vec<ObjectRecord>) -> Result<Vec<Arc<Stored>>, JournalError> {
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let share = records.len().div_ceil(threads).max(1_000);
+    let read = |chunk: &[ObjectRecord]| chunk.iter().map(parse_one).collect();
     let parsed: Vec<Result<Vec<_>, _>> = thread::scope(|scope| {
-        let workers: Vec<_> = records
-            .chunks(share)
-            .map(|chunk| scope.spawn(move || chunk.iter().map(parse_one).collect()))
+        let mut chunks = records.chunks(share);
+        // The first share is this thread's own.
+        let own = chunks.next();
+        let workers: Vec<_> = chunks
+            .map(|chunk| scope.spawn(move || read(chunk)))
             .collect();
         let joined = workers.into_iter().map(|worker| worker.join());
-        joined
-            .map(|result| result.expect("reading a manifest does not panic"))
+        own.map(read)
+            .into_iter()
+            .chain(joined.map(|result| result.expect("reading a manifest does not panic")))
             .collect()
     });
     let mut all = Vec::with_capacity(records.len());

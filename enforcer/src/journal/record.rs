@@ -15,6 +15,9 @@ use crate::plan::Installed;
 /// Raised when a record changes its meaning.
 const FORMAT: u8 = 2;
 
+/// Length, format and checksum.
+pub(super) const HEADER: usize = 9;
+
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Record {
     #[prost(oneof = "Kind", tags = "1, 2, 3")]
@@ -225,17 +228,21 @@ fn delta(changes: &[wire::PolicyChange]) -> Result<Delta, String> {
 }
 
 pub(super) fn frame(record: &Record) -> Vec<u8> {
-    let payload = record.encode_to_vec();
-    let mut frame = Vec::with_capacity(payload.len() + 9);
+    seal(&record.encode_to_vec())
+}
+
+/// A payload with all that goes before it.
+pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEADER + payload.len());
     frame.extend_from_slice(&(payload.len() as u32).to_be_bytes());
     frame.push(FORMAT);
-    frame.extend_from_slice(&crc32fast::hash(&payload).to_be_bytes());
-    frame.extend_from_slice(&payload);
+    frame.extend_from_slice(&crc32fast::hash(payload).to_be_bytes());
+    frame.extend_from_slice(payload);
     frame
 }
 
 pub(super) fn unframe(frame: &[u8]) -> Result<Record, String> {
-    let (header, payload) = frame.split_at_checked(9).ok_or("it is cut off")?;
+    let (header, payload) = frame.split_at_checked(HEADER).ok_or("it is cut off")?;
     if header[4] != FORMAT {
         return Err(format!(
             "it has format {}, this enforcer reads {FORMAT}",

@@ -1,0 +1,118 @@
+//! A node's journal as a disk may hold it: records as an enforcer writes them, with bytes changed, left out and repeated, and
+//! the right checksum all the same. Unchanged, they must come to what was written.
+#![no_main]
+
+use libfuzzer_sys::{
+    arbitrary::{Result, Unstructured},
+    fuzz_target,
+};
+use sallyport_enforcer::{
+    journal::{Intent, Recovered, forged},
+    plan::Installed,
+};
+use sallyport_fuzz::{options, policy};
+use sallyport_proto::{Delta, Position, Update, policy::NodePolicy};
+
+fuzz_target!(|data: &[u8]| {
+    // What is left when the bytes are used up is no input.
+    let _ = run(&mut Unstructured::new(data));
+});
+
+fn run(u: &mut Unstructured<'_>) -> Result<()> {
+    let unknown = options(u)?.unknown();
+    let mut written = Recovered::default();
+    let (mut frames, mut changed) = (Vec::new(), false);
+    let mut now = Installed::default();
+    for revision in 1..=u.int_in_range(1..=6)? {
+        let frame = match u.int_in_range(0..=7)? {
+            0 if !now.window.is_empty() => {
+                written.snapshot(now.clone());
+                forged::snapshot(&now)
+            }
+            1 if written.pending.is_some() => {
+                let generation = now.generation;
+                written.abort(generation);
+                now = written.installed.clone();
+                forged::abort(generation)
+            }
+            2 => {
+                changed = true;
+                forged::seal(u.arbitrary()?)
+            }
+            _ => {
+                let new = policy(u)?;
+                let held = now.window.positions();
+                let keep = held.into_iter().rev().take(u.int_in_range(0..=2)?).rev();
+                let (base, delta) = match now.window.newest() {
+                    Some(newest) if u.arbitrary()? => {
+                        (Some(newest.position), Delta::between(&newest.policy, &new))
+                    }
+                    _ => (None, Delta::between(&NodePolicy::default(), &new)),
+                };
+                let intent = Intent {
+                    update: Update {
+                        base,
+                        target: Position {
+                            epoch: 1,
+                            revision,
+                            digest: new.digest(),
+                        },
+                        keep: keep.collect(),
+                        delta,
+                    },
+                    unknown: unknown.clone(),
+                    batch: u.arbitrary::<u32>()? as usize,
+                };
+                now = intent
+                    .after(&now)
+                    .expect("it leads to the policy that it was made from");
+                let frame = forged::intent(&intent);
+                written.intend(intent).expect("it fits");
+                frame
+            }
+        };
+        frames.push(frame);
+    }
+    let changes = u.int_in_range(0..=4)?;
+    for _ in 0..changes {
+        changed = true;
+        change(u, &mut frames)?;
+    }
+    let read = forged::read(&frames);
+    if !changed {
+        let read = read.expect("what was written can be read");
+        assert_eq!(
+            (read.installed, read.pending),
+            (written.installed, written.pending)
+        );
+    }
+    Ok(())
+}
+
+fn change(u: &mut Unstructured<'_>, frames: &mut Vec<Vec<u8>>) -> Result<()> {
+    let Some(at) = frames.len().checked_sub(1) else {
+        return Ok(());
+    };
+    let at = u.int_in_range(0..=at)?;
+    match u.int_in_range(0..=3)? {
+        0 => drop(frames.remove(at)),
+        1 => frames.insert(at, frames[at].clone()),
+        2 => {
+            let last = frames[at].len() - 1;
+            let byte = u.int_in_range(0..=last)?;
+            frames[at][byte] ^= u.arbitrary::<u8>()?;
+        }
+        _ => {
+            let mut payload = frames[at]
+                .get(forged::HEADER..)
+                .unwrap_or_default()
+                .to_vec();
+            if let Some(last) = payload.len().checked_sub(1) {
+                let byte = u.int_in_range(0..=last)?;
+                payload[byte] ^= u.arbitrary::<u8>()?;
+            }
+            frames[at] = forged::seal(&payload);
+        }
+    }
+    Ok(())
+}
