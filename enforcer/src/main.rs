@@ -11,7 +11,11 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
-use sallyport_enforcer::{agent, journal, nft::render::Options, preflight, session};
+use sallyport_enforcer::{
+    agent, journal,
+    nft::{lease::LONGEST, render::Options},
+    preflight, session,
+};
 use sallyport_proto::Ranges;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
@@ -78,6 +82,10 @@ struct Arguments {
     /// A bridge without workloads, whose traffic need not be seen (repeatable)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     ignore_bridge: Vec<String>,
+
+    /// Do not ask the kernel to protect the table: as on kernels before 6.9, what others change is mended
+    #[arg(long, hide = true)]
+    unprotected: bool,
 
     /// How log lines look
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
@@ -157,7 +165,7 @@ fn interface(text: &str) -> Result<String, String> {
 }
 
 /// How long a lease may be.
-const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
 
 /// A time: a number and `ms` or `s`.
 fn lease(text: &str) -> Result<Duration, String> {
@@ -208,7 +216,7 @@ async fn main() -> Result<()> {
         strict: matches!(arguments.mode, Mode::Strict),
         workload_ranges: ranges(&arguments.workload_cidr),
         workload_interfaces: arguments.interface,
-        owned: true,
+        owned: !arguments.unprotected,
         lease: arguments.lease,
     };
     let identity = session::Identity {
