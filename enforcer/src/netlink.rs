@@ -11,7 +11,7 @@ pub use monitor::{Culprit, Monitor, Notice};
 use std::{
     collections::BTreeSet,
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     thread,
     time::{Duration, Instant},
 };
@@ -439,6 +439,12 @@ impl Netlink {
                 }
             }
         }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     nft::{
-        command::{Command, Element, SetKind},
+        command::{Command, Element, Match, SetKind, Verdict},
         content::{Found, FoundSet, Hook, Wanted, WantedChain, WantedSet, without_comment},
         lease, render,
     },
@@ -81,6 +81,8 @@ struct Work {
     prepare: Vec<Command>,
     /// The rules of chains that are there.
     rules: Vec<Atom>,
+    /// The rules that come after those that packets find late.
+    ends: Vec<Atom>,
     /// The elements of sets that are there.
     elements: Vec<Atom>,
     ranges: Vec<Atom>,
@@ -198,7 +200,7 @@ impl Work {
             }
             return;
         };
-        let mend = wanted.mend(name, found);
+        let mut mend = wanted.mend(name, found);
         if !mend.is_empty() {
             self.says(format!(
                 "chain {name} has other rules ({} instead of {})",
@@ -207,7 +209,12 @@ impl Work {
             ));
         }
         if wanted.has_hook_of(found) {
+            // Until they are found packets fall off the end, as they did.
+            let is_whole = mend.iter().any(|one| matches!(one, Command::FlushChain(_)));
+            let late = mend.iter().rposition(|one| !is_whole && is_found_late(one));
+            let end = late.map_or_else(Vec::new, |at| mend.split_off(at + 1));
             self.rules.extend((!mend.is_empty()).then_some(mend));
+            self.ends.extend((!end.is_empty()).then_some(end));
             return;
         }
         self.says(format!("chain {name} is called otherwise"));
@@ -264,6 +271,7 @@ impl Work {
         let levels = [
             Part::of(self.hooks),
             Part::new(self.rules),
+            Part::new(self.ends),
             Part::new(self.elements),
             Part::new(self.ranges),
             Part::whole(self.last),
@@ -281,6 +289,17 @@ impl Work {
             strangers: self.strangers,
         }
     }
+}
+
+/// Whether a command adds a rule to what is left of its chain, with ranges of ports: the kernel has them found a moment
+/// after the rule is.
+fn is_found_late(command: &Command) -> bool {
+    let is_range = |(first, last, _): &(u16, u16, Verdict)| first != last;
+    let has_ranges = |condition: &Match| match condition {
+        Match::ServerPortMap(ports) => ports.iter().any(is_range),
+        _ => false,
+    };
+    matches!(command, Command::AddRule(_, rule) if rule.matches.iter().any(has_ranges))
 }
 
 /// How many elements are exchanged in one atom.
