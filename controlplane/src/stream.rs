@@ -11,7 +11,7 @@ use sallyport_proto::{
     positions,
     wire::{
         self, LeaseGrant, LeaseRequest, SyncRequest, SyncResponse,
-        node_service_server::NodeService, sync_request::Message, sync_response,
+        node_service_server::NodeService, sync_request::Message, sync_response, trouble::Kind,
     },
 };
 use tokio::{
@@ -25,7 +25,7 @@ use tracing::{info, warn};
 pub use self::parts::{PART, Parts};
 use crate::{
     journal::Note,
-    nodes::{Hello, Nodes, Session, SessionError, Unreachable, Update},
+    nodes::{Hello, Nodes, Session, SessionError, Trouble, Unreachable, Update},
     writer::Writer,
 };
 
@@ -294,6 +294,10 @@ impl Conversation {
                 };
                 Ok(self.session.lease()?.then_some(grant))
             }
+            Some(Message::Health(health)) => {
+                self.session.says(troubles_of(health))?;
+                Ok(None)
+            }
             Some(Message::Hello(_)) => Err(Status::invalid_argument("a second Hello")),
             None => Err(Status::invalid_argument(
                 "an empty message, or one of a kind that this version does not know",
@@ -317,6 +321,18 @@ impl Conversation {
         }
         Ok(())
     }
+}
+
+/// What a node says is wrong with it. What this version does not know of it cannot tell of.
+fn troubles_of(health: wire::Health) -> Vec<Trouble> {
+    let known = |trouble: wire::Trouble| {
+        Some(Trouble {
+            kind: Kind::try_from(trouble.kind).ok()?,
+            reason: trouble.reason,
+            since: Duration::from_millis(trouble.since_ms),
+        })
+    };
+    health.troubles.into_iter().filter_map(known).collect()
 }
 
 fn over<E>(reason: Result<SessionError, E>) -> Status {

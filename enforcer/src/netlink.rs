@@ -44,6 +44,9 @@ const BATCH_UNPRIVILEGED: usize = 150_000;
 /// The table's flag that it has an owner (`NFT_TABLE_F_OWNER`).
 const OWNER: u32 = 2;
 
+/// `NFTA_TABLE_OWNER`, of Linux 5.12.
+const TABLE_OWNER: u16 = 7;
+
 /// Larger batches gain nothing, and hold the kernel's commit mutex for long.
 const BATCH_PRIVILEGED: usize = 16 << 20;
 
@@ -314,14 +317,26 @@ impl Netlink {
         Ok(stamp::read(stamps))
     }
 
+    /// The port of the socket that owns our table, if one does.
+    pub fn owner(&self) -> Result<Option<u32>, Error> {
+        let owner =
+            |body: Vec<u8>| attributes::find(&body, TABLE_OWNER).and_then(attributes::number);
+        Ok(self.table()?.and_then(owner))
+    }
+
     fn table_flags(&self) -> Result<Option<u32>, Error> {
-        let tables = self.dump(sys::NFT_MSG_GETTABLE, &Attributes::default())?;
-        let table = ours(tables, sys::NFTA_TABLE_NAME).into_iter().next();
-        Ok(table.map(|body| {
+        let flags = |body: Vec<u8>| {
             attributes::find(&body, sys::NFTA_TABLE_FLAGS)
                 .and_then(attributes::number)
                 .unwrap_or(0)
-        }))
+        };
+        Ok(self.table()?.map(flags))
+    }
+
+    /// Our table, as the kernel describes it.
+    fn table(&self) -> Result<Option<Vec<u8>>, Error> {
+        let tables = self.dump(sys::NFT_MSG_GETTABLE, &Attributes::default())?;
+        Ok(ours(tables, sys::NFTA_TABLE_NAME).into_iter().next())
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), Error> {

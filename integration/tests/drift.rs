@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{setsockopt, sockopt};
 use sallyport_enforcer::{
     agent::Agent,
     journal::{self, Journal},
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         ),
         ("an_update_meets_a_changed_table", update),
         ("a_batch_for_a_generation_that_is_over_is_refused", outdated),
+        ("small_sockets_guess_nothing", small_sockets),
         (
             "changes_are_mended_within_a_second_and_say_who",
             within_a_second,
@@ -374,6 +376,61 @@ fn outdated() -> Outcome {
     let one = found.sets.get("one").and_then(|set| set.elements.clone());
     if one != Some(BTreeSet::new()) {
         return Err("a refused batch changed something".into());
+    }
+    Ok(())
+}
+
+/// What does not fit into a socket, on the way to the kernel or back, changes nothing or is known to be lost.
+fn small_sockets() -> Outcome {
+    let node = Node::new()?;
+    let netlink = node.netns.run(Netlink::open)?;
+    let kind = SetKind::Addresses(Family::V4);
+    let element = |n: u32| vec![Element::Address(std::net::Ipv4Addr::from_bits(n).into())];
+    let make = Command::AddSet {
+        name: "one".into(),
+        kind,
+        comment: "a test's".into(),
+    };
+    netlink.commit(&[make])?;
+    let elements = |netlink: &Netlink| -> Result<usize, Failed> {
+        let found = netlink.content()?;
+        let set = found.sets.get("one").ok_or("the set is gone")?;
+        Ok(set.elements.as_ref().map_or(0, BTreeSet::len))
+    };
+    // 1 is the least: the kernel makes it some 2 KiB.
+    setsockopt(&netlink, sockopt::RcvBuf, &1)?;
+    let wanted: Vec<Command> = (0..5_000)
+        .map(|n| Command::AddElements("one".into(), kind, element(n)))
+        .collect();
+    netlink.commit(&wanted)?;
+    if elements(&netlink)? != 5_000 {
+        return Err("a batch of 5,000 commands was not carried out".into());
+    }
+    // Each command is refused, and the kernel says so of each.
+    let refused: Vec<Command> = (10_000..15_000)
+        .map(|n| Command::DeleteElements("one".into(), kind, element(n)))
+        .collect();
+    let error = netlink
+        .commit(&refused)
+        .expect_err("there are no such elements");
+    println!("5,000 refusals: {error}");
+    // What could not be told must not be taken for the answer to what is asked next.
+    if elements(&netlink)? != 5_000 {
+        return Err("a refused batch changed something".into());
+    }
+    let one_more = Command::AddElements("one".into(), kind, element(20_000));
+    netlink.commit(&[one_more])?;
+
+    setsockopt(&netlink, sockopt::SndBuf, &1)?;
+    let error = netlink
+        .commit(&refused)
+        .expect_err("it does not fit")
+        .to_string();
+    if !error.contains("EMSGSIZE") || !error.contains("net.core.wmem_default") {
+        return Err(error.into());
+    }
+    if elements(&netlink)? != 5_001 {
+        return Err("a batch that was not sent changed something".into());
     }
     Ok(())
 }

@@ -11,12 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{Position, Update};
+use sallyport_proto::{Position, Update, wire::trouble::Kind};
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::{Agent, Refusal, StartError};
 use crate::{
+    health::Health,
     journal::{self, Journal},
     netlink::{self, Culprit, Monitor, Netlink, Notice},
     nft::render::Options,
@@ -57,6 +58,7 @@ pub struct Handle {
     requests: Arc<mpsc::Sender<Request>>,
     said: watch::Receiver<Said>,
     asks_for: Option<Duration>,
+    protected: bool,
 }
 
 /// What the node says of itself.
@@ -93,6 +95,11 @@ impl Handle {
         self.asks_for
     }
 
+    /// Whether the kernel keeps others from changing the table.
+    pub fn is_protected(&self) -> bool {
+        self.protected
+    }
+
     /// Makes a lease ready, whose time runs from now on, and returns the number to ask for it by. `None` when there is
     /// nothing to ask for.
     pub async fn prepare_lease(&self) -> Result<Option<u64>, netlink::Error> {
@@ -113,15 +120,24 @@ impl Handle {
     }
 }
 
-/// Starts the agent: brings journal and kernel together without a packet noticing, then waits for updates.
-pub fn start(data_dir: &Path, options: Options) -> Result<Handle, StartError> {
+/// Starts the agent: brings journal and kernel together without a packet noticing, then waits for updates. What is wrong
+/// it says in `health`.
+pub fn start(data_dir: &Path, options: Options, health: Health) -> Result<Handle, StartError> {
     let netlink = Netlink::open()?;
     netlink.await_orphan(ORPHAN_PATIENCE)?;
-    let (journal, recovered, _) = journal::open(data_dir)?;
+    let (journal, recovered, quarantined) = journal::open(data_dir)?;
+    if let Some(quarantined) = quarantined {
+        health.count(|state| state.quarantines += 1);
+        health.begins(
+            Kind::Quarantine,
+            format!("{}: {}", quarantined.path.display(), quarantined.cause),
+        );
+    }
     let agent = Agent::start(netlink, journal, recovered, options)?;
     let (requests, queue) = mpsc::channel();
     let requests = Arc::new(requests);
-    if !agent.is_protected() {
+    let protected = agent.is_protected();
+    if !protected {
         warn!("the kernel does not protect the table from others: what they change is mended");
         listen(Monitor::open(agent.kernel())?, Arc::downgrade(&requests));
         // What happened before somebody listened.
@@ -131,12 +147,13 @@ pub fn start(data_dir: &Path, options: Options) -> Result<Handle, StartError> {
     let (say, said) = watch::channel(Said::of(&agent));
     thread::Builder::new()
         .name("agent".into())
-        .spawn(move || run(agent, &queue, &say))
+        .spawn(move || run(agent, &queue, &say, health))
         .expect("a thread can be started");
     Ok(Handle {
         requests,
         said,
         asks_for,
+        protected,
     })
 }
 
@@ -176,8 +193,14 @@ fn run(
     mut agent: Agent<Netlink, Journal>,
     queue: &mpsc::Receiver<Request>,
     say: &watch::Sender<Said>,
+    health: Health,
 ) {
-    let mut mending = Mending::default();
+    let mut mending = Mending {
+        health: health.clone(),
+        culprit: Culprit::default(),
+        again: None,
+        told: agent.drift().repairs,
+    };
     loop {
         let request = match mending
             .again
@@ -189,12 +212,15 @@ fn run(
         };
         match request {
             Ok(Request::Apply(update, reply)) => {
+                let started = Instant::now();
                 let mut result = agent.apply(update);
                 // Whatever was answered now would not be what the node will hold: nothing is, until it is through.
                 while agent.is_half_way() {
+                    tell(&health, &result, started.elapsed());
                     thread::sleep(HALF_WAY);
                     result = agent.finish();
                 }
+                tell(&health, &result, started.elapsed());
                 say.send_replace(Said::of(&agent));
                 let _ = reply.send(result);
             }
@@ -212,9 +238,38 @@ fn run(
     }
 }
 
+/// Says what became of an update.
+fn tell(health: &Health, result: &Result<(), Refusal>, took: Duration) {
+    let refusal = match result {
+        Ok(()) => {
+            health.ends(Kind::Refusing);
+            health.ends(Kind::Journal);
+            health.count(|state| {
+                state.applied += 1;
+                state.applying += took;
+                state.longest = state.longest.max(took);
+            });
+            return;
+        }
+        // The control plane sends a snapshot then.
+        Err(Refusal::Misfit(_)) => return,
+        Err(refusal) => refusal,
+    };
+    let is_journal = matches!(refusal, Refusal::Journal(_));
+    let kind = match is_journal {
+        true => Kind::Journal,
+        false => Kind::Refusing,
+    };
+    health.begins(kind, refusal.to_string());
+    health.count(|state| {
+        state.refusals += 1;
+        state.journal_errors += u64::from(is_journal);
+    });
+}
+
 /// What is known of others who change the table.
-#[derive(Default)]
 struct Mending {
+    health: Health,
     /// Who is to blame.
     culprit: Culprit,
     /// When to try again what failed.
@@ -241,11 +296,20 @@ impl Mending {
         self.again = None;
         if let Err(error) = agent.restore() {
             error!(%error, culprit = %self.culprit, "the table was changed and cannot be mended yet");
+            self.health
+                .begins(Kind::Table, format!("{}: {error}", self.culprit));
             self.again = Some(Instant::now() + MEND);
+        } else {
+            self.health.ends(Kind::Table);
         }
         // An update that met what was changed may have had it mended.
         let drift = agent.drift();
         if drift.repairs > self.told {
+            self.health
+                .count(|state| state.repairs += drift.repairs - self.told);
+            let differences = drift.last.join("; ");
+            self.health
+                .happened(Kind::Mended, format!("{}: {differences}", self.culprit));
             self.told = drift.repairs;
             warn!(culprit = %self.culprit, differences = ?drift.last, took = ?started.elapsed(), "the table was changed: it is mended");
         } else if self.again.is_none() && self.culprit.pid > 0 {
