@@ -209,7 +209,7 @@ impl World {
                     self.say(stream, sync_response::Message::Lease(grant));
                 }
             }
-            Message::Hello(_) => unreachable!("it is opened elsewhere"),
+            Message::Hello(_) | Message::Health(_) => unreachable!("it is opened elsewhere"),
         }
         Ok(())
     }
