@@ -82,6 +82,10 @@ pub struct Config {
     )]
     pub established: Established,
 
+    /// Where to serve Prometheus metrics, at /metrics [default: nowhere]
+    #[arg(long, env = "SALLYPORT_METRICS", value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+
     /// How log lines look on standard error
     #[arg(
         long,
@@ -163,6 +167,7 @@ impl Config {
             unreachable: OnUnreachable::Wait,
             skip_after: Settings::default().patience,
             established: Established::default(),
+            metrics: None,
             log_format: LogFormat::Text,
             log_level: "info".to_owned(),
         }

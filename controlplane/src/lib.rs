@@ -11,6 +11,7 @@ pub mod history;
 pub mod journal;
 mod listener;
 pub mod manifest;
+pub mod metrics;
 pub mod model;
 pub mod nodes;
 mod oversize;

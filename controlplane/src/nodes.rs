@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{Position, Revision, policy::NodePolicy};
+use sallyport_proto::{Position, Revision, policy::NodePolicy, wire::trouble};
 use tokio::sync::watch;
 
 pub use self::{
@@ -101,6 +101,19 @@ pub struct Status {
     pub version: String,
     /// How many endpoints it must judge traffic of.
     pub endpoints: usize,
+    /// What it says is wrong with it, or was.
+    pub troubles: Vec<Trouble>,
+}
+
+/// Something that is wrong on a node, or was, as the node says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What.
+    pub kind: trouble::Kind,
+    /// Why, in words.
+    pub reason: String,
+    /// For how long, or how long ago it was.
+    pub since: Duration,
 }
 
 /// An edit, or several, on their way through the cluster.

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,6 +24,7 @@ use crate::{
     config::{Address, Config},
     journal::{JournalError, Note, SledJournal},
     listener::Listener,
+    metrics::{self, Appends, Source, Timed},
     nodes::Nodes,
     oversize::Oversize,
     stream::Streams,
@@ -47,6 +49,14 @@ pub enum ServerError {
     Listen {
         /// Where.
         address: Address,
+        /// Why not.
+        cause: io::Error,
+    },
+    /// Nobody can ask for metrics.
+    #[error("cannot listen on --metrics {address}: {cause}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
         /// Why not.
         cause: io::Error,
     },
@@ -91,6 +101,11 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
     let opened = started.elapsed();
     recovered.cluster = recovered.cluster.with_established(config.established);
     let (revision, epoch) = (recovered.revision, recovered.epoch);
+    let appends = Arc::<Appends>::default();
+    let journal = Timed {
+        journal,
+        appends: appends.clone(),
+    };
     let (writer, nodes, running) =
         tokio::task::spawn_blocking(move || Writer::start(Box::new(journal), recovered, leading))
             .await?
@@ -103,6 +118,16 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
         })?;
     let address = listener.address().clone();
     let (stop, stopping) = watch::channel(false);
+    if let Some(address) = config.metrics {
+        let source = Source {
+            nodes: nodes.clone(),
+            writer: writer.clone(),
+            appends,
+        };
+        let listening = metrics::listen(address, source).await;
+        let address = listening.map_err(|cause| ServerError::Metrics { address, cause })?;
+        info!("serving metrics on http://{address}/metrics");
+    }
     let router = router(writer, nodes, stopping.clone()).await?;
     let task = tokio::spawn(serve(router, listener, running, stopping));
     let took = started.elapsed();

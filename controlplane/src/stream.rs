@@ -14,7 +14,7 @@ use sallyport_proto::{
     Position, Unknown, WireError, positions,
     wire::{
         self, LeaseGrant, LeaseRequest, SyncRequest, SyncResponse,
-        node_service_server::NodeService, sync_request::Message, sync_response,
+        node_service_server::NodeService, sync_request::Message, sync_response, trouble::Kind,
     },
 };
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -27,7 +27,7 @@ pub use self::{
 };
 use crate::{
     journal::Note,
-    nodes::{Hello, Nodes, Session, SessionError, Unreachable},
+    nodes::{Hello, Nodes, Session, SessionError, Trouble, Unreachable},
     writer::Writer,
 };
 
@@ -255,6 +255,10 @@ impl Conversation {
             Some(Message::Lease(LeaseRequest { number })) => {
                 Ok(self.session.lease()?.then_some(LeaseGrant { number }))
             }
+            Some(Message::Health(health)) => {
+                self.session.says(troubles_of(health))?;
+                Ok(None)
+            }
             Some(Message::Hello(_)) => Err(Status::invalid_argument("a second Hello")),
             None => Err(Status::invalid_argument(
                 "an empty message, or one of a kind that this version does not know",
@@ -284,6 +288,18 @@ impl Drop for Conversation {
     fn drop(&mut self) {
         info!(node = self.session.name(), "node disconnected");
     }
+}
+
+/// What a node says is wrong with it. What this version does not know of it cannot tell of.
+fn troubles_of(health: wire::Health) -> Vec<Trouble> {
+    let known = |trouble: wire::Trouble| {
+        Some(Trouble {
+            kind: Kind::try_from(trouble.kind).ok()?,
+            reason: trouble.reason,
+            since: Duration::from_millis(trouble.since_ms),
+        })
+    };
+    health.troubles.into_iter().filter_map(known).collect()
 }
 
 fn response(message: sync_response::Message) -> SyncResponse {

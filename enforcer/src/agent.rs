@@ -1,6 +1,7 @@
 //! The agent: the only one who changes the kernel's table and the journal. It owns what is installed, and carries out
 //! one update at a time: journal, kernel, acknowledgement. It knows no time and no thread: those are `thread`'s.
 
+mod drift;
 mod lease;
 mod thread;
 
@@ -16,13 +17,13 @@ use crate::{
     netlink::{self, TableState},
     nft::{
         command::Command,
-        lease::is_of_lease,
         render::{self, Options},
         stamp::Stamp,
     },
     plan::{self, Garbage, Installed, Limits, Plan, Reach},
 };
 
+pub use drift::Drift;
 use lease::Lease;
 pub use thread::{Handle, start};
 
@@ -63,6 +64,9 @@ pub enum StartError {
     Resume(#[from] Refusal),
 }
 
+/// How often a step is tried while others keep changing the table, or answers are lost.
+const TRIES: usize = 4;
+
 /// The agent, on a kernel and a journal. Everything that it does it does at once: there is no time in it.
 #[derive(Debug)]
 pub struct Agent<K, L> {
@@ -79,6 +83,9 @@ pub struct Agent<K, L> {
     forgetting: bool,
     /// Set when the kernel has a table that the journal knows nothing of: it stays until a snapshot replaces it.
     foreign: bool,
+    /// Whether the kernel keeps others from changing the table.
+    protected: bool,
+    drift: Drift,
     lease: Lease,
 }
 
@@ -100,6 +107,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             unfinished: None,
             forgetting: false,
             foreign: false,
+            protected: false,
+            drift: Drift::default(),
             lease: Lease::default(),
         };
         agent.adopt(recovered)?;
@@ -175,9 +184,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let Recovered { installed, pending } = recovered;
         if !table.chains.contains(render::FORWARD) {
             // The base chain is made last: the table was never whole, or is not any more.
-            warn!("the table judges no packets: making it anew");
-            let installed = pending.map_or(installed, |(_, after)| after);
-            return Ok(self.create(&installed, true)?);
+            warn!("the table judges no packets");
+            self.installed = pending.map_or(installed, |(_, after)| after);
+            self.restore()?;
+            return Ok(());
         }
         let is_at = |at: &Installed| stamp.is_some_and(|stamp| stamp.is_of(at));
         // Packets that met what an earlier life did last may still be under way.
@@ -222,8 +232,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// Becomes the owner of a table that an earlier life left.
     fn take_over(&mut self, table: &TableState) -> Result<(), netlink::Error> {
-        let owned = self.options.owned && table.is_made_to_be_owned();
-        self.kernel.commit(&[Command::AddTable { owned }])
+        self.protected = self.options.owned && table.is_made_to_be_owned();
+        self.kernel.commit(&[Command::AddTable {
+            owned: self.protected,
+        }])
     }
 
     /// Finishes an update that an earlier life began.
@@ -251,25 +263,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             return Ok(self.create(&self.installed.clone(), false)?);
         };
         self.lease.slot = table.lease;
-        let expected = plan::objects(&self.installed, &self.options);
-        let missing = expected
-            .chains
-            .difference(&table.chains)
-            .chain(expected.sets.difference(&table.sets));
         let is_same = frame
             == Some(&*render::frame_fingerprint(
                 &self.options,
                 &self.installed.policy,
             ));
-        // What only the frame names is made with it.
-        let missing: Vec<&String> = missing
-            .filter(|name| !name.starts_with("workloads") && !is_of_lease(name))
-            .collect();
-        let fences = !is_same || self.options.lease.is_none() || table.lease.is_some();
-        if !missing.is_empty() || !fences {
-            warn!(?missing, "the table is damaged: making it anew");
-            return Ok(self.create(&self.installed.clone(), true)?);
-        }
         if !is_same {
             info!("writing the frame of the table for the options given now");
             let slot = table.lease.unwrap_or_default();
@@ -277,8 +275,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             let plan = plan::reframe(&self.installed, &self.options, slot, self.limits());
             self.carry_out(&plan, 0)?;
         }
-        self.garbage.chains = table.chains.difference(&expected.chains).cloned().collect();
-        self.garbage.sets = table.sets.difference(&expected.sets).cloned().collect();
+        // Everything that should not be there was left behind by an earlier life.
+        self.garbage = Garbage::default();
+        if self.restore()? {
+            warn!(differences = ?self.drift.last, "the table was changed while no enforcer ran: it is mended");
+        }
         Ok(())
     }
 
@@ -312,6 +313,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             result = self.commit_steps(&plan);
         }
         result?;
+        self.protected = self.options.owned;
         self.installed = plan.after;
         self.foreign = false;
         self.garbage = Garbage::default();
@@ -452,6 +454,12 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// Goes on with an update that stopped half-way.
     pub fn finish(&mut self) -> Result<(), Refusal> {
+        if self.unfinished.is_some() && !self.protected {
+            // What stops an update may be what others did.
+            if let Err(error) = self.restore() {
+                warn!(%error, "could not mend the table");
+            }
+        }
         let Some((plan, done)) = self.unfinished.take() else {
             return Ok(());
         };
@@ -484,18 +492,41 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 source,
             };
             self.forget(&step.forget).map_err(refused)?;
-            match self.kernel.commit(&step.commands) {
-                Ok(()) => {}
-                Err(netlink::Error::AnswerLost(errno)) => {
-                    warn!(%errno, step = index + 1, "the kernel's answer was lost: reading the stamp");
-                    if !self.is_done(plan, index).map_err(refused)? {
-                        self.kernel.commit(&step.commands).map_err(refused)?;
-                    }
-                }
-                Err(source) => return Err(refused(source)),
-            }
+            self.carry_out_step(plan, index).map_err(refused)?;
         }
         Ok(())
+    }
+
+    /// Commits a step. What the kernel refuses because others changed the table is tried again once that is mended.
+    fn carry_out_step(&mut self, plan: &Plan, index: usize) -> Result<(), netlink::Error> {
+        let mut tries = 0;
+        loop {
+            let error = match self.kernel.commit(&plan.steps[index].commands) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if let netlink::Error::AnswerLost(errno) = error {
+                warn!(%errno, step = index + 1, "the kernel's answer was lost: reading the stamp");
+                if self.is_done(plan, index)? {
+                    return Ok(());
+                }
+            } else if !error.is_outdated() && !self.is_mended(plan, index) {
+                return Err(error);
+            }
+            tries += 1;
+            if tries == TRIES {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Whether something was wrong with the table, on the way of a plan, and is not any more.
+    fn is_mended(&mut self, plan: &Plan, done: usize) -> bool {
+        let mended = self.restore_on_the_way(Some((plan, done)));
+        mended.unwrap_or_else(|error| {
+            warn!(%error, "could not mend the table");
+            false
+        })
     }
 
     /// Whether the stamp says that a step is done.

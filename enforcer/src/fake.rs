@@ -36,6 +36,7 @@ use crate::{
     netlink::{self, Error, TableState},
     nft::{
         command::Command,
+        content::Found,
         encode,
         lease::{self, Slot},
         stamp::{self, Reading},
@@ -190,7 +191,7 @@ impl FakeKernel {
     fn fits(&self, commands: &[Command]) -> Result<(), Errno> {
         let limit = self.batch.saturating_add(SLACK);
         let bound: usize = commands.iter().map(encode::size_bound).sum();
-        if bound <= limit || encode::batch(commands).bytes.len() <= limit {
+        if bound <= limit || encode::batch(commands, None).bytes.len() <= limit {
             return Ok(());
         }
         Err(Errno::EMSGSIZE)
@@ -219,6 +220,23 @@ impl Kernel for FakeKernel {
             }
             Some(Fault::BatchLost) => Err(Error::AnswerLost(Errno::ENOBUFS)),
         }
+    }
+
+    fn commit_at(&mut self, generation: u64, commands: &[Command]) -> Result<(), Error> {
+        if generation != self.generation {
+            return Err(Error::Socket {
+                step: "commit",
+                errno: Errno::ERESTART,
+            });
+        }
+        self.commit(commands)
+    }
+
+    fn content(&mut self) -> Result<Found, Error> {
+        Ok(Found {
+            generation: self.generation,
+            ..self.table.content()
+        })
     }
 
     fn read(&mut self) -> Result<Option<TableState>, Error> {

@@ -21,7 +21,7 @@ use sallyport_proto::{Misfit, Unknown, Update};
 
 pub use self::{
     failure::Error,
-    inspect::{Entry, Report, inspect},
+    inspect::{Entry, Report, inspect, refuse_open},
     quarantine::{Quarantined, open},
     store::Journal,
 };

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use crate::{
     grace,
     netlink::{Error, Netlink, TableState},
-    nft::{command::Command, lease::Slot, stamp::Reading},
+    nft::{command::Command, content::Found, lease::Slot, stamp::Reading},
 };
 
 /// A kernel that holds our table.
@@ -16,6 +16,13 @@ pub trait Kernel {
 
     /// Commits commands as one batch: all of them or none.
     fn commit(&mut self, commands: &[Command]) -> Result<(), Error>;
+
+    /// The same, if nobody has committed anything since the ruleset was of this generation; else it is refused with
+    /// `ERESTART`.
+    fn commit_at(&mut self, generation: u64, commands: &[Command]) -> Result<(), Error>;
+
+    /// All that our table holds.
+    fn content(&mut self) -> Result<Found, Error>;
 
     /// Our table as it is; `None` when there is none.
     fn read(&mut self) -> Result<Option<TableState>, Error>;
@@ -40,6 +47,14 @@ impl Kernel for Netlink {
 
     fn commit(&mut self, commands: &[Command]) -> Result<(), Error> {
         Netlink::commit(self, commands)
+    }
+
+    fn commit_at(&mut self, generation: u64, commands: &[Command]) -> Result<(), Error> {
+        Netlink::commit_at(self, generation, commands)
+    }
+
+    fn content(&mut self) -> Result<Found, Error> {
+        Netlink::content(self)
     }
 
     fn read(&mut self) -> Result<Option<TableState>, Error> {

@@ -4,10 +4,14 @@
 pub mod agent;
 pub mod fake;
 mod grace;
+pub mod health;
 pub mod journal;
 pub mod kernel;
+pub mod metrics;
 pub mod netlink;
 pub mod nft;
 pub mod plan;
 pub mod preflight;
 pub mod session;
+pub mod supervision;
+pub mod uninstall;

@@ -2,16 +2,22 @@
 
 use std::{
     io::{IsTerminal, Write as _},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
-use sallyport_enforcer::{agent, journal, nft::render::Options, preflight, session};
+use sallyport_enforcer::{
+    agent,
+    health::Health,
+    journal, metrics,
+    nft::{lease::LONGEST, render::Options},
+    preflight, session, supervision, uninstall,
+};
 use sallyport_proto::Ranges;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
@@ -79,6 +85,14 @@ struct Arguments {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     ignore_bridge: Vec<String>,
 
+    /// Where to serve Prometheus metrics, at /metrics [default: nowhere]
+    #[arg(long, env = "SALLYPORT_METRICS", value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
+
+    /// Do not ask the kernel to protect the table: as on kernels before 6.9, what others change is mended
+    #[arg(long, hide = true)]
+    unprotected: bool,
+
     /// How log lines look
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -90,6 +104,10 @@ enum Command {
     /// Look into the journal of an enforcer that is stopped; never changes it
     #[command(subcommand)]
     Journal(JournalCommand),
+    /// Take the table `inet sallyport` off this node, and nothing else: from then on no policy is enforced here
+    ///
+    /// Refuses while an enforcer runs. The journal stays; delete its directory if nobody wants it.
+    Uninstall(JournalArguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -118,6 +136,7 @@ Examples:
   sallyport-enforcer --workload-cidr 10.9.1.0/24 --interface 'veth*'
   sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443 --lease 10s
   sallyport-enforcer journal verify
+  sallyport-enforcer uninstall
 
 The table, as stock nft shows it:
   nft list table inet sallyport
@@ -157,7 +176,7 @@ fn interface(text: &str) -> Result<String, String> {
 }
 
 /// How long a lease may be.
-const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
 
 /// A time: a number and `ms` or `s`.
 fn lease(text: &str) -> Result<Duration, String> {
@@ -189,8 +208,10 @@ fn host_name() -> Result<String> {
 #[tokio::main(flavor = "multi_thread", worker_threads = 1)]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Command::Journal(command)) = &arguments.command {
-        return look_into(command);
+    match &arguments.command {
+        Some(Command::Journal(command)) => return look_into(command),
+        Some(Command::Uninstall(of)) => return take_off(&of.data_dir),
+        None => {}
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
@@ -208,19 +229,26 @@ async fn main() -> Result<()> {
         strict: matches!(arguments.mode, Mode::Strict),
         workload_ranges: ranges(&arguments.workload_cidr),
         workload_interfaces: arguments.interface,
-        owned: true,
+        owned: !arguments.unprotected,
         lease: arguments.lease,
     };
+    let health = Health::default();
     let identity = session::Identity {
         name: node,
         unknown: options.unknown(),
+        health: health.clone(),
     };
-    let agent = agent::start(&arguments.data_dir, options)?;
+    let agent = agent::start(&arguments.data_dir, options, health.clone())?;
     let position = match agent.window().last() {
         Some(position) => position.to_string(),
         None => "nothing yet".to_owned(),
     };
     info!(node = identity.name, position, "enforcing");
+    if let Some(address) = arguments.metrics {
+        let (agent, health) = (agent.clone(), health.clone());
+        tokio::spawn(metrics::serve(address, metrics::Source { agent, health }));
+    }
+    tokio::spawn(supervision::report(agent.clone(), health));
     tokio::spawn(watch_bridges(arguments.ignore_bridge));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     tokio::select! {
@@ -228,7 +256,20 @@ async fn main() -> Result<()> {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
+    supervision::stopping();
     info!("stopping; the table stays and goes on enforcing");
+    Ok(())
+}
+
+/// Takes the table off the node, and says so.
+fn take_off(data_dir: &Path) -> Result<()> {
+    preflight::privilege()?;
+    let said = match uninstall::uninstall(data_dir)? {
+        true => "deleted the table inet sallyport: no policy is enforced on this node any more",
+        false => "there is no table inet sallyport: nothing to do",
+    };
+    println!("{said}");
+    println!("the journal stays in {}", data_dir.display());
     Ok(())
 }
 

@@ -2,12 +2,16 @@
 //! names a table but ours.
 
 mod connections;
+mod content;
+mod monitor;
 mod rules;
+
+pub use monitor::{Culprit, Monitor, Notice};
 
 use std::{
     collections::BTreeSet,
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +25,8 @@ use nix::{
 use rustables::sys;
 
 use crate::nft::{
-    command::{Command, TABLE},
+    command::{Command, Element, SetKind, TABLE},
+    decode,
     encode::{
         self, TABLE_OWNED, TABLE_PERSISTS,
         attributes::{self, Attributes},
@@ -38,6 +43,9 @@ const BATCH_UNPRIVILEGED: usize = 150_000;
 
 /// The table's flag that it has an owner (`NFT_TABLE_F_OWNER`).
 const OWNER: u32 = 2;
+
+/// `NFTA_TABLE_OWNER`, of Linux 5.12.
+const TABLE_OWNER: u16 = 7;
 
 /// Larger batches gain nothing, and hold the kernel's commit mutex for long.
 const BATCH_PRIVILEGED: usize = 16 << 20;
@@ -69,6 +77,16 @@ pub enum Error {
     Malformed(&'static str),
 }
 
+impl Error {
+    /// Whether somebody else committed in between, and nothing was changed: to be read, and decided, anew.
+    pub fn is_outdated(&self) -> bool {
+        let (Error::Refused { errno, .. } | Error::Socket { errno, .. }) = self else {
+            return false;
+        };
+        *errno == Errno::ERESTART
+    }
+}
+
 /// What helps with an error, for an operator.
 fn hint(errno: Errno) -> &'static str {
     match errno {
@@ -79,6 +97,11 @@ fn hint(errno: Errno) -> &'static str {
             " (this kernel has no nf_tables: load the module or enable CONFIG_NF_TABLES)"
         }
         Errno::EBUSY => " (something still refers to it)",
+        Errno::EMSGSIZE => {
+            " (the batch is larger than a socket may send here: net.core.wmem_default)"
+        }
+        Errno::ENOMEM | Errno::ENOBUFS => " (the kernel has no memory for it)",
+        Errno::ERESTART => " (somebody else changed the ruleset at the same time)",
         _ => "",
     }
 }
@@ -151,30 +174,24 @@ impl Netlink {
 
     /// Commits commands as one batch: all of them or none.
     pub fn commit(&self, commands: &[Command]) -> Result<(), Error> {
-        let encoded = encode::batch(commands);
+        self.carry_out(commands, None)
+    }
+
+    /// The same, if the ruleset is still of a generation; else the error [is that it is outdated](Error::is_outdated).
+    pub fn commit_at(&self, generation: u64, commands: &[Command]) -> Result<(), Error> {
+        // The kernel counts with 32 bits; 0 would be any.
+        self.carry_out(commands, Some(generation as u32))
+    }
+
+    fn carry_out(&self, commands: &[Command], generation: Option<u32>) -> Result<(), Error> {
+        let encoded = encode::batch(commands, generation);
         self.send(&encoded.bytes)?;
-        // The kernel has done it all when send returns; what it has to say lies in the socket.
-        let mut failure = None;
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            let length =
-                match socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                    Ok(length) => length,
-                    Err(Errno::EAGAIN) => break,
-                    Err(Errno::EINTR) => continue,
-                    Err(errno) => return Err(Error::AnswerLost(errno)),
-                };
-            for message in messages(&buffer[..length]) {
-                if failure.is_none() && message.kind == libc::NLMSG_ERROR as u16 {
-                    let errno = message.errno().ok_or(Error::AnswerLost(Errno::EBADMSG))?;
-                    failure = Some((message.seq, errno)).filter(|_| errno != 0);
-                }
-            }
-        }
-        let Some((seq, errno)) = failure else {
-            return Ok(());
+        let (seq, errno) = match self.answer(encoded.acknowledged())? {
+            Some((_, 0)) => return Ok(()),
+            Some((seq, errno)) => (seq, Errno::from_raw(errno)),
+            None if encoded.origins.is_empty() => return Ok(()),
+            None => return Err(Error::AnswerLost(Errno::ENODATA)),
         };
-        let errno = Errno::from_raw(errno);
         let index = (seq as usize)
             .checked_sub(1)
             .and_then(|at| encoded.origins.get(at));
@@ -190,6 +207,44 @@ impl Netlink {
         }
     }
 
+    /// What the kernel said of a batch: the message and the number of the first error, or that the last message was
+    /// carried out. The kernel has done it all when `send` returns; what it has to say lies in the socket, and all of it
+    /// is taken out, so that nobody takes it for something else later.
+    fn answer(&self, last: u32) -> Result<Option<(u32, i32)>, Error> {
+        let (mut error, mut done, mut lost) = (None, None, None);
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let flags = MsgFlags::MSG_DONTWAIT;
+            let length = match socket::recv(self.socket.as_raw_fd(), &mut buffer, flags) {
+                Ok(length) => length,
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => continue,
+                // Told once; what did fit into the socket is still there.
+                Err(errno) if lost.is_none() => {
+                    lost = Some(errno);
+                    continue;
+                }
+                Err(errno) => return Err(Error::AnswerLost(errno)),
+            };
+            for message in messages(&buffer[..length]) {
+                if message.kind != libc::NLMSG_ERROR as u16 {
+                    continue;
+                }
+                match message.errno() {
+                    Some(0) if message.seq == last => done = Some((message.seq, 0)),
+                    Some(errno) if errno != 0 && error.is_none() => {
+                        error = Some((message.seq, errno));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        match (error.or(done), lost) {
+            (None, Some(errno)) => Err(Error::AnswerLost(errno)),
+            (said, _) => Ok(said),
+        }
+    }
+
     /// Our table as it is; `None` when there is none.
     pub fn read(&self) -> Result<Option<TableState>, Error> {
         let Some(flags) = self.table_flags()? else {
@@ -202,10 +257,8 @@ impl Netlink {
                 .filter(|name| !name.starts_with("__"))
                 .collect()
         };
-        let chains = self.dump(sys::NFT_MSG_GETCHAIN, &of_table(sys::NFTA_CHAIN_TABLE))?;
-        let chains = ours(chains, sys::NFTA_CHAIN_TABLE);
-        let sets = self.dump(sys::NFT_MSG_GETSET, &of_table(sys::NFTA_SET_TABLE))?;
-        let sets = names(ours(sets, sys::NFTA_SET_TABLE), sys::NFTA_SET_NAME);
+        let chains = self.chains()?;
+        let sets = names(self.sets()?, sys::NFTA_SET_NAME);
         let reading = if sets.contains(stamp::SET) {
             self.read_stamp()?
         } else {
@@ -218,6 +271,30 @@ impl Netlink {
             sets,
             lease: self.read_lease()?,
         }))
+    }
+
+    /// Our chains, as the kernel describes them.
+    fn chains(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let chains = self.dump(sys::NFT_MSG_GETCHAIN, &of_table(sys::NFTA_CHAIN_TABLE))?;
+        Ok(ours(chains, sys::NFTA_CHAIN_TABLE))
+    }
+
+    /// Our sets and maps, as the kernel describes them, anonymous ones too.
+    fn sets(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let sets = self.dump(sys::NFT_MSG_GETSET, &of_table(sys::NFTA_SET_TABLE))?;
+        Ok(ours(sets, sys::NFTA_SET_TABLE))
+    }
+
+    /// The elements of a set, as the kernel describes them.
+    fn elements(&self, set: &str) -> Result<Vec<Vec<u8>>, Error> {
+        let mut which = of_table(sys::NFTA_SET_ELEM_LIST_TABLE);
+        which.text(sys::NFTA_SET_ELEM_LIST_SET, set);
+        let lists = self.dump(sys::NFT_MSG_GETSETELEM, &which)?;
+        let lists = lists
+            .iter()
+            .filter_map(|body| attributes::find(body, sys::NFTA_SET_ELEM_LIST_ELEMENTS));
+        let elements = lists.flat_map(|list| attributes::read(list).map(|(_, one)| one.to_vec()));
+        Ok(elements.collect())
     }
 
     /// Returns once nobody owns our table, or after `patience`: the kernel takes an owner off it a moment after that died.
@@ -234,33 +311,38 @@ impl Netlink {
 
     /// What the table's stamp says. The table must be there.
     pub fn read_stamp(&self) -> Result<Reading, Error> {
-        let mut which = of_table(sys::NFTA_SET_ELEM_LIST_TABLE);
-        which.text(sys::NFTA_SET_ELEM_LIST_SET, stamp::SET);
-        let elements = self
-            .dump(sys::NFT_MSG_GETSETELEM, &which)?
-            .iter()
-            .filter_map(|body| attributes::find(body, sys::NFTA_SET_ELEM_LIST_ELEMENTS))
-            .flat_map(|list| attributes::read(list).map(|(_, element)| element.to_vec()))
-            .filter_map(|element| {
-                let key = attributes::find(&element, sys::NFTA_SET_ELEM_KEY)?;
-                let value = attributes::find(key, sys::NFTA_DATA_VALUE)?;
-                let number = u32::from_be_bytes(value.get(..4)?.try_into().ok()?);
-                // libnftnl: type, length, comment with its NUL.
-                let comment = attributes::find(&element, sys::NFTA_SET_ELEM_USERDATA)?.get(2..)?;
-                Some((number, attributes::text(comment)))
-            })
-            .collect::<Vec<_>>();
-        Ok(stamp::read(elements))
+        let listed = self.elements(stamp::SET)?;
+        let elements = decode::elements(SetKind::Stamp, listed.iter().map(Vec::as_slice));
+        let stamps = elements
+            .into_iter()
+            .flatten()
+            .filter_map(|element| match element {
+                Element::Stamp(number, comment) => Some((number, comment)),
+                _ => None,
+            });
+        Ok(stamp::read(stamps))
+    }
+
+    /// The port of the socket that owns our table, if one does.
+    pub fn owner(&self) -> Result<Option<u32>, Error> {
+        let owner =
+            |body: Vec<u8>| attributes::find(&body, TABLE_OWNER).and_then(attributes::number);
+        Ok(self.table()?.and_then(owner))
     }
 
     fn table_flags(&self) -> Result<Option<u32>, Error> {
-        let tables = self.dump(sys::NFT_MSG_GETTABLE, &Attributes::default())?;
-        let table = ours(tables, sys::NFTA_TABLE_NAME).into_iter().next();
-        Ok(table.map(|body| {
+        let flags = |body: Vec<u8>| {
             attributes::find(&body, sys::NFTA_TABLE_FLAGS)
                 .and_then(attributes::number)
                 .unwrap_or(0)
-        }))
+        };
+        Ok(self.table()?.map(flags))
+    }
+
+    /// Our table, as the kernel describes it.
+    fn table(&self) -> Result<Option<Vec<u8>>, Error> {
+        let tables = self.dump(sys::NFT_MSG_GETTABLE, &Attributes::default())?;
+        Ok(ours(tables, sys::NFTA_TABLE_NAME).into_iter().next())
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), Error> {
@@ -273,6 +355,40 @@ impl Netlink {
                         step: "send",
                         errno,
                     });
+                }
+            }
+        }
+    }
+
+    /// The port that the kernel knows the socket by.
+    fn port(&self) -> Result<u32, Error> {
+        let address: NetlinkAddr =
+            socket::getsockname(self.socket.as_raw_fd()).map_err(|errno| Error::Socket {
+                step: "getsockname",
+                errno,
+            })?;
+        Ok(address.pid())
+    }
+
+    /// The body of the one message that answers a request.
+    fn one(&self, kind: u32) -> Result<Vec<u8>, Error> {
+        let failed = |errno| Error::Socket { step: "ask", errno };
+        let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
+        let mut buffer = vec![0; 1 << 12];
+        loop {
+            let length = match socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
+            {
+                Ok(length) => length,
+                Err(Errno::EINTR | Errno::ENOBUFS) => continue,
+                Err(errno) => return Err(failed(errno)),
+            };
+            for message in messages(&buffer[..length]) {
+                if message.kind == kind {
+                    return Ok(message.body.get(4..).unwrap_or_default().to_vec());
+                }
+                let errno = message.errno().unwrap_or_default();
+                if message.kind == libc::NLMSG_ERROR as u16 && errno != 0 {
+                    return Err(failed(Errno::from_raw(errno)));
                 }
             }
         }
@@ -312,7 +428,8 @@ impl Netlink {
             let length = match socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
             {
                 Ok(length) => length,
-                Err(Errno::EINTR) => continue,
+                // What the kernel could not say it has said of something earlier: a dump waits for its reader.
+                Err(Errno::EINTR | Errno::ENOBUFS) => continue,
                 Err(errno) => {
                     return Err(Error::Socket {
                         step: "dump",
@@ -343,6 +460,12 @@ impl Netlink {
                 }
             }
         }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -2,6 +2,8 @@
 //! is `netlink`'s.
 
 pub mod command;
+pub mod content;
+pub mod decode;
 pub mod encode;
 pub mod lease;
 pub mod names;

@@ -23,6 +23,7 @@
 mod batches;
 mod half;
 mod reach;
+mod repair;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -43,6 +44,7 @@ use batches::{Atom, Part, Work, steps};
 use half::{Planner, Version};
 
 pub use reach::Reach;
+pub use repair::{Repair, repair};
 
 /// What a node enforces, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -184,12 +186,12 @@ impl Garbage {
         self.sets.extend(other.sets);
     }
 
-    /// The commands that delete all of it: first what refers, then what is referred to.
+    /// The commands that delete all of it: first what refers, then what is referred to. A map may lead to chains.
     pub fn delete(&self) -> Vec<Command> {
         let flush = self.chains.iter().cloned().map(Command::FlushChain);
-        let chains = self.chains.iter().cloned().map(Command::DeleteChain);
         let sets = self.sets.iter().cloned().map(Command::DeleteSet);
-        flush.chain(chains).chain(sets).collect()
+        let chains = self.chains.iter().cloned().map(Command::DeleteChain);
+        flush.chain(sets).chain(chains).collect()
     }
 }
 

@@ -6,15 +6,21 @@ mod lease;
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rand::RngExt;
 use sallyport_proto::{Assembly, Unknown, Update, WireError, wire};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Endpoint};
 use tracing::{info, warn};
-use wire::{node_service_client::NodeServiceClient, sync_request::Message, sync_response};
+use wire::{
+    node_service_client::NodeServiceClient, sync_request::Message, sync_response, trouble::Kind,
+};
 
-use crate::agent::{Handle, Refusal};
+use crate::{
+    agent::{Handle, Refusal},
+    health::Health,
+};
 use lease::Leases;
 
 /// The first pause before another try, and the longest. Each pause is drawn from half of it to all of it, so that
@@ -38,6 +44,8 @@ pub struct Identity {
     pub name: String,
     /// What becomes of workload addresses that are no endpoint.
     pub unknown: Unknown,
+    /// What is wrong with it, and whether it has a session.
+    pub health: Health,
 }
 
 /// Keeps a session up, for ever.
@@ -55,6 +63,12 @@ pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
         let mut established = false;
         let error = session(&identity, &endpoint, &agent, &mut leases, &mut established).await;
         leases.look();
+        let health = &identity.health;
+        health.count(|state| state.session_since = None);
+        if established {
+            health.ends(Kind::Session);
+        }
+        health.begins(Kind::Session, explain(&error));
         if established {
             pause = PAUSE_FIRST;
             said.clear();
@@ -125,12 +139,25 @@ async fn try_session(
     };
     info!(control_plane = %endpoint.uri(), "session established");
     *established = true;
+    identity.health.ends(Kind::Session);
+    identity
+        .health
+        .count(|state| state.session_since = Some(Timestamp::now()));
+    let mut health = identity.health.watch();
+    let mut told = None;
     let mut assembly = Assembly::default();
     loop {
+        let report = health.borrow_and_update().troubles.clone();
+        if told.as_ref() != Some(&report) {
+            let says = identity.health.watch().borrow().report();
+            send(&requests, Message::Health(says)).await?;
+            told = Some(report);
+        }
         let response = match first.take() {
             Some(response) => Some(response),
             None => tokio::select! {
                 message = inbound.message() => message?,
+                Ok(()) = health.changed() => continue,
                 () = leases.due() => {
                     if let Some(request) = leases.ask().await {
                         send(&requests, request).await?;

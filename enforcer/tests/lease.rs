@@ -19,6 +19,7 @@ use sallyport_enforcer::{
     netlink::{Error, TableState},
     nft::{
         command::Command,
+        content::Found,
         lease::{Slot, is_of_lease},
         names::Generation,
         render::Options,
@@ -70,6 +71,14 @@ impl Kernel for Shared {
             None => {}
         }
         self.0.borrow_mut().commit(commands)
+    }
+
+    fn commit_at(&mut self, generation: u64, commands: &[Command]) -> Result<(), Error> {
+        self.0.borrow_mut().commit_at(generation, commands)
+    }
+
+    fn content(&mut self) -> Result<Found, Error> {
+        self.0.borrow_mut().content()
     }
 
     fn read(&mut self) -> Result<Option<TableState>, Error> {

@@ -10,6 +10,7 @@ use std::{
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
     agent,
+    health::Health,
     netlink::Netlink,
     nft::{
         command::Command,
@@ -518,7 +519,8 @@ fn restart() -> Outcome {
         Err(format!("after 5 s the table is still not as it should be: owned {owned}").into())
     };
     for _ in 0..2 {
-        let agent = netns.run(|| agent::start(directory.path(), options.clone()))?;
+        let agent =
+            netns.run(|| agent::start(directory.path(), options.clone(), Health::default()))?;
         wait_for(true)?;
         drop(agent);
         wait_for(false)?;

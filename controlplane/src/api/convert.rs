@@ -210,6 +210,17 @@ impl From<&nodes::Status> for NodeStatus {
             version: status.version.clone(),
             endpoints: u32::try_from(status.endpoints).unwrap_or(u32::MAX),
             held_revision: status.holds.map_or(0, |position| position.revision),
+            troubles: status.troubles.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&nodes::Trouble> for wire::Trouble {
+    fn from(trouble: &nodes::Trouble) -> Self {
+        wire::Trouble {
+            kind: trouble.kind.into(),
+            reason: trouble.reason.clone(),
+            since_ms: millis(trouble.since),
         }
     }
 }

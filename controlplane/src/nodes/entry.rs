@@ -14,7 +14,7 @@ use std::{
 use sallyport_proto::{Digest, Position, Revision, Unknown, Version, policy::NodePolicy};
 use tokio::sync::Notify;
 
-use super::{Hello, SessionError, State, Status, Unreachable, Update, table::Now};
+use super::{Hello, SessionError, State, Status, Trouble, Unreachable, Update, table::Now};
 
 /// What is known of one node.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub(super) struct Entry {
     greeted: u64,
     /// The node's last refusal, until it accepts something.
     refusal: Option<String>,
+    /// What it says is wrong with it, and when it said so.
+    troubles: (Vec<Trouble>, Instant),
     version: String,
     unknown: Unknown,
     /// Set when it ever enforced anything, to whether it has leases. Until then no barrier waits for it.
@@ -104,6 +106,7 @@ impl Entry {
             connection: None,
             greeted: 0,
             refusal: None,
+            troubles: (Vec::new(), now),
             version: String::new(),
             unknown: Unknown::default(),
             joined: None,
@@ -298,8 +301,14 @@ impl Entry {
         stream < self.greeted
     }
 
+    /// What it says is wrong with it.
+    pub(super) fn says(&mut self, troubles: Vec<Trouble>, now: Instant) {
+        self.troubles = (troubles, now);
+    }
+
     pub(super) fn disconnected(&mut self) {
         self.connection = None;
+        self.troubles.0.clear();
         self.refusal = None;
     }
 
@@ -487,6 +496,16 @@ impl Entry {
         }
     }
 
+    fn troubles_at(&self, at: Instant) -> Vec<Trouble> {
+        let (said, when) = &self.troubles;
+        let passed = at.saturating_duration_since(*when);
+        let later = |trouble: &Trouble| Trouble {
+            since: trouble.since + passed,
+            ..trouble.clone()
+        };
+        said.iter().map(later).collect()
+    }
+
     pub(super) fn status(&self, name: &str, now: Now, at: Instant) -> Status {
         Status {
             name: name.to_owned(),
@@ -498,6 +517,7 @@ impl Entry {
             reason: self.refusal.clone().unwrap_or_default(),
             version: self.version.clone(),
             endpoints: self.policy.endpoints().len(),
+            troubles: self.troubles_at(at),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use sallyport_proto::{Epoch, Position, Revision, Unknown, policy::NodePolicy};
 use tokio::sync::Notify;
 
-use super::Nodes;
+use super::{Nodes, Trouble};
 
 /// What a node says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,6 +171,12 @@ impl Session {
     ) -> Result<(), SessionError> {
         self.nodes
             .with(|table, now| table.nacked(&self.name, self.id, (target, window), reason, now))
+    }
+
+    /// The node says what is wrong with it.
+    pub fn says(&self, troubles: Vec<Trouble>) -> Result<(), SessionError> {
+        self.nodes
+            .with(|table, now| table.says(&self.name, self.id, troubles, now))
     }
 
     /// The node asks for a lease. Says whether it may have one.

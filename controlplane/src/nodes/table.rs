@@ -11,7 +11,7 @@ use sallyport_proto::{Epoch, Position, Revision, Version, Ways, policy::NodePoli
 use tokio::sync::Notify;
 
 use super::{
-    Affected, Hello, RolloutStatus, SessionError, Settings, Status, Unreachable, Update,
+    Affected, Hello, RolloutStatus, SessionError, Settings, Status, Trouble, Unreachable, Update,
     entry::{Entry, Known},
     rollout::{Leg, Rollout, Rollouts},
 };
@@ -444,6 +444,20 @@ impl Table {
         self.rollouts.ask(name, |version| entry.holds(version), at);
         self.look_again = Look::Now;
         self.advance(at);
+        Ok(())
+    }
+
+    /// A node says what is wrong with it.
+    pub fn says(
+        &mut self,
+        name: &str,
+        session: u64,
+        troubles: Vec<Trouble>,
+        at: Instant,
+    ) -> Result<(), SessionError> {
+        self.check(name, session)?;
+        let entry = self.entries.get_mut(name).expect("just checked");
+        entry.says(troubles, at);
         Ok(())
     }
 

@@ -91,6 +91,7 @@ impl Store {
             since_ms: 5_000,
             version: "0.1.0".to_owned(),
             endpoints: 2,
+            troubles: Vec::new(),
             held_revision: self.revision() - u64::from(stuck),
         };
         vec![node("node-a", false), node("node-b", stuck)]

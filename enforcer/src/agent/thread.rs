@@ -1,20 +1,25 @@
-//! The agent's thread: takes one update after the other, cleans up when nothing comes, and says what the node holds.
-//! It changes nothing itself.
+//! The agent's thread: takes one update after the other, has the table mended when others changed it, cleans up when
+//! nothing comes, and says what the node holds. It changes nothing itself.
 
 use std::{
     path::Path,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        Arc, Weak,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use sallyport_proto::{Position, Update};
+use sallyport_proto::{Position, Update, wire::trouble::Kind};
 use tokio::sync::{oneshot, watch};
+use tracing::{debug, error, info, warn};
 
 use super::{Agent, Refusal, StartError};
 use crate::{
+    health::Health,
     journal::{self, Journal},
-    netlink::{self, Netlink},
+    netlink::{self, Culprit, Monitor, Netlink, Notice},
     nft::render::Options,
 };
 
@@ -30,11 +35,18 @@ const GARBAGE_MAX: usize = 500;
 /// How long to wait before an update that stopped half-way is tried to be finished again.
 const HALF_WAY: Duration = Duration::from_secs(1);
 
+/// How long to wait before the table is tried to be mended again.
+const MEND: Duration = Duration::from_millis(200);
+
+/// How often the one who listens to others looks whether there still is an agent.
+const LISTEN: Duration = Duration::from_secs(1);
+
 enum Request {
     Settle(Reply<()>),
     Apply(Update, Reply<Result<(), Refusal>>),
     PrepareLease(Reply<Result<Option<u64>, netlink::Error>>),
     TakeLease(u64, Reply<Result<bool, netlink::Error>>),
+    Heard(Notice),
 }
 
 /// Takes an answer. Who asked may have gone.
@@ -43,9 +55,10 @@ type Reply<T> = oneshot::Sender<T>;
 /// A way to the agent, which runs on a thread of its own until every handle is gone.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    requests: mpsc::Sender<Request>,
+    requests: Arc<mpsc::Sender<Request>>,
     said: watch::Receiver<Said>,
     asks_for: Option<Duration>,
+    protected: bool,
 }
 
 /// What the node says of itself.
@@ -82,6 +95,11 @@ impl Handle {
         self.asks_for
     }
 
+    /// Whether the kernel keeps others from changing the table.
+    pub fn is_protected(&self) -> bool {
+        self.protected
+    }
+
     /// Makes a lease ready, whose time runs from now on, and returns the number to ask for it by. `None` when there is
     /// nothing to ask for.
     pub async fn prepare_lease(&self) -> Result<Option<u64>, netlink::Error> {
@@ -102,24 +120,64 @@ impl Handle {
     }
 }
 
-/// Starts the agent: brings journal and kernel together without a packet noticing, then waits for updates.
-pub fn start(data_dir: &Path, options: Options) -> Result<Handle, StartError> {
+/// Starts the agent: brings journal and kernel together without a packet noticing, then waits for updates. What is wrong
+/// it says in `health`.
+pub fn start(data_dir: &Path, options: Options, health: Health) -> Result<Handle, StartError> {
     let netlink = Netlink::open()?;
     netlink.await_orphan(ORPHAN_PATIENCE)?;
-    let (journal, recovered, _) = journal::open(data_dir)?;
+    let (journal, recovered, quarantined) = journal::open(data_dir)?;
+    if let Some(quarantined) = quarantined {
+        health.count(|state| state.quarantines += 1);
+        health.begins(
+            Kind::Quarantine,
+            format!("{}: {}", quarantined.path.display(), quarantined.cause),
+        );
+    }
     let agent = Agent::start(netlink, journal, recovered, options)?;
     let (requests, queue) = mpsc::channel();
+    let requests = Arc::new(requests);
+    let protected = agent.is_protected();
+    if !protected {
+        warn!("the kernel does not protect the table from others: what they change is mended");
+        listen(Monitor::open(agent.kernel())?, Arc::downgrade(&requests));
+        // What happened before somebody listened.
+        let _ = requests.send(Request::Heard(Notice::Lost));
+    }
     let asks_for = agent.asks_for();
     let (say, said) = watch::channel(Said::of(&agent));
     thread::Builder::new()
         .name("agent".into())
-        .spawn(move || run(agent, &queue, &say))
+        .spawn(move || run(agent, &queue, &say, health))
         .expect("a thread can be started");
     Ok(Handle {
         requests,
         said,
         asks_for,
+        protected,
     })
+}
+
+/// Tells the agent what others commit, as long as there is one.
+fn listen(mut monitor: Monitor, agent: Weak<mpsc::Sender<Request>>) {
+    let tell = move || {
+        loop {
+            let notices = monitor.hear(LISTEN).unwrap_or_else(|error| {
+                error!(%error, "cannot hear what others commit: looking at the table every second");
+                thread::sleep(LISTEN);
+                vec![Notice::Lost]
+            });
+            let Some(agent) = agent.upgrade() else {
+                return;
+            };
+            for notice in notices {
+                let _ = agent.send(Request::Heard(notice));
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("monitor".into())
+        .spawn(tell)
+        .expect("a thread can be started");
 }
 
 impl Said {
@@ -135,32 +193,127 @@ fn run(
     mut agent: Agent<Netlink, Journal>,
     queue: &mpsc::Receiver<Request>,
     say: &watch::Sender<Said>,
+    health: Health,
 ) {
+    let mut mending = Mending {
+        health: health.clone(),
+        culprit: Culprit::default(),
+        again: None,
+        told: agent.drift().repairs,
+    };
     loop {
-        let request = if agent.left_behind() == 0 {
-            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            queue.recv_timeout(IDLE)
+        let request = match mending
+            .again
+            .map(|at| at.saturating_duration_since(Instant::now()))
+        {
+            Some(wait) => queue.recv_timeout(wait),
+            None if agent.left_behind() > 0 => queue.recv_timeout(IDLE),
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match request {
             Ok(Request::Apply(update, reply)) => {
+                let started = Instant::now();
                 let mut result = agent.apply(update);
                 // Whatever was answered now would not be what the node will hold: nothing is, until it is through.
                 while agent.is_half_way() {
+                    tell(&health, &result, started.elapsed());
                     thread::sleep(HALF_WAY);
                     result = agent.finish();
                 }
+                tell(&health, &result, started.elapsed());
                 say.send_replace(Said::of(&agent));
                 let _ = reply.send(result);
             }
             Ok(Request::Settle(reply)) => drop(reply.send(())),
             Ok(Request::PrepareLease(reply)) => drop(reply.send(agent.prepare_lease())),
             Ok(Request::TakeLease(number, reply)) => drop(reply.send(agent.take_lease(number))),
+            Ok(Request::Heard(notice)) => mending.hear(notice, &mut agent),
+            Err(RecvTimeoutError::Timeout) if mending.again.is_some() => mending.mend(&mut agent),
             Err(RecvTimeoutError::Timeout) => agent.clean(),
             Err(RecvTimeoutError::Disconnected) => return,
         }
         if agent.left_behind() > GARBAGE_MAX {
             agent.clean();
+        }
+    }
+}
+
+/// Says what became of an update.
+fn tell(health: &Health, result: &Result<(), Refusal>, took: Duration) {
+    let refusal = match result {
+        Ok(()) => {
+            health.ends(Kind::Refusing);
+            health.ends(Kind::Journal);
+            health.count(|state| {
+                state.applied += 1;
+                state.applying += took;
+                state.longest = state.longest.max(took);
+            });
+            return;
+        }
+        // The control plane sends a snapshot then.
+        Err(Refusal::Misfit(_)) => return,
+        Err(refusal) => refusal,
+    };
+    let is_journal = matches!(refusal, Refusal::Journal(_));
+    let kind = match is_journal {
+        true => Kind::Journal,
+        false => Kind::Refusing,
+    };
+    health.begins(kind, refusal.to_string());
+    health.count(|state| {
+        state.refusals += 1;
+        state.journal_errors += u64::from(is_journal);
+    });
+}
+
+/// What is known of others who change the table.
+struct Mending {
+    health: Health,
+    /// Who is to blame.
+    culprit: Culprit,
+    /// When to try again what failed.
+    again: Option<Instant>,
+    /// How many repairs were told of.
+    told: u64,
+}
+
+impl Mending {
+    fn hear(&mut self, notice: Notice, agent: &mut Agent<Netlink, Journal>) {
+        match notice {
+            Notice::Elsewhere(who) => {
+                debug!(%who, "a commit that does not touch the table");
+                return;
+            }
+            Notice::Touched(culprit) => self.culprit = culprit,
+            Notice::Lost => self.culprit = Culprit::default(),
+        }
+        self.mend(agent);
+    }
+
+    fn mend(&mut self, agent: &mut Agent<Netlink, Journal>) {
+        let started = Instant::now();
+        self.again = None;
+        if let Err(error) = agent.restore() {
+            error!(%error, culprit = %self.culprit, "the table was changed and cannot be mended yet");
+            self.health
+                .begins(Kind::Table, format!("{}: {error}", self.culprit));
+            self.again = Some(Instant::now() + MEND);
+        } else {
+            self.health.ends(Kind::Table);
+        }
+        // An update that met what was changed may have had it mended.
+        let drift = agent.drift();
+        if drift.repairs > self.told {
+            self.health
+                .count(|state| state.repairs += drift.repairs - self.told);
+            let differences = drift.last.join("; ");
+            self.health
+                .happened(Kind::Mended, format!("{}: {differences}", self.culprit));
+            self.told = drift.repairs;
+            warn!(culprit = %self.culprit, differences = ?drift.last, took = ?started.elapsed(), "the table was changed: it is mended");
+        } else if self.again.is_none() && self.culprit.pid > 0 {
+            info!(culprit = %self.culprit, "the table was touched, and is as it should be");
         }
     }
 }

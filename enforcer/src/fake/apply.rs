@@ -135,6 +135,10 @@ impl Batch<'_> {
                 self.add_rule(id, Arc::new(rule));
                 Ok(())
             }
+            Command::DeleteRule(chain, handle) => {
+                let id = self.chain(chain)?;
+                self.delete_rule(id, *handle)
+            }
             Command::AddElements(name, kind, elements) => {
                 let id = self.set(name)?;
                 let mut all = elements.iter();
@@ -288,6 +292,7 @@ impl Batch<'_> {
     }
 
     fn add_rule(&mut self, id: ChainId, rule: Arc<Rule>) {
+        self.table.handles = rule.handle;
         self.deeper |= rule.chains().next().is_some() || rule.sets().next().is_some();
         self.count(&rule, true);
         let mut rules = self.table.chain(id).latest().to_vec();
@@ -306,6 +311,17 @@ impl Batch<'_> {
             self.undo.push(Undo::RuleDied(rule));
         }
         self.set_rules(id, Vec::new());
+    }
+
+    fn delete_rule(&mut self, id: ChainId, handle: u64) -> Result<(), Errno> {
+        let mut rules = self.table.chain(id).latest().to_vec();
+        let at = rules.iter().position(|rule| rule.handle == handle);
+        let rule = rules.remove(at.ok_or(Errno::ENOENT)?);
+        self.count(&rule, false);
+        rule.dies(self.next);
+        self.undo.push(Undo::RuleDied(rule));
+        self.set_rules(id, rules);
+        Ok(())
     }
 
     fn set_rules(&mut self, id: ChainId, rules: Vec<Arc<Rule>>) {
@@ -335,13 +351,14 @@ impl Batch<'_> {
             Element::Stamp(_, comment) => Data::Comment(comment.clone()),
             _ => Data::None,
         };
-        let expires = match element {
-            Element::Family(_, lasts) => Some(self.table.clock + *lasts),
+        let lasts = match element {
+            Element::Family(_, lasts) => Some(*lasts),
             _ => None,
         };
         let chain = target(&data).and_then(Target::chain);
+        let now = self.table.clock;
         let elements = &mut self.table.set_mut(id).elements;
-        if elements.add(first, last, data, expires, self.next)? {
+        if elements.add(first, last, data, lasts, now, self.next)? {
             self.undo.push(Undo::AddedElement(id, first));
             if let Some(chain) = chain {
                 self.deeper = true;
@@ -500,6 +517,7 @@ fn name(command: &Command) -> Option<&str> {
         | Command::FlushChain(name)
         | Command::DeleteChain(name)
         | Command::AddRule(name, _)
+        | Command::DeleteRule(name, _)
         | Command::AddElements(name, ..)
         | Command::DeleteElements(name, ..) => Some(name),
     }

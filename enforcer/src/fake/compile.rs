@@ -1,7 +1,7 @@
 //! Rules with their names resolved, as the kernel keeps them, and what the kernel refuses in them. It changes no table.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -61,6 +61,8 @@ pub(super) enum Check {
 pub(super) struct Rule {
     pub(super) checks: Vec<Check>,
     pub(super) verdict: Option<Target>,
+    /// The number by which it can be deleted.
+    pub(super) handle: u64,
     /// As it was given.
     pub(super) source: command::Rule,
     /// The batch that made it, and the elements of its anonymous sets.
@@ -207,6 +209,7 @@ impl Rule {
                 .as_ref()
                 .map(|verdict| table.target(verdict))
                 .transpose()?,
+            handle: table.handles + 1,
             source: source.clone(),
             born,
             died: AtomicU64::new(Generation::MAX),
@@ -351,6 +354,14 @@ pub(super) fn number(address: IpAddr) -> Key {
     match address {
         IpAddr::V4(address) => address.to_bits().into(),
         IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// The address that a key is.
+pub(super) fn address(family: Family, key: Key) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(key as u32).into(),
+        Family::V6 => Ipv6Addr::from_bits(key).into(),
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) struct Entry {
     born: Generation,
     last: Key,
     pub(super) data: Data,
+    lasts: Option<Duration>,
     expires: Option<Duration>,
 }
 
@@ -52,6 +53,9 @@ pub(super) struct Elements {
     alive: Alive,
     dead: HashMap<Key, Vec<Dead>>,
 }
+
+/// The keys that an element begins and ends with, what it says, and for how long it was put in.
+pub(super) type Listed<'a> = (Key, Key, &'a Data, Option<Duration>);
 
 /// What was found.
 pub(super) type Found<'a> = Option<&'a Data>;
@@ -106,9 +110,11 @@ impl Elements {
         first: Key,
         last: Key,
         data: Data,
-        expires: Option<Duration>,
+        lasts: Option<Duration>,
+        now: Duration,
         next: Generation,
     ) -> Result<bool, Errno> {
+        let expires = lasts.map(|lasts| now + lasts);
         let same = |there: &Entry| match (&there.data, &data) {
             _ if there.expires.is_some() || expires.is_some() => false,
             (Data::Verdict(a), Data::Verdict(b)) => a == b,
@@ -136,6 +142,7 @@ impl Elements {
             born: next,
             last,
             data,
+            lasts,
             expires,
         };
         self.insert(first, entry);
@@ -190,6 +197,17 @@ impl Elements {
         match &self.alive {
             Alive::Hashed(all) => all.iter().map(ends).collect(),
             Alive::Ranges(all) => all.iter().map(ends).collect(),
+        }
+    }
+
+    /// All elements.
+    pub(super) fn entries(&self) -> Vec<Listed<'_>> {
+        fn listed<'a>((first, entry): (&'a Key, &'a Entry)) -> Listed<'a> {
+            (*first, entry.last, &entry.data, entry.lasts)
+        }
+        match &self.alive {
+            Alive::Hashed(all) => all.iter().map(listed).collect(),
+            Alive::Ranges(all) => all.iter().map(listed).collect(),
         }
     }
 

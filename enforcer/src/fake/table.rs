@@ -1,17 +1,25 @@
 //! The table's objects through the generations: what is there now, and what packets under way may still see. It
 //! decides nothing about commands.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use nix::errno::Errno;
 
 use crate::{
     fake::{
         Generation, Process,
-        compile::{Hit, Rule, Target},
-        elements::{Data, Elements, Key},
+        compile::{Hit, Rule, Target, address, nfproto},
+        elements::{Data, Elements, Key, Listed},
     },
-    nft::command::{SetKind, Verdict},
+    nft::{
+        command::{Element, Family, SetKind, Verdict},
+        content::{Found, FoundChain, FoundRule, FoundSet, Hook},
+        encode,
+    },
 };
 
 /// Which chain: another after it was deleted and made anew under the same name.
@@ -58,6 +66,8 @@ pub(super) struct Table {
     pub(super) sets: Vec<Option<Set>>,
     pub(super) chain_ids: HashMap<String, ChainId>,
     pub(super) set_ids: HashMap<String, SetId>,
+    /// How many rules there were.
+    pub(super) handles: u64,
     /// The time, since the kernel was there.
     pub(super) clock: Duration,
     no_rules: Rules,
@@ -166,6 +176,71 @@ impl Table {
         comments
             .filter_map(|(key, text)| Some((u32::try_from(key).ok()?, text.to_owned())))
             .collect()
+    }
+
+    /// All that it holds.
+    pub(super) fn content(&self) -> Found {
+        let chains = self.chain_ids.iter().map(|(name, &id)| {
+            let chain = self.chain(id);
+            let hook = if chain.base {
+                Hook::Forward
+            } else {
+                Hook::None
+            };
+            let rules = chain.latest().iter().map(|rule| FoundRule {
+                handle: rule.handle,
+                spelling: encode::spelling(&rule.source),
+            });
+            let rules = rules.collect();
+            (name.clone(), FoundChain { hook, rules })
+        });
+        let sets = self.set_ids.iter().map(|(name, &id)| {
+            let set = self.set(id);
+            let found = FoundSet {
+                kind: Some(set.kind),
+                elements: Some(self.listed(set)),
+            };
+            (name.clone(), found)
+        });
+        Found {
+            generation: 0,
+            flags: self.flags,
+            chains: chains.collect(),
+            sets: sets.collect(),
+        }
+    }
+
+    /// The elements of a set, as the kernel lists them.
+    fn listed(&self, set: &Set) -> BTreeSet<Element> {
+        let verdict = |target: &Target| match target {
+            Target::Drop => Verdict::Drop,
+            Target::Accept => Verdict::Accept,
+            Target::Return => Verdict::Return,
+            Target::Jump(chain) => Verdict::Jump(self.chain(*chain).name.clone()),
+            Target::Goto(chain) => Verdict::Goto(self.chain(*chain).name.clone()),
+        };
+        let element = |(first, last, data, lasts): Listed<'_>| match (set.kind, data) {
+            (SetKind::Addresses(family), _) => Element::Address(address(family, first)),
+            (SetKind::Pairs(family), _) => Element::Pair(address(family, first)),
+            (SetKind::Ranges(family), _) => {
+                Element::Range(address(family, first), address(family, last))
+            }
+            (SetKind::Verdicts(family), Data::Verdict(target)) => {
+                Element::Verdict(address(family, first), verdict(target), String::new())
+            }
+            (SetKind::Stamp, Data::Comment(text)) => Element::Stamp(first as u32, text.clone()),
+            (SetKind::Families, _) => {
+                let family = match first == nfproto(Family::V4) {
+                    true => Family::V4,
+                    false => Family::V6,
+                };
+                Element::Family(family, lasts.unwrap_or_default())
+            }
+            (SetKind::Verdicts(_) | SetKind::Stamp, _) => {
+                unreachable!("these say something beside their key")
+            }
+        };
+        set.elements.entries().into_iter().map(element).collect()
     }
 
     /// Lets time pass: elements go by themselves.

@@ -95,8 +95,8 @@ pub fn inspect(path: &Path) -> Result<Report, Error> {
     })
 }
 
-/// A journal that is in use changes while it is copied.
-fn refuse_open(path: &Path) -> Result<(), Error> {
+/// Refuses a journal that an enforcer has open: it changes while it is read.
+pub fn refuse_open(path: &Path) -> Result<(), Error> {
     let started = Instant::now();
     let lock = |file: File| loop {
         match file.try_lock_shared() {

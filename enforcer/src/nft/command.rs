@@ -212,6 +212,8 @@ pub enum Command {
     DeleteChain(String),
     /// Appends a rule to a chain.
     AddRule(String, Rule),
+    /// Deletes a rule of a chain, by the handle that the kernel gave it.
+    DeleteRule(String, u64),
     /// Adds elements to a set or map.
     AddElements(String, SetKind, Vec<Element>),
     /// Deletes elements from a set or map.
@@ -421,6 +423,9 @@ impl fmt::Display for Command {
             Command::FlushChain(name) => write!(f, "flush chain {t} {name}"),
             Command::DeleteChain(name) => write!(f, "delete chain {t} {name}"),
             Command::AddRule(chain, rule) => write!(f, "add rule {t} {chain} {rule}"),
+            Command::DeleteRule(chain, handle) => {
+                write!(f, "delete rule {t} {chain} handle {handle}")
+            }
             Command::AddElements(set, _, elements) => {
                 write!(f, "add element {t} {set} {{ {} }}", join(elements))
             }

@@ -20,6 +20,9 @@ use crate::nft::{
 
 pub mod attributes;
 mod expressions;
+mod spelling;
+
+pub use spelling::{spell, spelling};
 
 /// Length of a netlink header with the nfgenmsg that follows it.
 const HEADER: usize = 20;
@@ -42,10 +45,17 @@ pub struct Encoded {
     pub origins: Vec<usize>,
 }
 
-/// Encodes commands as one batch.
-pub fn batch(commands: &[Command]) -> Encoded {
+impl Encoded {
+    /// The sequence number of the message that asks for an acknowledgement: the last one.
+    pub fn acknowledged(&self) -> u32 {
+        self.origins.len() as u32
+    }
+}
+
+/// Encodes commands as one batch. With a generation, the kernel takes it only if its ruleset is still of that.
+pub fn batch(commands: &[Command], generation: Option<u32>) -> Encoded {
     let mut encoder = Encoder::default();
-    encoder.begin();
+    encoder.begin(generation);
     for (index, command) in commands.iter().enumerate() {
         encoder.command(index, command);
     }
@@ -84,26 +94,38 @@ struct Encoder {
     /// Ids of sets that are named and referred to in one batch.
     set_id: u32,
     command: usize,
+    /// Where the last message begins.
+    last: usize,
 }
 
 impl Encoder {
-    fn begin(&mut self) {
+    fn begin(&mut self, generation: Option<u32>) {
         let subsystem = sys::NFNL_SUBSYS_NFTABLES as u16;
-        self.raw(sys::NFNL_MSG_BATCH_BEGIN as u16, 0, 0, subsystem, 0, &[]);
-    }
-
-    /// The end asks for the batch's only acknowledgement: one for each message would overflow the socket.
-    fn end(&mut self) {
-        let seq = self.origins.len() as u32 + 1;
-        let subsystem = sys::NFNL_SUBSYS_NFTABLES as u16;
+        let mut body = Attributes::default();
+        if let Some(generation) = generation {
+            body.u32(sys::NFNL_BATCH_GENID as u16, generation);
+        }
         self.raw(
-            sys::NFNL_MSG_BATCH_END as u16,
-            libc::NLM_F_ACK as u16,
+            sys::NFNL_MSG_BATCH_BEGIN as u16,
+            0,
             0,
             subsystem,
-            seq,
-            &[],
+            0,
+            &body.bytes,
         );
+    }
+
+    /// The last command asks for the batch's only acknowledgement: one for each would overflow the socket, and kernels
+    /// before 6.10 give none for the end.
+    fn end(&mut self) {
+        if !self.origins.is_empty() {
+            let flags = &mut self.bytes[self.last + 6..self.last + 8];
+            let asks = u16::from_ne_bytes([flags[0], flags[1]]) | libc::NLM_F_ACK as u16;
+            flags.copy_from_slice(&asks.to_ne_bytes());
+        }
+        let seq = self.origins.len() as u32 + 1;
+        let subsystem = sys::NFNL_SUBSYS_NFTABLES as u16;
+        self.raw(sys::NFNL_MSG_BATCH_END as u16, 0, 0, subsystem, seq, &[]);
     }
 
     fn raw(&mut self, kind: u16, flags: u16, family: u8, resource: u16, seq: u32, body: &[u8]) {
@@ -121,6 +143,7 @@ impl Encoder {
 
     fn message(&mut self, kind: u32, flags: i32, body: &Attributes) {
         self.origins.push(self.command);
+        self.last = self.bytes.len();
         let seq = self.origins.len() as u32;
         let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
         let family = libc::NFPROTO_INET as u8;
@@ -138,6 +161,7 @@ impl Encoder {
         let flags = u16::from_ne_bytes([message[6], message[7]]) & !(libc::NLM_F_ACK as u16);
         message[6..8].copy_from_slice(&flags.to_ne_bytes());
         message[8..12].copy_from_slice(&seq.to_ne_bytes());
+        self.last = self.bytes.len();
         self.bytes.extend_from_slice(&message);
     }
 
@@ -203,6 +227,13 @@ impl Encoder {
                 );
             }
             Command::AddRule(chain, rule) => self.add_rule(chain, rule),
+            Command::DeleteRule(chain, handle) => {
+                let mut body = Attributes::default();
+                body.text(sys::NFTA_RULE_TABLE, TABLE)
+                    .text(sys::NFTA_RULE_CHAIN, chain)
+                    .u64(sys::NFTA_RULE_HANDLE, *handle);
+                self.message(NFT_MSG_DELRULE, 0, &body);
+            }
             Command::AddElements(set, kind, elements) => {
                 self.elements(NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, set, *kind, elements);
             }
@@ -376,17 +407,17 @@ fn port_elements(ports: &[(u16, u16, Verdict)], ranges: bool) -> Vec<Attributes>
 }
 
 /// What the kernel, and nft when it lists, must know of a set.
-struct SetDescription {
-    flags: u32,
+pub(super) struct SetDescription {
+    pub(super) flags: u32,
     /// The key's type, in nft's numbers (`enum datatypes` of its source); the kernel keeps it for nft.
-    datatype: u32,
-    length: u32,
+    pub(super) datatype: u32,
+    pub(super) length: u32,
     /// The length of each of two concatenated fields.
     concatenated: Option<u32>,
 }
 
 impl SetDescription {
-    fn of(kind: SetKind) -> SetDescription {
+    pub(super) fn of(kind: SetKind) -> SetDescription {
         let address = |family| match family {
             Family::V4 => (7, 4),
             Family::V6 => (8, 16),

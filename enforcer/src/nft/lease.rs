@@ -18,6 +18,9 @@ use crate::nft::{
     render,
 };
 
+/// The longest that a lease may be. What goes by itself later is no lease, whoever put it there.
+pub const LONGEST: Duration = Duration::from_secs(60);
+
 /// The chain that asks whether the node may go on.
 pub const CHAIN: &str = "lease";
 

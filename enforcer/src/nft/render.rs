@@ -60,7 +60,7 @@ impl Options {
 pub const FORWARD: &str = "forward";
 
 /// Where every denial ends.
-const DENY: &str = "deny";
+pub const DENY: &str = "deny";
 
 /// Raised when the frame changes its meaning, so that an upgraded enforcer writes it anew.
 const LAYOUT: u32 = 1;

@@ -61,10 +61,10 @@ pub(super) enum Work {
     Frame,
 }
 
-/// Cuts parts into batches of a size that the socket takes, and stamps each with what they lead to.
+/// Cuts parts into batches of a size that the socket takes.
 ///
 /// A part may be cut between any two atoms: what it prepares cannot be reached, and what can be reached changes one way.
-pub(super) fn steps(parts: Vec<Part>, after: &Installed, limits: Limits, work: Work) -> Vec<Step> {
+pub(super) fn cut(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for part in parts {
         let Part {
@@ -98,6 +98,12 @@ pub(super) fn steps(parts: Vec<Part>, after: &Installed, limits: Limits, work: W
             });
         }
     }
+    steps
+}
+
+/// Cuts parts into batches, and stamps each with what they lead to.
+pub(super) fn steps(parts: Vec<Part>, after: &Installed, limits: Limits, work: Work) -> Vec<Step> {
+    let mut steps = cut(parts, limits);
     if steps.is_empty() {
         steps.push(Step::default());
     }

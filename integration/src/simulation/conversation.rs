@@ -217,7 +217,7 @@ impl World {
                     self.say(stream, Some(message));
                 }
             }
-            Message::Hello(_) => unreachable!("it is opened elsewhere"),
+            Message::Hello(_) | Message::Health(_) => unreachable!("it is opened elsewhere"),
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use sallyport_enforcer::{
     netlink::{Error, TableState},
     nft::{
         command::{Command, SetKind},
+        content::Found,
         lease::Slot,
         names::Generation,
         stamp::Reading,
@@ -338,6 +339,18 @@ impl Kernel for Handle {
 
     fn commit(&mut self, commands: &[Command]) -> Result<(), Error> {
         self.0.borrow_mut().commit(commands)
+    }
+
+    fn commit_at(&mut self, generation: u64, commands: &[Command]) -> Result<(), Error> {
+        let mut machine = self.0.borrow_mut();
+        if machine.kernel.generation() != generation {
+            return machine.kernel.commit_at(generation, commands);
+        }
+        machine.commit(commands)
+    }
+
+    fn content(&mut self) -> Result<Found, Error> {
+        self.0.borrow_mut().kernel.content()
     }
 
     fn read(&mut self) -> Result<Option<TableState>, Error> {

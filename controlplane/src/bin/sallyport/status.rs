@@ -4,7 +4,9 @@ use std::{io, time::Duration};
 
 use clap::builder::styling::{AnsiColor, Style};
 use sallyport_controlplane::duration;
-use sallyport_proto::wire::{NodeStatus, Rollout, StatusResponse, rollout::Phase};
+use sallyport_proto::wire::{
+    self, NodeStatus, Rollout, StatusResponse, rollout::Phase, trouble::Kind,
+};
 use serde::Serialize;
 
 use crate::{
@@ -67,6 +69,16 @@ struct Node {
     version: String,
     endpoints: u32,
     reason: String,
+    /// What the node says is wrong with it, or was.
+    troubles: Vec<Trouble>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Trouble {
+    kind: &'static str,
+    reason: String,
+    since_ms: u64,
 }
 
 impl From<StatusResponse> for Report {
@@ -85,6 +97,7 @@ impl From<StatusResponse> for Report {
             version: node.version,
             endpoints: node.endpoints,
             reason: node.reason,
+            troubles: node.troubles.into_iter().map(Trouble::from).collect(),
         };
         Report {
             revision: status.revision,
@@ -92,6 +105,39 @@ impl From<StatusResponse> for Report {
             nodes: status.nodes.into_iter().map(node).collect(),
             rollouts: status.rollouts.into_iter().map(OnItsWay::from).collect(),
         }
+    }
+}
+
+impl From<wire::Trouble> for Trouble {
+    fn from(trouble: wire::Trouble) -> Trouble {
+        Trouble {
+            kind: match trouble.kind() {
+                Kind::Unspecified => "?",
+                Kind::Session => "session",
+                Kind::Refusing => "refusing",
+                Kind::Journal => "journal",
+                Kind::Table => "table",
+                Kind::Mended => "mended",
+                Kind::Quarantine => "quarantine",
+            },
+            reason: trouble.reason,
+            since_ms: trouble.since_ms,
+        }
+    }
+}
+
+impl Trouble {
+    /// For a table's reader.
+    fn line(&self) -> String {
+        let since = duration::rough(Duration::from_millis(self.since_ms));
+        let what = match self.kind {
+            "journal" => format!("for {since}, cannot write its journal, and applies nothing new"),
+            "table" => format!("for {since}, others changed its table, which cannot be mended yet"),
+            "mended" => format!("{since} ago others changed its table; it was mended"),
+            "quarantine" => format!("{since} ago its journal was damaged; it was moved aside"),
+            other => format!("for {since}, {other}"),
+        };
+        format!("{what}: {}", self.reason.trim_end().replace('\n', "; "))
     }
 }
 
@@ -154,6 +200,13 @@ impl Report {
             true => output::paint_column(&table, "STATE", style),
             false => table,
         };
+        let troubled = self.nodes.iter().filter(|node| !node.troubles.is_empty());
+        for (n, node) in troubled.enumerate() {
+            text += if n == 0 { "\nthe nodes say:\n" } else { "" };
+            for trouble in &node.troubles {
+                text += &format!("  {}: {}\n", node.name, trouble.line());
+            }
+        }
         if !self.rollouts.is_empty() {
             text += "\non their way:\n";
         }
@@ -215,6 +268,7 @@ mod tests {
             reason: reason.to_owned(),
             version: "0.1.0".to_owned(),
             endpoints: 3,
+            troubles: Vec::new(),
         };
         let mut unknown = node("node-c", State::Unknown, 0, 1, "");
         unknown.version.clear();
@@ -226,8 +280,14 @@ mod tests {
             ..Rollout::default()
         };
         rollout.set_phase(Phase::Revoking);
+        let mut troubled = node("node-a", State::Enforcing, 42, 0, "");
+        troubled.troubles.push(wire::Trouble {
+            kind: Kind::Mended.into(),
+            reason: "nft (pid 7): the table is gone".into(),
+            since_ms: 192_000,
+        });
         let nodes = vec![
-            node("node-a", State::Enforcing, 42, 0, ""),
+            troubled,
             node("node-b", State::Refusing, 39, 41, "out of memory\n"),
             unknown,
         ];
@@ -249,6 +309,9 @@ mod tests {
              node-a  enforcing  42        0    3m12s  0.1.0    3\n\
              node-b  refusing   39        2    3m12s  0.1.0    3          out of memory\n\
              node-c  unknown    0         42   3m12s  -        3\n\
+             \n\
+             the nodes say:\n  \
+             node-a: 3m12s ago others changed its table; it was mended: nft (pid 7): the table is gone\n\
              \n\
              on their way:\n  \
              revisions 41 to 42, for 3m12s: what it takes away is still to be taken away on node-b\n"

@@ -1,0 +1,210 @@
+//! Prometheus metrics of the control plane, over HTTP, made when they are asked for. It changes nothing.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{Router, extract::State as Shared, http::header, response::IntoResponse, routing::get};
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{
+        counter::ConstCounter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
+    registry::{Registry, Unit},
+};
+use sallyport_proto::wire::NodeStatus;
+use tokio::net::TcpListener;
+use tracing::warn;
+
+use crate::{
+    history::Committed,
+    journal::{Journal, JournalError, Note},
+    nodes::Nodes,
+    writer::Writer,
+};
+
+/// What a journal did.
+#[derive(Debug, Default)]
+pub struct Appends {
+    groups: AtomicU64,
+    transactions: AtomicU64,
+    errors: AtomicU64,
+    micros: AtomicU64,
+    longest_micros: AtomicU64,
+}
+
+/// A journal of which is counted how long it takes.
+pub struct Timed<J> {
+    /// The journal.
+    pub journal: J,
+    /// Where it is counted.
+    pub appends: Arc<Appends>,
+}
+
+impl<J: Journal> Journal for Timed<J> {
+    fn append(&mut self, group: &[Arc<Committed>]) -> Result<(), JournalError> {
+        if group.is_empty() {
+            return self.journal.append(group);
+        }
+        let started = Instant::now();
+        let result = self.journal.append(group);
+        let micros = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let appends = &self.appends;
+        appends.micros.fetch_add(micros, Relaxed);
+        appends.longest_micros.fetch_max(micros, Relaxed);
+        appends.groups.fetch_add(1, Relaxed);
+        match result {
+            Ok(()) => appends.transactions.fetch_add(group.len() as u64, Relaxed),
+            Err(_) => appends.errors.fetch_add(1, Relaxed),
+        };
+        result
+    }
+
+    fn note(&mut self, note: &Note) -> Result<(), JournalError> {
+        self.journal.note(note)
+    }
+}
+
+/// Where metrics come from.
+pub struct Source {
+    /// The nodes.
+    pub nodes: Arc<Nodes>,
+    /// What is committed.
+    pub writer: Writer,
+    /// What the journal did.
+    pub appends: Arc<Appends>,
+}
+
+/// Listens for those who ask for `/metrics`, and serves them for ever.
+pub async fn listen(address: SocketAddr, source: Source) -> std::io::Result<SocketAddr> {
+    let app = Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(Arc::new(source));
+    let listener = TcpListener::bind(address).await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, app).await {
+            warn!(%error, "no metrics any more");
+        }
+    });
+    Ok(address)
+}
+
+async fn metrics(Shared(source): Shared<Arc<Source>>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], render(&source))
+}
+
+fn render(source: &Source) -> String {
+    let mut all = Registry::with_prefix("sallyport_controlplane");
+    let published = source.writer.current();
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        all.register(name, help, ConstGauge::new(value as i64));
+    };
+    gauge(
+        "revision",
+        "The last transaction committed",
+        published.revision,
+    );
+    gauge(
+        "epoch",
+        "How often it was restored from a backup",
+        published.epoch,
+    );
+    let statuses = source.nodes.status();
+    let enforced = statuses
+        .iter()
+        .map(|status| status.pending.map_or(published.revision, |first| first - 1))
+        .min();
+    gauge(
+        "revision_enforced",
+        "The last revision that every node enforces",
+        enforced.unwrap_or(published.revision),
+    );
+    let rollouts = source.nodes.rollouts();
+    gauge(
+        "rollouts",
+        "Edits that have not passed their barrier",
+        rollouts.len() as u64,
+    );
+    let oldest = rollouts.iter().map(|rollout| rollout.since).max();
+    seconds(
+        &mut all,
+        "oldest_rollout",
+        "How long the oldest of them has been on its way",
+        oldest.unwrap_or_default(),
+    );
+    let nodes: Family<[(&str, String); 1], Gauge> = Family::default();
+    let troubles: Family<[(&str, String); 1], Gauge> = Family::default();
+    for status in &statuses {
+        let state = NodeStatus::from(status).state().as_str_name();
+        nodes.get_or_create(&[("state", label(state))]).inc();
+        for trouble in &status.troubles {
+            let kind = label(trouble.kind.as_str_name());
+            troubles.get_or_create(&[("kind", kind)]).inc();
+        }
+    }
+    all.register("nodes", "Nodes, by how they stand", nodes);
+    all.register(
+        "troubled_nodes",
+        "Nodes that say that something is wrong with them, or was",
+        troubles,
+    );
+    let appends = &source.appends;
+    let mut counter = |name: &str, help: &str, value: &AtomicU64| {
+        all.register(name, help, ConstCounter::new(value.load(Relaxed)));
+    };
+    counter(
+        "transactions",
+        "Transactions made durable since the start",
+        &appends.transactions,
+    );
+    counter(
+        "journal_groups",
+        "Groups that they were made durable in",
+        &appends.groups,
+    );
+    counter(
+        "journal_errors",
+        "Groups that could not be made durable",
+        &appends.errors,
+    );
+    let micros = |value: &AtomicU64| Duration::from_micros(value.load(Relaxed));
+    all.register_with_unit(
+        "journal_flush",
+        "How long making them durable took in all",
+        Unit::Seconds,
+        ConstCounter::new(micros(&appends.micros).as_secs_f64()),
+    );
+    seconds(
+        &mut all,
+        "journal_flush_longest",
+        "How long the longest took",
+        micros(&appends.longest_micros),
+    );
+    let mut text = String::new();
+    encode(&mut text, &all).expect("a text takes what is written");
+    text
+}
+
+fn seconds(all: &mut Registry, name: &str, help: &str, value: Duration) {
+    all.register_with_unit(
+        name,
+        help,
+        Unit::Seconds,
+        ConstGauge::new(value.as_secs_f64()),
+    );
+}
+
+/// `enforcing`, `journal`, ...
+fn label(name: &str) -> String {
+    let (_, word) = name.split_once('_').unwrap_or(("", name));
+    word.to_lowercase()
+}

@@ -1,0 +1,171 @@
+//! Prometheus metrics of the node, over HTTP, made when they are asked for. It changes nothing.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, extract::State as Shared, http::header, response::IntoResponse, routing::get};
+use jiff::Timestamp;
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{
+        counter::ConstCounter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
+    registry::{Registry, Unit},
+};
+use sallyport_proto::wire::trouble::Kind;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::{
+    agent::Handle,
+    health::{Health, State},
+    netlink::Netlink,
+};
+
+/// How long to wait before an address is tried again that cannot be listened on: at boot it may not be there yet.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Where metrics come from.
+#[derive(Debug)]
+pub struct Source {
+    /// The agent.
+    pub agent: Handle,
+    /// The node's state.
+    pub health: Health,
+}
+
+/// Serves `/metrics`, for ever.
+pub async fn serve(address: SocketAddr, source: Source) {
+    let app = Router::new()
+        .route("/metrics", get(metrics))
+        .with_state(Arc::new(source));
+    let mut said = false;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) if !std::mem::replace(&mut said, true) => {
+                warn!(%error, %address, "cannot listen for --metrics: trying on");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(AGAIN).await;
+    };
+    info!(%address, "serving metrics");
+    if let Err(error) = axum::serve(listener, app).await {
+        warn!(%error, "no metrics any more");
+    }
+}
+
+async fn metrics(Shared(source): Shared<Arc<Source>>) -> impl IntoResponse {
+    let denied = Netlink::open().and_then(|netlink| netlink.denied());
+    let state = source.health.watch().borrow().clone();
+    let text = render(&state, &source.agent, denied.unwrap_or_default());
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text)
+}
+
+/// `journal`, `table`, ...
+fn label(kind: &Kind) -> String {
+    let name = kind.as_str_name();
+    name.trim_start_matches("KIND_").to_lowercase()
+}
+
+fn render(state: &State, agent: &Handle, denied: Option<u64>) -> String {
+    let mut all = Registry::with_prefix("sallyport_enforcer");
+    let gauge = |value: i64| ConstGauge::new(value);
+    let counter = |value: u64| ConstCounter::new(value);
+    let window = agent.window();
+    let newest = window.last().copied().unwrap_or_default();
+    let oldest = window.first().copied().unwrap_or_default();
+    all.register(
+        "revision",
+        "The revision that the node fully enforces",
+        gauge(oldest.revision as i64),
+    );
+    all.register(
+        "revision_held",
+        "The newest revision of which the node enforces what it takes away",
+        gauge(newest.revision as i64),
+    );
+    all.register(
+        "epoch",
+        "The epoch of the control plane that made it",
+        gauge(newest.epoch as i64),
+    );
+    all.register(
+        "window_versions",
+        "How many versions the node holds",
+        gauge(window.len() as i64),
+    );
+    all.register(
+        "table_protected",
+        "1 if the kernel keeps others from changing the table",
+        gauge(agent.is_protected().into()),
+    );
+    all.register(
+        "session_up",
+        "1 if there is a session with the control plane",
+        gauge(state.session_since.is_some().into()),
+    );
+    all.register(
+        "table_repairs",
+        "How often what others did to the table was mended",
+        counter(state.repairs),
+    );
+    all.register(
+        "refused_updates",
+        "How many updates were refused",
+        counter(state.refusals),
+    );
+    all.register(
+        "applied_updates",
+        "How many updates were applied",
+        counter(state.applied),
+    );
+    all.register_with_unit(
+        "applying",
+        "How long applying them took in all: journal and kernel",
+        Unit::Seconds,
+        ConstCounter::new(state.applying.as_secs_f64()),
+    );
+    all.register_with_unit(
+        "applying_longest",
+        "How long the longest of them took",
+        Unit::Seconds,
+        ConstGauge::new(state.longest.as_secs_f64()),
+    );
+    all.register(
+        "journal_errors",
+        "How often the journal could not be written",
+        counter(state.journal_errors),
+    );
+    all.register(
+        "journal_quarantines",
+        "How many damaged journals were moved aside since the start",
+        counter(state.quarantines),
+    );
+    if let Some(denied) = denied {
+        all.register(
+            "denied_packets",
+            "Packets that policy denied, since the table was made",
+            counter(denied),
+        );
+    }
+    let troubles: Family<[(&str, String); 1], Gauge<f64, std::sync::atomic::AtomicU64>> =
+        Family::default();
+    let now = Timestamp::now();
+    for (kind, trouble) in &state.troubles {
+        let since = now.duration_since(trouble.since).as_secs_f64();
+        troubles.get_or_create(&[("kind", label(kind))]).set(since);
+    }
+    all.register_with_unit(
+        "trouble",
+        "What is wrong, and for how long",
+        Unit::Seconds,
+        troubles,
+    );
+    let mut text = String::new();
+    encode(&mut text, &all).expect("a text takes what is written");
+    text
+}

@@ -1,0 +1,152 @@
+//! Reads all that our table holds. It changes nothing.
+//!
+//! Formats: `linux/netfilter/nf_tables.h`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rustables::sys;
+
+use super::{Error, Netlink, of_table, ours, request};
+use crate::nft::{
+    content::{Found, FoundChain, FoundRule, FoundSet, Hook},
+    decode,
+    encode::{
+        self,
+        attributes::{self, Attributes},
+    },
+};
+
+/// How often reading is begun anew because somebody committed meanwhile, before what was read has to do. What is decided
+/// from it is committed for its generation only.
+const TRIES: usize = 8;
+
+impl Netlink {
+    /// All that our table holds, of one generation.
+    pub fn content(&self) -> Result<Found, Error> {
+        let mut found = self.content_once()?;
+        for _ in 1..TRIES {
+            if self.generation()? == found.generation {
+                break;
+            }
+            found = self.content_once()?;
+        }
+        Ok(found)
+    }
+
+    /// Counts the commits in this network namespace, of everybody.
+    pub fn generation(&self) -> Result<u64, Error> {
+        let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | sys::NFT_MSG_GETGEN as u16;
+        self.send(&request(
+            kind,
+            0,
+            libc::AF_UNSPEC as u8,
+            &Attributes::default(),
+        ))?;
+        let body = self.one(sys::NFT_MSG_NEWGEN)?;
+        let id = attributes::find(&body, sys::NFTA_GEN_ID).and_then(attributes::number);
+        id.map(u64::from)
+            .ok_or(Error::Malformed("a generation without a number"))
+    }
+
+    fn content_once(&self) -> Result<Found, Error> {
+        let generation = self.generation()?;
+        let Some(flags) = self.table_flags()? else {
+            return Ok(Found {
+                generation,
+                ..Found::default()
+            });
+        };
+        let mut chains: BTreeMap<String, FoundChain> = BTreeMap::new();
+        for chain in self.chains()? {
+            let hook = hook(&chain);
+            let rules = Vec::new();
+            chains.insert(
+                text(&chain, sys::NFTA_CHAIN_NAME),
+                FoundChain { hook, rules },
+            );
+        }
+        let rules = self.dump(sys::NFT_MSG_GETRULE, &of_table(sys::NFTA_RULE_TABLE))?;
+        for rule in ours(rules, sys::NFTA_RULE_TABLE) {
+            let spelling = self.spell(&rule)?;
+            let handle = attributes::find(&rule, sys::NFTA_RULE_HANDLE)
+                .and_then(|value| value.try_into().ok())
+                .map(u64::from_be_bytes)
+                .ok_or(Error::Malformed("a rule without a handle"))?;
+            if let Some(chain) = chains.get_mut(&text(&rule, sys::NFTA_RULE_CHAIN)) {
+                chain.rules.push(FoundRule { handle, spelling });
+            }
+        }
+        let mut sets = BTreeMap::new();
+        for set in self.sets()? {
+            let name = text(&set, sys::NFTA_SET_NAME);
+            if is_anonymous(&set) {
+                continue;
+            }
+            let kind = decode::set_kind(&set);
+            let elements = match kind {
+                Some(kind) => {
+                    let listed = self.elements(&name)?;
+                    decode::elements(kind, listed.iter().map(Vec::as_slice))
+                }
+                None => Some(BTreeSet::new()),
+            };
+            sets.insert(name, FoundSet { kind, elements });
+        }
+        Ok(Found {
+            generation,
+            flags: Some(flags),
+            chains,
+            sets,
+        })
+    }
+
+    fn spell(&self, rule: &[u8]) -> Result<String, Error> {
+        let list = attributes::find(rule, sys::NFTA_RULE_EXPRESSIONS).unwrap_or_default();
+        let mut failed = None;
+        let spelling = encode::spell(list, |set| {
+            if !set.starts_with("__") {
+                return None;
+            }
+            self.elements(set)
+                .map_err(|error| failed = Some(error))
+                .ok()
+        });
+        failed.map_or(Ok(spelling), Err)
+    }
+}
+
+fn text(body: &[u8], attribute: u16) -> String {
+    attributes::find(body, attribute)
+        .map(attributes::text)
+        .unwrap_or_default()
+}
+
+fn number(body: &[u8], attribute: u16) -> Option<u32> {
+    attributes::find(body, attribute).and_then(attributes::number)
+}
+
+fn is_anonymous(set: &[u8]) -> bool {
+    number(set, sys::NFTA_SET_FLAGS).unwrap_or(0) & sys::NFT_SET_ANONYMOUS != 0
+}
+
+/// Who calls a chain.
+fn hook(chain: &[u8]) -> Hook {
+    let Some(hook) = attributes::find(chain, sys::NFTA_CHAIN_HOOK) else {
+        return Hook::None;
+    };
+    let place = (
+        number(hook, sys::NFTA_HOOK_HOOKNUM),
+        number(hook, sys::NFTA_HOOK_PRIORITY),
+        text(chain, sys::NFTA_CHAIN_TYPE),
+    );
+    let ours = (
+        Some(libc::NF_INET_FORWARD as u32),
+        Some(libc::NF_IP_PRI_FILTER as u32),
+        "filter".to_owned(),
+    );
+    match number(chain, sys::NFTA_CHAIN_POLICY).map(|policy| policy as i32) {
+        _ if place != ours => Hook::Other,
+        Some(libc::NF_ACCEPT) => Hook::Forward,
+        _ => Hook::ForwardDrop,
+    }
+}

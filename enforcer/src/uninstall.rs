@@ -1,0 +1,56 @@
+//! Takes our table off a node, and nothing else. It refuses while an enforcer runs.
+
+use std::{fs, io, path::Path};
+
+use crate::{
+    journal,
+    netlink::{self, Netlink},
+    nft::command::Command,
+};
+
+/// Why the table stays.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An enforcer has it.
+    #[error(
+        "{owner} owns the table inet sallyport and enforces by it. Stop it first (with systemd: `systemctl disable --now \
+         sallyport-enforcer`)"
+    )]
+    Owned {
+        /// Its process.
+        owner: String,
+    },
+    /// An enforcer has the journal, and would make the table again.
+    #[error(transparent)]
+    Journal(#[from] journal::Error),
+    /// The kernel refused.
+    #[error("cannot delete the table inet sallyport: {0}")]
+    Kernel(#[from] netlink::Error),
+}
+
+/// Deletes the table. Returns whether there was one.
+pub fn uninstall(data_dir: &Path) -> Result<bool, Error> {
+    match journal::refuse_open(data_dir) {
+        Err(journal::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+        result => result?,
+    }
+    let netlink = Netlink::open()?;
+    if let Some(owner) = netlink.owner()? {
+        return Err(Error::Owned {
+            owner: process(owner),
+        });
+    }
+    if netlink.read()?.is_none() {
+        return Ok(false);
+    }
+    netlink.commit(&[Command::DeleteTable])?;
+    Ok(true)
+}
+
+/// A process, by the port of its socket: that is the process's number, as long as it has one socket.
+fn process(port: u32) -> String {
+    match fs::read_to_string(format!("/proc/{port}/comm")) {
+        Ok(name) => format!("{} (pid {port})", name.trim_end()),
+        Err(_) => format!("a process (netlink port {port})"),
+    }
+}

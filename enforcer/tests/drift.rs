@@ -1,0 +1,579 @@
+//! Others change the table of the fake kernel: it is made what it should be, and no packet of which the changed table and
+//! the whole one say the same is judged otherwise on the way.
+
+use std::{cell::RefCell, collections::BTreeSet, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+
+use nix::errno::Errno;
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use sallyport_enforcer::{
+    agent::{Agent, Refusal},
+    fake::{FakeKernel, Fault, Packet, Verdicts},
+    journal::{self, Intent, Log, Recovered},
+    kernel::Kernel,
+    netlink::{Error, TableState},
+    nft::{
+        command::{Command, Element, Family, Rule, SetKind, Verdict},
+        content::Found,
+        lease::Slot,
+        names::Generation,
+        render::Options,
+        stamp::Reading,
+    },
+    plan::Installed,
+};
+use sallyport_proto::{
+    Delta, Position, Ranges, Update,
+    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+};
+
+/// The process that is not the enforcer.
+const STRANGER: u32 = 7;
+
+/// A kernel that others have too, and what became of packets that were under way at any time since it was looked.
+#[derive(Clone, Debug, Default)]
+struct Shared(Rc<RefCell<Watched>>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    kernel: FakeKernel,
+    packets: Vec<Packet>,
+    seen: Vec<Verdicts>,
+    commits: usize,
+    /// What a stranger commits right before the next own commit.
+    intrusion: Vec<Command>,
+    /// How many commits go well before one is refused.
+    refuses_after: Option<usize>,
+}
+
+impl Watched {
+    fn look(&mut self) {
+        let verdicts = self
+            .packets
+            .iter()
+            .map(|packet| self.kernel.verdicts_now(packet));
+        let verdicts: Vec<Verdicts> = verdicts.collect();
+        for (seen, now) in self.seen.iter_mut().zip(verdicts) {
+            seen.can_pass |= now.can_pass;
+            seen.can_drop |= now.can_drop;
+        }
+    }
+
+    fn before_commit(&mut self) {
+        self.commits += 1;
+        if let Some(left) = &mut self.refuses_after {
+            match left.checked_sub(1) {
+                Some(less) => *left = less,
+                None => {
+                    self.refuses_after = None;
+                    self.kernel.fail_next([Fault::Refused(Errno::ENOMEM)]);
+                }
+            }
+        }
+        let commands = std::mem::take(&mut self.intrusion);
+        if !commands.is_empty() {
+            self.kernel.speak_as(STRANGER);
+            self.kernel.commit(&commands).unwrap();
+            self.kernel.speak_as(0);
+        }
+    }
+}
+
+impl Kernel for Shared {
+    fn batch_limit(&self) -> usize {
+        self.0.borrow().kernel.batch_limit()
+    }
+
+    fn commit(&mut self, commands: &[Command]) -> Result<(), Error> {
+        let mut watched = self.0.borrow_mut();
+        watched.before_commit();
+        let result = watched.kernel.commit(commands);
+        watched.look();
+        result
+    }
+
+    fn commit_at(&mut self, generation: u64, commands: &[Command]) -> Result<(), Error> {
+        let mut watched = self.0.borrow_mut();
+        watched.before_commit();
+        let result = watched.kernel.commit_at(generation, commands);
+        watched.look();
+        result
+    }
+
+    fn content(&mut self) -> Result<Found, Error> {
+        self.0.borrow_mut().kernel.content()
+    }
+
+    fn read(&mut self) -> Result<Option<TableState>, Error> {
+        self.0.borrow_mut().kernel.read()
+    }
+
+    fn read_stamp(&mut self) -> Result<Reading, Error> {
+        self.0.borrow_mut().kernel.read_stamp()
+    }
+
+    fn read_lease(&mut self) -> Result<Option<Slot>, Error> {
+        self.0.borrow_mut().kernel.read_lease()
+    }
+
+    fn forget(&mut self, _: &BTreeSet<IpAddr>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn grace(&mut self) {
+        self.0.borrow_mut().kernel.grace();
+    }
+}
+
+/// A journal that notes what was taken back.
+#[derive(Clone, Debug, Default)]
+struct Noted(Rc<RefCell<Vec<Generation>>>);
+
+impl Log for Noted {
+    fn intend(&mut self, _: &Intent) -> Result<(), journal::Error> {
+        Ok(())
+    }
+
+    fn abort(&mut self, generation: Generation) -> Result<(), journal::Error> {
+        self.0.borrow_mut().push(generation);
+        Ok(())
+    }
+
+    fn wants_snapshot(&self) -> bool {
+        false
+    }
+
+    fn snapshot(&mut self, _: &Installed) -> Result<(), journal::Error> {
+        Ok(())
+    }
+}
+
+fn address(n: u8) -> IpAddr {
+    [10, 0, 0, n].into()
+}
+
+fn random_policy(rng: &mut StdRng) -> NodePolicy {
+    let mut policy = NodePolicy::default();
+    policy.set_workload_ranges(Arc::new(Ranges::span(address(1), address(4)).unwrap()));
+    let groups: Vec<(GroupId, Arc<PeerGroup>)> = (0..3u8)
+        .map(|n| {
+            let ranges = match n {
+                2 => Ranges::span(address(8), address(9)).unwrap(),
+                _ => Ranges::EMPTY,
+            };
+            let description = format!("pods default/group={n}");
+            let id = GroupId::of([description.as_str()], &ranges);
+            let mut group = PeerGroup::new(description, ranges);
+            let members = (1..10).filter(|_| rng.random_bool(0.5));
+            group.addresses = members.map(address).collect();
+            (id, Arc::new(group))
+        })
+        .collect();
+    for n in 1..4 {
+        let mut class = |direction| {
+            let (id, group) = groups.choose(rng)?.clone();
+            let port = |first, last| PortRule {
+                protocol: Protocol::Tcp,
+                first,
+                last,
+                group: id,
+            };
+            let class = Class {
+                direction,
+                keep: false,
+                other: rng.random_bool(0.3).then_some(id),
+                ports: match rng.random_range(0..3) {
+                    0 => vec![port(80, 80)],
+                    1 => vec![port(80, 81), port(443, 443)],
+                    _ => vec![],
+                },
+            };
+            if class.groups().next().is_some() {
+                policy.set_group(id, group);
+            }
+            policy.add_class(class.id(), Arc::new(class.clone()));
+            rng.random_bool(0.7).then(|| class.id())
+        };
+        let endpoint = Endpoint {
+            namespace: "default".into(),
+            name: format!("pod-{n}"),
+            ingress: class(Direction::Ingress),
+            egress: class(Direction::Egress),
+        };
+        policy.set_endpoint(address(n), Arc::new(endpoint));
+    }
+    policy
+}
+
+fn packets() -> Vec<Packet> {
+    let ends = || [1, 2, 3, 4, 8, 9].map(address);
+    let pairs = ends()
+        .into_iter()
+        .flat_map(|from| ends().map(|to| (from, to)));
+    let flows =
+        pairs.flat_map(|(from, to)| [80, 443].map(|port| Packet::of_connection(from, to, 6, port)));
+    let strays = [(1, 9), (9, 2)].map(|(a, b)| Packet::without_connection(address(a), address(b)));
+    flows.chain(strays).collect()
+}
+
+struct Node {
+    kernel: Shared,
+    journal: Noted,
+    agent: Agent<Shared, Noted>,
+}
+
+impl Node {
+    fn new(rng: &mut StdRng) -> Node {
+        let (kernel, journal) = (Shared::default(), Noted::default());
+        let recovered = Recovered {
+            installed: Installed::default(),
+            pending: None,
+        };
+        let options = Options {
+            strict: true,
+            workload_ranges: Ranges::EMPTY,
+            workload_interfaces: Vec::new(),
+            owned: false,
+            lease: None,
+        };
+        let agent = Agent::start(kernel.clone(), journal.clone(), recovered, options).unwrap();
+        let mut node = Node {
+            kernel,
+            journal,
+            agent,
+        };
+        let first = random_policy(rng);
+        node.update(&first, 1).unwrap();
+        node.agent.clean();
+        node
+    }
+
+    fn update(&mut self, policy: &NodePolicy, revision: u64) -> Result<(), Refusal> {
+        let installed = self.agent.installed();
+        let delta = Delta::between(&installed.policy, policy);
+        let target = Position {
+            epoch: 1,
+            revision,
+            digest: policy.digest(),
+        };
+        self.agent.apply(Update {
+            base: installed.position(),
+            target,
+            keep: Vec::new(),
+            delta,
+        })
+    }
+
+    fn content(&mut self) -> Found {
+        let found = self.kernel.content().unwrap();
+        let mut found = Found {
+            generation: 0,
+            ..found
+        };
+        let rules = found.chains.values_mut().flat_map(|chain| &mut chain.rules);
+        rules.for_each(|rule| rule.handle = 0);
+        found
+    }
+
+    /// What becomes of each packet that arrives now.
+    fn verdicts(&mut self) -> Vec<Verdicts> {
+        self.kernel.grace();
+        let watched = self.kernel.0.borrow();
+        packets()
+            .iter()
+            .map(|packet| watched.kernel.verdicts_now(packet))
+            .collect()
+    }
+
+    /// A stranger does something. Returns whether the kernel let it.
+    fn disturb(&mut self, commands: &[Command]) -> bool {
+        let mut watched = self.kernel.0.borrow_mut();
+        watched.kernel.speak_as(STRANGER);
+        let done = watched.kernel.commit(commands).is_ok();
+        watched.kernel.speak_as(0);
+        done
+    }
+
+    fn watch(&mut self) {
+        let mut watched = self.kernel.0.borrow_mut();
+        watched.packets = packets();
+        watched.seen = vec![Verdicts::default(); watched.packets.len()];
+        watched.commits = 0;
+        watched.look();
+    }
+}
+
+/// One thing that a stranger may do.
+fn disturbance(rng: &mut StdRng, found: &Found) -> Vec<Command> {
+    let chains: Vec<&String> = found.chains.keys().collect();
+    let sets: Vec<(&String, SetKind, Vec<Element>)> = found
+        .sets
+        .iter()
+        .filter_map(|(name, set)| {
+            let elements = set.elements.iter().flatten().cloned().collect();
+            Some((name, set.kind?, elements))
+        })
+        .collect();
+    let chain = (*chains.choose(rng).unwrap()).clone();
+    let (set, kind, elements) = sets.choose(rng).unwrap().clone();
+    let verdicts = [Verdict::Accept, Verdict::Drop, Verdict::Return];
+    let verdict = verdicts.choose(rng).unwrap().clone();
+    let stranger = address(rng.random_range(1..10));
+    match rng.random_range(0..7) {
+        0 => vec![Command::FlushChain(chain)],
+        1 => vec![Command::AddRule(chain, Rule::always(verdict))],
+        2 => {
+            let rules = &found.chains[&chain].rules;
+            let handle = rules.choose(rng).map(|rule| rule.handle);
+            handle
+                .map(|handle| Command::DeleteRule(chain, handle))
+                .into_iter()
+                .collect()
+        }
+        3 => vec![Command::FlushSet(set.clone())],
+        4 => {
+            let one = elements.choose(rng).cloned();
+            let delete = |one| Command::DeleteElements(set.clone(), kind, vec![one]);
+            one.map(delete).into_iter().collect()
+        }
+        5 => {
+            let one = match kind {
+                SetKind::Addresses(Family::V4) => Element::Address(stranger),
+                SetKind::Pairs(Family::V4) => Element::Pair(stranger),
+                SetKind::Verdicts(Family::V4) => Element::Verdict(stranger, verdict, "mine".into()),
+                SetKind::Stamp => Element::Stamp(9, "mine".into()),
+                _ => return Vec::new(),
+            };
+            vec![Command::AddElements(set.clone(), kind, vec![one])]
+        }
+        _ => vec![Command::DeleteTable],
+    }
+}
+
+#[test]
+fn one_change_is_mended_and_nothing_is_misjudged_on_the_way() {
+    let (mut mended, mut same) = (0, 0);
+    for seed in 0..300 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut node = Node::new(&mut rng);
+        let (whole, judged) = (node.content(), node.verdicts());
+        let found = node.kernel.content().unwrap();
+        let commands = disturbance(&mut rng, &found);
+        if !node.disturb(&commands) || node.content() == whole {
+            assert!(!node.agent.restore().unwrap(), "seed {seed}: {commands:?}");
+            continue;
+        }
+        let damaged = node.verdicts();
+        node.watch();
+        assert!(node.agent.restore().unwrap(), "seed {seed}: {commands:?}");
+        assert_eq!(node.content(), whole, "seed {seed}: {commands:?}");
+        mended += 1;
+        let watched = node.kernel.0.borrow();
+        for (n, packet) in watched.packets.iter().enumerate() {
+            if damaged[n] != judged[n] {
+                continue;
+            }
+            same += 1;
+            assert_eq!(
+                watched.seen[n],
+                judged[n],
+                "seed {seed}: {commands:?} mended: {:?}\n{packet:?}",
+                node.agent.drift()
+            );
+        }
+    }
+    assert!(
+        mended > 150 && same > 5000,
+        "{mended} mended, {same} packets"
+    );
+}
+
+#[test]
+fn many_changes_are_mended() {
+    for seed in 0..200 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut node = Node::new(&mut rng);
+        let whole = node.content();
+        for _ in 0..rng.random_range(2..8) {
+            let found = node.kernel.content().unwrap();
+            if found.flags.is_some() {
+                let commands = disturbance(&mut rng, &found);
+                node.disturb(&commands);
+            }
+        }
+        node.agent.restore().unwrap();
+        assert_eq!(node.content(), whole, "seed {seed}");
+        assert!(!node.agent.restore().unwrap(), "seed {seed}");
+    }
+}
+
+/// Somebody commits between the reading and the first commit: what was planned does not fit any more.
+#[test]
+fn who_comes_in_between_leads_to_another_plan() {
+    for seed in 0..200 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut node = Node::new(&mut rng);
+        let whole = node.content();
+        let found = node.kernel.content().unwrap();
+        let first = disturbance(&mut rng, &found);
+        if first == [Command::DeleteTable] || !node.disturb(&first) || node.content() == whole {
+            continue;
+        }
+        let found = node.kernel.content().unwrap();
+        let second = disturbance(&mut rng, &found);
+        // It must be one that the kernel takes: tried on a copy of the world.
+        let mut twin = Node::new(&mut StdRng::seed_from_u64(seed));
+        if !twin.disturb(&first) || !twin.disturb(&second) {
+            continue;
+        }
+        node.kernel.0.borrow_mut().intrusion = second;
+        node.agent.restore().unwrap();
+        assert_eq!(node.content(), whole, "seed {seed}");
+    }
+}
+
+/// An update arrives at a table that somebody changed.
+#[test]
+fn an_update_meets_a_changed_table() {
+    let mut stopped = 0;
+    for seed in 0..300 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut node = Node::new(&mut rng);
+        let next = random_policy(&mut rng);
+        let found = node.kernel.content().unwrap();
+        let commands = disturbance(&mut rng, &found);
+        if !node.disturb(&commands) {
+            continue;
+        }
+        node.update(&next, 2)
+            .unwrap_or_else(|refusal| panic!("seed {seed}: {commands:?}: {refusal}"));
+        stopped += node.agent.drift().repairs;
+        node.agent.restore().unwrap();
+        node.agent.clean();
+        let mut fresh = Node::new(&mut StdRng::seed_from_u64(seed));
+        fresh.update(&next, 2).unwrap();
+        fresh.agent.clean();
+        assert_eq!(node.content(), fresh.content(), "seed {seed}: {commands:?}");
+    }
+    assert!(stopped > 20, "{stopped} updates met what was changed");
+}
+
+/// Whatever the kernel says at whichever commit: what is refused leaves everything as it was and names why, what is
+/// lost is read back, what stopped half-way is finished.
+#[test]
+fn errors_of_the_kernel_are_told_or_got_over() {
+    const ERRNOS: [Errno; 6] = [
+        Errno::ERESTART,
+        Errno::ENOBUFS,
+        Errno::EBUSY,
+        Errno::ENOMEM,
+        Errno::EMSGSIZE,
+        Errno::ENOSPC,
+    ];
+    let faults = ERRNOS
+        .into_iter()
+        .flat_map(|errno| [Fault::Refused(errno), Fault::Socket(errno)]);
+    let faults: Vec<Fault> = faults
+        .chain([Fault::AnswerLost, Fault::BatchLost])
+        .collect();
+    for seed in 0..20 {
+        let (next, want) = {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut node = Node::new(&mut rng);
+            let next = random_policy(&mut rng);
+            node.update(&next, 2).unwrap();
+            node.agent.clean();
+            (next, node.content())
+        };
+        for &fault in &faults {
+            let mut node = Node::new(&mut StdRng::seed_from_u64(seed));
+            let before = node.content();
+            node.kernel.0.borrow_mut().kernel.fail_next([fault]);
+            let result = node.update(&next, 2);
+            let named = match fault {
+                Fault::Refused(errno) | Fault::Socket(errno) => Some(errno),
+                _ => None,
+            };
+            match result {
+                // To be planned anew, or read back.
+                Ok(()) => assert!(
+                    named.is_none_or(|errno| errno == Errno::ERESTART),
+                    "{fault:?}"
+                ),
+                Err(refusal) => {
+                    let errno = named.unwrap_or_else(|| panic!("{fault:?}: {refusal}"));
+                    let text = refusal.to_string();
+                    assert!(text.contains(&errno.to_string()), "{fault:?}: {text}");
+                    if matches!(fault, Fault::Refused(_)) {
+                        assert!(
+                            text.contains("inet sallyport"),
+                            "{fault:?} names no object: {text}"
+                        );
+                    }
+                    assert_eq!(node.content(), before, "{fault:?}");
+                    assert_eq!(node.journal.0.borrow().len(), 1, "{fault:?}");
+                    assert_eq!(node.agent.installed().position().unwrap().revision, 1);
+                    // And the next one goes through.
+                    node.update(&next, 2).unwrap();
+                }
+            }
+            node.agent.clean();
+            let now = node.content();
+            assert_eq!(spelt(&now), spelt(&want), "{fault:?}");
+        }
+    }
+}
+
+/// A content without what counts updates, which a refused one does too.
+fn spelt(found: &Found) -> (usize, usize, Vec<usize>) {
+    let elements = found
+        .sets
+        .values()
+        .map(|set| set.elements.iter().flatten().count());
+    (found.chains.len(), found.sets.len(), elements.collect())
+}
+
+#[test]
+fn a_refused_step_after_the_first_is_finished_later() {
+    let mut half_way = 0;
+    for seed in 0..40 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut node = Node::new(&mut rng);
+        let next = random_policy(&mut rng);
+        node.kernel.0.borrow_mut().refuses_after = Some(1);
+        let result = node.update(&next, 2);
+        node.kernel.0.borrow_mut().refuses_after = None;
+        if result.is_ok() {
+            continue;
+        }
+        assert!(node.agent.is_half_way(), "seed {seed}");
+        half_way += 1;
+        // What others do meanwhile is mended on the way.
+        let found = node.kernel.content().unwrap();
+        let commands = disturbance(&mut rng, &found);
+        node.disturb(&commands);
+        node.agent
+            .finish()
+            .unwrap_or_else(|refusal| panic!("seed {seed}: {commands:?}: {refusal}"));
+        node.agent.restore().unwrap();
+        node.agent.clean();
+        let mut fresh = Node::new(&mut StdRng::seed_from_u64(seed));
+        fresh.update(&next, 2).unwrap();
+        fresh.agent.clean();
+        assert_eq!(node.content(), fresh.content(), "seed {seed}: {commands:?}");
+    }
+    assert!(half_way > 10, "{half_way}");
+}
+
+#[test]
+fn a_table_that_is_whole_is_not_touched() {
+    let mut node = Node::new(&mut StdRng::seed_from_u64(1));
+    node.kernel.0.borrow_mut().kernel.foreign_commit();
+    node.kernel
+        .0
+        .borrow_mut()
+        .kernel
+        .advance(Duration::from_secs(1));
+    node.watch();
+    assert!(!node.agent.restore().unwrap());
+    assert_eq!(node.kernel.0.borrow().commits, 0);
+}

@@ -1,0 +1,280 @@
+//! A node's beginnings and ends: what is enforced at boot before anybody spoke to it, when the service manager hears that it
+//! is ready, how it is taken off, and what it says of itself.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    os::unix::net::UnixDatagram,
+    path::Path,
+    process::{Child, Command, ExitCode, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use sallyport_enforcer::netlink::Netlink;
+use sallyport_integration::{
+    binaries::binaries,
+    deployment::{Deployment, put},
+    kernel_tests::{self, Failed, Outcome},
+    probe::{Server, Stream, Traffic},
+    testbed::{Netns, Testbed},
+};
+
+fn main() -> ExitCode {
+    if let Err(error) = binaries() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    kernel_tests::run(&[
+        ("ready_is_said_when_the_table_is_there", ready),
+        ("a_node_that_knows_nothing_denies_its_workloads", strict),
+        ("uninstall_takes_our_table_and_no_other", uninstall),
+        ("status_and_metrics_tell_what_was_wrong", telling),
+    ])
+}
+
+/// An enforcer that nobody speaks to. It dies with this.
+struct Enforcer(Child);
+
+impl Drop for Enforcer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn enforcer(
+    netns: &Netns,
+    data_dir: &Path,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<Enforcer, Failed> {
+    let mut command = netns.command(binaries()?.enforcer);
+    command
+        .args([
+            "--node-name",
+            "node-1",
+            "--control-plane",
+            "http://127.0.0.1:1",
+        ])
+        .arg("--data-dir")
+        .arg(data_dir)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Ok(Enforcer(netns.spawn(command)?))
+}
+
+/// Starts an enforcer, and returns when it says that it is ready.
+fn ready_enforcer(
+    netns: &Netns,
+    directory: &Path,
+    arguments: &[&str],
+) -> Result<(Enforcer, UnixDatagram), Failed> {
+    let path = directory.join("notify");
+    let _ = std::fs::remove_file(&path);
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let socket = path.to_str().ok_or("a path that is text")?;
+    let environment = [("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "600000")];
+    let enforcer = enforcer(netns, &directory.join("data"), arguments, &environment)?;
+    if !hear(&manager)?.contains("READY=1") {
+        return Err("something is said before READY".into());
+    }
+    Ok((enforcer, manager))
+}
+
+fn hear(manager: &UnixDatagram) -> Result<String, Failed> {
+    let mut buffer = [0; 4096];
+    let length = manager.recv(&mut buffer)?;
+    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+fn ready() -> Outcome {
+    let (netns, directory) = (Netns::new("ready")?, tempfile::tempdir()?);
+    let (_enforcer, manager) = ready_enforcer(&netns, directory.path(), &[])?;
+    let table = netns.run(Netlink::open)?.read()?;
+    if !table.is_some_and(|table| table.chains.contains("forward")) {
+        return Err("ready, and there is no table".into());
+    }
+    let (mut status, mut alive) = (false, 0);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !status || alive < 2 {
+        let said = hear(&manager)?;
+        status |= said.contains("STATUS=enforcing nothing yet; since ");
+        alive += usize::from(said.contains("WATCHDOG=1"));
+        if Instant::now() > deadline {
+            return Err(format!("status {status}, {alive} signs of life").into());
+        }
+    }
+    Ok(())
+}
+
+/// At boot there is no table and no journal. What a workload sends is dropped, but in standard mode.
+fn strict() -> Outcome {
+    let by_range: &[&str] = &["--workload-cidr", "10.9.1.0/24"];
+    for (arguments, passes) in [
+        (by_range, false),
+        (
+            &["--mode", "standard", "--workload-cidr", "10.9.1.0/24"],
+            true,
+        ),
+        (&[], true),
+    ] {
+        let bed = Testbed::builder().nodes(1).build()?;
+        let client = bed.add_pod(0, "default/client", &[IpAddr::from([10, 9, 1, 2])])?;
+        let server = bed.add_pod(0, "default/server", &[IpAddr::from([10, 9, 1, 3])])?;
+        let _served = Server::start(&server, &[])?;
+        let directory = tempfile::tempdir()?;
+        let node = bed.node(0).netns();
+        let (_enforcer, _manager) = ready_enforcer(node, directory.path(), arguments)?;
+        let traffic = Traffic::udp(8000).every(Duration::from_millis(1));
+        let stream = Stream::start(&client, &server, traffic)?;
+        thread::sleep(Duration::from_millis(400));
+        let counts = stream.stop();
+        println!("{arguments:?}: {counts:?}");
+        if counts.sent < 100 || (counts.received > 0) != passes {
+            return Err(format!("{arguments:?}: {counts:?}").into());
+        }
+    }
+    Ok(())
+}
+
+fn run(netns: &Netns, mut command: Command) -> Result<Output, Failed> {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok(netns.spawn(command)?.wait_with_output()?)
+}
+
+fn nft(netns: &Netns, line: &str) -> Result<String, Failed> {
+    let mut command = netns.command("nft");
+    command.arg(line);
+    let output = run(netns, command)?;
+    if !output.status.success() {
+        return Err(format!("{line}: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn uninstall() -> Outcome {
+    for unprotected in [false, true] {
+        let (netns, directory) = (Netns::new("uninstall")?, tempfile::tempdir()?);
+        nft(&netns, "add table inet theirs")?;
+        let arguments: &[&str] = if unprotected { &["--unprotected"] } else { &[] };
+        let (enforcer, _manager) = ready_enforcer(&netns, directory.path(), arguments)?;
+        let take_off = |data_dir: &str| -> Result<(bool, String), Failed> {
+            let mut command = netns.command(binaries()?.enforcer);
+            command.args(["uninstall", "--data-dir"]);
+            command.arg(directory.path().join(data_dir));
+            let output = run(&netns, command)?;
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said).into_owned();
+            Ok((output.status.success(), said))
+        };
+        let (done, said) = take_off("data")?;
+        if done || !said.contains("an enforcer has it open: stop it first") {
+            return Err(format!("while one runs: {said}").into());
+        }
+        if !unprotected {
+            // With another directory the kernel still knows whose the table is.
+            let pid = enforcer.0.id();
+            let (done, said) = take_off("elsewhere")?;
+            if done || !said.contains(&format!("(pid {pid}) owns the table")) {
+                return Err(format!("pid {pid} owns it: {said}").into());
+            }
+        }
+        drop(enforcer);
+        netns
+            .run(Netlink::open)?
+            .await_orphan(Duration::from_secs(5))?;
+        let (done, said) = take_off("data")?;
+        if !done || !said.contains("deleted the table inet sallyport") {
+            return Err(said.into());
+        }
+        let tables = nft(&netns, "list tables")?;
+        if tables.trim() != "table inet theirs" {
+            return Err(format!("left: {tables}").into());
+        }
+        let (done, said) = take_off("data")?;
+        if !done || !said.contains("nothing to do") {
+            return Err(said.into());
+        }
+    }
+    Ok(())
+}
+
+fn telling() -> Outcome {
+    let bed = Testbed::builder().nodes(1).build()?;
+    let enforcer = ["--unprotected", "--metrics", "127.0.0.1:9100"];
+    let plane = ["--metrics", "127.0.0.1:9101"];
+    let deployment = Deployment::start_with(bed, &plane, &enforcer, Default::default())?;
+    deployment.client()?.enforce(vec![put(
+        "apiVersion: sallyport.dev/v1\nkind: Node\nmetadata: {name: node-1}\nspec: {workloadCIDRs: [10.9.1.0/24]}",
+    )])?;
+    let node = deployment.bed.node(0).netns();
+    let before = scrape(node, 9100)?;
+    for line in [
+        "sallyport_enforcer_revision 1",
+        "sallyport_enforcer_window_versions 1",
+        "sallyport_enforcer_table_protected 0",
+        "sallyport_enforcer_session_up 1",
+        "sallyport_enforcer_table_repairs_total 0",
+        "sallyport_enforcer_applied_updates_total ",
+        "sallyport_enforcer_denied_packets_total 0",
+    ] {
+        has(&before, line)?;
+    }
+    nft(node, "flush ruleset")?;
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let says = "node-1: 0s ago others changed its table; it was mended: nft (pid ";
+    loop {
+        let output = deployment.sallyport(Path::new("/"), &["status"])?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if text.contains(says) && text.contains("the table is gone") {
+            break;
+        }
+        if Instant::now() > deadline {
+            return Err(format!("status does not tell: {text}").into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let after = scrape(node, 9100)?;
+    has(&after, "sallyport_enforcer_table_repairs_total 1")?;
+    has(
+        &after,
+        "sallyport_enforcer_trouble_seconds{kind=\"mended\"} ",
+    )?;
+    let plane = scrape(deployment.bed.fabric().netns(), 9101)?;
+    for line in [
+        "sallyport_controlplane_revision 1",
+        "sallyport_controlplane_revision_enforced 1",
+        "sallyport_controlplane_rollouts 0",
+        "sallyport_controlplane_nodes{state=\"enforcing\"} 1",
+        "sallyport_controlplane_troubled_nodes{kind=\"mended\"} 1",
+        "sallyport_controlplane_transactions_total 1",
+        "sallyport_controlplane_journal_flush_seconds_total 0.",
+    ] {
+        has(&plane, line)?;
+    }
+    Ok(())
+}
+
+fn has(metrics: &str, line: &str) -> Outcome {
+    match metrics.lines().any(|one| one.starts_with(line)) {
+        true => Ok(()),
+        false => Err(format!("no line begins with `{line}`:\n{metrics}").into()),
+    }
+}
+
+fn scrape(netns: &Netns, port: u16) -> Result<String, Failed> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut stream = netns.run(|| TcpStream::connect(address))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    match text.starts_with("HTTP/1.1 200") {
+        true => Ok(text),
+        false => Err(text.into()),
+    }
+}
