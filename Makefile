@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test atomicity fanout restart fuzz test-compose images build fmt lint deps clean
+.PHONY: help demo test atomicity faults fanout restart fuzz test-compose images build fmt lint deps clean
 
 # Where rustup puts cargo, and where Debian puts nft: not on everybody's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
@@ -45,6 +45,10 @@ test: deps ## Formatting, lints, all tests; those on the real kernel where that 
 atomicity: deps ## Prove that edits never open a path nor break one, beside controls that leak (EDITS=1000 ARGS=--all)
 	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin atomicity
 	$(release)/atomicity --edits $(or $(EDITS),1000) $(ARGS)
+
+faults: deps ## Do to it what can happen: kills, reboots, full disks, flushes, garbage, under probes (ARGS='--only kill --kills 1000')
+	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin faults
+	$(release)/faults $(ARGS)
 
 fanout: deps ## One control plane with many simulated nodes, measured (ARGS='--nodes 5000 --pods 100000 --policies 10000')
 	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin fanout

@@ -7,7 +7,7 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -24,9 +24,10 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     binaries::{self, Binaries, binaries},
-    reactor,
+    listing, reactor,
     relay::Relay,
     testbed::{self, Host, Testbed},
+    tracer,
 };
 
 /// The control plane's port; further ones have those after it.
@@ -136,6 +137,12 @@ impl Deployment {
         format!("http://{}:{PORT}", self.bed.fabric_address())
     }
 
+    /// Where everything is kept. From now on it outlives the deployment, for whoever wants to look at it.
+    pub fn keep(&mut self) -> PathBuf {
+        self.directory.disable_cleanup(true);
+        self.directory.path().to_owned()
+    }
+
     /// Where a program keeps its journal.
     pub fn data_dir(&self, program: &str) -> PathBuf {
         self.directory.path().join(program)
@@ -143,7 +150,7 @@ impl Deployment {
 
     /// What a program has logged.
     pub fn log(&self, program: &str) -> String {
-        std::fs::read_to_string(self.log_path(program)).unwrap_or_default()
+        read(&self.log_path(program))
     }
 
     fn log_path(&self, program: &str) -> PathBuf {
@@ -155,31 +162,66 @@ impl Deployment {
         self.start_control_plane_at(0)
     }
 
+    /// Starts one more control plane, which does not know of the first, on the directory of a program. Waits until it
+    /// serves; the index is 1 or more.
+    pub fn start_other_control_plane(&mut self, index: usize, program: &str) -> Result<(), Error> {
+        while self.control_planes.len() <= index {
+            self.control_planes.push(None);
+        }
+        self.start_control_plane_on(index, program)
+    }
+
     fn start_control_plane_at(&mut self, index: usize) -> Result<(), Error> {
-        let address = self.control_plane_address(index);
         let name = match index {
             0 => "controlplane".to_owned(),
             _ => format!("controlplane-{}", index + 1),
         };
-        let mut command = self
-            .bed
-            .fabric()
-            .netns()
-            .command(&self.binaries.controlplane);
-        command
-            .args(["--listen", &address.to_string(), "--data-dir"])
-            .arg(self.data_dir(&name))
-            .args(&self.control_plane_arguments);
-        let child = self.spawn(self.bed.fabric(), command, &name)?;
-        self.control_planes[index] = Some(child);
-        self.wait_for("the control plane does not listen", &name, || {
-            let connect =
-                || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100));
-            self.bed.fabric().netns().run(connect).is_ok()
-        })
+        self.start_control_plane_on(index, &name)
     }
 
-    fn control_plane_address(&self, index: usize) -> SocketAddr {
+    /// A control plane's command, and where it will listen.
+    fn control_plane(&self, index: usize, program: &str) -> (Command, SocketAddr) {
+        let address = self.control_plane_address(index);
+        let netns = self.bed.fabric().netns();
+        let mut command = netns.command(&self.binaries.controlplane);
+        command
+            .args(["--listen", &address.to_string(), "--data-dir"])
+            .arg(self.data_dir(program))
+            .args(&self.control_plane_arguments);
+        (command, address)
+    }
+
+    /// Runs one more control plane on the directory of a program, where it cannot stay up. Returns what became of it,
+    /// and what it logged.
+    pub fn run_control_plane(&self, program: &str) -> Result<(ExitStatus, String), Error> {
+        let (command, _) = self.control_plane(9, program);
+        let log = format!("{program}-refused");
+        let child = self.spawn(self.bed.fabric(), command, &log)?;
+        self.await_exit(child, &log)
+    }
+
+    fn start_control_plane_on(&mut self, index: usize, name: &str) -> Result<(), Error> {
+        let (command, address) = self.control_plane(index, name);
+        let name = match index {
+            0 => name.to_owned(),
+            _ => format!("{name}-{index}"),
+        };
+        let child = self.spawn(self.bed.fabric(), command, &name)?;
+        self.control_planes[index] = Some(child);
+        let fabric = self.bed.fabric().netns().clone();
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100));
+        let log = self.log_path(&name);
+        let listens = || fabric.run(connect).is_ok();
+        await_program(
+            &self.control_planes[index],
+            "the control plane",
+            &log,
+            listens,
+        )
+    }
+
+    /// Where a control plane listens; the first has the index 0.
+    pub fn control_plane_address(&self, index: usize) -> SocketAddr {
         SocketAddr::new(self.bed.fabric_address().into(), PORT + index as u16)
     }
 
@@ -201,11 +243,78 @@ impl Deployment {
         Ok(address)
     }
 
-    /// Starts a node's enforcer. It is up when its table is.
+    /// The relay that a node's stream runs over.
+    pub fn relay(&self, node: usize) -> Option<&Relay> {
+        self.relays.get(&node)
+    }
+
+    /// Starts a node's enforcer, and waits until it is up: then its table is.
     pub fn start_enforcer(&mut self, node: usize) -> Result<(), Error> {
+        self.start_enforcer_unawaited(node)?;
+        self.await_enforcer(node)
+    }
+
+    /// Starts a node's enforcer, which does nothing before it is let go. Returns its process.
+    pub fn start_enforcer_held(&mut self, node: usize) -> Result<u32, Error> {
+        let gate = self.gate(node);
+        let _ = std::fs::remove_file(&gate);
+        nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU)
+            .map_err(|errno| Error::Io("make a gate", errno.into()))?;
+        let mut command = self.bed.node(node).netns().command("sh");
+        command
+            .args(["-c", "read line < \"$0\"; exec \"$@\""])
+            .arg(gate)
+            .arg(&self.binaries.enforcer);
+        self.spawn_enforcer(node, command)
+    }
+
+    /// Lets an enforcer go that was started held.
+    pub fn let_enforcer_go(&self, node: usize) -> Result<(), Error> {
+        std::fs::write(self.gate(node), "go\n").map_err(|error| Error::Io("open a gate", error))
+    }
+
+    fn gate(&self, node: usize) -> PathBuf {
+        self.data_dir(&format!("{}.gate", Self::node_name(node)))
+    }
+
+    /// Starts a node's enforcer, and does not wait for it.
+    pub fn start_enforcer_unawaited(&mut self, node: usize) -> Result<u32, Error> {
+        let netns = self.bed.node(node).netns().clone();
+        self.spawn_enforcer(node, netns.command(&self.binaries.enforcer))
+    }
+
+    /// Waits until a node's enforcer is up. Returns at once when it has ended, with an error.
+    pub fn await_enforcer(&mut self, node: usize) -> Result<(), Error> {
+        let log = self.log_path(&Self::node_name(node));
+        let enforces = || read(&log).contains(" enforcing ");
+        await_program(&self.enforcers[node], "the enforcer", &log, enforces)
+    }
+
+    /// Runs a node's enforcer where it cannot stay up. Returns what became of it, and what it logged.
+    pub fn run_enforcer(&mut self, node: usize) -> Result<(ExitStatus, String), Error> {
+        self.start_enforcer_unawaited(node)?;
+        let child = self.enforcers[node].take().expect("it was started");
+        self.await_exit(child, &Self::node_name(node))
+    }
+
+    fn await_exit(&self, mut child: Child, program: &str) -> Result<(ExitStatus, String), Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = child.try_wait();
+            match status.map_err(|error| Error::Io("wait for a program", error))? {
+                Some(status) => return Ok((status, self.log(program))),
+                None if Instant::now() > deadline => {
+                    kill(Some(child));
+                    return Err(Error::Late("it does not end".into(), self.log(program)));
+                }
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    fn spawn_enforcer(&mut self, node: usize, mut command: Command) -> Result<u32, Error> {
         let name = Self::node_name(node);
         let control_plane = format!("http://{}", self.upstream(node)?);
-        let mut command = self.bed.node(node).netns().command(&self.binaries.enforcer);
         command
             .args([
                 "--node-name",
@@ -217,10 +326,18 @@ impl Deployment {
             .arg(self.data_dir(&name))
             .args(&self.enforcer_arguments);
         let child = self.spawn(self.bed.node(node), command, &name)?;
+        let pid = child.id();
         self.enforcers[node] = Some(child);
-        self.wait_for("the enforcer is not up", &name, || {
-            self.log(&name).contains(" enforcing ")
-        })
+        Ok(pid)
+    }
+
+    /// Every machine goes down at once, and comes up again on another bed, with nothing but its files. No program runs.
+    pub fn reboot(&mut self, bed: Testbed) {
+        for process in self.control_planes.iter_mut().chain(&mut self.enforcers) {
+            kill(process.take());
+        }
+        self.relays.clear();
+        self.bed = bed;
     }
 
     fn spawn(&self, host: &Host, mut command: Command, program: &str) -> Result<Child, Error> {
@@ -238,22 +355,6 @@ impl Deployment {
         host.netns()
             .spawn(command)
             .map_err(|error| Error::Io("start a program", error))
-    }
-
-    fn wait_for(
-        &self,
-        what: &str,
-        program: &str,
-        mut is_so: impl FnMut() -> bool,
-    ) -> Result<(), Error> {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_so() {
-            if Instant::now() > deadline {
-                return Err(Error::Late(what.into(), self.log(program)));
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
     }
 
     /// Kills the control plane as `kill -9` does.
@@ -319,7 +420,8 @@ impl Deployment {
             .collect()
     }
 
-    fn client_of(&self, index: usize) -> Result<Client, Error> {
+    /// A client of one control plane.
+    pub fn client_of(&self, index: usize) -> Result<Client, Error> {
         Ok(Client {
             service: PolicyServiceClient::new(self.channel(index)?),
         })
@@ -369,13 +471,21 @@ impl Deployment {
 
     /// What stock nft lists of a node's ruleset.
     pub fn ruleset(&self, node: usize) -> Result<String, Error> {
-        let mut command = self.bed.node(node).netns().command("nft");
-        command.args(["list", "ruleset"]).stdout(Stdio::piped());
-        let child = self.bed.node(node).netns().spawn(command);
-        let output = child
-            .and_then(Child::wait_with_output)
-            .map_err(|error| Error::Io("run nft", error))?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        listing::text(self.bed.node(node).netns()).map_err(|error| Error::Io("run nft", error))
+    }
+
+    /// Runs stock nft on a node. Returns whether it did what it was asked to.
+    pub fn nft(&self, node: usize, arguments: &[&str]) -> Result<bool, Error> {
+        let netns = self.bed.node(node).netns();
+        let mut command = netns.command("nft");
+        command
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let status = netns.spawn(command).and_then(|mut nft| nft.wait());
+        Ok(status
+            .map_err(|error| Error::Io("run nft", error))?
+            .success())
     }
 }
 
@@ -384,6 +494,38 @@ impl Drop for Deployment {
         for process in self.control_planes.iter_mut().chain(&mut self.enforcers) {
             kill(process.take());
         }
+    }
+}
+
+fn read(log: &Path) -> String {
+    std::fs::read_to_string(log).unwrap_or_default()
+}
+
+/// Waits until a program is up, or has ended, which is an error.
+fn await_program(
+    child: &Option<Child>,
+    what: &str,
+    log: &Path,
+    mut is_up: impl FnMut() -> bool,
+) -> Result<(), Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // A program that has ended answers nothing more. To wait for it would take away what its tracer is told.
+        let ended = child
+            .as_ref()
+            .is_none_or(|child| tracer::has_ended(child.id()));
+        if is_up() {
+            return Ok(());
+        }
+        if ended || Instant::now() > deadline {
+            let why = if ended {
+                "has ended and was not up"
+            } else {
+                "is not up"
+            };
+            return Err(Error::Late(format!("{what} {why}"), read(log)));
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -445,15 +587,28 @@ impl Client {
         Ok(response.into_inner())
     }
 
-    /// Waits until every node that must has a revision in its kernel.
-    pub fn wait_enforced(&mut self, revision: u64) -> Result<(), Error> {
+    /// Whether every node that must has a revision in its kernel, or comes to have it in time.
+    pub fn is_enforced_within(&mut self, revision: u64, time: Duration) -> Result<bool, Error> {
+        Ok(self.enforced(revision, time)?.enforced)
+    }
+
+    fn enforced(
+        &mut self,
+        revision: u64,
+        time: Duration,
+    ) -> Result<wire::WaitEnforcedResponse, Error> {
         let request = wire::WaitEnforcedRequest {
             revision,
-            timeout_ms: PATIENCE.as_millis() as u32,
+            timeout_ms: time.as_millis() as u32,
         };
         let mut service = self.service.clone();
-        let response =
-            reactor::wait(async move { service.wait_enforced(request).await })?.into_inner();
+        let response = reactor::wait(async move { service.wait_enforced(request).await })?;
+        Ok(response.into_inner())
+    }
+
+    /// Waits until every node that must has a revision in its kernel.
+    pub fn wait_enforced(&mut self, revision: u64) -> Result<(), Error> {
+        let response = self.enforced(revision, PATIENCE)?;
         if response.enforced {
             return Ok(());
         }
@@ -465,13 +620,6 @@ impl Client {
             revision,
             lagging: lagging.collect::<Vec<_>>().join(", "),
         })
-    }
-
-    /// How everything stands.
-    pub fn status(&mut self) -> Result<wire::StatusResponse, Error> {
-        let mut service = self.service.clone();
-        let response = reactor::wait(async move { service.status(wire::StatusRequest {}).await })?;
-        Ok(response.into_inner())
     }
 
     /// Waits until one node has a revision in its kernel, whatever others have.
@@ -493,9 +641,25 @@ impl Client {
         }
     }
 
+    /// What the control plane says of itself and of its nodes.
+    pub fn status(&mut self) -> Result<wire::StatusResponse, Error> {
+        let mut service = self.service.clone();
+        let status = reactor::wait(async move { service.status(wire::StatusRequest {}).await })?;
+        Ok(status.into_inner())
+    }
+
     /// The names of all objects of a kind, as `namespace/name`.
     pub fn names(&mut self, kind: wire::Kind) -> Result<BTreeSet<String>, Error> {
-        let mut names = BTreeSet::new();
+        let references = self.objects(kind)?.into_iter();
+        let references = references.filter_map(|object| object.r#ref);
+        Ok(references
+            .map(|one| format!("{}/{}", one.namespace, one.name))
+            .collect())
+    }
+
+    /// All objects of a kind.
+    pub fn objects(&mut self, kind: wire::Kind) -> Result<Vec<wire::Object>, Error> {
+        let mut objects = Vec::new();
         let mut page_token = String::new();
         loop {
             let request = wire::ListRequest {
@@ -505,10 +669,9 @@ impl Client {
             };
             let mut service = self.service.clone();
             let page = reactor::wait(async move { service.list(request).await })?.into_inner();
-            let references = page.objects.into_iter().filter_map(|object| object.r#ref);
-            names.extend(references.map(|one| format!("{}/{}", one.namespace, one.name)));
+            objects.extend(page.objects);
             if page.next_page_token.is_empty() {
-                return Ok(names);
+                return Ok(objects);
             }
             page_token = page.next_page_token;
         }

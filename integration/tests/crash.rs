@@ -1,25 +1,17 @@
 //! `kill -9` of everything, in the middle of 200 transactions: what was acknowledged is there, nothing is there by half,
 //! and no packet is judged otherwise meanwhile.
 
-use std::{
-    collections::BTreeSet,
-    net::IpAddr,
-    path::Path,
-    process::ExitCode,
-    sync::mpsc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, path::Path, process::ExitCode, thread, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_integration::{
     binaries::binaries,
-    deployment::{Client, Deployment, PATIENCE, put},
+    deployment::{Deployment, PATIENCE, put},
     kernel_tests::{self, Outcome},
+    ledger::{Load, pair},
     probe::{Server, Stream, Traffic},
     testbed::Testbed,
 };
-use sallyport_proto::wire::Kind;
 
 const TRANSACTIONS: u32 = 200;
 
@@ -74,30 +66,15 @@ spec:
   ingress:
   - from: [{podSelector: {matchLabels: {app: client}}}]
     ports: [{port: 8000, protocol: UDP}]
-";
-
-/// Two objects that must come together. They change what the server's class allows, so every node has work to do.
-fn pair(number: u32) -> String {
-    let policy = |half: &str| {
-        format!(
-            "apiVersion: networking.k8s.io/v1
-kind: NetworkPolicy
-metadata: {{namespace: default, name: pair-{number}-{half}}}
-spec:
-  podSelector: {{}}
-  policyTypes: [Ingress, Egress]
-  egress: [{{}}]
-  ingress:
-  - from: [{{ipBlock: {{cidr: 172.16.{}.0/24}}}}]
-    ports: [{{port: {}}}]
 ---
-",
-            number % 250,
-            1000 + number
-        )
-    };
-    policy("a") + &policy("b")
-}
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: default, name: stays-too}
+spec:
+  podSelector: {matchLabels: {app: client}}
+  policyTypes: [Egress]
+  egress: [{}]
+";
 
 fn bed() -> Result<(Deployment, Stream, Stream, Server), kernel_tests::Failed> {
     let bed = Testbed::builder().nodes(2).build()?;
@@ -139,12 +116,10 @@ fn judge(allowed: Stream, denied: Stream) -> Outcome {
 
 fn kill_9() -> Outcome {
     let (mut deployment, allowed, denied, _served) = bed()?;
-    let (acknowledge, acknowledged) = mpsc::channel();
-    let client = deployment.client()?;
-    let applying = thread::spawn(move || apply_all(client, &acknowledge));
+    let load = Load::start(deployment.client()?, Duration::ZERO);
     let mut rng = StdRng::seed_from_u64(5);
     let mut kills = 0;
-    while !applying.is_finished() {
+    while load.acknowledged() < TRANSACTIONS {
         thread::sleep(Duration::from_millis(rng.random_range(5..120)));
         match rng.random_range(0..4) {
             0 => {
@@ -167,45 +142,14 @@ fn kill_9() -> Outcome {
         }
         kills += 1;
     }
-    applying
-        .join()
-        .map_err(|_| "the applying thread panicked")?;
-    println!("{kills} kills during {TRANSACTIONS} transactions");
-    // Once more, with nothing going on.
-    deployment.kill_control_plane();
-    deployment.start_control_plane()?;
-    let acknowledged: BTreeSet<u32> = acknowledged.try_iter().collect();
-    let mut client = deployment.client()?;
-    let names = client.names(Kind::NetworkPolicy)?;
-    for number in 0..TRANSACTIONS {
-        let has = |half: &str| names.contains(&format!("default/pair-{number}-{half}"));
-        if has("a") != has("b") {
-            return Err(format!("transaction {number} is there by half").into());
-        }
-        if acknowledged.contains(&number) && !has("a") {
-            return Err(format!("transaction {number} was acknowledged and is not there").into());
-        }
+    let ledger = load.stop().map_err(|error| format!("{error:#}"))?;
+    println!("{kills} kills during {} transactions", ledger.len());
+    if kills < 5 {
+        return Err(format!("only {kills} kills").into());
     }
-    if acknowledged.len() != TRANSACTIONS as usize || kills < 5 {
-        return Err(format!("{} acknowledged, {kills} kills", acknowledged.len()).into());
-    }
-    client.wait_enforced(0)?;
+    let compared = ledger.compare(&mut deployment);
+    compared.map_err(|error| format!("{error:#}"))?;
     judge(allowed, denied)
-}
-
-/// Applies every transaction, each until it is acknowledged.
-fn apply_all(mut client: Client, acknowledge: &mpsc::Sender<u32>) {
-    for number in 0..TRANSACTIONS {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match client.apply(vec![put(pair(number))]) {
-                Ok(_) => break,
-                Err(error) if Instant::now() > deadline => panic!("transaction {number}: {error}"),
-                Err(_) => thread::sleep(Duration::from_millis(10)),
-            }
-        }
-        acknowledge.send(number).expect("the test listens");
-    }
 }
 
 /// A reboot leaves the journal and no table. The node must enforce with nobody to ask.
@@ -231,13 +175,10 @@ fn no_base_chain() -> Outcome {
 
 /// Runs stock nft on the second node.
 fn nft(deployment: &Deployment, arguments: &[&str]) -> Outcome {
-    let netns = deployment.bed.node(1).netns();
-    let mut command = netns.command("nft");
-    command.args(arguments);
-    if !netns.spawn(command)?.wait()?.success() {
-        return Err("the table of a dead enforcer can be changed".into());
+    match deployment.nft(1, arguments)? {
+        true => Ok(()),
+        false => Err("the table of a dead enforcer can be changed".into()),
     }
-    Ok(())
 }
 
 /// The kernel has what the journal has not: it stays in force until the control plane's snapshot replaces it.

@@ -309,10 +309,10 @@ fn reboot() -> Outcome {
     let mut scene = scene(&[], &LEASED)?;
     scene.deployment.kill_control_plane();
     scene.deployment.kill_enforcer(0);
-    let netns = scene.deployment.bed.node(0).netns();
-    let mut command = netns.command("nft");
-    command.args(["delete", "table", "inet", "sallyport"]);
-    if !netns.spawn(command)?.wait()?.success() {
+    if !scene
+        .deployment
+        .nft(0, &["delete", "table", "inet", "sallyport"])?
+    {
         return Err("the table of a dead enforcer can be changed".into());
     }
     scene.deployment.start_enforcer(0)?;

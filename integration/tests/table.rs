@@ -2,7 +2,6 @@
 //! real kernel, compared as stock nft lists them. And what nft lists is fit for people.
 
 use std::{
-    collections::BTreeMap,
     process::{ExitCode, Stdio},
     sync::Arc,
 };
@@ -21,6 +20,7 @@ use sallyport_enforcer::{
 };
 use sallyport_integration::{
     kernel_tests::{self, Outcome},
+    listing::{self, Listing},
     testbed::Netns,
 };
 use sallyport_proto::{
@@ -197,48 +197,8 @@ impl Table {
             .try_for_each(|step| Ok(self.netlink.commit(&step.commands)?))
     }
 
-    /// What stock nft lists: the objects, each with its lines in order of the alphabet, since sets have none.
-    fn listing(&self) -> Result<BTreeMap<String, Vec<String>>, kernel_tests::Failed> {
-        let mut command = self.netns.command("nft");
-        command
-            .args(["list", "ruleset"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let output = self.netns.spawn(command)?.wait_with_output()?;
-        let text = String::from_utf8(output.stdout)?;
-        if !output.status.success() {
-            return Err(format!("nft: {}", String::from_utf8_lossy(&output.stderr)).into());
-        }
-        let mut objects: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut name = String::new();
-        for line in text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty() && *line != "}")
-        {
-            if line.ends_with('{') && !line.contains('=') {
-                name = line.to_owned();
-            }
-            let elements = line
-                .trim_start_matches("elements = {")
-                .trim_end_matches('}');
-            let lines = objects.entry(name.clone()).or_default();
-            if line.starts_with("elements")
-                || line.ends_with(',')
-                || (line.ends_with('}') && line.len() > 1) && !line.contains("vmap")
-            {
-                lines.extend(
-                    elements
-                        .split(',')
-                        .map(|one| one.trim().to_owned())
-                        .filter(|one| !one.is_empty()),
-                );
-            } else {
-                lines.push(line.to_owned());
-            }
-            lines.sort();
-        }
-        Ok(objects)
+    fn listing(&self) -> Result<Listing, kernel_tests::Failed> {
+        Ok(listing::objects(&self.netns)?)
     }
 
     fn check(&self, installed: &Installed, seed: u64) -> Outcome {
@@ -249,20 +209,10 @@ impl Table {
         }
         let fresh = Table::new(1 << 20)?;
         fresh.carry_out(&plan::create(installed, &options(), fresh.limits))?;
-        let (have, want) = (self.listing()?, fresh.listing()?);
-        for (name, lines) in &want {
-            if have.get(name) != Some(lines) {
-                return Err(format!(
-                    "seed {seed}: {name}\n{:#?}\ninstead of\n{lines:#?}",
-                    have.get(name)
-                )
-                .into());
-            }
+        match listing::difference(&self.listing()?, &fresh.listing()?) {
+            Some(difference) => Err(format!("seed {seed}: {difference}").into()),
+            None => Ok(()),
         }
-        if have.len() != want.len() {
-            return Err(format!("seed {seed}: more objects than there should be").into());
-        }
-        Ok(())
     }
 }
 

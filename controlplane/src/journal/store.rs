@@ -169,7 +169,13 @@ impl SledJournal {
         if let Some(trees) = &self.trees {
             return Ok(trees.clone());
         }
-        let trees = Trees::open(&self.settings.path)?;
+        let trees = match Trees::open(&self.settings.path) {
+            // sled was writing its own snapshot when the disk was full.
+            Err(error) if error.is_damage() && mend::without_snapshot(&self.settings, &error) => {
+                Trees::open(&self.settings.path)
+            }
+            opened => opened,
+        }?;
         unpanicked(&self.settings.path, "read it", || {
             trees.rewind(self.acknowledged())
         })?;

@@ -68,6 +68,24 @@ pub fn open(path: &Path) -> Result<(Journal, Recovered, Option<Quarantined>), Er
     Ok((journal, recovered, Some(quarantined)))
 }
 
+/// Moves sled's own snapshot aside, if all of the journal can be read without it. Returns whether it did.
+pub(super) fn without_snapshot(path: &Path, cause: &Error) -> Result<bool, Error> {
+    let io = |source| Error::Io {
+        path: path.to_owned(),
+        step: "move the damaged snapshot aside",
+        source,
+    };
+    if !is_whole_without_snapshot(path).map_err(io)? {
+        return Ok(false);
+    }
+    let (aside, count) = move_aside(path, is_snapshot).map_err(io)?;
+    warn!(
+        %cause, moved_to = %aside.display(), count,
+        "a snapshot that sled keeps beside the journal was damaged and moved aside: the journal is whole without it"
+    );
+    Ok(true)
+}
+
 /// A file with which sled opens faster. When it is torn sled refuses to open.
 fn is_snapshot(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b"snap.")

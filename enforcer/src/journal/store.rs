@@ -1,16 +1,20 @@
-//! The journal in sled: opening, appending, trimming. sled's types end here; what is in the records is `record`'s.
+//! The journal in sled: opening, appending, trimming, and getting up again after an error. sled's types end here; what is
+//! in the records is `record`'s.
 
 use std::{
     collections::BTreeMap,
     fs::File,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use tracing::{info, warn};
+
 use super::{
-    Entry, Error, Intent, Log, Recovered,
+    Entry, Error, Intent, Log, Recovered, quarantine,
     record::{self, IntentRecord, Kind, Record},
     watermark::Watermark,
 };
@@ -35,11 +39,8 @@ const BYTES_MAX: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    database: sled::Db,
-    log: sled::Tree,
-    meta: sled::Tree,
-    /// sled's file: its own flush does not reach the disk's platters, so it is synced besides.
-    file: File,
+    /// `None` after an error, until the next use.
+    trees: Option<Trees>,
     next: u64,
     records: usize,
     bytes: usize,
@@ -47,6 +48,17 @@ pub struct Journal {
     watermark: Watermark,
     /// What the watermark said when the journal was opened.
     acknowledged: Option<u64>,
+}
+
+/// The open trees. Cloning gives another handle to the same.
+#[derive(Clone, Debug)]
+struct Trees {
+    path: Arc<Path>,
+    database: sled::Db,
+    log: sled::Tree,
+    meta: sled::Tree,
+    /// sled's file: its own flush does not reach the disk's platters, so it is synced besides.
+    file: Arc<File>,
 }
 
 /// Frames by sequence number, each in parts.
@@ -70,21 +82,12 @@ impl Journal {
     }
 
     fn start(path: &Path) -> Result<Journal, Error> {
-        let database = open_sled(path)?;
-        let tree = |name| {
-            let tree = database.open_tree(name);
-            tree.map_err(store(path, "open the log"))
-        };
-        let (log, meta) = (tree("log")?, tree("meta")?);
-        let file = File::open(path.join("db")).map_err(io(path, "open sled's file"))?;
+        let trees = Trees::open(path)?;
         let (watermark, acknowledged) =
             Watermark::open(path).map_err(io(path, "open the file acknowledged"))?;
         Ok(Journal {
             path: path.to_owned(),
-            database,
-            log,
-            meta,
-            file,
+            trees: Some(trees),
             next: 0,
             records: 0,
             bytes: 0,
@@ -96,13 +99,10 @@ impl Journal {
 
     /// Reads every record. Nothing is written before all that was acted upon is found to be there.
     fn replay(&mut self) -> Result<(Recovered, Vec<Entry>), Error> {
-        let start = self
-            .meta
-            .get(START)
-            .map_err(store(&self.path, "read the log"))?;
-        let start = start.map_or(0, |start| sequence_of(&start));
+        let trees = self.trees()?;
+        let start = trees.start()?;
         self.next = start;
-        let (frames, unborn) = self.frames(start)?;
+        let (frames, unborn) = trees.frames(start)?;
         let mut recovered = Recovered::default();
         let mut entries = Vec::new();
         for (sequence, parts) in frames {
@@ -136,12 +136,91 @@ impl Journal {
                 acknowledged,
             });
         }
-        self.forget_before(start)?;
-        for key in unborn {
-            let removed = self.log.remove(key);
-            removed.map_err(store(&self.path, "trim the log"))?;
-        }
+        trees.forget_before(start)?;
+        trees.remove(unborn.into_iter().map(Ok))?;
         Ok((recovered, entries))
+    }
+
+    /// The trees. After an error they are opened again, and what was refused is taken out.
+    fn trees(&mut self) -> Result<Trees, Error> {
+        if let Some(trees) = &self.trees {
+            return Ok(trees.clone());
+        }
+        let (path, next) = (self.path.clone(), self.next);
+        let open = || {
+            unpanicked(&path, "open it again", || {
+                let trees = Trees::open(&path)?;
+                trees.rewind(next)?;
+                Ok(trees)
+            })
+        };
+        let trees = match open() {
+            // sled was writing its own snapshot when the disk was full.
+            Err(cause) if cause.is_damage() && quarantine::without_snapshot(&path, &cause)? => {
+                open()?
+            }
+            opened => opened?,
+        };
+        info!(records = next, "the journal is open again");
+        self.trees = Some(trees.clone());
+        Ok(trees)
+    }
+
+    /// Writes to the trees. After an error nothing that sled holds in memory is to be trusted.
+    fn write<T>(
+        &mut self,
+        step: &'static str,
+        write: impl FnOnce(&mut Journal, &Trees) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (trees, path) = (self.trees()?, self.path.clone());
+        let result = unpanicked(&path, step, || write(self, &trees));
+        if result.is_err() {
+            let all = (trees, self.trees.take());
+            // sled panics when its last sync fails.
+            if panic::catch_unwind(AssertUnwindSafe(|| drop(all))).is_err() {
+                warn!("sled panicked while it closed");
+            }
+        }
+        result
+    }
+
+    fn append(&mut self, kind: Kind) -> Result<(), Error> {
+        let frame = record::frame(&Record { kind: Some(kind) });
+        self.write("write a record", |journal, trees| {
+            trees.append(journal.next, &frame)?;
+            let noted = journal.watermark.set(journal.next);
+            noted.map_err(io(&journal.path, "write the file acknowledged"))
+        })?;
+        self.next += 1;
+        self.records += 1;
+        self.bytes += frame.len();
+        Ok(())
+    }
+}
+
+impl Trees {
+    fn open(path: &Path) -> Result<Trees, Error> {
+        let database = open_sled(path)?;
+        let tree = |name| {
+            let tree = database.open_tree(name);
+            tree.map_err(store(path, "open the log"))
+        };
+        let (log, meta) = (tree("log")?, tree("meta")?);
+        let file = File::open(path.join("db")).map_err(io(path, "open sled's file"))?;
+        Ok(Trees {
+            path: path.into(),
+            database,
+            log,
+            meta,
+            file: Arc::new(file),
+        })
+    }
+
+    /// The first sequence number that counts.
+    fn start(&self) -> Result<u64, Error> {
+        let start = self.meta.get(START);
+        let start = start.map_err(store(&self.path, "read the log"))?;
+        Ok(start.map_or(0, |start| sequence_of(&start)))
     }
 
     /// The parts of every frame from a sequence number on, in order; and the keys of what a crash left of a frame that was
@@ -162,27 +241,44 @@ impl Journal {
     }
 
     fn forget_before(&self, start: u64) -> Result<(), Error> {
-        for key in self.log.range(..start.to_be_bytes()).keys() {
+        self.remove(self.log.range(..start.to_be_bytes()).keys())
+    }
+
+    fn remove(
+        &self,
+        keys: impl Iterator<Item = Result<sled::IVec, sled::Error>>,
+    ) -> Result<(), Error> {
+        for key in keys {
             key.and_then(|key| self.log.remove(key))
                 .map_err(store(&self.path, "trim the log"))?;
         }
         Ok(())
     }
 
-    fn append(&mut self, kind: Kind) -> Result<(), Error> {
-        let frame = record::frame(&Record { kind: Some(kind) });
+    /// Takes out what was not acted upon, since writing it failed: everything from a record on. All before it must be there.
+    fn rewind(&self, next: u64) -> Result<(), Error> {
+        let last = self.log.range(..next.to_be_bytes()).keys().next_back();
+        let last = last.transpose();
+        let last = last.map_err(store(&self.path, "read the log"))?;
+        let found = last.map_or(0, |key| sequence_of(&key) + 1);
+        if found < next {
+            return Err(Error::Lost {
+                path: self.path.to_path_buf(),
+                next: found,
+                acknowledged: next - 1,
+            });
+        }
+        self.remove(self.log.range(next.to_be_bytes()..).keys().rev())?;
+        self.sync()
+    }
+
+    fn append(&self, sequence: u64, frame: &[u8]) -> Result<(), Error> {
         for (number, part) in frame.chunks(PART).enumerate().rev() {
             self.log
-                .insert(key(self.next, number as u32), part)
+                .insert(key(sequence, number as u32), part)
                 .map_err(store(&self.path, "write a record"))?;
         }
-        self.sync()?;
-        let noted = self.watermark.set(self.next);
-        noted.map_err(io(&self.path, "write the file acknowledged"))?;
-        self.next += 1;
-        self.records += 1;
-        self.bytes += frame.len();
-        Ok(())
+        self.sync()
     }
 
     fn sync(&self) -> Result<(), Error> {
@@ -208,11 +304,14 @@ impl Log for Journal {
     fn snapshot(&mut self, installed: &Installed) -> Result<(), Error> {
         let (start, before) = (self.next, self.bytes);
         self.append(Kind::Snapshot(record::snapshot_record(installed)))?;
-        self.meta
-            .insert(START, &start.to_be_bytes())
-            .map_err(store(&self.path, "write a snapshot"))?;
-        self.sync()?;
-        self.forget_before(start)?;
+        self.write("write a snapshot", |_, trees| {
+            trees
+                .meta
+                .insert(START, &start.to_be_bytes())
+                .map_err(store(&trees.path, "write a snapshot"))?;
+            trees.sync()?;
+            trees.forget_before(start)
+        })?;
         let bytes = self.bytes - before;
         (self.records, self.bytes, self.snapshot_bytes) = (1, bytes, bytes);
         Ok(())
@@ -242,12 +341,17 @@ fn open_sled(path: &Path) -> Result<sled::Db, Error> {
             .cache_capacity(16 << 20)
             .open()
         {
-            Err(sled::Error::Io(_)) if Instant::now() < deadline => {
+            Err(error) if is_locked(&error) && Instant::now() < deadline => {
                 thread::sleep(Duration::from_millis(50))
             }
             result => return result.map_err(store(path, "open")),
         }
     }
+}
+
+/// sled has no error of its own for it.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(cause) if cause.to_string().contains("could not acquire lock"))
 }
 
 fn store(path: &Path, step: &'static str) -> impl FnOnce(sled::Error) -> Error {

@@ -242,6 +242,18 @@ impl Testbed {
             .apply(vec![Change::Mtu { index, mtu }])
     }
 
+    /// Cuts a pod or external off, as when its node is down. Its namespace and sockets live on.
+    pub fn cut_off(&self, name: &str) -> Result<(), Error> {
+        let state = self.state();
+        self.detach(&state, &state.find(name)?)
+    }
+
+    /// Joins one again that was cut off.
+    pub fn join(&self, name: &str) -> Result<(), Error> {
+        let state = self.state();
+        self.attach(&state, &state.find(name)?)
+    }
+
     /// Moves a pod to another node, with its namespace, addresses and listening sockets.
     pub fn move_pod(&self, name: &str, node: usize) -> Result<(), Error> {
         let mut state = self.state();

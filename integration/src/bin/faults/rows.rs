@@ -1,0 +1,249 @@
+//! The table of all faults: what each is called, what it needs, and who does it.
+
+use anyhow::Result;
+
+use crate::{
+    Settings, flows, hostile, journals, kernel, kills, outages,
+    scene::{Scene, Spec},
+    streams,
+};
+
+/// A fault.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// What happens, and what is asked.
+    pub(crate) about: &'static str,
+    pub(crate) spec: Spec,
+    /// It does what others do: packets that must not pass must pass.
+    pub(crate) leaks: bool,
+    /// Makes it happen, and checks all but the packets. Returns what else was seen.
+    pub(crate) run: fn(&mut Scene, Settings) -> Result<String>,
+}
+
+const PLAIN: Spec = Spec {
+    control_plane: &[],
+    enforcers: &[],
+    relayed: false,
+};
+
+const RELAYED: Spec = Spec {
+    relayed: true,
+    ..PLAIN
+};
+
+const fn row(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&mut Scene, Settings) -> Result<String>,
+) -> Row {
+    Row {
+        name,
+        about,
+        spec: PLAIN,
+        leaks: false,
+        run,
+    }
+}
+
+const UNPROTECTED: Spec = Spec {
+    enforcers: &["--unprotected"],
+    ..PLAIN
+};
+
+impl Row {
+    const fn unprotected(self) -> Row {
+        Row {
+            spec: UNPROTECTED,
+            ..self
+        }
+    }
+
+    const fn relayed(self) -> Row {
+        Row {
+            spec: RELAYED,
+            ..self
+        }
+    }
+
+    const fn control(self) -> Row {
+        Row {
+            leaks: true,
+            ..self
+        }
+    }
+}
+
+/// All of them, in the order in which they are run.
+pub(crate) const ROWS: &[Row] = &[
+    row(
+        "enforcer-killed",
+        "SIGKILL of an enforcer at every system call of an update that reaches out of it; the next start finishes or undoes",
+        kills::enforcer_steps,
+    ),
+    row(
+        "enforcer-start-killed",
+        "SIGKILL in the middle of an update, and again at every such call of the start that follows",
+        kills::enforcer_start_steps,
+    ),
+    row(
+        "controlplane-killed",
+        "SIGKILL of the control plane at every such call from a transaction's coming until it is enforced",
+        kills::control_plane_steps,
+    ),
+    row(
+        "random-kills",
+        "SIGKILL of any program at random moments under load; then API, journals and kernels are compared",
+        kills::random_kills,
+    ),
+    row(
+        "control-restart",
+        "control: restarts that delete all rules and add them again, as others do",
+        kills::restart_as_others,
+    )
+    .control(),
+    row(
+        "reboot",
+        "fresh network namespaces, enforcers with their journals and no control plane, and only then links",
+        outages::reboot,
+    ),
+    row(
+        "controlplane-down",
+        "no control plane for a while, an enforcer that starts meanwhile, five restarts",
+        outages::down,
+    ),
+    row(
+        "controlplane-older-copy",
+        "an older copy of its directory is refused by nodes, until a backup is restored",
+        outages::older_copy,
+    ),
+    row(
+        "controlplane-twice",
+        "two on one directory; two behind one address",
+        outages::two_at_once,
+    )
+    .relayed(),
+    row(
+        "streams-cut",
+        "streams that break and bring late what was given up, under load",
+        streams::cut,
+    )
+    .relayed(),
+    row(
+        "node-slow",
+        "a node that is 400 ms late holds up nobody else",
+        streams::slow,
+    )
+    .relayed(),
+    row(
+        "node-frozen",
+        "SIGSTOP of an enforcer: its node enforces on, edits of others go on",
+        streams::frozen,
+    ),
+    row(
+        "journal-node-damaged",
+        "a node's journal, flipped and cut at many offsets: whole, or moved aside whole",
+        journals::node_damaged,
+    ),
+    row(
+        "journal-node-lost",
+        "a node's journal is damaged, and the control plane's snapshot takes its place",
+        journals::node_resynchronised,
+    ),
+    row(
+        "journal-cp-damaged",
+        "the control plane's journal, flipped and cut at many offsets: whole, or refused",
+        journals::control_plane_damaged,
+    ),
+    row(
+        "disk-full-node",
+        "no room for a node's journal: it refuses, enforces on, and goes on when there is room",
+        journals::node_disk_full,
+    ),
+    row(
+        "disk-full-cp",
+        "no room for the control plane's journal: it refuses whole transactions, and goes on when there is room",
+        journals::control_plane_disk_full,
+    ),
+    row(
+        "disk-eio-node",
+        "writes of a node's journal fail (EIO): it refuses, enforces on, and goes on when they do not",
+        journals::node_disk_fails,
+    ),
+    row(
+        "disk-eio-cp",
+        "writes of the control plane's journal fail (EIO): it refuses, and goes on when they do not",
+        journals::control_plane_disk_fails,
+    ),
+    row(
+        "disk-read-only",
+        "a node starts on a disk that cannot be written",
+        journals::node_disk_read_only,
+    ),
+    row(
+        "table-attacked",
+        "others flush the ruleset and delete our table, chains and elements while edits are made",
+        kernel::attacked,
+    ),
+    row(
+        "table-unprotected",
+        "the same where the kernel does not protect the table: mended within a second, and the hole is measured",
+        kernel::unprotected,
+    )
+    .unprotected(),
+    row(
+        "kernel-shared",
+        "another tool commits as fast as it can while edits are made",
+        kernel::committers,
+    ),
+    row(
+        "kernel-errors",
+        "ENOBUFS, EINTR, ENOMEM, EBUSY, ERESTART, EMSGSIZE and lost answers at several messages of an update",
+        kernel::errors,
+    ),
+    row(
+        "kernel-tiny-buffer",
+        "netlink sockets whose receive buffer holds next to nothing",
+        kernel::tiny_buffer,
+    ),
+    row(
+        "control-orphan-flushed",
+        "control: others flush the ruleset while no enforcer lives, which nobody can prevent",
+        kernel::orphan_flushed,
+    )
+    .control(),
+    row(
+        "established-cut",
+        "connections that are now denied, over TCP and UDP, whoever speaks: cut within 100 ms",
+        flows::established,
+    ),
+    row(
+        "address-reused",
+        "an address in new hands, before anybody is told of it and after",
+        flows::address_reused,
+    ),
+    row(
+        "pod-before-policy",
+        "pods that talk before anybody knows of them",
+        flows::before_its_policy,
+    ),
+    row(
+        "pod-moves",
+        "a pod that moves from node to node while it talks",
+        flows::moves,
+    ),
+    row(
+        "label-races",
+        "labels and policies that change places, one end of a flow denying in every state",
+        flows::label_races,
+    ),
+    row(
+        "input-huge",
+        "requests that are too large, too deep, too many: refused, and others served",
+        hostile::oversize,
+    ),
+    row(
+        "input-garbage",
+        "noise, half a protocol, floods of frames and silence on the port: others served",
+        hostile::garbage,
+    ),
+];
