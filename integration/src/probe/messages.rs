@@ -81,8 +81,20 @@ impl Ticks {
 }
 
 impl Tally {
+    /// Counts a message before it is sent: it may arrive, and is counted then, before the sender goes on.
     fn sent(&self) {
         self.sent.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Takes a message back that could not be sent.
+    fn not_sent(&self) {
+        self.sent.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Sends a message, and counts it if that works.
+    fn counted<T>(&self, send: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.sent();
+        send().inspect_err(|_| self.not_sent())
     }
 
     fn received(&self, messages: u64) {
@@ -109,8 +121,9 @@ pub(super) async fn send_datagrams(socket: Arc<Packets>, pace: Pace, tally: Arc<
     loop {
         ticks.next().await;
         for _ in 0..pace.burst {
-            if socket.send(&nonce().to_be_bytes()).await.is_ok() {
-                tally.sent();
+            tally.sent();
+            if socket.send(&nonce().to_be_bytes()).await.is_err() {
+                tally.not_sent();
             }
         }
     }
@@ -120,16 +133,18 @@ pub(super) async fn send_from_fresh_ports(route: Route, pace: Pace, tally: Arc<T
     let mut ticks = pace.ticks(&tally);
     loop {
         ticks.next().await;
-        let sent = route.netns.run(|| {
+        route.netns.run(|| {
             let send = || -> io::Result<()> {
                 let socket = asking(route.source, route.target, Type::DGRAM, Carrier::UDP)?;
                 socket
                     .send_to(&nonce().to_be_bytes(), &route.target.into())
                     .map(drop)
             };
-            (0..pace.burst).filter(|_| send().is_ok()).count()
+            for _ in 0..pace.burst {
+                // What could not be sent is not counted.
+                let _ = tally.counted(send);
+            }
         });
-        (0..sent).for_each(|_| tally.sent());
     }
 }
 
@@ -184,12 +199,10 @@ pub(super) async fn send_answers(socket: Arc<Packets>, pace: Pace, tally: Arc<Ta
     loop {
         ticks.next().await;
         for _ in 0..pace.burst {
-            if socket
-                .answer(&arrival, &nonce().to_be_bytes())
-                .await
-                .is_ok()
-            {
-                tally.sent();
+            tally.sent();
+            let answered = socket.answer(&arrival, &nonce().to_be_bytes()).await;
+            if answered.is_err() {
+                tally.not_sent();
             }
         }
     }
@@ -211,8 +224,9 @@ async fn take_part(mut stream: TcpStream, part: Part, tally: Arc<Tally>) -> io::
             loop {
                 ticks.next().await;
                 for _ in 0..pace.burst {
-                    stream.write_all(&[0; MESSAGE]).await?;
                     tally.sent();
+                    let written = stream.write_all(&[0; MESSAGE]).await;
+                    written.inspect_err(|_| tally.not_sent())?;
                 }
             }
         }
@@ -262,10 +276,9 @@ pub(super) async fn open_connections(route: Route, pace: Pace, tally: Arc<Tally>
         ticks.next().await;
         let opened: Vec<Socket> = route.netns.run(|| {
             (0..pace.burst)
-                .filter_map(|_| begin_connection(&route).ok())
+                .filter_map(|_| tally.counted(|| begin_connection(&route)).ok())
                 .collect()
         });
-        opened.iter().for_each(|_| tally.sent());
         held.push_back((Instant::now(), opened));
         // Before its SYN would be sent a second time a connection is given up.
         while held
