@@ -375,3 +375,34 @@ fn a_late_hello_is_not_heard() {
     world.pass(Duration::from_millis(20));
     assert_eq!(world.table.settled(), 2);
 }
+
+/// n holds 4's policy, and 5 waits for o alone: 5 takes no more away at n. It may not let go of 4 before it holds 5.
+#[test]
+fn what_a_barrier_counts_on_is_held_until_there_is_more() {
+    let nodes = [
+        ("n", allow(&[1])),
+        ("m", allow(&[1, 9])),
+        ("o", allow(&[1, 9])),
+    ];
+    let mut world = World::start((1, 1), Unreachable::Wait, (&[], false), &nodes);
+    let [n, m, o] = ["n", "m", "o"].map(|name| world.connect(name, &[], NONE));
+    for (name, session) in [("n", n), ("m", m), ("o", o)] {
+        world.follow(name, session);
+    }
+    world.commit(2, &[("n", allow(&[1, 2])), ("m", allow(&[1]))]);
+    world.commit(3, &[("n", allow(&[2])), ("o", allow(&[1]))]);
+    world.follow("n", n);
+    world.commit(4, &[("n", allow(&[2, 5]))]);
+    world.follow("n", n);
+    world.commit(5, &[("n", allow(&[2, 5, 6]))]);
+    world.follow("m", m);
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.table.settled(), 2, "o has yet to take away");
+    let last = |window: &[Position]| window.last().map(|held| held.revision);
+    let first = world.sent("n", n).unwrap();
+    assert_eq!(last(&first), Some(4), "{first:?}");
+    world.table.acked("n", n, &first, world.now).unwrap();
+    let second = world.sent("n", n).unwrap();
+    assert_eq!(last(&second), Some(5), "{second:?}");
+    assert_eq!(second.len(), 2, "{second:?}");
+}

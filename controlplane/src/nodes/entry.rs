@@ -361,17 +361,20 @@ impl Entry {
             return None;
         }
         let held = |known: &Known| self.held.iter().find(|held| held.is(known));
-        let missing = desired.iter().find(|known| held(known).is_none());
+        let mut lacks = desired.iter().filter(|known| held(known).is_none());
+        let (missing, lacks_more) = (lacks.next(), lacks.next().is_some());
         // Where nothing is missing some that it holds are to go: it builds on the newest of those that stay.
         let come = match missing {
             Some(known) => known.clone(),
             None => held(desired.last()?)?.clone(),
         };
         let target = come.position;
+        // What it holds may be what a barrier counts on, until it holds all that it is to hold.
+        let stays = |held: &Known| lacks_more || desired.iter().any(|known| held.is(known));
         let keep = self
             .held
             .iter()
-            .filter(|held| held.position != target && desired.iter().any(|known| held.is(known)));
+            .filter(|held| held.position != target && stays(held));
         let keep: Vec<Known> = keep.cloned().collect();
         // Of a version that stays the policy need not be known: nothing leads from it to itself.
         let policy = come.policy.clone().unwrap_or_default();
