@@ -28,6 +28,12 @@ impl Progress {
         }
     }
 
+    /// Says something on a line of its own.
+    pub(crate) fn say(&self, what: &str) {
+        let begin = if self.terminal { "\r\x1b[K" } else { "" };
+        eprintln!("{begin}{}: {what}", self.name);
+    }
+
     /// So much is done. Tells it if it was not told for a while.
     pub(crate) fn at(&mut self, done: u32, most: u32) {
         let every = if self.terminal { 250 } else { 10_000 };

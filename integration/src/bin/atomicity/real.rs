@@ -79,11 +79,20 @@ pub(crate) fn run(
     let mut api = deployment.client()?;
     let started = Instant::now();
     let mut state = scenario.state(0);
+    let mut leaked = 0;
     for number in 1..=transactions {
         let next = scenario.state(number);
         enforce(&mut api, state.edits_to(&next), None)?;
         state = next;
         progress.at(number, transactions);
+        let classes = flood.counts();
+        let passed = tallies(&classes).0.received;
+        if passed > leaked {
+            leaked = passed;
+            progress.say(&format!(
+                "{passed} leaked by transaction {number}: {classes:?}"
+            ));
+        }
     }
     let lasted = started.elapsed();
     Ok(Measured {
