@@ -10,7 +10,7 @@ use libfuzzer_sys::{
     arbitrary::{Result, Unstructured},
     fuzz_target,
 };
-use prost::Message as _;
+use prost::{Message as _, bytes::Bytes};
 use sallyport_enforcer::{
     agent::{Agent, Refusal},
     fake::FakeKernel,
@@ -159,7 +159,11 @@ fn update(u: &mut Unstructured<'_>, node: &Node, revision: u64) -> Result<Update
 }
 
 fn parts(u: &mut Unstructured<'_>, update: &Update) -> Result<Vec<UpdatePart>> {
-    let mut changes: Vec<PolicyChange> = (&update.delta).into();
+    let changes: Vec<PolicyChange> = (&update.delta).into();
+    let mut changes: Vec<Bytes> = changes
+        .iter()
+        .map(|change| change.encode_to_vec().into())
+        .collect();
     let mut parts = Vec::new();
     loop {
         // At least one in each, so that there is an end when the bytes are used up.
