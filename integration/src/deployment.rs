@@ -1,8 +1,10 @@
 //! Sallyport as users run it, on a testbed: one control plane in the fabric (or, for controls, one for each node), one
 //! enforcer on each node, each a process of its own that can be killed and started again.
 
+mod client;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::File,
     io,
     net::SocketAddr,
@@ -16,9 +18,7 @@ use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
 };
-use sallyport_proto::wire::{
-    self, node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
-};
+use sallyport_proto::wire::{self, node_service_client::NodeServiceClient};
 use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Endpoint};
 
@@ -29,6 +29,8 @@ use crate::{
     testbed::{self, Host, Testbed},
     tracer,
 };
+
+pub use client::{Client, delete, put};
 
 /// The control plane's port; further ones have those after it.
 const PORT: u16 = 7443;
@@ -422,9 +424,7 @@ impl Deployment {
 
     /// A client of one control plane.
     pub fn client_of(&self, index: usize) -> Result<Client, Error> {
-        Ok(Client {
-            service: PolicyServiceClient::new(self.channel(index)?),
-        })
+        self.channel(index).map(Client::over)
     }
 
     /// Says Hello as a node that holds nothing, which must be nobody else's name, and returns when it is answered: with the
@@ -540,147 +540,5 @@ fn stop(child: Option<Child>) {
     if let Some(mut child) = child {
         let _ = signal::kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
         let _ = child.wait();
-    }
-}
-
-/// A client of the API that waits for answers.
-#[derive(Clone)]
-pub struct Client {
-    service: PolicyServiceClient<Channel>,
-}
-
-/// A manifest, to be put.
-pub fn put(text: impl Into<String>) -> wire::Edit {
-    edit(wire::edit::Op::Put(manifest(text)))
-}
-
-/// A manifest, whose objects are to be deleted.
-pub fn delete(text: impl Into<String>) -> wire::Edit {
-    edit(wire::edit::Op::DeleteManifest(manifest(text)))
-}
-
-fn manifest(text: impl Into<String>) -> wire::Manifest {
-    wire::Manifest {
-        text: text.into(),
-        source: "test".into(),
-    }
-}
-
-fn edit(op: wire::edit::Op) -> wire::Edit {
-    wire::Edit { op: Some(op) }
-}
-
-impl Client {
-    /// Carries out a transaction. Returns its revision.
-    pub fn apply(&mut self, edits: Vec<wire::Edit>) -> Result<u64, Error> {
-        let request = wire::ApplyRequest {
-            edits,
-            ..wire::ApplyRequest::default()
-        };
-        Ok(self.carry_out(request)?.revision)
-    }
-
-    /// Carries out a transaction as it is asked for.
-    pub fn carry_out(&mut self, request: wire::ApplyRequest) -> Result<wire::ApplyResponse, Error> {
-        let mut service = self.service.clone();
-        let response = reactor::wait(async move { service.apply(request).await })?;
-        Ok(response.into_inner())
-    }
-
-    /// Whether every node that must has a revision in its kernel, or comes to have it in time.
-    pub fn is_enforced_within(&mut self, revision: u64, time: Duration) -> Result<bool, Error> {
-        Ok(self.enforced(revision, time)?.enforced)
-    }
-
-    fn enforced(
-        &mut self,
-        revision: u64,
-        time: Duration,
-    ) -> Result<wire::WaitEnforcedResponse, Error> {
-        let request = wire::WaitEnforcedRequest {
-            revision,
-            timeout_ms: time.as_millis() as u32,
-        };
-        let mut service = self.service.clone();
-        let response = reactor::wait(async move { service.wait_enforced(request).await })?;
-        Ok(response.into_inner())
-    }
-
-    /// Waits until every node that must has a revision in its kernel.
-    pub fn wait_enforced(&mut self, revision: u64) -> Result<(), Error> {
-        let response = self.enforced(revision, PATIENCE)?;
-        if response.enforced {
-            return Ok(());
-        }
-        let lagging = response
-            .lagging
-            .iter()
-            .map(|node| format!("{} ({})", node.name, node.reason));
-        Err(Error::NotEnforced {
-            revision,
-            lagging: lagging.collect::<Vec<_>>().join(", "),
-        })
-    }
-
-    /// Waits until one node has a revision in its kernel, whatever others have.
-    pub fn wait_enforced_by(&mut self, node: &str, revision: u64) -> Result<(), Error> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let status = self.status()?;
-            let is_it = |one: &wire::NodeStatus| {
-                one.name == node && !(1..=revision).contains(&one.pending_revision)
-            };
-            if status.nodes.iter().any(is_it) {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                let lagging = node.to_owned();
-                return Err(Error::NotEnforced { revision, lagging });
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// What the control plane says of itself and of its nodes.
-    pub fn status(&mut self) -> Result<wire::StatusResponse, Error> {
-        let mut service = self.service.clone();
-        let status = reactor::wait(async move { service.status(wire::StatusRequest {}).await })?;
-        Ok(status.into_inner())
-    }
-
-    /// The names of all objects of a kind, as `namespace/name`.
-    pub fn names(&mut self, kind: wire::Kind) -> Result<BTreeSet<String>, Error> {
-        let references = self.objects(kind)?.into_iter();
-        let references = references.filter_map(|object| object.r#ref);
-        Ok(references
-            .map(|one| format!("{}/{}", one.namespace, one.name))
-            .collect())
-    }
-
-    /// All objects of a kind.
-    pub fn objects(&mut self, kind: wire::Kind) -> Result<Vec<wire::Object>, Error> {
-        let mut objects = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let request = wire::ListRequest {
-                kind: kind.into(),
-                page_token,
-                ..wire::ListRequest::default()
-            };
-            let mut service = self.service.clone();
-            let page = reactor::wait(async move { service.list(request).await })?.into_inner();
-            objects.extend(page.objects);
-            if page.next_page_token.is_empty() {
-                return Ok(objects);
-            }
-            page_token = page.next_page_token;
-        }
-    }
-
-    /// Carries out a transaction, and waits until it is enforced. Returns its revision.
-    pub fn enforce(&mut self, edits: Vec<wire::Edit>) -> Result<u64, Error> {
-        let revision = self.apply(edits)?;
-        self.wait_enforced(revision)?;
-        Ok(revision)
     }
 }
