@@ -322,9 +322,12 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     }
 
     fn commit_steps(&mut self, plan: &Plan) -> Result<(), netlink::Error> {
-        plan.steps
-            .iter()
-            .try_for_each(|step| self.kernel.commit(&step.commands))
+        plan.steps.iter().try_for_each(|step| {
+            if step.grace {
+                self.kernel.grace();
+            }
+            self.kernel.commit(&step.commands)
+        })
     }
 
     fn limits(&self) -> Limits {
@@ -400,13 +403,37 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let kept = after.policy.endpoints().keys().copied().filter(keeps);
         self.kernel
             .forget(&kept.collect())
-            .and_then(|()| self.create(after, true))
+            .and_then(|()| self.replace(after))
             .map_err(|source| Refusal::Kernel {
                 revision: after.position().unwrap_or_default().revision,
                 step: 1,
                 steps: 1,
                 source,
             })
+    }
+
+    /// Makes the whole table in the place of one of which nobody knows what it enforces, without a packet noticing.
+    fn replace(&mut self, installed: &Installed) -> Result<(), netlink::Error> {
+        let plan = self
+            .kernel
+            .read()?
+            .and_then(|found| plan::replace(installed, &self.options, &found, self.limits()));
+        let Some(plan) = plan else {
+            return self.create(installed, true);
+        };
+        match self.commit_steps(&plan) {
+            Ok(()) => {}
+            Err(error @ netlink::Error::Refused { .. }) => {
+                warn!(%error, "the table cannot be replaced bit by bit: doing it at once, which may drop packets under way");
+                return self.create(installed, true);
+            }
+            Err(error) => return Err(error),
+        }
+        self.installed = plan.after;
+        self.foreign = false;
+        self.garbage = plan.garbage;
+        self.lease.start_anew();
+        Ok(())
     }
 
     /// Forgets the connections of addresses that come back, if that has not been done since they went.

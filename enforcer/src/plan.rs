@@ -24,6 +24,7 @@ mod batches;
 mod half;
 mod reach;
 mod repair;
+mod replace;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -45,6 +46,7 @@ use half::{Planner, Version};
 
 pub use reach::Reach;
 pub use repair::{Repair, repair};
+pub use replace::replace;
 
 /// What a node enforces, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -170,13 +172,9 @@ impl Garbage {
 
     /// Takes in what a plan left behind, and out what it makes again.
     pub fn after(&mut self, plan: &Plan) {
-        for command in plan.steps.iter().flat_map(|step| &step.commands) {
-            match command {
-                Command::AddChain { name, .. } => self.chains.remove(name),
-                Command::AddSet { name, .. } => self.sets.remove(name),
-                _ => false,
-            };
-        }
+        let made = Garbage::made_by(plan.steps.iter().flat_map(|step| &step.commands));
+        self.chains.retain(|name| !made.chains.contains(name));
+        self.sets.retain(|name| !made.sets.contains(name));
         self.extend(plan.garbage.clone());
     }
 
@@ -184,6 +182,19 @@ impl Garbage {
     pub fn extend(&mut self, other: Garbage) {
         self.chains.extend(other.chains);
         self.sets.extend(other.sets);
+    }
+
+    /// The objects that commands make.
+    fn made_by<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Garbage {
+        let mut made = Garbage::default();
+        for command in commands {
+            match command {
+                Command::AddChain { name, .. } => made.chains.insert(name.clone()),
+                Command::AddSet { name, .. } => made.sets.insert(name.clone()),
+                _ => false,
+            };
+        }
+        made
     }
 
     /// The commands that delete all of it: first what refers, then what is referred to. A map may lead to chains.
@@ -257,48 +268,13 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
 
 /// Plans a table where there is none. Its base chain comes last: no packet meets it before it is whole.
 pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan {
-    let policy = &installed.policy;
-    let mut empty = NodePolicy::default();
-    empty.set_workload_ranges(policy.workload_ranges().clone());
-    let no_births = OrdMap::new();
-    let mut planner = Planner {
-        options,
-        unknown: &installed.unknown,
-        garbage: Garbage::default(),
-    };
-    let before = Version {
-        policy: &empty,
-        births: &no_births,
-    };
-    let after = Version {
-        policy,
-        births: &installed.births,
-    };
-
-    let mut prepare = vec![Command::AddTable {
+    let Whole { prepare, mut hook } = Whole::of(installed, options);
+    let table = Command::AddTable {
         owned: options.owned,
-    }];
-    prepare.extend(render::frame_sets(options));
-    prepare.extend(
-        render::workload_sets(options, policy)
-            .into_values()
-            .flatten(),
-    );
-    let mut hook = Vec::new();
-    for (name, rules) in render::frame_chains(options, policy) {
-        let commands = if name == render::FORWARD {
-            &mut hook
-        } else {
-            &mut prepare
-        };
-        commands.push(render::add_frame_chain(name));
-        commands.extend(render::replace_rules(name, rules));
-    }
-    let content = planner.half(before, after);
-    prepare.extend(content.prepare);
-    prepare.extend(content.dispatch.into_iter().flatten());
+    };
+    let prepare = [table].into_iter().chain(prepare).collect();
     hook.extend(stamp::write_frame(
-        &render::frame_fingerprint(options, policy),
+        &render::frame_fingerprint(options, &installed.policy),
         true,
     ));
 
@@ -308,6 +284,54 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
         garbage: Garbage::default(),
         reach: Reach::default(),
         after: installed.clone(),
+    }
+}
+
+/// All that is in a table.
+struct Whole {
+    /// What no packet can reach: sets and chains, filled.
+    prepare: Vec<Command>,
+    /// The base chain, that the kernel calls.
+    hook: Vec<Command>,
+}
+
+impl Whole {
+    fn of(installed: &Installed, options: &Options) -> Whole {
+        let policy = &installed.policy;
+        let mut empty = NodePolicy::default();
+        empty.set_workload_ranges(policy.workload_ranges().clone());
+        let no_births = OrdMap::new();
+        let mut planner = Planner {
+            options,
+            unknown: &installed.unknown,
+            garbage: Garbage::default(),
+        };
+        let before = Version {
+            policy: &empty,
+            births: &no_births,
+        };
+        let after = Version {
+            policy,
+            births: &installed.births,
+        };
+
+        let mut prepare = render::frame_sets(options);
+        let workloads = render::workload_sets(options, policy);
+        prepare.extend(workloads.into_values().flatten());
+        let mut hook = Vec::new();
+        for (name, rules) in render::frame_chains(options, policy) {
+            let commands = if name == render::FORWARD {
+                &mut hook
+            } else {
+                &mut prepare
+            };
+            commands.push(render::add_frame_chain(name));
+            commands.extend(render::replace_rules(name, rules));
+        }
+        let content = planner.half(before, after);
+        prepare.extend(content.prepare);
+        prepare.extend(content.dispatch.into_iter().flatten());
+        Whole { prepare, hook }
     }
 }
 

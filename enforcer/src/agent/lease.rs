@@ -112,14 +112,9 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     fn end_leases(&mut self) -> Result<(), netlink::Error> {
         let (had, limits) = (self.options.lease.take(), self.limits());
         let plan = plan::reframe(&self.installed, &self.options, Slot::default(), limits);
-        for step in &plan.steps {
-            if step.grace {
-                self.kernel.grace();
-            }
-            if let Err(error) = self.kernel.commit(&step.commands) {
-                self.options.lease = had;
-                return Err(error);
-            }
+        if let Err(error) = self.commit_steps(&plan) {
+            self.options.lease = had;
+            return Err(error);
         }
         self.lease = Lease::default();
         self.garbage.extend(Garbage {

@@ -264,6 +264,77 @@ impl Rule {
     }
 }
 
+impl Command {
+    /// The names of chains, sets and maps in it.
+    pub fn names_mut(&mut self) -> Vec<&mut String> {
+        match self {
+            Command::AddTable { .. } | Command::DeleteTable => Vec::new(),
+            Command::AddSet { name, .. }
+            | Command::DeleteSet(name)
+            | Command::FlushSet(name)
+            | Command::AddChain { name, .. }
+            | Command::DeleteChain(name)
+            | Command::FlushChain(name)
+            | Command::DeleteRule(name, _) => vec![name],
+            Command::AddRule(chain, rule) => {
+                let verdict = rule.verdict.as_mut().and_then(Verdict::chain_mut);
+                let conditions = rule.matches.iter_mut().flat_map(Match::names_mut);
+                [chain]
+                    .into_iter()
+                    .chain(conditions)
+                    .chain(verdict)
+                    .collect()
+            }
+            Command::AddElements(set, _, elements) | Command::DeleteElements(set, _, elements) => {
+                let chains = elements.iter_mut().filter_map(|element| match element {
+                    Element::Verdict(_, verdict, _) => verdict.chain_mut(),
+                    _ => None,
+                });
+                [set].into_iter().chain(chains).collect()
+            }
+        }
+    }
+}
+
+impl Verdict {
+    fn chain_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
+            Verdict::Drop | Verdict::Accept | Verdict::Return => None,
+        }
+    }
+}
+
+impl Match {
+    fn names_mut(&mut self) -> Vec<&mut String> {
+        match self {
+            Match::TupleSource(_, _, set)
+            | Match::TupleSources(_, set)
+            | Match::TupleSourceTwice(_, _, set)
+            | Match::SourceTwice(_, set)
+            | Match::DestinationTwice(_, set)
+            | Match::Family(set)
+            | Match::Source(_, set)
+            | Match::Destination(_, set)
+            | Match::TupleSourceMap(_, _, set)
+            | Match::SourceMap(_, set)
+            | Match::DestinationMap(_, set) => vec![set],
+            Match::ServerPortMap(ports) => {
+                let verdicts = ports.iter_mut().map(|(_, _, verdict)| verdict);
+                verdicts.filter_map(Verdict::chain_mut).collect()
+            }
+            Match::NoConnection
+            | Match::Established
+            | Match::DirectionOriginal
+            | Match::NeighbourDiscovery
+            | Match::InputInterface(_)
+            | Match::OutputInterface(_)
+            | Match::Protocol(_)
+            | Match::ProtocolWithoutPorts => Vec::new(),
+        }
+    }
+}
+
 /// Displays an iterator's items with a separator.
 fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();

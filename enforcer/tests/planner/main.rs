@@ -133,6 +133,28 @@ fn other_options_are_taken_in_without_a_gap() {
     });
 }
 
+/// Who lost the journal knows nothing of the table, may die on the way, and begins again. (Where there are leases, the new
+/// table has none until one is granted.)
+#[test]
+fn a_table_that_nobody_knows_is_replaced_without_a_gap() {
+    for_all(|rng, world| {
+        world.end_leases()?;
+        let plan = world.plan(&random_edit(rng, &world.installed.policy));
+        world.update(plan)?;
+        world.settle()?;
+        let target = random_edit(rng, &world.installed.policy);
+        let plan = world.plan_replacement(&target);
+        let stop = rng.random_range(0..=plan.steps.len());
+        world.carry_out(&plan, 0..stop)?;
+        world.grace()?;
+        let again = world.plan_replacement(&target);
+        world.carry_out(&again, 0..again.steps.len())?;
+        world.installed = again.after;
+        world.settle()?;
+        world.sweep()
+    });
+}
+
 /// A lease that is renewed in time is nothing that a packet meets, also while updates go on.
 #[test]
 fn renewals_open_nothing_and_break_nothing() {
@@ -178,6 +200,22 @@ fn without_a_lease_the_node_is_closed() {
         world.kernel.grace();
         world.settle()
     });
+}
+
+#[test]
+fn a_replacement_waits_for_packets() {
+    let found = (0..cases()).find(|&seed| {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut world = world(&mut rng, seed);
+        let leaseless = world.end_leases();
+        leaseless.unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
+        let target = random_edit(&mut rng, &world.installed.policy);
+        let mut plan = world.plan_replacement(&target);
+        plan.steps.iter_mut().for_each(|step| step.grace = false);
+        let result = world.carry_out(&plan, 0..plan.steps.len());
+        result.and_then(|()| world.check()).is_err()
+    });
+    assert!(found.is_some(), "not seen in {} cases", cases());
 }
 
 /// Each mistake is found, as a packet that met a wrong verdict.

@@ -180,6 +180,16 @@ impl World {
         self.settle()
     }
 
+    /// Has no leases from now on.
+    pub(crate) fn end_leases(&mut self) -> Checked {
+        self.options.lease = None;
+        let alone = std::mem::replace(&mut self.alone, true);
+        self.reframe()?;
+        self.settle()?;
+        self.alone = alone;
+        self.sweep()
+    }
+
     /// Renews the lease, if one is needed.
     pub(crate) fn renew(&mut self) -> Checked {
         let Some(lasts) = self.options.lease else {
@@ -205,6 +215,15 @@ impl World {
     pub(crate) fn reframe(&mut self) -> Checked {
         let plan = plan::reframe(&self.installed, &self.options, self.slot, self.limits);
         self.carry_out(&plan, 0..plan.steps.len())
+    }
+
+    /// Plans the replacement of the table by one who knows nothing of it.
+    pub(crate) fn plan_replacement(&mut self, policy: &NodePolicy) -> Plan {
+        let window = Window::alone(position(policy, 9), policy.clone());
+        let after = Installed::default().updated(window, &self.options.unknown());
+        let found = self.kernel.read().expect("it can be read");
+        let found = found.expect("it is there");
+        plan::replace(&after, &self.options, &found, self.limits).expect("it judges packets")
     }
 
     /// Deletes all that is not of what is installed, and looks that no more and no less is left.
