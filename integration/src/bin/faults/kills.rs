@@ -238,7 +238,7 @@ pub(crate) fn control_plane_steps(scene: &mut Scene, _: Settings) -> Result<Stri
 
 /// `kill -9` at random moments, of any program, while transactions follow each other.
 pub(crate) fn random_kills(scene: &mut Scene, settings: Settings) -> Result<String> {
-    let load = Load::start(scene.client()?, Duration::from_millis(2));
+    let load = Load::start(scene.client()?, Duration::from_millis(10));
     let mut rng = StdRng::seed_from_u64(settings.seed);
     let mut kills = 0;
     while kills < settings.kills {

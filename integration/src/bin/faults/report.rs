@@ -100,6 +100,10 @@ impl Report {
                 row.name, row.allowed, row.lost, row.denied, row.leaked, row.seconds
             );
         }
+        // Again, and last: what is cut off of a long output is its beginning.
+        for row in self.rows.iter().filter(|row| row.failure.is_some()) {
+            let _ = writeln!(text, "\n{}: {}", row.name, row.line());
+        }
         for row in &self.not_run {
             let _ = writeln!(text, "not run: {row}");
         }

@@ -50,7 +50,20 @@ const UNPROTECTED: Spec = Spec {
     ..PLAIN
 };
 
+/// The journal keeps all that is written in the course of a row.
+const WHOLE_HISTORY: Spec = Spec {
+    control_plane: &["--history", "1000000"],
+    ..PLAIN
+};
+
 impl Row {
+    const fn with_whole_history(self) -> Row {
+        Row {
+            spec: WHOLE_HISTORY,
+            ..self
+        }
+    }
+
     const fn unprotected(self) -> Row {
         Row {
             spec: UNPROTECTED,
@@ -94,7 +107,8 @@ pub(crate) const ROWS: &[Row] = &[
         "random-kills",
         "SIGKILL of any program at random moments under load; then API, journals and kernels are compared",
         kills::random_kills,
-    ),
+    )
+    .with_whole_history(),
     row(
         "control-restart",
         "control: restarts that delete all rules and add them again, as others do",
