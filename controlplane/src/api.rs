@@ -215,6 +215,7 @@ impl PolicyService for Api {
             epoch: state.epoch,
             nodes: self.nodes.status().iter().map(Into::into).collect(),
             rollouts: self.nodes.rollouts().iter().map(Into::into).collect(),
+            trouble: self.writer.unwritable().as_ref().map(Into::into),
         }))
     }
 }

@@ -128,6 +128,12 @@ fn render(source: &Source) -> String {
         "The last revision that every node enforces",
         enforced.unwrap_or(published.revision),
     );
+    let unwritable = source.writer.unwritable();
+    gauge(
+        "journal_unwritable",
+        "Whether transactions are refused because the journal could not be written the last time",
+        unwritable.is_some().into(),
+    );
     let rollouts = source.nodes.rollouts();
     gauge(
         "rollouts",

@@ -53,6 +53,15 @@ pub struct Carried {
     pub changes: Vec<Change>,
 }
 
+/// The journal could not be written the last time that was tried: transactions are refused.
+#[derive(Clone, Debug)]
+pub struct Unwritable {
+    /// When it began.
+    pub since: Instant,
+    /// What the last attempt came to.
+    pub error: Arc<JournalError>,
+}
+
 /// Why a transaction was not carried out.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Refusal {
@@ -115,6 +124,7 @@ enum Message {
 pub struct Writer {
     queue: mpsc::Sender<Message>,
     published: watch::Receiver<Arc<Published>>,
+    unwritable: watch::Receiver<Option<Unwritable>>,
 }
 
 /// The writer's thread, for who started it.
@@ -162,11 +172,13 @@ impl Writer {
         let nodes = Arc::new(Nodes::new(table));
         let (queue, queued) = mpsc::channel(QUEUE);
         let (end, ended) = oneshot::channel();
+        let (tell, unwritable) = watch::channel(None);
         let state = State {
             journal,
             compiler,
             nodes: nodes.clone(),
             publish,
+            unwritable: tell,
         };
         let thread = thread::Builder::new()
             .name("writer".to_owned())
@@ -181,7 +193,12 @@ impl Writer {
             queue: queue.clone(),
             thread,
         };
-        Ok((Writer { queue, published }, nodes, running))
+        let writer = Writer {
+            queue,
+            published,
+            unwritable,
+        };
+        Ok((writer, nodes, running))
     }
 
     /// Has a transaction carried out. Returns when it is durable and visible, or refused.
@@ -209,6 +226,11 @@ impl Writer {
     /// The last committed state.
     pub fn current(&self) -> Arc<Published> {
         self.published.borrow().clone()
+    }
+
+    /// What is wrong with the journal, if the last attempt to write it failed.
+    pub fn unwritable(&self) -> Option<Unwritable> {
+        self.unwritable.borrow().clone()
     }
 
     /// Every committed state from now on; one that is overtaken may be passed over.
@@ -241,6 +263,7 @@ struct State {
     compiler: Compiler,
     nodes: Arc<Nodes>,
     publish: watch::Sender<Arc<Published>>,
+    unwritable: watch::Sender<Option<Unwritable>>,
 }
 
 impl State {
@@ -276,6 +299,7 @@ impl State {
 
     fn note(&mut self, note: &Note, answer: oneshot::Sender<Result<(), Arc<JournalError>>>) {
         let noted = self.journal.note(note).map_err(Arc::new);
+        self.tell(&noted);
         if let Err(error) = &noted {
             error!(%error, ?note, "could not take a note");
         } else {
@@ -303,12 +327,29 @@ impl State {
         });
     }
 
+    /// Lets everyone see whether the journal can be written.
+    fn tell(&self, written: &Result<(), Arc<JournalError>>) {
+        self.unwritable.send_if_modified(|unwritable| {
+            let was = unwritable.take();
+            let since = was.as_ref().map_or_else(Instant::now, |was| was.since);
+            *unwritable = written.as_ref().err().map(|error| Unwritable {
+                since,
+                error: error.clone(),
+            });
+            was.is_some() || unwritable.is_some()
+        });
+    }
+
     /// Durable, then visible, then answered.
     fn carry_out(&mut self, group: Group) {
         let committed = group.committed();
-        if let Err(error) = self.journal.append(&committed) {
+        let appended = self.journal.append(&committed).map_err(Arc::new);
+        if !committed.is_empty() {
+            self.tell(&appended);
+        }
+        if let Err(error) = appended {
             error!(%error, transactions = committed.len(), "refused, because they could not be made durable");
-            return group.refuse(&Arc::new(error));
+            return group.refuse(&error);
         }
         for (committed, cluster, unreachable) in group.accepted() {
             self.compile(committed, cluster, unreachable);

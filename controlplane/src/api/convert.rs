@@ -11,6 +11,7 @@ use crate::{
     model::{Kind, ObjectKey},
     nodes::{self, Unreachable},
     transaction::{Action, Change},
+    writer::Unwritable,
 };
 
 /// The kind that a number on the wire means.
@@ -211,6 +212,16 @@ impl From<&nodes::Status> for NodeStatus {
             endpoints: u32::try_from(status.endpoints).unwrap_or(u32::MAX),
             held_revision: status.holds.map_or(0, |position| position.revision),
             troubles: status.troubles.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&Unwritable> for wire::Trouble {
+    fn from(unwritable: &Unwritable) -> Self {
+        wire::Trouble {
+            kind: wire::trouble::Kind::Journal.into(),
+            reason: unwritable.error.to_string(),
+            since_ms: millis(unwritable.since.elapsed()),
         }
     }
 }

@@ -271,7 +271,7 @@ impl PolicyService for Fake {
             revision,
             epoch: 1,
             nodes,
-            rollouts: Vec::new(),
+            ..StatusResponse::default()
         }))
     }
 }

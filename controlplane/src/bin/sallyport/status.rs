@@ -35,6 +35,8 @@ pub(crate) async fn run(
 struct Report {
     revision: u64,
     epoch: u64,
+    /// What is wrong with the control plane itself.
+    trouble: Option<Trouble>,
     nodes: Vec<Node>,
     /// The edits that have not passed their barrier.
     rollouts: Vec<OnItsWay>,
@@ -102,6 +104,7 @@ impl From<StatusResponse> for Report {
         Report {
             revision: status.revision,
             epoch: status.epoch,
+            trouble: status.trouble.map(Trouble::from),
             nodes: status.nodes.into_iter().map(node).collect(),
             rollouts: status.rollouts.into_iter().map(OnItsWay::from).collect(),
         }
@@ -176,6 +179,13 @@ impl Report {
             Form::Wide => true,
         };
         let mut text = format!("revision {}, epoch {}\n", self.revision, self.epoch);
+        if let Some(trouble) = &self.trouble {
+            let since = duration::rough(Duration::from_millis(trouble.since_ms));
+            text += &format!(
+                "for {since}, the control plane has refused all transactions: {}\n",
+                trouble.reason
+            );
+        }
         if self.nodes.is_empty() {
             return text + "no nodes\n";
         }
@@ -296,7 +306,28 @@ mod tests {
             epoch: 1,
             nodes,
             rollouts: vec![rollout],
+            trouble: None,
         })
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_control_plane_comes_first() {
+        let mut report = report();
+        report.trouble = Some(Trouble {
+            kind: "journal",
+            reason: "no space left on device".into(),
+            since_ms: 65_000,
+        });
+        let table = report.show(Form::Table, false);
+        assert!(
+            table.starts_with(
+                "revision 42, epoch 1\n\
+                 for 1m5s, the control plane has refused all transactions: no space left on device\n\
+                 \n\
+                 NODE "
+            ),
+            "{table}"
+        );
     }
 
     #[test]

@@ -20,7 +20,7 @@ use sallyport_integration::{
     ledger::{Ledger, pair},
     tracer::{Act, Call, Calls, Fault, Tracer},
 };
-use sallyport_proto::wire::node_status::State;
+use sallyport_proto::wire::{NodeStatus, Trouble, node_status::State, trouble};
 
 use crate::{
     Settings,
@@ -282,10 +282,13 @@ fn await_refusal(scene: &Scene, node: &str, reason: &str) -> Result<()> {
     let mut client = scene.client()?;
     loop {
         let status = client.status()?;
-        let refuses = |one: &&sallyport_proto::wire::NodeStatus| {
-            one.name == node && one.state() == State::Refusing && one.reason.contains(reason)
+        let refuses = |one: &NodeStatus| {
+            one.name == node
+                && one.state() == State::Refusing
+                && one.reason.contains(reason)
+                && one.troubles.iter().any(is_journal)
         };
-        if status.nodes.iter().any(|one| refuses(&one)) {
+        if status.nodes.iter().any(refuses) {
             return Ok(());
         }
         ensure!(
@@ -294,6 +297,21 @@ fn await_refusal(scene: &Scene, node: &str, reason: &str) -> Result<()> {
         );
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+fn is_journal(trouble: &Trouble) -> bool {
+    trouble.kind() == trouble::Kind::Journal
+}
+
+/// Checks that nobody has trouble with a journal any more.
+fn all_can_write(scene: &Scene) -> Result<()> {
+    let status = scene.client()?.status()?;
+    let nodes = status.nodes.iter().flat_map(|node| &node.troubles);
+    let trouble = nodes
+        .chain(&status.trouble)
+        .find(|trouble| is_journal(trouble));
+    ensure!(trouble.is_none(), "the status still says {trouble:?}");
+    Ok(())
 }
 
 /// A policy that takes some room in a journal.
@@ -352,6 +370,7 @@ pub(crate) fn node_disk_full(scene: &mut Scene, _: Settings) -> Result<String> {
     scene.client()?.wait_enforced(revision)?;
     let recovered = started.elapsed();
     scene.edit(pair(600))?;
+    all_can_write(scene)?;
     Ledger::default().compare(&mut scene.deployment)?;
     Ok(format!(
         "refused while full; enforced {:.1} s after there was room",
@@ -377,8 +396,14 @@ pub(crate) fn control_plane_disk_full(scene: &mut Scene, _: Settings) -> Result<
             && scene.client()?.status()?.revision == before,
         "what was refused is there"
     );
+    let told = scene.client()?.status()?.trouble;
+    ensure!(
+        told.as_ref().is_some_and(is_journal),
+        "the status says nothing: {told:?}"
+    );
     fs::remove_file(filler)?;
     scene.edit(pair(1000))?;
+    all_can_write(scene)?;
     Ledger::default().compare(&mut scene.deployment)?;
     Ok("refused while full; the next edit after there was room was enforced".into())
 }
