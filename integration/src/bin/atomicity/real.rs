@@ -95,11 +95,25 @@ pub(crate) fn run(
         }
     }
     let lasted = started.elapsed();
+    let report = flood.stop()?;
+    tell_warnings(&deployment, progress);
     Ok(Measured {
         transactions,
         lasted,
-        report: flood.stop()?,
+        report,
     })
+}
+
+/// Says what the programs warned of.
+fn tell_warnings(deployment: &Deployment, progress: &Progress) {
+    let nodes = (0..deployment.bed.nodes()).map(Deployment::node_name);
+    for program in ["controlplane".to_owned()].into_iter().chain(nodes) {
+        let log = deployment.log(&program);
+        let is_warning = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+        for line in log.lines().filter(is_warning) {
+            progress.say(&format!("{program} warns: {line}"));
+        }
+    }
 }
 
 /// Each node by a control plane of its own, all told at the same moment.
