@@ -41,8 +41,8 @@ struct Watched {
     commits: usize,
     /// What a stranger commits right before the next own commit.
     intrusion: Vec<Command>,
-    /// How many commits go well before one is refused.
-    refuses_after: Option<usize>,
+    /// How many commits go well before one does not, and how.
+    fails_after: Option<(usize, Fault)>,
 }
 
 impl Watched {
@@ -60,14 +60,9 @@ impl Watched {
 
     fn before_commit(&mut self) {
         self.commits += 1;
-        if let Some(left) = &mut self.refuses_after {
-            match left.checked_sub(1) {
-                Some(less) => *left = less,
-                None => {
-                    self.refuses_after = None;
-                    self.kernel.fail_next([Fault::Refused(Errno::ENOMEM)]);
-                }
-            }
+        match self.fails_after.take() {
+            Some((0, fault)) => self.kernel.fail_next([fault]),
+            later => self.fails_after = later.map(|(left, fault)| (left - 1, fault)),
         }
         let commands = std::mem::take(&mut self.intrusion);
         if !commands.is_empty() {
@@ -222,8 +217,9 @@ struct Node {
 }
 
 impl Node {
-    fn new(rng: &mut StdRng) -> Node {
-        let (kernel, journal) = (Shared::default(), Noted::default());
+    /// An enforcer without a journal.
+    fn start(kernel: Shared) -> Node {
+        let journal = Noted::default();
         let recovered = Recovered {
             installed: Installed::default(),
             pending: None,
@@ -236,11 +232,15 @@ impl Node {
             lease: None,
         };
         let agent = Agent::start(kernel.clone(), journal.clone(), recovered, options).unwrap();
-        let mut node = Node {
+        Node {
             kernel,
             journal,
             agent,
-        };
+        }
+    }
+
+    fn new(rng: &mut StdRng) -> Node {
+        let mut node = Node::start(Shared::default());
         let first = random_policy(rng);
         node.update(&first, 1).unwrap();
         node.agent.clean();
@@ -539,9 +539,9 @@ fn a_refused_step_after_the_first_is_finished_later() {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut node = Node::new(&mut rng);
         let next = random_policy(&mut rng);
-        node.kernel.0.borrow_mut().refuses_after = Some(1);
+        node.kernel.0.borrow_mut().fails_after = Some((1, Fault::Refused(Errno::ENOMEM)));
         let result = node.update(&next, 2);
-        node.kernel.0.borrow_mut().refuses_after = None;
+        node.kernel.0.borrow_mut().fails_after = None;
         if result.is_ok() {
             continue;
         }
@@ -576,4 +576,45 @@ fn a_table_that_is_whole_is_not_touched() {
     node.watch();
     assert!(!node.agent.restore().unwrap());
     assert_eq!(node.kernel.0.borrow().commits, 0);
+}
+
+/// Nobody knows what the table enforces, and the kernel fails at any commit of its replacement: it is refused, or done in
+/// another way; what was refused is done when it is tried again.
+#[test]
+fn a_table_that_the_journal_does_not_know_is_replaced_whatever_fails() {
+    let faults = [
+        Fault::Refused(Errno::ENOMEM),
+        Fault::AnswerLost,
+        Fault::BatchLost,
+    ];
+    let (mut refused, mut done) = (0, 0);
+    for seed in 0..10 {
+        let mut whole = None;
+        for (after, fault) in (0..6).flat_map(|after| faults.map(|fault| (after, fault))) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let before = Node::new(&mut rng);
+            let next = random_policy(&mut rng);
+            let mut node = Node::start(before.kernel);
+            assert_eq!(node.agent.window(), []);
+            node.kernel.0.borrow_mut().fails_after = Some((after, fault));
+            let result = node.update(&next, 2);
+            node.kernel.0.borrow_mut().fails_after = None;
+            if result.is_ok() {
+                done += 1;
+            } else {
+                refused += 1;
+                assert_eq!(node.agent.window(), []);
+                node.update(&next, 2).unwrap();
+            }
+            node.agent.clean();
+            let case = format!("seed {seed}: {fault:?} after {after}");
+            assert!(!node.agent.restore().unwrap(), "{case}");
+            let content = node.content();
+            assert!(
+                whole.get_or_insert_with(|| content.clone()) == &content,
+                "{case}: another table"
+            );
+        }
+    }
+    assert!(refused > 50 && done > 50, "{refused} refused, {done} done");
 }
