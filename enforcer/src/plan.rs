@@ -24,7 +24,7 @@ mod batches;
 mod half;
 mod reach;
 mod repair;
-mod replace;
+mod whole;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -46,7 +46,7 @@ use half::{Planner, Version};
 
 pub use reach::Reach;
 pub use repair::{Repair, repair};
-pub use replace::replace;
+pub use whole::{create, replace};
 
 /// What a node enforces, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -263,75 +263,6 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
         garbage: planner.garbage,
         reach,
         after: new.clone(),
-    }
-}
-
-/// Plans a table where there is none. Its base chain comes last: no packet meets it before it is whole.
-pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan {
-    let Whole { prepare, mut hook } = Whole::of(installed, options);
-    let table = Command::AddTable {
-        owned: options.owned,
-    };
-    let prepare = [table].into_iter().chain(prepare).collect();
-    hook.extend(stamp::write_frame(
-        &render::frame_fingerprint(options, &installed.policy),
-        true,
-    ));
-
-    let parts = vec![Part::of(prepare), Part::whole(hook)];
-    Plan {
-        steps: steps(parts, installed, limits, Work::Table),
-        garbage: Garbage::default(),
-        reach: Reach::default(),
-        after: installed.clone(),
-    }
-}
-
-/// All that is in a table.
-struct Whole {
-    /// What no packet can reach: sets and chains, filled.
-    prepare: Vec<Command>,
-    /// The base chain, that the kernel calls.
-    hook: Vec<Command>,
-}
-
-impl Whole {
-    fn of(installed: &Installed, options: &Options) -> Whole {
-        let policy = &installed.policy;
-        let mut empty = NodePolicy::default();
-        empty.set_workload_ranges(policy.workload_ranges().clone());
-        let no_births = OrdMap::new();
-        let mut planner = Planner {
-            options,
-            unknown: &installed.unknown,
-            garbage: Garbage::default(),
-        };
-        let before = Version {
-            policy: &empty,
-            births: &no_births,
-        };
-        let after = Version {
-            policy,
-            births: &installed.births,
-        };
-
-        let mut prepare = render::frame_sets(options);
-        let workloads = render::workload_sets(options, policy);
-        prepare.extend(workloads.into_values().flatten());
-        let mut hook = Vec::new();
-        for (name, rules) in render::frame_chains(options, policy) {
-            let commands = if name == render::FORWARD {
-                &mut hook
-            } else {
-                &mut prepare
-            };
-            commands.push(render::add_frame_chain(name));
-            commands.extend(render::replace_rules(name, rules));
-        }
-        let content = planner.half(before, after);
-        prepare.extend(content.prepare);
-        prepare.extend(content.dispatch.into_iter().flatten());
-        Whole { prepare, hook }
     }
 }
 
