@@ -414,10 +414,13 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// Makes the whole table in the place of one of which nobody knows what it enforces, without a packet noticing.
     fn replace(&mut self, installed: &Installed) -> Result<(), netlink::Error> {
-        let plan = self
-            .kernel
-            .read()?
-            .and_then(|found| plan::replace(installed, &self.options, &found, self.limits()));
+        let plan = self.kernel.read()?.and_then(|found| {
+            let found = Garbage {
+                chains: found.chains,
+                sets: found.sets,
+            };
+            plan::replace(installed, &self.options, &found, self.limits())
+        });
         let Some(plan) = plan else {
             return self.create(installed, true);
         };

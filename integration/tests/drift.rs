@@ -301,6 +301,7 @@ fn at_the_start() -> Outcome {
         // Without its stamp it is a table that the journal knows nothing of: it stays until a snapshot comes.
         if change.contains("stamp") {
             node.agent().apply(snapshot(&policy(3), 1))?;
+            node.agent().clean();
             whole = listing(&node.netns)?;
             continue;
         }

@@ -4,7 +4,6 @@ use imbl::OrdMap;
 use sallyport_proto::policy::NodePolicy;
 
 use crate::{
-    netlink::TableState,
     nft::{
         command::Command,
         render::{self, Options},
@@ -38,8 +37,8 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
     }
 }
 
-/// Plans a table in the place of the one that is `found`, of which nobody knows what it enforces; `None` where that judges no
-/// packets.
+/// Plans a table in the place of one of which nobody knows what it enforces, but only what chains and sets it has; `None`
+/// where that judges no packets.
 ///
 /// Packets meet all of the old one, or all of the new one. Only one place can be changed at once, and only the base chain
 /// leads everywhere. So its rules are pointed at a copy of the new table under other names; where the old one was, the new
@@ -48,7 +47,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
 pub fn replace(
     installed: &Installed,
     options: &Options,
-    found: &TableState,
+    found: &Garbage,
     limits: Limits,
 ) -> Option<Plan> {
     if !found.chains.contains(render::FORWARD) {
@@ -65,10 +64,7 @@ pub fn replace(
         }
         commands
     };
-    let mut old = Garbage {
-        chains: found.chains.clone(),
-        sets: found.sets.clone(),
-    };
+    let mut old = found.clone();
     old.chains.remove(render::FORWARD);
 
     let (prepare, hook) = (copy(&there.prepare), copy(&there.hook));
@@ -94,7 +90,7 @@ pub fn replace(
 }
 
 /// What names of the copy begin with. Whoever died on the way may have left one, and packets may be in it.
-fn interim_prefix(found: &TableState) -> String {
+fn interim_prefix(found: &Garbage) -> String {
     let is_free = |prefix: &String| {
         let mut names = found.chains.iter().chain(&found.sets);
         !names.any(|name| name.starts_with(prefix.as_str()))

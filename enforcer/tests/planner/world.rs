@@ -223,6 +223,10 @@ impl World {
         let after = Installed::default().updated(window, &self.options.unknown());
         let found = self.kernel.read().expect("it can be read");
         let found = found.expect("it is there");
+        let found = Garbage {
+            chains: found.chains,
+            sets: found.sets,
+        };
         plan::replace(&after, &self.options, &found, self.limits).expect("it judges packets")
     }
 

@@ -36,6 +36,7 @@ struct Report {
     revision: u64,
     epoch: u64,
     /// What is wrong with the control plane itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<Trouble>,
     nodes: Vec<Node>,
     /// The edits that have not passed their barrier.
