@@ -2,7 +2,7 @@
 //! from it by one thing only: no common control plane, or no common transaction.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     thread,
     time::{Duration, Instant},
 };
@@ -76,6 +76,7 @@ pub(crate) fn run(
     progress: &mut Progress,
 ) -> Result<Measured> {
     let (deployment, flood) = start(scenario, false)?;
+    let warned = warnings(&deployment);
     let mut api = deployment.client()?;
     let started = Instant::now();
     let mut state = scenario.state(0);
@@ -96,7 +97,9 @@ pub(crate) fn run(
     }
     let lasted = started.elapsed();
     let report = flood.stop()?;
-    tell_warnings(&deployment, progress);
+    for warning in warnings(&deployment).difference(&warned) {
+        progress.say(warning);
+    }
     Ok(Measured {
         transactions,
         lasted,
@@ -104,16 +107,21 @@ pub(crate) fn run(
     })
 }
 
-/// Says what the programs warned of.
-fn tell_warnings(deployment: &Deployment, progress: &Progress) {
+/// What the programs have warned of.
+fn warnings(deployment: &Deployment) -> BTreeSet<String> {
     let nodes = (0..deployment.bed.nodes()).map(Deployment::node_name);
-    for program in ["controlplane".to_owned()].into_iter().chain(nodes) {
-        let log = deployment.log(&program);
-        let is_warning = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
-        for line in log.lines().filter(is_warning) {
-            progress.say(&format!("{program} warns: {line}"));
-        }
-    }
+    let programs = ["controlplane".to_owned()].into_iter().chain(nodes);
+    let is_warning = |line: &&str| line.contains(" WARN ") || line.contains("ERROR ");
+    programs
+        .flat_map(|program| {
+            let log = deployment.log(&program);
+            let lines = log.lines().filter(is_warning);
+            let told: Vec<_> = lines
+                .map(|line| format!("{program} warns: {line}"))
+                .collect();
+            told
+        })
+        .collect()
 }
 
 /// Each node by a control plane of its own, all told at the same moment.
