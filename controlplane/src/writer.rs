@@ -382,7 +382,9 @@ impl State {
         }
         for node in &affected.gone {
             let note = Note::Left { node: node.clone() };
-            if let Err(error) = self.journal.note(&note) {
+            let noted = self.journal.note(&note).map_err(Arc::new);
+            self.tell(&noted);
+            if let Err(error) = noted {
                 error!(%error, "could not take a note");
             }
             self.publish_joined(&note);

@@ -1,25 +1,22 @@
 //! The agent: the only one who changes the kernel's table and the journal. It owns what is installed, and carries out
 //! one update at a time: journal, kernel, acknowledgement. It knows no time and no thread: those are `thread`'s.
 
+mod adopt;
 mod drift;
 mod lease;
 mod thread;
+mod whole;
 
 use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
-use nix::errno::Errno;
-use sallyport_proto::{Delta, Misfit, Position, Update, policy::Direction};
-use tracing::{debug, error, info, warn};
+use sallyport_proto::{Misfit, Position, Update};
+use tracing::{debug, error, warn};
 
 use crate::{
     journal::{self, Intent, Log, Recovered},
     kernel::Kernel,
-    netlink::{self, TableState},
-    nft::{
-        command::Command,
-        render::{self, Options},
-        stamp::Stamp,
-    },
+    netlink,
+    nft::render::Options,
     plan::{self, Garbage, Installed, Limits, Plan, Reach},
 };
 
@@ -145,191 +142,6 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.garbage.len() + usize::from(self.forgetting || !self.recent.is_empty())
     }
 
-    /// What several versions have in common depends on what becomes of unknown addresses, and the operator may have
-    /// changed that.
-    fn change_mode(&mut self) -> Result<(), Refusal> {
-        let Some((newest, older)) = self.installed.window.versions().split_last() else {
-            return Ok(());
-        };
-        if self.foreign || older.is_empty() || self.installed.unknown == self.options.unknown() {
-            return Ok(());
-        }
-        self.apply(Update {
-            base: Some(newest.position),
-            target: newest.position,
-            keep: older.iter().map(|version| version.position).collect(),
-            delta: Delta::default(),
-        })
-    }
-
-    /// Brings journal and kernel together.
-    fn adopt(&mut self, recovered: Recovered) -> Result<(), StartError> {
-        self.forgetting = true; // What the journal says of that may be done or not.
-        let started = Instant::now();
-        let Some(table) = self.kernel.read()? else {
-            // After a reboot: what was intended is carried out, as it was acknowledged or would have been.
-            let installed = match recovered.pending {
-                Some((_, after)) => after,
-                None => recovered.installed,
-            };
-            self.create(&installed, false)?;
-            info!(took = ?started.elapsed(), "made the table from the journal");
-            return Ok(());
-        };
-        self.take_over(&table)?;
-        if self.options.lease.is_none() && table.lease.is_some() {
-            self.begin_to_end_leases();
-        }
-        let stamp = table.reading.stamp;
-        let Recovered { installed, pending } = recovered;
-        if !table.chains.contains(render::FORWARD) {
-            // The base chain is made last: the table was never whole, or is not any more.
-            warn!("the table judges no packets");
-            self.installed = pending.map_or(installed, |(_, after)| after);
-            self.restore()?;
-            return Ok(());
-        }
-        let is_at = |at: &Installed| stamp.is_some_and(|stamp| stamp.is_of(at));
-        // Packets that met what an earlier life did last may still be under way.
-        self.kernel.grace();
-        // An update that was under way was planned for a table without leases, if it has none.
-        let lease = self.options.lease.take_if(|_| table.lease.is_none());
-        match pending {
-            Some((intent, after)) if is_at(&after) => {
-                let done = stamp.and_then(|stamp| stamp.steps_done());
-                self.installed = installed;
-                self.resume(
-                    &intent,
-                    after,
-                    done.map_or(usize::MAX, |done| done as usize),
-                )?;
-            }
-            Some((intent, after)) if is_at(&installed) => {
-                self.installed = installed;
-                self.resume(&intent, after, 0)?;
-            }
-            None if is_at(&installed) => self.installed = installed,
-            pending => {
-                self.installed = pending.map_or(installed, |(_, after)| after);
-                self.options.lease = lease.or(self.options.lease);
-                return self.keep_foreign(stamp);
-            }
-        }
-        self.options.lease = lease.or(self.options.lease);
-        self.mend(table.reading.frame.as_deref())?;
-        let position = self.installed.position().unwrap_or_default();
-        info!(%position, took = ?started.elapsed(), "took the table over");
-        Ok(())
-    }
-
-    /// The table is not what the journal knows. It goes on enforcing until a snapshot comes.
-    fn keep_foreign(&mut self, stamp: Option<Stamp>) -> Result<(), StartError> {
-        let stamp = stamp.map_or_else(|| "nothing".into(), |stamp| stamp.to_string());
-        warn!(%stamp, "the table in the kernel is not what the journal holds: it stays until a snapshot replaces it");
-        self.foreign = true;
-        Ok(())
-    }
-
-    /// Becomes the owner of a table that an earlier life left.
-    fn take_over(&mut self, table: &TableState) -> Result<(), netlink::Error> {
-        self.protected = self.options.owned && table.is_made_to_be_owned();
-        self.kernel.commit(&[Command::AddTable {
-            owned: self.protected,
-        }])
-    }
-
-    /// Finishes an update that an earlier life began.
-    fn resume(&mut self, intent: &Intent, after: Installed, done: usize) -> Result<(), Refusal> {
-        if done < usize::MAX {
-            let limits = Limits {
-                batch: intent.batch,
-            };
-            let plan = plan::update(&self.installed, &after, &self.options, limits);
-            info!(
-                revision = intent.update.target.revision,
-                done,
-                of = plan.steps.len(),
-                "finishing the update under way"
-            );
-            self.carry_out(&plan, done)?;
-        }
-        self.installed = after;
-        Ok(())
-    }
-
-    /// Deletes what an earlier life left behind, and writes the frame anew if the options are others.
-    fn mend(&mut self, frame: Option<&str>) -> Result<(), StartError> {
-        let Some(table) = self.kernel.read()? else {
-            return Ok(self.create(&self.installed.clone(), false)?);
-        };
-        self.lease.slot = table.lease;
-        let is_same = frame
-            == Some(&*render::frame_fingerprint(
-                &self.options,
-                &self.installed.policy,
-            ));
-        if !is_same {
-            info!("writing the frame of the table for the options given now");
-            let slot = table.lease.unwrap_or_default();
-            self.lease.slot = Some(slot);
-            let plan = plan::reframe(&self.installed, &self.options, slot, self.limits());
-            self.carry_out(&plan, 0)?;
-        }
-        // Everything that should not be there was left behind by an earlier life.
-        self.garbage = Garbage::default();
-        if self.restore()? {
-            warn!(differences = ?self.drift.last, "the table was changed while no enforcer ran: it is mended");
-        }
-        Ok(())
-    }
-
-    /// Makes the whole table. With `replace`, in place of the one that is there.
-    fn create(&mut self, installed: &Installed, replace: bool) -> Result<(), netlink::Error> {
-        let make = |options: &Options, limits| {
-            let mut plan = plan::create(installed, options, limits);
-            if replace {
-                // In one batch, so that there is no moment without a table.
-                let steps = std::mem::take(&mut plan.steps);
-                let all = steps.into_iter().flat_map(|step| step.commands);
-                let commands = [Command::DeleteTable].into_iter().chain(all).collect();
-                plan.steps = vec![plan::Step {
-                    commands,
-                    ..plan::Step::default()
-                }];
-            }
-            plan
-        };
-        let mut plan = make(&self.options, self.limits());
-        let mut result = self.commit_steps(&plan);
-        if let Err(netlink::Error::Refused {
-            errno: Errno::EOPNOTSUPP | Errno::EINVAL,
-            ..
-        }) = result
-            && self.options.owned
-        {
-            warn!("this kernel cannot protect the table (flags owner and persist, Linux 6.9)");
-            self.options.owned = false;
-            plan = make(&self.options, self.limits());
-            result = self.commit_steps(&plan);
-        }
-        result?;
-        self.protected = self.options.owned;
-        self.installed = plan.after;
-        self.foreign = false;
-        self.garbage = Garbage::default();
-        self.lease.start_anew();
-        Ok(())
-    }
-
-    fn commit_steps(&mut self, plan: &Plan) -> Result<(), netlink::Error> {
-        plan.steps.iter().try_for_each(|step| {
-            if step.grace {
-                self.kernel.grace();
-            }
-            self.kernel.commit(&step.commands)
-        })
-    }
-
     fn limits(&self) -> Limits {
         Limits {
             batch: self.kernel.batch_limit(),
@@ -389,54 +201,6 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 Err(refusal)
             }
         }
-    }
-
-    /// Nobody knows whose the addresses were: where connections are to be kept, those that are there are not.
-    fn replace_foreign(&mut self, after: &Installed) -> Result<(), Refusal> {
-        let keeps = |address: &IpAddr| {
-            let directions = Direction::BOTH.into_iter();
-            let endpoint = &after.policy.endpoints()[address];
-            directions
-                .filter_map(|direction| endpoint.class(direction))
-                .any(|class| after.policy.classes()[&class].keep)
-        };
-        let kept = after.policy.endpoints().keys().copied().filter(keeps);
-        self.kernel
-            .forget(&kept.collect())
-            .and_then(|()| self.replace(after))
-            .map_err(|source| Refusal::Kernel {
-                revision: after.position().unwrap_or_default().revision,
-                step: 1,
-                steps: 1,
-                source,
-            })
-    }
-
-    /// Makes the whole table in the place of one of which nobody knows what it enforces, without a packet noticing.
-    fn replace(&mut self, installed: &Installed) -> Result<(), netlink::Error> {
-        let plan = self.kernel.read()?.and_then(|found| {
-            let found = Garbage {
-                chains: found.chains,
-                sets: found.sets,
-            };
-            plan::replace(installed, &self.options, &found, self.limits())
-        });
-        let Some(plan) = plan else {
-            return self.create(installed, true);
-        };
-        match self.commit_steps(&plan) {
-            Ok(()) => {}
-            Err(error @ netlink::Error::Refused { .. }) => {
-                warn!(%error, "the table cannot be replaced bit by bit: doing it at once, which may drop packets under way");
-                return self.create(installed, true);
-            }
-            Err(error) => return Err(error),
-        }
-        self.installed = plan.after;
-        self.foreign = false;
-        self.garbage = plan.garbage;
-        self.lease.start_anew();
-        Ok(())
     }
 
     /// Forgets the connections of addresses that come back, if that has not been done since they went.

@@ -1,5 +1,5 @@
-//! Others change the table of the fake kernel: it is made what it should be, and no packet of which the changed table and
-//! the whole one say the same is judged otherwise on the way.
+//! Others change the table of the fake kernel, or nobody knows what it is: it is made what it should be, whatever fails, and
+//! no packet of which the changed table and the whole one say the same is judged otherwise on the way.
 
 use std::{cell::RefCell, collections::BTreeSet, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 

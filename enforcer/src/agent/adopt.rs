@@ -1,0 +1,156 @@
+//! The start: brings journal and kernel together, whatever the life before left. It applies no update but one that was under
+//! way, or what the operator's choice makes of versions that are held.
+
+use std::time::Instant;
+
+use sallyport_proto::{Delta, Update};
+use tracing::{info, warn};
+
+use super::{Agent, Refusal, StartError};
+use crate::{
+    journal::{Intent, Log, Recovered},
+    kernel::Kernel,
+    netlink::{self, TableState},
+    nft::{command::Command, render, stamp::Stamp},
+    plan::{self, Garbage, Installed, Limits},
+};
+
+impl<K: Kernel, L: Log> Agent<K, L> {
+    /// What several versions have in common depends on what becomes of unknown addresses, and the operator may have
+    /// changed that.
+    pub(super) fn change_mode(&mut self) -> Result<(), Refusal> {
+        let Some((newest, older)) = self.installed.window.versions().split_last() else {
+            return Ok(());
+        };
+        if self.foreign || older.is_empty() || self.installed.unknown == self.options.unknown() {
+            return Ok(());
+        }
+        self.apply(Update {
+            base: Some(newest.position),
+            target: newest.position,
+            keep: older.iter().map(|version| version.position).collect(),
+            delta: Delta::default(),
+        })
+    }
+
+    /// Brings journal and kernel together.
+    pub(super) fn adopt(&mut self, recovered: Recovered) -> Result<(), StartError> {
+        self.forgetting = true; // What the journal says of that may be done or not.
+        let started = Instant::now();
+        let Some(table) = self.kernel.read()? else {
+            // After a reboot: what was intended is carried out, as it was acknowledged or would have been.
+            let installed = match recovered.pending {
+                Some((_, after)) => after,
+                None => recovered.installed,
+            };
+            self.create(&installed, false)?;
+            info!(took = ?started.elapsed(), "made the table from the journal");
+            return Ok(());
+        };
+        self.take_over(&table)?;
+        if self.options.lease.is_none() && table.lease.is_some() {
+            self.begin_to_end_leases();
+        }
+        let stamp = table.reading.stamp;
+        let Recovered { installed, pending } = recovered;
+        if !table.chains.contains(render::FORWARD) {
+            // The base chain is made last: the table was never whole, or is not any more.
+            warn!("the table judges no packets");
+            self.installed = pending.map_or(installed, |(_, after)| after);
+            self.restore()?;
+            return Ok(());
+        }
+        let is_at = |at: &Installed| stamp.is_some_and(|stamp| stamp.is_of(at));
+        // Packets that met what an earlier life did last may still be under way.
+        self.kernel.grace();
+        // An update that was under way was planned for a table without leases, if it has none.
+        let lease = self.options.lease.take_if(|_| table.lease.is_none());
+        match pending {
+            Some((intent, after)) if is_at(&after) => {
+                let done = stamp.and_then(|stamp| stamp.steps_done());
+                self.installed = installed;
+                self.resume(
+                    &intent,
+                    after,
+                    done.map_or(usize::MAX, |done| done as usize),
+                )?;
+            }
+            Some((intent, after)) if is_at(&installed) => {
+                self.installed = installed;
+                self.resume(&intent, after, 0)?;
+            }
+            None if is_at(&installed) => self.installed = installed,
+            pending => {
+                self.installed = pending.map_or(installed, |(_, after)| after);
+                self.options.lease = lease.or(self.options.lease);
+                return self.keep_foreign(stamp);
+            }
+        }
+        self.options.lease = lease.or(self.options.lease);
+        self.mend(table.reading.frame.as_deref())?;
+        let position = self.installed.position().unwrap_or_default();
+        info!(%position, took = ?started.elapsed(), "took the table over");
+        Ok(())
+    }
+
+    /// The table is not what the journal knows. It goes on enforcing until a snapshot comes.
+    fn keep_foreign(&mut self, stamp: Option<Stamp>) -> Result<(), StartError> {
+        let stamp = stamp.map_or_else(|| "nothing".into(), |stamp| stamp.to_string());
+        warn!(%stamp, "the table in the kernel is not what the journal holds: it stays until a snapshot replaces it");
+        self.foreign = true;
+        Ok(())
+    }
+
+    /// Becomes the owner of a table that an earlier life left.
+    fn take_over(&mut self, table: &TableState) -> Result<(), netlink::Error> {
+        self.protected = self.options.owned && table.is_made_to_be_owned();
+        self.kernel.commit(&[Command::AddTable {
+            owned: self.protected,
+        }])
+    }
+
+    /// Finishes an update that an earlier life began.
+    fn resume(&mut self, intent: &Intent, after: Installed, done: usize) -> Result<(), Refusal> {
+        if done < usize::MAX {
+            let limits = Limits {
+                batch: intent.batch,
+            };
+            let plan = plan::update(&self.installed, &after, &self.options, limits);
+            info!(
+                revision = intent.update.target.revision,
+                done,
+                of = plan.steps.len(),
+                "finishing the update under way"
+            );
+            self.carry_out(&plan, done)?;
+        }
+        self.installed = after;
+        Ok(())
+    }
+
+    /// Deletes what an earlier life left behind, and writes the frame anew if the options are others.
+    fn mend(&mut self, frame: Option<&str>) -> Result<(), StartError> {
+        let Some(table) = self.kernel.read()? else {
+            return Ok(self.create(&self.installed.clone(), false)?);
+        };
+        self.lease.slot = table.lease;
+        let is_same = frame
+            == Some(&*render::frame_fingerprint(
+                &self.options,
+                &self.installed.policy,
+            ));
+        if !is_same {
+            info!("writing the frame of the table for the options given now");
+            let slot = table.lease.unwrap_or_default();
+            self.lease.slot = Some(slot);
+            let plan = plan::reframe(&self.installed, &self.options, slot, self.limits());
+            self.carry_out(&plan, 0)?;
+        }
+        // Everything that should not be there was left behind by an earlier life.
+        self.garbage = Garbage::default();
+        if self.restore()? {
+            warn!(differences = ?self.drift.last, "the table was changed while no enforcer ran: it is mended");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,117 @@
+//! Whole tables: made where there is none, or in the place of another. It reads no journal.
+
+use std::net::IpAddr;
+
+use nix::errno::Errno;
+use sallyport_proto::policy::Direction;
+use tracing::warn;
+
+use super::{Agent, Refusal};
+use crate::{
+    journal::Log,
+    kernel::Kernel,
+    netlink,
+    nft::{command::Command, render::Options},
+    plan::{self, Garbage, Installed, Plan},
+};
+
+impl<K: Kernel, L: Log> Agent<K, L> {
+    /// Makes the whole table. With `replace`, in place of the one that is there.
+    pub(super) fn create(
+        &mut self,
+        installed: &Installed,
+        replace: bool,
+    ) -> Result<(), netlink::Error> {
+        let make = |options: &Options, limits| {
+            let mut plan = plan::create(installed, options, limits);
+            if replace {
+                // In one batch, so that there is no moment without a table.
+                let steps = std::mem::take(&mut plan.steps);
+                let all = steps.into_iter().flat_map(|step| step.commands);
+                let commands = [Command::DeleteTable].into_iter().chain(all).collect();
+                plan.steps = vec![plan::Step {
+                    commands,
+                    ..plan::Step::default()
+                }];
+            }
+            plan
+        };
+        let mut plan = make(&self.options, self.limits());
+        let mut result = self.commit_steps(&plan);
+        if let Err(netlink::Error::Refused {
+            errno: Errno::EOPNOTSUPP | Errno::EINVAL,
+            ..
+        }) = result
+            && self.options.owned
+        {
+            warn!("this kernel cannot protect the table (flags owner and persist, Linux 6.9)");
+            self.options.owned = false;
+            plan = make(&self.options, self.limits());
+            result = self.commit_steps(&plan);
+        }
+        result?;
+        self.protected = self.options.owned;
+        self.installed = plan.after;
+        self.foreign = false;
+        self.garbage = Garbage::default();
+        self.lease.start_anew();
+        Ok(())
+    }
+
+    pub(super) fn commit_steps(&mut self, plan: &Plan) -> Result<(), netlink::Error> {
+        plan.steps.iter().try_for_each(|step| {
+            if step.grace {
+                self.kernel.grace();
+            }
+            self.kernel.commit(&step.commands)
+        })
+    }
+
+    /// Nobody knows whose the addresses were: where connections are to be kept, those that are there are not.
+    pub(super) fn replace_foreign(&mut self, after: &Installed) -> Result<(), Refusal> {
+        let keeps = |address: &IpAddr| {
+            let directions = Direction::BOTH.into_iter();
+            let endpoint = &after.policy.endpoints()[address];
+            directions
+                .filter_map(|direction| endpoint.class(direction))
+                .any(|class| after.policy.classes()[&class].keep)
+        };
+        let kept = after.policy.endpoints().keys().copied().filter(keeps);
+        self.kernel
+            .forget(&kept.collect())
+            .and_then(|()| self.replace(after))
+            .map_err(|source| Refusal::Kernel {
+                revision: after.position().unwrap_or_default().revision,
+                step: 1,
+                steps: 1,
+                source,
+            })
+    }
+
+    /// Makes the whole table in the place of one of which nobody knows what it enforces, without a packet noticing.
+    fn replace(&mut self, installed: &Installed) -> Result<(), netlink::Error> {
+        let Some(found) = self.kernel.read()? else {
+            return self.create(installed, false);
+        };
+        let found = Garbage {
+            chains: found.chains,
+            sets: found.sets,
+        };
+        let Some(plan) = plan::replace(installed, &self.options, &found, self.limits()) else {
+            return self.create(installed, true);
+        };
+        match self.commit_steps(&plan) {
+            Ok(()) => {}
+            Err(error @ netlink::Error::Refused { .. }) => {
+                warn!(%error, "the table cannot be replaced bit by bit: doing it at once, which may drop packets under way");
+                return self.create(installed, true);
+            }
+            Err(error) => return Err(error),
+        }
+        self.installed = plan.after;
+        self.foreign = false;
+        self.garbage = plan.garbage;
+        self.lease.start_anew();
+        Ok(())
+    }
+}
