@@ -14,7 +14,7 @@ use crate::{
         validate,
     },
     nft::{
-        command::{Command, Element, Family, SetKind},
+        command::{Command, Element, Family, SetKind, Verdict},
         encode::{TABLE_OWNED, TABLE_PERSISTS},
     },
 };
@@ -247,15 +247,16 @@ impl Batch<'_> {
         self.undo.push(Undo::DeletedSet(id));
     }
 
-    fn add_chain(&mut self, name: &str, forward: bool) -> Result<(), Errno> {
+    fn add_chain(&mut self, name: &str, forward: Option<i32>) -> Result<(), Errno> {
         if name.is_empty() {
             return Err(Errno::ERANGE);
         }
         if let Ok(id) = self.chain(name) {
-            return if forward && !self.table.chain(id).base {
-                Err(Errno::EOPNOTSUPP)
-            } else {
-                Ok(())
+            // A hook, once made, does not change, nor is one made of a chain without.
+            return match (forward, self.table.chain(id).base) {
+                (Some(_), None) => Err(Errno::EOPNOTSUPP),
+                (Some(wanted), Some(there)) if wanted != there => Err(Errno::EEXIST),
+                _ => Ok(()),
             };
         }
         let id = self.table.insert_chain(Chain {
@@ -347,6 +348,7 @@ impl Batch<'_> {
     fn add_element(&mut self, id: SetId, kind: SetKind, element: &Element) -> Result<(), Errno> {
         let (first, last) = self.keys(id, kind, element)?;
         let data = match element {
+            Element::Verdict(_, Verdict::Reset, _) => return Err(Errno::EINVAL),
             Element::Verdict(_, verdict, _) => Data::Verdict(self.table.target(verdict)?),
             Element::Stamp(_, comment) => Data::Comment(comment.clone()),
             _ => Data::None,
@@ -427,8 +429,12 @@ impl Table {
         match undo {
             Undo::Table(flags, owner) => (self.flags, self.owner) = (flags, owner),
             Undo::AddedChain(id) => {
-                let chain = self.chains[id].take().expect("it was added");
-                self.chain_ids.remove(&chain.name);
+                // A packet that found an element of the refused batch goes there, and finds no rules.
+                let chain = self.chain_mut(id);
+                (chain.base, chain.died) = (None, next);
+                chain.versions.clear();
+                let name = chain.name.clone();
+                self.chain_ids.remove(&name);
             }
             Undo::DeletedChain(id) => {
                 let chain = self.chain_mut(id);
@@ -456,7 +462,7 @@ impl Table {
             Undo::RuleDied(rule) => rule.dies(Generation::MAX),
             Undo::References(rule, up) => self.count(&rule, !up),
             Undo::AddedElement(id, key) => {
-                let entry = self.set_mut(id).elements.unadd(key);
+                let entry = self.set_mut(id).elements.unadd(key, next);
                 if let Some(chain) = target(&entry.data).and_then(Target::chain) {
                     self.leads(id, chain, false);
                 }

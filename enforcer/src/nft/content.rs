@@ -22,8 +22,8 @@ pub struct Wanted {
 pub struct WantedChain {
     /// The command that makes it.
     pub make: Command,
-    /// Whether the forward hook calls it.
-    pub forward: bool,
+    /// The priority at which the forward hook calls it, if it does, from that which nft calls `filter`.
+    pub forward: Option<i32>,
     /// Its rules.
     pub rules: Vec<Rule>,
 }
@@ -76,10 +76,10 @@ pub enum Hook {
     /// Other chains.
     #[default]
     None,
-    /// The kernel, as it is to call the base chain.
-    Forward,
-    /// The kernel, for the base chain's packets and at its place, but what falls off its end is dropped.
-    ForwardDrop,
+    /// The forward hook, at a priority, from that which nft calls `filter`.
+    Forward(i32),
+    /// The same, but what falls off its end is dropped.
+    ForwardDrop(i32),
     /// The kernel, in some other way.
     Other,
 }
@@ -165,8 +165,8 @@ impl WantedChain {
     /// Whether a chain is called by who should call this one.
     pub fn has_hook_of(&self, found: &FoundChain) -> bool {
         match self.forward {
-            true => found.hook == Hook::Forward,
-            false => found.hook == Hook::None,
+            Some(place) => found.hook == Hook::Forward(place),
+            None => found.hook == Hook::None,
         }
     }
 

@@ -202,9 +202,10 @@ impl Encoder {
                 let mut chain = Chain::new(&table())
                     .with_name(name)
                     .with_userdata(comment_userdata(0, comment));
-                if *forward {
+                if let Some(place) = forward {
+                    let priority = libc::NF_IP_PRI_FILTER + place;
                     chain = chain
-                        .with_hook(Hook::new(HookClass::Forward, libc::NF_IP_PRI_FILTER))
+                        .with_hook(Hook::new(HookClass::Forward, priority))
                         .with_type(ChainType::Filter)
                         .with_policy(ChainPolicy::Accept);
                 }
@@ -537,6 +538,7 @@ fn verdict_data(verdict: &Verdict) -> Attributes {
         Verdict::Jump(chain) => (sys::NFT_JUMP, Some(chain)),
         Verdict::Goto(chain) => (sys::NFT_GOTO, Some(chain)),
         Verdict::Return => (sys::NFT_RETURN, None),
+        Verdict::Reset => unreachable!("it is an expression, of rules alone"),
     };
     let mut inner = Attributes::default();
     inner.u32(sys::NFTA_VERDICT_CODE, code as u32);

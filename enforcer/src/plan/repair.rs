@@ -189,11 +189,11 @@ impl Work {
         let Some(found) = found.chains.get(name) else {
             self.says(format!("chain {name} is gone"));
             match wanted.forward {
-                true => {
+                Some(_) => {
                     self.last.push(wanted.make.clone());
                     self.last.extend(rules());
                 }
-                false => {
+                None => {
                     self.chains.push(wanted.make.clone());
                     self.prepare.extend(rules());
                 }
@@ -220,16 +220,16 @@ impl Work {
         self.says(format!("chain {name} is called otherwise"));
         match (wanted.forward, found.hook) {
             // To make it again says what becomes of packets at its end.
-            (true, Hook::ForwardDrop) => {
+            (Some(place), Hook::ForwardDrop(at)) if place == at => {
                 self.rules.extend((!mend.is_empty()).then_some(mend));
                 self.last.push(wanted.make.clone());
             }
-            (true, _) => {
+            (Some(_), _) => {
                 self.last.extend(anew());
                 self.last.extend(rules());
             }
             // The kernel calls it, so no rule does.
-            (false, _) => {
+            (None, _) => {
                 self.chains.extend(anew());
                 self.prepare.extend(rules());
             }
@@ -263,10 +263,9 @@ impl Work {
             .chain(self.chains)
             .chain(self.prepare)
             .collect();
-        // The base chain's rules are the last ones that change: before that, packets that miss it miss all.
-        self.rules.sort_by_key(
-            |atom| matches!(&atom[0], Command::FlushChain(name) if name == render::FORWARD),
-        );
+        // The base chains' rules are the last ones that change: before that, packets that miss them miss all.
+        let is_base = |atom: &Atom| matches!(&atom[0], Command::FlushChain(name) if render::priority(name).is_some());
+        self.rules.sort_by_key(is_base);
         let mut parts = vec![Part::of(first)];
         let levels = [
             Part::of(self.hooks),

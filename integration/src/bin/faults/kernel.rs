@@ -36,7 +36,7 @@ pub(crate) fn attacked(scene: &mut Scene, _: Settings) -> Result<String> {
         &["flush", "ruleset"],
         &["delete", "table", "inet", "sallyport"],
         &["flush", "table", "inet", "sallyport"],
-        &["delete", "chain", "inet", "sallyport", "forward"],
+        &["delete", "chain", "inet", "sallyport", "forward_ingress"],
         &["flush", "map", "inet", "sallyport", "egress4"],
     ];
     let mut refused = 0;
@@ -264,7 +264,7 @@ pub(crate) fn unprotected(scene: &mut Scene, _: Settings) -> Result<String> {
     let attacks: [&[&str]; 4] = [
         &["flush", "ruleset"],
         &["delete", "table", "inet", "sallyport"],
-        &["flush", "chain", "inet", "sallyport", "forward"],
+        &["flush", "chain", "inet", "sallyport", "forward_ingress"],
         &["flush", "map", "inet", "sallyport", "ingress4"],
     ];
     let mut holes = Vec::new();
