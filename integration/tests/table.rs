@@ -429,10 +429,16 @@ fn listing_of_leases() -> Outcome {
         has(&format!("set {name}"), "type nf_proto")?;
         has(&format!("set {name}"), "flags timeout")?;
         has(&format!("set {name}"), "ipv4 timeout 20s expires ")?;
-        has("chain lease", "type filter hook forward priority filter - 1; policy accept;")?;
+        has(
+            "chain lease",
+            "type filter hook forward priority filter - 1; policy accept;",
+        )?;
         has("chain lease", &format!("meta nfproto @{name} accept"))?;
         has("chain lease", "jump fenced")?;
-        for (base, jump) in [("forward_egress", "jump egress"), ("forward_ingress", "jump ingress")] {
+        for (base, jump) in [
+            ("forward_egress", "jump egress"),
+            ("forward_ingress", "jump ingress"),
+        ] {
             has(&format!("chain {base}"), jump)?;
             let end = "counter packets 0 bytes 0 drop comment \"nothing allowed it\"";
             has(&format!("chain {base}"), end)?;

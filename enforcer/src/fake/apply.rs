@@ -78,7 +78,10 @@ impl Batch<'_> {
     fn all(&mut self, commands: &[Command], validate: bool) -> Result<(), (usize, Errno)> {
         for (index, command) in commands.iter().enumerate() {
             let mut result = self.command(command);
-            let leads = matches!(command, Command::AddRule(..) | Command::AddElements(..));
+            let leads = matches!(
+                command,
+                Command::AddRule(..) | Command::InsertRule(..) | Command::AddElements(..)
+            );
             if validate && leads && result.is_ok() && validate::is_too_deep(self.table) {
                 result = Err(Errno::EMLINK);
             }
@@ -134,6 +137,11 @@ impl Batch<'_> {
                 let rule = Rule::new(rule, self.table, self.next)?;
                 self.add_rule(id, Arc::new(rule));
                 Ok(())
+            }
+            Command::InsertRule(chain, rule, before) => {
+                let id = self.chain(chain)?;
+                let rule = Rule::new(rule, self.table, self.next)?;
+                self.insert_rule(id, Arc::new(rule), *before)
             }
             Command::DeleteRule(chain, handle) => {
                 let id = self.chain(chain)?;
@@ -293,11 +301,23 @@ impl Batch<'_> {
     }
 
     fn add_rule(&mut self, id: ChainId, rule: Arc<Rule>) {
+        let end = self.table.chain(id).latest().len();
+        self.put_rule(id, rule, end);
+    }
+
+    fn insert_rule(&mut self, id: ChainId, rule: Arc<Rule>, before: u64) -> Result<(), Errno> {
+        let mut rules = self.table.chain(id).latest().iter();
+        let at = rules.position(|rule| rule.handle == before);
+        self.put_rule(id, rule, at.ok_or(Errno::ENOENT)?);
+        Ok(())
+    }
+
+    fn put_rule(&mut self, id: ChainId, rule: Arc<Rule>, at: usize) {
         self.table.handles = rule.handle;
         self.deeper |= rule.chains().next().is_some() || rule.sets().next().is_some();
         self.count(&rule, true);
         let mut rules = self.table.chain(id).latest().to_vec();
-        rules.push(rule);
+        rules.insert(at, rule);
         self.set_rules(id, rules);
     }
 
@@ -523,6 +543,7 @@ fn name(command: &Command) -> Option<&str> {
         | Command::FlushChain(name)
         | Command::DeleteChain(name)
         | Command::AddRule(name, _)
+        | Command::InsertRule(name, ..)
         | Command::DeleteRule(name, _)
         | Command::AddElements(name, ..)
         | Command::DeleteElements(name, ..) => Some(name),

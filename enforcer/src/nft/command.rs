@@ -220,6 +220,8 @@ pub enum Command {
     DeleteChain(String),
     /// Appends a rule to a chain.
     AddRule(String, Rule),
+    /// Puts a rule of a chain before another, of which it has the handle that the kernel gave it.
+    InsertRule(String, Rule, u64),
     /// Deletes a rule of a chain, by the handle that the kernel gave it.
     DeleteRule(String, u64),
     /// Adds elements to a set or map.
@@ -293,7 +295,7 @@ impl Command {
             | Command::DeleteChain(name)
             | Command::FlushChain(name)
             | Command::DeleteRule(name, _) => vec![name],
-            Command::AddRule(chain, rule) => {
+            Command::AddRule(chain, rule) | Command::InsertRule(chain, rule, _) => {
                 let verdict = rule.verdict.as_mut().and_then(Verdict::chain_mut);
                 let conditions = rule.matches.iter_mut().flat_map(Match::names_mut);
                 [chain]
@@ -528,6 +530,9 @@ impl fmt::Display for Command {
             Command::FlushChain(name) => write!(f, "flush chain {t} {name}"),
             Command::DeleteChain(name) => write!(f, "delete chain {t} {name}"),
             Command::AddRule(chain, rule) => write!(f, "add rule {t} {chain} {rule}"),
+            Command::InsertRule(chain, rule, before) => {
+                write!(f, "insert rule {t} {chain} handle {before} {rule}")
+            }
             Command::DeleteRule(chain, handle) => {
                 write!(f, "delete rule {t} {chain} handle {handle}")
             }

@@ -139,7 +139,9 @@ fn chains_made(step: &Step) -> BTreeSet<&str> {
     let commands = step.commands.iter();
     commands
         .filter_map(|command| match command {
-            Command::AddChain { name, .. } | Command::AddRule(name, _) => Some(name.as_str()),
+            Command::AddChain { name, .. }
+            | Command::AddRule(name, _)
+            | Command::InsertRule(name, ..) => Some(name.as_str()),
             _ => None,
         })
         .collect()
@@ -149,7 +151,7 @@ fn chains_made(step: &Step) -> BTreeSet<&str> {
 fn leads_to(step: &Step, chains: &BTreeSet<&str>) -> bool {
     let to = |verdict: &Verdict| verdict.chain().is_some_and(|chain| chains.contains(chain));
     step.commands.iter().any(|command| match command {
-        Command::AddRule(_, rule) => rule.verdicts().any(to),
+        Command::AddRule(_, rule) | Command::InsertRule(_, rule, _) => rule.verdicts().any(to),
         Command::AddElements(_, SetKind::Verdicts(_), elements) => elements
             .iter()
             .any(|element| matches!(element, Element::Verdict(_, verdict, _) if to(verdict))),

@@ -210,8 +210,7 @@ impl Work {
         }
         if wanted.has_hook_of(found) {
             // Until they are found packets fall off the end, as they did.
-            let is_whole = mend.iter().any(|one| matches!(one, Command::FlushChain(_)));
-            let late = mend.iter().rposition(|one| !is_whole && is_found_late(one));
+            let late = mend.iter().rposition(is_found_late);
             let end = late.map_or_else(Vec::new, |at| mend.split_off(at + 1));
             self.rules.extend((!mend.is_empty()).then_some(mend));
             self.ends.extend((!end.is_empty()).then_some(end));
@@ -264,8 +263,7 @@ impl Work {
             .chain(self.prepare)
             .collect();
         // The base chains' rules are the last ones that change: before that, packets that miss them miss all.
-        let is_base = |atom: &Atom| matches!(&atom[0], Command::FlushChain(name) if render::priority(name).is_some());
-        self.rules.sort_by_key(is_base);
+        self.rules.sort_by_key(changes_base);
         let mut parts = vec![Part::of(first)];
         let levels = [
             Part::of(self.hooks),
@@ -290,6 +288,16 @@ impl Work {
     }
 }
 
+/// Whether commands change the rules of a base chain.
+fn changes_base(atom: &Atom) -> bool {
+    atom.iter().any(|command| match command {
+        Command::AddRule(chain, _)
+        | Command::InsertRule(chain, ..)
+        | Command::DeleteRule(chain, _) => render::priority(chain).is_some(),
+        _ => false,
+    })
+}
+
 /// Whether a command adds a rule to what is left of its chain, with ranges of ports: the kernel has them found a moment
 /// after the rule is.
 fn is_found_late(command: &Command) -> bool {
@@ -298,7 +306,7 @@ fn is_found_late(command: &Command) -> bool {
         Match::ServerPortMap(ports) => ports.iter().any(is_range),
         _ => false,
     };
-    matches!(command, Command::AddRule(_, rule) if rule.matches.iter().any(has_ranges))
+    matches!(command, Command::AddRule(_, rule) | Command::InsertRule(_, rule, _) if rule.matches.iter().any(has_ranges))
 }
 
 /// How many elements are exchanged in one atom.
