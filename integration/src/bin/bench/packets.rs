@@ -1,10 +1,11 @@
-//! B10: every variant's bed at once, rounds in which each is measured once, and the ratios within each round. Computes and
+//! B10: every variant's bed at once, rounds in which each is measured, and the ratios within each round. Computes and
 //! orders; what is between the pods is the beds'.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use rand::seq::SliceRandom as _;
+use sallyport_integration::probe::Cost;
 
 use crate::{
     OURS, Part, Settings,
@@ -14,6 +15,12 @@ use crate::{
 };
 
 const ID: &str = "B10";
+
+/// How often each has its turn in a round.
+const TURNS: usize = 8;
+
+/// What the kernel frees after connections were forgotten it has freed by then.
+const FREED: Duration = Duration::from_millis(100);
 
 /// By flows and variant: what a packet cost in each round, in nanoseconds.
 type Costs = BTreeMap<(Flows, Variant), Vec<f64>>;
@@ -33,7 +40,7 @@ pub(crate) fn run(settings: &Settings, report: &mut Report) -> Result<()> {
         load_before,
         load_after: load()?,
     });
-    report.costs.extend(ratios(settings, &costs));
+    report.costs.extend(ratios(settings, &beds, &costs));
     drop(beds);
     if settings.without.contains(&Part::Memory) {
         return Ok(());
@@ -67,67 +74,108 @@ fn set_up(settings: &Settings, report: &mut Report) -> Result<Vec<Bed>> {
         beds.push(Bed::unfiltered()?);
     }
     beds.push(Bed::conntrack()?);
-    let mut has_ipset = !settings.without.contains(&Part::Ipset);
-    if has_ipset && let Some(reason) = beds::ipset_refusal()? {
-        eprintln!("{ID}: ipset is left out, this kernel refuses it: {reason}");
-        report.left_out.push(LeftOut {
-            benchmark: ID,
-            part: "left out",
-            variant: beds::IPSET,
-            reason,
-        });
-        has_ipset = false;
+    let has_ipset = !settings.without.contains(&Part::Ipset) && may_use_ipset(report)?;
+    let counts = &settings.policies;
+    for &policies in counts.iter().filter(|_| has_ipset) {
+        eprintln!("{ID}: {} with {policies} policies", beds::IPSET);
+        beds.push(Bed::ipset(policies)?);
     }
-    for &policies in &settings.policies {
-        eprintln!("{ID}: beds with {policies} policies");
-        if has_ipset {
-            beds.push(Bed::ipset(policies)?);
-        }
-        for (name, programs) in &settings.programs {
+    for (name, programs) in &settings.programs {
+        for &policies in counts {
+            eprintln!("{ID}: {name} with {policies} policies");
             beds.push(Bed::sallyport(name, programs, policies)?);
         }
     }
     Ok(beds)
 }
 
-/// Measures each bed once a round, in an order that chance decides.
+/// Whether the kernel can do what ipset needs. If not the report says why.
+fn may_use_ipset(report: &mut Report) -> Result<bool> {
+    let Some(reason) = beds::ipset_refusal()? else {
+        return Ok(true);
+    };
+    eprintln!("{ID}: ipset is left out, this kernel refuses it: {reason}");
+    report.left_out.push(LeftOut {
+        benchmark: ID,
+        part: "left out",
+        variant: beds::IPSET,
+        reason,
+    });
+    Ok(false)
+}
+
+/// Measures each bed in each round.
 fn measure(settings: &Settings, beds: &mut [Bed], report: &mut Report) -> Result<Costs> {
     let mut costs = Costs::new();
-    for round in 1..=settings.rounds {
-        eprintln!("{ID}: round {round} of {}", settings.rounds);
+    for number in 1..=settings.rounds {
+        eprintln!("{ID}: round {number} of {}", settings.rounds);
+        for bed in beds.iter_mut() {
+            bed.prepare()?;
+        }
+        thread::sleep(FREED);
+        let before = arrived(beds)?;
+        let round = turns(settings, beds)?;
+        let after = arrived(beds)?;
+        for (index, bed) in beds.iter().enumerate() {
+            let sent: u64 = Flows::ALL
+                .map(|flows| round[&(index, flows)].sent)
+                .iter()
+                .sum();
+            let lost = sent.saturating_sub(after[index] - before[index]);
+            if lost > 0 {
+                report.failures.push(format!(
+                    "{ID}: {lost} of {sent} packets that must pass did not ({}, round {number})",
+                    bed.variant
+                ));
+            }
+        }
+        for ((index, flows), cost) in round {
+            let nanoseconds = cost.nanoseconds().context("the kernel took no packets")?;
+            let key = (flows, beds[index].variant.clone());
+            costs.entry(key).or_default().push(nanoseconds);
+        }
+    }
+    Ok(costs)
+}
+
+fn arrived(beds: &[Bed]) -> Result<Vec<u64>> {
+    beds.iter().map(Bed::arrived).collect()
+}
+
+/// One round: many short turns of each bed and kind of flow, in an order that chance decides.
+fn turns(settings: &Settings, beds: &mut [Bed]) -> Result<BTreeMap<(usize, Flows), Cost>> {
+    let mut costs = BTreeMap::<_, Cost>::new();
+    for _ in 0..TURNS {
         let mut order: Vec<(usize, Flows)> = (0..beds.len())
             .flat_map(|bed| Flows::ALL.map(|flows| (bed, flows)))
             .collect();
         order.shuffle(&mut rand::rng());
         for (index, flows) in order {
-            let bed = &mut beds[index];
-            let (cost, lost) = bed.measure(flows, settings.cpu)?;
-            if lost > 0 {
-                report.failures.push(format!(
-                    "{ID}: {lost} of {} packets that must pass did not ({}, {flows:?} flows, round {round})",
-                    cost.sent, bed.variant
-                ));
-            }
-            let key = (flows, bed.variant.clone());
-            costs.entry(key).or_default().push(cost.nanoseconds);
+            let cost = beds[index].measure(flows, settings.cpu)?;
+            costs.entry((index, flows)).or_default().add(cost);
         }
     }
     Ok(costs)
 }
 
 /// What is told of each variant: how it compares within each round, then times.
-fn ratios(settings: &Settings, costs: &Costs) -> Vec<PacketCost> {
+fn ratios(settings: &Settings, beds: &[Bed], costs: &Costs) -> Vec<PacketCost> {
     let fewest = settings.policies.first().copied();
-    let rows = costs.iter().map(|((flows, variant), own)| {
+    let keys = Flows::ALL.into_iter().flat_map(|flows| {
+        let variants = beds.iter().map(|bed| bed.variant.clone());
+        variants.map(move |variant| (flows, variant))
+    });
+    let rows = keys.map(|(flows, variant)| {
+        let own = &costs[&(flows, variant.clone())];
         let to = |name: &str, policies: Option<u32>| {
             let other = Variant {
                 name: name.to_owned(),
                 policies,
             };
-            if other == *variant {
+            if other == variant {
                 return None;
             }
-            let other = costs.get(&(*flows, other))?;
+            let other = costs.get(&(flows, other))?;
             let pairs = own.iter().zip(other);
             Some(Spread::of(pairs.map(|(one, other)| one / other)))
         };
@@ -135,7 +183,7 @@ fn ratios(settings: &Settings, costs: &Costs) -> Vec<PacketCost> {
         PacketCost {
             benchmark: ID,
             part: "packet cost",
-            flows: *flows,
+            flows,
             variant: variant.name.clone(),
             policies: variant.policies,
             rounds: own.len(),
