@@ -1,11 +1,9 @@
 //! What is compared: beds of namespaces that differ by what is between two pods, each with its senders. Measures nothing
 //! but one packet's cost when it is asked to.
 
-use std::{
-    collections::BTreeSet, fmt, io::Write as _, net::IpAddr, process::Stdio, time::Duration,
-};
+use std::{collections::BTreeSet, fmt, net::IpAddr, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use sallyport_enforcer::netlink::Netlink;
 use sallyport_integration::{
     binaries::Binaries,
@@ -18,6 +16,7 @@ use sallyport_integration::{
 use crate::{
     cluster::{CLIENT, PORT, SERVER, STRANGER, Size, peer},
     npm,
+    programs::feed,
 };
 
 /// What a node is called that has no table, and one that has a table which asks conntrack alone.
@@ -46,14 +45,11 @@ const LIMIT: Duration = Duration::from_millis(100);
 /// How many objects a transaction has while a cluster is loaded.
 const OBJECTS: usize = 2_000;
 
-/// Counts what arrives at a pod, and drops it there: what a pod does with a packet is not measured.
-const SINK: &str = "table netdev sink {
-  chain arrived {
-    type filter hook ingress device eth0 priority 0; policy accept;
-    udp dport 40000 counter drop
-  }
-}
-";
+/// For how many seconds conntrack knows a flow without packets: for longer than a round.
+const TIMEOUTS: [&str; 2] = [
+    "net.netfilter.nf_conntrack_udp_timeout",
+    "net.netfilter.nf_conntrack_udp_timeout_stream",
+];
 
 const CONNTRACK_ALONE: &str = "table inet conntrack {
   chain forward {
@@ -62,6 +58,19 @@ const CONNTRACK_ALONE: &str = "table inet conntrack {
   }
 }
 ";
+
+/// A ruleset that counts what arrives at a pod, and drops it there: what a pod does with a packet is not measured.
+fn sink() -> String {
+    format!(
+        "table netdev sink {{
+  chain arrived {{
+    type filter hook ingress device eth0 priority 0; policy accept;
+    udp dport {PORT} counter drop
+  }}
+}}
+"
+    )
+}
 
 /// The two kinds of flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -113,7 +122,7 @@ enum Place {
 pub(crate) fn size(policies: u32) -> Size {
     Size {
         policies,
-        senders: NEW_SENDERS,
+        senders: NEW_SENDERS + KNOWN_SENDERS,
     }
 }
 
@@ -158,9 +167,12 @@ impl Bed {
         let bed = Testbed::builder().build()?;
         let server = bed.add_pod(0, "bench/server", &[SERVER.into()])?;
         let client = bed.add_pod(0, "bench/client", &[CLIENT.into()])?;
-        feed(server.netns(), &["nft", "-f", "-"], SINK)?;
+        feed(server.netns(), &["nft", "-f", "-"], &sink())?;
+        for timeout in TIMEOUTS {
+            bed.node(0).sysctl(timeout, "600")?;
+        }
         let new = class("new", peer(0).into(), NEW_SENDERS);
-        let known = class("known", peer(0).into(), KNOWN_SENDERS);
+        let known = class("known", peer(NEW_SENDERS).into(), KNOWN_SENDERS);
         let place = fill(bed).with_context(|| format!("cannot set up {name}"))?;
         let bed = Bed {
             variant: Variant {
@@ -215,7 +227,7 @@ impl Bed {
     /// Answers every known flow.
     fn answer(&self) -> Result<()> {
         let answers = class("answers", SERVER.into(), 1);
-        for sender in (0..KNOWN_SENDERS).map(peer) {
+        for sender in (NEW_SENDERS..NEW_SENDERS + KNOWN_SENDERS).map(peer) {
             Sender::new(&self.server, sender.into(), &answers, 1)?.send()?;
         }
         Ok(())
@@ -266,56 +278,4 @@ pub(crate) fn deploy(bed: Testbed, programs: &Binaries, size: Size) -> Result<De
     // The node of the peers has no enforcer.
     api.wait_enforced_by(&Deployment::node_name(0), revision)?;
     Ok(deployment)
-}
-
-/// Why there can be no ipset on this kernel; `None` if it can. That a program is missing is an error.
-pub(crate) fn ipset_refusal() -> Result<Option<String>> {
-    let netns = Netns::new("ipset")?;
-    let rule = "*filter\n-A FORWARD -m set --match-set trial dst -j ACCEPT\nCOMMIT\n";
-    for (command, input) in [
-        (&["ipset", "restore"][..], "create trial hash:net\n"),
-        (&["iptables-nft-restore"][..], rule),
-    ] {
-        if let Err(refusal) = run(&netns, command, input)? {
-            return Ok(Some(refusal));
-        }
-    }
-    Ok(None)
-}
-
-/// Runs a program in a namespace, which must succeed.
-fn feed(netns: &Netns, command: &[&str], input: &str) -> Result<()> {
-    match run(netns, command, input)? {
-        Ok(()) => Ok(()),
-        Err(refusal) => bail!(refusal),
-    }
-}
-
-/// Runs a program in a namespace. Returns what it said if it failed.
-fn run(netns: &Netns, command: &[&str], input: &str) -> Result<Result<(), String>> {
-    let mut built = netns.command(command[0]);
-    built
-        .args(&command[1..])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut child = netns.spawn(built).with_context(|| {
-        format!(
-            "cannot run {} (Debian has it in one of the packages nftables, iptables and ipset)",
-            command[0]
-        )
-    })?;
-    let mut stdin = child.stdin.take().context("a pipe")?;
-    // A program that refuses its input does not read it to the end, and says why.
-    let _ = stdin.write_all(input.as_bytes());
-    drop(stdin);
-    let output = child.wait_with_output()?;
-    Ok(match output.status.success() {
-        true => Ok(()),
-        false => Err(format!(
-            "{}: {}",
-            command.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        )),
-    })
 }

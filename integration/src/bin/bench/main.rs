@@ -6,6 +6,7 @@ mod cluster;
 mod memory;
 mod npm;
 mod packets;
+mod programs;
 mod report;
 
 use std::{path::PathBuf, process::ExitCode};

@@ -94,3 +94,22 @@ const BEHIND_POLICIES: &str = "-A AZURE-NPM-INGRESS -j DROP -m mark --mark 0x400
 -A AZURE-NPM-ACCEPT -j MARK --set-mark 0x0
 -A AZURE-NPM-ACCEPT -j ACCEPT
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_that_allows_the_senders_is_asked_last() {
+        let rules = rules(Size {
+            policies: 3,
+            senders: 1,
+        });
+        let asked: Vec<_> = rules
+            .lines()
+            .filter_map(|line| line.strip_prefix("-A AZURE-NPM-INGRESS -j AZURE-NPM-INGRESS-"))
+            .map(|line| &line[..1])
+            .collect();
+        assert_eq!(asked, ["2", "1", "0"]);
+    }
+}

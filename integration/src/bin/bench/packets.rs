@@ -10,7 +10,7 @@ use sallyport_integration::probe::Cost;
 use crate::{
     OURS, Part, Settings,
     beds::{self, Bed, CONNTRACK, Flows, Variant},
-    memory,
+    memory, programs,
     report::{LeftOut, Machine, Memory, PacketCost, Report, Spread},
 };
 
@@ -45,9 +45,9 @@ pub(crate) fn run(settings: &Settings, report: &mut Report) -> Result<()> {
     if settings.without.contains(&Part::Memory) {
         return Ok(());
     }
-    for (name, programs) in &settings.programs {
+    for (name, binaries) in &settings.programs {
         eprintln!("{ID}: {name} with {} peers", settings.peers);
-        let (rss_mib, peak_mib) = memory::measure(programs, settings.peers)?;
+        let (rss_mib, peak_mib) = memory::measure(binaries, settings.peers)?;
         report.memories.push(Memory {
             benchmark: ID,
             part: "memory",
@@ -80,10 +80,10 @@ fn set_up(settings: &Settings, report: &mut Report) -> Result<Vec<Bed>> {
         eprintln!("{ID}: {} with {policies} policies", beds::IPSET);
         beds.push(Bed::ipset(policies)?);
     }
-    for (name, programs) in &settings.programs {
+    for (name, binaries) in &settings.programs {
         for &policies in counts {
             eprintln!("{ID}: {name} with {policies} policies");
-            beds.push(Bed::sallyport(name, programs, policies)?);
+            beds.push(Bed::sallyport(name, binaries, policies)?);
         }
     }
     Ok(beds)
@@ -91,7 +91,7 @@ fn set_up(settings: &Settings, report: &mut Report) -> Result<Vec<Bed>> {
 
 /// Whether the kernel can do what ipset needs. If not the report says why.
 fn may_use_ipset(report: &mut Report) -> Result<bool> {
-    let Some(reason) = beds::ipset_refusal()? else {
+    let Some(reason) = programs::ipset_refusal()? else {
         return Ok(true);
     };
     eprintln!("{ID}: ipset is left out, this kernel refuses it: {reason}");

@@ -210,3 +210,16 @@ impl PacketCost {
         ])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_middle_two() {
+        let spread = Spread::of([4.0, 1.0, 3.0, 2.0].into_iter());
+        assert_eq!(spread.shown(1), "2.5 (1.0-4.0)");
+        let odd = Spread::of([3.0, 1.0, 9.0].into_iter());
+        assert_eq!(odd.shown(0), "3 (1-9)");
+    }
+}
