@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
 };
@@ -63,6 +63,15 @@ fn find() -> Result<Binaries, Error> {
             _ => return Err(Error::Build),
         }
     }
+    let binaries = in_directory(directory)?;
+    match binaries.sallyport.exists() {
+        true => Ok(binaries),
+        false => Err(Error::Missing(binaries.sallyport)),
+    }
+}
+
+/// The control plane and the enforcer in a directory: of another version, say. The CLI may be missing there.
+pub fn in_directory(directory: &Path) -> Result<Binaries, Error> {
     let program = |name: &str| {
         let path = directory.join(name);
         if path.exists() {
@@ -74,6 +83,6 @@ fn find() -> Result<Binaries, Error> {
     Ok(Binaries {
         controlplane: program("sallyport-controlplane")?,
         enforcer: program("sallyport-enforcer")?,
-        sallyport: program("sallyport")?,
+        sallyport: directory.join("sallyport"),
     })
 }

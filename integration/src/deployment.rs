@@ -103,6 +103,24 @@ impl Deployment {
         enforcer_arguments: &[&str],
         streams: Streams,
     ) -> Result<Deployment, Error> {
+        let programs = binaries()?;
+        Self::start_of(
+            programs,
+            bed,
+            control_plane_arguments,
+            enforcer_arguments,
+            streams,
+        )
+    }
+
+    /// The same, of other programs than this checkout's.
+    pub fn start_of(
+        binaries: Binaries,
+        bed: Testbed,
+        control_plane_arguments: &[&str],
+        enforcer_arguments: &[&str],
+        streams: Streams,
+    ) -> Result<Deployment, Error> {
         let owned = |arguments: &[&str]| arguments.iter().map(|&one| one.to_owned()).collect();
         let control_planes = if streams.uncoordinated {
             bed.nodes()
@@ -110,7 +128,7 @@ impl Deployment {
             1
         };
         let mut deployment = Deployment {
-            binaries: binaries()?,
+            binaries,
             directory: tempfile::tempdir().map_err(|error| Error::Io("make a directory", error))?,
             streams,
             control_planes: (0..control_planes).map(|_| None).collect(),

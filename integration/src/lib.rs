@@ -13,4 +13,5 @@ pub mod relay;
 pub mod simulation;
 pub mod testbed;
 pub mod tracer;
+pub mod usage;
 pub mod walkthrough;
