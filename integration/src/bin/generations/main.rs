@@ -41,7 +41,8 @@ struct Arguments {
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]
     edits: u32,
 
-    /// How many denied, and as many allowed packets `planned` sends; `old-plan` sends fewer if it shows something
+    /// How many denied, and as many allowed packets `planned` sends; `old-plan` sends a tenth at least, and
+    /// up to four times as many until it shows something
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..))]
     packets: u32,
 

@@ -125,7 +125,9 @@ pub(crate) fn run(
     drop(progress);
     println!("{}", adjacent.line(Order::Adjacent, trial, storm));
     println!("{}", apart.line(Order::Apart, trial, storm));
-    Ok(if apart.empty(trial) > 0 {
+    Ok(if apart.packets < u64::from(apart.edits) {
+        Some("mechanism/apart sent fewer packets than there were edits".into())
+    } else if apart.empty(trial) > 0 {
         let empty = apart.empty(trial);
         Some(format!(
             "mechanism/apart found {empty} chains without rules"
