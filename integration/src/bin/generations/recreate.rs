@@ -360,9 +360,9 @@ mod tests {
             commands: [others, &stamp].concat(),
             ..Step::default()
         };
-        let chain = Command::FlushChain("in_x".into());
+        let chain = [Command::FlushChain("in_x".into())];
         let plan = Plan {
-            steps: vec![step(&[chain.clone()]), step(&[]), step(&[chain])],
+            steps: vec![step(&chain), step(&[]), step(&chain)],
             garbage: Garbage::default(),
             reach: Default::default(),
             after: Installed::default(),
