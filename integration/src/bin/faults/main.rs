@@ -10,6 +10,7 @@ mod outages;
 mod report;
 mod rows;
 mod scene;
+mod steps;
 mod streams;
 
 use std::{
