@@ -232,17 +232,17 @@ fn crowded(scene: &Scene, friend: &Friend, kind: Kind) -> Result<String> {
     let filled = started.elapsed();
     let known = friend.flow.counts();
     let fresh = friend.begins_flows(FRIENDS.1)?;
-    let counts = sends(&fresh, 200)?;
+    let tried = sends(&fresh, 200)?;
     let occupied = crowd.occupied()?;
     match kind {
         // Else there was room, and nothing below means anything.
         Kind::Assured => ensure!(
-            counts.received < counts.sent / 2,
-            "there is room for new flows: {counts:?}, {occupied:?}"
+            tried.received < tried.sent / 2,
+            "there is room for new flows: {tried:?}, {occupied:?}"
         ),
         Kind::Unanswered => ensure!(
-            counts.received > counts.sent / 2,
-            "hardly a new flow passes, though others could be given up: {counts:?}, {occupied:?}"
+            tried.received > tried.sent / 2,
+            "hardly a new flow passes, though others could be given up: {tried:?}, {occupied:?}"
         ),
     }
     comes_through(&friend.flow, "the friend's flow, with no room for others")?;
@@ -263,8 +263,8 @@ fn crowded(scene: &Scene, friend: &Friend, kind: Kind) -> Result<String> {
         occupied.0,
         occupied.1,
         filled.as_secs_f64(),
-        counts.received,
-        counts.sent,
+        tried.received,
+        tried.sent,
         since.received,
         took.as_secs_f64() * 1e3
     ))
