@@ -103,9 +103,8 @@ impl Deployment {
         enforcer_arguments: &[&str],
         streams: Streams,
     ) -> Result<Deployment, Error> {
-        let programs = binaries()?;
         Self::start_of(
-            programs,
+            binaries()?,
             bed,
             control_plane_arguments,
             enforcer_arguments,
@@ -113,7 +112,7 @@ impl Deployment {
         )
     }
 
-    /// The same, of other programs than this checkout's.
+    /// The same, with programs from anywhere.
     pub fn start_of(
         binaries: Binaries,
         bed: Testbed,
@@ -405,6 +404,11 @@ impl Deployment {
     /// The process of the control plane.
     pub fn control_plane_pid(&self) -> Option<u32> {
         self.control_planes[0].as_ref().map(Child::id)
+    }
+
+    /// Programs that are started from now on are these.
+    pub fn set_binaries(&mut self, binaries: Binaries) {
+        self.binaries = binaries;
     }
 
     /// Enforcers that are started from now on have these arguments.

@@ -2,6 +2,7 @@
 
 pub mod binaries;
 pub mod conformance;
+pub mod connections;
 pub mod deployment;
 pub mod kernel_tests;
 pub mod ledger;

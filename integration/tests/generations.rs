@@ -64,6 +64,9 @@ fn reproducer() -> Outcome {
         assert!(unmarked * 1_000 < denied, "{one}");
         assert!(number(one, "lost") <= number(one, "machine_drops"), "{one}");
     }
-    assert!(number(&recreate[1], "denied_packets") >= 20_000);
+    let planned = &recreate[1];
+    assert!(number(planned, "denied_packets") >= 20_000);
+    assert_eq!(number(planned, "leaked"), 0, "{planned}");
+    assert_eq!(number(planned, "nothing_allowed_it"), 0, "{planned}");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::nft::{
     command::{Command, Element, Rule, SetKind},
-    encode, render,
+    encode,
 };
 
 /// What a table should hold.

@@ -188,7 +188,7 @@ fn programs(beside: &[(String, PathBuf)]) -> Result<Vec<(String, Binaries)>> {
         let is_taken =
             beds::NAMES.contains(&name.as_str()) || programs.iter().any(|(other, _)| other == name);
         ensure!(!is_taken, "--beside {name}: something else has this name");
-        programs.push((name.clone(), binaries::in_directory(directory)?));
+        programs.push((name.clone(), Binaries::within(directory)?));
     }
     Ok(programs)
 }
