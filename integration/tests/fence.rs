@@ -335,7 +335,7 @@ fn adoption() -> Outcome {
     scene.deployment.start_enforcer(0)?;
     flows(&scene.from_afar)?;
     let has_leases = |deployment: &Deployment| -> Result<bool, Failed> {
-        Ok(deployment.ruleset(0)?.contains("jump lease"))
+        Ok(deployment.ruleset(0)?.contains("chain lease {"))
     };
     if !has_leases(&scene.deployment)? {
         return Err("it has no leases".into());

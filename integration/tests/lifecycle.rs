@@ -96,7 +96,8 @@ fn ready() -> Outcome {
     let (netns, directory) = (Netns::new("ready")?, tempfile::tempdir()?);
     let (_enforcer, manager) = ready_enforcer(&netns, directory.path(), &[])?;
     let table = netns.run(Netlink::open)?.read()?;
-    if !table.is_some_and(|table| table.chains.contains("forward")) {
+    let bases = ["forward_egress", "forward_ingress"];
+    if !table.is_some_and(|table| bases.iter().all(|base| table.bases.contains(*base))) {
         return Err("ready, and there is no table".into());
     }
     let (mut status, mut alive) = (false, 0);
