@@ -66,7 +66,7 @@ pub(crate) fn established(way: &Way, stream: &Stream) -> Result<Both> {
         stream.counts().since(before).received
     };
     stream
-        .until(Duration::from_secs(5), |counts| counts.received > 500)
+        .until(Duration::from_secs(20), |counts| counts.received > 100)
         .map_err(|counts| anyhow::anyhow!("without any drop nothing flows: {counts:?}"))?;
     count(way.node())?;
     ensure!(passed() > 0, "nothing flows after the hooks are counted");

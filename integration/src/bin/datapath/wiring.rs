@@ -177,7 +177,7 @@ pub(crate) fn flowtable() -> Result<Way> {
     nft(
         way.node(),
         &format!(
-            "table inet offload {{
+            "table inet shortcut {{
                 flowtable fast {{ hook ingress priority 0; devices = {{ p{near}, p{far} }}; }}
                 chain forward {{ type filter hook forward priority -10; ip protocol tcp flow add @fast; }}
             }}"
