@@ -111,7 +111,7 @@ const ROWS: [Row; 19] = [
 /// Looks at every way, and prints the table. Returns what was wrong.
 pub(crate) fn run() -> Vec<String> {
     println!(
-        "{:<46}{:<32}{:<32}a drop in the forward hook",
+        "{:<46}{:<37}{:<34}a drop in the forward hook",
         "way", "requests meet", "replies meet"
     );
     ROWS.iter().filter_map(|row| look(row).err()).collect()
@@ -141,7 +141,7 @@ fn look(row: &Row) -> Result<(), String> {
         None => "stops requests alone",
     };
     println!(
-        "{:<46}{:<32}{:<32}{word}",
+        "{:<46}{:<37}{:<34}{word}",
         row.name,
         met(requests),
         met(replies)
