@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test atomicity faults fanout restart fuzz test-kernel test-compose images build fmt lint deps clean
+.PHONY: help demo test atomicity faults fanout restart bench fuzz test-kernel test-compose images build fmt lint deps clean
 
 # Where rustup puts cargo, and where Debian puts nft: not on everybody's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
@@ -57,6 +57,11 @@ fanout: deps ## One control plane with many simulated nodes, measured (ARGS='--n
 restart: deps ## Restarts of a large cluster under a flood, timed (ARGS='--pods 100000 --policies 10000 --nodes 400 --peers 100000')
 	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin restart
 	$(release)/restart $(ARGS)
+
+bench: deps ## Benchmarks, each beside what it is compared with (ARGS='B10 --policies 1,1000 --rounds 5'; --list names them)
+	@deploy/dependencies bench
+	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin bench
+	$(release)/bench $(ARGS)
 
 fuzz: deps ## Fuzz everything that reads what others wrote (SECONDS=60 for each target, ONLY='manifest netlink')
 	deploy/fuzz $(or $(SECONDS),60) $(ONLY)

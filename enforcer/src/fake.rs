@@ -7,7 +7,9 @@
 //! - A packet learns at its base chain which of **two** copies of each chain's rules it reads, by whether the
 //!   generation is even or odd. Each commit writes the copy of its own parity, so a chain that is new in a batch is
 //!   empty to the packets before it, and a packet that outlives two commits reads rules newer than those it began with.
-//! - Every lookup in a set or map asks for the **current** generation anew.
+//! - Every lookup in a set or map asks for the **current** generation anew, and has two moments: it samples the
+//!   generation's parity, and reads an element later. With one commit in between it finds what the batch under way added
+//!   before that is committed, or refused.
 //! - A set of ranges may show what it held one generation earlier; the kernel swaps its content after the flip.
 //! - A packet may stay under way for as long as there is no [grace period](FakeKernel::grace).
 //! - Elements with a timeout go when [time passes](FakeKernel::advance), for all packets at once.
@@ -81,6 +83,8 @@ pub struct FakeKernel {
     speaker: Process,
     batch: usize,
     faults: VecDeque<Fault>,
+    /// Whether a lookup that finds nothing is tried again where the generation moved meanwhile (Linux 6.17).
+    retries: bool,
 }
 
 impl Default for FakeKernel {
@@ -99,6 +103,15 @@ impl FakeKernel {
             speaker: 0,
             batch,
             faults: VecDeque::new(),
+            retries: true,
+        }
+    }
+
+    /// The same kernel as it was before Linux 6.17: a lookup can miss an element that is replaced in one batch.
+    pub fn without_retries(self) -> FakeKernel {
+        FakeKernel {
+            retries: false,
+            ..self
         }
     }
 
@@ -251,6 +264,7 @@ impl Kernel for FakeKernel {
             flags,
             reading: self.read_stamp()?,
             chains: named(self.table.chain_names().collect()),
+            bases: named(self.table.bases().collect()),
             sets: named(self.table.set_names().collect()),
             lease: self.read_lease()?,
         }))

@@ -115,6 +115,8 @@ pub struct TableState {
     pub reading: Reading,
     /// The names of its chains.
     pub chains: BTreeSet<String>,
+    /// Those of them that the kernel calls.
+    pub bases: BTreeSet<String>,
     /// The names of its sets and maps, without anonymous ones.
     pub sets: BTreeSet<String>,
     /// The set that the lease's chain looks into.
@@ -258,6 +260,9 @@ impl Netlink {
                 .collect()
         };
         let chains = self.chains()?;
+        let is_base = |chain: &Vec<u8>| attributes::find(chain, sys::NFTA_CHAIN_HOOK).is_some();
+        let bases = chains.iter().filter(|&chain| is_base(chain)).cloned();
+        let bases = names(bases.collect(), sys::NFTA_CHAIN_NAME);
         let sets = names(self.sets()?, sys::NFTA_SET_NAME);
         let reading = if sets.contains(stamp::SET) {
             self.read_stamp()?
@@ -268,6 +273,7 @@ impl Netlink {
             flags,
             reading,
             chains: names(chains, sys::NFTA_CHAIN_NAME),
+            bases,
             sets,
             lease: self.read_lease()?,
         }))

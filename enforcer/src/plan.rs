@@ -6,11 +6,10 @@
 //! reachable change goes one way, so whichever mix of before and after a packet's lookups see, it passes only if
 //! `before` or `after` of that half lets it pass, and passes surely if both do. What is not monotone is out of reach:
 //!
-//! 1. **prepare** fresh sets and chains that no packet can reach,
+//! 1. **prepare** fresh sets and chains that no packet can reach; a commit of the stamp alone comes before what leads there,
 //! 2. **revoke**: point endpoints at the meet's classes, then take members out of groups,
-//! 3. **prepare** the new classes, and let members in,
-//! 4. **grant**: point endpoints at the new classes,
-//! 5. **clean** what no packet can reach any more, once those that could are through.
+//! 3. **grant**: let members in, then point endpoints at the new classes,
+//! 4. **clean** what no packet can reach any more, once those that could are through.
 //!
 //! A packet looks up its endpoint before a group. So members come before an endpoint that needs them, and go after it;
 //! where an endpoint leaves a class whose group also loses members, a grace period lies between. So it does between the
@@ -22,6 +21,7 @@
 
 mod batches;
 mod half;
+mod members;
 mod reach;
 mod repair;
 mod whole;
@@ -46,7 +46,11 @@ use half::{Planner, Version};
 
 pub use reach::Reach;
 pub use repair::{Repair, repair};
-pub use whole::{create, replace};
+pub use whole::{Replaced, create, replace};
+
+/// Raised when an update is planned in other steps than before: what an earlier enforcer left half-way is then not gone on
+/// with by counting them.
+pub const VERSION: u32 = 2;
 
 /// What a node enforces, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -212,7 +216,6 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     let births_meet = births(&old.births, &old.policy, &meet, new.generation);
     let mut planner = Planner {
         options,
-        unknown: &new.unknown,
         garbage: Garbage::default(),
     };
     let before = Version {
@@ -236,7 +239,11 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     let mut reach = revoke.reach;
     reach.merge(&grant.reach);
     let mut remove = Part::of(revoke.remove_members);
-    let mut parts = vec![Part::of(revoke.prepare), Part::new(revoke.dispatch)];
+    let members = members::Changes::between(old, new, options);
+    let mut parts = vec![
+        Part::of([revoke.prepare, grant.prepare, members.first].concat()),
+        Part::new(revoke.dispatch),
+    ];
     if !revoke.grace {
         parts[1].atoms.append(&mut remove.atoms);
     }
@@ -244,7 +251,8 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     parts.push(Part::new(revoke.departures).after_grace());
     parts.push(remove.after_grace());
     let mut grants = vec![
-        Part::of([grant.prepare, grant.add_members].concat()),
+        Part::of(members.revoked).after_grace(),
+        Part::of([members.granting, grant.add_members].concat()),
         Part {
             forget: handed_over(&old.policy, &new.policy),
             ..Part::new(grant.dispatch)
@@ -252,11 +260,11 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     ];
     grants.extend(grant.frame.into_iter().map(Part::whole));
     grants.push(Part::new(grant.departures).after_grace());
-    grants.push(Part::of([revoke.forget, grant.forget].concat()).after_grace());
     if barrier && let Some(first) = grants.iter_mut().find(|part| !part.atoms.is_empty()) {
         first.grace = true;
     }
     parts.append(&mut grants);
+    parts.push(Part::of(members.last).after_grace());
 
     Plan {
         steps: steps(parts, new, limits, Work::Update),
@@ -271,8 +279,14 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
 /// What the frame was before is not known, so each chain is replaced; a packet that began before the last commit could
 /// find the new rules with their constant sets still empty, so each waits for it.
 ///
-/// A lease that is in force stays so: `slot` says in which set it is.
-pub fn reframe(installed: &Installed, options: &Options, slot: Slot, limits: Limits) -> Plan {
+/// A lease that is in force stays so: `slot` says in which set it is, where the table has leases. Where it is to have none
+/// any more, packets pass their chain by.
+pub fn reframe(
+    installed: &Installed,
+    options: &Options,
+    slot: Option<Slot>,
+    limits: Limits,
+) -> Plan {
     let policy = &installed.policy;
     let mut prepare: Vec<Command> = render::workload_sets(options, policy)
         .into_values()
@@ -285,10 +299,13 @@ pub fn reframe(installed: &Installed, options: &Options, slot: Slot, limits: Lim
     let mut chains: Vec<Atom> = render::frame_chains(options, policy)
         .into_iter()
         .map(|(name, rules)| match name {
-            lease::CHAIN => lease::look_into(slot),
+            lease::CHAIN => lease::look_into(slot.unwrap_or_default()),
             _ => render::replace_rules(name, rules),
         })
         .collect();
+    if options.lease.is_none() && slot.is_some() {
+        chains.insert(0, vec![Command::FlushChain(lease::CHAIN.into())]);
+    }
     let last = chains.last_mut().expect("the frame has chains");
     last.extend(stamp::write_frame(
         &render::frame_fingerprint(options, policy),
@@ -346,7 +363,7 @@ pub fn objects(installed: &Installed, options: &Options) -> Garbage {
 }
 
 /// The addresses that pass from one workload to another.
-fn handed_over(old: &NodePolicy, new: &NodePolicy) -> BTreeSet<IpAddr> {
+pub fn handed_over(old: &NodePolicy, new: &NodePolicy) -> BTreeSet<IpAddr> {
     let changes = old.endpoints().diff(new.endpoints());
     changes
         .filter_map(|item| match item {

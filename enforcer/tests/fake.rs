@@ -24,7 +24,7 @@ fn chain(name: &str, forward: bool) -> Command {
     let (name, comment) = (name.into(), String::new());
     Command::AddChain {
         name,
-        forward,
+        forward: forward.then_some(0),
         comment,
     }
 }
@@ -169,20 +169,55 @@ fn a_new_chain_and_a_repointed_element_in_one_batch_leak() {
         during(start(), vec![[prepare.clone(), swap.clone()].concat()]),
         EITHER
     );
-    assert_eq!(
-        during(start(), vec![prepare.clone(), swap.clone()]),
-        DROPPED
-    );
+    // A lookup that began before the first of two batches finds what the second adds before that is committed, and leads to
+    // the chain's other copy, which is empty still.
+    let adjacent = vec![prepare.clone(), swap.clone()];
+    assert_eq!(during(start(), adjacent), EITHER);
+    let another = || vec![add("s", HASHED)];
+    let apart = vec![prepare.clone(), another(), swap.clone()];
+    assert_eq!(during(start(), apart.clone()), DROPPED);
     // To delete at once what packets under way may still come to opens it for them.
     assert_eq!(
-        during(start(), vec![prepare.clone(), swap.clone(), clean.clone()]),
+        during(start(), [apart, vec![clean.clone()]].concat()),
         EITHER
     );
     let mut patient = start();
     patient.commit(&prepare).expect("it is well formed");
+    patient.commit(&another()).expect("it is well formed");
     patient.commit(&swap).expect("it is well formed");
     patient.grace();
     assert_eq!(during(patient, vec![clean]), DROPPED);
+}
+
+/// What is added by a batch that is refused in the end is found by lookups that began before the commit before.
+#[test]
+fn a_refused_batch_is_seen_by_those_who_were_held_up() {
+    let look = rule("c", in_set("s", Verdict::Accept));
+    let refused = [vec![add("s", HASHED)], vec![unlead()]].concat();
+    for (commits, seen) in [(0, DROPPED), (1, EITHER), (2, EITHER)] {
+        let mut kernel = kernel(vec![look.clone(), always("c", Verdict::Drop)]);
+        (0..commits).for_each(|_| kernel.foreign_commit());
+        kernel
+            .commit(&refused)
+            .expect_err("there is no such element");
+        assert_eq!(
+            kernel.verdicts_now(&packet()),
+            seen,
+            "after {commits} commits"
+        );
+        kernel.grace();
+        assert_eq!(kernel.verdicts_now(&packet()), DROPPED);
+    }
+}
+
+/// Before Linux 6.17 nobody looks again for what is replaced in one batch.
+#[test]
+fn an_element_that_is_replaced_can_be_missed_by_older_kernels() {
+    let by_map = Rule::map(Match::TupleSourceMap(Tuple::Original, V4, "m".into()));
+    let start = || kernel(vec![rule("c", by_map.clone()), lead(Verdict::Drop)]);
+    let replaced = vec![unlead(), lead(Verdict::Drop)];
+    assert_eq!(during(start(), vec![replaced.clone()]), DROPPED);
+    assert_eq!(during(start().without_retries(), vec![replaced]), EITHER);
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! The programs that users run, as this checkout builds them. Tests and proofs drive these, never a library call.
+//! The programs that users run, as this checkout builds them, or as an earlier revision did. Tests and proofs drive these,
+//! never a library call.
 
 use std::{
     env,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
 };
@@ -30,6 +31,35 @@ pub enum Error {
     /// They are not where they should be.
     #[error("{} is not there: run `cargo build --workspace` (with `--release` for a release build)", .0.display())]
     Missing(PathBuf),
+    /// Those of another revision could not be built.
+    #[error(
+        "the programs of revision {revision} could not be built by deploy/build-revision: {reason}"
+    )]
+    Revision {
+        /// The revision.
+        revision: String,
+        /// The end of what was said.
+        reason: String,
+    },
+}
+
+impl Binaries {
+    /// The programs in a directory.
+    pub fn within(directory: &Path) -> Result<Binaries, Error> {
+        let program = |name: &str| {
+            let path = directory.join(name);
+            if path.exists() {
+                Ok(path)
+            } else {
+                Err(Error::Missing(path))
+            }
+        };
+        Ok(Binaries {
+            controlplane: program("sallyport-controlplane")?,
+            enforcer: program("sallyport-enforcer")?,
+            sallyport: program("sallyport")?,
+        })
+    }
 }
 
 /// Finds the programs beside this one. Under cargo they are built first, so that they are those of this checkout.
@@ -40,14 +70,51 @@ pub fn binaries() -> Result<Binaries, Error> {
     FOUND.get_or_init(find).clone()
 }
 
-fn find() -> Result<Binaries, Error> {
-    let own = env::current_exe().expect("a running program has a path");
-    let mut directory = own.parent().expect("a program is in a directory");
-    if directory.ends_with("deps") {
-        directory = directory
-            .parent()
-            .expect("`deps` is in a profile's directory");
+/// Finds the programs of another revision, in a folder beside this program. Those that are not there are built first, by
+/// `deploy/build-revision`: stderr says so, as it takes minutes.
+///
+/// Call it before entering other namespaces.
+pub fn binaries_of(revision: &str) -> Result<Binaries, Error> {
+    let directory = beside().join("revisions").join(revision);
+    if let Ok(found) = Binaries::within(&directory) {
+        return Ok(found);
     }
+    eprintln!("Building the programs of revision {revision}: that takes minutes, once.");
+    let failed = |reason: String| Error::Revision {
+        revision: revision.to_owned(),
+        reason,
+    };
+    let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/build-revision");
+    let mut build = Command::new(&recipe);
+    build.arg(revision).arg(&directory).stdin(Stdio::null());
+    // As this program was built: most of what they need is built already, then.
+    if cfg!(target_feature = "crt-static") {
+        build.env("STATIC", "1");
+    }
+    let output = build
+        .output()
+        .map_err(|error| failed(format!("{}: {error}", recipe.display())))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> = said.lines().collect();
+        return Err(failed(lines[lines.len().saturating_sub(20)..].join("\n")));
+    }
+    Binaries::within(&directory)
+}
+
+/// Where this program is, and others of the same build.
+fn beside() -> PathBuf {
+    let own = env::current_exe().expect("a running program has a path");
+    let directory = own.parent().expect("a program is in a directory");
+    match directory.ends_with("deps") {
+        true => directory.parent().expect("`deps` is in a profile's folder"),
+        false => directory,
+    }
+    .to_owned()
+}
+
+fn find() -> Result<Binaries, Error> {
+    let directory = beside();
     if let Some(cargo) = env::var_os("CARGO").filter(|_| env::var_os(BUILT).is_none()) {
         // All of the workspace: with a part of it dependencies would have other features, and be built again.
         let mut build = Command::new(cargo);
@@ -63,17 +130,5 @@ fn find() -> Result<Binaries, Error> {
             _ => return Err(Error::Build),
         }
     }
-    let program = |name: &str| {
-        let path = directory.join(name);
-        if path.exists() {
-            Ok(path)
-        } else {
-            Err(Error::Missing(path))
-        }
-    };
-    Ok(Binaries {
-        controlplane: program("sallyport-controlplane")?,
-        enforcer: program("sallyport-enforcer")?,
-        sallyport: program("sallyport")?,
-    })
+    Binaries::within(&directory)
 }

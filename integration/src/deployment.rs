@@ -103,6 +103,23 @@ impl Deployment {
         enforcer_arguments: &[&str],
         streams: Streams,
     ) -> Result<Deployment, Error> {
+        Self::start_of(
+            binaries()?,
+            bed,
+            control_plane_arguments,
+            enforcer_arguments,
+            streams,
+        )
+    }
+
+    /// The same, with programs from anywhere.
+    pub fn start_of(
+        binaries: Binaries,
+        bed: Testbed,
+        control_plane_arguments: &[&str],
+        enforcer_arguments: &[&str],
+        streams: Streams,
+    ) -> Result<Deployment, Error> {
         let owned = |arguments: &[&str]| arguments.iter().map(|&one| one.to_owned()).collect();
         let control_planes = if streams.uncoordinated {
             bed.nodes()
@@ -110,7 +127,7 @@ impl Deployment {
             1
         };
         let mut deployment = Deployment {
-            binaries: binaries()?,
+            binaries,
             directory: tempfile::tempdir().map_err(|error| Error::Io("make a directory", error))?,
             streams,
             control_planes: (0..control_planes).map(|_| None).collect(),
@@ -387,6 +404,11 @@ impl Deployment {
     /// The process of the control plane.
     pub fn control_plane_pid(&self) -> Option<u32> {
         self.control_planes[0].as_ref().map(Child::id)
+    }
+
+    /// Programs that are started from now on are these.
+    pub fn set_binaries(&mut self, binaries: Binaries) {
+        self.binaries = binaries;
     }
 
     /// Enforcers that are started from now on have these arguments.

@@ -2,15 +2,19 @@
 
 pub mod binaries;
 pub mod conformance;
+pub mod connections;
 pub mod deployment;
 pub mod kernel_tests;
 pub mod ledger;
 pub mod listing;
 pub mod oracle;
 pub mod probe;
+pub mod progress;
 mod reactor;
 pub mod relay;
+pub mod scenario;
 pub mod simulation;
 pub mod testbed;
 pub mod tracer;
+pub mod usage;
 pub mod walkthrough;

@@ -25,10 +25,21 @@ use nix::{
     unistd::Pid,
 };
 
+/// The threads that a process has now.
+fn threads(leader: Pid) -> io::Result<Vec<Pid>> {
+    let entries = fs::read_dir(format!("/proc/{leader}/task"))?;
+    let number = |entry: io::Result<fs::DirEntry>| {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.parse().ok());
+        Ok(Pid::from_raw(number.ok_or(io::ErrorKind::InvalidData)?))
+    };
+    entries.map(number).collect()
+}
+
 /// A system call that reaches out of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// What it is called; `ask` for a message to netlink that is too short to be a batch.
+    /// What it is called; `ask` for a message to netlink that only asks for something.
     pub name: &'static str,
     /// What it was done to: the name of a file, `socket`, or `netlink`; empty where there is none.
     pub object: String,
@@ -86,6 +97,26 @@ impl Call {
     /// Whether the call changes anything outside of the process.
     pub fn is_effect(&self) -> bool {
         !matches!(self.name, "recvfrom" | "ask")
+    }
+
+    /// Whether the call changes something in the kernel's tables: commits a batch, or deletes a connection.
+    pub fn is_commit(&self) -> bool {
+        self.name == "sendto" && self.object == NETLINK
+    }
+
+    /// Whether the call waits for packets that are under way.
+    pub fn is_grace(&self) -> bool {
+        self.name == "membarrier"
+    }
+
+    /// Whether the call says something to another program.
+    pub fn is_message(&self) -> bool {
+        self.is_effect() && self.object == SOCKET
+    }
+
+    /// Whether the call changes files.
+    pub fn is_of_files(&self) -> bool {
+        self.is_effect() && !self.is_commit() && !self.is_grace() && !self.is_message()
     }
 }
 
@@ -191,17 +222,24 @@ struct Work {
 impl Work {
     fn attach(&self) -> io::Result<()> {
         let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
-        for entry in fs::read_dir(format!("/proc/{}/task", self.leader))? {
-            let name = entry?.file_name();
-            let thread = name.to_str().and_then(|name| name.parse().ok());
-            let thread = Pid::from_raw(thread.ok_or(io::ErrorKind::InvalidData)?);
-            match ptrace::seize(thread, options).and_then(|()| ptrace::interrupt(thread)) {
-                // It ended meanwhile, or was made by one that is traced.
-                Err(Errno::ESRCH | Errno::EPERM) if thread != self.leader => {}
-                result => result?,
+        let mut known = BTreeSet::new();
+        // One that is not traced yet may make another meanwhile, which nobody would see.
+        loop {
+            let before = known.len();
+            for thread in threads(self.leader)? {
+                if !known.insert(thread) {
+                    continue;
+                }
+                match ptrace::seize(thread, options).and_then(|()| ptrace::interrupt(thread)) {
+                    // It ended meanwhile, or was made by one that is traced.
+                    Err(Errno::ESRCH | Errno::EPERM) if thread != self.leader => {}
+                    result => result?,
+                }
+            }
+            if known.len() == before {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     fn run(&mut self) {
@@ -297,16 +335,28 @@ fn call(thread: Pid, number: u64, arguments: [u64; 6]) -> Option<Call> {
         "membarrier" | "rename" | "unlink" | "mkdir" => String::new(),
         _ => object(thread, arguments[0])?,
     };
-    let asks = name == "sendto" && object == NETLINK && arguments[2] < BATCH;
+    let asks = name == "sendto" && object == NETLINK && !changes(thread, arguments[1]);
     let name = if asks { "ask" } else { name };
     Some(Call { name, object })
 }
 
-/// What a netlink socket is called here.
-const NETLINK: &str = "netlink";
+/// Whether a message to netlink, by the address of its header, changes anything.
+fn changes(thread: Pid, header: u64) -> bool {
+    let Ok(word) = ptrace::read(thread, header as ptrace::AddressType) else {
+        return true;
+    };
+    // A length of 32 bits, then the kind.
+    let bytes = word.to_ne_bytes();
+    CHANGES.contains(&u16::from_ne_bytes([bytes[4], bytes[5]]))
+}
 
-/// Fewer bytes are no batch of nf_tables, which has a beginning, a table's name and an end; what asks for a dump is.
-const BATCH: u64 = 72;
+/// What a netlink socket is called here, and any other.
+const NETLINK: &str = "netlink";
+const SOCKET: &str = "socket";
+
+/// The kinds of messages to netfilter that change something, as the enforcer sends them: the beginning of a batch
+/// (`NFNL_MSG_BATCH_BEGIN`), and the deletion of a connection (`IPCTNL_MSG_CT_DELETE` of `NFNL_SUBSYS_CTNETLINK`).
+const CHANGES: [u16; 2] = [0x10, 1 << 8 | 2];
 
 const CALLS: [(i64, &str); 19] = [
     (libc::SYS_write, "write"),
@@ -341,7 +391,7 @@ fn object(thread: Pid, descriptor: u64) -> Option<String> {
         let is_netlink = netlink
             .lines()
             .any(|line| line.split_whitespace().last() == Some(inode));
-        return Some(if is_netlink { NETLINK } else { "socket" }.to_owned());
+        return Some(if is_netlink { NETLINK } else { SOCKET }.to_owned());
     }
     let name = path.file_name()?.to_string_lossy().into_owned();
     let is_own = text.starts_with("anon_inode:") || text.starts_with("pipe:");

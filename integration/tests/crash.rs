@@ -168,7 +168,7 @@ fn no_base_chain() -> Outcome {
     deployment.kill_enforcer(1);
     nft(
         &deployment,
-        &["delete", "chain", "inet", "sallyport", "forward"],
+        &["delete", "chain", "inet", "sallyport", "forward_ingress"],
     )?;
     enforces_when_started(deployment, allowed, denied)
 }

@@ -222,26 +222,27 @@ fn listing(netns: &Netns) -> Result<BTreeMap<String, Vec<String>>, Failed> {
 }
 
 /// What others may do to the table, and how that is called.
-const CHANGES: [&str; 30] = [
+const CHANGES: [&str; 31] = [
     "flush ruleset",
     "delete table inet sallyport",
     "flush table inet sallyport",
-    "flush chain inet sallyport forward",
-    "delete chain inet sallyport forward",
-    "insert rule inet sallyport forward accept",
+    "flush chain inet sallyport forward_ingress",
+    "delete chain inet sallyport forward_egress",
+    "insert rule inet sallyport forward_ingress accept",
     "add rule inet sallyport deny accept",
-    "insert rule inet sallyport GROUP counter return",
+    "insert rule inet sallyport GROUP counter accept",
     "flush chain inet sallyport GROUP",
     "flush chain inet sallyport CLASS",
-    "insert rule inet sallyport CLASS tcp dport { 443, 8443 } return",
-    "flush chain inet sallyport forward\nadd rule inet sallyport forward jump egress\nadd rule inet sallyport forward jump ingress",
+    "insert rule inet sallyport CLASS tcp dport { 443, 8443 } accept",
+    "flush chain inet sallyport forward_ingress\nadd rule inet sallyport forward_ingress jump ingress",
     "flush chain inet sallyport CLASS\nadd rule inet sallyport CLASS ct protocol 6 goto GROUP\nadd rule inet sallyport CLASS counter goto deny",
     "delete element inet sallyport ingress4 { 10.0.0.2 }",
-    "delete element inet sallyport ingress4 { 10.0.0.2 }\nadd element inet sallyport ingress4 { 10.0.0.2 : return }",
+    "delete element inet sallyport ingress4 { 10.0.0.2 }\nadd element inet sallyport ingress4 { 10.0.0.2 : accept }",
     "add element inet sallyport egress4 { 10.9.9.9 : accept }",
     "add element inet sallyport egress6 { fd00::9 : accept }",
     "flush map inet sallyport ingress4\nflush map inet sallyport egress4",
     "add element inet sallyport self4 { 10.0.0.2 . 10.0.0.3 }",
+    "delete element inet sallyport known4 { 10.0.0.2 }",
     "add element inet sallyport PEERS { 10.1.0.77 }",
     "delete element inet sallyport PEERS { 10.1.0.2 }",
     "flush set inet sallyport PEERS",
@@ -251,7 +252,7 @@ const CHANGES: [&str; 30] = [
     "flush set inet sallyport stamp",
     "add element inet sallyport lease-a { ipv4 }",
     "add chain inet sallyport mine { type filter hook forward priority -5; policy drop; }",
-    "add chain inet sallyport forward { type filter hook forward priority filter; policy drop; }",
+    "add chain inet sallyport forward_egress { type filter hook forward priority filter; policy drop; }",
     "add table inet sallyport { flags dormant; }",
 ];
 
@@ -513,8 +514,8 @@ fn within_a_second() -> Outcome {
     let changes = [
         "flush ruleset",
         "delete table inet sallyport",
-        "flush chain inet sallyport forward",
-        "insert rule inet sallyport forward accept",
+        "flush chain inet sallyport forward_ingress",
+        "insert rule inet sallyport forward_ingress accept",
         "delete element inet sallyport ingress4 { 10.9.1.3 }",
         "add element inet sallyport egress4 { 10.9.9.9 : accept }",
         "flush set inet sallyport stamp",
@@ -642,7 +643,7 @@ fn misjudges_nothing() -> Outcome {
     let whole = listing(&netns)?;
     let harmless = [
         "add element inet sallyport egress4 { 10.9.9.9 : accept }",
-        "insert rule inet sallyport forward ip saddr 192.0.2.1 accept",
+        "insert rule inet sallyport forward_egress ip saddr 192.0.2.1 accept",
         "insert rule inet sallyport deny ip saddr 192.0.2.1 accept",
         "insert rule inet sallyport ingress ip saddr 192.0.2.1 accept",
         "add element inet sallyport self4 { 192.0.2.1 . 192.0.2.2 }",
@@ -665,7 +666,7 @@ fn misjudges_nothing() -> Outcome {
     let pid = deployment.enforcer_pid(0).ok_or("there is no enforcer")?;
     let signal = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal);
     signal(nix::sys::signal::Signal::SIGSTOP)?;
-    nft(&netns, "flush chain inet sallyport forward")?;
+    nft(&netns, "flush chain inet sallyport forward_ingress")?;
     thread::sleep(Duration::from_millis(100));
     let open = probes.denied.counts().since(denied);
     signal(nix::sys::signal::Signal::SIGCONT)?;

@@ -293,7 +293,7 @@ fn refusal() -> Outcome {
     table.carry_out(&plan::create(&installed, &options(), table.limits))?;
     let before = table.listing()?;
     let commands = [
-        Command::FlushChain("forward".into()),
+        Command::FlushChain("forward_egress".into()),
         Command::DeleteChain("nobody".into()),
     ];
     let error = table
@@ -390,7 +390,7 @@ fn listing_of_keep() -> Outcome {
     let installed = updated(&Installed::default(), &policy, 1);
     table.carry_out(&plan::create(&installed, &options(), table.limits))?;
     let listing = table.listing()?;
-    let kept = "ct state established,related return comment \"keep: what is established goes on\"";
+    let kept = "ct state established,related accept comment \"keep: what is established goes on\"";
     for keep in [true, false] {
         let id = class(keep).id().to_string();
         let (name, lines) = listing
@@ -429,9 +429,20 @@ fn listing_of_leases() -> Outcome {
         has(&format!("set {name}"), "type nf_proto")?;
         has(&format!("set {name}"), "flags timeout")?;
         has(&format!("set {name}"), "ipv4 timeout 20s expires ")?;
-        has("chain forward", "jump lease")?;
-        has("chain lease", &format!("meta nfproto @{name} return"))?;
-        has("chain lease", "goto fenced")?;
+        has(
+            "chain lease",
+            "type filter hook forward priority filter - 1; policy accept;",
+        )?;
+        has("chain lease", &format!("meta nfproto @{name} accept"))?;
+        has("chain lease", "jump fenced")?;
+        for (base, jump) in [
+            ("forward_egress", "jump egress"),
+            ("forward_ingress", "jump ingress"),
+        ] {
+            has(&format!("chain {base}"), jump)?;
+            let end = "counter packets 0 bytes 0 drop comment \"nothing allowed it\"";
+            has(&format!("chain {base}"), end)?;
+        }
         has("chain fenced", "goto closed")?;
         for pair in [
             "ct original ip saddr . ct original ip saddr @self4",

@@ -121,14 +121,13 @@ impl NodePolicy {
         if drops && self.workload_ranges != other.workload_ranges {
             return true;
         }
-        let judged = |endpoint: &Endpoint| endpoint.ingress.is_some() || endpoint.egress.is_some();
         let endpoints = self.endpoints.diff(&other.endpoints);
         endpoints.into_iter().any(|item| match item {
             DiffItem::Add(&address, endpoint) => {
-                judged(endpoint) || self.drops_unknown(address, unknown)
+                endpoint.is_isolated() || self.drops_unknown(address, unknown)
             }
             DiffItem::Remove(&address, endpoint) => {
-                judged(endpoint) || other.drops_unknown(address, unknown)
+                endpoint.is_isolated() || other.drops_unknown(address, unknown)
             }
             DiffItem::Update {
                 old: (_, old),
@@ -140,7 +139,8 @@ impl NodePolicy {
         })
     }
 
-    fn drops_unknown(&self, address: IpAddr, unknown: &Unknown) -> bool {
+    /// Whether traffic of an address is dropped for being a workload's that is no endpoint.
+    pub fn drops_unknown(&self, address: IpAddr, unknown: &Unknown) -> bool {
         match unknown {
             Unknown::Drop(also) => self.workload_ranges.contains(address) || also.contains(address),
             Unknown::Allow => false,

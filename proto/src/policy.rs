@@ -263,6 +263,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether some policy isolates it, in either direction.
+    pub fn is_isolated(&self) -> bool {
+        self.ingress.is_some() || self.egress.is_some()
+    }
+
     /// Whether it is the same workload's as another.
     pub fn has_owner_of(&self, other: &Endpoint) -> bool {
         (&self.namespace, &self.name) == (&other.namespace, &other.name)

@@ -53,16 +53,27 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
         let stamp = table.reading.stamp;
         let Recovered { installed, pending } = recovered;
-        if !table.chains.contains(render::FORWARD) {
-            // The base chain is made last: the table was never whole, or is not any more.
+        let is_at = |at: &Installed| stamp.is_some_and(|stamp| stamp.is_of(at));
+        // Packets that met what an earlier life did last may still be under way.
+        self.kernel.grace();
+        if !table.bases.is_empty() && must_be_replaced(&table) {
+            let known = pending.iter().map(|(_, after)| after).chain([&installed]);
+            if !known.into_iter().any(is_at) {
+                self.installed = pending.map_or(installed, |(_, after)| after);
+                return self.keep_foreign(stamp);
+            }
+            return self.upgrade(installed, pending.map(|(_, after)| after), started);
+        }
+        if !render::BASES
+            .iter()
+            .all(|(base, _)| table.bases.contains(*base))
+        {
+            // The base chains are made last: the table was never whole, or is not any more.
             warn!("the table judges no packets");
             self.installed = pending.map_or(installed, |(_, after)| after);
             self.restore()?;
             return Ok(());
         }
-        let is_at = |at: &Installed| stamp.is_some_and(|stamp| stamp.is_of(at));
-        // Packets that met what an earlier life did last may still be under way.
-        self.kernel.grace();
         // An update that was under way was planned for a table without leases, if it has none.
         let lease = self.options.lease.take_if(|_| table.lease.is_none());
         match pending {
@@ -90,6 +101,25 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.mend(table.reading.frame.as_deref())?;
         let position = self.installed.position().unwrap_or_default();
         info!(%position, took = ?started.elapsed(), "took the table over");
+        Ok(())
+    }
+
+    /// The table is an earlier enforcer's, of other objects, or half-way in a plan of other steps. What it is to enforce is
+    /// known: a table of this enforcer's that does takes its place, and an update that was under way is done with that.
+    ///
+    /// What passes on the way both tables allow. The old one's part is within what one of the two versions of that update
+    /// allows, and holds what both allow, so the promise holds.
+    fn upgrade(
+        &mut self,
+        before: Installed,
+        after: Option<Installed>,
+        started: Instant,
+    ) -> Result<(), StartError> {
+        let after = after.unwrap_or_else(|| before.clone());
+        let forget = plan::handed_over(&before.policy, &after.policy);
+        self.replace(&after, forget)?;
+        let position = self.installed.position().unwrap_or_default();
+        info!(%position, took = ?started.elapsed(), "replaced the table of another version of the enforcer");
         Ok(())
     }
 
@@ -141,9 +171,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             ));
         if !is_same {
             info!("writing the frame of the table for the options given now");
-            let slot = table.lease.unwrap_or_default();
-            self.lease.slot = Some(slot);
-            let plan = plan::reframe(&self.installed, &self.options, slot, self.limits());
+            self.lease.slot = Some(table.lease.unwrap_or_default());
+            let plan = plan::reframe(&self.installed, &self.options, table.lease, self.limits());
             self.carry_out(&plan, 0)?;
         }
         // Everything that should not be there was left behind by an earlier life.
@@ -153,4 +182,16 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
         Ok(())
     }
+}
+
+/// Whether an earlier enforcer made a table that this one cannot go on with, piece by piece.
+fn must_be_replaced(table: &TableState) -> bool {
+    let Some(frame) = &table.reading.frame else {
+        return false;
+    };
+    let half_way = table
+        .reading
+        .stamp
+        .is_some_and(|stamp| stamp.steps_done().is_some());
+    !render::is_of_this_layout(frame) || (half_way && !render::is_of_these_plans(frame))
 }

@@ -111,7 +111,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     fn end_leases(&mut self) -> Result<(), netlink::Error> {
         let (had, limits) = (self.options.lease.take(), self.limits());
-        let plan = plan::reframe(&self.installed, &self.options, Slot::default(), limits);
+        let slot = Some(Slot::default());
+        let plan = plan::reframe(&self.installed, &self.options, slot, limits);
         if let Err(error) = self.commit_steps(&plan) {
             self.options.lease = had;
             return Err(error);

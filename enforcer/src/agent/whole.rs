@@ -1,6 +1,6 @@
 //! Whole tables: made where there is none, or in the place of another. It reads no journal.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use nix::errno::Errno;
 use sallyport_proto::policy::Direction;
@@ -12,7 +12,7 @@ use crate::{
     kernel::Kernel,
     netlink,
     nft::{command::Command, render::Options},
-    plan::{self, Garbage, Installed, Plan},
+    plan::{self, Garbage, Installed, Plan, Replaced},
 };
 
 impl<K: Kernel, L: Log> Agent<K, L> {
@@ -60,9 +60,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     pub(super) fn commit_steps(&mut self, plan: &Plan) -> Result<(), netlink::Error> {
         plan.steps.iter().try_for_each(|step| {
-            if step.grace {
+            if step.grace && step.forget.is_empty() {
                 self.kernel.grace();
             }
+            self.forget(&step.forget)?;
             self.kernel.commit(&step.commands)
         })
     }
@@ -79,7 +80,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let kept = after.policy.endpoints().keys().copied().filter(keeps);
         self.kernel
             .forget(&kept.collect())
-            .and_then(|()| self.replace(after))
+            .and_then(|()| self.replace(after, BTreeSet::new()))
             .map_err(|source| Refusal::Kernel {
                 revision: after.position().unwrap_or_default().revision,
                 step: 1,
@@ -88,14 +89,23 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             })
     }
 
-    /// Makes the whole table in the place of one of which nobody knows what it enforces, without a packet noticing.
-    fn replace(&mut self, installed: &Installed) -> Result<(), netlink::Error> {
+    /// Makes the whole table in the place of the one that is there, without a packet noticing. On the way the connections of
+    /// some addresses are forgotten.
+    pub(super) fn replace(
+        &mut self,
+        installed: &Installed,
+        forget: BTreeSet<IpAddr>,
+    ) -> Result<(), netlink::Error> {
         let Some(found) = self.kernel.read()? else {
             return self.create(installed, false);
         };
-        let found = Garbage {
-            chains: found.chains,
-            sets: found.sets,
+        let found = Replaced {
+            objects: Garbage {
+                chains: found.chains,
+                sets: found.sets,
+            },
+            bases: found.bases,
+            forget,
         };
         let Some(plan) = plan::replace(installed, &self.options, &found, self.limits()) else {
             return self.create(installed, true);

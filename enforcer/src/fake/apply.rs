@@ -14,7 +14,7 @@ use crate::{
         validate,
     },
     nft::{
-        command::{Command, Element, Family, SetKind},
+        command::{Command, Element, Family, SetKind, Verdict},
         encode::{TABLE_OWNED, TABLE_PERSISTS},
     },
 };
@@ -78,7 +78,10 @@ impl Batch<'_> {
     fn all(&mut self, commands: &[Command], validate: bool) -> Result<(), (usize, Errno)> {
         for (index, command) in commands.iter().enumerate() {
             let mut result = self.command(command);
-            let leads = matches!(command, Command::AddRule(..) | Command::AddElements(..));
+            let leads = matches!(
+                command,
+                Command::AddRule(..) | Command::InsertRule(..) | Command::AddElements(..)
+            );
             if validate && leads && result.is_ok() && validate::is_too_deep(self.table) {
                 result = Err(Errno::EMLINK);
             }
@@ -134,6 +137,11 @@ impl Batch<'_> {
                 let rule = Rule::new(rule, self.table, self.next)?;
                 self.add_rule(id, Arc::new(rule));
                 Ok(())
+            }
+            Command::InsertRule(chain, rule, before) => {
+                let id = self.chain(chain)?;
+                let rule = Rule::new(rule, self.table, self.next)?;
+                self.insert_rule(id, Arc::new(rule), *before)
             }
             Command::DeleteRule(chain, handle) => {
                 let id = self.chain(chain)?;
@@ -247,15 +255,16 @@ impl Batch<'_> {
         self.undo.push(Undo::DeletedSet(id));
     }
 
-    fn add_chain(&mut self, name: &str, forward: bool) -> Result<(), Errno> {
+    fn add_chain(&mut self, name: &str, forward: Option<i32>) -> Result<(), Errno> {
         if name.is_empty() {
             return Err(Errno::ERANGE);
         }
         if let Ok(id) = self.chain(name) {
-            return if forward && !self.table.chain(id).base {
-                Err(Errno::EOPNOTSUPP)
-            } else {
-                Ok(())
+            // A hook, once made, does not change, nor is one made of a chain without.
+            return match (forward, self.table.chain(id).base) {
+                (Some(_), None) => Err(Errno::EOPNOTSUPP),
+                (Some(wanted), Some(there)) if wanted != there => Err(Errno::EEXIST),
+                _ => Ok(()),
             };
         }
         let id = self.table.insert_chain(Chain {
@@ -292,11 +301,23 @@ impl Batch<'_> {
     }
 
     fn add_rule(&mut self, id: ChainId, rule: Arc<Rule>) {
+        let end = self.table.chain(id).latest().len();
+        self.put_rule(id, rule, end);
+    }
+
+    fn insert_rule(&mut self, id: ChainId, rule: Arc<Rule>, before: u64) -> Result<(), Errno> {
+        let mut rules = self.table.chain(id).latest().iter();
+        let at = rules.position(|rule| rule.handle == before);
+        self.put_rule(id, rule, at.ok_or(Errno::ENOENT)?);
+        Ok(())
+    }
+
+    fn put_rule(&mut self, id: ChainId, rule: Arc<Rule>, at: usize) {
         self.table.handles = rule.handle;
         self.deeper |= rule.chains().next().is_some() || rule.sets().next().is_some();
         self.count(&rule, true);
         let mut rules = self.table.chain(id).latest().to_vec();
-        rules.push(rule);
+        rules.insert(at, rule);
         self.set_rules(id, rules);
     }
 
@@ -347,6 +368,7 @@ impl Batch<'_> {
     fn add_element(&mut self, id: SetId, kind: SetKind, element: &Element) -> Result<(), Errno> {
         let (first, last) = self.keys(id, kind, element)?;
         let data = match element {
+            Element::Verdict(_, Verdict::Reset, _) => return Err(Errno::EINVAL),
             Element::Verdict(_, verdict, _) => Data::Verdict(self.table.target(verdict)?),
             Element::Stamp(_, comment) => Data::Comment(comment.clone()),
             _ => Data::None,
@@ -427,8 +449,12 @@ impl Table {
         match undo {
             Undo::Table(flags, owner) => (self.flags, self.owner) = (flags, owner),
             Undo::AddedChain(id) => {
-                let chain = self.chains[id].take().expect("it was added");
-                self.chain_ids.remove(&chain.name);
+                // A packet that found an element of the refused batch goes there, and finds no rules.
+                let chain = self.chain_mut(id);
+                (chain.base, chain.died) = (None, next);
+                chain.versions.clear();
+                let name = chain.name.clone();
+                self.chain_ids.remove(&name);
             }
             Undo::DeletedChain(id) => {
                 let chain = self.chain_mut(id);
@@ -456,7 +482,7 @@ impl Table {
             Undo::RuleDied(rule) => rule.dies(Generation::MAX),
             Undo::References(rule, up) => self.count(&rule, !up),
             Undo::AddedElement(id, key) => {
-                let entry = self.set_mut(id).elements.unadd(key);
+                let entry = self.set_mut(id).elements.unadd(key, next);
                 if let Some(chain) = target(&entry.data).and_then(Target::chain) {
                     self.leads(id, chain, false);
                 }
@@ -517,6 +543,7 @@ fn name(command: &Command) -> Option<&str> {
         | Command::FlushChain(name)
         | Command::DeleteChain(name)
         | Command::AddRule(name, _)
+        | Command::InsertRule(name, ..)
         | Command::DeleteRule(name, _)
         | Command::AddElements(name, ..)
         | Command::DeleteElements(name, ..) => Some(name),

@@ -46,6 +46,8 @@ pub(super) enum Check {
     NoConnection,
     DirectionOriginal,
     Established,
+    New,
+    NoBeginning(u8),
     NeighbourDiscovery,
     Input(String),
     Output(String),
@@ -108,6 +110,12 @@ impl Field {
         (Family::of(address) == family).then(|| number(address))
     }
 
+    /// The same, of a packet that has it.
+    fn key(self, packet: &Packet) -> Key {
+        self.of(packet)
+            .expect("a lookup is due only where there is a key")
+    }
+
     fn family(self) -> Option<Family> {
         match self {
             Field::Tuple(_, family)
@@ -168,6 +176,10 @@ impl Check {
             Check::NoConnection => connection.is_none(),
             Check::DirectionOriginal => connection.is_some_and(|of| of.original),
             Check::Established => connection.is_some_and(|of| of.established),
+            Check::New => connection.is_some_and(|of| !of.established),
+            Check::NoBeginning(number) => {
+                connection.is_some_and(|of| of.protocol == *number && of.late)
+            }
             Check::Input(name) => interface(&packet.input, name),
             Check::Output(name) => interface(&packet.output, name),
             Check::Protocol(number) => protocol == Some(*number),
@@ -254,10 +266,7 @@ impl Rule {
         let yes = |found| if found { Hit::Found } else { Hit::Miss };
         match check {
             Check::Set(field, set) | Check::Map(field, set) => {
-                let key = field
-                    .of(packet)
-                    .expect("a lookup is due only where there is a key");
-                table.find(*set, key, at)
+                table.find(*set, field.key(packet), at)
             }
             // The elements of an anonymous set come with the rule; only those of maps go before it does.
             Check::NeighbourDiscovery => yes(at >= self.born
@@ -287,6 +296,40 @@ impl Rule {
         }
     }
 
+    /// What a lookup of one of its checks found of a batch that was refused while a generation was the current one.
+    pub(super) fn find_refused(
+        &self,
+        check: &Check,
+        packet: &Packet,
+        table: &Table,
+        during: Generation,
+    ) -> Vec<Hit> {
+        match check {
+            Check::Set(field, set) | Check::Map(field, set) => {
+                table.find_refused(*set, field.key(packet), during)
+            }
+            // Rules of a refused batch are never seen, so nor are their constant sets.
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether a lookup of one of its checks finds an element in a generation, and another in its place in the next.
+    pub(super) fn is_replaced_after(
+        &self,
+        check: &Check,
+        packet: &Packet,
+        table: &Table,
+        generation: Generation,
+    ) -> bool {
+        match check {
+            Check::Set(field, set) | Check::Map(field, set) => {
+                let elements = &table.set(*set).elements;
+                elements.is_replaced_after(field.key(packet), generation)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a lookup goes into ranges, which show late what a batch did.
     pub(super) fn is_late(&self, check: &Check, table: &Table) -> bool {
         match check {
@@ -310,6 +353,9 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::NoConnection => Check::NoConnection,
         Match::DirectionOriginal => Check::DirectionOriginal,
         Match::Established => Check::Established,
+        Match::New => Check::New,
+        Match::NoTcpBeginning => Check::NoBeginning(6),
+        Match::NoSctpBeginning => Check::NoBeginning(132),
         Match::NeighbourDiscovery => Check::NeighbourDiscovery,
         Match::InputInterface(name) => Check::Input(name.clone()),
         Match::OutputInterface(name) => Check::Output(name.clone()),

@@ -40,6 +40,14 @@ struct Dead {
     died: Generation,
 }
 
+/// What a batch did that was refused, while a generation was the current one.
+#[derive(Clone, Debug)]
+struct Refused {
+    during: Generation,
+    /// What the element said that it added; `None` where it took one out.
+    added: Option<Data>,
+}
+
 /// Elements by the key that they begin with.
 #[derive(Clone, Debug)]
 enum Alive {
@@ -52,6 +60,8 @@ enum Alive {
 pub(super) struct Elements {
     alive: Alive,
     dead: HashMap<Key, Vec<Dead>>,
+    /// Of hashed elements alone: lookups in ranges show nothing before it is committed.
+    refused: HashMap<Key, Vec<Refused>>,
 }
 
 /// The keys that an element begins and ends with, what it says, and for how long it was put in.
@@ -69,11 +79,30 @@ impl Elements {
         Elements {
             alive,
             dead: HashMap::new(),
+            refused: HashMap::new(),
         }
     }
 
     /// What a lookup finds in a generation.
     pub(super) fn find(&self, key: Key, generation: Generation) -> Found<'_> {
+        self.seen(key, generation).map(|entry| &entry.data)
+    }
+
+    /// Whether a lookup finds an element in a generation, and another in its place in the next.
+    pub(super) fn is_replaced_after(&self, key: Key, generation: Generation) -> bool {
+        let next = self.seen(key, generation + 1);
+        next.is_some_and(|entry| entry.born > generation) && self.find(key, generation).is_some()
+    }
+
+    /// What lookups found of a batch that was refused while a generation was the current one: what it had added, or, as
+    /// `None`, that it had taken out what was there.
+    pub(super) fn refused(&self, key: Key, during: Generation) -> impl Iterator<Item = Found<'_>> {
+        let all = self.refused.get(&key).into_iter().flatten();
+        all.filter(move |refused| refused.during == during)
+            .map(|refused| refused.added.as_ref())
+    }
+
+    fn seen(&self, key: Key, generation: Generation) -> Option<&Entry> {
         let entry = match &self.alive {
             Alive::Hashed(all) => all.get(&key),
             Alive::Ranges(all) => {
@@ -84,7 +113,7 @@ impl Elements {
             }
         };
         if let Some(entry) = entry.filter(|entry| entry.born <= generation) {
-            return Some(&entry.data);
+            return Some(entry);
         }
         if self.dead.is_empty() {
             return None;
@@ -99,7 +128,7 @@ impl Elements {
                 .flat_map(|(_, all)| all)
                 .find(|dead| dead.entry.last >= key && seen(dead)),
         };
-        dead.map(|dead| &dead.entry.data)
+        dead.map(|dead| &dead.entry)
     }
 
     /// Adds an element. One that is there already is no error if it says the same (then its comment stays as it was),
@@ -175,8 +204,18 @@ impl Elements {
     }
 
     /// Undoes [`add`](Elements::add).
-    pub(super) fn unadd(&mut self, first: Key) -> Entry {
-        self.take(first).expect("it was added")
+    pub(super) fn unadd(&mut self, first: Key, next: Generation) -> Entry {
+        let entry = self.take(first).expect("it was added");
+        self.refuse(first, Some(entry.data.clone()), next);
+        entry
+    }
+
+    fn refuse(&mut self, key: Key, added: Option<Data>, next: Generation) {
+        if matches!(self.alive, Alive::Hashed(_)) {
+            let during = next - 1;
+            let all = self.refused.entry(key).or_default();
+            all.push(Refused { during, added });
+        }
     }
 
     /// Undoes [`remove`](Elements::remove).
@@ -187,6 +226,7 @@ impl Elements {
             if all.is_empty() {
                 self.dead.remove(&first);
             }
+            self.refuse(first, None, next);
         }
         self.insert(first, entry);
     }
@@ -241,6 +281,10 @@ impl Elements {
     pub(super) fn forget_before(&mut self, horizon: Generation) {
         self.dead.retain(|_, all| {
             all.retain(|dead| dead.died > horizon);
+            !all.is_empty()
+        });
+        self.refused.retain(|_, all| {
+            all.retain(|refused| refused.during >= horizon);
             !all.is_empty()
         });
     }

@@ -208,10 +208,39 @@ impl<'a> Search<'a> {
                     }
                     let hit = position.find(self.packet, table, then);
                     add(then, then, Seen::Lookup(hit));
+                    for hit in self.early(position, now, then) {
+                        add(then, then + 1, Seen::Lookup(hit));
+                    }
                 }
             }
         }
         views
+    }
+
+    /// What a lookup finds of a batch that is not committed when it reads, at `then`, an element; it began at `now` or later.
+    ///
+    /// A lookup samples the parity of the generation, and reads an element at some later moment. When one commit lies in
+    /// between, the parity that it holds is that of the next generation. What the next batch added by then it finds,
+    /// also if that batch is refused in the end. A miss is tried again where the kernel sees that the generation moved
+    /// meanwhile (Linux 6.17).
+    fn early(&self, position: &Position, now: Generation, then: Generation) -> Vec<Hit> {
+        let table = &self.kernel.table;
+        let mut hits = Vec::new();
+        if position.is_late(table) {
+            return hits;
+        }
+        if then > now {
+            hits = position.find_refused(self.packet, table, then);
+        }
+        if then > now && then < self.to {
+            hits.push(position.find(self.packet, table, then + 1));
+        }
+        if self.kernel.retries {
+            hits.retain(|hit| *hit != Hit::Miss);
+        } else if then < self.to && position.is_replaced_after(self.packet, table, then) {
+            hits.push(Hit::Miss);
+        }
+        hits
     }
 
     /// The looks that led to a place.

@@ -34,6 +34,8 @@ pub struct Connection {
     pub original: bool,
     /// Whether packets went both ways before.
     pub established: bool,
+    /// Whether the packet is none that begins a connection.
+    pub late: bool,
 }
 
 impl Packet {
@@ -47,6 +49,7 @@ impl Packet {
                 port,
                 original: true,
                 established: false,
+                late: false,
             }),
             ..Packet::without_connection(client, server)
         }
@@ -67,7 +70,15 @@ impl Packet {
     /// The same packet, of a connection that is established.
     pub fn established(mut self) -> Packet {
         if let Some(connection) = &mut self.connection {
-            connection.established = true;
+            (connection.established, connection.late) = (true, true);
+        }
+        self
+    }
+
+    /// The same packet, in the middle of a connection that conntrack does not know.
+    pub fn in_the_middle(mut self) -> Packet {
+        if let Some(connection) = &mut self.connection {
+            (connection.established, connection.late) = (false, true);
         }
         self
     }

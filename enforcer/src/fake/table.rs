@@ -2,6 +2,7 @@
 //! decides nothing about commands.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
@@ -34,8 +35,8 @@ pub(super) type Rules = Arc<Vec<Arc<Rule>>>;
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) name: String,
-    /// Whether the forward hook calls it.
-    pub(super) base: bool,
+    /// The priority at which the forward hook calls it, if it does.
+    pub(super) base: Option<i32>,
     pub(super) born: Generation,
     pub(super) died: Generation,
     /// What its rules are from which generation on. None before the first.
@@ -115,6 +116,13 @@ impl Table {
         self.chain_ids.keys().map(String::as_str)
     }
 
+    /// The chains that the hook calls.
+    pub(super) fn bases(&self) -> impl Iterator<Item = &str> {
+        let chains = self.chain_ids.iter();
+        let bases = chains.filter(|&(_, &id)| self.chain(id).base.is_some());
+        bases.map(|(name, _)| name.as_str())
+    }
+
     pub(super) fn set_names(&self) -> impl Iterator<Item = &str> {
         self.set_ids.keys().map(String::as_str)
     }
@@ -123,13 +131,13 @@ impl Table {
     pub(super) fn target(&self, verdict: &Verdict) -> Result<Target, Errno> {
         let chain = |name: &String| {
             let id = *self.chain_ids.get(name).ok_or(Errno::ENOENT)?;
-            if self.chain(id).base {
+            if self.chain(id).base.is_some() {
                 return Err(Errno::EOPNOTSUPP);
             }
             Ok(id)
         };
         Ok(match verdict {
-            Verdict::Drop => Target::Drop,
+            Verdict::Drop | Verdict::Reset => Target::Drop,
             Verdict::Accept => Target::Accept,
             Verdict::Return => Target::Return,
             Verdict::Jump(name) => Target::Jump(chain(name)?),
@@ -144,27 +152,29 @@ impl Table {
         found.map_or(&self.no_rules, |(_, rules)| rules)
     }
 
-    /// The chains that the hook calls in a generation; those that came later come first. With `prepared`, those of a
+    /// The chains that the hook calls in a generation, by priority; of one those that came later come first. With `prepared`, those of a
     /// batch under way are among them: the kernel registers a hook before the flip.
     pub(super) fn hooks(&self, generation: Generation, prepared: bool) -> Vec<ChainId> {
         let until = generation + Generation::from(prepared);
-        let mut hooks: Vec<(Generation, ChainId)> = (0..)
+        let mut hooks: Vec<_> = (0..)
             .zip(&self.chains)
             .filter_map(|(id, chain)| chain.as_ref().map(|chain| (id, chain)))
-            .filter(|(_, chain)| chain.base && chain.born <= until && generation < chain.died)
-            .map(|(id, chain)| (chain.born, id))
+            .filter(|(_, chain)| chain.born <= until && generation < chain.died)
+            .filter_map(|(id, chain)| Some((chain.base?, Reverse((chain.born, id)))))
             .collect();
         hooks.sort_unstable();
-        hooks.into_iter().rev().map(|(_, id)| id).collect()
+        hooks.into_iter().map(|(_, Reverse((_, id)))| id).collect()
     }
 
     /// What a lookup finds.
     pub(super) fn find(&self, set: SetId, key: Key, generation: Generation) -> Hit {
-        match self.set(set).elements.find(key, generation) {
-            None => Hit::Miss,
-            Some(Data::Verdict(target)) => Hit::Verdict(*target),
-            Some(_) => Hit::Found,
-        }
+        hit(self.set(set).elements.find(key, generation))
+    }
+
+    /// What lookups found of a batch that was refused while a generation was the current one.
+    pub(super) fn find_refused(&self, set: SetId, key: Key, during: Generation) -> Vec<Hit> {
+        let all = self.set(set).elements.refused(key, during);
+        all.map(hit).collect()
     }
 
     /// The numbers and comments in a set.
@@ -182,11 +192,7 @@ impl Table {
     pub(super) fn content(&self) -> Found {
         let chains = self.chain_ids.iter().map(|(name, &id)| {
             let chain = self.chain(id);
-            let hook = if chain.base {
-                Hook::Forward
-            } else {
-                Hook::None
-            };
+            let hook = chain.base.map_or(Hook::None, Hook::Forward);
             let rules = chain.latest().iter().map(|rule| FoundRule {
                 handle: rule.handle,
                 spelling: encode::spelling(&rule.source),
@@ -295,6 +301,14 @@ impl Table {
                 set.elements.forget_before(horizon);
             }
         }
+    }
+}
+
+fn hit(found: Option<&Data>) -> Hit {
+    match found {
+        None => Hit::Miss,
+        Some(Data::Verdict(target)) => Hit::Verdict(*target),
+        Some(_) => Hit::Found,
     }
 }
 

@@ -10,7 +10,7 @@ pub(super) fn is_too_deep(table: &Table) -> bool {
     let mut depths = vec![Depth::Unknown; table.chains.len()];
     let bases = table.chain_ids.values().copied();
     bases
-        .filter(|&id| table.chain(id).base)
+        .filter(|&id| table.chain(id).base.is_some())
         .any(|id| depth(table, id, &mut depths) > DEEPEST)
 }
 

@@ -117,6 +117,28 @@ impl Position {
         rule.find(&rule.checks[self.check], packet, table, at)
     }
 
+    /// What the lookup that is due found of a batch that was refused while a generation was the current one.
+    pub(super) fn find_refused(
+        &self,
+        packet: &Packet,
+        table: &Table,
+        during: Generation,
+    ) -> Vec<Hit> {
+        let rule = self.rule();
+        rule.find_refused(&rule.checks[self.check], packet, table, during)
+    }
+
+    /// Whether the lookup that is due finds an element in a generation, and another in its place in the next.
+    pub(super) fn is_replaced_after(
+        &self,
+        packet: &Packet,
+        table: &Table,
+        generation: Generation,
+    ) -> bool {
+        let rule = self.rule();
+        rule.is_replaced_after(&rule.checks[self.check], packet, table, generation)
+    }
+
     /// Whether the lookup that is due may show what was there one generation earlier.
     pub(super) fn is_late(&self, table: &Table) -> bool {
         if self.need != Need::Lookup {

@@ -134,19 +134,15 @@ fn hook(chain: &[u8]) -> Hook {
     let Some(hook) = attributes::find(chain, sys::NFTA_CHAIN_HOOK) else {
         return Hook::None;
     };
-    let place = (
-        number(hook, sys::NFTA_HOOK_HOOKNUM),
-        number(hook, sys::NFTA_HOOK_PRIORITY),
-        text(chain, sys::NFTA_CHAIN_TYPE),
-    );
-    let ours = (
-        Some(libc::NF_INET_FORWARD as u32),
-        Some(libc::NF_IP_PRI_FILTER as u32),
-        "filter".to_owned(),
-    );
-    match number(chain, sys::NFTA_CHAIN_POLICY).map(|policy| policy as i32) {
-        _ if place != ours => Hook::Other,
-        Some(libc::NF_ACCEPT) => Hook::Forward,
-        _ => Hook::ForwardDrop,
+    let is_forward = number(hook, sys::NFTA_HOOK_HOOKNUM) == Some(libc::NF_INET_FORWARD as u32)
+        && text(chain, sys::NFTA_CHAIN_TYPE) == "filter";
+    let priority = number(hook, sys::NFTA_HOOK_PRIORITY).map(|priority| priority as i32);
+    let policy = number(chain, sys::NFTA_CHAIN_POLICY).map(|policy| policy as i32);
+    match (priority, policy) {
+        (Some(priority), Some(libc::NF_ACCEPT)) if is_forward => {
+            Hook::Forward(priority - libc::NF_IP_PRI_FILTER)
+        }
+        (Some(priority), _) if is_forward => Hook::ForwardDrop(priority - libc::NF_IP_PRI_FILTER),
+        _ => Hook::Other,
     }
 }

@@ -80,6 +80,8 @@ pub enum Verdict {
     Jump(String),
     /// Goes on in a chain, and does not come back here.
     Goto(String),
+    /// Dropped, and its sender is told that there is no such TCP connection. Of rules alone: no element can say it.
+    Reset,
 }
 
 /// What a set or map holds.
@@ -123,8 +125,14 @@ pub enum Match {
     NoConnection,
     /// It is of a connection of which packets were seen both ways, or belongs to one.
     Established,
+    /// It is of a connection that conntrack does not know.
+    New,
     /// It goes the way that the connection's first packet went.
     DirectionOriginal,
+    /// It is TCP's and begins no connection: it has not SYN alone of SYN, ACK, FIN and RST.
+    NoTcpBeginning,
+    /// It is SCTP's and begins no association: its first chunk is not INIT.
+    NoSctpBeginning,
     /// IPv6 neighbour discovery or multicast listener discovery, which conntrack does not track.
     NeighbourDiscovery,
     /// The source of a tuple is in a set.
@@ -201,8 +209,8 @@ pub enum Command {
     AddChain {
         /// Its name.
         name: String,
-        /// Whether it is the base chain of the forward hook.
-        forward: bool,
+        /// Of a base chain of the forward hook its priority, from that which nft calls `filter`.
+        forward: Option<i32>,
         /// A word to the reader of a listing.
         comment: String,
     },
@@ -212,6 +220,8 @@ pub enum Command {
     DeleteChain(String),
     /// Appends a rule to a chain.
     AddRule(String, Rule),
+    /// Puts a rule of a chain before another, of which it has the handle that the kernel gave it.
+    InsertRule(String, Rule, u64),
     /// Deletes a rule of a chain, by the handle that the kernel gave it.
     DeleteRule(String, u64),
     /// Adds elements to a set or map.
@@ -245,6 +255,15 @@ impl Rule {
         }
     }
 
+    /// All that it may decide, but what named maps hold.
+    pub fn verdicts(&self) -> impl Iterator<Item = &Verdict> {
+        let ports = self.matches.iter().flat_map(|condition| match condition {
+            Match::ServerPortMap(ports) => ports.as_slice(),
+            _ => &[],
+        });
+        ports.map(|(.., verdict)| verdict).chain(&self.verdict)
+    }
+
     /// The same rule, with another condition after those it has.
     pub fn and(mut self, condition: Match) -> Rule {
         self.matches.push(condition);
@@ -276,7 +295,7 @@ impl Command {
             | Command::DeleteChain(name)
             | Command::FlushChain(name)
             | Command::DeleteRule(name, _) => vec![name],
-            Command::AddRule(chain, rule) => {
+            Command::AddRule(chain, rule) | Command::InsertRule(chain, rule, _) => {
                 let verdict = rule.verdict.as_mut().and_then(Verdict::chain_mut);
                 let conditions = rule.matches.iter_mut().flat_map(Match::names_mut);
                 [chain]
@@ -297,10 +316,18 @@ impl Command {
 }
 
 impl Verdict {
+    /// The chain in which packets go on.
+    pub fn chain(&self) -> Option<&str> {
+        match self {
+            Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
+            Verdict::Drop | Verdict::Accept | Verdict::Return | Verdict::Reset => None,
+        }
+    }
+
     fn chain_mut(&mut self) -> Option<&mut String> {
         match self {
             Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
-            Verdict::Drop | Verdict::Accept | Verdict::Return => None,
+            Verdict::Drop | Verdict::Accept | Verdict::Return | Verdict::Reset => None,
         }
     }
 }
@@ -325,7 +352,10 @@ impl Match {
             }
             Match::NoConnection
             | Match::Established
+            | Match::New
             | Match::DirectionOriginal
+            | Match::NoTcpBeginning
+            | Match::NoSctpBeginning
             | Match::NeighbourDiscovery
             | Match::InputInterface(_)
             | Match::OutputInterface(_)
@@ -349,6 +379,7 @@ impl fmt::Display for Verdict {
             Verdict::Return => f.write_str("return"),
             Verdict::Jump(chain) => write!(f, "jump {chain}"),
             Verdict::Goto(chain) => write!(f, "goto {chain}"),
+            Verdict::Reset => f.write_str("reject with tcp reset"),
         }
     }
 }
@@ -380,7 +411,10 @@ impl fmt::Display for Match {
         match self {
             Match::NoConnection => f.write_str("ct state invalid,untracked"),
             Match::Established => f.write_str("ct state established,related"),
+            Match::New => f.write_str("ct state new"),
             Match::DirectionOriginal => f.write_str("ct direction original"),
+            Match::NoTcpBeginning => f.write_str("tcp flags & (fin | syn | rst | ack) != syn"),
+            Match::NoSctpBeginning => f.write_str("meta l4proto sctp @th,96,8 != 1"),
             Match::NeighbourDiscovery => f.write_str(
                 "icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, nd-router-solicit, \
                  nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect, mld2-listener-report }",
@@ -486,14 +520,19 @@ impl fmt::Display for Command {
                 comment,
             } => {
                 let hook = match forward {
-                    true => "type filter hook forward priority filter; policy accept; ",
-                    false => "",
+                    Some(place) => format!(
+                        "type filter hook forward priority filter {place:+}; policy accept; "
+                    ),
+                    None => String::new(),
                 };
                 write!(f, "add chain {t} {name} {{ {hook}comment \"{comment}\"; }}")
             }
             Command::FlushChain(name) => write!(f, "flush chain {t} {name}"),
             Command::DeleteChain(name) => write!(f, "delete chain {t} {name}"),
             Command::AddRule(chain, rule) => write!(f, "add rule {t} {chain} {rule}"),
+            Command::InsertRule(chain, rule, before) => {
+                write!(f, "insert rule {t} {chain} handle {before} {rule}")
+            }
             Command::DeleteRule(chain, handle) => {
                 write!(f, "delete rule {t} {chain} handle {handle}")
             }

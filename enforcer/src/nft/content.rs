@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::nft::{
     command::{Command, Element, Rule, SetKind},
-    encode, render,
+    encode,
 };
 
 /// What a table should hold.
@@ -22,8 +22,8 @@ pub struct Wanted {
 pub struct WantedChain {
     /// The command that makes it.
     pub make: Command,
-    /// Whether the forward hook calls it.
-    pub forward: bool,
+    /// The priority at which the forward hook calls it, if it does, from that which nft calls `filter`.
+    pub forward: Option<i32>,
     /// Its rules.
     pub rules: Vec<Rule>,
 }
@@ -76,10 +76,10 @@ pub enum Hook {
     /// Other chains.
     #[default]
     None,
-    /// The kernel, as it is to call the base chain.
-    Forward,
-    /// The kernel, for the base chain's packets and at its place, but what falls off its end is dropped.
-    ForwardDrop,
+    /// The forward hook, at a priority, from that which nft calls `filter`.
+    Forward(i32),
+    /// The same, but what falls off its end is dropped.
+    ForwardDrop(i32),
     /// The kernel, in some other way.
     Other,
 }
@@ -146,7 +146,7 @@ impl Wanted {
                 }
             }
             // Rules of a plan have no handles yet.
-            Command::DeleteRule(..) => {}
+            Command::DeleteRule(..) | Command::InsertRule(..) => {}
             Command::AddElements(name, _, elements) => {
                 if let Some(set) = self.sets.get_mut(name) {
                     set.elements.extend(elements.iter().cloned());
@@ -165,34 +165,61 @@ impl WantedChain {
     /// Whether a chain is called by who should call this one.
     pub fn has_hook_of(&self, found: &FoundChain) -> bool {
         match self.forward {
-            true => found.hook == Hook::Forward,
-            false => found.hook == Hook::None,
+            Some(place) => found.hook == Hook::Forward(place),
+            None => found.hook == Hook::None,
         }
     }
 
-    /// The commands that make a chain's rules this one's. Rules that may stay do: those with constant sets do not change
+    /// The commands that make a chain's rules this one's. As many as can be stay: rules with constant sets do not change
     /// well while packets look.
     pub fn mend(&self, name: &str, found: &FoundChain) -> Vec<Command> {
         let wanted: Vec<String> = self.rules.iter().map(encode::spelling).collect();
-        let (mut stays, mut foreign) = (0, Vec::new());
-        for rule in &found.rules {
-            match wanted.get(stays) {
-                Some(spelling) if *spelling == rule.spelling => stays += 1,
-                _ => foreign.push(rule),
+        let there: Vec<&str> = found.rules.iter().map(|rule| &*rule.spelling).collect();
+        let (mut delete, mut add, mut next) = (Vec::new(), Vec::new(), 0);
+        let stay = common(&there, &wanted);
+        for (at, rule) in found.rules.iter().enumerate() {
+            match stay.iter().find(|(stays, _)| *stays == at) {
+                Some(&(_, place)) => {
+                    let missing = self.rules[next..place].iter().cloned();
+                    let before = rule.handle;
+                    let insert = |rule| Command::InsertRule(name.to_owned(), rule, before);
+                    add.extend(missing.map(insert));
+                    next = place + 1;
+                }
+                None => delete.push(Command::DeleteRule(name.to_owned(), rule.handle)),
             }
         }
-        // What is missing goes to the end, where it belongs if nothing that stays comes after it.
-        let is_out_of_place = |rule: &&FoundRule| wanted[stays..].contains(&rule.spelling);
-        if foreign.iter().any(is_out_of_place) {
-            return render::replace_rules(name, self.rules.clone());
-        }
-        let foreign = foreign
-            .into_iter()
-            .map(|rule| Command::DeleteRule(name.to_owned(), rule.handle));
-        let missing = self.rules[stays..].iter();
-        let missing = missing.map(|rule| Command::AddRule(name.to_owned(), rule.clone()));
-        foreign.chain(missing).collect()
+        let missing = self.rules[next..].iter().cloned();
+        add.extend(missing.map(|rule| Command::AddRule(name.to_owned(), rule)));
+        [delete, add].concat()
     }
+}
+
+/// The longest sequence that two have in common, as places in either.
+fn common(one: &[&str], other: &[String]) -> Vec<(usize, usize)> {
+    // How long it is from two places on.
+    let mut length = vec![vec![0; other.len() + 1]; one.len() + 1];
+    for (i, j) in (0..one.len())
+        .flat_map(|i| (0..other.len()).map(move |j| (i, j)))
+        .rev()
+    {
+        length[i][j] = match one[i] == other[j] {
+            true => length[i + 1][j + 1] + 1,
+            false => length[i + 1][j].max(length[i][j + 1]),
+        };
+    }
+    let (mut i, mut j, mut places) = (0, 0, Vec::new());
+    while i < one.len() && j < other.len() {
+        if one[i] == other[j] {
+            places.push((i, j));
+            (i, j) = (i + 1, j + 1);
+        } else if length[i + 1][j] >= length[i][j + 1] {
+            i += 1;
+        } else {
+            j += 1;
+        }
+    }
+    places
 }
 
 impl WantedSet {

@@ -72,7 +72,7 @@ pub fn size_bound(command: &Command) -> usize {
         Command::AddElements(name, _, elements) | Command::DeleteElements(name, _, elements) => {
             elements.len() * 320 + (1 + elements.len() / 100) * (80 + name.len())
         }
-        Command::AddRule(chain, rule) => {
+        Command::AddRule(chain, rule) | Command::InsertRule(chain, rule, _) => {
             let ports: usize = rule
                 .matches
                 .iter()
@@ -202,9 +202,10 @@ impl Encoder {
                 let mut chain = Chain::new(&table())
                     .with_name(name)
                     .with_userdata(comment_userdata(0, comment));
-                if *forward {
+                if let Some(place) = forward {
+                    let priority = libc::NF_IP_PRI_FILTER + place;
                     chain = chain
-                        .with_hook(Hook::new(HookClass::Forward, libc::NF_IP_PRI_FILTER))
+                        .with_hook(Hook::new(HookClass::Forward, priority))
                         .with_type(ChainType::Filter)
                         .with_policy(ChainPolicy::Accept);
                 }
@@ -226,7 +227,8 @@ impl Encoder {
                     name,
                 );
             }
-            Command::AddRule(chain, rule) => self.add_rule(chain, rule),
+            Command::AddRule(chain, rule) => self.add_rule(chain, rule, None),
+            Command::InsertRule(chain, rule, before) => self.add_rule(chain, rule, Some(*before)),
             Command::DeleteRule(chain, handle) => {
                 let mut body = Attributes::default();
                 body.text(sys::NFTA_RULE_TABLE, TABLE)
@@ -303,7 +305,8 @@ impl Encoder {
         }
     }
 
-    fn add_rule(&mut self, chain: &str, rule: &Rule) {
+    /// Adds a rule before another, or behind all.
+    fn add_rule(&mut self, chain: &str, rule: &Rule, before: Option<u64>) {
         let mut expressions = Expressions::default();
         for condition in &rule.matches {
             expressions.condition(condition, &mut |anonymous| self.anonymous(anonymous));
@@ -321,8 +324,14 @@ impl Encoder {
         if let Some(comment) = &rule.comment {
             body.bytes(sys::NFTA_RULE_USERDATA, &comment_userdata(0, comment));
         }
-        let flags = libc::NLM_F_CREATE | libc::NLM_F_APPEND;
-        self.message(NFT_MSG_NEWRULE, flags, &body);
+        let place = match before {
+            Some(handle) => {
+                body.u64(sys::NFTA_RULE_POSITION, handle);
+                0
+            }
+            None => libc::NLM_F_APPEND,
+        };
+        self.message(NFT_MSG_NEWRULE, libc::NLM_F_CREATE | place, &body);
     }
 
     /// Adds an anonymous constant set for the rule being encoded, and returns its name and id for the rule's lookup.
@@ -537,6 +546,7 @@ fn verdict_data(verdict: &Verdict) -> Attributes {
         Verdict::Jump(chain) => (sys::NFT_JUMP, Some(chain)),
         Verdict::Goto(chain) => (sys::NFT_GOTO, Some(chain)),
         Verdict::Return => (sys::NFT_RETURN, None),
+        Verdict::Reset => unreachable!("it is an expression, of rules alone"),
     };
     let mut inner = Attributes::default();
     inner.u32(sys::NFTA_VERDICT_CODE, code as u32);

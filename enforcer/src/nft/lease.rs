@@ -2,10 +2,10 @@
 //! one of them. It decides nothing about when a lease is asked for or granted.
 //!
 //! ```text
-//! lease ─ meta nfproto @lease-a ─> return: the packet is judged as usual
-//!    └ goto fenced ─ neighbour discovery ─> accept
+//! lease ─ meta nfproto @lease-a ─> accept: the base chains that come next judge the packet
+//!    └ jump fenced ─ neighbour discovery ─> accept
 //!         └ goto closed ─ of this node's workloads ─> drop
-//!              └ accept: a node forwards other traffic too
+//!              └ accept: what a node forwards for others is judged as usual
 //! ```
 //!
 //! The set that is not looked into is filled before the control plane is asked, and looked into once it has agreed. So a
@@ -21,7 +21,7 @@ use crate::nft::{
 /// The longest that a lease may be. What goes by itself later is no lease, whoever put it there.
 pub const LONGEST: Duration = Duration::from_secs(60);
 
-/// The chain that asks whether the node may go on.
+/// The base chain that asks whether the node may go on. Packets meet it before the others.
 pub const CHAIN: &str = "lease";
 
 /// The chain of a node that may not.
@@ -88,8 +88,9 @@ pub fn sets() -> Vec<Command> {
 /// The rules of the lease's chain, looking into one of the sets.
 pub fn rules(slot: Slot) -> Vec<Rule> {
     vec![
-        Rule::when(Match::Family(slot.name().into()), Verdict::Return),
-        Rule::always(Verdict::Goto(FENCED.into())),
+        Rule::when(Match::Family(slot.name().into()), Verdict::Accept),
+        Rule::always(Verdict::Jump(FENCED.into())),
+        render::nothing_allowed(),
     ]
 }
 
@@ -116,7 +117,7 @@ pub(super) fn fenced_rules() -> Vec<Rule> {
 }
 
 /// The rules that drop all that is of this node's workloads: by both ends of the connection, and by the packet's own
-/// addresses. Those that are endpoints are in the sets of pairs; `ranges` are sets of those that are not (yet), and
+/// addresses. Those that are endpoints are in the sets of pairs, longer than in the maps; `ranges` are sets of those that are not (yet), and
 /// `interfaces` lead to workloads.
 pub(super) fn closed_rules(ranges: &[(Family, String)], interfaces: &[String]) -> Vec<Rule> {
     let mut conditions = Vec::new();

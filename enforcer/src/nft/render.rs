@@ -1,19 +1,20 @@
 //! A node's policy as nftables objects: the fixed frame of the table, and what each group, class and endpoint becomes.
 //!
 //! A forwarded packet is judged by its connection's tuple, both ways alike, so that taking one element away cuts a
-//! live connection at once. Its way through the table:
+//! live connection at once. Its way through the table, of which each base chain must say `accept`:
 //!
 //! ```text
-//! forward ─ (where there are leases) jump lease: return | goto fenced: all of this node's workloads is dropped
-//!    │ no connection ──> by_header ─> header_source, header_destination: by the packet's own addresses
-//!    │ jump egress:  map egress4/6  (source of the connection)      ─ goto class ─ goto group ─ return | deny
-//!    │ jump ingress: map ingress4/6 (destination, after translation) ─ goto class ─ goto group ─ return | deny
-//!    └ accept
+//! lease (where there are leases) ─ there is one: accept | goto fenced: all of this node's workloads is dropped
+//! forward_egress:  jump egress
+//!    map egress4/6, by the connection's source   ─ goto class ─ goto group ─ accept | deny
+//!    no connection ─ goto untracked_source ─ goto header_source: by the packet's own source ─ accept | drop
+//!    a workload that the map should have, or none that there is (strict) ─ drop | others ─ accept
+//! forward_ingress: jump ingress, the same by the destination (after translation)
 //! ```
 //!
-//! A class accepts by returning, so egress and ingress of two pods of one node compose; every other way out of it ends
-//! in `deny`. A class that keeps established connections returns for those first. A known endpoint that is not isolated
-//! returns from the map; an unknown workload address falls through it to the rules that drop it (`strict`).
+//! `accept` ends one base chain, so egress and ingress of two pods of one node compose. Nothing is allowed by falling off
+//! an end: a chain that is empty to a packet leads back to the base chain, whose last rule drops. Every other way out of a
+//! class ends in `deny`. A class that keeps established connections accepts those first.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -28,6 +29,7 @@ use crate::nft::{
     lease::{self, Slot},
     names, stamp,
 };
+use crate::plan;
 
 /// What the operator of a node chose about the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,14 +58,24 @@ impl Options {
     }
 }
 
-/// The base chain.
-pub const FORWARD: &str = "forward";
+/// The base chains that are always there, and their priorities, from that which nft calls `filter`: what packets meet first
+/// comes first.
+pub const BASES: [(&str, i32); 2] = [("forward_egress", 0), ("forward_ingress", 1)];
 
 /// Where every denial ends.
 pub const DENY: &str = "deny";
 
-/// Raised when the frame changes its meaning, so that an upgraded enforcer writes it anew.
-const LAYOUT: u32 = 1;
+/// What becomes of packets that begin no connection, of one that conntrack does not know.
+const UNBEGUN: &str = "unbegun";
+
+/// What judges a workload in the direction in which it is not isolated, where it is in the other.
+const UNRESTRICTED: &str = "unrestricted";
+
+/// The comment of the rule that ends a base chain. It counts nothing unless the table is not what it should be.
+pub const NOTHING_ALLOWED: &str = "nothing allowed it";
+
+/// Raised when objects of a table change their meaning: an upgraded enforcer replaces the table whole.
+const LAYOUT: u32 = 2;
 
 pub(super) fn map_name(what: &str, family: Family) -> String {
     format!("{what}{}", family.digit())
@@ -99,6 +111,11 @@ pub fn frame_sets(options: &Options) -> Vec<Command> {
             SetKind::Pairs(family),
             "a workload always reaches itself",
         ));
+        commands.push(set(
+            map_name("known", family),
+            SetKind::Addresses(family),
+            "workloads that the maps must have",
+        ));
     }
     if options.lease.is_some() {
         commands.extend(lease::sets());
@@ -109,93 +126,156 @@ pub fn frame_sets(options: &Options) -> Vec<Command> {
 /// The chains that are always there, in an order in which each is there before it is named, with their rules. That of the
 /// lease is as it is in a fresh table: which set it looks into afterwards is no part of the frame.
 pub fn frame_chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str, Vec<Rule>)> {
-    let ranges = workload_ranges(options, policy);
-    let both = |rule: &dyn Fn(Family) -> Rule| Family::BOTH.map(rule).to_vec();
-    let mut deny = both(&|family| {
-        Rule::when(
-            Match::TupleSources(family, map_name("self", family)),
-            Verdict::Return,
-        )
-    });
-    deny.push(Rule::always(Verdict::Drop).counted());
-
-    let tuple_map = |tuple, what: &str| {
-        both(&|family| Rule::map(Match::TupleSourceMap(tuple, family, map_name(what, family))))
-    };
-    let mut egress = tuple_map(Tuple::Original, "egress");
-    let mut ingress = tuple_map(Tuple::Reply, "ingress");
-    let mut source =
-        both(&|family| Rule::map(Match::SourceMap(family, map_name("header", family))));
-    let mut destination =
-        both(&|family| Rule::map(Match::DestinationMap(family, map_name("header", family))));
-    if options.strict {
-        let strict = |condition| {
-            Rule::when(condition, Verdict::Drop)
-                .counted()
-                .comment("strict: no such workload (yet)")
-        };
-        for (family, name) in range_sets(&ranges) {
-            egress.push(strict(Match::TupleSource(
-                Tuple::Original,
-                family,
-                name.clone(),
-            )));
-            ingress.push(strict(Match::TupleSource(
-                Tuple::Reply,
-                family,
-                name.clone(),
-            )));
-            source.push(strict(Match::Source(family, name.clone())));
-            destination.push(strict(Match::Destination(family, name)));
-        }
-        for interface in &options.workload_interfaces {
-            let (input, output) = (
-                Match::InputInterface(interface.clone()),
-                Match::OutputInterface(interface.clone()),
-            );
-            egress.push(strict(Match::DirectionOriginal).and(input.clone()));
-            ingress.push(strict(Match::DirectionOriginal).and(output.clone()));
-            source.push(strict(input));
-            destination.push(strict(output));
-        }
-    }
-    let jump = |chain: &str| Rule::always(Verdict::Jump(chain.into()));
-    let mut forward = vec![
-        Rule::when(Match::NoConnection, Verdict::Goto("by_header".into())),
-        jump("egress"),
-        jump("ingress"),
+    let ranges = range_sets(&workload_ranges(options, policy));
+    let unknown = Unlisted::of(options, &ranges);
+    let begins = [
+        Rule::when(Match::NoTcpBeginning, Verdict::Reset).counted(),
+        Rule::when(Match::NoSctpBeginning, Verdict::Drop).counted(),
+        Rule::always(Verdict::Return),
     ];
+    let unrestricted = [unbegun(), Rule::always(Verdict::Accept)];
     let mut chains = vec![
-        (DENY, deny),
-        ("egress", egress),
-        ("ingress", ingress),
-        ("header_source", source),
-        ("header_destination", destination),
+        (DENY, deny_rules()),
+        (UNBEGUN, begins.to_vec()),
+        (UNRESTRICTED, unrestricted.to_vec()),
+        ("header_source", unknown.header(End::Source)),
+        ("header_destination", unknown.header(End::Destination)),
+        ("untracked_source", untracked("header_source")),
+        ("untracked_destination", untracked("header_destination")),
+        ("egress", unknown.tuple(End::Source, "untracked_source")),
         (
-            "by_header",
-            vec![
-                Rule::when(Match::NeighbourDiscovery, Verdict::Accept),
-                jump("header_source"),
-                jump("header_destination"),
-            ],
+            "ingress",
+            unknown.tuple(End::Destination, "untracked_destination"),
         ),
     ];
     if options.lease.is_some() {
-        let ranges = match options.strict {
-            true => range_sets(&ranges),
-            false => Vec::new(),
+        let (ranges, interfaces) = match options.strict {
+            true => (&ranges[..], &options.workload_interfaces[..]),
+            false => (&[][..], &[][..]),
         };
-        let interfaces: &[String] = match options.strict {
-            true => &options.workload_interfaces,
-            false => &[],
-        };
-        chains.push((lease::CLOSED, lease::closed_rules(&ranges, interfaces)));
+        chains.push((lease::CLOSED, lease::closed_rules(ranges, interfaces)));
         chains.push((lease::FENCED, lease::fenced_rules()));
         chains.push((lease::CHAIN, lease::rules(Slot::default())));
-        forward.insert(0, jump(lease::CHAIN));
     }
-    chains.push((FORWARD, forward));
+    for ((base, _), chain) in BASES.into_iter().zip(["egress", "ingress"]) {
+        let jump = Rule::always(Verdict::Jump(chain.into()));
+        chains.push((base, vec![jump, nothing_allowed()]));
+    }
     chains
+}
+
+/// The end of a base chain.
+pub(super) fn nothing_allowed() -> Rule {
+    let drop = Rule::always(Verdict::Drop).counted();
+    drop.comment(NOTHING_ALLOWED)
+}
+
+/// What begins no connection goes no further, where an end is isolated.
+fn unbegun() -> Rule {
+    Rule::when(Match::New, Verdict::Jump(UNBEGUN.into()))
+}
+
+/// What becomes of packets of no connection, in a chain that never changes: rules with constant sets do not change well while
+/// packets look.
+fn untracked(header: &str) -> Vec<Rule> {
+    vec![
+        Rule::when(Match::NeighbourDiscovery, Verdict::Accept),
+        Rule::always(Verdict::Goto(header.into())),
+    ]
+}
+
+fn deny_rules() -> Vec<Rule> {
+    let own = |family| {
+        Rule::when(
+            Match::TupleSources(family, map_name("self", family)),
+            Verdict::Accept,
+        )
+    };
+    let own = Family::BOTH.map(own).into_iter();
+    own.chain([Rule::always(Verdict::Drop).counted()]).collect()
+}
+
+/// Which end of a packet's way a chain judges.
+#[derive(Clone, Copy)]
+enum End {
+    Source,
+    Destination,
+}
+
+/// What becomes of packets whose end a map does not list.
+struct Unlisted<'a> {
+    options: &'a Options,
+    ranges: &'a [(Family, String)],
+}
+
+impl<'a> Unlisted<'a> {
+    fn of(options: &'a Options, ranges: &'a [(Family, String)]) -> Unlisted<'a> {
+        Unlisted { options, ranges }
+    }
+
+    /// The rules of a chain that judges by the connection. A packet of none is in no tuple's map.
+    fn tuple(&self, end: End, untracked: &str) -> Vec<Rule> {
+        let (tuple, map) = match end {
+            End::Source => (Tuple::Original, "egress"),
+            End::Destination => (Tuple::Reply, "ingress"),
+        };
+        let look = |family| Match::TupleSourceMap(tuple, family, map_name(map, family));
+        let mut rules = Family::BOTH.map(|family| Rule::map(look(family))).to_vec();
+        let untracked = Verdict::Goto(untracked.into());
+        rules.push(Rule::when(Match::NoConnection, untracked));
+        let set = |family, set| Match::TupleSource(tuple, family, set);
+        let interface =
+            |condition| Rule::when(Match::DirectionOriginal, Verdict::Drop).and(condition);
+        rules.extend(self.rest(end, set, interface));
+        rules
+    }
+
+    /// The rules of a chain that judges by the packet's own addresses.
+    fn header(&self, end: End) -> Vec<Rule> {
+        let look = |family| match end {
+            End::Source => Match::SourceMap(family, map_name("header", family)),
+            End::Destination => Match::DestinationMap(family, map_name("header", family)),
+        };
+        let mut rules = Family::BOTH.map(|family| Rule::map(look(family))).to_vec();
+        let set = |family, set| match end {
+            End::Source => Match::Source(family, set),
+            End::Destination => Match::Destination(family, set),
+        };
+        let interface = |condition| Rule::when(condition, Verdict::Drop);
+        rules.extend(self.rest(end, set, interface));
+        rules
+    }
+
+    /// What comes after the maps: `set` is the condition that the end is in a set, `interface` the rule that drops what meets
+    /// a condition.
+    fn rest(
+        &self,
+        end: End,
+        set: impl Fn(Family, String) -> Match,
+        interface: impl Fn(Match) -> Rule,
+    ) -> Vec<Rule> {
+        let missed = |family| {
+            Rule::when(set(family, map_name("known", family)), Verdict::Drop)
+                .counted()
+                .comment("a workload that the map did not show")
+        };
+        let mut rules = Family::BOTH.map(missed).to_vec();
+        if self.options.strict {
+            let ranges = self.ranges.iter().cloned();
+            let interfaces = self.options.workload_interfaces.iter().cloned();
+            let interfaces = interfaces.map(|name| match end {
+                End::Source => Match::InputInterface(name),
+                End::Destination => Match::OutputInterface(name),
+            });
+            let drops = ranges
+                .map(|(family, name)| Rule::when(set(family, name), Verdict::Drop))
+                .chain(interfaces.map(interface));
+            rules
+                .extend(drops.map(|rule| rule.counted().comment("strict: no such workload (yet)")));
+        }
+        rules.push(Rule::always(Verdict::Accept));
+        rules
+    }
 }
 
 /// Says what the frame is made from, so that a restarted enforcer sees whether it is still the right one.
@@ -214,16 +294,33 @@ pub fn frame_fingerprint(options: &Options, policy: &NodePolicy) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    format!("layout {LAYOUT} {mode} {hash}")
+    format!("layout {LAYOUT} plans {} {mode} {hash}", plan::VERSION)
+}
+
+/// Whether a table whose frame says this was made by an enforcer whose objects mean the same.
+pub fn is_of_this_layout(frame: &str) -> bool {
+    number_behind("layout", frame) == Some(LAYOUT)
+}
+
+/// Whether a table whose frame says this was made by an enforcer that plans updates in the same steps.
+pub fn is_of_these_plans(frame: &str) -> bool {
+    number_behind("plans", frame) == Some(plan::VERSION)
+}
+
+fn number_behind(word: &str, text: &str) -> Option<u32> {
+    let mut words = text.split(' ').skip_while(|there| *there != word);
+    words.nth(1)?.parse().ok()
 }
 
 /// The commands that make an (empty) frame chain.
 pub fn add_frame_chain(name: &str) -> Command {
     let comment = match name {
         DENY => "where every denial ends",
+        UNBEGUN => "packets that begin no connection, of one that conntrack does not know",
+        UNRESTRICTED => "workloads that are isolated in the other direction alone",
         "egress" => "by the source of the connection",
         "ingress" => "by the destination of the connection, after translation",
-        "by_header" => "packets that belong to no connection",
+        "untracked_source" | "untracked_destination" => "packets of no connection",
         "header_source" => "by the packet's own source",
         "header_destination" => "by the packet's own destination",
         lease::CHAIN => "whether the node may go on",
@@ -233,9 +330,16 @@ pub fn add_frame_chain(name: &str) -> Command {
     };
     Command::AddChain {
         name: name.into(),
-        forward: name == FORWARD,
+        forward: priority(name),
         comment: comment.into(),
     }
+}
+
+/// The priority of a base chain, from that which nft calls `filter`; `None` for chains that others lead to.
+pub fn priority(chain: &str) -> Option<i32> {
+    let bases = BASES.into_iter().chain([(lease::CHAIN, -1)]);
+    let mut bases = bases.filter(|(base, _)| *base == chain);
+    bases.next().map(|(_, place)| place)
 }
 
 /// Replaces all rules of a chain. In one batch packets meet the old rules or the new ones.
@@ -359,35 +463,44 @@ pub fn change_members(
     name: &str,
     group: &PeerGroup,
     addresses: &[IpAddr],
-    change: fn(String, SetKind, Vec<Element>) -> Command,
+    change: Change,
 ) -> Vec<Command> {
     if is_everyone(group) {
         return Vec::new();
     }
-    Family::BOTH
-        .into_iter()
-        .filter_map(|family| {
-            let elements: Vec<Element> = addresses
-                .iter()
-                .filter(|address| Family::of(**address) == family)
-                .map(|&address| Element::Address(address))
-                .collect();
-            let set = names::group_addresses(name, family);
-            (!elements.is_empty()).then(|| change(set, SetKind::Addresses(family), elements))
-        })
-        .collect()
+    let set = |family| names::group_addresses(name, family);
+    change_addresses(set, SetKind::Addresses, Element::Address, addresses, change)
+}
+
+/// Changes the sets of addresses of both families.
+fn change_addresses(
+    set: impl Fn(Family) -> String,
+    kind: fn(Family) -> SetKind,
+    element: fn(IpAddr) -> Element,
+    addresses: &[IpAddr],
+    change: Change,
+) -> Vec<Command> {
+    let of = |family| {
+        let all = addresses.iter().copied();
+        let elements: Vec<Element> = all
+            .filter(|&address| Family::of(address) == family)
+            .map(element)
+            .collect();
+        (!elements.is_empty()).then(|| change(set(family), kind(family), elements))
+    };
+    Family::BOTH.into_iter().filter_map(of).collect()
 }
 
 /// The rules of the chain that lets a group's peers through.
 pub fn group_rules(direction: Direction, name: &str, group: &PeerGroup) -> Vec<Rule> {
     if is_everyone(group) {
-        return vec![Rule::always(Verdict::Return)];
+        return vec![Rule::always(Verdict::Accept)];
     }
     let peer = peer_tuple(direction);
     let looked_up = |set: &dyn Fn(&str, Family) -> String, family| {
         Rule::when(
             Match::TupleSource(peer, family, set(name, family)),
-            Verdict::Return,
+            Verdict::Accept,
         )
     };
     let mut rules: Vec<Rule> = Family::BOTH
@@ -456,9 +569,10 @@ pub fn class_rules(class: &Class, chain: impl Fn(GroupId) -> String) -> Vec<Rule
     let goto = |group| Verdict::Goto(chain(group));
     let mut rules = Vec::new();
     if class.keep {
-        let kept = Rule::when(Match::Established, Verdict::Return);
+        let kept = Rule::when(Match::Established, Verdict::Accept);
         rules.push(kept.comment("keep: what is established goes on"));
     }
+    rules.push(unbegun());
     if let Some(group) = uniform(class) {
         rules.push(Rule::always(goto(group)));
         return rules;
@@ -490,6 +604,22 @@ pub fn class_rules(class: &Class, chain: impl Fn(GroupId) -> String) -> Vec<Rule
     rules
 }
 
+/// The changes of the sets of addresses that the maps must have.
+pub fn change_known(addresses: &[IpAddr], change: Change) -> Vec<Command> {
+    let name = |family| map_name("known", family);
+    let (kind, element) = (SetKind::Addresses, Element::Address);
+    change_addresses(name, kind, element, addresses, change)
+}
+
+/// The changes of the sets of workloads that reach themselves.
+pub fn change_own(addresses: &[IpAddr], change: Change) -> Vec<Command> {
+    let name = |family| map_name("self", family);
+    change_addresses(name, SetKind::Pairs, Element::Pair, addresses, change)
+}
+
+/// Makes of a set's name, its kind and elements a command that adds or deletes them.
+pub type Change = fn(String, SetKind, Vec<Element>) -> Command;
+
 /// The elements of an endpoint in the table's maps. `chain` tells the name of a class's chain.
 pub fn endpoint_elements(
     address: IpAddr,
@@ -498,24 +628,21 @@ pub fn endpoint_elements(
 ) -> Vec<(String, SetKind, Element)> {
     let family = Family::of(address);
     let label = format!("{}/{}", endpoint.namespace, endpoint.name);
-    let verdict = |direction| chain(direction).map_or(Verdict::Return, Verdict::Goto);
-    let header = match (endpoint.ingress, endpoint.egress) {
-        (None, None) => Verdict::Return,
-        _ => Verdict::Drop,
+    let (other, header) = match endpoint.is_isolated() {
+        false => (Verdict::Accept, Verdict::Accept),
+        true => (Verdict::Goto(UNRESTRICTED.into()), Verdict::Drop),
     };
+    let verdict = |direction| chain(direction).map_or_else(|| other.clone(), Verdict::Goto);
     let verdicts = [
         ("egress", verdict(Direction::Egress)),
         ("ingress", verdict(Direction::Ingress)),
         ("header", header),
     ];
-    let mut elements: Vec<(String, SetKind, Element)> = verdicts
+    verdicts
         .into_iter()
         .map(|(map, verdict)| {
             let element = Element::Verdict(address, verdict, label.clone());
             (map_name(map, family), SetKind::Verdicts(family), element)
         })
-        .collect();
-    let own = Element::Pair(address);
-    elements.push((map_name("self", family), SetKind::Pairs(family), own));
-    elements
+        .collect()
 }

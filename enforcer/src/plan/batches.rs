@@ -1,10 +1,11 @@
-//! Cutting the parts of a plan into batches that the socket takes, and stamping each. It changes no order.
+//! Cutting the parts of a plan into batches that the socket takes, keeping apart those that make chains from those that
+//! lead to them, and stamping each. It changes no order.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
     nft::{
-        command::{Command, Element, SetKind},
+        command::{Command, Element, SetKind, Verdict},
         encode,
         stamp::Stamp,
     },
@@ -61,10 +62,23 @@ pub(super) enum Work {
     Frame,
 }
 
-/// Cuts parts into batches of a size that the socket takes.
-///
-/// A part may be cut between any two atoms: what it prepares cannot be reached, and what can be reached changes one way.
+/// Cuts parts into batches of a size that the socket takes, for steps that are not stamped.
 pub(super) fn cut(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
+    // It changes nothing, and yet the kernel's generation moves.
+    let nothing = "nothing".to_owned();
+    let made = Command::AddChain {
+        name: nothing.clone(),
+        forward: None,
+        comment: String::new(),
+    };
+    apart(
+        batches(parts, limits),
+        &[made, Command::DeleteChain(nothing)],
+    )
+}
+
+/// A part may be cut between any two atoms: what it prepares cannot be reached, and what can be reached changes one way.
+fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for part in parts {
         let Part {
@@ -101,9 +115,53 @@ pub(super) fn cut(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
     steps
 }
 
+/// Puts a step that does `nothing` between one that makes chains, or rules of theirs, and the next, if that leads to them.
+///
+/// A rule is in one of two copies of its chain until the commit after the one that made it. A lookup that began before that
+/// one may find what the batch after it adds, before it is committed, and lead a packet to the copy without it
+/// (docs/GENERATIONS.md). With a commit in between there is none.
+fn apart(steps: Vec<Step>, nothing: &[Command]) -> Vec<Step> {
+    let mut result: Vec<Step> = Vec::new();
+    for step in steps {
+        let before = result.last().map(chains_made).unwrap_or_default();
+        if !before.is_empty() && leads_to(&step, &before) {
+            result.push(Step {
+                commands: nothing.to_vec(),
+                ..Step::default()
+            });
+        }
+        result.push(step);
+    }
+    result
+}
+
+fn chains_made(step: &Step) -> BTreeSet<&str> {
+    let commands = step.commands.iter();
+    commands
+        .filter_map(|command| match command {
+            Command::AddChain { name, .. }
+            | Command::AddRule(name, _)
+            | Command::InsertRule(name, ..) => Some(name.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Whether packets get by a step to one of some chains.
+fn leads_to(step: &Step, chains: &BTreeSet<&str>) -> bool {
+    let to = |verdict: &Verdict| verdict.chain().is_some_and(|chain| chains.contains(chain));
+    step.commands.iter().any(|command| match command {
+        Command::AddRule(_, rule) | Command::InsertRule(_, rule, _) => rule.verdicts().any(to),
+        Command::AddElements(_, SetKind::Verdicts(_), elements) => elements
+            .iter()
+            .any(|element| matches!(element, Element::Verdict(_, verdict, _) if to(verdict))),
+        _ => false,
+    })
+}
+
 /// Cuts parts into batches, and stamps each with what they lead to.
 pub(super) fn steps(parts: Vec<Part>, after: &Installed, limits: Limits, work: Work) -> Vec<Step> {
-    let mut steps = cut(parts, limits);
+    let mut steps = apart(batches(parts, limits), &[]);
     if steps.is_empty() {
         steps.push(Step::default());
     }

@@ -8,10 +8,7 @@ use std::{
 };
 
 use imbl::{OrdMap, ordmap::DiffItem};
-use sallyport_proto::{
-    Unknown,
-    policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy},
-};
+use sallyport_proto::policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy};
 
 use crate::{
     nft::{
@@ -30,9 +27,6 @@ pub(super) struct Half {
     pub(super) dispatch: Vec<Atom>,
     /// Endpoints that go while the frame changes: what drops their addresses, or lets them pass, comes first.
     pub(super) departures: Vec<Atom>,
-    /// Of endpoints that go and are let pass afterwards, what lets them reach themselves: packets in their classes
-    /// still look for it.
-    pub(super) forget: Vec<Command>,
     pub(super) add_members: Vec<Command>,
     pub(super) remove_members: Vec<Command>,
     /// Whether an endpoint leaves a class one of whose groups loses members in this half.
@@ -83,8 +77,6 @@ pub(super) fn group_uses(policy: &NodePolicy) -> BTreeSet<(Direction, GroupId)> 
 
 pub(super) struct Planner<'a> {
     pub(super) options: &'a Options,
-    /// What becomes of workload addresses that are no endpoint.
-    pub(super) unknown: &'a Unknown,
     pub(super) garbage: Garbage,
 }
 
@@ -214,20 +206,10 @@ impl Planner<'_> {
         }
         half.prepare.push(Command::AddChain {
             name: name.clone(),
-            forward: false,
+            forward: None,
             comment: comment.into(),
         });
         half.prepare.extend(render::replace_rules(&name, rules));
-    }
-
-    /// Whether an address that is no endpoint is dropped for being one of the node's workloads'.
-    fn drops_unknown(&self, version: Version<'_>, address: IpAddr) -> bool {
-        match self.unknown {
-            Unknown::Drop(also) => {
-                also.contains(address) || version.policy.workload_ranges().contains(address)
-            }
-            Unknown::Allow => false,
-        }
     }
 
     /// Elements of the maps that lead packets to classes. What is replaced is deleted and added in one batch.
@@ -260,39 +242,7 @@ impl Planner<'_> {
             .partition(|(_, after)| after.is_none() && !half.frame.is_empty());
         half.departures = point_elsewhere(old, new, &departures);
         half.dispatch = point_elsewhere(old, new, &others);
-        let gone = departures.iter().chain(&others);
-        let gone = gone.filter(|(_, after)| after.is_none());
-        let gone: BTreeSet<IpAddr> = gone
-            .filter_map(|(before, _)| before.map(|(address, _)| address))
-            .filter(|&address| !self.drops_unknown(new, address))
-            .collect();
-        if gone.is_empty() {
-            return;
-        }
-        for atom in half.dispatch.iter_mut().chain(&mut half.departures) {
-            half.forget.extend(split_pairs(atom, &gone));
-        }
     }
-}
-
-/// Takes the deletions of some addresses' pairs out of an atom.
-fn split_pairs(atom: &mut Atom, of: &BTreeSet<IpAddr>) -> Vec<Command> {
-    let mut taken = Vec::new();
-    for command in atom.iter_mut() {
-        if let Command::DeleteElements(set, kind @ SetKind::Pairs(_), pairs) = command {
-            let later = |element: &Element| matches!(element, Element::Pair(at) if of.contains(at));
-            let (gone, left) = pairs.drain(..).partition(later);
-            *pairs = left;
-            taken.push(Command::DeleteElements(set.clone(), *kind, gone));
-        }
-    }
-    taken.retain(|command| !is_idle(command));
-    atom.retain(|command| !is_idle(command));
-    taken
-}
-
-fn is_idle(command: &Command) -> bool {
-    matches!(command, Command::DeleteElements(_, _, none) if none.is_empty())
 }
 
 /// Deletes and adds the elements of endpoints, some endpoints in an atom.

@@ -31,24 +31,23 @@ impl Reach {
         let Some((address, _)) = before.or(after) else {
             return;
         };
-        // An endpoint that comes or goes is another than one without a class.
+        // An endpoint that comes or goes is another than one without a class. And whether it is isolated in the other
+        // direction counts for packets that begin no connection.
         let class = |seat: Seat<'_>, direction| seat.map(|(_, endpoint)| endpoint.class(direction));
+        let isolated = |seat: Seat<'_>| seat.map(|(_, endpoint)| endpoint.is_isolated());
         for (direction, led) in [Direction::Egress, Direction::Ingress]
             .into_iter()
             .zip(&mut self.led)
         {
             let left = class(before, direction);
-            if left == class(after, direction) {
+            if left == class(after, direction) && isolated(before) == isolated(after) {
                 continue;
             }
             led.insert(address);
-            if let Some(id) = left.flatten() {
+            if let Some(id) = left.flatten().filter(|_| left != class(after, direction)) {
                 self.left.extend(old.classes()[&id].groups());
             }
         }
-        let isolated = |seat: Seat<'_>| {
-            seat.map(|(_, endpoint)| endpoint.ingress.is_some() || endpoint.egress.is_some())
-        };
         self.header |= isolated(before) != isolated(after);
     }
 

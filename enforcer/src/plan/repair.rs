@@ -189,11 +189,11 @@ impl Work {
         let Some(found) = found.chains.get(name) else {
             self.says(format!("chain {name} is gone"));
             match wanted.forward {
-                true => {
+                Some(_) => {
                     self.last.push(wanted.make.clone());
                     self.last.extend(rules());
                 }
-                false => {
+                None => {
                     self.chains.push(wanted.make.clone());
                     self.prepare.extend(rules());
                 }
@@ -210,8 +210,7 @@ impl Work {
         }
         if wanted.has_hook_of(found) {
             // Until they are found packets fall off the end, as they did.
-            let is_whole = mend.iter().any(|one| matches!(one, Command::FlushChain(_)));
-            let late = mend.iter().rposition(|one| !is_whole && is_found_late(one));
+            let late = mend.iter().rposition(is_found_late);
             let end = late.map_or_else(Vec::new, |at| mend.split_off(at + 1));
             self.rules.extend((!mend.is_empty()).then_some(mend));
             self.ends.extend((!end.is_empty()).then_some(end));
@@ -220,16 +219,16 @@ impl Work {
         self.says(format!("chain {name} is called otherwise"));
         match (wanted.forward, found.hook) {
             // To make it again says what becomes of packets at its end.
-            (true, Hook::ForwardDrop) => {
+            (Some(place), Hook::ForwardDrop(at)) if place == at => {
                 self.rules.extend((!mend.is_empty()).then_some(mend));
                 self.last.push(wanted.make.clone());
             }
-            (true, _) => {
+            (Some(_), _) => {
                 self.last.extend(anew());
                 self.last.extend(rules());
             }
             // The kernel calls it, so no rule does.
-            (false, _) => {
+            (None, _) => {
                 self.chains.extend(anew());
                 self.prepare.extend(rules());
             }
@@ -263,10 +262,8 @@ impl Work {
             .chain(self.chains)
             .chain(self.prepare)
             .collect();
-        // The base chain's rules are the last ones that change: before that, packets that miss it miss all.
-        self.rules.sort_by_key(
-            |atom| matches!(&atom[0], Command::FlushChain(name) if name == render::FORWARD),
-        );
+        // The base chains' rules are the last ones that change: before that, packets that miss them miss all.
+        self.rules.sort_by_key(changes_base);
         let mut parts = vec![Part::of(first)];
         let levels = [
             Part::of(self.hooks),
@@ -291,6 +288,16 @@ impl Work {
     }
 }
 
+/// Whether commands change the rules of a base chain.
+fn changes_base(atom: &Atom) -> bool {
+    atom.iter().any(|command| match command {
+        Command::AddRule(chain, _)
+        | Command::InsertRule(chain, ..)
+        | Command::DeleteRule(chain, _) => render::priority(chain).is_some(),
+        _ => false,
+    })
+}
+
 /// Whether a command adds a rule to what is left of its chain, with ranges of ports: the kernel has them found a moment
 /// after the rule is.
 fn is_found_late(command: &Command) -> bool {
@@ -299,7 +306,7 @@ fn is_found_late(command: &Command) -> bool {
         Match::ServerPortMap(ports) => ports.iter().any(is_range),
         _ => false,
     };
-    matches!(command, Command::AddRule(_, rule) if rule.matches.iter().any(has_ranges))
+    matches!(command, Command::AddRule(_, rule) | Command::InsertRule(_, rule, _) if rule.matches.iter().any(has_ranges))
 }
 
 /// How many elements are exchanged in one atom.

@@ -1,5 +1,7 @@
 //! Whole tables: where there is none, and in the place of one of which nobody knows what it enforces. Pure.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use imbl::OrdMap;
 use sallyport_proto::policy::NodePolicy;
 
@@ -13,10 +15,11 @@ use crate::{
         Garbage, Installed, Limits, Plan, Reach,
         batches::{Part, Work, cut, steps},
         half::{Planner, Version},
+        members,
     },
 };
 
-/// Plans a table where there is none. Its base chain comes last: no packet meets it before it is whole.
+/// Plans a table where there is none. Its base chains come last: no packet meets them before it is whole.
 pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan {
     let Whole { prepare, mut hook } = Whole::of(installed, options);
     let table = Command::AddTable {
@@ -37,47 +40,62 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
     }
 }
 
-/// Plans a table in the place of one of which nobody knows what it enforces, but only what chains and sets it has; `None`
-/// where that judges no packets.
+/// What is in a table that is to be replaced.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replaced {
+    /// All its chains and sets.
+    pub objects: Garbage,
+    /// Its base chains.
+    pub bases: BTreeSet<String>,
+    /// Addresses that have other owners in the new table: their connections are forgotten before the old one lets go.
+    pub forget: BTreeSet<IpAddr>,
+}
+
+/// Plans a table in the place of another, of which nothing need be known but what is in it; `None` where that judges no
+/// packets.
 ///
-/// Packets meet all of the old one, or all of the new one. Only one place can be changed at once, and only the base chain
-/// leads everywhere. So its rules are pointed at a copy of the new table under other names; where the old one was, the new
-/// one is made, under its own names; and the rules are pointed there. The stamp comes last: whoever dies on the way leaves a
-/// table of which nobody knows what it enforces.
+/// A packet passes if all base chains accept it. So beside those of the old table come base chains of a copy of the new one,
+/// under other names: what passes now both tables allow. Then the old ones go. Where the old table was, the new one is made
+/// under its own names, and the copy goes the same way. A grace period lies before each, so that a packet meets all of a
+/// table or nothing of it. The stamp comes last: whoever dies on the way leaves a table of which nobody knows what it enforces.
 pub fn replace(
     installed: &Installed,
     options: &Options,
-    found: &Garbage,
+    found: &Replaced,
     limits: Limits,
 ) -> Option<Plan> {
-    if !found.chains.contains(render::FORWARD) {
+    if found.bases.is_empty() {
         return None;
     }
-    let interim = interim_prefix(found);
+    let interim = interim_prefix(&found.objects);
     let there = Whole::of(installed, options);
     let copy = |commands: &[Command]| {
         let mut commands = commands.to_vec();
         for name in commands.iter_mut().flat_map(Command::names_mut) {
-            if name != render::FORWARD {
-                name.insert_str(0, &interim);
-            }
+            name.insert_str(0, &interim);
         }
         commands
     };
-    let mut old = found.clone();
-    old.chains.remove(render::FORWARD);
-
     let (prepare, hook) = (copy(&there.prepare), copy(&there.hook));
-    let garbage = Garbage::made_by(&prepare);
+    let made = |commands: &[Command]| Garbage::made_by(commands);
+    let (mut garbage, bases) = (made(&prepare), made(&hook).chains);
+    garbage.chains.extend(bases.clone());
+    let let_go =
+        |bases: &BTreeSet<String>| bases.iter().cloned().map(Command::FlushChain).collect();
     let parts = vec![
         Part::of(prepare),
-        Part::whole(hook).after_grace(),
-        Part::of(old.delete()).after_grace(),
+        Part::whole(hook),
+        Part {
+            forget: found.forget.clone(),
+            ..Part::whole(let_go(&found.bases)).after_grace()
+        },
+        Part::of(found.objects.delete()).after_grace(),
         Part::of(there.prepare),
-        Part::whole(there.hook).after_grace(),
+        Part::whole(there.hook),
+        Part::whole(let_go(&bases)).after_grace(),
     ];
     let mut steps = cut(parts, limits);
-    let last = steps.last_mut().expect("there is the base chain");
+    let last = steps.last_mut().expect("there are base chains");
     let frame = render::frame_fingerprint(options, &installed.policy);
     last.commands.extend(stamp::write_frame(&frame, true));
     last.commands.extend(Stamp::of(installed, None).write(true));
@@ -105,7 +123,7 @@ fn interim_prefix(found: &Garbage) -> String {
 struct Whole {
     /// What no packet can reach: sets and chains, filled.
     prepare: Vec<Command>,
-    /// The base chain, that the kernel calls.
+    /// The base chains, that the kernel calls.
     hook: Vec<Command>,
 }
 
@@ -117,7 +135,6 @@ impl Whole {
         let no_births = OrdMap::new();
         let mut planner = Planner {
             options,
-            unknown: &installed.unknown,
             garbage: Garbage::default(),
         };
         let before = Version {
@@ -134,7 +151,7 @@ impl Whole {
         prepare.extend(workloads.into_values().flatten());
         let mut hook = Vec::new();
         for (name, rules) in render::frame_chains(options, policy) {
-            let commands = if name == render::FORWARD {
+            let commands = if render::priority(name).is_some() {
                 &mut hook
             } else {
                 &mut prepare
@@ -145,6 +162,7 @@ impl Whole {
         let content = planner.half(before, after);
         prepare.extend(content.prepare);
         prepare.extend(content.dispatch.into_iter().flatten());
+        prepare.extend(members::all(policy));
         Whole { prepare, hook }
     }
 }

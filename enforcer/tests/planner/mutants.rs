@@ -10,12 +10,16 @@ use sallyport_enforcer::{
 /// A mistake: its name, and a good plan with it.
 pub(crate) type Mutant = (&'static str, fn(Plan) -> Plan);
 
-pub(crate) const MUTANTS: [Mutant; 8] = [
+pub(crate) const MUTANTS: [Mutant; 9] = [
     ("all in one batch", one_batch),
     ("dispatch before prepare", dispatch_before_prepare),
     (
         "chains and what leads to them in one batch",
         prepare_with_dispatch,
+    ),
+    (
+        "chains and what leads to them in adjacent commits",
+        adjacent_commits,
     ),
     ("members go before endpoints", members_go_first),
     ("grant before revoke", grant_before_revoke),
@@ -82,6 +86,18 @@ fn prepare_with_dispatch(mut plan: Plan) -> Plan {
         }
     }
     plan.steps = steps;
+    plan
+}
+
+/// As plans were before it was known that a lookup has two moments.
+fn adjacent_commits(mut plan: Plan) -> Plan {
+    let changes = |command: &Command| match command {
+        Command::AddElements(_, kind, _) | Command::DeleteElements(_, kind, _) => {
+            *kind != SetKind::Stamp
+        }
+        _ => true,
+    };
+    plan.steps.retain(|step| step.commands.iter().any(changes));
     plan
 }
 

@@ -209,10 +209,9 @@ pub(crate) fn packets() -> Vec<Packet> {
         }
         let of = [(6, 80), (6, 85), (17, 53), (1, 0)]
             .map(|(protocol, port)| Packet::of_connection(client, server, protocol, port));
-        for packet in of
-            .into_iter()
-            .chain([Packet::without_connection(client, server)])
-        {
+        let late = Packet::of_connection(client, server, 6, 80).in_the_middle();
+        let others = [late, Packet::without_connection(client, server)];
+        for packet in of.into_iter().chain(others) {
             packets.push(packet.clone().by(WORKLOADS, WORKLOADS));
             packets.push(packet);
         }
@@ -273,6 +272,13 @@ fn permits_connection(
     packet: &Packet,
     connection: &Connection,
 ) -> bool {
+    // In the middle of a connection that is not known, and an end is isolated.
+    let ends = [connection.client, connection.server];
+    let mut ends = ends.iter().filter_map(|end| policy.endpoints().get(end));
+    let begins_nothing = connection.late && !connection.established;
+    if begins_nothing && ends.any(|end| (end.ingress, end.egress) != (None, None)) {
+        return false;
+    }
     let protocol = Protocol::from_number(connection.protocol.into());
     let port = protocol.map(|protocol| (protocol, connection.port));
     let side = |direction, local: IpAddr, peer: IpAddr, interface: &str| {

@@ -11,7 +11,7 @@ use sallyport_enforcer::{
         lease::{self, Slot},
         render::Options,
     },
-    plan::{self, Garbage, Installed, Limits, Plan, Reach},
+    plan::{self, Garbage, Installed, Limits, Plan, Reach, Replaced},
 };
 use sallyport_proto::{Position, Window, policy::NodePolicy};
 
@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) alone: bool,
     /// Which set packets look for the lease in.
     slot: Slot,
+    /// Whether what all versions allow may be dropped: a lookup can miss.
+    pub(crate) may_lose: bool,
 }
 
 fn all_packets() -> &'static [Packet] {
@@ -93,6 +95,7 @@ impl World {
             others: StdRng::seed_from_u64(seed),
             alone: false,
             slot: Slot::default(),
+            may_lose: false,
         };
         let plan = plan::create(&world.installed, &world.options, world.limits);
         for step in &plan.steps {
@@ -169,7 +172,7 @@ impl World {
     pub(crate) fn lease(&mut self) -> Checked {
         self.options.lease = Some(LEASE);
         let alone = std::mem::replace(&mut self.alone, true);
-        let plan = plan::reframe(&self.installed, &self.options, self.slot, self.limits);
+        let plan = self.plan_frame();
         for step in &plan.steps {
             self.kernel.grace();
             self.commit(&step.commands)?;
@@ -213,8 +216,14 @@ impl World {
 
     /// Writes the frame for the options as they are.
     pub(crate) fn reframe(&mut self) -> Checked {
-        let plan = plan::reframe(&self.installed, &self.options, self.slot, self.limits);
+        let plan = self.plan_frame();
         self.carry_out(&plan, 0..plan.steps.len())
+    }
+
+    fn plan_frame(&mut self) -> Plan {
+        let table = self.kernel.read().expect("it can be read");
+        let slot = table.and_then(|table| table.lease);
+        plan::reframe(&self.installed, &self.options, slot, self.limits)
     }
 
     /// Plans the replacement of the table by one who knows nothing of it.
@@ -223,9 +232,13 @@ impl World {
         let after = Installed::default().updated(window, &self.options.unknown());
         let found = self.kernel.read().expect("it can be read");
         let found = found.expect("it is there");
-        let found = Garbage {
-            chains: found.chains,
-            sets: found.sets,
+        let found = Replaced {
+            objects: Garbage {
+                chains: found.chains,
+                sets: found.sets,
+            },
+            bases: found.bases,
+            forget: Default::default(),
         };
         plan::replace(&after, &self.options, &found, self.limits).expect("it judges packets")
     }
@@ -306,7 +319,9 @@ impl World {
             if verdicts.can_pass && !self.versions.iter().any(permitted) {
                 return Err(Violation::Leaked(self.tell(packet, Judgement::Pass)));
             }
-            if verdicts.can_drop && self.versions.iter().all(permitted) {
+            let is_settled = self.versions.len() == 1;
+            let must_pass = !self.may_lose || is_settled;
+            if must_pass && verdicts.can_drop && self.versions.iter().all(permitted) {
                 return Err(Violation::Lost(self.tell(packet, Judgement::Drop)));
             }
         }

@@ -107,7 +107,7 @@ fn attributes(u: &mut Unstructured<'_>, depth: u32) -> Result<Attributes> {
             2 => drop(all.text(kind, "sallyport")),
             3 => drop(all.text(
                 kind,
-                u.choose(&["stamp", "lease", "lease-a", "lookup", "forward"])?,
+                u.choose(&["stamp", "lease", "lease-a", "lookup", "forward_egress"])?,
             )),
             4 => drop(all.u32(kind, u.arbitrary()?)),
             5 => {

@@ -9,19 +9,24 @@ use socket2::Socket;
 use super::flood::Class;
 use super::icmp::internet_checksum;
 
-/// The source port of every packet: with it a class has as many connections as addresses, and conntrack does not fill.
-const SOURCE_PORT: u16 = 40_000;
+/// The source port of every packet, or the first of several: with one a class has as many connections as addresses, and
+/// conntrack does not fill.
+pub(super) const SOURCE_PORT: u16 = 40_000;
 const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
 const PAYLOAD: usize = 18;
 
-/// A batch of a class's packets, of which only the source address and the checksum change.
+/// A batch of a class's packets, of which only the source and the checksum change.
 pub(super) struct Template {
     packets: Vec<Vec<u8>>,
     class: Class,
     target: IpAddr,
     /// How many packets there have been: which address is next.
     turn: u32,
+    /// How many source ports there are: the next when every address had its turn.
+    ports: u16,
+    /// Which of them is in turn.
+    port: u16,
 }
 
 impl Template {
@@ -32,26 +37,39 @@ impl Template {
             class: class.clone(),
             target,
             turn: 0,
+            ports: 1,
+            port: 0,
         }
     }
 
-    /// Gives every packet the next source address.
+    /// The same from so many source ports in turn.
+    pub(super) fn with_ports(self, ports: u16) -> Self {
+        Self { ports, ..self }
+    }
+
+    /// Gives every packet the next source address, and the next source port when every address had its turn.
     pub(super) fn advance(&mut self) {
         let addresses = self.class.addresses.max(1);
         for packet in &mut self.packets {
+            let port = SOURCE_PORT.wrapping_add(self.port).to_be_bytes();
             match self.class.first {
                 IpAddr::V4(first) => {
                     // An IPv4 datagram needs no checksum, and the kernel writes the header's.
                     packet[12..16].copy_from_slice(&(first.to_bits() + self.turn).to_be_bytes());
+                    packet[20..22].copy_from_slice(&port);
                 }
                 IpAddr::V6(first) => {
                     let source = first.to_bits() + u128::from(self.turn);
                     packet[8..24].copy_from_slice(&source.to_be_bytes());
+                    packet[40..42].copy_from_slice(&port);
                     let sum = checksum_v6(packet);
                     packet[46..48].copy_from_slice(&sum.to_be_bytes());
                 }
             }
             self.turn = (self.turn + 1) % addresses;
+            if self.turn == 0 {
+                self.port = (self.port + 1) % self.ports;
+            }
         }
     }
 
@@ -164,5 +182,23 @@ mod tests {
                 .iter()
                 .all(|packet| packet.len() == 46 && packet[22..24] == [0, 7])
         );
+    }
+
+    #[test]
+    fn ports_are_used_in_turn_after_addresses() {
+        let class = Class {
+            name: "x".to_owned(),
+            first: [10, 0, 0, 1].into(),
+            addresses: 2,
+            port: 7,
+        };
+        let mut batch = Template::new(&class, [10, 0, 0, 9].into(), 5).with_ports(2);
+        batch.advance();
+        let sources = batch.packets.iter().map(|packet| {
+            let port = u16::from_be_bytes([packet[20], packet[21]]);
+            (packet[15], port - SOURCE_PORT)
+        });
+        let expected = [(1, 0), (2, 0), (1, 1), (2, 1), (1, 0)];
+        assert_eq!(sources.collect::<Vec<_>>(), expected);
     }
 }

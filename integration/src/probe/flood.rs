@@ -206,7 +206,7 @@ impl fmt::Display for FloodReport {
 }
 
 /// A socket that takes whole packets, header and all.
-fn forging_socket(target: IpAddr) -> io::Result<Socket> {
+pub(super) fn forging_socket(target: IpAddr) -> io::Result<Socket> {
     const WHOLE_PACKETS: i32 = libc::IPPROTO_RAW;
     let target = SocketAddr::new(target, 0);
     let socket = Socket::new(

@@ -267,12 +267,13 @@ impl Stream {
         }
     }
 
-    /// Stops sending, waits until nothing has been counted for 100 ms, and tells the counts.
+    /// Stops sending, waits until nothing has been counted for 100 ms, and tells the counts. While something is missing it
+    /// waits for 500 ms: TCP sends again what a busy machine was late with.
     pub fn stop(self) -> Counts {
         self.tally.stopped.store(true, Ordering::SeqCst);
         let mut counts = self.counts();
         let mut quiet = 0;
-        while quiet < 20 {
+        while quiet < if counts.lost() == 0 { 20 } else { 100 } {
             thread::sleep(Duration::from_millis(5));
             let now = self.counts();
             quiet = if now == counts { quiet + 1 } else { 0 };

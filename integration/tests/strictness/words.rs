@@ -66,7 +66,7 @@ pub(crate) fn chain(name: &str) -> Command {
     let (name, comment) = (name.into(), "words".into());
     Command::AddChain {
         name,
-        forward: false,
+        forward: None,
         comment,
     }
 }
@@ -75,7 +75,7 @@ pub(crate) fn base(name: &str) -> Command {
     let (name, comment) = (name.into(), "words".into());
     Command::AddChain {
         name,
-        forward: true,
+        forward: Some(0),
         comment,
     }
 }

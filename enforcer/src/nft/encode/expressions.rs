@@ -28,6 +28,15 @@ const WITH_PORTS: [u8; 3] = [6, 17, 132];
 /// ICMPv6 types that keep a link working: MLD (RFC 2710, RFC 3810) and neighbour discovery (RFC 4861).
 const NEIGHBOUR_DISCOVERY: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
 
+/// Flags of TCP in the byte of its header that holds them (RFC 9293, section 3.1).
+const TCP_FIN: u8 = 1;
+const TCP_SYN: u8 = 2;
+const TCP_RST: u8 = 4;
+const TCP_ACK: u8 = 16;
+
+/// SCTP's chunk type INIT (RFC 9260, section 3.2). The first chunk follows a header of 12 bytes.
+const SCTP_INIT: u8 = 1;
+
 /// A list of expressions under way.
 #[derive(Default)]
 pub(super) struct Expressions {
@@ -52,13 +61,25 @@ impl Expressions {
             Match::NoConnection => self.state(1 | 64),
             // NF_CT_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED
             Match::Established => self.state(2 | 4),
+            // NF_CT_STATE_BIT of IP_CT_NEW
+            Match::New => self.state(8),
+            Match::NoTcpBeginning => {
+                self.protocol(libc::IPPROTO_TCP);
+                self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1, REG);
+                self.mask(&[TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK]);
+                self.compare(sys::NFT_CMP_NEQ, &[TCP_SYN]);
+            }
+            Match::NoSctpBeginning => {
+                self.protocol(libc::IPPROTO_SCTP);
+                self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, 12, 1, REG);
+                self.compare(sys::NFT_CMP_NEQ, &[SCTP_INIT]);
+            }
             Match::DirectionOriginal => {
                 self.ct(sys::NFT_CT_DIRECTION, None, REG);
                 self.compare(sys::NFT_CMP_EQ, &[0]);
             }
             Match::NeighbourDiscovery => {
-                self.meta(sys::NFT_META_L4PROTO);
-                self.compare(sys::NFT_CMP_EQ, &[libc::IPPROTO_ICMPV6 as u8]);
+                self.protocol(libc::IPPROTO_ICMPV6);
                 self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, REG);
                 let (name, id) = make_set(Anonymous::Bytes {
                     datatype: 29, // TYPE_ICMP6_TYPE of nft
@@ -140,6 +161,10 @@ impl Expressions {
 
     pub(super) fn verdict(&mut self, verdict: &Verdict) {
         let mut data = Attributes::default();
+        if *verdict == Verdict::Reset {
+            data.u32(sys::NFTA_REJECT_TYPE, sys::NFT_REJECT_TCP_RST);
+            return self.add("reject", &data);
+        }
         data.u32(sys::NFTA_IMMEDIATE_DREG, sys::NFT_REG_VERDICT)
             .nest(sys::NFTA_IMMEDIATE_DATA, &verdict_data(verdict));
         self.add("immediate", &data);
@@ -148,7 +173,7 @@ impl Expressions {
     /// Whether the connection's state is one of some.
     fn state(&mut self, bits: u32) {
         self.ct(sys::NFT_CT_STATE, None, REG);
-        self.mask(bits.to_ne_bytes());
+        self.mask(&bits.to_ne_bytes());
         self.compare(sys::NFT_CMP_NEQ, &0u32.to_ne_bytes());
     }
 
@@ -173,6 +198,12 @@ impl Expressions {
             data.bytes(sys::NFTA_CT_DIRECTION, &[direction]);
         }
         self.add("ct", &data);
+    }
+
+    /// Whether the packet itself is of an IP protocol.
+    fn protocol(&mut self, number: i32) {
+        self.meta(sys::NFT_META_L4PROTO);
+        self.compare(sys::NFT_CMP_EQ, &[number as u8]);
     }
 
     fn meta(&mut self, key: u32) {
@@ -232,7 +263,7 @@ impl Expressions {
         self.add("cmp", &data);
     }
 
-    fn mask(&mut self, mask: [u8; 4]) {
+    fn mask(&mut self, mask: &[u8]) {
         let value = |bytes: &[u8]| {
             let mut value = Attributes::default();
             value.bytes(sys::NFTA_DATA_VALUE, bytes);
@@ -241,9 +272,9 @@ impl Expressions {
         let mut data = Attributes::default();
         data.u32(sys::NFTA_BITWISE_SREG, REG)
             .u32(sys::NFTA_BITWISE_DREG, REG)
-            .u32(sys::NFTA_BITWISE_LEN, 4)
-            .nest(sys::NFTA_BITWISE_MASK, &value(&mask))
-            .nest(sys::NFTA_BITWISE_XOR, &value(&[0; 4]));
+            .u32(sys::NFTA_BITWISE_LEN, mask.len() as u32)
+            .nest(sys::NFTA_BITWISE_MASK, &value(mask))
+            .nest(sys::NFTA_BITWISE_XOR, &value(&vec![0; mask.len()]));
         self.add("bitwise", &data);
     }
 

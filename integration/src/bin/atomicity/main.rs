@@ -4,21 +4,20 @@
 
 mod naive;
 mod outcome;
-mod progress;
 mod real;
-mod scenario;
-mod state;
-mod traffic;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use sallyport_integration::{binaries::binaries, testbed};
+use sallyport_integration::{
+    binaries::binaries,
+    progress::Progress,
+    scenario::{Control, SCENARIOS, Scenario},
+    testbed,
+};
 
 use outcome::{Bounds, Measured, Outcome};
-use progress::Progress;
-use scenario::{Control, SCENARIOS, Scenario};
 
 /// Proves on this machine's kernel that edits never open a path and never break one.
 ///
@@ -92,7 +91,7 @@ fn main() -> Result<ExitCode> {
 /// Runs a scenario, or one of its controls, on a fresh testbed.
 fn run(scenario: Scenario, control: Option<Control>, transactions: u32) -> Result<Outcome> {
     let name = scenario.name_of(control);
-    let mut progress = Progress::of(name.clone());
+    let mut progress = Progress::of(name.clone(), "transactions");
     let bounds = |control| Bounds::beside(transactions, control);
     let measured: Result<Measured> = match control {
         None => real::run(&scenario, transactions, &mut progress),

@@ -1,32 +1,22 @@
 //! The controls of one node: the same states on the same kind of table, brought about as others do it. They must leak.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
-use anyhow::{Context, Result, anyhow};
-use sallyport_controlplane::{cluster::Cluster, compile, manifest};
-use sallyport_enforcer::{
-    netlink::Netlink,
-    nft::{command::Command, render::Options},
-    plan::{self, Installed, Limits, Plan},
-};
-use sallyport_integration::{probe::Flood, testbed::Testbed};
-use sallyport_proto::{Position, Ranges, Window, policy::NodePolicy};
-
-use crate::{
-    outcome::{Bounds, Measured},
+use anyhow::Result;
+use sallyport_enforcer::{netlink::Netlink, nft::command::Command, plan::Plan};
+use sallyport_integration::{
+    probe::Flood,
     progress::Progress,
-    real::pods,
-    scenario::Scenario,
-    state::State,
-    traffic::tallies,
+    scenario::{
+        Scenario,
+        table::{Table, compile_all},
+        traffic::{pods, tallies},
+    },
+    testbed::Testbed,
 };
+use sallyport_proto::policy::NodePolicy;
 
-/// A table that is edited carelessly.
-struct Table {
-    netlink: Netlink,
-    options: Options,
-    installed: Installed,
-}
+use crate::outcome::{Bounds, Measured};
 
 /// Each edit as one batch: fresh chains and sets, the swap, and the deletion of the old ones, all at once.
 pub(crate) fn one_batch(
@@ -35,7 +25,7 @@ pub(crate) fn one_batch(
     progress: &mut Progress,
 ) -> Result<Measured> {
     run(scenario, bounds, progress, |table, policy, _| {
-        table.in_one_batch(policy)
+        in_one_batch(table, policy)
     })
 }
 
@@ -46,8 +36,8 @@ pub(crate) fn remove_then_add(
     progress: &mut Progress,
 ) -> Result<Measured> {
     run(scenario, bounds, progress, |table, policy, without| {
-        table.in_one_batch(without)?;
-        table.in_one_batch(policy)
+        in_one_batch(table, without)?;
+        in_one_batch(table, policy)
     })
 }
 
@@ -59,11 +49,7 @@ fn run(
 ) -> Result<Measured> {
     let bed = Testbed::builder().nodes(1).build()?;
     let (client, server) = pods(&bed)?;
-    let only_node = |state: State| -> Result<Arc<NodePolicy>> {
-        let mut nodes = compile(&state)?;
-        nodes.remove("node-1").context("node-1 has a policy")
-    };
-    let compiled: Vec<Arc<NodePolicy>> = scenario.states().map(only_node).collect::<Result<_>>()?;
+    let compiled = compile_all(scenario)?;
     let without = unguarded(&compiled[0]);
     let netlink = bed.node(0).netns().run(Netlink::open)?;
     let mut table = Table::create(netlink, &compiled[0])?;
@@ -98,70 +84,17 @@ fn unguarded(policy: &NodePolicy) -> NodePolicy {
     without
 }
 
-/// What each node must enforce in a state.
-pub(crate) fn compile(state: &State) -> Result<BTreeMap<String, Arc<NodePolicy>>> {
-    let mut cluster = Cluster::default();
-    for text in state.manifests() {
-        let objects =
-            manifest::parse(text, "a state").map_err(|problems| anyhow!("{problems:?}"))?;
-        for object in objects {
-            cluster.put(object, 1);
-        }
-    }
-    Ok(compile::full(&cluster))
-}
-
-impl Table {
-    fn create(netlink: Netlink, policy: &NodePolicy) -> Result<Table> {
-        let options = Options {
-            strict: true,
-            workload_ranges: Ranges::EMPTY,
-            workload_interfaces: Vec::new(),
-            owned: false,
-            lease: None,
-        };
-        let window = Window::alone(position(policy, 1), policy.clone());
-        let installed = Installed::default().updated(window, &options.unknown());
-        let plan = plan::create(&installed, &options, limits(&netlink));
-        for step in &plan.steps {
-            netlink.commit(&step.commands)?;
-        }
-        Ok(Table {
-            netlink,
-            options,
-            installed,
-        })
-    }
-
-    fn in_one_batch(&mut self, policy: &NodePolicy) -> Result<()> {
-        let target = position(policy, self.installed.generation + 1);
-        let window = Window::alone(target, policy.clone());
-        let new = self.installed.updated(window, &self.options.unknown());
-        let limits = limits(&self.netlink);
-        let Plan {
-            steps,
-            garbage,
-            after,
-            ..
-        } = plan::update(&self.installed, &new, &self.options, limits);
-        let mut commands: Vec<Command> = steps.into_iter().flat_map(|step| step.commands).collect();
-        commands.extend(garbage.delete());
-        self.netlink.commit(&commands)?;
-        self.installed = after;
-        Ok(())
-    }
-}
-
-fn position(policy: &NodePolicy, revision: u64) -> Position {
-    Position {
-        epoch: 1,
-        revision,
-        digest: policy.digest(),
-    }
-}
-
-fn limits(netlink: &Netlink) -> Limits {
-    Limits {
-        batch: netlink.batch_limit(),
-    }
+/// All of an edit as one batch.
+fn in_one_batch(table: &mut Table, policy: &NodePolicy) -> Result<()> {
+    let Plan {
+        steps,
+        garbage,
+        after,
+        ..
+    } = table.plan(policy);
+    let mut commands: Vec<Command> = steps.into_iter().flat_map(|step| step.commands).collect();
+    commands.extend(garbage.delete());
+    table.netlink.commit(&commands)?;
+    table.installed = after;
+    Ok(())
 }

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use sallyport_integration::probe::FloodReport;
-use serde_json::json;
-
-use crate::{
-    scenario::{Control, Scenario},
-    traffic::tallies,
+use sallyport_integration::{
+    probe::FloodReport,
+    scenario::{Control, Scenario, traffic::tallies},
 };
+use serde_json::json;
 
 /// What was measured.
 pub(crate) struct Measured {

@@ -11,30 +11,21 @@ use anyhow::{Result, anyhow};
 use sallyport_integration::{
     deployment::{Client, Deployment, Streams, put},
     probe::Flood,
-    testbed::{Host, Testbed},
+    progress::Progress,
+    scenario::{
+        Scenario,
+        state::State,
+        traffic::{pods, tallies},
+    },
+    testbed::Testbed,
 };
 use sallyport_proto::wire;
 
-use crate::{
-    outcome::{Bounds, Measured},
-    progress::Progress,
-    scenario::Scenario,
-    traffic::{CLIENT, FAR_SERVER, SERVER, tallies},
-};
+use crate::outcome::{Bounds, Measured};
 
 /// By how much each byte of the first node's stream is late, where there are two: the window that one node is ahead. It is
 /// more than the grace period (25-32 ms) that the other may wait for before it grants.
 const LATE: Duration = Duration::from_millis(60);
-
-/// The pods: the one that floods, and the one that is flooded.
-pub(crate) fn pods(bed: &Testbed) -> Result<(Host, Host)> {
-    let client = bed.add_pod(0, "default/client", &CLIENT)?;
-    let server = match bed.nodes() {
-        1 => bed.add_pod(0, "default/server", &SERVER)?,
-        _ => bed.add_pod(1, "default/server", &FAR_SERVER)?,
-    };
-    Ok((client, server))
-}
 
 /// A deployment in a scenario's first state.
 fn start(scenario: &Scenario, uncoordinated: bool) -> Result<(Deployment, Flood)> {
@@ -187,7 +178,7 @@ pub(crate) fn careless(
     progress: &mut Progress,
     flood: Flood,
     mut is_enough: impl FnMut(u64, u64) -> bool,
-    mut carry_out: impl FnMut(&crate::state::State, &crate::state::State) -> Result<()>,
+    mut carry_out: impl FnMut(&State, &State) -> Result<()>,
 ) -> Result<Measured> {
     let started = Instant::now();
     let mut state = scenario.state(0);

@@ -1,4 +1,4 @@
-//! The processes that are measured: how they are started, told things and ended, and what the kernel counts of them.
+//! The processes that are measured: how they are started, told things and ended.
 
 use std::{
     fs::{self, File},
@@ -12,48 +12,14 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, SysconfVar, sysconf},
+    unistd::Pid,
 };
+use sallyport_integration::usage::Usage;
 
 use crate::simulate::{self, Answer};
 
 /// How long the control plane may take to be up.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// What the kernel knows of a running process.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Usage(u32);
-
-impl Usage {
-    /// Memory in use now, and at most so far, in bytes.
-    pub(crate) fn memory(self) -> Result<(u64, u64)> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.0))?;
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            let kilobytes =
-                line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-            kilobytes
-                .map(|kilobytes| kilobytes << 10)
-                .context("a process has memory")
-        };
-        Ok((field("VmRSS:")?, field("VmHWM:")?))
-    }
-
-    /// The CPU time that it took so far.
-    pub(crate) fn cpu(self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0))?;
-        // The name may hold anything, and ends with the last parenthesis; user and system time are fields 14 and 15.
-        let (_, fields) = stat.rsplit_once(')').context("a process has a name")?;
-        let ticks: u64 = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .map(|field| field.parse::<u64>())
-            .sum::<Result<u64, _>>()?;
-        let per_second = sysconf(SysconfVar::CLK_TCK)?.context("the clock ticks")?;
-        Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
-    }
-}
 
 /// The control plane.
 pub(crate) struct ControlPlane {

@@ -17,11 +17,12 @@ use sallyport_proto::wire::Kind;
 use crate::{
     Settings,
     scene::{FAR, NEAR, Scene, addresses, policy, workload},
+    steps::{Steps, kill_at_each, summary},
 };
 
 /// A policy set in two versions, of which each takes away and gives on both nodes, in every kind of step that there is:
 /// endpoints change their class, groups gain and lose members, addresses and classes come and go.
-fn version(number: usize) -> String {
+pub(crate) fn version(number: usize) -> String {
     let (left, right) = match number % 2 {
         0 => ("client", "server"),
         _ => ("server", "client"),
@@ -59,181 +60,212 @@ fn version(number: usize) -> String {
     .concat()
 }
 
-/// Enough for any update.
-const MOST: usize = 400;
+/// The kinds of calls of an update of a node, which is two: one that takes away, and one that gives. Each is a write of the
+/// journal and of the mark beside it, on their way to the disk; commits, some of which wait for packets; and an answer.
+/// What is left behind is deleted in the end.
+pub(crate) const OF_UPDATE: [Steps; 4] = [
+    Steps {
+        name: "what changes files",
+        calls: Call::is_of_files,
+        least: 8,
+    },
+    Steps {
+        name: "commits",
+        calls: Call::is_commit,
+        least: 6,
+    },
+    Steps {
+        name: "waits for packets",
+        calls: Call::is_grace,
+        least: 2,
+    },
+    Steps {
+        name: "messages",
+        calls: Call::is_message,
+        least: 2,
+    },
+];
 
-/// What was hit, the most frequent first.
-fn summary(hits: &[Call]) -> String {
-    let mut kinds: Vec<(usize, String)> = Vec::new();
-    for call in hits {
-        let name = match call.object.starts_with("snap.") {
-            true => format!("{} snapshot", call.name),
-            false => call.to_string(),
-        };
-        match kinds.iter_mut().find(|(_, other)| *other == name) {
-            Some((count, _)) => *count += 1,
-            None => kinds.push((1, name)),
-        }
-    }
-    kinds.sort_by(|one, other| other.cmp(one));
-    let kinds: Vec<String> = kinds
-        .iter()
-        .take(6)
-        .map(|(count, name)| format!("{count} {}", name.trim()))
-        .collect();
-    format!("{} kills: {}", hits.len(), kinds.join(", "))
-}
+/// How long a program does nothing more before that is all.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// How long a program that was started has done what it does after a while.
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// How often no call of a number must come before there is none: updates differ, every other more than those between.
+const LAST: usize = 2;
 
 /// Waits for what happens first: a program is killed, or a transaction enforced.
-fn await_hit_or_enforced(scene: &Scene, tracer: &Tracer, revision: u64) -> Result<bool> {
+pub(crate) fn await_hit_or_enforced(
+    scene: &Scene,
+    tracer: &Tracer,
+    revision: u64,
+) -> Result<Option<Call>> {
     let mut client = scene.client()?;
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        if !tracer.hits().is_empty() {
-            return Ok(true);
-        }
+    let hit = || tracer.hits().into_iter().next();
+    while hit().is_none() {
         // What is left behind is deleted a while after an update: that is killed, too.
         if client.is_enforced_within(revision, Duration::from_millis(20))? {
-            let idle = Instant::now() + Duration::from_millis(300);
-            while Instant::now() < idle && tracer.hits().is_empty() {
+            let idle = Instant::now() + IDLE;
+            while Instant::now() < idle && hit().is_none() {
                 thread::sleep(Duration::from_millis(5));
             }
-            return Ok(!tracer.hits().is_empty());
+            break;
         }
         ensure!(Instant::now() < deadline, "neither killed nor enforced");
     }
+    Ok(hit())
 }
 
 /// A node's enforcer at each call that reaches out of it, in the course of an update.
 fn enforcer_at_every_step(scene: &mut Scene, node: usize) -> Result<Vec<Call>> {
-    let mut hits = Vec::new();
-    for first in 1..MOST {
-        let pid = scene
-            .deployment
-            .enforcer_pid(node)
-            .context("it does not run")?;
-        let tracer = Tracer::attach(pid, Fault::kill_at(first))?;
-        let revision = scene.client()?.apply(vec![put(version(first))])?;
-        let killed = await_hit_or_enforced(scene, &tracer, revision)?;
-        hits.extend(tracer.finish().1);
-        if !killed {
-            return Ok(hits);
+    let mut number = 0;
+    kill_at_each(&OF_UPDATE, LAST, |fault| {
+        number += 1;
+        // What the start and the update before have left behind is no part of this one.
+        thread::sleep(SETTLED);
+        let pid = scene.deployment.enforcer_pid(node);
+        let tracer = Tracer::attach(pid.context("it does not run")?, fault)?;
+        let revision = scene.client()?.apply(vec![put(version(number))])?;
+        let hit = await_hit_or_enforced(scene, &tracer, revision)?;
+        drop(tracer);
+        if hit.is_some() {
+            scene.deployment.kill_enforcer(node);
+            scene.deployment.start_enforcer(node)?;
+            scene.client()?.wait_enforced(revision)?;
         }
-        scene.deployment.kill_enforcer(node);
-        scene.deployment.start_enforcer(node)?;
-        scene.client()?.wait_enforced(revision)?;
-    }
-    bail!("an update has no end")
+        Ok(hit)
+    })
 }
 
 pub(crate) fn enforcer_steps(scene: &mut Scene, _: Settings) -> Result<String> {
     let mut hits = enforcer_at_every_step(scene, FAR)?;
     hits.extend(enforcer_at_every_step(scene, NEAR)?);
-    let commits = hits.iter().filter(|call| call.object == "netlink").count();
-    ensure!(
-        commits > 10 && hits.len() > 25,
-        "so few steps are not all: {hits:?}"
-    );
     Ledger::default().compare(&mut scene.deployment)?;
     Ok(summary(&hits))
 }
 
+/// Kills a node's enforcer in the middle of an update: between its batches. Returns the revision that it was led to.
+fn kill_half_way(scene: &mut Scene, node: usize, number: usize) -> Result<u64> {
+    let middle = Fault {
+        calls: Call::is_commit,
+        ..Fault::kill_at(2)
+    };
+    let pid = scene.deployment.enforcer_pid(node);
+    let tracer = Tracer::attach(pid.context("it does not run")?, middle)?;
+    let revision = scene.client()?.apply(vec![put(version(number))])?;
+    let hit = await_hit_or_enforced(scene, &tracer, revision)?;
+    drop(tracer);
+    hit.context("the update has too few steps")?;
+    scene.deployment.kill_enforcer(node);
+    Ok(revision)
+}
+
 /// An enforcer that is killed in the middle of an update, and again at each call of the start that finishes it.
 pub(crate) fn enforcer_start_steps(scene: &mut Scene, _: Settings) -> Result<String> {
-    let mut hits = Vec::new();
+    // What is left of the update's first half, and what any start does.
+    let mut of_start = OF_UPDATE;
+    for (steps, least) in of_start.iter_mut().zip([8, 2, 1, 1]) {
+        steps.least = least;
+    }
     let mut number = 0;
-    for first in 1..MOST {
-        // In the middle of an update: between its batches.
+    let hits = kill_at_each(&of_start, LAST, |fault| {
         number += 1;
-        let pid = scene
-            .deployment
-            .enforcer_pid(FAR)
-            .context("it does not run")?;
-        let calls = |call: &Call| call.name == "sendto" && call.object == "netlink";
-        let middle = Fault {
-            calls,
-            ..Fault::kill_at(2)
-        };
-        let tracer = Tracer::attach(pid, middle)?;
-        let revision = scene.client()?.apply(vec![put(version(number))])?;
-        ensure!(
-            await_hit_or_enforced(scene, &tracer, revision)?,
-            "the update has too few steps"
-        );
-        drop(tracer);
-        scene.deployment.kill_enforcer(FAR);
-
+        let revision = kill_half_way(scene, FAR, number)?;
         let pid = scene.deployment.start_enforcer_held(FAR)?;
-        let tracer = Tracer::attach(pid, Fault::kill_at(first))?;
+        let tracer = Tracer::attach(pid, fault)?;
         scene.deployment.let_enforcer_go(FAR)?;
         let started = scene.deployment.await_enforcer(FAR);
-        let (_, hit) = tracer.finish();
-        let is_through = hit.is_empty();
-        hits.extend(hit);
-        match (is_through, started) {
-            (true, started) => started?,
-            // It was killed after it said so.
-            (false, Ok(()) | Err(_)) => {
+        let hit = tracer.finish().1.pop();
+        match &hit {
+            None => started?,
+            // Perhaps after it said that it is up.
+            Some(_) => {
                 scene.deployment.kill_enforcer(FAR);
                 scene.deployment.start_enforcer(FAR)?;
             }
         }
         scene.client()?.wait_enforced(revision)?;
-        if is_through {
-            Ledger::default().compare(&mut scene.deployment)?;
-            return Ok(summary(&hits));
-        }
-    }
-    bail!("a start has no end")
+        Ok(hit)
+    })?;
+    Ledger::default().compare(&mut scene.deployment)?;
+    Ok(summary(&hits))
 }
+
+/// The kinds of calls of a transaction of the control plane: a write of the journal and of the mark beside it; and what it
+/// says to each node, twice, and to who asked.
+const OF_TRANSACTION: [Steps; 2] = [
+    Steps {
+        name: "what changes files",
+        calls: Call::is_of_files,
+        least: 4,
+    },
+    Steps {
+        name: "messages",
+        calls: Call::is_message,
+        least: 5,
+    },
+];
 
 /// The control plane at each call that reaches out of it, from a transaction's coming until it is enforced.
 pub(crate) fn control_plane_steps(scene: &mut Scene, _: Settings) -> Result<String> {
-    let mut hits = Vec::new();
+    let mut number = 0;
     let mut unacknowledged = 0;
-    for first in 1..MOST {
-        let pid = scene.deployment.control_plane_pid();
-        let mut client = scene.client()?;
-        let tracer = Tracer::attach(pid.context("it does not run")?, Fault::kill_at(first))?;
-        let applied = client.apply(vec![put(version(first))]);
-        let enforced = applied
-            .as_ref()
-            .ok()
-            .map(|&revision| client.wait_enforced(revision));
-        // What it does after a while, such as what it remembers of rollouts.
-        let idle = Instant::now() + Duration::from_millis(100);
-        while Instant::now() < idle && tracer.hits().is_empty() {
-            thread::sleep(Duration::from_millis(2));
-        }
-        let (_, hit) = tracer.finish();
-        let is_through = hit.is_empty();
-        hits.extend(hit);
-        if is_through {
-            applied?;
-            enforced.context("it was not applied")??;
-            ensure!(
-                unacknowledged > 0,
-                "no transaction was killed before its answer"
-            );
-            Ledger::default().compare(&mut scene.deployment)?;
-            return Ok(summary(&hits));
-        }
-        scene.deployment.kill_control_plane();
-        scene.deployment.start_control_plane()?;
-        let mut client = scene.client()?;
-        let halves = client.objects(Kind::NetworkPolicy)?;
-        let count = halves
-            .iter()
-            .filter(|object| object.manifest.contains(&format!("\"number\":\"{first}\"")))
-            .count();
-        match (&applied, count) {
-            (Ok(_), 2) | (Err(_), 0 | 2) => {}
-            (applied, count) => bail!("killed at {first}: {applied:?}, and {count} of 2 are there"),
-        }
-        unacknowledged += usize::from(applied.is_err());
-        client.wait_enforced(0)?;
+    let hits = kill_at_each(&OF_TRANSACTION, LAST, |fault| {
+        number += 1;
+        let (hit, acknowledged) = kill_control_plane_at(scene, fault, number)?;
+        unacknowledged += usize::from(!acknowledged);
+        Ok(hit)
+    })?;
+    ensure!(
+        unacknowledged > 0,
+        "no transaction was killed before its answer"
+    );
+    Ledger::default().compare(&mut scene.deployment)?;
+    Ok(summary(&hits))
+}
+
+/// One transaction with a control plane that is killed at some call. Returns at which, and whether it was acknowledged.
+fn kill_control_plane_at(
+    scene: &mut Scene,
+    fault: Fault,
+    number: usize,
+) -> Result<(Option<Call>, bool)> {
+    let pid = scene.deployment.control_plane_pid();
+    let mut client = scene.client()?;
+    let tracer = Tracer::attach(pid.context("it does not run")?, fault)?;
+    let applied = client.apply(vec![put(version(number))]);
+    let enforced = applied
+        .as_ref()
+        .ok()
+        .map(|&revision| client.wait_enforced(revision));
+    // What it does after a while, such as what it remembers of rollouts.
+    let idle = Instant::now() + IDLE;
+    while Instant::now() < idle && tracer.hits().is_empty() {
+        thread::sleep(Duration::from_millis(2));
     }
-    bail!("a transaction has no end")
+    let hit = tracer.finish().1.pop();
+    if hit.is_none() {
+        applied?;
+        enforced.context("it was not applied")??;
+        return Ok((None, true));
+    }
+    scene.deployment.kill_control_plane();
+    scene.deployment.start_control_plane()?;
+    let mut client = scene.client()?;
+    let halves = client.objects(Kind::NetworkPolicy)?;
+    let named = format!("\"number\":\"{number}\"");
+    let count = halves
+        .iter()
+        .filter(|object| object.manifest.contains(&named))
+        .count();
+    match (&applied, count) {
+        (Ok(_), 2) | (Err(_), 0 | 2) => {}
+        (applied, count) => bail!("{applied:?}, and {count} of 2 are there"),
+    }
+    client.wait_enforced(0)?;
+    Ok((hit, applied.is_ok()))
 }
 
 /// `kill -9` at random moments, of any program, while transactions follow each other.

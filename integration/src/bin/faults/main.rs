@@ -1,6 +1,7 @@
 //! Every fault that Sallyport must survive, done for real: real programs, real journals, real kernel, while packets go
 //! both ways. Owns the command line; what a row does is its family's.
 
+mod conntrack;
 mod flows;
 mod hostile;
 mod journals;
@@ -10,7 +11,9 @@ mod outages;
 mod report;
 mod rows;
 mod scene;
+mod steps;
 mod streams;
+mod upgrade;
 
 use std::{
     panic::{self, AssertUnwindSafe},
@@ -91,6 +94,10 @@ fn main() -> Result<ExitCode> {
         bail!("there is no such row; --list tells which there are");
     }
     let binaries = binaries()?;
+    for row in &selected {
+        // While cargo can still be run. What is wrong is told by the row.
+        let _ = (row.spec.programs)();
+    }
     testbed::enter()?;
     // File systems that rows mount are gone with this process.
     unshare(CloneFlags::CLONE_NEWNS)?;

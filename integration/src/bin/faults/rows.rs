@@ -1,11 +1,12 @@
 //! The table of all faults: what each is called, what it needs, and who does it.
 
 use anyhow::Result;
+use sallyport_integration::binaries::binaries;
 
 use crate::{
-    Settings, flows, hostile, journals, kernel, kills, outages,
+    Settings, conntrack, flows, hostile, journals, kernel, kills, outages,
     scene::{Scene, Spec},
-    streams,
+    streams, upgrade,
 };
 
 /// A fault.
@@ -21,6 +22,7 @@ pub(crate) struct Row {
 }
 
 const PLAIN: Spec = Spec {
+    programs: binaries,
     control_plane: &[],
     enforcers: &[],
     relayed: false,
@@ -56,7 +58,20 @@ const WHOLE_HISTORY: Spec = Spec {
     ..PLAIN
 };
 
+/// All programs are the landed ones.
+pub(crate) const LANDED: Spec = Spec {
+    programs: upgrade::landed,
+    ..WHOLE_HISTORY
+};
+
 impl Row {
+    const fn landed(self) -> Row {
+        Row {
+            spec: LANDED,
+            ..self
+        }
+    }
+
     const fn with_whole_history(self) -> Row {
         Row {
             spec: WHOLE_HISTORY,
@@ -115,6 +130,18 @@ pub(crate) const ROWS: &[Row] = &[
         kills::restart_as_others,
     )
     .control(),
+    row(
+        "upgrade",
+        "the landed version's control plane, then its enforcers, are replaced by these while edits are made",
+        upgrade::in_order,
+    )
+    .landed(),
+    row(
+        "upgrade-killed",
+        "an enforcer of the landed version is killed at every such call of an update, and these programs go on",
+        upgrade::half_way,
+    )
+    .landed(),
     row(
         "reboot",
         "fresh network namespaces, enforcers with their journals and no control plane, and only then links",
@@ -225,6 +252,11 @@ pub(crate) const ROWS: &[Row] = &[
         kernel::orphan_flushed,
     )
     .control(),
+    row(
+        "conntrack-full",
+        "no room for connections on a node: what is denied is, known flows go on, addresses change hands",
+        conntrack::full,
+    ),
     row(
         "established-cut",
         "connections that are now denied, over TCP and UDP, whoever speaks: cut within 100 ms",

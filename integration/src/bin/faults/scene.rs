@@ -14,6 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use sallyport_integration::{
+    binaries::{self, Binaries},
     deployment::{Client, Deployment, PATIENCE, Streams, put},
     probe::{Counts, Pattern, Stream, Traffic},
     testbed::{Family, Host, Testbed},
@@ -22,8 +23,10 @@ use sallyport_integration::{
 use crate::report::Outcome;
 
 /// What a row wants to be different.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Spec {
+    /// Where the programs come from that it begins with.
+    pub(crate) programs: fn() -> Result<Binaries, binaries::Error>,
     /// Arguments of the control plane, and of the enforcers.
     pub(crate) control_plane: &'static [&'static str],
     pub(crate) enforcers: &'static [&'static str],
@@ -99,7 +102,7 @@ spec:
 }
 
 /// Ports that both ends allow, that the server's end alone denies, and that the client's end alone denies.
-const OPEN: (u16, u16) = (8000, 8019);
+pub(crate) const OPEN: (u16, u16) = (8000, 8019);
 const DENIED_FAR: (u16, u16) = (8100, 8119);
 const DENIED_NEAR: (u16, u16) = (8200, 8219);
 
@@ -166,7 +169,13 @@ impl Scene {
                 .collect(),
             uncoordinated: false,
         };
-        let deployment = Deployment::start_with(bed, spec.control_plane, spec.enforcers, streams)?;
+        let deployment = Deployment::start_of(
+            (spec.programs)()?,
+            bed,
+            spec.control_plane,
+            spec.enforcers,
+            streams,
+        )?;
         deployment.client()?.enforce(vec![put(cluster())])?;
         let host = |name: &str| deployment.bed.host(name).context("a pod is missing");
         let (client, server) = (host("default/client")?, host("default/server")?);

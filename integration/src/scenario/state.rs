@@ -3,12 +3,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use sallyport_integration::deployment::{delete, put};
+use crate::deployment::{delete, put};
 use sallyport_proto::wire;
 
 /// Manifests of one object each, by what sorts them as they must be put: namespaces, nodes, then the rest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct State(BTreeMap<(Rank, String), String>);
+pub struct State(BTreeMap<(Rank, String), String>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
@@ -20,24 +20,24 @@ enum Rank {
 
 impl State {
     /// What is in both.
-    pub(crate) fn and(mut self, other: State) -> State {
+    pub fn and(mut self, other: State) -> State {
         self.0.extend(other.0);
         self
     }
 
     /// The manifests, in an order in which they can be put.
-    pub(crate) fn manifests(&self) -> impl Iterator<Item = &String> {
+    pub fn manifests(&self) -> impl Iterator<Item = &String> {
         self.0.values()
     }
 
     /// The edits from this state to another.
-    pub(crate) fn edits_to(&self, new: &State) -> Vec<wire::Edit> {
+    pub fn edits_to(&self, new: &State) -> Vec<wire::Edit> {
         let (gone, come) = self.halves_to(new);
         gone.into_iter().chain(come).collect()
     }
 
     /// The same in two: what is deleted, and what is put.
-    pub(crate) fn halves_to(&self, new: &State) -> (Vec<wire::Edit>, Vec<wire::Edit>) {
+    pub fn halves_to(&self, new: &State) -> (Vec<wire::Edit>, Vec<wire::Edit>) {
         let gone = self.0.iter().filter(|(key, _)| !new.0.contains_key(key));
         let come = new
             .0
@@ -56,7 +56,7 @@ impl State {
 }
 
 /// A namespace with labels, as YAML has them between braces.
-pub(crate) fn namespace(name: &str, labels: &str) -> State {
+pub(super) fn namespace(name: &str, labels: &str) -> State {
     let text = format!(
         "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n"
     );
@@ -64,7 +64,7 @@ pub(crate) fn namespace(name: &str, labels: &str) -> State {
 }
 
 /// A node, and the addresses of its workloads.
-pub(crate) fn node(name: &str, ranges: &str) -> State {
+pub(super) fn node(name: &str, ranges: &str) -> State {
     let text = format!(
         "apiVersion: sallyport.dev/v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{workloadCIDRs: [{ranges}]}}\n"
     );
@@ -72,7 +72,7 @@ pub(crate) fn node(name: &str, ranges: &str) -> State {
 }
 
 /// A workload.
-pub(crate) fn workload(
+pub(super) fn workload(
     node: &str,
     namespace: &str,
     name: &str,
@@ -93,13 +93,13 @@ spec: {{node: {node}, addresses: [{}]}}
 
 /// Which way a policy looks.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Way {
+pub(super) enum Way {
     Ingress,
     Egress,
 }
 
 /// A policy in `default` with one rule: these UDP ports, from or to these peers, both as YAML has them in brackets.
-pub(crate) fn policy(name: &str, selects: &str, way: Way, ports: &str, peers: &str) -> State {
+pub(super) fn policy(name: &str, selects: &str, way: Way, ports: &str, peers: &str) -> State {
     let (kind, list, who) = match way {
         Way::Ingress => ("Ingress", "ingress", "from"),
         Way::Egress => ("Egress", "egress", "to"),
@@ -118,12 +118,12 @@ spec:
 }
 
 /// A range of UDP ports.
-pub(crate) fn ports(first: u32, last: u32) -> String {
+pub(super) fn ports(first: u32, last: u32) -> String {
     format!("{{protocol: UDP, port: {first}, endPort: {last}}}")
 }
 
 /// An `ipBlock`.
-pub(crate) fn block(cidr: &str, except: &[String]) -> String {
+pub(super) fn block(cidr: &str, except: &[String]) -> String {
     format!(
         "{{ipBlock: {{cidr: \"{cidr}\", except: [{}]}}}}",
         quoted(except)

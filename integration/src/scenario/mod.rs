@@ -4,32 +4,39 @@
 mod blocks;
 mod ends;
 mod selectors;
+pub mod state;
+pub mod table;
+pub mod traffic;
 
-use sallyport_integration::probe::Class;
+use crate::probe::Class;
 
-use crate::{state::State, traffic};
+use state::State;
 
 /// A row of states, and what must and must never pass through all of them.
 #[derive(Clone, Copy)]
-pub(crate) struct Scenario {
-    pub(crate) name: &'static str,
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
     /// What it tries, in a line.
-    pub(crate) about: &'static str,
+    pub about: &'static str,
     /// Run without `--all`, too.
-    pub(crate) basic: bool,
-    pub(crate) nodes: usize,
+    pub basic: bool,
+    /// How many nodes it has.
+    pub nodes: usize,
     /// Objects that one transaction changes; they count as so many edits.
-    pub(crate) edits_in_one: u32,
+    pub edits_in_one: u32,
     /// After so many states they repeat.
     period: u32,
     state: fn(u32) -> State,
-    pub(crate) classes: fn() -> Vec<Class>,
-    pub(crate) controls: &'static [Control],
+    /// What floods: what must and what must never pass.
+    pub classes: fn() -> Vec<Class>,
+    /// The controls beside it.
+    pub controls: &'static [Control],
 }
 
 /// The same states, brought about carelessly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Control {
+pub enum Control {
     /// Each edit as one nf_tables batch. Must leak.
     OneBatch,
     /// Each edit as two batches: the pod's rules go, the new ones come. Must leak.
@@ -53,7 +60,7 @@ impl Control {
 
 impl Scenario {
     /// What the scenario, or one of its controls, is called.
-    pub(crate) fn name_of(&self, control: Option<Control>) -> String {
+    pub fn name_of(&self, control: Option<Control>) -> String {
         match control {
             Some(control) => format!("{}/{}", self.name, control.name()),
             None => self.name.to_owned(),
@@ -61,12 +68,12 @@ impl Scenario {
     }
 
     /// The state after so many transactions.
-    pub(crate) fn state(&self, number: u32) -> State {
+    pub fn state(&self, number: u32) -> State {
         (self.state)(number % self.period)
     }
 
     /// Every state that there is, in order.
-    pub(crate) fn states(&self) -> impl Iterator<Item = State> {
+    pub fn states(&self) -> impl Iterator<Item = State> {
         (0..self.period).map(self.state)
     }
 }
@@ -86,7 +93,7 @@ const ONE_NODE: Scenario = Scenario {
 const BOTH: &[Control] = &[Control::OneBatch, Control::RemoveThenAdd];
 
 /// All of them, in the order in which they run.
-pub(crate) const SCENARIOS: [Scenario; 13] = [
+pub const SCENARIOS: [Scenario; 13] = [
     Scenario {
         name: "blocks-50",
         about: "a policy of 50 ipBlocks is changed, deleted and created again",
@@ -201,8 +208,7 @@ mod tests {
 
     use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
 
-    use super::*;
-    use crate::naive;
+    use super::{table::compile, *};
 
     /// Whether every node lets a packet pass.
     fn passes(
@@ -233,7 +239,7 @@ mod tests {
                 _ => traffic::FAR_SERVER,
             };
             for (number, state) in scenario.states().enumerate() {
-                let nodes = naive::compile(&state).unwrap();
+                let nodes = compile(&state).unwrap();
                 assert_eq!(nodes.len(), scenario.nodes);
                 for class in (scenario.classes)() {
                     let target = targets

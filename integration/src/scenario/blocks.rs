@@ -3,13 +3,13 @@
 
 use std::net::IpAddr;
 
-use crate::{
+use super::{
     state::{State, Way, block, namespace, node, policy, ports, workload},
     traffic::{CLIENT, PORT, SERVER, STAYS_OPEN},
 };
 
 /// What does not change: one node, its two pods.
-pub(crate) fn pods() -> State {
+pub(super) fn pods() -> State {
     let pod = |name: &str, addresses: &[IpAddr]| {
         workload(
             "node-1",

@@ -6,15 +6,17 @@ use std::{
 };
 
 /// How far one scenario is.
-pub(crate) struct Progress {
+pub struct Progress {
     name: String,
+    unit: &'static str,
     terminal: bool,
     started: Instant,
     told: Instant,
 }
 
 impl Progress {
-    pub(crate) fn of(name: String) -> Progress {
+    /// Of a run that begins now, and counts in this unit.
+    pub fn of(name: String, unit: &'static str) -> Progress {
         let now = Instant::now();
         let terminal = stderr().is_terminal();
         if !terminal {
@@ -22,6 +24,7 @@ impl Progress {
         }
         Progress {
             name,
+            unit,
             terminal,
             started: now,
             told: now,
@@ -29,21 +32,22 @@ impl Progress {
     }
 
     /// Says something on a line of its own.
-    pub(crate) fn say(&self, what: &str) {
+    pub fn say(&self, what: &str) {
         let begin = if self.terminal { "\r\x1b[K" } else { "" };
         eprintln!("{begin}{}: {what}", self.name);
     }
 
     /// So much is done. Tells it if it was not told for a while.
-    pub(crate) fn at(&mut self, done: u32, most: u32) {
+    pub fn at(&mut self, done: u32, most: u32) {
         let every = if self.terminal { 250 } else { 10_000 };
         if self.told.elapsed() < Duration::from_millis(every) {
             return;
         }
         self.told = Instant::now();
         let line = format!(
-            "{}: {done} of {most} transactions in {:.0} s",
+            "{}: {done} of {most} {} in {:.0} s",
             self.name,
+            self.unit,
             self.started.elapsed().as_secs_f64()
         );
         // Nobody may be reading.

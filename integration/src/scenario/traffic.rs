@@ -2,28 +2,31 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sallyport_integration::probe::{Class, ClassCount};
+use crate::{
+    probe::{Class, ClassCount},
+    testbed::{Error, Host, Testbed},
+};
 
 /// The pod that floods.
-pub(crate) const CLIENT: [IpAddr; 2] = both(1, 2);
+pub const CLIENT: [IpAddr; 2] = both(1, 2);
 
 /// The pod that is flooded, on the same node.
-pub(crate) const SERVER: [IpAddr; 2] = both(1, 3);
+pub const SERVER: [IpAddr; 2] = both(1, 3);
 
 /// The pod that is flooded, on the other node.
-pub(crate) const FAR_SERVER: [IpAddr; 2] = both(2, 2);
+pub const FAR_SERVER: [IpAddr; 2] = both(2, 2);
 
 /// The port that is flooded; where there are more, the first of them.
-pub(crate) const PORT: u16 = 9000;
+pub(super) const PORT: u16 = 9000;
 
 /// The port that stays open, where ports are told apart.
-pub(crate) const STAYS_OPEN: u16 = 9100;
+pub(super) const STAYS_OPEN: u16 = 9100;
 
 /// How many ports change ends.
-pub(crate) const FLOWS: u32 = 5;
+pub(super) const FLOWS: u32 = 5;
 
 /// How many pods of a kind send, where pods are told apart.
-pub(crate) const PEERS: u32 = 4;
+pub(super) const PEERS: u32 = 4;
 
 const fn both(network: u8, host: u8) -> [IpAddr; 2] {
     [
@@ -44,7 +47,17 @@ const fn both(network: u8, host: u8) -> [IpAddr; 2] {
 /// What must never pass.
 const DENIED: &str = "denied";
 /// What must always pass.
-pub(crate) const ALLOWED: &str = "allowed";
+pub const ALLOWED: &str = "allowed";
+
+/// Makes the pods: the one that floods, and the one that is flooded.
+pub fn pods(bed: &Testbed) -> Result<(Host, Host), Error> {
+    let client = bed.add_pod(0, "default/client", &CLIENT)?;
+    let server = match bed.nodes() {
+        1 => bed.add_pod(0, "default/server", &SERVER)?,
+        _ => bed.add_pod(1, "default/server", &FAR_SERVER)?,
+    };
+    Ok((client, server))
+}
 
 fn classes(name: &str, first: [IpAddr; 2], addresses: u32, port: u16) -> [Class; 2] {
     first.map(|first| Class {
@@ -56,7 +69,7 @@ fn classes(name: &str, first: [IpAddr; 2], addresses: u32, port: u16) -> [Class;
 }
 
 /// From outside the cluster: sources in an `except`, and sources that a policy allows.
-pub(crate) fn sources() -> Vec<Class> {
+pub(super) fn sources() -> Vec<Class> {
     let denied = [
         IpAddr::from([172, 16, 7, 128]),
         Ipv6Addr::new(0xfd16, 0, 0, 0, 0, 0, 7, 0x8000).into(),
@@ -69,7 +82,7 @@ pub(crate) fn sources() -> Vec<Class> {
 }
 
 /// From sources that a policy allows: to a port that is for others, and to one that is open.
-pub(crate) fn told_apart_by_port() -> Vec<Class> {
+pub(super) fn told_apart_by_port() -> Vec<Class> {
     [
         classes(DENIED, always(), 32, PORT),
         classes(ALLOWED, always(), 32, STAYS_OPEN),
@@ -85,7 +98,7 @@ fn always() -> [IpAddr; 2] {
 }
 
 /// From pods that are never selected, and pods that always are.
-pub(crate) fn peers() -> Vec<Class> {
+pub(super) fn peers() -> Vec<Class> {
     [
         classes(DENIED, both(8, 16), PEERS, PORT),
         classes(ALLOWED, both(9, 16), PEERS, PORT),
@@ -94,7 +107,7 @@ pub(crate) fn peers() -> Vec<Class> {
 }
 
 /// From the client itself: to a port that it must not reach, and to one that it may.
-pub(crate) fn from_the_client() -> Vec<Class> {
+pub(super) fn from_the_client() -> Vec<Class> {
     [
         classes(DENIED, CLIENT, 1, PORT),
         classes(ALLOWED, CLIENT, 1, STAYS_OPEN),
@@ -103,7 +116,7 @@ pub(crate) fn from_the_client() -> Vec<Class> {
 }
 
 /// From the client itself to the ports that change ends, and to one that it may reach.
-pub(crate) fn flows() -> Vec<Class> {
+pub(super) fn flows() -> Vec<Class> {
     let denied = (0..FLOWS as u16).flat_map(|flow| classes(DENIED, CLIENT, 1, PORT + flow));
     denied
         .chain(classes(ALLOWED, CLIENT, 1, STAYS_OPEN))
@@ -112,13 +125,15 @@ pub(crate) fn flows() -> Vec<Class> {
 
 /// What was counted of the packets that must not pass, or of those that must.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub(crate) sent: u64,
-    pub(crate) received: u64,
+pub struct Tally {
+    /// Packets that were sent.
+    pub sent: u64,
+    /// Packets that arrived.
+    pub received: u64,
 }
 
 /// The denied and the allowed packets of a flood.
-pub(crate) fn tallies(classes: &[ClassCount]) -> (Tally, Tally) {
+pub fn tallies(classes: &[ClassCount]) -> (Tally, Tally) {
     let of = |name: &str| {
         let named = classes.iter().filter(|class| class.name == name);
         named.fold(Tally::default(), |sum, class| Tally {

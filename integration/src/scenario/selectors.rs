@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{
-    scenario::blocks::pods,
+use super::{
+    blocks::pods,
     state::{State, Way, block, namespace, policy, ports, workload},
     traffic::{PEERS, PORT, SERVER},
 };

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::{
+use super::{
     state::{State, Way, block, namespace, node, policy, ports, workload},
     traffic::{CLIENT, FAR_SERVER, FLOWS, PORT, STAYS_OPEN},
 };

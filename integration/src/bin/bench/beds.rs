@@ -1,0 +1,281 @@
+//! What is compared: beds of namespaces that differ by what is between two pods, each with its senders. Measures nothing
+//! but one packet's cost when it is asked to.
+
+use std::{collections::BTreeSet, fmt, net::IpAddr, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use sallyport_enforcer::netlink::Netlink;
+use sallyport_integration::{
+    binaries::Binaries,
+    deployment::{Deployment, Streams, put},
+    listing,
+    probe::{Class, Cost, FLOW_PORT, Sender},
+    testbed::{Host, Netns, Testbed},
+};
+
+use crate::{
+    cluster::{CLIENT, PORT, SERVER, STRANGER, Size, peer},
+    npm,
+    programs::feed,
+};
+
+/// What a node is called that has no table, and one that has a table which asks conntrack alone.
+pub(crate) const NO_FILTER: &str = "no-filter";
+pub(crate) const CONNTRACK: &str = "conntrack";
+/// What iptables with ipset are called.
+pub(crate) const IPSET: &str = "ipset";
+
+/// Names that programs cannot have.
+pub(crate) const NAMES: [&str; 3] = [NO_FILTER, CONNTRACK, IPSET];
+
+/// How many addresses send: to begin flows, and in flows that are known.
+const NEW_SENDERS: u32 = 1_000;
+const KNOWN_SENDERS: u32 = 32;
+
+/// From how many ports of each address flows begin. More flows than are ever sent.
+const NEW_PORTS: u16 = 25_000;
+
+/// How many packets are measured in one turn: in a few milliseconds, so that whatever else the machine does meets all
+/// alike.
+const PACKETS: u64 = 2_048;
+
+/// How long a turn may take.
+const LIMIT: Duration = Duration::from_millis(100);
+
+/// How many objects a transaction has while a cluster is loaded.
+const OBJECTS: usize = 2_000;
+
+/// For how many seconds conntrack knows a flow without packets: for longer than a round.
+const TIMEOUTS: [&str; 2] = [
+    "net.netfilter.nf_conntrack_udp_timeout",
+    "net.netfilter.nf_conntrack_udp_timeout_stream",
+];
+
+const CONNTRACK_ALONE: &str = "table inet conntrack {
+  chain forward {
+    type filter hook forward priority filter; policy accept;
+    ct state established,related accept
+  }
+}
+";
+
+/// A ruleset that counts what arrives at a pod, and drops it there: what a pod does with a packet is not measured.
+fn sink() -> String {
+    format!(
+        "table netdev sink {{
+  chain arrived {{
+    type filter hook ingress device eth0 priority 0; policy accept;
+    udp dport {PORT} counter drop
+  }}
+}}
+"
+    )
+}
+
+/// The two kinds of flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Flows {
+    /// Each packet begins one.
+    New,
+    /// They were answered.
+    Known,
+}
+
+impl Flows {
+    pub(crate) const ALL: [Flows; 2] = [Flows::New, Flows::Known];
+}
+
+/// What is between the two pods of a bed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Variant {
+    pub(crate) name: String,
+    /// How many policies select the receiver; none where there is nothing that knows policies.
+    pub(crate) policies: Option<u32>,
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.policies {
+            Some(policies) => write!(f, "{} with {policies} policies", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
+}
+
+/// A bed with something between its pods.
+pub(crate) struct Bed {
+    pub(crate) variant: Variant,
+    place: Place,
+    client: Host,
+    server: Host,
+    new: Sender,
+    known: Sender,
+}
+
+enum Place {
+    Bare(Testbed),
+    Deployed(Box<Deployment>),
+}
+
+/// The cluster with so many policies, as packets are measured with it.
+pub(crate) fn size(policies: u32) -> Size {
+    Size {
+        policies,
+        senders: NEW_SENDERS + KNOWN_SENDERS,
+    }
+}
+
+impl Bed {
+    /// Nothing between the pods.
+    pub(crate) fn unfiltered() -> Result<Bed> {
+        Self::of(NO_FILTER, None, |bed| Ok(Place::Bare(bed)))
+    }
+
+    /// A table that asks conntrack for the state of each packet, and lets all pass.
+    pub(crate) fn conntrack() -> Result<Bed> {
+        Self::of(CONNTRACK, None, |bed| {
+            feed(bed.node(0).netns(), &["nft", "-f", "-"], CONNTRACK_ALONE)?;
+            Ok(Place::Bare(bed))
+        })
+    }
+
+    /// iptables and ipset, as Azure Network Policy Manager uses them.
+    pub(crate) fn ipset(policies: u32) -> Result<Bed> {
+        let size = size(policies);
+        Self::of(IPSET, Some(policies), |bed| {
+            let node = bed.node(0).netns();
+            feed(node, &["ipset", "restore"], &npm::sets(size))?;
+            feed(node, &["iptables-nft-restore"], &npm::rules(size))?;
+            Ok(Place::Bare(bed))
+        })
+    }
+
+    /// Sallyport's table, made by its programs.
+    pub(crate) fn sallyport(name: &str, programs: &Binaries, policies: u32) -> Result<Bed> {
+        Self::of(name, Some(policies), |bed| {
+            let deployment = deploy(bed, programs, size(policies))?;
+            Ok(Place::Deployed(Box::new(deployment)))
+        })
+    }
+
+    fn of(
+        name: &str,
+        policies: Option<u32>,
+        fill: impl FnOnce(Testbed) -> Result<Place>,
+    ) -> Result<Bed> {
+        let bed = Testbed::builder().build()?;
+        let server = bed.add_pod(0, "bench/server", &[SERVER.into()])?;
+        let client = bed.add_pod(0, "bench/client", &[CLIENT.into()])?;
+        feed(server.netns(), &["nft", "-f", "-"], &sink())?;
+        for timeout in TIMEOUTS {
+            bed.node(0).sysctl(timeout, "600")?;
+        }
+        let new = class("new", peer(0).into(), NEW_SENDERS);
+        let known = class("known", peer(NEW_SENDERS).into(), KNOWN_SENDERS);
+        let place = fill(bed).with_context(|| format!("cannot set up {name}"))?;
+        let bed = Bed {
+            variant: Variant {
+                name: name.to_owned(),
+                policies,
+            },
+            place,
+            new: Sender::new(&client, SERVER.into(), &new, NEW_PORTS)?,
+            known: Sender::new(&client, SERVER.into(), &known, 1)?,
+            client,
+            server,
+        };
+        bed.check().with_context(|| bed.variant.to_string())?;
+        Ok(bed)
+    }
+
+    /// Sees that a stranger's packets arrive where nothing is enforced, and nowhere else.
+    fn check(&self) -> Result<()> {
+        let stranger = class("stranger", STRANGER.into(), 1);
+        let before = self.arrived()?;
+        let sent = Sender::new(&self.client, SERVER.into(), &stranger, 1)?.send()?;
+        let arrived = self.arrived()? - before;
+        let expected = match self.variant.policies {
+            Some(_) => 0,
+            None => sent,
+        };
+        ensure!(sent > 0, "the kernel takes no packets");
+        ensure!(
+            arrived == expected,
+            "{arrived} of {sent} packets of a stranger arrived, not {expected}"
+        );
+        Ok(())
+    }
+
+    /// Makes the flows that are known, and no others. Once for each round: then conntrack holds as many in each.
+    pub(crate) fn prepare(&mut self) -> Result<()> {
+        let addresses = BTreeSet::from([IpAddr::from(SERVER)]);
+        self.node().run(|| Netlink::open()?.forget(&addresses))?;
+        self.known.send()?;
+        self.answer()
+    }
+
+    /// What a packet costs, measured in one turn.
+    pub(crate) fn measure(&mut self, flows: Flows, cpu: usize) -> Result<Cost> {
+        let sender = match flows {
+            Flows::New => &mut self.new,
+            Flows::Known => &mut self.known,
+        };
+        Ok(sender.measure(cpu, PACKETS, LIMIT)?)
+    }
+
+    /// Answers every known flow.
+    fn answer(&self) -> Result<()> {
+        let answers = class("answers", SERVER.into(), 1);
+        for sender in (NEW_SENDERS..NEW_SENDERS + KNOWN_SENDERS).map(peer) {
+            Sender::new(&self.server, sender.into(), &answers, 1)?.send()?;
+        }
+        Ok(())
+    }
+
+    /// How many packets have arrived at the server.
+    pub(crate) fn arrived(&self) -> Result<u64> {
+        let text = listing::text(self.server.netns())?;
+        let counted = text.split_once("counter packets ");
+        let number = counted.and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        number.with_context(|| format!("nft lists no counter in {text}"))
+    }
+
+    fn node(&self) -> &Netns {
+        match &self.place {
+            Place::Bare(bed) => bed.node(0).netns(),
+            Place::Deployed(deployment) => deployment.bed.node(0).netns(),
+        }
+    }
+}
+
+/// Packets from some addresses to the port that policies are about.
+fn class(name: &str, first: IpAddr, addresses: u32) -> Class {
+    const {
+        assert!(
+            PORT == FLOW_PORT,
+            "an answer's source port is the port asked for"
+        )
+    };
+    Class {
+        name: name.to_owned(),
+        first,
+        addresses,
+        port: PORT,
+    }
+}
+
+/// A control plane and an enforcer that enforces a cluster.
+pub(crate) fn deploy(bed: Testbed, programs: &Binaries, size: Size) -> Result<Deployment> {
+    let deployment = Deployment::start_of(programs.clone(), bed, &[], &[], Streams::default())?;
+    let mut api = deployment.client()?;
+    let mut documents = size.documents().peekable();
+    let mut revision = 0;
+    while documents.peek().is_some() {
+        let chunk: Vec<_> = documents.by_ref().take(OBJECTS).collect();
+        revision = api.apply(vec![put(chunk.join("---\n"))])?;
+    }
+    // The node of the peers has no enforcer.
+    api.wait_enforced_by(&Deployment::node_name(0), revision)?;
+    Ok(deployment)
+}

@@ -1,0 +1,105 @@
+//! What a node must enforce in each state of a scenario, and its table brought about by the product's planner, encoder and
+//! socket, without control plane and agent. It decides nothing.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use anyhow::{Context, Result, anyhow};
+use sallyport_controlplane::{cluster::Cluster, compile, manifest};
+use sallyport_enforcer::{
+    netlink::{Error, Netlink},
+    nft::{command::Command, render::Options},
+    plan::{self, Installed, Limits, Plan},
+};
+use sallyport_proto::{Position, Ranges, Window, policy::NodePolicy};
+
+use super::{Scenario, state::State};
+
+/// What each node must enforce in a state.
+pub fn compile(state: &State) -> Result<BTreeMap<String, Arc<NodePolicy>>> {
+    let mut cluster = Cluster::default();
+    for text in state.manifests() {
+        let objects =
+            manifest::parse(text, "a state").map_err(|problems| anyhow!("{problems:?}"))?;
+        for object in objects {
+            cluster.put(object, 1);
+        }
+    }
+    Ok(compile::full(&cluster))
+}
+
+/// What the only node of a scenario must enforce in each of its states, in order.
+pub fn compile_all(scenario: &Scenario) -> Result<Vec<Arc<NodePolicy>>> {
+    let only_node = |state: State| -> Result<Arc<NodePolicy>> {
+        let mut nodes = compile(&state)?;
+        nodes.remove("node-1").context("node-1 has a policy")
+    };
+    scenario.states().map(only_node).collect()
+}
+
+/// A node's table. It has no owner, so that others may look into it and change it.
+pub struct Table {
+    /// The socket of its namespace.
+    pub netlink: Netlink,
+    /// How it was made.
+    pub options: Options,
+    /// What it enforces.
+    pub installed: Installed,
+}
+
+impl Table {
+    /// Makes the table in the namespace of a socket.
+    pub fn create(netlink: Netlink, policy: &NodePolicy) -> Result<Table> {
+        Table::create_with(netlink, policy, |netlink, commands| {
+            netlink.commit(commands)
+        })
+    }
+
+    /// The same, with somebody else's way to commit a batch.
+    pub fn create_with(
+        netlink: Netlink,
+        policy: &NodePolicy,
+        mut commit: impl FnMut(&Netlink, &[Command]) -> Result<(), Error>,
+    ) -> Result<Table> {
+        let options = Options {
+            strict: true,
+            workload_ranges: Ranges::EMPTY,
+            workload_interfaces: Vec::new(),
+            owned: false,
+            lease: None,
+        };
+        let window = Window::alone(position(policy, 1), policy.clone());
+        let installed = Installed::default().updated(window, &options.unknown());
+        let table = Table {
+            netlink,
+            options,
+            installed,
+        };
+        let plan = plan::create(&table.installed, &table.options, table.limits());
+        for step in &plan.steps {
+            commit(&table.netlink, &step.commands)?;
+        }
+        Ok(table)
+    }
+
+    /// The plan that leads to a policy. Nothing is carried out; who has done so sets what is installed.
+    pub fn plan(&self, policy: &NodePolicy) -> Plan {
+        let target = position(policy, self.installed.generation + 1);
+        let window = Window::alone(target, policy.clone());
+        let new = self.installed.updated(window, &self.options.unknown());
+        plan::update(&self.installed, &new, &self.options, self.limits())
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            batch: self.netlink.batch_limit(),
+        }
+    }
+}
+
+fn position(policy: &NodePolicy, revision: u64) -> Position {
+    Position {
+        epoch: 1,
+        revision,
+        digest: policy.digest(),
+    }
+}
