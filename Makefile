@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test atomicity faults fanout restart bench fuzz test-compose images build fmt lint deps clean
+.PHONY: help demo test atomicity faults fanout restart bench fuzz test-kernel test-compose images build fmt lint deps clean
 
 # Where rustup puts cargo, and where Debian puts nft: not on everybody's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
@@ -65,6 +65,11 @@ bench: deps ## Benchmarks, each beside what it is compared with (ARGS='B10 --pol
 
 fuzz: deps ## Fuzz everything that reads what others wrote (SECONDS=60 for each target, ONLY='manifest netlink')
 	deploy/fuzz $(or $(SECONDS),60) $(ONLY)
+
+test-kernel: deps ## The same on other kernels, booted in virtual machines (ARGS='6.1 6.12', ARGS=--help)
+	$(build_static) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport \
+	  --bin demo --bin conformance --bin atomicity --bin faults --bin datapath
+	deploy/test-kernel --programs $(static) $(ARGS)
 
 test-compose: images ## The demo's walk-through across containers, by docker-compose.yml
 	deploy/test-compose
