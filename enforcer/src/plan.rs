@@ -36,6 +36,7 @@ use sallyport_proto::{
 
 use crate::nft::{
     command::Command,
+    frame,
     lease::{self, Slot},
     names::{self, Generation},
     render::{self, Options},
@@ -288,15 +289,15 @@ pub fn reframe(
     limits: Limits,
 ) -> Plan {
     let policy = &installed.policy;
-    let mut prepare: Vec<Command> = render::workload_sets(options, policy)
+    let mut prepare: Vec<Command> = frame::workload_sets(options, policy)
         .into_values()
         .flatten()
         .collect();
     if options.lease.is_some() {
         prepare.extend(lease::sets());
-        prepare.extend(lease::CHAINS.map(render::add_frame_chain));
+        prepare.extend(lease::CHAINS.map(frame::add_chain));
     }
-    let mut chains: Vec<Atom> = render::frame_chains(options, policy)
+    let mut chains: Vec<Atom> = frame::chains(options, policy)
         .into_iter()
         .map(|(name, rules)| match name {
             lease::CHAIN => lease::look_into(slot.unwrap_or_default()),
@@ -308,7 +309,7 @@ pub fn reframe(
     }
     let last = chains.last_mut().expect("the frame has chains");
     last.extend(stamp::write_frame(
-        &render::frame_fingerprint(options, policy),
+        &frame::fingerprint(options, policy),
         false,
     ));
     let parts = [Part::of(prepare)]
@@ -335,17 +336,17 @@ pub fn objects(installed: &Installed, options: &Options) -> Garbage {
         births: &installed.births,
     };
     let mut objects = Garbage::default();
-    for (name, _) in render::frame_chains(options, policy) {
+    for (name, _) in frame::chains(options, policy) {
         objects.chains.insert(name.into());
     }
-    for command in render::frame_sets(options) {
+    for command in frame::sets(options) {
         if let Command::AddSet { name, .. } = command {
             objects.sets.insert(name);
         }
     }
     objects
         .sets
-        .extend(render::workload_sets(options, policy).into_keys());
+        .extend(frame::workload_sets(options, policy).into_keys());
     for (id, group) in policy.groups() {
         objects
             .sets

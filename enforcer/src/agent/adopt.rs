@@ -11,7 +11,7 @@ use crate::{
     journal::{Intent, Log, Recovered},
     kernel::Kernel,
     netlink::{self, TableState},
-    nft::{command::Command, render, stamp::Stamp},
+    nft::{command::Command, frame, stamp::Stamp},
     plan::{self, Garbage, Installed, Limits},
 };
 
@@ -64,7 +64,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             }
             return self.upgrade(installed, pending.map(|(_, after)| after), started);
         }
-        if !render::BASES
+        if !frame::BASES
             .iter()
             .all(|(base, _)| table.bases.contains(*base))
         {
@@ -107,7 +107,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// The table is an earlier enforcer's, of other objects, or half-way in a plan of other steps. What it is to enforce is
     /// known: a table of this enforcer's that does takes its place, and an update that was under way is done with that.
     ///
-    /// What passes on the way both tables allow. The old one's part is within what one of the two versions of that update
+    /// On the way a packet passes if both tables allow it. The old one's part is within what one of the two versions of that update
     /// allows, and holds what both allow, so the promise holds.
     fn upgrade(
         &mut self,
@@ -164,11 +164,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             return Ok(self.create(&self.installed.clone(), false)?);
         };
         self.lease.slot = table.lease;
-        let is_same = frame
-            == Some(&*render::frame_fingerprint(
-                &self.options,
-                &self.installed.policy,
-            ));
+        let is_same = frame == Some(&*frame::fingerprint(&self.options, &self.installed.policy));
         if !is_same {
             info!("writing the frame of the table for the options given now");
             self.lease.slot = Some(table.lease.unwrap_or_default());
@@ -193,5 +189,5 @@ fn must_be_replaced(table: &TableState) -> bool {
         .reading
         .stamp
         .is_some_and(|stamp| stamp.steps_done().is_some());
-    !render::is_of_this_layout(frame) || (half_way && !render::is_of_these_plans(frame))
+    !frame::is_of_this_layout(frame) || (half_way && !frame::is_of_these_plans(frame))
 }

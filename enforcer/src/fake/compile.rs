@@ -296,7 +296,7 @@ impl Rule {
         }
     }
 
-    /// What a lookup of one of its checks found of a batch that was refused while a generation was the current one.
+    /// The outcomes that a lookup of one of its checks had by a batch that was refused during a generation.
     pub(super) fn find_refused(
         &self,
         check: &Check,

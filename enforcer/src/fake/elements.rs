@@ -40,11 +40,11 @@ struct Dead {
     died: Generation,
 }
 
-/// What a batch did that was refused, while a generation was the current one.
+/// A change of a batch that was refused, made while a generation was the current one.
 #[derive(Clone, Debug)]
 struct Refused {
     during: Generation,
-    /// What the element said that it added; `None` where it took one out.
+    /// The data of the element that it added; `None` where it took one out.
     added: Option<Data>,
 }
 
@@ -94,8 +94,8 @@ impl Elements {
         next.is_some_and(|entry| entry.born > generation) && self.find(key, generation).is_some()
     }
 
-    /// What lookups found of a batch that was refused while a generation was the current one: what it had added, or, as
-    /// `None`, that it had taken out what was there.
+    /// The outcomes that lookups had by a batch that was refused during a generation: an element that it had added, or
+    /// `None` where it had taken one out.
     pub(super) fn refused(&self, key: Key, during: Generation) -> impl Iterator<Item = Found<'_>> {
         let all = self.refused.get(&key).into_iter().flatten();
         all.filter(move |refused| refused.during == during)

@@ -217,7 +217,8 @@ impl<'a> Search<'a> {
         views
     }
 
-    /// What a lookup finds of a batch that is not committed when it reads, at `then`, an element; it began at `now` or later.
+    /// The outcomes that a lookup has by a batch that is not committed when it reads an element, at `then`; it began at `now` or
+    /// later.
     ///
     /// A lookup samples the parity of the generation, and reads an element at some later moment. When one commit lies in
     /// between, the parity that it holds is that of the next generation. What the next batch added by then it finds,

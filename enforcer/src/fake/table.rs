@@ -171,7 +171,7 @@ impl Table {
         hit(self.set(set).elements.find(key, generation))
     }
 
-    /// What lookups found of a batch that was refused while a generation was the current one.
+    /// The outcomes that lookups had by a batch that was refused during a generation.
     pub(super) fn find_refused(&self, set: SetId, key: Key, during: Generation) -> Vec<Hit> {
         let all = self.set(set).elements.refused(key, during);
         all.map(hit).collect()

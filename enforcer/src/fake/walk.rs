@@ -117,7 +117,7 @@ impl Position {
         rule.find(&rule.checks[self.check], packet, table, at)
     }
 
-    /// What the lookup that is due found of a batch that was refused while a generation was the current one.
+    /// The outcomes that the lookup that is due had by a batch that was refused during a generation.
     pub(super) fn find_refused(
         &self,
         packet: &Packet,

@@ -7,8 +7,8 @@ use rustables::sys;
 use super::{Error, Netlink, of_table, ours};
 use crate::nft::{
     encode::attributes,
+    frame,
     lease::{self, Slot},
-    render,
 };
 
 impl Netlink {
@@ -21,7 +21,7 @@ impl Netlink {
 
     /// How many packets were denied since the table was made; `None` when there is none.
     pub fn denied(&self) -> Result<Option<u64>, Error> {
-        let rules = self.rules_of(render::DENY)?;
+        let rules = self.rules_of(frame::DENY)?;
         Ok(rules.iter().filter_map(|rule| counted(rule)).next_back())
     }
 

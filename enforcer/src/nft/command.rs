@@ -209,7 +209,7 @@ pub enum Command {
     AddChain {
         /// Its name.
         name: String,
-        /// Of a base chain of the forward hook its priority, from that which nft calls `filter`.
+        /// The priority, if it is a base chain of the forward hook, from that which nft calls `filter`.
         forward: Option<i32>,
         /// A word to the reader of a listing.
         comment: String,

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::nft::{
     command::{Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict},
-    render,
+    frame, render,
 };
 
 /// The longest that a lease may be. What goes by itself later is no lease, whoever put it there.
@@ -90,7 +90,7 @@ pub fn rules(slot: Slot) -> Vec<Rule> {
     vec![
         Rule::when(Match::Family(slot.name().into()), Verdict::Accept),
         Rule::always(Verdict::Jump(FENCED.into())),
-        render::nothing_allowed(),
+        frame::nothing_allowed(),
     ]
 }
 

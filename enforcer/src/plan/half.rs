@@ -13,6 +13,7 @@ use sallyport_proto::policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy}
 use crate::{
     nft::{
         command::{Command, Element, Rule, SetKind},
+        frame,
         names::{self, Generation},
         render::{self, Options},
         stamp,
@@ -96,8 +97,8 @@ impl Planner<'_> {
         if old.policy.workload_ranges() == new.policy.workload_ranges() {
             return;
         }
-        let before = render::workload_sets(self.options, old.policy);
-        let after = render::workload_sets(self.options, new.policy);
+        let before = frame::workload_sets(self.options, old.policy);
+        let after = frame::workload_sets(self.options, new.policy);
         for (name, commands) in &after {
             if !before.contains_key(name) && !self.is_still_there(name) {
                 half.prepare.extend(commands.iter().cloned());
@@ -105,16 +106,16 @@ impl Planner<'_> {
         }
         let gone = before.into_keys().filter(|name| !after.contains_key(name));
         self.garbage.sets.extend(gone);
-        let chains: BTreeMap<_, _> = render::frame_chains(self.options, old.policy)
+        let chains: BTreeMap<_, _> = frame::chains(self.options, old.policy)
             .into_iter()
             .collect();
-        for (name, rules) in render::frame_chains(self.options, new.policy) {
+        for (name, rules) in frame::chains(self.options, new.policy) {
             if chains.get(name) != Some(&rules) {
                 half.frame.push(render::replace_rules(name, rules));
             }
         }
         if let Some(last) = half.frame.last_mut() {
-            let fingerprint = render::frame_fingerprint(self.options, new.policy);
+            let fingerprint = frame::fingerprint(self.options, new.policy);
             last.extend(stamp::write_frame(&fingerprint, false));
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     nft::{
         command::{Command, Element, Match, SetKind, Verdict},
         content::{Found, FoundSet, Hook, Wanted, WantedChain, WantedSet, without_comment},
-        lease, render,
+        frame, lease, render,
     },
     plan::{
         Garbage, Limits, Step,
@@ -293,7 +293,7 @@ fn changes_base(atom: &Atom) -> bool {
     atom.iter().any(|command| match command {
         Command::AddRule(chain, _)
         | Command::InsertRule(chain, ..)
-        | Command::DeleteRule(chain, _) => render::priority(chain).is_some(),
+        | Command::DeleteRule(chain, _) => frame::priority(chain).is_some(),
         _ => false,
     })
 }

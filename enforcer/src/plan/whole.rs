@@ -8,6 +8,7 @@ use sallyport_proto::policy::NodePolicy;
 use crate::{
     nft::{
         command::Command,
+        frame,
         render::{self, Options},
         stamp::{self, Stamp},
     },
@@ -27,7 +28,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
     };
     let prepare = [table].into_iter().chain(prepare).collect();
     hook.extend(stamp::write_frame(
-        &render::frame_fingerprint(options, &installed.policy),
+        &frame::fingerprint(options, &installed.policy),
         true,
     ));
 
@@ -96,7 +97,7 @@ pub fn replace(
     ];
     let mut steps = cut(parts, limits);
     let last = steps.last_mut().expect("there are base chains");
-    let frame = render::frame_fingerprint(options, &installed.policy);
+    let frame = frame::fingerprint(options, &installed.policy);
     last.commands.extend(stamp::write_frame(&frame, true));
     last.commands.extend(Stamp::of(installed, None).write(true));
     Some(Plan {
@@ -146,17 +147,17 @@ impl Whole {
             births: &installed.births,
         };
 
-        let mut prepare = render::frame_sets(options);
-        let workloads = render::workload_sets(options, policy);
+        let mut prepare = frame::sets(options);
+        let workloads = frame::workload_sets(options, policy);
         prepare.extend(workloads.into_values().flatten());
         let mut hook = Vec::new();
-        for (name, rules) in render::frame_chains(options, policy) {
-            let commands = if render::priority(name).is_some() {
+        for (name, rules) in frame::chains(options, policy) {
+            let commands = if frame::priority(name).is_some() {
                 &mut hook
             } else {
                 &mut prepare
             };
-            commands.push(render::add_frame_chain(name));
+            commands.push(frame::add_chain(name));
             commands.extend(render::replace_rules(name, rules));
         }
         let content = planner.half(before, after);

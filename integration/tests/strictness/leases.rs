@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::words::*;
 use sallyport_enforcer::nft::{
     command::{Family, Match, Rule, Tuple, Verdict},
+    frame,
     lease::{self, Slot},
-    render,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ fn twice(family: Family, set: &str) -> [Rule; 4] {
 
 pub(crate) fn cases() -> Vec<Case> {
     let made = || {
-        let chains = lease::CHAINS.map(render::add_frame_chain);
+        let chains = lease::CHAINS.map(frame::add_chain);
         let fenced = rule(lease::FENCED, always(Verdict::Drop));
         [vec![table()], lease::sets(), chains.to_vec(), vec![fenced]].concat()
     };

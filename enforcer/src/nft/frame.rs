@@ -1,0 +1,346 @@
+//! The frame of the table: what is the same for every policy but for the node's workload ranges. What classes and groups say
+//! is `render`'s.
+//!
+//! A forwarded packet is judged by its connection's tuple, both ways alike, so that taking one element away cuts a
+//! live connection at once. Its way through the table, of which each base chain must say `accept`:
+//!
+//! ```text
+//! lease (where there are leases) ─ there is one: accept | goto fenced: all of this node's workloads is dropped
+//! forward_egress:  jump egress
+//!    map egress4/6, by the connection's source   ─ goto class ─ goto group ─ accept | deny
+//!    no connection ─ goto untracked_source ─ goto header_source: by the packet's own source ─ accept | drop
+//!    a workload that the map should have, or none that there is (strict) ─ drop | others ─ accept
+//! forward_ingress: jump ingress, the same by the destination (after translation)
+//! ```
+//!
+//! `accept` ends one base chain, so egress and ingress of two pods of one node compose. Nothing is allowed by falling off
+//! an end: a chain that is empty to a packet leads back to the base chain, whose last rule drops. Every other way out of a
+//! class ends in `deny`. A class that keeps established connections accepts those first.
+
+use std::collections::BTreeMap;
+
+use sallyport_proto::{
+    Ranges,
+    policy::{GroupId, NodePolicy},
+};
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    nft::{
+        command::{Command, Family, Match, Rule, SetKind, Tuple, Verdict},
+        lease::{self, Slot},
+        render::{Options, map_name, range_set},
+        stamp,
+    },
+    plan,
+};
+
+/// The base chains that are always there, and their priorities, from that which nft calls `filter`: what packets meet first
+/// comes first.
+pub const BASES: [(&str, i32); 2] = [("forward_egress", 0), ("forward_ingress", 1)];
+
+/// Where every denial ends.
+pub const DENY: &str = "deny";
+
+/// The chain of packets that begin no connection, of one that conntrack does not know.
+const UNBEGUN: &str = "unbegun";
+
+/// The chain that judges a workload in the direction in which it is not isolated, where it is in the other.
+pub(super) const UNRESTRICTED: &str = "unrestricted";
+
+/// The comment of the rule that ends a base chain. It counts nothing unless the table is not what it should be.
+pub const NOTHING_ALLOWED: &str = "nothing allowed it";
+
+/// Raised when objects of a table change their meaning: an upgraded enforcer replaces the table whole.
+const LAYOUT: u32 = 2;
+
+/// The sets and maps that are always there.
+pub fn sets(options: &Options) -> Vec<Command> {
+    let set = |name: String, kind, comment: &str| Command::AddSet {
+        name,
+        kind,
+        comment: comment.into(),
+    };
+    let mut commands = vec![set(
+        stamp::SET.into(),
+        SetKind::Stamp,
+        "what this table enforces",
+    )];
+    for family in Family::BOTH {
+        let maps = [
+            ("egress", "what each local workload may send"),
+            ("ingress", "what may come to each local workload"),
+            ("header", "packets of no connection, by their own addresses"),
+        ];
+        for (name, comment) in maps {
+            commands.push(set(
+                map_name(name, family),
+                SetKind::Verdicts(family),
+                comment,
+            ));
+        }
+        commands.push(set(
+            map_name("self", family),
+            SetKind::Pairs(family),
+            "a workload always reaches itself",
+        ));
+        commands.push(set(
+            map_name("known", family),
+            SetKind::Addresses(family),
+            "workloads that the maps must have",
+        ));
+    }
+    if options.lease.is_some() {
+        commands.extend(lease::sets());
+    }
+    commands
+}
+
+/// The chains that are always there, in an order in which each is there before it is named, with their rules. That of the
+/// lease is as it is in a fresh table: which set it looks into afterwards is no part of the frame.
+pub fn chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str, Vec<Rule>)> {
+    let ranges = range_sets(&workload_ranges(options, policy));
+    let unknown = Unlisted::of(options, &ranges);
+    let begins = [
+        Rule::when(Match::NoTcpBeginning, Verdict::Reset).counted(),
+        Rule::when(Match::NoSctpBeginning, Verdict::Drop).counted(),
+        Rule::always(Verdict::Return),
+    ];
+    let unrestricted = [unbegun(), Rule::always(Verdict::Accept)];
+    let mut chains = vec![
+        (DENY, deny_rules()),
+        (UNBEGUN, begins.to_vec()),
+        (UNRESTRICTED, unrestricted.to_vec()),
+        ("header_source", unknown.header(End::Source)),
+        ("header_destination", unknown.header(End::Destination)),
+        ("untracked_source", untracked("header_source")),
+        ("untracked_destination", untracked("header_destination")),
+        ("egress", unknown.tuple(End::Source, "untracked_source")),
+        (
+            "ingress",
+            unknown.tuple(End::Destination, "untracked_destination"),
+        ),
+    ];
+    if options.lease.is_some() {
+        let (ranges, interfaces) = match options.strict {
+            true => (&ranges[..], &options.workload_interfaces[..]),
+            false => (&[][..], &[][..]),
+        };
+        chains.push((lease::CLOSED, lease::closed_rules(ranges, interfaces)));
+        chains.push((lease::FENCED, lease::fenced_rules()));
+        chains.push((lease::CHAIN, lease::rules(Slot::default())));
+    }
+    for ((base, _), chain) in BASES.into_iter().zip(["egress", "ingress"]) {
+        let jump = Rule::always(Verdict::Jump(chain.into()));
+        chains.push((base, vec![jump, nothing_allowed()]));
+    }
+    chains
+}
+
+/// The end of a base chain.
+pub(super) fn nothing_allowed() -> Rule {
+    let drop = Rule::always(Verdict::Drop).counted();
+    drop.comment(NOTHING_ALLOWED)
+}
+
+/// The rule that stops packets that begin no connection, where an end is isolated.
+pub(super) fn unbegun() -> Rule {
+    Rule::when(Match::New, Verdict::Jump(UNBEGUN.into()))
+}
+
+/// What becomes of packets of no connection, in a chain that never changes: rules with constant sets do not change well while
+/// packets look.
+fn untracked(header: &str) -> Vec<Rule> {
+    vec![
+        Rule::when(Match::NeighbourDiscovery, Verdict::Accept),
+        Rule::always(Verdict::Goto(header.into())),
+    ]
+}
+
+fn deny_rules() -> Vec<Rule> {
+    let own = |family| {
+        Rule::when(
+            Match::TupleSources(family, map_name("self", family)),
+            Verdict::Accept,
+        )
+    };
+    let own = Family::BOTH.map(own).into_iter();
+    own.chain([Rule::always(Verdict::Drop).counted()]).collect()
+}
+
+/// Which end of a packet's way a chain judges.
+#[derive(Clone, Copy)]
+enum End {
+    Source,
+    Destination,
+}
+
+/// What becomes of packets whose end a map does not list.
+struct Unlisted<'a> {
+    options: &'a Options,
+    ranges: &'a [(Family, String)],
+}
+
+impl<'a> Unlisted<'a> {
+    fn of(options: &'a Options, ranges: &'a [(Family, String)]) -> Unlisted<'a> {
+        Unlisted { options, ranges }
+    }
+
+    /// The rules of a chain that judges by the connection. A packet of none is in no tuple's map.
+    fn tuple(&self, end: End, untracked: &str) -> Vec<Rule> {
+        let (tuple, map) = match end {
+            End::Source => (Tuple::Original, "egress"),
+            End::Destination => (Tuple::Reply, "ingress"),
+        };
+        let look = |family| Match::TupleSourceMap(tuple, family, map_name(map, family));
+        let mut rules = Family::BOTH.map(|family| Rule::map(look(family))).to_vec();
+        let untracked = Verdict::Goto(untracked.into());
+        rules.push(Rule::when(Match::NoConnection, untracked));
+        let set = |family, set| Match::TupleSource(tuple, family, set);
+        let interface =
+            |condition| Rule::when(Match::DirectionOriginal, Verdict::Drop).and(condition);
+        rules.extend(self.rest(end, set, interface));
+        rules
+    }
+
+    /// The rules of a chain that judges by the packet's own addresses.
+    fn header(&self, end: End) -> Vec<Rule> {
+        let look = |family| match end {
+            End::Source => Match::SourceMap(family, map_name("header", family)),
+            End::Destination => Match::DestinationMap(family, map_name("header", family)),
+        };
+        let mut rules = Family::BOTH.map(|family| Rule::map(look(family))).to_vec();
+        let set = |family, set| match end {
+            End::Source => Match::Source(family, set),
+            End::Destination => Match::Destination(family, set),
+        };
+        let interface = |condition| Rule::when(condition, Verdict::Drop);
+        rules.extend(self.rest(end, set, interface));
+        rules
+    }
+
+    /// What comes after the maps: `set` is the condition that the end is in a set, `interface` the rule that drops what meets
+    /// a condition.
+    fn rest(
+        &self,
+        end: End,
+        set: impl Fn(Family, String) -> Match,
+        interface: impl Fn(Match) -> Rule,
+    ) -> Vec<Rule> {
+        let missed = |family| {
+            Rule::when(set(family, map_name("known", family)), Verdict::Drop)
+                .counted()
+                .comment("a workload that the map did not show")
+        };
+        let mut rules = Family::BOTH.map(missed).to_vec();
+        if self.options.strict {
+            let ranges = self.ranges.iter().cloned();
+            let interfaces = self.options.workload_interfaces.iter().cloned();
+            let interfaces = interfaces.map(|name| match end {
+                End::Source => Match::InputInterface(name),
+                End::Destination => Match::OutputInterface(name),
+            });
+            let drops = ranges
+                .map(|(family, name)| Rule::when(set(family, name), Verdict::Drop))
+                .chain(interfaces.map(interface));
+            rules
+                .extend(drops.map(|rule| rule.counted().comment("strict: no such workload (yet)")));
+        }
+        rules.push(Rule::always(Verdict::Accept));
+        rules
+    }
+}
+
+/// Says what the frame is made from, so that a restarted enforcer sees whether it is still the right one.
+pub fn fingerprint(options: &Options, policy: &NodePolicy) -> String {
+    let mut hash = Sha256::new();
+    for (chain, rules) in chains(options, policy) {
+        for rule in rules {
+            hash.update(format!("{chain} {rule}\n"));
+        }
+    }
+    let mode = match options.strict {
+        true => "strict",
+        false => "standard",
+    };
+    let hash: String = hash.finalize()[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("layout {LAYOUT} plans {} {mode} {hash}", plan::VERSION)
+}
+
+/// Whether a table whose frame says this was made by an enforcer whose objects mean the same.
+pub fn is_of_this_layout(frame: &str) -> bool {
+    number_behind("layout", frame) == Some(LAYOUT)
+}
+
+/// Whether a table whose frame says this was made by an enforcer that plans updates in the same steps.
+pub fn is_of_these_plans(frame: &str) -> bool {
+    number_behind("plans", frame) == Some(plan::VERSION)
+}
+
+fn number_behind(word: &str, text: &str) -> Option<u32> {
+    let mut words = text.split(' ').skip_while(|there| *there != word);
+    words.nth(1)?.parse().ok()
+}
+
+/// The commands that make an (empty) frame chain.
+pub fn add_chain(name: &str) -> Command {
+    let comment = match name {
+        DENY => "where every denial ends",
+        UNBEGUN => "packets that begin no connection, of one that conntrack does not know",
+        UNRESTRICTED => "workloads that are isolated in the other direction alone",
+        "egress" => "by the source of the connection",
+        "ingress" => "by the destination of the connection, after translation",
+        "untracked_source" | "untracked_destination" => "packets of no connection",
+        "header_source" => "by the packet's own source",
+        "header_destination" => "by the packet's own destination",
+        lease::CHAIN => "whether the node may go on",
+        lease::FENCED => "there is no lease",
+        lease::CLOSED => "nothing of this node's workloads passes",
+        _ => "every forwarded packet",
+    };
+    Command::AddChain {
+        name: name.into(),
+        forward: priority(name),
+        comment: comment.into(),
+    }
+}
+
+/// The priority of a base chain, from that which nft calls `filter`; `None` for chains that others lead to.
+pub fn priority(chain: &str) -> Option<i32> {
+    let bases = BASES.into_iter().chain([(lease::CHAIN, -1)]);
+    let mut bases = bases.filter(|(base, _)| *base == chain);
+    bases.next().map(|(_, place)| place)
+}
+
+/// The node's workload addresses, from both who may know.
+pub fn workload_ranges(options: &Options, policy: &NodePolicy) -> Ranges {
+    options.workload_ranges.union(policy.workload_ranges())
+}
+
+/// The sets of workload ranges, one for each family that has some. They never change: other ranges are other sets.
+fn range_sets(ranges: &Ranges) -> Vec<(Family, String)> {
+    let id = GroupId::of([], ranges).to_string();
+    Family::BOTH
+        .into_iter()
+        .filter(|&family| ranges.iter().any(|(first, _)| Family::of(first) == family))
+        .map(|family| (family, format!("workloads{}-{}", family.digit(), &id[..8])))
+        .collect()
+}
+
+/// The names and the making of the sets that the frame's strict rules look into.
+pub fn workload_sets(options: &Options, policy: &NodePolicy) -> BTreeMap<String, Vec<Command>> {
+    if !options.strict {
+        return BTreeMap::new();
+    }
+    let ranges = workload_ranges(options, policy);
+    range_sets(&ranges)
+        .into_iter()
+        .map(|(family, name)| {
+            let commands = range_set(&name, family, &ranges, "addresses of this node's workloads");
+            (name, commands)
+        })
+        .collect()
+}
