@@ -47,15 +47,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// Makes the table in the namespace of a socket.
-    pub fn create(netlink: Netlink, policy: &NodePolicy) -> Result<Table> {
-        Table::create_with(netlink, policy, |netlink, commands| {
-            netlink.commit(commands)
-        })
-    }
-
-    /// The same, with somebody else's way to commit a batch.
-    pub fn create_with(
+    /// Makes the table in the namespace of a socket. `commit` commits a batch, as it is or changed.
+    pub fn create(
         netlink: Netlink,
         policy: &NodePolicy,
         mut commit: impl FnMut(&Netlink, &[Command]) -> Result<(), Error>,

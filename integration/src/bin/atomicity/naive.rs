@@ -1,9 +1,14 @@
-//! The controls of one node: the same states on the same kind of table, brought about as others do it. They must leak.
+//! The controls of one node: the same states, brought about as others do it, on a table that, as others' do, lets pass what no
+//! rule drops. They must leak. (On the product's own table one batch loses packets and lets none pass.)
 
 use std::{sync::Arc, time::Instant};
 
 use anyhow::Result;
-use sallyport_enforcer::{netlink::Netlink, nft::command::Command, plan::Plan};
+use sallyport_enforcer::{
+    netlink::Netlink,
+    nft::{command::Command, frame::NOTHING_ALLOWED},
+    plan::Plan,
+};
 use sallyport_integration::{
     probe::Flood,
     progress::Progress,
@@ -52,7 +57,9 @@ fn run(
     let compiled = compile_all(scenario)?;
     let without = unguarded(&compiled[0]);
     let netlink = bed.node(0).netns().run(Netlink::open)?;
-    let mut table = Table::create(netlink, &compiled[0])?;
+    let mut table = Table::create(netlink, &compiled[0], |netlink, commands| {
+        netlink.commit(&falling_open(commands))
+    })?;
     let flood = Flood::start(&client, &server, &(scenario.classes)(), None)?;
     let started = Instant::now();
     let mut transactions = 0;
@@ -71,6 +78,16 @@ fn run(
         lasted,
         report: flood.stop()?,
     })
+}
+
+/// The commands that make a table, but for the rules that drop what nothing allowed.
+fn falling_open(commands: &[Command]) -> Vec<Command> {
+    let drops = |command: &&Command| match command {
+        Command::AddRule(_, rule) => rule.comment.as_deref() == Some(NOTHING_ALLOWED),
+        _ => false,
+    };
+    let others = commands.iter().filter(|command| !drops(command));
+    others.cloned().collect()
 }
 
 /// The policy of a node whose endpoints are not isolated.

@@ -208,7 +208,7 @@ impl Bench {
         }
         let compiled = compile_all(&scenario)?;
         let netlink = node.run(Netlink::open)?;
-        let table = Table::create_with(netlink, &compiled[0], |netlink, commands| {
+        let table = Table::create(netlink, &compiled[0], |netlink, commands| {
             Batch::of(commands, marks.as_mut()).commit(netlink)
         })?;
         // The flood's thread stays where it is started.
