@@ -189,7 +189,7 @@ fn a_new_chain_and_a_repointed_element_in_one_batch_leak() {
     assert_eq!(during(patient, vec![clean]), DROPPED);
 }
 
-/// What is added by a batch that is refused in the end is found by lookups that began before the commit before.
+/// An element of a batch that is refused in the end is found by lookups that began before the commit before.
 #[test]
 fn a_refused_batch_is_seen_by_those_who_were_held_up() {
     let look = rule("c", in_set("s", Verdict::Accept));

@@ -148,7 +148,7 @@ pub(super) fn unbegun() -> Rule {
     Rule::when(Match::New, Verdict::Jump(UNBEGUN.into()))
 }
 
-/// What becomes of packets of no connection, in a chain that never changes: rules with constant sets do not change well while
+/// The rules for packets of no connection, in a chain that never changes: rules with constant sets do not change well while
 /// packets look.
 fn untracked(header: &str) -> Vec<Rule> {
     vec![
@@ -175,7 +175,7 @@ enum End {
     Destination,
 }
 
-/// What becomes of packets whose end a map does not list.
+/// The rules for packets whose end a map does not list.
 struct Unlisted<'a> {
     options: &'a Options,
     ranges: &'a [(Family, String)],
@@ -219,7 +219,7 @@ impl<'a> Unlisted<'a> {
         rules
     }
 
-    /// What comes after the maps: `set` is the condition that the end is in a set, `interface` the rule that drops what meets
+    /// The rules that come after the maps: `set` is the condition that the end is in a set, `interface` the rule that drops what meets
     /// a condition.
     fn rest(
         &self,

@@ -1,4 +1,4 @@
-//! What each group, class and endpoint of a node's policy becomes as nftables objects. The fixed part of the table, which leads
+//! The nftables objects that each group, class and endpoint of a node's policy becomes. The fixed part of the table, which leads
 //! to them, is `frame`'s.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};

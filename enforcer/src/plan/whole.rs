@@ -41,7 +41,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
     }
 }
 
-/// What is in a table that is to be replaced.
+/// The content of a table that is to be replaced.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replaced {
     /// All its chains and sets.
