@@ -9,15 +9,15 @@ mod whole;
 
 use std::{collections::BTreeSet, net::IpAddr, time::Instant};
 
-use sallyport_proto::{Misfit, Position, Update};
-use tracing::{debug, error, warn};
+use sallyport_proto::{Misfit, Position, Update, policy::NodePolicy};
+use tracing::{debug, error, info, warn};
 
 use crate::{
     journal::{self, Intent, Log, Recovered},
     kernel::Kernel,
     netlink,
     nft::render::Options,
-    plan::{self, Garbage, Installed, Limits, Plan, Reach},
+    plan::{self, Garbage, Installed, Limits, Plan, Reach, Review},
 };
 
 pub use drift::Drift;
@@ -224,7 +224,46 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             return Ok(());
         }
         self.kernel.grace();
-        self.kernel.forget(addresses)
+        self.kernel
+            .forget(&|connection| connection.is_of(addresses))?;
+        Ok(())
+    }
+
+    /// Ends the connections that [must end](plan::must_end) when one policy takes the place of another, once packets under way are
+    /// through.
+    fn review(
+        &mut self,
+        before: Option<&NodePolicy>,
+        after: &NodePolicy,
+    ) -> Result<(), netlink::Error> {
+        self.kernel.grace();
+        let options = &self.options;
+        let ended = self
+            .kernel
+            .forget(&|connection| plan::must_end(connection, before, after, options))?;
+        if ended > 0 {
+            info!(
+                ended,
+                "ended connections that conntrack may have taken for those of the other end"
+            );
+        }
+        Ok(())
+    }
+
+    /// Does what must be done before a step of a way from one policy to another.
+    fn make_way(
+        &mut self,
+        step: &plan::Step,
+        before: &NodePolicy,
+        after: &NodePolicy,
+    ) -> Result<(), netlink::Error> {
+        match step.review {
+            Some(Review::Revoked) => self.review(Some(before), after)?,
+            Some(Review::All) => self.review(None, after)?,
+            None if step.grace && step.forget.is_empty() => self.kernel.grace(),
+            None => {}
+        }
+        self.forget(&step.forget)
     }
 
     /// The kernel refused the first step: it has what it had. The generation's names are burnt.
@@ -275,17 +314,16 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// Commits the steps of a plan from one on.
     fn carry_out(&mut self, plan: &Plan, done: usize) -> Result<(), Refusal> {
+        let before = self.installed.policy.clone();
         for (index, step) in plan.steps.iter().enumerate().skip(done) {
-            if step.grace && step.forget.is_empty() {
-                self.kernel.grace();
-            }
             let refused = |source| Refusal::Kernel {
                 revision: plan.after.position().unwrap_or_default().revision,
                 step: index + 1,
                 steps: plan.steps.len(),
                 source,
             };
-            self.forget(&step.forget).map_err(refused)?;
+            self.make_way(step, &before, &plan.after.policy)
+                .map_err(refused)?;
             self.carry_out_step(plan, index).map_err(refused)?;
         }
         Ok(())
@@ -362,8 +400,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             return;
         }
         let departed = self.installed.departed.iter().copied().collect();
-        match self.kernel.forget(&departed) {
-            Ok(()) => self.installed.departed.clear(),
+        match self
+            .kernel
+            .forget(&|connection| connection.is_of(&departed))
+        {
+            Ok(_) => self.installed.departed.clear(),
             Err(error) => {
                 warn!(%error, "could not forget the connections of workloads that are gone; nobody is given their addresses before");
             }

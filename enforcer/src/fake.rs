@@ -25,15 +25,12 @@ mod table;
 mod validate;
 mod walk;
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use nix::errno::Errno;
 
 use crate::{
+    connection,
     kernel::Kernel,
     netlink::{self, Error, TableState},
     nft::{
@@ -279,9 +276,9 @@ impl Kernel for FakeKernel {
         Ok(stamp::read(self.table.stamps(stamp::SET)))
     }
 
-    fn forget(&mut self, _: &BTreeSet<IpAddr>) -> Result<(), Error> {
+    fn forget(&mut self, _: &dyn Fn(&connection::Connection) -> bool) -> Result<usize, Error> {
         // Connections are the packets' here.
-        Ok(())
+        Ok(0)
     }
 
     fn grace(&mut self) {

@@ -1,9 +1,8 @@
 //! What the agent needs of a kernel, as a trait: `Netlink` is the real one, `fake::FakeKernel` the one of tests and
 //! simulations. It decides nothing and holds no state.
 
-use std::{collections::BTreeSet, net::IpAddr};
-
 use crate::{
+    connection::Connection,
     grace,
     netlink::{Error, Netlink, TableState},
     nft::{command::Command, content::Found, lease::Slot, stamp::Reading},
@@ -33,8 +32,8 @@ pub trait Kernel {
     /// Which set the chain of the lease looks into; `None` when there is no such chain, or it is empty.
     fn read_lease(&mut self) -> Result<Option<Slot>, Error>;
 
-    /// Has conntrack forget every connection whose client or server has one of these addresses.
-    fn forget(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error>;
+    /// Has conntrack forget connections of a kind, and says how many.
+    fn forget(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error>;
 
     /// Returns when every packet that is under way now is through.
     fn grace(&mut self);
@@ -69,8 +68,8 @@ impl Kernel for Netlink {
         Netlink::read_lease(self)
     }
 
-    fn forget(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        Netlink::forget(self, addresses)
+    fn forget(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
+        Netlink::forget(self, which)
     }
 
     fn grace(&mut self) {

@@ -7,7 +7,8 @@
 //! `before` or `after` of that half lets it pass, and passes surely if both do. What is not monotone is out of reach:
 //!
 //! 1. **prepare** fresh sets and chains that no packet can reach; a commit of the stamp alone comes before what leads there,
-//! 2. **revoke**: point endpoints at the meet's classes, then take members out of groups,
+//! 2. **revoke**: point endpoints at the meet's classes, then take members out of groups; end connections that conntrack
+//!    would carry on all the same (`review`),
 //! 3. **grant**: let members in, then point endpoints at the new classes,
 //! 4. **clean** what no packet can reach any more, once those that could are through.
 //!
@@ -24,6 +25,7 @@ mod half;
 mod members;
 mod reach;
 mod repair;
+mod review;
 mod whole;
 
 use std::{collections::BTreeSet, net::IpAddr};
@@ -47,11 +49,12 @@ use half::{Planner, Version};
 
 pub use reach::Reach;
 pub use repair::{Repair, repair};
+pub use review::{Review, must_end};
 pub use whole::{Replaced, create, replace};
 
 /// Raised when an update is planned in other steps than before: what an earlier enforcer left half-way is then not gone on
 /// with by counting them.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// What a node enforces, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,6 +95,9 @@ pub struct Step {
     /// Addresses whose connections must be forgotten before it is committed, once packets under way are through. Doing
     /// it again does no harm.
     pub forget: BTreeSet<IpAddr>,
+    /// Which connections are reviewed before it is committed, once packets under way are through: those that [`must_end`]
+    /// are forgotten. Doing it again does no harm.
+    pub review: Option<Review>,
 }
 
 /// The kernel transactions of an update, in order.
@@ -251,8 +257,12 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     parts.extend(revoke.frame.into_iter().map(Part::whole));
     parts.push(Part::new(revoke.departures).after_grace());
     parts.push(remove.after_grace());
+    let review = review::is_needed(old, &meet, new, options).then_some(Review::Revoked);
     let mut grants = vec![
-        Part::of(members.revoked).after_grace(),
+        Part {
+            review,
+            ..Part::of(members.revoked).after_grace()
+        },
         Part::of([members.granting, grant.add_members].concat()),
         Part {
             forget: handed_over(&old.policy, &new.policy),
@@ -307,11 +317,7 @@ pub fn reframe(
     if options.lease.is_none() && slot.is_some() {
         chains.insert(0, vec![Command::FlushChain(lease::CHAIN.into())]);
     }
-    let last = chains.last_mut().expect("the frame has chains");
-    last.extend(stamp::write_frame(
-        &frame::fingerprint(options, policy),
-        false,
-    ));
+    let fingerprint = stamp::write_frame(&frame::fingerprint(options, policy), false);
     let parts = [Part::of(prepare)]
         .into_iter()
         .chain(
@@ -319,6 +325,10 @@ pub fn reframe(
                 .into_iter()
                 .map(|atom| Part::whole(atom).after_grace()),
         )
+        .chain([Part {
+            review: Some(Review::All),
+            ..Part::whole(fingerprint)
+        }])
         .collect();
     Plan {
         steps: steps(parts, installed, limits, Work::Frame),

@@ -1,12 +1,13 @@
 //! Others change the table of the fake kernel, or nobody knows what it is: it is made what it should be, whatever fails, and
 //! no packet of which the changed table and the whole one say the same is judged otherwise on the way.
 
-use std::{cell::RefCell, collections::BTreeSet, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use nix::errno::Errno;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use sallyport_enforcer::{
     agent::{Agent, Refusal},
+    connection::Connection,
     fake::{FakeKernel, Fault, Packet, Verdicts},
     journal::{self, Intent, Log, Recovered},
     kernel::Kernel,
@@ -110,8 +111,8 @@ impl Kernel for Shared {
         self.0.borrow_mut().kernel.read_lease()
     }
 
-    fn forget(&mut self, _: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        Ok(())
+    fn forget(&mut self, _: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
+        Ok(0)
     }
 
     fn grace(&mut self) {

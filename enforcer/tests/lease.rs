@@ -3,7 +3,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
     net::IpAddr,
     rc::Rc,
     sync::Arc,
@@ -13,6 +12,7 @@ use std::{
 use nix::errno::Errno;
 use sallyport_enforcer::{
     agent::{Agent, StartError},
+    connection::Connection,
     fake::{FakeKernel, Fault, Packet, Verdicts},
     journal::{self, Intent, Log, Recovered},
     kernel::Kernel,
@@ -93,8 +93,8 @@ impl Kernel for Shared {
         self.0.borrow_mut().read_lease()
     }
 
-    fn forget(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        self.0.borrow_mut().forget(addresses)
+    fn forget(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
+        self.0.borrow_mut().forget(which)
     }
 
     fn grace(&mut self) {

@@ -121,7 +121,7 @@ impl Talk {
         };
         let before = connections(&self.netns)?;
         let (gone, stays): (BTreeSet<_>, BTreeSet<_>) = before.into_iter().partition(is_of);
-        self.netlink.forget(addresses)?;
+        self.netlink.forget(|one| one.is_of(addresses))?;
         let after = connections(&self.netns)?;
         if after == stays {
             return Ok(gone.len());

@@ -96,6 +96,9 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             return Ok(false);
         }
         self.grace();
+        // Whatever passed meanwhile.
+        let policy = self.installed.policy.clone();
+        self.review(None, &policy)?;
         self.drift.repairs += 1;
         self.drift.last = mended;
         Ok(true)

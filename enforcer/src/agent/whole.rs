@@ -26,13 +26,15 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             let mut plan = plan::create(installed, options, limits);
             if replace {
                 // In one batch, so that there is no moment without a table.
+                let last = plan.steps.pop().expect("the last step writes the frame");
                 let steps = std::mem::take(&mut plan.steps);
                 let all = steps.into_iter().flat_map(|step| step.commands);
                 let commands = [Command::DeleteTable].into_iter().chain(all).collect();
-                plan.steps = vec![plan::Step {
+                let first = plan::Step {
                     commands,
                     ..plan::Step::default()
-                }];
+                };
+                plan.steps = vec![first, last];
             }
             plan
         };
@@ -58,12 +60,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         Ok(())
     }
 
+    /// Commits the steps of a plan for a whole table.
     pub(super) fn commit_steps(&mut self, plan: &Plan) -> Result<(), netlink::Error> {
+        let before = self.installed.policy.clone();
         plan.steps.iter().try_for_each(|step| {
-            if step.grace && step.forget.is_empty() {
-                self.kernel.grace();
-            }
-            self.forget(&step.forget)?;
+            self.make_way(step, &before, &plan.after.policy)?;
             self.kernel.commit(&step.commands)
         })
     }
@@ -78,9 +79,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 .any(|class| after.policy.classes()[&class].keep)
         };
         let kept = after.policy.endpoints().keys().copied().filter(keeps);
+        let kept: BTreeSet<IpAddr> = kept.collect();
         self.kernel
-            .forget(&kept.collect())
-            .and_then(|()| self.replace(after, BTreeSet::new()))
+            .forget(&|connection| connection.is_of(&kept))
+            .and_then(|_| self.replace(after, BTreeSet::new()))
             .map_err(|source| Refusal::Kernel {
                 revision: after.position().unwrap_or_default().revision,
                 step: 1,

@@ -411,7 +411,7 @@ impl fmt::Display for Match {
         match self {
             Match::NoConnection => f.write_str("ct state invalid,untracked"),
             Match::Established => f.write_str("ct state established,related"),
-            Match::New => f.write_str("ct state new"),
+            Match::New => f.write_str("ct state == new"),
             Match::DirectionOriginal => f.write_str("ct direction original"),
             Match::NoTcpBeginning => f.write_str("tcp flags & (fin | syn | rst | ack) != syn"),
             Match::NoSctpBeginning => f.write_str("meta l4proto sctp @th,96,8 != 1"),

@@ -52,7 +52,7 @@ pub(super) const UNRESTRICTED: &str = "unrestricted";
 pub const NOTHING_ALLOWED: &str = "nothing allowed it";
 
 /// Raised when objects of a table change their meaning: an upgraded enforcer replaces the table whole.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 
 /// The sets and maps that are always there.
 pub fn sets(options: &Options) -> Vec<Command> {

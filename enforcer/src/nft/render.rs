@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use sallyport_proto::{
     Ranges, Unknown,
-    policy::{Class, Direction, Endpoint, GroupId, PeerGroup, PortRule, Protocol},
+    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
 };
 
 use crate::nft::{
@@ -30,6 +30,12 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether nothing passes of an address if it is no endpoint of a policy.
+    pub fn silences(&self, policy: &NodePolicy, address: IpAddr) -> bool {
+        let ranges = [&self.workload_ranges, policy.workload_ranges()];
+        self.strict && ranges.into_iter().any(|ranges| ranges.contains(address))
+    }
+
     /// What becomes of workload addresses that are no endpoint. What enters by an interface of workloads may be any.
     pub fn unknown(&self) -> Unknown {
         match (self.strict, self.workload_interfaces.is_empty()) {

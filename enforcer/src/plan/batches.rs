@@ -9,19 +9,20 @@ use crate::{
         encode,
         stamp::Stamp,
     },
-    plan::{Installed, Limits, Step},
+    plan::{Installed, Limits, Review, Step},
 };
 
 /// Commands that must be in one batch.
 pub(super) type Atom = Vec<Command>;
 
 /// Commands that may be cut into batches between atoms, and what must be done before them: packets under way must be
-/// through, connections must be forgotten.
+/// through, connections must be forgotten or reviewed.
 #[derive(Default)]
 pub(super) struct Part {
     pub(super) atoms: Vec<Atom>,
     pub(super) grace: bool,
     pub(super) forget: BTreeSet<IpAddr>,
+    pub(super) review: Option<Review>,
 }
 
 impl Part {
@@ -85,6 +86,7 @@ fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
             atoms,
             mut grace,
             mut forget,
+            mut review,
         } = part;
         let (mut size, mut commands) = (0, Vec::new());
         for atom in atoms
@@ -97,18 +99,20 @@ fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
                     commands: std::mem::take(&mut commands),
                     grace: std::mem::take(&mut grace),
                     forget: std::mem::take(&mut forget),
+                    review: review.take(),
                 });
                 size = 0;
             }
             size += bytes;
             commands.extend(atom);
         }
-        // What is to be forgotten has a step to come before, even if nothing but the stamp changes in it.
-        if !commands.is_empty() || !forget.is_empty() {
+        // What is to be forgotten or reviewed has a step to come before, even if nothing but the stamp changes in it.
+        if !commands.is_empty() || !forget.is_empty() || review.is_some() {
             steps.push(Step {
                 commands,
                 grace,
                 forget,
+                review,
             });
         }
     }

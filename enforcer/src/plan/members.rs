@@ -37,15 +37,11 @@ impl Changes {
         let [mut from_nothing, mut from_answers, mut from_all] = [const { Vec::new() }; 3];
         // Whether anything passes of them afterwards.
         let [mut to_nothing, mut to_all] = [const { Vec::new() }; 2];
-        let is_in_ranges = |address| {
-            let ours = options.workload_ranges.contains(address);
-            options.strict && (ours || old.policy.workload_ranges().contains(address))
-        };
         for item in old.policy.endpoints().diff(new.policy.endpoints()) {
             match item {
                 DiffItem::Add(&address, _) => {
                     come.push(address);
-                    if is_in_ranges(address) {
+                    if options.silences(&old.policy, address) {
                         from_nothing.push(address);
                     } else if old.policy.drops_unknown(address, &old.unknown) {
                         from_answers.push(address);

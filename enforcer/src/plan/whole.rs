@@ -13,28 +13,30 @@ use crate::{
         stamp::{self, Stamp},
     },
     plan::{
-        Garbage, Installed, Limits, Plan, Reach,
+        Garbage, Installed, Limits, Plan, Reach, Review, Step,
         batches::{Part, Work, cut, steps},
         half::{Planner, Version},
         members,
     },
 };
 
-/// Plans a table where there is none. Its base chains come last: no packet meets them before it is whole.
+/// Plans a table where there is none. Its base chains come last: no packet meets them before it is whole. Then connections
+/// are reviewed, and what the frame is made from is written, which says that they were.
 pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan {
-    let Whole { prepare, mut hook } = Whole::of(installed, options);
+    let Whole { prepare, hook } = Whole::of(installed, options);
     let table = Command::AddTable {
         owned: options.owned,
     };
     let prepare = [table].into_iter().chain(prepare).collect();
-    hook.extend(stamp::write_frame(
-        &frame::fingerprint(options, &installed.policy),
-        true,
-    ));
-
     let parts = vec![Part::of(prepare), Part::whole(hook)];
+    let mut steps = steps(parts, installed, limits, Work::Table);
+    steps.push(Step {
+        commands: stamp::write_frame(&frame::fingerprint(options, &installed.policy), true),
+        review: Some(Review::All),
+        ..Step::default()
+    });
     Plan {
-        steps: steps(parts, installed, limits, Work::Table),
+        steps,
         garbage: Garbage::default(),
         reach: Reach::default(),
         after: installed.clone(),
@@ -58,7 +60,8 @@ pub struct Replaced {
 /// A packet passes if all base chains accept it. So beside those of the old table come base chains of a copy of the new one,
 /// under other names: what passes now both tables allow. Then the old ones go. Where the old table was, the new one is made
 /// under its own names, and the copy goes the same way. A grace period lies before each, so that a packet meets all of a
-/// table or nothing of it. The stamp comes last: whoever dies on the way leaves a table of which nobody knows what it enforces.
+/// table or nothing of it. Then connections are reviewed. The stamp comes last: whoever dies on the way leaves a table of
+/// which nobody knows what it enforces.
 pub fn replace(
     installed: &Installed,
     options: &Options,
@@ -97,6 +100,7 @@ pub fn replace(
     ];
     let mut steps = cut(parts, limits);
     let last = steps.last_mut().expect("there are base chains");
+    last.review = Some(Review::All);
     let frame = frame::fingerprint(options, &installed.policy);
     last.commands.extend(stamp::write_frame(&frame, true));
     last.commands.extend(Stamp::of(installed, None).write(true));

@@ -3,6 +3,7 @@
 
 mod mutants;
 mod policies;
+mod review;
 mod world;
 
 use mutants::MUTANTS;

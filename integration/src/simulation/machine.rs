@@ -1,10 +1,11 @@
 //! A simulated machine: the fake kernel, the disk, and the process between them, which can die at each operation on
 //! either. It records every verdict that packets under way can meet, and judges none.
 
-use std::{cell::RefCell, collections::BTreeSet, io, net::IpAddr, rc::Rc};
+use std::{cell::RefCell, collections::BTreeSet, io, rc::Rc};
 
 use nix::errno::Errno;
 use sallyport_enforcer::{
+    connection::Connection,
     fake::{FakeKernel, Fault, Packet, Process, Verdicts},
     journal::{self, Intent, Log, Recovered},
     kernel::Kernel,
@@ -365,8 +366,8 @@ impl Kernel for Handle {
         self.0.borrow_mut().kernel.read_lease()
     }
 
-    fn forget(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
-        self.0.borrow_mut().kernel.forget(addresses)
+    fn forget(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
+        self.0.borrow_mut().kernel.forget(which)
     }
 
     fn grace(&mut self) {

@@ -61,8 +61,11 @@ impl Expressions {
             Match::NoConnection => self.state(1 | 64),
             // NF_CT_STATE_BIT of IP_CT_ESTABLISHED and IP_CT_RELATED
             Match::Established => self.state(2 | 4),
-            // NF_CT_STATE_BIT of IP_CT_NEW
-            Match::New => self.state(8),
+            // NF_CT_STATE_BIT of IP_CT_NEW. A packet has one state: comparing it whole saves each packet a mask.
+            Match::New => {
+                self.ct(sys::NFT_CT_STATE, None, REG);
+                self.compare(sys::NFT_CMP_EQ, &8u32.to_ne_bytes());
+            }
             Match::NoTcpBeginning => {
                 self.protocol(libc::IPPROTO_TCP);
                 self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1, REG);

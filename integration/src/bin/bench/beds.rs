@@ -210,7 +210,8 @@ impl Bed {
     /// Makes the flows that are known, and no others. Once for each round: then conntrack holds as many in each.
     pub(crate) fn prepare(&mut self) -> Result<()> {
         let addresses = BTreeSet::from([IpAddr::from(SERVER)]);
-        self.node().run(|| Netlink::open()?.forget(&addresses))?;
+        self.node()
+            .run(|| Netlink::open()?.forget(|one| one.is_of(&addresses)))?;
         self.known.send()?;
         self.answer()
     }

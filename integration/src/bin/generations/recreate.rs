@@ -16,7 +16,7 @@ use sallyport_enforcer::{
         command::{Command, SetKind, TABLE},
         stamp,
     },
-    plan::{Garbage, Plan, Step},
+    plan::{self, Garbage, Plan, Step},
 };
 use sallyport_integration::{
     probe::{Class, Flood, FloodReport},
@@ -300,8 +300,14 @@ impl Bench {
             if step.grace {
                 self.table.netlink.grace();
             }
-            if !step.forget.is_empty() {
-                self.table.netlink.forget(&step.forget)?;
+            if !step.forget.is_empty() || step.review.is_some() {
+                let (before, after) = (Some(&self.table.installed.policy), &plan.after.policy);
+                let options = &self.table.options;
+                self.table.netlink.forget(|one| {
+                    let reviewed = step.review.is_some();
+                    one.is_of(&step.forget)
+                        || reviewed && plan::must_end(one, before, after, options)
+                })?;
             }
             if makes {
                 // The hold-up begins somewhere in the commit that makes chains, which takes 200 to 400 us.

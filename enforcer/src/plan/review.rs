@@ -1,0 +1,182 @@
+//! Which connections must end with an update though the table would let them go on. Pure.
+//!
+//! The table judges a connection by who began it, and conntrack takes for that whose packet it saw first. It may have
+//! missed the beginning: it lost the connection, or did not track when it began. Then what a server sends makes a connection
+//! of its own of it, which what the server may send allows, and with it all that the client answers.
+//!
+//! - **TCP** shows its beginning. A packet that begins nothing is reset where an end is isolated (the frame's chain
+//!   `unbegun`), so an isolated workload has no connection that was picked up but those of the time before. They end when it
+//!   becomes isolated; who goes on with one is reset then, and can connect again.
+//! - **Other protocols** show none. When a flow is revoked, the connection ends in which it is recorded, also where that is
+//!   the other way round: who may send by right of its own then begins a flow of its own. A connection from a port as
+//!   clients have it to one as servers have it is recorded as it was begun.
+//! - **ICMP** makes connections by requests alone: an answer makes none.
+//!
+//! In strict mode nothing passes of an address in the workload ranges that is no endpoint. What conntrack may have taken for
+//! another's ends when it begins to be so: a workload that comes has none.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use imbl::ordmap::DiffItem;
+use sallyport_proto::policy::{
+    Class, Direction, Endpoint, GroupId, NodePolicy, PortRule, Protocol,
+};
+
+use crate::{
+    connection::{Connection, End},
+    nft::render::Options,
+    plan::Installed,
+};
+
+/// The first port that Linux gives to clients which choose none (`net.ipv4.ip_local_port_range`); that of IANA's dynamic
+/// ports (RFC 6335, section 6) is above it.
+const CLIENTS_PORTS: u16 = 32768;
+
+/// Which connections are reviewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Review {
+    /// Those that an update revokes.
+    Revoked,
+    /// All: nobody knows what passed before.
+    All,
+}
+
+/// Whether there may be connections that must end when `new` takes the place of `old`; `meet` is what both allow. The cost
+/// is that of what changes, and of the node's classes where a group loses members.
+pub(super) fn is_needed(
+    old: &Installed,
+    meet: &NodePolicy,
+    new: &Installed,
+    options: &Options,
+) -> bool {
+    let mut changes = old.policy.endpoints().diff(new.policy.endpoints());
+    let isolates = changes.any(|item| match item {
+        DiffItem::Add(address, endpoint) => {
+            let silent = options.silences(&old.policy, *address);
+            refuses(&new.policy, endpoint) && (!silent || old.departed.contains(address))
+        }
+        DiffItem::Update {
+            old: (_, before),
+            new: (_, after),
+        } => !refuses(&old.policy, before) && refuses(&new.policy, after),
+        DiffItem::Remove(..) => false,
+    });
+    let mut revokes = old.policy.endpoints().diff(meet.endpoints());
+    let silences = options.strict && old.policy.workload_ranges() != new.policy.workload_ranges();
+    isolates
+        || silences
+        || revokes.any(|item| match item {
+            DiffItem::Update {
+                old: (_, before),
+                new: (_, after),
+            } => Direction::BOTH.into_iter().any(|direction| {
+                let before = beside_tcp(&old.policy, before, direction);
+                before != beside_tcp(meet, after, direction)
+            }),
+            DiffItem::Add(..) | DiffItem::Remove(..) => false,
+        })
+        || loses_members(&old.policy, meet)
+}
+
+/// Whether a connection must end when one policy takes the place of another; `before` is `None` where nobody knows what
+/// passed.
+pub fn must_end(
+    connection: &Connection,
+    before: Option<&NodePolicy>,
+    after: &NodePolicy,
+    options: &Options,
+) -> bool {
+    let Connection {
+        protocol,
+        client,
+        server,
+        picked_up,
+    } = *connection;
+    // Those of a workload that is gone stay until its address is another's.
+    let falls_silent = |End { address, .. }: End| {
+        let silences = |policy| options.silences(policy, address);
+        let is_silent = silences(after) && !after.endpoints().contains_key(&address);
+        is_silent && !before.is_some_and(silences)
+    };
+    if falls_silent(client) || falls_silent(server) {
+        return picked_up || i32::from(protocol) != libc::IPPROTO_TCP;
+    }
+    match i32::from(protocol) {
+        libc::IPPROTO_TCP => {
+            let refused = |policy: &NodePolicy, end: End| {
+                let endpoint = policy.endpoints().get(&end.address);
+                endpoint.is_some_and(|endpoint| refuses(policy, endpoint))
+            };
+            let becomes_isolated =
+                |end| !before.is_some_and(|before| refused(before, end)) && refused(after, end);
+            picked_up && [client, server].into_iter().any(becomes_isolated)
+        }
+        libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6 => false,
+        _ => {
+            let protocol = Protocol::from_number(protocol.into());
+            let is_as_begun =
+                protocol.is_some() && client.port >= CLIENTS_PORTS && server.port < CLIENTS_PORTS;
+            let revoked = |from: End, to: End| {
+                let passes = |policy| passes(policy, from, to, protocol);
+                before.is_none_or(passes) && !passes(after)
+            };
+            revoked(client, server) || (!is_as_begun && revoked(server, client))
+        }
+    }
+}
+
+/// Whether packets that begin no connection are refused to a workload: it is isolated, and nothing that is established is kept.
+fn refuses(policy: &NodePolicy, endpoint: &Endpoint) -> bool {
+    let mut classes = Direction::BOTH
+        .into_iter()
+        .filter_map(|direction| endpoint.class(direction));
+    classes.any(|class| !policy.classes()[&class].keep)
+}
+
+/// Whether a flow passes, in both directions once it is there.
+fn passes(policy: &NodePolicy, from: End, to: End, protocol: Option<Protocol>) -> bool {
+    let port = protocol.map(|protocol| (protocol, to.port));
+    let one = |direction, local: End, peer: End| {
+        policy.keeps(direction, local.address)
+            || policy.allows(direction, local.address, peer.address, port)
+    };
+    one(Direction::Egress, from, to) && one(Direction::Ingress, to, from)
+}
+
+/// What a class says of all protocols but TCP: whether it keeps, and the peers of protocols without and with ports.
+type BesideTcp<'a> = (bool, Option<GroupId>, Vec<&'a PortRule>);
+
+/// What a workload's class in a direction says of all protocols but TCP; `None` where it is not isolated.
+fn beside_tcp<'a>(
+    policy: &'a NodePolicy,
+    endpoint: &Endpoint,
+    direction: Direction,
+) -> Option<BesideTcp<'a>> {
+    let class = &policy.classes()[&endpoint.class(direction)?];
+    Some((class.keep, class.other, ports_beside_tcp(class).collect()))
+}
+
+fn ports_beside_tcp(class: &Class) -> impl Iterator<Item = &PortRule> {
+    let ports = class.ports.iter();
+    ports.filter(|rule| rule.protocol != Protocol::Tcp)
+}
+
+/// Whether a group loses members whom a class allows more than TCP.
+fn loses_members(old: &NodePolicy, meet: &NodePolicy) -> bool {
+    let changes = old.groups().diff(meet.groups());
+    let losing: BTreeSet<GroupId> = changes
+        .filter_map(|item| match item {
+            DiffItem::Update {
+                old: (&id, before),
+                new: (_, after),
+            } => (!before.member_changes(after).1.is_empty()).then_some(id),
+            DiffItem::Add(..) | DiffItem::Remove(..) => None,
+        })
+        .collect();
+    let allows = |class: &Arc<Class>| {
+        let groups = ports_beside_tcp(class).map(|rule| rule.group);
+        let mut groups = groups.chain(class.other);
+        groups.any(|id| losing.contains(&id))
+    };
+    !losing.is_empty() && old.classes().values().any(allows)
+}
