@@ -1,8 +1,11 @@
 //! Connections that a namespace's conntrack has without a packet of theirs, as `conntrack --create` makes them, until there
-//! is no room for more. Makes and deletes its own connections only.
+//! is no room for more. Makes and deletes its own connections only; what conntrack has of others is told, and forgotten,
+//! by `known`.
 //!
 //! How many connections there may be, `nf_conntrack_max`, is one number for the whole machine, which namespaces can read;
 //! each namespace is counted by itself. So one is filled up for real, and no other is touched.
+
+mod known;
 
 use std::{
     io,
@@ -18,6 +21,8 @@ use std::{
 
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
 use sallyport_enforcer::nft::encode::attributes::Attributes;
+
+pub use known::{Known, forget_all, known};
 
 use crate::testbed::Netns;
 
@@ -139,23 +144,15 @@ fn number(netns: &Netns, name: &str) -> io::Result<u32> {
 /// Makes one connection after the other.
 #[derive(Debug)]
 struct Maker {
-    socket: OwnedFd,
+    conntrack: Conntrack,
     status: u32,
     made: u32,
 }
 
 impl Maker {
     fn new(netns: &Netns, kind: Kind) -> io::Result<Maker> {
-        let open = || {
-            socket::socket(
-                AddressFamily::Netlink,
-                SockType::Raw,
-                SockFlag::SOCK_CLOEXEC,
-                SockProtocol::NetlinkNetFilter,
-            )
-        };
         Ok(Maker {
-            socket: netns.run(open)?,
+            conntrack: Conntrack::open(netns)?,
             status: match kind {
                 Kind::Assured => ASSURED,
                 Kind::Unanswered => CONFIRMED,
@@ -174,12 +171,13 @@ impl Maker {
             messages.extend(message(
                 NEW,
                 flags,
+                libc::AF_INET,
                 number,
                 &connection(number, self.status),
             ));
         }
         self.made += BATCH;
-        let refused = self.say(&messages, self.made - 1)?;
+        let refused = self.conntrack.say(&messages, self.made - 1)?;
         let is_full = |errno: i32| matches!(errno, libc::ENOMEM | libc::EEXIST);
         match refused.into_iter().find(|&errno| !is_full(errno)) {
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
@@ -190,7 +188,34 @@ impl Maker {
     fn delete_all(&self) -> io::Result<()> {
         let mut which = Attributes::default();
         which.u32(CTA_MARK, MARK).u32(CTA_MARK_MASK, u32::MAX);
-        let refused = self.say(&message(DELETE, libc::NLM_F_ACK, 0, &which), 0)?;
+        self.conntrack.delete(libc::AF_INET, &which)
+    }
+}
+
+/// A namespace's conntrack, spoken to over ctnetlink.
+#[derive(Debug)]
+struct Conntrack {
+    socket: OwnedFd,
+}
+
+impl Conntrack {
+    fn open(netns: &Netns) -> io::Result<Conntrack> {
+        let open = || {
+            socket::socket(
+                AddressFamily::Netlink,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::NetlinkNetFilter,
+            )
+        };
+        Ok(Conntrack {
+            socket: netns.run(open)?,
+        })
+    }
+
+    /// Deletes the connections that some attributes describe.
+    fn delete(&self, family: i32, which: &Attributes) -> io::Result<()> {
+        let refused = self.say(&message(DELETE, libc::NLM_F_ACK, family, 0, which), 0)?;
         match refused.first() {
             Some(&errno) => Err(io::Error::from_raw_os_error(errno)),
             None => Ok(()),
@@ -224,7 +249,7 @@ impl Maker {
     }
 }
 
-fn message(kind: u16, flags: i32, sequence: u32, body: &Attributes) -> Vec<u8> {
+fn message(kind: u16, flags: i32, family: i32, sequence: u32, body: &Attributes) -> Vec<u8> {
     let flags = (libc::NLM_F_REQUEST | flags) as u16;
     let mut message = Vec::new();
     message.extend_from_slice(&(20 + body.bytes.len() as u32).to_ne_bytes());
@@ -232,7 +257,7 @@ fn message(kind: u16, flags: i32, sequence: u32, body: &Attributes) -> Vec<u8> {
     message.extend_from_slice(&flags.to_ne_bytes());
     message.extend_from_slice(&sequence.to_ne_bytes());
     message.extend_from_slice(&[0; 4]);
-    message.extend_from_slice(&[libc::AF_INET as u8, 0, 0, 0]);
+    message.extend_from_slice(&[family as u8, 0, 0, 0]);
     message.extend_from_slice(&body.bytes);
     message
 }

@@ -120,6 +120,27 @@ impl Deployment {
         enforcer_arguments: &[&str],
         streams: Streams,
     ) -> Result<Deployment, Error> {
+        let mut deployment = Self::start_without_enforcers(
+            binaries,
+            bed,
+            control_plane_arguments,
+            enforcer_arguments,
+            streams,
+        )?;
+        for node in 0..deployment.bed.nodes() {
+            deployment.start_enforcer(node)?;
+        }
+        Ok(deployment)
+    }
+
+    /// The same, but for the enforcers: whoever wants one starts it.
+    pub fn start_without_enforcers(
+        binaries: Binaries,
+        bed: Testbed,
+        control_plane_arguments: &[&str],
+        enforcer_arguments: &[&str],
+        streams: Streams,
+    ) -> Result<Deployment, Error> {
         let owned = |arguments: &[&str]| arguments.iter().map(|&one| one.to_owned()).collect();
         let control_planes = if streams.uncoordinated {
             bed.nodes()
@@ -139,9 +160,6 @@ impl Deployment {
         };
         for index in 0..control_planes {
             deployment.start_control_plane_at(index)?;
-        }
-        for node in 0..deployment.bed.nodes() {
-            deployment.start_enforcer(node)?;
         }
         Ok(deployment)
     }

@@ -1,6 +1,7 @@
 //! Owns the question whether a packet gets from one host to another, asked with real packets; never decides what the
 //! answer ought to be.
 
+mod conversation;
 mod cost;
 mod datagram;
 mod flood;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::timeout;
 
+pub use conversation::{Attempt, Conversation, Side};
 pub use cost::{Cost, FLOW_PORT, Sender};
 pub use flood::{Class, ClassCount, Flood, FloodReport};
 pub use matrix::{Difference, Matrix};

@@ -8,6 +8,7 @@ mod journals;
 mod kernel;
 mod kills;
 mod outages;
+mod picked_up;
 mod report;
 mod rows;
 mod scene;

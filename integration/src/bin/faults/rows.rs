@@ -4,7 +4,7 @@ use anyhow::Result;
 use sallyport_integration::binaries::binaries;
 
 use crate::{
-    Settings, conntrack, flows, hostile, journals, kernel, kills, outages,
+    Settings, conntrack, flows, hostile, journals, kernel, kills, outages, picked_up,
     scene::{Scene, Spec},
     streams, upgrade,
 };
@@ -256,6 +256,11 @@ pub(crate) const ROWS: &[Row] = &[
         "conntrack-full",
         "no room for connections on a node: what is denied is, known flows go on, addresses change hands",
         conntrack::full,
+    ),
+    row(
+        "picked-up",
+        "connections that conntrack picked up from their server; SIGKILL at every such call of the update that isolates it",
+        picked_up::picked_up,
     ),
     row(
         "established-cut",

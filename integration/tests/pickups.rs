@@ -1,0 +1,39 @@
+//! Connections that conntrack picked up in the middle, since it lost them or never saw their beginning: who spoke first then
+//! is the client to it, whoever opened them. What passes after a policy is enforced depends on neither.
+//!
+//! A cell is what becomes of one conversation. All cells of a bed live side by side, and take each step together: they are
+//! opened, conntrack loses them, one side speaks, policies come, both sides speak. `cells` says which there are and what
+//! is wanted of each, `bed` is the cluster, `stages` are the steps.
+
+#[path = "pickups/bed.rs"]
+mod bed;
+#[path = "pickups/cells.rs"]
+mod cells;
+#[path = "pickups/report.rs"]
+mod report;
+#[path = "pickups/stages.rs"]
+mod stages;
+
+use std::process::ExitCode;
+
+use sallyport_integration::{binaries::binaries, kernel_tests, testbed::Mode};
+
+use bed::Places;
+
+fn main() -> ExitCode {
+    if let Err(error) = binaries() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    kernel_tests::run(&[
+        ("what_was_picked_up_is_judged_anew_routed", || {
+            stages::play(Mode::Routed, Places::OneNode)
+        }),
+        ("what_was_picked_up_is_judged_anew_bridged", || {
+            stages::play(Mode::Bridged, Places::OneNode)
+        }),
+        ("what_was_picked_up_is_judged_anew_across_nodes", || {
+            stages::play(Mode::Routed, Places::TwoNodes)
+        }),
+    ])
+}
