@@ -16,7 +16,7 @@ mod workload;
 pub(crate) use addresses::{cidr, one_per_family, usable};
 pub(crate) use field::{Fault, Faults, FieldPath, Path, Segment, quote};
 pub(crate) use metadata::{NameRule, metadata};
-pub(crate) use names::dns1123_subdomain;
+pub(crate) use names::{dns1123_subdomain, uid};
 pub(crate) use policy::network_policy;
 pub(crate) use workload::{PortEntry, named_ports};
 

@@ -86,6 +86,8 @@ pub(super) trait Resource: DeserializeOwned {
     const NAME_RULE: NameRule = NameRule::Subdomain;
     /// Whether its status is written by a cluster, whose version we cannot know.
     const HAS_STATUS: bool = false;
+    /// Whether its uid tells it from an earlier object of the same name.
+    const HAS_UID: bool = false;
     /// Its metadata.
     fn metadata(&mut self) -> &mut ObjectMeta;
     /// Validates and converts all but the metadata, which was looked at.
@@ -107,17 +109,18 @@ fn from_tree<T: Resource>(tree: &Tree) -> Decoded<Converted> {
         wrong,
     } = decode::decode::<T>(tree, T::HAS_STATUS);
     Decoded {
-        value: value.map(convert),
+        value: value.map(|given| convert(given, true)),
         unknown,
         wrong,
     }
 }
 
 fn from_json<T: Resource>(json: &str) -> serde_json::Result<Converted> {
-    serde_json::from_str::<T>(json).map(convert)
+    serde_json::from_str::<T>(json).map(|given| convert(given, false))
 }
 
-fn convert<T: Resource>(mut given: T) -> Converted {
+/// `arrives` says whether the object was not accepted before.
+fn convert<T: Resource>(mut given: T, arrives: bool) -> Converted {
     let mut faults = Faults::default();
     let mut meta = mem::take(given.metadata());
     let namespaced = T::KIND.is_namespaced();
@@ -127,6 +130,12 @@ fn convert<T: Resource>(mut given: T) -> Converted {
         meta.namespace = Some(DEFAULT_NAMESPACE.to_owned());
     }
     validate::metadata(&meta, T::NAME_RULE, namespaced, &mut faults);
+    let is_wrong = |uid: &mut String| T::HAS_UID && !validate::uid(uid).is_empty();
+    // Earlier versions did not look at uids: one that they accepted and that is none is unknown.
+    if let Some(uid) = meta.uid.take_if(is_wrong).filter(|_| arrives) {
+        let at = Path::ROOT.field("metadata");
+        faults.invalid_each(at.field("uid"), &uid, validate::uid(&uid));
+    }
     let key = ObjectKey {
         kind: T::KIND,
         namespace: meta.namespace.take().unwrap_or_default(),

@@ -38,6 +38,7 @@ struct WorkloadPort {
 
 impl Resource for Workload {
     const KIND: Kind = Kind::Workload;
+    const HAS_UID: bool = true;
 
     fn metadata(&mut self) -> &mut ObjectMeta {
         self.metadata.get_or_insert_default()
@@ -76,6 +77,7 @@ impl Resource for Workload {
         }
         Body::Workload(model::Workload {
             labels: Arc::new(meta.labels.unwrap_or_default()),
+            uid: meta.uid.unwrap_or_default(),
             node,
             addresses,
             ports,
@@ -108,6 +110,7 @@ fn family_addresses<'a>(
 impl Resource for core::Pod {
     const KIND: Kind = Kind::Pod;
     const HAS_STATUS: bool = true;
+    const HAS_UID: bool = true;
 
     fn metadata(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
@@ -125,6 +128,7 @@ impl Resource for core::Pod {
         let at = Path::ROOT.field("spec");
         Body::Workload(model::Workload {
             labels: Arc::new(meta.labels.unwrap_or_default()),
+            uid: meta.uid.unwrap_or_default(),
             node: node_name(spec.node_name, at.field("nodeName"), faults),
             addresses,
             ports,

@@ -4,6 +4,7 @@
 const LABEL_LENGTH: usize = 63;
 const SUBDOMAIN_LENGTH: usize = 253;
 const PORT_NAME_LENGTH: usize = 15;
+const UID_LENGTH: usize = 128;
 
 fn too_long(limit: usize) -> String {
     format!("must be no more than {limit} bytes")
@@ -28,6 +29,18 @@ fn is_qualified(text: &str) -> bool {
         && bytes
             .iter()
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+}
+
+/// What keeps a string from being a uid. The API server takes any: it makes them itself.
+pub(crate) fn uid(text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if text.len() > UID_LENGTH {
+        wrong.push(too_long(UID_LENGTH));
+    }
+    if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        wrong.push("must consist of printable ASCII characters".into());
+    }
+    wrong
 }
 
 /// What keeps a string from being a DNS-1123 label: a namespace's name.

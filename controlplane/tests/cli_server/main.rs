@@ -84,7 +84,7 @@ items:
     - from: [{podSelector: {matchLabels: {app: client}}}]
       ports: [{port: 80}]
 - kind: Pod
-  metadata: {name: web, namespace: prod, labels: {app: web}}
+  metadata: {name: web, namespace: prod, uid: 7a0f7d4a-1b53, labels: {app: web}}
   spec: {nodeName: node-a}
   status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
 "#;
@@ -132,6 +132,7 @@ fn apply_get_and_apply_again() {
         one.starts_with("kind: Pod\nmetadata:\n  labels:\n    app: web\n"),
         "{one}"
     );
+    assert!(one.contains("\n  uid: 7a0f7d4a-1b53\n"), "{one}");
 
     let Run(code, stdout, stderr) = plane.run("get wl", "");
     let found = (code, stdout.as_str(), stderr.as_str());

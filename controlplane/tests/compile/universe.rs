@@ -174,14 +174,13 @@ pub(crate) fn established() -> impl Strategy<Value = Established> {
 }
 
 pub(crate) fn workload() -> impl Strategy<Value = Object> {
-    let named =
-        (select(&NAMES), protocol(), select(&NUMBERS)).prop_map(|(name, protocol, port)| {
-            NamedPort {
-                name: name.into(),
-                protocol,
-                port,
-            }
-        });
+    let port = (select(&NAMES), protocol(), select(&NUMBERS)).prop_map(|(name, protocol, port)| {
+        NamedPort {
+            name: name.into(),
+            protocol,
+            port,
+        }
+    });
     let kind = prop_oneof![5 => Just(Kind::Pod), 1 => Just(Kind::Workload)];
     let place = (
         kind,
@@ -194,11 +193,13 @@ pub(crate) fn workload() -> impl Strategy<Value = Object> {
         option::weighted(0.4, 0..12u8),
     );
     let host_network = prop::bool::weighted(0.1);
-    (place, labels(), addresses, vec(named, 0..3), host_network).prop_map(
-        |((kind, namespace, n, node), labels, (v4, v6), ports, host_network)| {
+    let named = (labels(), select(vec!["", "u", "v"]));
+    (place, named, addresses, vec(port, 0..3), host_network).prop_map(
+        |((kind, namespace, n, node), (labels, uid), (v4, v6), ports, host_network)| {
             let v4 = v4.map(|n| address(n, false));
             let workload = Workload {
                 labels,
+                uid: uid.into(),
                 node: node.map(String::from),
                 addresses: v4.into_iter().chain(v6.map(|n| address(n, true))).collect(),
                 ports,

@@ -102,6 +102,7 @@ pub(crate) fn namespace(name: &str, text: &str) -> Object {
 pub(crate) fn pod(namespace: &str, name: &str, node: &str, text: &str, addresses: &str) -> Object {
     let workload = Workload {
         labels: labels(text),
+        uid: String::new(),
         node: (!node.is_empty()).then(|| node.into()),
         addresses: addresses.split_whitespace().map(ip).collect(),
         ports: Vec::new(),

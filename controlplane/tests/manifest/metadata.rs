@@ -105,6 +105,51 @@ fn another_word_for_established_connections_is_refused() {
 }
 
 #[test]
+fn the_uid_tells_workloads_of_one_name_apart() {
+    let text = |kind: &str, uid: &str| {
+        format!("{{apiVersion: {kind}, metadata: {{name: a, uid: {uid}}}}}")
+    };
+    let kinds = ["v1, kind: Pod", "sallyport.dev/v1, kind: Workload"];
+    let longest = "u".repeat(128);
+    for (given, expected) in [
+        ("null", ""),
+        ("''", ""),
+        ("'7a0f 7d4a~'", "7a0f 7d4a~"),
+        (longest.as_str(), &longest),
+    ] {
+        for kind in kinds {
+            assert_eq!(workload(&text(kind, given)).uid, expected, "{kind}");
+        }
+    }
+    let long = "u".repeat(129);
+    let printable = "must consist of printable ASCII characters";
+    for (given, told) in [
+        (
+            long.as_str(),
+            format!("\"{long}\": must be no more than 128 bytes"),
+        ),
+        ("\"a\\tb\"", format!("\"a\\tb\": {printable}")),
+        ("pod-é", format!("\"pod-é\": {printable}")),
+    ] {
+        for kind in kinds {
+            let told = format!("metadata.uid: Invalid value: {told}");
+            assert_eq!(told_of_fields(&text(kind, given)), [told], "{kind}");
+        }
+        accepted(&text("networking.k8s.io/v1, kind: NetworkPolicy", given));
+    }
+    // Earlier versions stored any: such a journal opens.
+    let stored = format!(
+        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"a","namespace":"b","uid":"{long}"}}}}"#
+    );
+    let replayed = manifest::object_from_json(&stored).unwrap();
+    assert_eq!(*replayed.manifest, *stored);
+    let Body::Workload(pod) = replayed.body else {
+        panic!("a pod");
+    };
+    assert_eq!(pod.uid, "");
+}
+
+#[test]
 fn an_object_without_a_namespace_is_in_default() {
     for metadata in [
         "{name: a}",
@@ -156,6 +201,7 @@ fn a_namespace_is_labelled_with_its_name() {
 fn what_kubectl_prints_is_taken_as_it_is() {
     let pod = workload(include_str!("data/pod.yaml"));
     assert_eq!(pod.node.as_deref(), Some("worker-1"));
+    assert_eq!(pod.uid, "7a0f7d4a-1b53-4ed5-93c4-0c9c5e7c4b9e");
     // It is being deleted, and may send as long as its containers run.
     assert_eq!(
         pod.addresses,
