@@ -38,6 +38,7 @@ fn allow(peers: &[u8]) -> Arc<NodePolicy> {
     let endpoint = Endpoint {
         namespace: "a".into(),
         name: "web".into(),
+        uid: String::new(),
         ingress: Some(id),
         egress: None,
     };

@@ -192,6 +192,7 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
+            uid: String::new(),
             ingress: class(Direction::Ingress),
             egress: class(Direction::Egress),
         };

@@ -175,6 +175,7 @@ fn policy(workloads: std::ops::RangeInclusive<u8>) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
+            uid: String::new(),
             ingress: None,
             egress: None,
         };

@@ -60,6 +60,7 @@ fn policy(endpoints: &[(u8, &str, Option<bool>)]) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: name.into(),
+            uid: String::new(),
             ingress: class,
             egress: None,
         };

@@ -94,6 +94,7 @@ fn policy(peers: u8) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
+            uid: String::new(),
             ingress: (n == 2).then(|| class.id()),
             egress: None,
         };

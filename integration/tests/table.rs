@@ -115,6 +115,7 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}-{owner}"),
+            uid: String::new(),
             ingress: class(Direction::Ingress),
             egress: class(Direction::Egress),
         };
@@ -381,6 +382,7 @@ fn listing_of_keep() -> Outcome {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
+            uid: String::new(),
             ingress: Some(class(keep).id()),
             egress: None,
         };

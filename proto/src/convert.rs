@@ -241,6 +241,7 @@ impl From<&Change> for wire::PolicyChange {
                 name: endpoint.name.clone(),
                 ingress: endpoint.ingress.map(|id| id.0.to_vec()),
                 egress: endpoint.egress.map(|id| id.0.to_vec()),
+                uid: endpoint.uid.clone(),
             }),
             Change::RemoveEndpoint(address) => Wire::RemoveEndpoint(octets(*address)),
             Change::RemoveClass(id) => Wire::RemoveClass(id.0.to_vec()),
@@ -306,6 +307,7 @@ impl TryFrom<&wire::PolicyChange> for Change {
                     Arc::new(Endpoint {
                         namespace: endpoint.namespace.clone(),
                         name: endpoint.name.clone(),
+                        uid: endpoint.uid.clone(),
                         ingress: class("endpoint.ingress", &endpoint.ingress)?,
                         egress: class("endpoint.egress", &endpoint.egress)?,
                     }),

@@ -248,9 +248,14 @@ impl Meet<'_> {
             })
         };
         let same_owner = old.zip(new).is_none_or(|(old, new)| old.has_owner_of(new));
+        // Of one workload whose uid one version knows it is known: a third version may know another.
+        let known = old
+            .filter(|_| same_owner && named.uid.is_empty())
+            .unwrap_or(named);
         let endpoint = Endpoint {
             namespace: named.namespace.clone(),
             name: named.name.clone(),
+            uid: known.uid.clone(),
             ingress: self.class(class(old, true), class(new, true), same_owner),
             egress: self.class(class(old, false), class(new, false), same_owner),
         };

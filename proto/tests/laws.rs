@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use proptest::{collection::vec, option, prelude::*};
+use proptest::{collection::vec, option, prelude::*, sample::select};
 use sallyport_proto::{
     ApplyError, Change, Delta, Digest, Position, Ranges, Unknown, Update, Version, Window,
     policy::{
@@ -23,8 +23,11 @@ fn address(n: u8) -> IpAddr {
 struct Recipe {
     groups: Vec<Vec<u8>>,
     workloads: (u8, u8),
-    endpoints: Vec<(u8, u8, Option<Choice>, Option<Choice>)>,
+    endpoints: Vec<(u8, Owner, Option<Choice>, Option<Choice>)>,
 }
+
+/// The number of a workload, and its uid.
+type Owner = (u8, &'static str);
 
 /// The number of a class, and whether it keeps.
 type Choice = (u8, bool);
@@ -86,7 +89,7 @@ fn build(recipe: &Recipe) -> NodePolicy {
         group.addresses = members.iter().map(|&n| address(n)).collect();
         policy.set_group(group_id(n as u8), Arc::new(group));
     }
-    for &(n, owner, ingress, egress) in &recipe.endpoints {
+    for &(n, (owner, uid), ingress, egress) in &recipe.endpoints {
         let mut add = |choice: Option<Choice>, direction| -> Option<ClassId> {
             let class = class(choice?, direction);
             let id = class.id();
@@ -96,6 +99,7 @@ fn build(recipe: &Recipe) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{owner}"),
+            uid: uid.into(),
             ingress: add(ingress, Direction::Ingress),
             egress: add(egress, Direction::Egress),
         };
@@ -121,7 +125,8 @@ fn build(recipe: &Recipe) -> NodePolicy {
 
 fn recipe() -> impl Strategy<Value = Recipe> {
     let choice = || option::of((0..6u8, any::<bool>()));
-    let endpoint = (0..ADDRESSES, 0..2u8, choice(), choice());
+    let owner = (0..2u8, select(vec!["", "u", "v"]));
+    let endpoint = (0..ADDRESSES, owner, choice(), choice());
     let members = vec(vec(0..ADDRESSES, 0..5), 4);
     (members, (0..4u8, 4..ADDRESSES), vec(endpoint, 0..6)).prop_map(
         |(groups, workloads, endpoints)| Recipe {
@@ -205,7 +210,9 @@ proptest! {
         prop_assert_eq!(&old.applied(&delta, new.digest()).unwrap(), &new);
         prop_assert!(Delta::between(&new, &new).is_empty());
         prop_assert_eq!(old == new, delta.is_empty());
-        prop_assert_eq!(old == new, old.digest() == new.digest());
+        prop_assert_eq!(old == new, old.is_same_as(&new));
+        let named = (old.without_uids(), new.without_uids());
+        prop_assert_eq!(named.0 == named.1, old.digest() == new.digest());
     }
 
     #[test]
@@ -225,7 +232,8 @@ proptest! {
 
     #[test]
     fn a_lost_or_repeated_change_is_noticed(old in recipe(), new in recipe(), pick in any::<prop::sample::Index>()) {
-        let (old, new) = (build(&old), build(&new));
+        // The digest notices all but uids.
+        let (old, new) = (build(&old).without_uids(), build(&new).without_uids());
         let delta = Delta::between(&old, &new);
         prop_assume!(!delta.is_empty());
         let mut lost = delta.clone();
@@ -367,7 +375,7 @@ fn the_way_of_a_plain_edit_is_told_exactly() {
     let recipe = |members: [&[u8]; 4], ingress| Recipe {
         groups: members.map(<[u8]>::to_vec).to_vec(),
         workloads: (0, 7),
-        endpoints: vec![(0, 0, ingress, None), (1, 0, None, None)],
+        endpoints: vec![(0, (0, ""), ingress, None), (1, (0, ""), None, None)],
     };
     let two: [&[u8]; 4] = [&[], &[2], &[], &[]];
     let (free, few) = (recipe(two, None), recipe(two, Some((1, false))));
@@ -378,7 +386,7 @@ fn the_way_of_a_plain_edit_is_told_exactly() {
     let mut with_pod = few.clone();
     with_pod
         .endpoints
-        .push((5, 0, Some((1, false)), Some((0, false))));
+        .push((5, (0, ""), Some((1, false)), Some((0, false))));
     let way = |old: &Recipe, new: &Recipe| {
         let ways = build(old).ways_to(&build(new), &Unknown::drop());
         (ways.revokes, ways.grants)
@@ -418,4 +426,30 @@ fn keeping_is_part_of_a_class_and_absent_from_old_messages() {
     message.keep = true;
     let error = Class::try_from(&message).unwrap_err().to_string();
     assert!(error.contains("is not the hash of the class"), "{error}");
+}
+
+/// A version that does not know the uid of a workload does not hide that the one before and the one after are of two.
+#[test]
+fn an_unknown_uid_between_two_hides_no_change_of_owner() {
+    let versions = (1..).zip(["u", "", "v"]).map(|(revision, uid)| {
+        let recipe = Recipe {
+            groups: vec![vec![]; 4],
+            workloads: (0, 7),
+            endpoints: vec![(1, (0, uid), Some((1, true)), None)],
+        };
+        let policy = Arc::new(build(&recipe));
+        let position = Position {
+            epoch: 1,
+            revision,
+            digest: policy.digest(),
+        };
+        Version { position, policy }
+    });
+    let versions: Vec<Version> = versions.collect();
+    let keeps = |versions: &[Version]| {
+        let enforced = Window::new(versions.iter().cloned()).enforced(&Unknown::drop());
+        enforced.keeps(Direction::Ingress, address(1))
+    };
+    assert!(keeps(&versions[..2]) && keeps(&versions[1..]));
+    assert!(!keeps(&versions));
 }

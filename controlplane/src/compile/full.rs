@@ -84,6 +84,7 @@ impl<'a> World<'a> {
             let endpoint = Arc::new(Endpoint {
                 namespace: member.key.namespace.clone(),
                 name: member.key.name.clone(),
+                uid: member.workload.uid.clone(),
                 ingress: self.class(member, Direction::Ingress, &mut policy, groups),
                 egress: self.class(member, Direction::Egress, &mut policy, groups),
             });

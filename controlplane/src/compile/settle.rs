@@ -13,7 +13,7 @@ use super::{
     profiles::ProfileKey,
     selections::{Selected, Selections},
     slab::Id,
-    workloads::{Facts, Placed, Row},
+    workloads::{Facts, Placed, Row, workload},
 };
 
 impl Compiler {
@@ -172,9 +172,11 @@ impl Compiler {
         let place = row.place.filter(|&place| self.nodes.is_object(place));
         let new = match (place, &row.facts.stored) {
             (Some(place), Some(stored)) if !row.facts.addresses.is_empty() => {
+                let uid = &workload(stored).uid;
                 if row.placed.as_ref().is_some_and(|placed| {
                     (placed.place, placed.judges) == (place, judges)
                         && placed.addresses == row.facts.addresses
+                        && placed.endpoint.uid == *uid
                 }) {
                     return;
                 }
@@ -189,6 +191,7 @@ impl Compiler {
                     endpoint: Arc::new(Endpoint {
                         namespace: key.namespace.clone(),
                         name: key.name.clone(),
+                        uid: uid.clone(),
                         ingress: class(Direction::Ingress),
                         egress: class(Direction::Egress),
                     }),

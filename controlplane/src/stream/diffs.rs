@@ -167,6 +167,7 @@ mod tests {
         let pod = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
+            uid: String::new(),
             ingress: None,
             egress: None,
         };

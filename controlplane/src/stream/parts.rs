@@ -108,6 +108,7 @@ mod tests {
             let endpoint = Endpoint {
                 namespace: "default".into(),
                 name: format!("a-pod-with-a-name-of-some-length-{n}"),
+                uid: String::new(),
                 ingress: None,
                 egress: None,
             };

@@ -10,11 +10,14 @@ use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::Te
 use sallyport_controlplane::{
     cluster::Cluster,
     compile::{Compiler, full},
-    model::{Established, ObjectKey},
+    model::{Body, Established, ObjectKey},
 };
-use sallyport_proto::{Delta, policy::NodePolicy};
+use sallyport_proto::{Change, Delta, policy::NodePolicy};
 
-use crate::universe::{Edit, edit, established, nobody};
+use crate::{
+    universe::{Edit, edit, established, nobody},
+    write,
+};
 
 /// How many edits the long history has; the environment variable of this name raises it.
 const EDITS: &str = "SALLYPORT_COMPILE_EDITS";
@@ -120,5 +123,35 @@ proptest! {
             checked.step(transaction);
         }
         prop_assert!(Compiler::new(&checked.cluster).policies().eq(checked.compiler.policies()));
+    }
+}
+
+/// Digests leave uids out: that a node's policy is another is not told by them.
+#[test]
+fn a_uid_alone_is_a_change_of_one_endpoint() {
+    let pod = |uid: &str| {
+        let mut pod = write::pod("a", "web", "n", "app=web", "10.0.0.1 fd00::1");
+        if let Body::Workload(workload) = &mut pod.body {
+            workload.uid = uid.into();
+        }
+        pod
+    };
+    let mut checked = Checked::new(Established::Recheck);
+    let objects = [write::node("n", &["10.0.0.0/24"]), pod("")];
+    checked.step(&objects.map(Edit::Put));
+    for uid in ["u", "v", ""] {
+        let before = checked.policies["n"].clone();
+        checked.step(&[Edit::Put(pod(uid))]);
+        let after = &checked.policies["n"];
+        assert_eq!(before.digest(), after.digest());
+        let changes = Delta::between(&before, after).changes;
+        let uids: Vec<_> = changes
+            .iter()
+            .map(|change| match change {
+                Change::SetEndpoint(_, endpoint) => endpoint.uid.as_str(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(uids, [uid, uid]);
     }
 }

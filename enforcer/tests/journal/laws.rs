@@ -71,6 +71,7 @@ pub(crate) fn policy(members: &[u8], groups: u8) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
+            uid: String::new(),
             ingress: None,
             egress: None,
         };

@@ -85,6 +85,7 @@ pub(crate) fn random_policy(rng: &mut StdRng) -> NodePolicy {
             ingress: class(Direction::Ingress),
             egress: class(Direction::Egress),
             name: format!("pod-{n}"),
+            uid: String::new(),
         };
         policy.set_endpoint(address(n), Arc::new(endpoint));
     }

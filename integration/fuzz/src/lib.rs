@@ -136,6 +136,7 @@ pub fn policy(u: &mut Unstructured<'_>) -> Result<NodePolicy> {
         let endpoint = Endpoint {
             namespace: text(u)?,
             name: text(u)?,
+            uid: text(u)?,
             ingress,
             egress,
         };
