@@ -61,6 +61,9 @@ pub enum StartError {
     Resume(#[from] Refusal),
 }
 
+/// How many addresses that are nobody's any more are remembered with whose they were.
+const DEPARTED: usize = 1_000;
+
 /// How often a step is tried while others keep changing the table, or answers are lost.
 const TRIES: usize = 4;
 
@@ -76,7 +79,7 @@ pub struct Agent<K, L> {
     recent: Reach,
     /// An update that stopped half-way, and the step to go on with.
     unfinished: Option<(Plan, usize)>,
-    /// Whether there may be connections of addresses that are nobody's any more, to be forgotten when nothing happens.
+    /// Whether so many addresses are nobody's any more that their connections are to be forgotten when nothing happens.
     forgetting: bool,
     /// Set when the kernel has a table that the journal knows nothing of: it stays until a snapshot replaces it.
     foreign: bool,
@@ -162,7 +165,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             batch: self.limits().batch,
         };
         let after = intent.after(&self.installed)?;
-        self.forget_returning(&after)?;
+        self.forget_inherited(&after)?;
         self.journal.intend(&intent)?;
         self.enforce(after)?;
         if self.journal.wants_snapshot()
@@ -203,16 +206,16 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
     }
 
-    /// Forgets the connections of addresses that come back, if that has not been done since they went.
-    fn forget_returning(&mut self, after: &Installed) -> Result<(), Refusal> {
-        let returning = self.installed.returning(&after.policy);
-        self.forget(&returning).map_err(|source| Refusal::Kernel {
+    /// Forgets the connections of addresses that come back for other workloads than before.
+    fn forget_inherited(&mut self, after: &Installed) -> Result<(), Refusal> {
+        let inherited = self.installed.inherited(&after.policy);
+        self.forget(&inherited).map_err(|source| Refusal::Kernel {
             revision: after.position().unwrap_or_default().revision,
             step: 1,
             steps: 1,
             source,
         })?;
-        for address in &returning {
+        for address in &inherited {
             self.installed.departed.remove(address);
         }
         Ok(())
@@ -277,7 +280,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.recent.merge(&plan.reach);
         self.garbage.after(&plan);
         self.installed = plan.after;
-        self.forgetting = !self.installed.departed.is_empty();
+        self.forgetting = self.installed.departed.len() > DEPARTED;
     }
 
     /// Whether an update stopped half-way. It is in the journal: the node will hold what it leads to.
@@ -375,10 +378,13 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.recent = Reach::default();
     }
 
-    /// Deletes what no packet can reach any more, and forgets the connections of addresses that are nobody's.
+    /// Deletes what no packet can reach any more, and forgets the connections of addresses that are nobody's, if they are
+    /// many.
     pub fn clean(&mut self) {
         self.grace();
-        self.forget_departed();
+        if self.forgetting {
+            self.forget_departed();
+        }
         if self.garbage.is_empty() {
             return;
         }
@@ -399,7 +405,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         if self.foreign {
             return;
         }
-        let departed = self.installed.departed.iter().copied().collect();
+        let departed = self.installed.departed.keys().copied().collect();
         match self
             .kernel
             .forget(&|connection| connection.is_of(&departed))

@@ -28,12 +28,12 @@ mod repair;
 mod review;
 mod whole;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use imbl::{OrdMap, OrdSet, ordmap::DiffItem};
+use imbl::{OrdMap, ordmap::DiffItem};
 use sallyport_proto::{
     Position, Unknown, Window,
-    policy::{GroupId, NodePolicy},
+    policy::{Endpoint, GroupId, NodePolicy},
 };
 
 use crate::nft::{
@@ -71,9 +71,9 @@ pub struct Installed {
     pub made: Generation,
     /// The generation in which each group's sets were made.
     pub births: OrdMap<GroupId, Generation>,
-    /// Addresses that were workloads' and are nobody's now. Whoever is given one must not have it before the connections
-    /// of the one before are forgotten. (Some may have been since.)
-    pub departed: OrdSet<IpAddr>,
+    /// Addresses that were workloads' and are nobody's now, and whose they were. Another workload must not have one before
+    /// the connections of that one are forgotten. (Some may have been since.)
+    pub departed: OrdMap<IpAddr, Arc<Endpoint>>,
 }
 
 /// Kernel objects that no packet can reach any more, to be deleted when those that could are through.
@@ -149,20 +149,22 @@ impl Installed {
         }
     }
 
-    /// The addresses that come back with a policy, for another workload perhaps.
-    pub fn returning(&self, policy: &NodePolicy) -> BTreeSet<IpAddr> {
-        let departed = self.departed.iter().copied();
-        departed
-            .filter(|address| policy.endpoints().contains_key(address))
-            .collect()
+    /// The addresses that come back with a policy, for another workload than before.
+    pub fn inherited(&self, policy: &NodePolicy) -> BTreeSet<IpAddr> {
+        let has_heir = |(address, before): &(&IpAddr, &Arc<Endpoint>)| {
+            let after = policy.endpoints().get(*address);
+            after.is_some_and(|after| !before.has_owner_of(after))
+        };
+        let inherited = self.departed.iter().filter(has_heir);
+        inherited.map(|(&address, _)| address).collect()
     }
 
-    fn departed_after(&self, policy: &NodePolicy) -> OrdSet<IpAddr> {
+    fn departed_after(&self, policy: &NodePolicy) -> OrdMap<IpAddr, Arc<Endpoint>> {
         let mut departed = self.departed.clone();
         for item in self.policy.endpoints().diff(policy.endpoints()) {
             match item {
                 DiffItem::Add(address, _) => departed.remove(address),
-                DiffItem::Remove(&address, _) => departed.insert(address),
+                DiffItem::Remove(&address, endpoint) => departed.insert(address, endpoint.clone()),
                 DiffItem::Update { .. } => None,
             };
         }

@@ -183,11 +183,35 @@ fn nothing_is_forgotten_of_an_address_that_stays_somebodys() {
 fn who_is_gone_is_remembered_until_the_address_is_somebodys_again() {
     let (one, two) = (policy(&[(1, "one", None)]), policy(&[(2, "two", None)]));
     let first = installed(&one, true);
-    assert!(first.departed.is_empty() && first.returning(&two).is_empty());
+    assert!(first.departed.is_empty() && first.inherited(&two).is_empty());
     let second = updated(&first, &two, 2, true);
-    assert_eq!(second.departed.iter().collect::<Vec<_>>(), [&address(1)]);
+    assert_eq!(second.departed.keys().collect::<Vec<_>>(), [&address(1)]);
     let both = policy(&[(1, "heir", Some(true)), (2, "two", None), (3, "new", None)]);
-    assert_eq!(second.returning(&both), BTreeSet::from([address(1)]));
+    assert_eq!(second.inherited(&both), BTreeSet::from([address(1)]));
     let third = updated(&second, &both, 3, true);
     assert!(third.departed.is_empty());
+    let again = policy(&[(1, "one", Some(true)), (2, "two", None)]);
+    assert!(
+        second.inherited(&again).is_empty(),
+        "the same workload's object was put again"
+    );
+}
+
+#[test]
+fn another_uid_is_another_heir() {
+    let with_uid = |uid: &str| {
+        let mut policy = policy(&[(1, "one", None)]);
+        let mut endpoint = Endpoint::clone(&policy.endpoints()[&address(1)]);
+        endpoint.uid = uid.into();
+        policy.set_endpoint(address(1), Arc::new(endpoint));
+        policy
+    };
+    let first = installed(&with_uid("a"), true);
+    let gone = updated(&first, &policy(&[]), 2, true);
+    for (uid, is_heir) in [("a", false), ("b", true), ("", false)] {
+        let inherited = gone.inherited(&with_uid(uid));
+        assert_eq!(!inherited.is_empty(), is_heir, "{uid}");
+        let handed_over = plan::handed_over(&with_uid("a"), &with_uid(uid));
+        assert_eq!(!handed_over.is_empty(), is_heir, "{uid}");
+    }
 }

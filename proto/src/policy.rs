@@ -139,7 +139,7 @@ pub struct PortRule {
 }
 
 /// One address of a workload of the node, and the class that judges it in each direction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
     /// The workload's namespace.
     pub namespace: String,
@@ -151,17 +151,6 @@ pub struct Endpoint {
     pub ingress: Option<ClassId>,
     /// What it may send; `None` when it is not isolated for egress.
     pub egress: Option<ClassId>,
-}
-
-/// Whose an address is: the object that the workload is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// The workload's namespace.
-    pub namespace: String,
-    /// The workload's name.
-    pub name: String,
-    /// The uid of the workload's object; empty when it is unknown.
-    pub uid: String,
 }
 
 /// What one node must enforce. Every mutation keeps the digest.
@@ -281,36 +270,12 @@ impl Endpoint {
         self.ingress.is_some() || self.egress.is_some()
     }
 
-    /// The workload that it is an address of.
-    pub fn owner(&self) -> Owner {
-        Owner {
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            uid: self.uid.clone(),
-        }
-    }
-
-    /// Whether it is the same workload's as another: the namespaces and names are equal, and the uids are equal or one
-    /// of them is unknown.
+    /// Whether it is the same workload's as another: the namespaces and names are equal, and the uids, if both are known.
     pub fn has_owner_of(&self, other: &Endpoint) -> bool {
-        is_one_workload(self.named(), other.named())
+        let unknown = self.uid.is_empty() || other.uid.is_empty();
+        (&self.namespace, &self.name) == (&other.namespace, &other.name)
+            && (unknown || self.uid == other.uid)
     }
-
-    fn named(&self) -> [&str; 3] {
-        [&self.namespace, &self.name, &self.uid]
-    }
-}
-
-impl Owner {
-    /// Whether an endpoint is this workload's, by the rule of [`Endpoint::has_owner_of`].
-    pub fn is_of(&self, endpoint: &Endpoint) -> bool {
-        is_one_workload([&self.namespace, &self.name, &self.uid], endpoint.named())
-    }
-}
-
-/// Whether two namespaces, names and uids are those of one workload. An empty uid is unknown, and may be any.
-fn is_one_workload(a: [&str; 3], b: [&str; 3]) -> bool {
-    a[..2] == b[..2] && (a[2] == b[2] || a[2].is_empty() || b[2].is_empty())
 }
 
 impl NodePolicy {
@@ -334,38 +299,9 @@ impl NodePolicy {
         &self.workload_ranges
     }
 
-    /// The digest of all of it but the uids of endpoints.
-    ///
-    /// Control planes are upgraded before nodes. An earlier node does not know the uid, and would find another digest if
-    /// that were in it. Whether two policies are the same is told by [`is_same_as`](NodePolicy::is_same_as).
+    /// The digest of all of it.
     pub fn digest(&self) -> Digest {
         self.digest
-    }
-
-    /// Whether another policy is the same, uids included. Costs little where the digests differ or the endpoints are
-    /// shared.
-    pub fn is_same_as(&self, other: &NodePolicy) -> bool {
-        self.digest == other.digest
-            && (self.endpoints.ptr_eq(&other.endpoints) || self.endpoints == other.endpoints)
-    }
-
-    /// Whether the uid of any endpoint is known.
-    pub fn has_uids(&self) -> bool {
-        let mut endpoints = self.endpoints.values();
-        endpoints.any(|endpoint| !endpoint.uid.is_empty())
-    }
-
-    /// As much of it as is known by its digest: the uid of no endpoint.
-    pub fn without_uids(&self) -> NodePolicy {
-        let mut policy = self.clone();
-        for (&address, endpoint) in &self.endpoints {
-            if !endpoint.uid.is_empty() {
-                let mut endpoint = Endpoint::clone(endpoint);
-                endpoint.uid.clear();
-                policy.set_endpoint(address, Arc::new(endpoint));
-            }
-        }
-        policy
     }
 
     /// Adds or replaces an endpoint.
@@ -493,16 +429,19 @@ pub(crate) fn hash_ranges(mut hasher: Hasher, ranges: &Ranges) -> Hasher {
     hasher
 }
 
-/// The entry of an endpoint. The uid is not in it: see [`NodePolicy::digest`].
+/// The entry of an endpoint. One without a uid has the entry that it had before there were uids: nodes and journals hold it.
 fn endpoint_entry(address: IpAddr, endpoint: &Endpoint) -> u128 {
     let class = |id: Option<ClassId>| id.map_or(Vec::new(), |id| id.0.to_vec());
-    Hasher::new("endpoint")
+    let hasher = Hasher::new("endpoint")
         .field(&octets(address))
         .field(endpoint.namespace.as_bytes())
         .field(endpoint.name.as_bytes())
         .field(&class(endpoint.ingress))
-        .field(&class(endpoint.egress))
-        .finish()
+        .field(&class(endpoint.egress));
+    match endpoint.uid.is_empty() {
+        true => hasher.finish(),
+        false => hasher.field(endpoint.uid.as_bytes()).finish(),
+    }
 }
 
 fn class_entry(id: ClassId, class: &Class) -> u128 {
@@ -587,26 +526,20 @@ mod tests {
         ] {
             assert_eq!(known.has_owner_of(&other), same, "{other:?}");
             assert_eq!(other.has_owner_of(&known), same, "{other:?}");
-            assert_eq!(known.owner().is_of(&other), same, "{other:?}");
-            assert_eq!(other.owner().is_of(&known), same, "{other:?}");
         }
         let unknown = endpoint("a", "web", "");
-        assert!(unknown.has_owner_of(&unknown) && unknown.owner().is_of(&unknown));
+        assert!(unknown.has_owner_of(&unknown));
     }
 
     #[test]
-    fn the_uid_is_not_in_the_digest() {
-        let policy = |uid| {
+    fn a_uid_that_is_known_is_in_the_digest() {
+        let digest = |uid| {
             let mut policy = NodePolicy::default();
             policy.set_endpoint([10, 0, 0, 1].into(), Arc::new(endpoint("a", "web", uid)));
-            policy
+            policy.digest()
         };
-        let (one, two) = (policy("1"), policy("2"));
-        assert_eq!(one.digest(), two.digest());
-        // What it was before there were uids: nodes and journals hold it.
-        assert_eq!(one.digest().to_string(), "bf47556e89ca809ff4ece90c595bce48");
-        assert!(!one.is_same_as(&two) && one.is_same_as(&policy("1")));
-        assert_eq!(one.without_uids(), policy(""));
-        assert!(one.has_uids() && !policy("").has_uids());
+        assert_ne!(digest("1"), digest("2"));
+        let before_there_were_uids = "bf47556e89ca809ff4ece90c595bce48";
+        assert_eq!(digest("").to_string(), before_there_were_uids);
     }
 }

@@ -313,7 +313,7 @@ impl Place {
             policy.set_workload_ranges(ranges.clone());
         }
         if let Some(old) = &self.policy
-            && old.is_same_as(&policy)
+            && old.digest() == policy.digest()
         {
             return false;
         }

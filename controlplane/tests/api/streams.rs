@@ -6,7 +6,7 @@ use std::{
 };
 
 use sallyport_proto::{
-    Digest, Position, Version, Window,
+    Change, Digest, Position, Version, Window,
     policy::NodePolicy,
     wire::{Kind, WaitEnforcedRequest, node_status::State},
 };
@@ -341,6 +341,33 @@ async fn a_node_that_leaves_holds_nobody_back() {
         NodePolicy::default().digest()
     );
     world.until("empty", (State::Enforcing, 0)).await;
+}
+
+/// A pod that is made again under the same name with the same address is another one if its uid is another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_a_uid_alone_is_a_delta() {
+    let world = world().await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
+    n.follow().await;
+    world.until("n", (State::Enforcing, 0)).await;
+    let web = pod("a", "web", "n", "10.0.0.1", "web");
+    for uid in ["4c1d2a52", "7a0f7d4a"] {
+        let before = n.newest();
+        let text = web.replace("{name: 'web'", &format!("{{name: 'web', uid: {uid}"));
+        let revision = world.apply(&text).await;
+        let update = n.follow().await.update;
+        assert_eq!(update.base, Some(before));
+        assert_eq!(update.target.revision, revision);
+        let [Change::SetEndpoint(address, endpoint)] = &update.delta.changes[..] else {
+            panic!("{:?}", update.delta);
+        };
+        assert_eq!(address.to_string(), "10.0.0.1");
+        assert_eq!((&*endpoint.name, &*endpoint.uid), ("web", uid));
+        world.until("n", (State::Enforcing, 0)).await;
+        // The same again is no change.
+        assert_eq!(world.apply(&text).await, revision);
+        n.hears_nothing().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

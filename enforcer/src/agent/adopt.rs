@@ -35,7 +35,6 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// Brings journal and kernel together.
     pub(super) fn adopt(&mut self, recovered: Recovered) -> Result<(), StartError> {
-        self.forgetting = true; // What the journal says of that may be done or not.
         let started = Instant::now();
         let Some(table) = self.kernel.read()? else {
             // After a reboot: what was intended is carried out, as it was acknowledged or would have been.

@@ -2,10 +2,11 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use imbl::OrdMap;
 use prost::Message;
 use sallyport_proto::{
-    Delta, Position, Ranges, Unknown, Update, Version, Window, WireError,
-    policy::{GroupId, NodePolicy},
+    Change, Delta, Position, Ranges, Unknown, Update, Version, Window, WireError,
+    policy::{Endpoint, GroupId, NodePolicy},
     wire,
 };
 
@@ -48,8 +49,12 @@ pub(super) struct SnapshotRecord {
     births: Vec<Birth>,
     #[prost(message, optional, tag = "5")]
     dropped: Option<wire::WorkloadRanges>,
+    /// As an earlier enforcer wrote it: without whose the addresses were.
     #[prost(bytes = "vec", repeated, tag = "6")]
-    departed: Vec<Vec<u8>>,
+    departed_addresses: Vec<Vec<u8>>,
+    /// The endpoints that are gone, each as the change that made it.
+    #[prost(message, repeated, tag = "7")]
+    departed: Vec<wire::PolicyChange>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -119,17 +124,20 @@ pub(super) fn snapshot_record(installed: &Installed) -> SnapshotRecord {
         group: id.0.to_vec(),
         generation,
     });
-    let departed = installed.departed.iter().map(|address| match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    });
+    let departed = installed.departed.iter();
+    let departed = Delta {
+        changes: departed
+            .map(|(&address, endpoint)| Change::SetEndpoint(address, endpoint.clone()))
+            .collect(),
+    };
     SnapshotRecord {
         versions,
         generation: installed.generation,
         made: installed.made,
         births: births.collect(),
         dropped: dropped(&installed.unknown),
-        departed: departed.collect(),
+        departed_addresses: Vec::new(),
+        departed: (&departed).into(),
     }
 }
 
@@ -181,7 +189,6 @@ fn installed(snapshot: &SnapshotRecord) -> Result<Installed, String> {
         Ok((GroupId(id), birth.generation))
     });
     let unknown = unknown(snapshot.dropped.as_ref())?;
-    let departed = snapshot.departed.iter().map(|bytes| address(bytes));
     Ok(Installed {
         policy: window.enforced(&unknown),
         window,
@@ -189,8 +196,23 @@ fn installed(snapshot: &SnapshotRecord) -> Result<Installed, String> {
         generation: snapshot.generation,
         made: snapshot.made,
         births: births.collect::<Result<_, String>>()?,
-        departed: departed.collect::<Result<_, String>>()?,
+        departed: departed(snapshot)?,
     })
+}
+
+fn departed(snapshot: &SnapshotRecord) -> Result<OrdMap<IpAddr, Arc<Endpoint>>, String> {
+    let nobody = Arc::new(Endpoint::default());
+    let addresses = snapshot.departed_addresses.iter();
+    let mut departed = addresses
+        .map(|bytes| Ok((address(bytes)?, nobody.clone())))
+        .collect::<Result<OrdMap<_, _>, String>>()?;
+    for change in delta(&snapshot.departed)?.changes {
+        let Change::SetEndpoint(address, endpoint) = change else {
+            return Err("what is gone is no endpoint".into());
+        };
+        departed.insert(address, endpoint);
+    }
+    Ok(departed)
 }
 
 fn unknown(dropped: Option<&wire::WorkloadRanges>) -> Result<Unknown, String> {

@@ -53,7 +53,7 @@ pub(super) fn is_needed(
     let isolates = changes.any(|item| match item {
         DiffItem::Add(address, endpoint) => {
             let silent = options.silences(&old.policy, *address);
-            refuses(&new.policy, endpoint) && (!silent || old.departed.contains(address))
+            refuses(&new.policy, endpoint) && (!silent || old.departed.contains_key(address))
         }
         DiffItem::Update {
             old: (_, before),

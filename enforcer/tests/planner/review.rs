@@ -84,6 +84,7 @@ fn node(pod: Option<Ingress>) -> NodePolicy {
     let endpoint = Endpoint {
         namespace: "default".into(),
         name: "pod".into(),
+        uid: String::new(),
         ingress: class,
         egress: None,
     };
@@ -228,7 +229,7 @@ fn is_silent(before: &Installed, options: &Options, address: IpAddr) -> bool {
     let policy = &before.policy;
     options.silences(policy, address)
         && !policy.endpoints().contains_key(&address)
-        && !before.departed.contains(&address)
+        && !before.departed.contains_key(&address)
 }
 
 #[test]
