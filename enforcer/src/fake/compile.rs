@@ -47,6 +47,7 @@ pub(super) enum Check {
     DirectionOriginal,
     Established,
     New,
+    NotUdp,
     NoBeginning(u8),
     NeighbourDiscovery,
     Input(String),
@@ -177,6 +178,7 @@ impl Check {
             Check::DirectionOriginal => connection.is_some_and(|of| of.original),
             Check::Established => connection.is_some_and(|of| of.established),
             Check::New => connection.is_some_and(|of| !of.established),
+            Check::NotUdp => protocol != Some(17),
             Check::NoBeginning(number) => {
                 connection.is_some_and(|of| of.protocol == *number && of.late)
             }
@@ -354,6 +356,7 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::DirectionOriginal => Check::DirectionOriginal,
         Match::Established => Check::Established,
         Match::New => Check::New,
+        Match::NotUdp => Check::NotUdp,
         Match::NoTcpBeginning => Check::NoBeginning(6),
         Match::NoSctpBeginning => Check::NoBeginning(132),
         Match::NeighbourDiscovery => Check::NeighbourDiscovery,

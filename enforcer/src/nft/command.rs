@@ -127,6 +127,8 @@ pub enum Match {
     Established,
     /// It is of a connection that conntrack does not know.
     New,
+    /// It is not UDP's.
+    NotUdp,
     /// It goes the way that the connection's first packet went.
     DirectionOriginal,
     /// It is TCP's and begins no connection: it has not SYN alone of SYN, ACK, FIN and RST.
@@ -353,6 +355,7 @@ impl Match {
             Match::NoConnection
             | Match::Established
             | Match::New
+            | Match::NotUdp
             | Match::DirectionOriginal
             | Match::NoTcpBeginning
             | Match::NoSctpBeginning
@@ -412,6 +415,7 @@ impl fmt::Display for Match {
             Match::NoConnection => f.write_str("ct state invalid,untracked"),
             Match::Established => f.write_str("ct state established,related"),
             Match::New => f.write_str("ct state == new"),
+            Match::NotUdp => f.write_str("meta l4proto != udp"),
             Match::DirectionOriginal => f.write_str("ct direction original"),
             Match::NoTcpBeginning => f.write_str("tcp flags & (fin | syn | rst | ack) != syn"),
             Match::NoSctpBeginning => f.write_str("meta l4proto sctp @th,96,8 != 1"),

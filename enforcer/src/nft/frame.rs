@@ -104,7 +104,6 @@ pub fn chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str, Vec<
     let begins = [
         Rule::when(Match::NoTcpBeginning, Verdict::Reset).counted(),
         Rule::when(Match::NoSctpBeginning, Verdict::Drop).counted(),
-        Rule::always(Verdict::Return),
     ];
     let unrestricted = [unbegun(), Rule::always(Verdict::Accept)];
     let mut chains = vec![
@@ -143,9 +142,10 @@ pub(super) fn nothing_allowed() -> Rule {
     drop.comment(NOTHING_ALLOWED)
 }
 
-/// The rule that stops packets that begin no connection, where an end is isolated.
+/// The rule that stops packets that begin no connection, where an end is isolated. Each packet of UDP may begin one: it is
+/// spared the way there.
 pub(super) fn unbegun() -> Rule {
-    Rule::when(Match::New, Verdict::Jump(UNBEGUN.into()))
+    Rule::when(Match::New, Verdict::Jump(UNBEGUN.into())).and(Match::NotUdp)
 }
 
 /// The rules for packets of no connection, in a chain that never changes: rules with constant sets do not change well while

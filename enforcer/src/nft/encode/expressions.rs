@@ -66,6 +66,10 @@ impl Expressions {
                 self.ct(sys::NFT_CT_STATE, None, REG);
                 self.compare(sys::NFT_CMP_EQ, &8u32.to_ne_bytes());
             }
+            Match::NotUdp => {
+                self.meta(sys::NFT_META_L4PROTO);
+                self.compare(sys::NFT_CMP_NEQ, &[libc::IPPROTO_UDP as u8]);
+            }
             Match::NoTcpBeginning => {
                 self.protocol(libc::IPPROTO_TCP);
                 self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, 13, 1, REG);
