@@ -46,7 +46,7 @@ const OF_REVOKE: [Steps; 4] = [
     Steps {
         name: "waits for packets",
         calls: Call::is_grace,
-        least: 1,
+        least: 2,
     },
     Steps {
         name: "messages",
