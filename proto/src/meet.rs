@@ -4,7 +4,7 @@
 //! With one exception, on the side of denial: a connection that is established, where one version keeps such and the
 //! other does not, or where an address passes from one workload to another, passes only if both allow it anew.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use imbl::{OrdSet, ordmap::DiffItem};
 
@@ -68,6 +68,8 @@ impl NodePolicy {
             old: self,
             new,
             out: new.clone(),
+            classes: BTreeMap::new(),
+            peers: BTreeMap::new(),
         };
         meet.workload_ranges();
         meet.groups();
@@ -167,10 +169,17 @@ struct Meet<'a> {
     old: &'a NodePolicy,
     new: &'a NodePolicy,
     out: NodePolicy,
+    /// The classes that were asked for: many endpoints go from one class to the same other.
+    classes: BTreeMap<Pair, Option<ClassId>>,
+    /// The groups that were asked for: many ports go from one group to the same other.
+    peers: BTreeMap<[Peers; 2], Option<GroupId>>,
 }
 
+/// The classes of an endpoint in both versions, and whether it is the same workload's in both.
+type Pair = (Option<ClassId>, Option<ClassId>, bool);
+
 /// Who may use a port.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Peers {
     Nobody,
     Everyone,
@@ -270,6 +279,16 @@ impl Meet<'_> {
         new: Option<ClassId>,
         same_owner: bool,
     ) -> Option<ClassId> {
+        let pair = (old, new, same_owner);
+        if let Some(&class) = self.classes.get(&pair) {
+            return class;
+        }
+        let class = self.make_class(pair);
+        self.classes.insert(pair, class);
+        class
+    }
+
+    fn make_class(&mut self, (old, new, same_owner): Pair) -> Option<ClassId> {
         let (old_id, new_id) = (old, new);
         let old = old.map(|id| self.old.classes[&id].clone());
         let new = new.map(|id| self.new.classes[&id].clone());
@@ -311,6 +330,15 @@ impl Meet<'_> {
 
     /// The group of the peers that are in both; `None` if nobody is.
     fn peers(&mut self, old: Peers, new: Peers) -> Option<GroupId> {
+        if let Some(&group) = self.peers.get(&[old, new]) {
+            return group;
+        }
+        let group = self.make_peers(old, new);
+        self.peers.insert([old, new], group);
+        group
+    }
+
+    fn make_peers(&mut self, old: Peers, new: Peers) -> Option<GroupId> {
         let (a, b) = match (old, new) {
             (Peers::Nobody, _) | (_, Peers::Nobody) => return None,
             (Peers::Group(a), Peers::Group(b)) if a == b => return Some(a),

@@ -450,3 +450,54 @@ fn an_unknown_uid_between_two_hides_no_change_of_owner() {
     assert!(keeps(&versions[..2]) && keeps(&versions[1..]));
     assert!(!keeps(&versions));
 }
+
+/// Endpoints that go from one class to the same other cost one class, not one each.
+#[test]
+fn the_meet_costs_what_its_classes_cost() {
+    let rules = 1_500u16;
+    let policy = |endpoints: u16, shift: u8| {
+        let mut policy = NodePolicy::default();
+        let groups: Vec<GroupId> = (0..4).map(group_id).collect();
+        for (n, &id) in (0..).zip(&groups) {
+            let (description, ranges) = spec(n);
+            let mut group = PeerGroup::new(description, ranges);
+            group.addresses = [address(n), address(n + shift)].into_iter().collect();
+            policy.set_group(id, Arc::new(group));
+        }
+        let rule = |n: u16| PortRule {
+            protocol: Protocol::Tcp,
+            first: n * 40,
+            last: n * 40 + 20 + u16::from(shift),
+            group: groups[usize::from(n + u16::from(shift)) % groups.len()],
+        };
+        let class = Class {
+            direction: Direction::Ingress,
+            keep: false,
+            other: None,
+            ports: (0..rules).map(rule).collect(),
+        };
+        let id = class.id();
+        policy.add_class(id, Arc::new(class));
+        for n in 0..endpoints {
+            let endpoint = Endpoint {
+                namespace: "default".into(),
+                name: format!("pod-{n}"),
+                ingress: Some(id),
+                ..Endpoint::default()
+            };
+            let [high, low] = n.to_be_bytes();
+            policy.set_endpoint([10, 1, high, low].into(), Arc::new(endpoint));
+        }
+        policy
+    };
+    let took = |endpoints| {
+        let (old, new) = (policy(endpoints, 1), policy(endpoints, 2));
+        let started = std::time::Instant::now();
+        let meet = old.meet(&new, &Unknown::drop());
+        assert_eq!(meet.endpoints().len(), usize::from(endpoints));
+        started.elapsed()
+    };
+    let (few, many) = (took(30), took(3_000));
+    // Without that it is a hundred times as much.
+    assert!(many < 20 * few, "{many:?} for 3,000 and {few:?} for 30");
+}
