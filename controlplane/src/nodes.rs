@@ -5,6 +5,7 @@
 
 mod entry;
 mod extent;
+mod prepare;
 mod rollout;
 mod session;
 mod table;
@@ -19,6 +20,7 @@ use sallyport_proto::{Position, Revision, policy::NodePolicy, wire::trouble};
 use tokio::sync::watch;
 
 pub use self::{
+    prepare::Prepared,
     rollout::Phase,
     session::{Hello, Session, SessionError, Update},
     table::{Start, Table},
@@ -170,7 +172,9 @@ impl Nodes {
 
     /// A transaction was committed. Every one has to be told, in order.
     pub fn commit(&self, revision: Revision, affected: Affected, unreachable: Option<Unreachable>) {
-        self.with(|table, now| table.commit(revision, affected, unreachable, now));
+        let before = self.lock().before(&affected);
+        let prepared = Prepared::new(affected, &before);
+        self.with(|table, now| table.commit(revision, prepared, unreachable, now));
     }
 
     /// The state of every node, by name.

@@ -120,7 +120,8 @@ impl World {
             policies: policies.collect(),
             gone: Vec::new(),
         };
-        self.table.commit(revision, affected, None, self.now);
+        let prepared = self.table.prepare(affected);
+        self.table.commit(revision, prepared, None, self.now);
     }
 
     /// What is sent to a node: the versions that it is to hold then.

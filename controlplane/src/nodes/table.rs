@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::{
     Affected, Hello, RolloutStatus, SessionError, Settings, Status, Trouble, Unreachable, Update,
     entry::{Entry, Known},
+    prepare::{Before, Prepared},
     rollout::{Leg, Rollout, Rollouts},
 };
 
@@ -131,22 +132,43 @@ impl Table {
         }
     }
 
+    /// What a commit that affects some nodes is prepared with. Only a commit changes it, but for what nodes do with
+    /// unknown addresses.
+    pub(super) fn before(&self, affected: &Affected) -> Before {
+        let entry = |(name, _): &(String, _)| {
+            let entry = self.entries.get(name)?;
+            Some((
+                name.clone(),
+                (entry.policy().clone(), entry.unknown().clone()),
+            ))
+        };
+        affected.policies.iter().filter_map(entry).collect()
+    }
+
+    /// Prepares a commit.
+    pub fn prepare(&self, affected: Affected) -> Prepared {
+        let before = self.before(&affected);
+        Prepared::new(affected, &before)
+    }
+
     /// A transaction was committed. Every one has to be told, in order.
     pub fn commit(
         &mut self,
         revision: Revision,
-        affected: Affected,
+        prepared: Prepared,
         unreachable: Option<Unreachable>,
         at: Instant,
     ) {
         self.now.revision = revision;
-        for name in affected.gone {
+        for name in prepared.gone {
             self.forget(&name, at);
         }
         let unreachable = unreachable.unwrap_or(self.settings.unreachable);
         let mut rollout = Rollout::new(revision, unreachable, at);
-        let mut woken = Vec::with_capacity(affected.policies.len());
-        for (name, policy) in affected.policies {
+        *rollout.extent_mut() = prepared.extent;
+        let mut woken = Vec::with_capacity(prepared.changes.len());
+        for change in prepared.changes {
+            let name = change.node.clone();
             if !self.entries.contains_key(&name) {
                 let nothing = Arc::<NodePolicy>::default();
                 let position = self.position(revision - 1, &nothing);
@@ -157,17 +179,13 @@ impl Table {
                 self.entries
                     .insert(name.clone(), Entry::new(Some(settled), at));
             }
-            let position = self.position(revision, &policy);
+            let position = self.position(revision, &change.policy);
             let entry = self.entries.get_mut(&name).expect("just looked at");
-            if entry.policy().digest() == policy.digest() {
-                continue;
-            }
-            let ways = entry.policy().ways_to(&policy, entry.unknown());
-            rollout.extent_mut().add(entry.policy(), &policy);
+            let ways = change.ways(entry.unknown());
             let on_their_way = self.rollouts.versions(&name);
             let version = entry.changed(
                 position,
-                policy,
+                change.policy,
                 on_their_way.map(|version| version.position.revision),
             );
             let leg = Leg {

@@ -147,7 +147,8 @@ impl World {
         }
         let at = self.at();
         let alive = self.control.alive.as_mut().expect("just looked at");
-        alive.table.commit(revision, affected, None, at);
+        let prepared = alive.table.prepare(affected);
+        alive.table.commit(revision, prepared, None, at);
         let rollouts = alive.table.rollouts(at);
         self.note(|| {
             let told = rollouts.iter().map(|rollout| {
