@@ -10,6 +10,7 @@ mod watching;
 
 use std::{sync::Arc, time::Duration};
 
+use futures::stream::BoxStream;
 use sallyport_proto::{
     Revision,
     wire::{
@@ -25,7 +26,7 @@ use tonic::{Request, Response, Status};
 
 #[doc(hidden)]
 pub use self::edits::read as edits;
-use self::list::Listings;
+use self::{list::Listings, watching::Watches};
 use crate::{
     nodes::{self, Nodes, Unreachable},
     transaction::not_found,
@@ -44,6 +45,7 @@ pub struct Api {
     writer: Writer,
     nodes: Arc<Nodes>,
     listings: Listings,
+    watches: Watches,
     stopping: watch::Receiver<bool>,
 }
 
@@ -54,6 +56,7 @@ impl Api {
             writer,
             nodes,
             listings: Listings::default(),
+            watches: Watches::default(),
             stopping,
         }
     }
@@ -88,7 +91,7 @@ impl Api {
 
 #[tonic::async_trait]
 impl PolicyService for Api {
-    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+    type WatchStream = BoxStream<'static, Result<WatchResponse, Status>>;
     type BackupStream = ReceiverStream<Result<BackupResponse, Status>>;
 
     async fn apply(
@@ -155,18 +158,21 @@ impl PolicyService for Api {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let client = request.remote_addr().map(|address| address.ip());
         let WatchRequest {
             after_revision,
             bookmark_interval_ms,
         } = request.into_inner();
         let interval = or_default(bookmark_interval_ms, DEFAULT_BOOKMARK_INTERVAL);
         let stream = watching::start(
+            &self.watches,
+            client,
             self.writer.watch(),
             after_revision,
             interval,
             self.stopping.clone(),
         )?;
-        Ok(Response::new(stream))
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn wait_enforced(

@@ -1,100 +1,154 @@
 //! A watch: every transaction after a revision, in order, each once, and bookmarks when nothing happens. It reads the
-//! published history at its client's pace, so that no client holds up another, or the writer.
+//! published history when its client takes what comes, and makes nothing ready before: a client that does not read costs
+//! next to nothing, and holds up neither another nor the writer. One that falls behind what history keeps is told to list
+//! and to watch from there.
 
-use std::{sync::Arc, time::Duration};
-
-use sallyport_proto::{Revision, wire::WatchResponse};
-use tokio::{
-    sync::{mpsc, watch},
-    time::timeout,
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
-use tokio_stream::wrappers::ReceiverStream;
+
+use futures::{Stream, stream};
+use sallyport_proto::{Revision, wire::WatchResponse};
+use tokio::{sync::watch, time::timeout};
 use tonic::Status;
 
 use super::failure;
 use crate::{history::Compacted, writer::Published};
 
-/// Transactions that are made ready before the client takes the first.
-const AHEAD: usize = 16;
+/// How many watches there may be of one client, told by its address, and in all.
+const OF_ONE: usize = 1_000;
+const IN_ALL: usize = 10_000;
 
-type Sender = mpsc::Sender<Result<WatchResponse, Status>>;
+/// The watches that there are, by the address of the client; those by a unix socket have none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watches(Arc<Mutex<HashMap<Option<IpAddr>, usize>>>);
 
-/// Starts a watch, unless what it asks for is gone or has not come yet.
+/// A watch's place among them.
+#[derive(Debug)]
+struct Place {
+    watches: Watches,
+    client: Option<IpAddr>,
+}
+
+impl Watches {
+    fn take(&self, client: Option<IpAddr>) -> Result<Place, Status> {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = places.values().sum();
+        let of_client = places.entry(client).or_default();
+        let too_many = |whose: &str, most| {
+            Status::resource_exhausted(format!(
+                "there are {most} watches {whose}, the most that there may be: end some, or let several readers share one"
+            ))
+        };
+        if *of_client >= OF_ONE {
+            return Err(too_many("of this client", OF_ONE));
+        }
+        if all >= IN_ALL {
+            return Err(too_many("in all", IN_ALL));
+        }
+        *of_client += 1;
+        Ok(Place {
+            watches: self.clone(),
+            client,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self
+            .watches
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = places.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                places.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// Where a watch is.
+struct Follower {
+    published: watch::Receiver<Arc<Published>>,
+    stopping: watch::Receiver<bool>,
+    bookmark_interval: Duration,
+    sent: Revision,
+    _place: Place,
+}
+
+/// Starts a client's watch, unless what it asks for is gone or has not come yet.
 pub(super) fn start(
-    mut published: watch::Receiver<Arc<Published>>,
+    watches: &Watches,
+    client: Option<IpAddr>,
+    published: watch::Receiver<Arc<Published>>,
     after: Revision,
     bookmark_interval: Duration,
-    mut stopping: watch::Receiver<bool>,
-) -> Result<ReceiverStream<Result<WatchResponse, Status>>, Status> {
-    let state = published.borrow_and_update().clone();
-    if after > state.revision {
-        return Err(failure::future(after, state.revision));
+    stopping: watch::Receiver<bool>,
+) -> Result<impl Stream<Item = Result<WatchResponse, Status>> + Send + use<>, Status> {
+    {
+        let state = published.borrow();
+        if after > state.revision {
+            return Err(failure::future(after, state.revision));
+        }
+        drop(state.history.after(after).map_err(compacted)?);
     }
-    drop(state.history.after(after).map_err(compacted)?);
-    let (client, stream) = mpsc::channel(AHEAD);
-    tokio::spawn(async move {
-        let end = tokio::select! {
-            end = follow(published, state, after, bookmark_interval, &client) => end,
-            _ = stopping.wait_for(|&stopping| stopping) => failure::stopping(),
-            () = client.closed() => return,
-        };
-        // A client that is gone does not need to know.
-        let _ = client.send(Err(end)).await;
-    });
-    Ok(ReceiverStream::new(stream))
+    let follower = Follower {
+        published,
+        stopping,
+        bookmark_interval,
+        sent: after,
+        _place: watches.take(client)?,
+    };
+    Ok(stream::unfold(Some(follower), |follower| async {
+        let mut follower = follower?;
+        match follower.next().await {
+            Ok(response) => Some((Ok(response), Some(follower))),
+            Err(end) => Some((Err(end), None)),
+        }
+    }))
+}
+
+impl Follower {
+    /// The next transaction, or a bookmark.
+    async fn next(&mut self) -> Result<WatchResponse, Status> {
+        loop {
+            if *self.stopping.borrow() {
+                return Err(failure::stopping());
+            }
+            // A watch that waits is to keep no old state alive.
+            let next = {
+                let state = self.published.borrow_and_update();
+                let mut later = state.history.after(self.sent).map_err(compacted)?;
+                later.next().cloned()
+            };
+            if let Some(committed) = next {
+                self.sent = committed.revision;
+                return Ok(WatchResponse::from(&*committed));
+            }
+            tokio::select! {
+                changed = timeout(self.bookmark_interval, self.published.changed()) => match changed {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(failure::stopping()),
+                    Err(_) => {
+                        return Ok(WatchResponse {
+                            revision: self.sent,
+                            events: Vec::new(),
+                            bookmark: true,
+                        });
+                    }
+                },
+                _ = self.stopping.changed() => {}
+            }
+        }
+    }
 }
 
 fn compacted(compacted: Compacted) -> Status {
     Status::out_of_range(compacted.to_string())
-}
-
-/// Sends until something ends it.
-async fn follow(
-    mut published: watch::Receiver<Arc<Published>>,
-    mut state: Arc<Published>,
-    mut sent: Revision,
-    bookmark_interval: Duration,
-    client: &Sender,
-) -> Status {
-    loop {
-        sent = match send_after(&state, sent, client).await {
-            Ok(sent) => sent,
-            Err(end) => return end,
-        };
-        // An idle watch is to keep no old state alive.
-        drop(state);
-        loop {
-            match timeout(bookmark_interval, published.changed()).await {
-                Ok(Ok(())) => break,
-                Ok(Err(_)) => return failure::stopping(),
-                Err(_) => {
-                    let bookmark = WatchResponse {
-                        revision: sent,
-                        events: Vec::new(),
-                        bookmark: true,
-                    };
-                    if client.send(Ok(bookmark)).await.is_err() {
-                        return failure::stopping();
-                    }
-                }
-            }
-        }
-        state = published.borrow_and_update().clone();
-    }
-}
-
-/// Sends the transactions after a revision, and returns the last one's.
-async fn send_after(
-    state: &Published,
-    sent: Revision,
-    client: &Sender,
-) -> Result<Revision, Status> {
-    for committed in state.history.after(sent).map_err(compacted)? {
-        let response = WatchResponse::from(&**committed);
-        client
-            .send(Ok(response))
-            .await
-            .map_err(|_| failure::stopping())?;
-    }
-    Ok(state.revision)
 }
