@@ -185,7 +185,7 @@ fn take_items(tree: &mut Tree, faults: &mut Vec<Fault>) -> Vec<Tree> {
         }),
     }
     tree.take_duplicates(Path::ROOT, faults);
-    let shell = decode::decode::<ListShell>(tree, false);
+    let shell = decode::decode::<ListShell>(tree, &[]);
     faults.extend(shell.unknown.into_iter().chain(shell.wrong));
     items
 }

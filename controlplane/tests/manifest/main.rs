@@ -1,6 +1,7 @@
 //! The reader of manifests as its users meet it: texts in, objects or problems out. What is shared by the tables; the
 //! cases are in the modules.
 
+mod dumps;
 mod laws;
 mod lists;
 mod metadata;
