@@ -143,7 +143,7 @@ pub struct Workload {
     pub labels: Arc<Labels>,
     /// `metadata.uid`: which of the objects that had this name, one after another, it is. Empty when it is unknown.
     pub uid: String,
-    /// The node it runs on; `None` while it is not scheduled.
+    /// The node it runs on; `None` while it is not scheduled, and for a pod that ended.
     pub node: Option<String>,
     /// Its addresses: none before it has any and after it ended; at most one of each family.
     pub addresses: Vec<IpAddr>,

@@ -1,5 +1,5 @@
 //! Decodes a tree into a Kubernetes type, strictly: what the type does not know and what is not of its type is told by
-//! path, all of it. Knows no rule about values.
+//! path, all of it. A null is the type's zero value, as for the API server. Knows no rule about values.
 
 use std::{cell::RefCell, fmt};
 
@@ -25,32 +25,38 @@ pub(super) struct Decoded<T> {
     pub(super) unknown: Vec<Fault>,
     /// Values of a wrong type.
     pub(super) wrong: Vec<Fault>,
+    /// Where a null stands for a zero value, and that value: what the API server would store there.
+    pub(super) zeros: Vec<(FieldPath, Value)>,
 }
 
-/// Decodes a tree that has no duplicate keys. With `tolerant`, unknown fields inside the parts of `status` are passed
-/// over: a cluster wrote those, perhaps one that is newer than this program.
-pub(super) fn decode<T: DeserializeOwned>(tree: &Tree, tolerant: bool) -> Decoded<T> {
+/// Decodes a tree that has no duplicate keys. Unknown fields inside of the `tolerated` top-level fields are passed over:
+/// a cluster wrote those, perhaps one that is newer than this program. Known names in another case are refused there
+/// too: those are mistakes.
+pub(super) fn decode<T: DeserializeOwned>(tree: &Tree, tolerated: &[&str]) -> Decoded<T> {
     let mut copy = None::<Tree>;
     let mut wrong = Vec::<Fault>::new();
     let mut attempts = 0;
     loop {
-        let unknown = RefCell::new(Vec::new());
+        let (unknown, zeros) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
         let sink = Sink {
             unknown: &unknown,
-            tolerant,
+            zeros: &zeros,
+            tolerated,
         };
         let result = T::deserialize(Decoder {
             tree: copy.as_ref().unwrap_or(tree),
             path: Path::ROOT,
             sink,
+            siblings: &[],
         });
-        let unknown = unknown.into_inner();
+        let (unknown, zeros) = (unknown.into_inner(), zeros.into_inner());
         let error = match result {
             Ok(value) => {
                 return Decoded {
                     value: Some(value),
                     unknown,
                     wrong,
+                    zeros,
                 };
             }
             Err(error) => error,
@@ -75,6 +81,7 @@ pub(super) fn decode<T: DeserializeOwned>(tree: &Tree, tolerant: bool) -> Decode
                     value: None,
                     unknown,
                     wrong,
+                    zeros,
                 };
             }
         };
@@ -85,24 +92,35 @@ pub(super) fn decode<T: DeserializeOwned>(tree: &Tree, tolerant: bool) -> Decode
                     value: None,
                     unknown,
                     wrong,
+                    zeros,
                 };
             }
         }
     }
 }
 
-/// Where unknown fields go.
+/// Where unknown fields and zero values go.
 #[derive(Clone, Copy)]
 struct Sink<'p> {
     unknown: &'p RefCell<Vec<Fault>>,
-    tolerant: bool,
+    zeros: &'p RefCell<Vec<(FieldPath, Value)>>,
+    tolerated: &'p [&'p str],
 }
 
 impl Sink<'_> {
-    fn unknown(self, at: Path<'_>) {
+    /// Notes a field that is none of its siblings, the fields that the type knows.
+    fn unknown(self, at: Path<'_>, siblings: &[&str]) {
         let field = at.to_field();
-        let of_status = field.0.first() == Some(&Segment::Field("status".into()));
-        if !(self.tolerant && of_status && field.0.len() > 2) {
+        let is_tolerated = match (field.0.first(), field.0.last()) {
+            (Some(Segment::Field(first)), Some(Segment::Field(last))) => {
+                self.tolerated.contains(&first.as_str())
+                    && !siblings
+                        .iter()
+                        .any(|known| known.eq_ignore_ascii_case(last))
+            }
+            _ => false,
+        };
+        if !is_tolerated {
             self.unknown.borrow_mut().push(Fault {
                 message: format!("unknown field \"{field}\""),
                 field,
@@ -190,11 +208,57 @@ struct Decoder<'t, 'p> {
     tree: &'t Tree,
     path: Path<'p>,
     sink: Sink<'p>,
+    /// The fields that the type has around this value.
+    siblings: &'static [&'static str],
 }
 
-impl<'t> Decoder<'t, '_> {
+/// Each null that is a type's zero value: the type as serde calls it, the value, and how a visitor is shown it.
+macro_rules! zero_values {
+    ($($method:ident: $zero:expr => $show:ident($shown:expr);)*) => {
+        $(fn $method<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Error> {
+            match self.tree.value {
+                Value::Null => {
+                    self.zero($zero);
+                    visitor.$show($shown).map_err(|error: Error| error.at(self.path))
+                }
+                _ => self.visit(visitor, None),
+            }
+        })*
+    };
+}
+
+impl<'t, 'p> Decoder<'t, 'p> {
+    /// Notes that a null stands for a zero value.
+    fn zero(self, value: Value) {
+        let field = self.path.to_field();
+        self.sink.zeros.borrow_mut().push((field, value));
+    }
+
+    /// The entries of an object that has none.
+    fn no_entries(self) -> Entries<'t, 'p> {
+        Entries {
+            parent: self,
+            entries: [].iter(),
+            current: None,
+            fields: None,
+        }
+    }
+
+    /// The items of a list that has none.
+    fn no_items(self) -> Items<'t, 'p> {
+        Items {
+            parent: self,
+            items: [].iter(),
+            next: 0,
+        }
+    }
+
     /// Shows the value to the visitor. `fields` tells a struct's fields from a map's keys.
-    fn visit<V: Visitor<'t>>(self, visitor: V, fields: bool) -> Result<V::Value, Error> {
+    fn visit<V: Visitor<'t>>(
+        self,
+        visitor: V,
+        fields: Option<&'static [&'static str]>,
+    ) -> Result<V::Value, Error> {
         match &self.tree.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(value) => visitor.visit_bool(*value),
@@ -222,16 +286,59 @@ impl<'t> Deserializer<'t> for Decoder<'t, '_> {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.visit(visitor, false)
+        self.visit(visitor, None)
     }
 
     fn deserialize_struct<V: Visitor<'t>>(
         self,
         _name: &'static str,
-        _fields: &'static [&'static str],
+        fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        self.visit(visitor, true)
+        match self.tree.value {
+            Value::Null => {
+                self.zero(Value::Map(Vec::new()));
+                let nothing = self.no_entries();
+                visitor
+                    .visit_map(nothing)
+                    .map_err(|error| error.at(self.path))
+            }
+            _ => self.visit(visitor, Some(fields)),
+        }
+    }
+
+    fn deserialize_seq<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.tree.value {
+            Value::Null => {
+                self.zero(Value::List(Vec::new()));
+                let nothing = self.no_items();
+                visitor
+                    .visit_seq(nothing)
+                    .map_err(|error| error.at(self.path))
+            }
+            _ => self.visit(visitor, None),
+        }
+    }
+
+    fn deserialize_map<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.tree.value {
+            Value::Null => {
+                self.zero(Value::Map(Vec::new()));
+                let nothing = self.no_entries();
+                visitor
+                    .visit_map(nothing)
+                    .map_err(|error| error.at(self.path))
+            }
+            _ => self.visit(visitor, None),
+        }
+    }
+
+    zero_values! {
+        deserialize_str: Value::Text(String::new()) => visit_borrowed_str("");
+        deserialize_string: Value::Text(String::new()) => visit_borrowed_str("");
+        deserialize_bool: Value::Bool(false) => visit_bool(false);
+        deserialize_i32: Value::Unsigned(0) => visit_u64(0);
+        deserialize_i64: Value::Unsigned(0) => visit_u64(0);
     }
 
     fn deserialize_option<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -243,9 +350,13 @@ impl<'t> Deserializer<'t> for Decoder<'t, '_> {
 
     fn deserialize_newtype_struct<V: Visitor<'t>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Error> {
+        if name == "Quantity" && self.tree.value == Value::Null {
+            self.zero(Value::Text("0".to_owned()));
+            return visitor.visit_borrowed_str("0");
+        }
         visitor
             .visit_newtype_struct(self)
             .map_err(|error| error.at(self.path))
@@ -253,14 +364,14 @@ impl<'t> Deserializer<'t> for Decoder<'t, '_> {
 
     /// This is how a type says that it does not know a field.
     fn deserialize_ignored_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.sink.unknown(self.path);
+        self.sink.unknown(self.path, self.siblings);
         visitor.visit_unit()
     }
 
     forward_to_deserialize_any! {
         <V: Visitor<'t>>
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq
-        tuple tuple_struct map enum identifier
+        i8 i16 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct enum
+        identifier
     }
 }
 
@@ -286,6 +397,7 @@ impl<'t> SeqAccess<'t> for Items<'t, '_> {
             tree,
             path,
             sink: self.parent.sink,
+            siblings: &[],
         })
         .map(Some)
     }
@@ -295,7 +407,8 @@ struct Entries<'t, 'p> {
     parent: Decoder<'t, 'p>,
     entries: std::slice::Iter<'t, (String, Tree)>,
     current: Option<&'t (String, Tree)>,
-    fields: bool,
+    /// The fields that a struct knows; `None` in a map, which has keys.
+    fields: Option<&'static [&'static str]>,
 }
 
 impl<'t> MapAccess<'t> for Entries<'t, '_> {
@@ -316,15 +429,15 @@ impl<'t> MapAccess<'t> for Entries<'t, '_> {
     fn next_value_seed<S: DeserializeSeed<'t>>(&mut self, seed: S) -> Result<S::Value, Error> {
         let (key, tree) = self.current.expect("a value is asked for after its key");
         let at = self.parent.path;
-        let path = if self.fields {
-            at.field(key)
-        } else {
-            at.key(key)
+        let path = match self.fields {
+            Some(_) => at.field(key),
+            None => at.key(key),
         };
         seed.deserialize(Decoder {
             tree,
             path,
             sink: self.parent.sink,
+            siblings: self.fields.unwrap_or_default(),
         })
     }
 }

@@ -58,6 +58,30 @@ impl Schema {
             .find(|schema| schema.name == kind && schema.api_version == api_version)
     }
 
+    /// Whether a type that there is not is one of ours but for its spelling, or in another version of its API group. Ours
+    /// has no group; policies were in the group `extensions` once.
+    pub(super) fn is_nearly(api_version: &str, kind: &str) -> bool {
+        let group = |version: &str| {
+            let group = version.split_once('/').map_or("", |(group, _)| group);
+            group.to_ascii_lowercase()
+        };
+        let group_of = group(api_version);
+        let singular = |kind: &str| {
+            let kind = kind.to_ascii_lowercase();
+            let kind = kind.strip_suffix("list").unwrap_or(&kind);
+            match kind.strip_suffix("ies") {
+                Some(stem) => format!("{stem}y"),
+                None => kind.strip_suffix('s').unwrap_or(kind).to_owned(),
+            }
+        };
+        let name = singular(kind);
+        let our_group = SCHEMAS
+            .iter()
+            .any(|schema| group(schema.api_version) == group_of);
+        (our_group || group_of == "extensions")
+            && SCHEMAS.iter().any(|schema| singular(schema.name) == name)
+    }
+
     /// What to say of a type that there is not.
     pub(super) fn no_match(api_version: &str, kind: &str) -> String {
         let supported: Vec<_> = SCHEMAS
@@ -86,6 +110,9 @@ pub(super) trait Resource: DeserializeOwned {
     const NAME_RULE: NameRule = NameRule::Subdomain;
     /// Whether its status is written by a cluster, whose version we cannot know.
     const HAS_STATUS: bool = false;
+    /// Whether fields of its spec that a later version may have mean nothing to enforcement. Never so for a policy: a
+    /// field that is passed over may be one that denies.
+    const SPEC_MAY_BE_LATER: bool = false;
     /// Whether its uid tells it from an earlier object of the same name.
     const HAS_UID: bool = false;
     /// Its metadata.
@@ -107,11 +134,29 @@ fn from_tree<T: Resource>(tree: &Tree) -> Decoded<Converted> {
         value,
         unknown,
         wrong,
-    } = decode::decode::<T>(tree, T::HAS_STATUS);
+        zeros,
+    } = decode::decode::<T>(tree, tolerated::<T>(tree));
     Decoded {
         value: value.map(|given| convert(given, true)),
         unknown,
         wrong,
+        zeros,
+    }
+}
+
+/// The top-level fields in which unknown fields are those of a later version, and not a person's mistakes. An API server
+/// refuses mistakes, and it writes resourceVersion and uid into what it accepted.
+fn tolerated<T: Resource>(tree: &Tree) -> &'static [&'static str] {
+    let metadata = tree.get("metadata");
+    let has = |name| {
+        metadata
+            .and_then(|tree| tree.get_text(name))
+            .is_some_and(|text| !text.is_empty())
+    };
+    match T::HAS_STATUS {
+        true if T::SPEC_MAY_BE_LATER && has("resourceVersion") && has("uid") => &["spec", "status"],
+        true => &["status"],
+        false => &[],
     }
 }
 
@@ -180,6 +225,11 @@ pub(super) fn object(mut item: Item, report: &mut Report) -> Option<Object> {
         return None;
     }
     let (key, body, namespace_defaulted) = object.expect("what cannot be decoded has a fault");
+    for (field, value) in decoded.zeros {
+        if let Some(place) = item.tree.at_mut(&field) {
+            place.value = value;
+        }
+    }
     if namespace_defaulted {
         item.tree.set_namespace(&key.namespace);
     }
@@ -265,6 +315,8 @@ fn item_name(item: &Item) -> String {
 
 impl Resource for networking::NetworkPolicy {
     const KIND: Kind = Kind::NetworkPolicy;
+    /// Kubernetes 1.24 to 1.27 wrote one.
+    const HAS_STATUS: bool = true;
 
     fn metadata(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
@@ -280,6 +332,7 @@ impl Resource for core::Namespace {
     const KIND: Kind = Kind::Namespace;
     const NAME_RULE: NameRule = NameRule::Label;
     const HAS_STATUS: bool = true;
+    const SPEC_MAY_BE_LATER: bool = true;
 
     fn metadata(&mut self) -> &mut ObjectMeta {
         &mut self.metadata

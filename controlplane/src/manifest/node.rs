@@ -95,6 +95,7 @@ fn ranges(given: &[String], at: Path<'_>, faults: &mut Faults) -> Vec<IpNetwork>
 impl Resource for core::Node {
     const KIND: Kind = Kind::Node;
     const HAS_STATUS: bool = true;
+    const SPEC_MAY_BE_LATER: bool = true;
 
     fn metadata(&mut self) -> &mut ObjectMeta {
         &mut self.metadata

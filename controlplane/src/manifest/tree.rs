@@ -301,8 +301,13 @@ impl<'de, F: Form> Visitor<'de> for Values<F> {
         Ok(u64::try_from(value).map_or(Value::Signed(value), Value::Unsigned))
     }
 
+    /// A float without a fraction is an integer, as for kubectl, which makes JSON of YAML and prints such floats so.
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Float(value))
+        const LIMIT: f64 = 9_007_199_254_740_992.0; // 2^53: up to here every integer has a float of its own
+        if value.fract() != 0.0 || value.abs() > LIMIT {
+            return Ok(Value::Float(value));
+        }
+        self.visit_i64(value as i64)
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {

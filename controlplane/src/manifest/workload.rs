@@ -110,26 +110,30 @@ fn family_addresses<'a>(
 impl Resource for core::Pod {
     const KIND: Kind = Kind::Pod;
     const HAS_STATUS: bool = true;
+    const SPEC_MAY_BE_LATER: bool = true;
     const HAS_UID: bool = true;
 
     fn metadata(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
     }
 
-    /// A pod that is being deleted keeps its addresses until its phase says that it ended: it may still send.
+    /// A pod that is being deleted keeps its addresses until its phase says that it ended: it may still send. One that
+    /// ended has no address and is on no node, which may be gone before it.
     fn body(self, _key: &ObjectKey, meta: ObjectMeta, faults: &mut Faults) -> Body {
         let spec = self.spec.unwrap_or_default();
         let status = self.status.unwrap_or_default();
         let mut addresses = pod_addresses(&status, faults);
-        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-            addresses.clear();
-        }
         let ports = container_ports(&spec, faults);
         let at = Path::ROOT.field("spec");
+        let mut node = node_name(spec.node_name, at.field("nodeName"), faults);
+        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            addresses.clear();
+            node = None;
+        }
         Body::Workload(model::Workload {
             labels: Arc::new(meta.labels.unwrap_or_default()),
             uid: meta.uid.unwrap_or_default(),
-            node: node_name(spec.node_name, at.field("nodeName"), faults),
+            node,
             addresses,
             ports,
             host_network: spec.host_network.unwrap_or_default(),

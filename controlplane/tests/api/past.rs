@@ -152,18 +152,26 @@ async fn what_cannot_be_any_more_is_refused_whole() {
         .await;
     let (code, _, stderr) = cli("rollback 2 --only ns", &world.url());
     assert_eq!(code, 0, "{stderr}");
+    // A pod that moved moves back.
     world.try_apply(vec![put(&node("m"))]).await.unwrap();
+    world.apply(&pod("a", "new", "m", "10.0.0.1", "web")).await;
+    let (code, _, stderr) = cli("rollback 3 --only pod", &world.url());
+    assert_eq!(code, 0, "{stderr}");
+    // An address that another has now is not taken from it.
     world
         .try_apply(vec![delete(Kind::Pod, "a", "new")])
         .await
         .unwrap();
-    world.apply(&pod("a", "new", "m", "10.0.0.1", "web")).await;
+    world
+        .apply(
+            "{apiVersion: sallyport.dev/v1, kind: Workload, metadata: {name: vm, namespace: a}, \
+             spec: {node: m, addresses: [10.0.0.1]}}",
+        )
+        .await;
     let (code, _, stderr) = cli("rollback 3 --only pod", &world.url());
-    let expected = "rollback to revision 3: pod a/new: pods \"new\" already exists on node \"m\"";
-    assert!(
-        code == 1 && stderr.to_lowercase().contains(expected),
-        "{stderr}"
-    );
+    let expected =
+        "rollback to revision 3: Pod a/new: address 10.0.0.1 is already held by Workload a/vm";
+    assert!(code == 1 && stderr.contains(expected), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -340,4 +348,40 @@ async fn the_tools_look_and_never_touch() {
         "{stderr}"
     );
     assert_eq!(fs::read(path.join("journal/db")).unwrap(), damaged);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cli_names_what_it_left_out() {
+    let world = world().await;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("chart.yaml");
+    let chart = "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: a}}\n---\n\
+                 {apiVersion: v1, kind: Namespace, metadata: {name: more}}\n";
+    std::fs::write(&file, chart).expect("a file");
+    let file = file.display();
+    let (code, stdout, stderr) = cli(&format!("apply -f {file}"), &world.url());
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(
+        stderr.contains("Service a/web: no matches for kind"),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("--ignore-unknown-kinds leaves other kinds out"),
+        "{stderr}"
+    );
+    for (command, word) in [("apply", "created"), ("delete", "deleted")] {
+        let line = format!("{command} -f {file} --ignore-unknown-kinds");
+        let (code, stdout, stderr) = cli(&line, &world.url());
+        assert_eq!(
+            (code, stderr),
+            (
+                0,
+                format!("left out: {file}:1:2: document 1: Service a/web (v1)\n")
+            )
+        );
+        assert!(
+            stdout.starts_with(&format!("namespace/more {word}\n")),
+            "{stdout}"
+        );
+    }
 }

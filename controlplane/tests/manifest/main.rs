@@ -1,6 +1,7 @@
 //! The reader of manifests as its users meet it: texts in, objects or problems out. What is shared by the tables; the
 //! cases are in the modules.
 
+mod dumps;
 mod laws;
 mod lists;
 mod metadata;
@@ -75,6 +76,9 @@ fn policy(spec: &str) -> String {
 fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
+
+/// The remedy for kinds that are none of ours.
+const REMEDY: &str = "; --ignore-unknown-kinds leaves other kinds out";
 
 /// The API server's words for a name.
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must \

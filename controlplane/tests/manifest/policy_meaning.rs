@@ -8,7 +8,7 @@ use sallyport_controlplane::model::{
 };
 use sallyport_proto::policy::Protocol;
 
-use super::{one, policy};
+use super::{one, policy, told_of_fields};
 
 fn meaning(spec: &str) -> NetworkPolicy {
     match one(&policy(spec)).body {
@@ -250,5 +250,101 @@ fn an_annotation_says_what_becomes_of_established_connections() {
             panic!("{text}");
         };
         assert_eq!(policy.established, expected, "{annotations}");
+    }
+}
+
+/// kubectl makes JSON of YAML 1.1: a number that has no fraction is an integer, however it is written.
+#[test]
+fn ports_are_the_numbers_that_kubectl_reads() {
+    let eighty = meaning("ingress: [{ports: [{port: 80}]}]");
+    for port in [
+        "80.0",
+        "8e1",
+        "8.0e1",
+        "8.0e+1",
+        "800e-1",
+        "80.",
+        "+80",
+        "0x50",
+        "0120",
+        "0b1010000",
+        "8_0",
+    ] {
+        let object = one(&policy(&format!(
+            "ingress: [{{ports: [{{port: {port}}}]}}]"
+        )));
+        assert_eq!(object.body, Body::NetworkPolicy(eighty.clone()), "{port}");
+        assert!(object.manifest.contains("\"port\":80}"), "{port}");
+        let range = meaning(&format!(
+            "ingress: [{{ports: [{{port: 80, endPort: {port}}}]}}]"
+        ));
+        assert_eq!(range, eighty, "{port}");
+    }
+    for json in ["80.0", "8e1", "8.0E+1"] {
+        let object = one(&format!(
+            "{{\"apiVersion\":\"networking.k8s.io/v1\",\"kind\":\"NetworkPolicy\",\"metadata\":{{\"name\":\"web\"}},\
+             \"spec\":{{\"ingress\":[{{\"ports\":[{{\"port\":{json}}}]}}]}}}}"
+        ));
+        assert_eq!(object.body, Body::NetworkPolicy(eighty.clone()), "{json}");
+    }
+    for (port, given) in [("80.5", "80.5"), ("8e9", "8000000000"), ("-8e1", "-80")] {
+        let problems = told_of_fields(&policy(&format!(
+            "ingress: [{{ports: [{{port: {port}}}]}}]"
+        )));
+        assert!(
+            problems[0].starts_with(&format!(
+                "spec.ingress[0].ports[0].port: Invalid value: {given}: must be"
+            )),
+            "{problems:?}"
+        );
+    }
+}
+
+/// The API server decodes a null as the zero value of the type: an empty rule, an empty string, false, 0.
+#[test]
+fn nulls_are_zero_values_as_for_the_api_server() {
+    for (with_null, without) in [
+        ("ingress: [null]", "ingress: [{}]"),
+        ("ingress:\n-", "ingress: [{}]"),
+        (
+            "ingress: [{from: null, ports: [null]}]",
+            "ingress: [{ports: [{}]}]",
+        ),
+        (
+            "podSelector: {matchLabels: {app: null}}",
+            "podSelector: {matchLabels: {app: ''}}",
+        ),
+        (
+            "podSelector: {matchExpressions: [{key: a, operator: In, values: [null]}]}",
+            "podSelector: {matchExpressions: [{key: a, operator: In, values: ['']}]}",
+        ),
+        (
+            "podSelector: null\npolicyTypes: null\negress: null",
+            "podSelector: {}",
+        ),
+    ] {
+        let [given, plain] = [with_null, without].map(|spec| one(&policy(spec)));
+        assert_eq!(given.body, plain.body, "{with_null}");
+    }
+    for (spec, expected) in [
+        (
+            "policyTypes: [null]",
+            "spec.policyTypes[0]: Unsupported value: \"\": supported values: \"Ingress\", \"Egress\"",
+        ),
+        (
+            "ingress: [{from: [null]}]",
+            "spec.ingress[0].from[0]: Required value: must specify a peer",
+        ),
+        (
+            "podSelector: {matchExpressions: [null]}",
+            "spec.podSelector.matchExpressions[0].operator: Invalid value: \"\": not a valid selector operator",
+        ),
+        (
+            "ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [null]}}]}]",
+            "spec.ingress[0].from[0].ipBlock.except[0]: Invalid value: \"\": must be a valid CIDR value, (e.g. \
+             10.9.8.0/24 or 2001:db8::/64)",
+        ),
+    ] {
+        assert_eq!(told_of_fields(&policy(spec))[0], expected, "{spec}");
     }
 }

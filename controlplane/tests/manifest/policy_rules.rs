@@ -182,7 +182,7 @@ fn peers_are_refused_in_the_api_servers_words() {
             "{podSelector: 5}",
             ".podSelector: Invalid value: 5: must be an object".into(),
         ),
-        ("null", ": Invalid value: null: must be an object".into()),
+        ("null", ": Required value: must specify a peer".into()),
     ] {
         assert_eq!(
             said(&ingress(&format!("from: [{peer}]"))),

@@ -75,6 +75,37 @@ fn a_pods_fields_mean_what_they_mean_in_kubernetes() {
 }
 
 #[test]
+fn nulls_in_a_pod_are_zero_values() {
+    let object = one(
+        "{apiVersion: v1, kind: Pod, metadata: {name: p, labels: {app: null}, annotations: {a: null}, finalizers: [null]}, \
+         spec: {hostNetwork: null, containers: [null, {name: c, args: [null], resources: {limits: {cpu: null}}}]}, \
+         status: {podIPs: null, conditions: [null]}}",
+    );
+    assert_eq!(
+        &*object.manifest,
+        "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\"metadata\":{\"name\":\"p\",\"labels\":{\"app\":\"\"},\
+         \"annotations\":{\"a\":\"\"},\"finalizers\":[\"\"],\"namespace\":\"default\"},\"spec\":{\"hostNetwork\":null,\
+         \"containers\":[{},{\"name\":\"c\",\"args\":[\"\"],\"resources\":{\"limits\":{\"cpu\":\"0\"}}}]},\
+         \"status\":{\"podIPs\":null,\"conditions\":[{}]}}"
+    );
+    let Body::Workload(workload) = object.body else {
+        panic!("a pod is a workload")
+    };
+    assert_eq!(workload.labels.get("app").map(String::as_str), Some(""));
+}
+
+/// Numbers in a pod that kubectl reads: `cpu: 1`, `containerPort: 80.0`.
+#[test]
+fn a_pods_numbers_are_read_as_kubectl_reads_them() {
+    let pod = workload(&pod(
+        "{containers: [{name: a, ports: [{name: web, containerPort: 80.0}], livenessProbe: {periodSeconds: 1e1, \
+         httpGet: {port: 8e1}}, resources: {limits: {cpu: 1, memory: 1.5e3}, requests: {cpu: 0.5}}}]}",
+        "{}",
+    ));
+    assert_eq!(pod.ports, [port("web", Protocol::Tcp, 80)]);
+}
+
+#[test]
 fn pods_are_refused_in_the_api_servers_words() {
     let ports = |ports: &str| {
         pod(
