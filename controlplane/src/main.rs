@@ -1,6 +1,9 @@
 //! The control plane's process: command line, log, signals. Everything else is the library's.
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -9,6 +12,7 @@ use sallyport_controlplane::{
     config::{Config, LogFormat},
     server,
 };
+use sallyport_process::log;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -23,14 +27,15 @@ fn main() -> ExitCode {
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // A log that cannot be written is no reason to panic.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
 fn run(config: Config) -> anyhow::Result<()> {
-    start_log(&config)?;
+    let _log = start_log(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -38,18 +43,14 @@ fn run(config: Config) -> anyhow::Result<()> {
     runtime.block_on(serve(config))
 }
 
-fn start_log(config: &Config) -> anyhow::Result<()> {
+fn start_log(config: &Config) -> anyhow::Result<log::Guard> {
     let filter = EnvFilter::try_new(&config.log_level)
         .with_context(|| format!("--log-level {}", config.log_level))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match config.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+    let format = match config.log_format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    Ok(log::start(filter, format, true))
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -19,6 +19,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use sallyport_process::log;
 use sallyport_proto::wire::NodeStatus;
 use tokio::net::TcpListener;
 use tracing::warn;
@@ -182,6 +183,20 @@ fn render(source: &Source) -> String {
         "Groups that could not be made durable",
         &appends.errors,
     );
+    for (name, help, value) in [
+        (
+            "log_lines_lost",
+            "Lines of the log that were lost: standard error did not take them in time",
+            log::lost(),
+        ),
+        (
+            "log_lines_left_out",
+            "Lines of the log that were left out: too many from one place in the code",
+            log::left_out(),
+        ),
+    ] {
+        all.register(name, help, ConstCounter::new(value));
+    }
     let micros = |value: &AtomicU64| Duration::from_micros(value.load(Relaxed));
     all.register_with_unit(
         "journal_flush",

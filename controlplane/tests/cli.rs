@@ -1,6 +1,7 @@
 //! The real `sallyport` binary where no control plane is needed: help, usage errors, completion, a closed port.
 
 use std::{
+    fs::File,
     net::TcpListener,
     process::{Command, Output, Stdio},
 };
@@ -80,7 +81,7 @@ fn help_documents_the_exit_codes() {
         .lines()
         .filter_map(|line| line.trim().chars().next())
         .collect();
-    assert_eq!(codes, ['0', '1', '2', '3', '4', '5']);
+    assert_eq!(codes, ['0', '1', '2', '3', '4', '5', '6']);
 }
 
 #[test]
@@ -192,4 +193,31 @@ fn a_reader_that_leaves_is_no_panic() {
         (output.status.code(), stderr(&output).as_str()),
         (Some(0), "")
     );
+}
+
+#[test]
+fn a_full_disk_below_the_output_is_an_exit_code_of_its_own() {
+    for arguments in [&["version"][..], &["--help"], &["completion", "bash"]] {
+        let full = File::options().write(true).open("/dev/full");
+        let output = sallyport(arguments)
+            .stdout(full.expect("the device is there"))
+            .stderr(Stdio::piped())
+            .output()
+            .expect("the binary starts");
+        assert_eq!(output.status.code(), Some(6), "{arguments:?}");
+        let said = stderr(&output);
+        assert!(
+            said.starts_with("error: cannot write the output: "),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn messages_that_nobody_can_read_are_no_panic() {
+    let full = File::options().write(true).open("/dev/full");
+    let status = sallyport(&["get", "ns", "--server", &closed()])
+        .stderr(full.expect("the device is there"))
+        .status();
+    assert_eq!(status.expect("the binary starts").code(), Some(3));
 }

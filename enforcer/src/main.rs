@@ -1,7 +1,7 @@
 //! The enforcer's command line: reads options, checks the node, starts agent and session.
 
 use std::{
-    io::{IsTerminal, Write as _},
+    io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -18,6 +18,7 @@ use sallyport_enforcer::{
     nft::{lease::LONGEST, render::Options},
     preflight, session, supervision, uninstall,
 };
+use sallyport_process::log;
 use sallyport_proto::Ranges;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
@@ -214,14 +215,11 @@ async fn main() -> Result<()> {
         None => {}
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match arguments.log_format {
-        LogFormat::Text => log.with_target(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
+    let format = match arguments.log_format {
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    let _log = log::start(filter, format, false);
     let node = arguments.node_name.map_or_else(host_name, Ok)?;
     preflight::privilege()?;
     preflight::bridges(&arguments.ignore_bridge).await?;
@@ -268,9 +266,10 @@ fn take_off(data_dir: &Path) -> Result<()> {
         true => "deleted the table inet sallyport: no policy is enforced on this node any more",
         false => "there is no table inet sallyport: nothing to do",
     };
-    println!("{said}");
-    println!("the journal stays in {}", data_dir.display());
-    Ok(())
+    print(&format!(
+        "{said}\nthe journal stays in {}\n",
+        data_dir.display()
+    ))
 }
 
 /// Tells what is in a journal.
@@ -287,9 +286,18 @@ fn look_into(command: &JournalCommand) -> Result<()> {
         }
     }
     text += &report.to_string();
-    // A reader that left has read enough.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(())
+    print(&text)
+}
+
+/// Writes to standard output. A reader that left has read enough; a full disk is a failure.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the output")
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn watch_bridges(ignored: Vec<String>) {

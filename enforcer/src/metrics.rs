@@ -13,6 +13,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use sallyport_process::log;
 use sallyport_proto::wire::trouble::Kind;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
@@ -144,6 +145,16 @@ fn render(state: &State, agent: &Handle, denied: Option<u64>) -> String {
         "journal_quarantines",
         "How many damaged journals were moved aside since the start",
         counter(state.quarantines),
+    );
+    all.register(
+        "log_lines_lost",
+        "Lines of the log that were lost: standard error did not take them in time",
+        counter(log::lost()),
+    );
+    all.register(
+        "log_lines_left_out",
+        "Lines of the log that were left out: too many from one place in the code",
+        counter(log::left_out()),
     );
     if let Some(denied) = denied {
         all.register(

@@ -1,7 +1,16 @@
 //! What the service manager is told (`man 3 sd_notify`): that the table is there, how the node stands, that the agent
-//! lives. Where there is none, nothing happens.
+//! lives. Where there is none, nothing happens. A thread of its own tells it, since its socket blocks while it is full:
+//! a manager that does not read holds nothing else up.
 
-use std::{future::pending, time::Duration};
+use std::{
+    future::pending,
+    sync::{
+        OnceLock,
+        mpsc::{SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
 use tokio::time::sleep;
@@ -14,17 +23,17 @@ use crate::{
 
 /// Says that what the node is to enforce is in the kernel, and from then on how it stands. Runs for ever.
 pub async fn report(agent: Handle, health: Health) {
-    tell(&[NotifyState::Ready]);
+    tell(NotifyState::Ready, None);
     let mut state = health.watch();
     loop {
         let text = status(&agent, &state.borrow_and_update());
-        tell(&[NotifyState::Status(&text)]);
+        tell(NotifyState::Status(&text), None);
         tokio::select! {
             Ok(()) = state.changed() => {}
             () = due() => {
                 // It answers when what it does now is done.
                 agent.settled().await;
-                tell(&[NotifyState::Watchdog]);
+                tell(NotifyState::Watchdog, None);
             }
         }
     }
@@ -32,7 +41,7 @@ pub async fn report(agent: Handle, health: Health) {
 
 /// Says that the process ends of its own will.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    tell(NotifyState::Stopping, Some(PATIENCE));
 }
 
 /// Returns when it is time to show a sign of life: three times in the time that the manager allows.
@@ -56,8 +65,41 @@ fn status(agent: &Handle, state: &State) -> String {
     format!("enforcing {position}{troubles}").replace('\n', "; ")
 }
 
-fn tell(what: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(what) {
-        debug!(%error, "the service manager does not hear");
+/// Messages that wait for a manager that does not read. READY=1 is the first, so that it is never the one dropped.
+const QUEUE: usize = 16;
+
+/// How long the end of the program waits for the manager to take what is queued.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// A message, and who waits until it is sent.
+type Message = (String, Option<SyncSender<()>>);
+
+/// Has the thread say something, if it has room for it; with a patience, waits so long for it to be said.
+fn tell(what: NotifyState<'_>, patience: Option<Duration>) {
+    static QUEUED: OnceLock<SyncSender<Message>> = OnceLock::new();
+    let queue = QUEUED.get_or_init(|| {
+        let (queue, queued) = sync_channel::<Message>(QUEUE);
+        // Without the thread nobody takes what is queued: the manager hears nothing, and the node enforces.
+        let _ = thread::Builder::new()
+            .name("notify".to_owned())
+            .spawn(move || {
+                for (text, _said) in queued {
+                    if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&text)]) {
+                        debug!(%error, "the service manager does not hear");
+                    }
+                }
+            });
+        queue
+    });
+    let (said, heard) = sync_channel(0);
+    match queue.try_send((what.to_string(), patience.map(|_| said))) {
+        Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+            debug!("the service manager does not read: a message is dropped");
+        }
+        Ok(()) => {
+            if let Some(patience) = patience {
+                let _ = heard.recv_timeout(patience);
+            }
+        }
     }
 }

@@ -34,8 +34,9 @@ fn crates_point_one_way() {
             .collect::<BTreeSet<_>>()
     };
     assert_eq!(own_dependencies("proto"), set(&[]));
-    assert_eq!(own_dependencies("controlplane"), set(&["proto"]));
-    assert_eq!(own_dependencies("enforcer"), set(&["proto"]));
+    assert_eq!(own_dependencies("proto/process"), set(&[]));
+    assert_eq!(own_dependencies("controlplane"), set(&["process", "proto"]));
+    assert_eq!(own_dependencies("enforcer"), set(&["process", "proto"]));
     assert_eq!(
         own_dependencies("integration"),
         set(&["controlplane", "enforcer", "proto"])

@@ -2,9 +2,10 @@
 //! is ready, how it is taken off, and what it says of itself.
 
 use std::{
+    fs::File,
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
-    os::unix::net::UnixDatagram,
+    os::{fd::OwnedFd, unix::net::UnixDatagram},
     path::Path,
     process::{Child, Command, ExitCode, Output, Stdio},
     thread,
@@ -30,6 +31,8 @@ fn main() -> ExitCode {
         ("a_node_that_knows_nothing_denies_its_workloads", strict),
         ("uninstall_takes_our_table_and_no_other", uninstall),
         ("status_and_metrics_tell_what_was_wrong", telling),
+        ("a_log_that_cannot_be_written_costs_nothing_else", unlogged),
+        ("a_manager_that_does_not_read_costs_nothing_else", unheard),
     ])
 }
 
@@ -84,6 +87,88 @@ fn ready_enforcer(
         return Err("something is said before READY".into());
     }
     Ok((enforcer, manager))
+}
+
+/// Ends an enforcer by SIGTERM. Its exit code.
+fn terminated(enforcer: &mut Enforcer) -> Result<Option<i32>, Failed> {
+    Command::new("kill")
+        .arg(enforcer.0.id().to_string())
+        .status()?;
+    let deadline = Instant::now() + Duration::from_secs(8);
+    loop {
+        match enforcer.0.try_wait()? {
+            Some(status) => return Ok(status.code()),
+            None if Instant::now() > deadline => return Err("SIGTERM does not end it".into()),
+            None => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+fn unlogged() -> Outcome {
+    let full = || Ok::<_, Failed>(Stdio::from(File::options().write(true).open("/dev/full")?));
+    let left = || Ok::<_, Failed>(Stdio::from(std::io::pipe()?.1));
+    let (_reader, writer) = std::io::pipe()?;
+    let mut filling = File::from(OwnedFd::from(writer.try_clone()?));
+    // A pipe holds 64 KiB.
+    filling.write_all(&[b'.'; 65_536])?;
+    for (name, stderr) in [
+        ("full", full()?),
+        ("left", left()?),
+        ("stuck", writer.into()),
+    ] {
+        let (netns, directory) = (Netns::new("unlogged")?, tempfile::tempdir()?);
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path)?;
+        manager.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut command = netns.command(binaries()?.enforcer);
+        command
+            .args(["--node-name", "node-1", "--metrics", "127.0.0.1:9100"])
+            .args(["--control-plane", "http://127.0.0.1:1", "--data-dir"])
+            .arg(directory.path().join("data"))
+            .env("NOTIFY_SOCKET", &path)
+            .env("RUST_LOG", "debug")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr);
+        let mut enforcer = Enforcer(netns.spawn(command)?);
+        let said = hear(&manager).map_err(|error| format!("{name}: never ready: {error:?}"))?;
+        if !said.contains("READY=1") {
+            return Err(format!("{name}: {said}").into());
+        }
+        thread::sleep(Duration::from_millis(300));
+        let metrics = scrape(&netns, 9100)?;
+        has(&metrics, "sallyport_enforcer_revision 0")?;
+        has(&metrics, "sallyport_enforcer_log_lines_lost_total ")?;
+        if name != "stuck" && metrics.contains("\nsallyport_enforcer_log_lines_lost_total 0") {
+            return Err(format!("{name}: no line is lost").into());
+        }
+        if terminated(&mut enforcer)? != Some(0) {
+            return Err(format!("{name}: not exit code 0").into());
+        }
+    }
+    Ok(())
+}
+
+/// The socket of the manager is full after some ten messages; each state and each sign of life is one.
+fn unheard() -> Outcome {
+    let (netns, directory) = (Netns::new("unheard")?, tempfile::tempdir()?);
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    let socket = path.to_str().ok_or("a path that is text")?;
+    let environment = [("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "300000")];
+    let data = directory.path().join("data");
+    let metrics = ["--metrics", "127.0.0.1:9100"];
+    let mut enforcer = enforcer(&netns, &data, &metrics, &environment)?;
+    // 40 signs of life; /proc/sys/net/unix/max_dgram_qlen is 10 unless set otherwise.
+    thread::sleep(Duration::from_secs(4));
+    has(&scrape(&netns, 9100)?, "sallyport_enforcer_revision 0")?;
+    if terminated(&mut enforcer)? != Some(0) {
+        return Err("not exit code 0".into());
+    }
+    if !hear(&manager)?.contains("READY=1") {
+        return Err("READY is not the first".into());
+    }
+    Ok(())
 }
 
 fn hear(manager: &UnixDatagram) -> Result<String, Failed> {
@@ -271,6 +356,7 @@ fn has(metrics: &str, line: &str) -> Outcome {
 fn scrape(netns: &Netns, port: u16) -> Result<String, Failed> {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut stream = netns.run(|| TcpStream::connect(address))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

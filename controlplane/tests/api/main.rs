@@ -6,6 +6,7 @@ mod established;
 mod following;
 mod full_disk;
 mod leases;
+mod log;
 mod node;
 mod past;
 mod rollouts;

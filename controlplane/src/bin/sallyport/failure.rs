@@ -20,16 +20,19 @@ pub(crate) enum Exit {
     TimedOut = 4,
     /// The expected revision is not the current one.
     Conflict = 5,
+    /// Standard output takes nothing: its disk is full.
+    Output = 6,
 }
 
 impl Exit {
-    const ALL: [Exit; 6] = [
+    const ALL: [Exit; 7] = [
         Exit::Ok,
         Exit::Refused,
         Exit::Usage,
         Exit::Unreachable,
         Exit::TimedOut,
         Exit::Conflict,
+        Exit::Output,
     ];
 
     fn meaning(self) -> &'static str {
@@ -40,6 +43,7 @@ impl Exit {
             Exit::Unreachable => "the control plane cannot be reached, or does not answer",
             Exit::TimedOut => "timed out waiting for nodes (what was committed stays committed)",
             Exit::Conflict => "conflict: the expected revision is not the current one",
+            Exit::Output => "the output cannot be written (what was committed stays committed)",
         }
     }
 
@@ -94,7 +98,8 @@ impl Failure {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
-            Failure::Refused(_) | Failure::Output(_) => Exit::Refused,
+            Failure::Output(_) => Exit::Output,
+            Failure::Refused(_) => Exit::Refused,
             Failure::Usage(_) => Exit::Usage,
             Failure::Unreachable { .. } | Failure::Lost { .. } => Exit::Unreachable,
             Failure::TimedOut(_) => Exit::TimedOut,
@@ -226,7 +231,7 @@ mod tests {
         let broken = io::Error::from(io::ErrorKind::BrokenPipe);
         assert_eq!(Failure::Output(broken).exit(), Exit::Ok);
         let full = io::Error::from(io::ErrorKind::StorageFull);
-        assert_eq!(Failure::Output(full).exit(), Exit::Refused);
+        assert_eq!(Failure::Output(full).exit(), Exit::Output);
     }
 
     #[test]

@@ -38,9 +38,20 @@ async fn main() -> ExitCode {
             output::remark(Cli::command().render_help().to_string().trim_end());
             return ExitCode::from(Exit::Usage as u8);
         }
-        Err(error) => error.exit(),
+        Err(error) if error.use_stderr() => error.exit(),
+        Err(help) => return exit_of(print(&help)),
     };
-    let exit = match run(&cli).await {
+    exit_of(run(&cli).await)
+}
+
+/// Help that was asked for is the output. (clap's own `exit` takes a full disk for success.)
+fn print(help: &clap::Error) -> Result<(), Failure> {
+    help.print()?;
+    Ok(io::stdout().flush()?)
+}
+
+fn exit_of(outcome: Result<(), Failure>) -> ExitCode {
+    let exit = match outcome {
         Ok(()) => Exit::Ok,
         Err(failure) => {
             let exit = failure.exit();

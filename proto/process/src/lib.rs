@@ -1,0 +1,3 @@
+//! Both programs as processes: the log. Knows no policy, no node, no table.
+
+pub mod log;
