@@ -32,7 +32,7 @@ fn policy(number: u32) -> String {
 async fn apply(client: &PolicyServiceClient<Channel>, text: String) {
     let edit = Edit {
         op: Some(Op::Put(Manifest {
-            text: text.into(),
+            text,
             ..Manifest::default()
         })),
     };

@@ -357,7 +357,7 @@ async fn the_cli_names_what_it_left_out() {
     let file = directory.path().join("chart.yaml");
     let chart = "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: a}}\n---\n\
                  {apiVersion: v1, kind: Namespace, metadata: {name: more}}\n";
-    std::fs::write(&file, chart).expect("a file");
+    fs::write(&file, chart).expect("a file");
     let file = file.display();
     let (code, stdout, stderr) = cli(&format!("apply -f {file}"), &world.url());
     assert_eq!((code, stdout.as_str()), (1, ""));
