@@ -14,6 +14,8 @@ pub(super) type Before = BTreeMap<String, (Arc<NodePolicy>, Unknown)>;
 pub struct Prepared {
     /// The nodes that are gone.
     pub(super) gone: Vec<String>,
+    /// The nodes that are new.
+    pub(super) come: Vec<String>,
     /// The nodes whose policy is another one.
     pub(super) changes: Vec<Change>,
     /// The flows that all of that touches.
@@ -39,7 +41,10 @@ impl Prepared {
         };
         let nothing = (Arc::default(), Unknown::default());
         for (node, policy) in affected.policies {
-            let (old, unknown) = before.get(&node).unwrap_or(&nothing);
+            let (old, unknown) = before.get(&node).unwrap_or_else(|| {
+                prepared.come.push(node.clone());
+                &nothing
+            });
             if old.digest() != policy.digest() {
                 prepared.extent.add(old, &policy);
                 prepared.changes.push(Change {

@@ -167,20 +167,19 @@ impl Table {
         let mut rollout = Rollout::new(revision, unreachable, at);
         *rollout.extent_mut() = prepared.extent;
         let mut woken = Vec::with_capacity(prepared.changes.len());
+        for name in prepared.come {
+            let nothing = Arc::<NodePolicy>::default();
+            let position = self.position(revision - 1, &nothing);
+            let settled = Version {
+                position,
+                policy: nothing,
+            };
+            self.entries.insert(name, Entry::new(Some(settled), at));
+        }
         for change in prepared.changes {
             let name = change.node.clone();
-            if !self.entries.contains_key(&name) {
-                let nothing = Arc::<NodePolicy>::default();
-                let position = self.position(revision - 1, &nothing);
-                let settled = Version {
-                    position,
-                    policy: nothing,
-                };
-                self.entries
-                    .insert(name.clone(), Entry::new(Some(settled), at));
-            }
             let position = self.position(revision, &change.policy);
-            let entry = self.entries.get_mut(&name).expect("just looked at");
+            let entry = self.entries.get_mut(&name).expect("it was there or came");
             let ways = change.ways(entry.unknown());
             let on_their_way = self.rollouts.versions(&name);
             let version = entry.changed(

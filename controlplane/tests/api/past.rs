@@ -376,7 +376,7 @@ async fn the_cli_names_what_it_left_out() {
             (code, stderr),
             (
                 0,
-                format!("left out: {file}:1:2: document 1: Service a/web (v1)\n")
+                format!("left out: {file}:1:1: document 1: Service a/web (v1)\n")
             )
         );
         assert!(
