@@ -27,6 +27,7 @@ use tonic::{Request, Response, Status};
 pub use self::edits::read as edits;
 use self::list::Listings;
 use crate::{
+    manifest::UnknownKinds,
     nodes::{self, Nodes, Unreachable},
     transaction::not_found,
     writer::{Carried, Submission, Writer},
@@ -101,11 +102,17 @@ impl PolicyService for Api {
             dry_run,
             enforced_within_ms,
             unreachable,
+            ignore_unknown_kinds,
         } = request.into_inner();
+        let unknown = match ignore_unknown_kinds {
+            true => UnknownKinds::Ignore,
+            false => UnknownKinds::Refuse,
+        };
         let unreachable = wire::Unreachable::try_from(unreachable)
             .map_err(|error| Status::invalid_argument(format!("unreachable: {error}")))?;
         // Reading megabytes of YAML takes a while, and others are served meanwhile.
-        let edits = tokio::task::spawn_blocking(move || edits::read(edits))
+        let reading = tokio::task::spawn_blocking(move || edits::read_with(edits, unknown));
+        let (edits, ignored) = reading
             .await
             .map_err(|error| Status::internal(format!("reading the manifests failed: {error}")))?
             .map_err(|problems| failure::problems(&problems))?;
@@ -125,6 +132,7 @@ impl PolicyService for Api {
             .await
             .map_err(|refusal| failure::refusal(&refusal))?;
         let mut response = told(&carried);
+        response.ignored = ignored;
         if let Some(limit) = enforced_within_ms.filter(|_| !dry_run) {
             let waited = self.wait(carried.revision, limit).await?;
             response.enforced = Some(waited.enforced);

@@ -21,7 +21,7 @@ use std::{borrow::Cow, sync::Arc};
 use serde::Deserialize;
 
 pub use self::problem::Problem;
-use self::{kinds::Schema, problem::Report};
+use self::{expand::Item, kinds::Schema, problem::Report};
 use crate::model::{Object, ObjectKey};
 
 /// The deepest nesting that a YAML manifest may have.
@@ -36,29 +36,70 @@ pub const MAX_ALIASED: usize = 100_000;
 /// The most problems that are reported of one text; the rest are counted in one more.
 pub const MAX_PROBLEMS: usize = 1_000;
 
+/// What becomes of objects whose kind is none of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownKinds {
+    /// They are problems.
+    #[default]
+    Refuse,
+    /// They are left out, but for a kind of ours in a version that is not: that is a mistake, or a policy that would be
+    /// missing.
+    Ignore,
+}
+
+/// What a text holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed<T> {
+    /// What was read, in the order of the text.
+    pub found: Vec<T>,
+    /// The objects of unknown kinds that were left out: where each stands and what it is.
+    pub ignored: Vec<String>,
+}
+
 /// The objects of a text, in its order. `source` is what the problems call the text: a file's name.
 pub fn parse(text: &str, source: &str) -> Result<Vec<Object>, Vec<Problem>> {
-    let mut report = Report::new(source);
-    let mut objects = Vec::new();
-    for document in document::read(text, &mut report) {
-        expand::each(document, &mut report, &mut |item, report| {
-            objects.extend(kinds::object(item, report));
-        });
-    }
-    report.finish(objects)
+    parse_with(text, source, UnknownKinds::Refuse).map(|parsed| parsed.found)
+}
+
+/// The same, with a choice of what becomes of unknown kinds.
+pub fn parse_with(
+    text: &str,
+    source: &str,
+    unknown: UnknownKinds,
+) -> Result<Parsed<Object>, Vec<Problem>> {
+    read(text, Report::new(source, unknown), kinds::object)
 }
 
 /// The keys of a text's objects, in its order, read from apiVersion, kind and metadata alone: to delete what a
 /// manifest once created, whatever else is in it now.
 pub fn parse_keys(text: &str, source: &str) -> Result<Vec<ObjectKey>, Vec<Problem>> {
-    let mut report = Report::new(source);
-    let mut keys = Vec::new();
+    parse_keys_with(text, source, UnknownKinds::Refuse).map(|parsed| parsed.found)
+}
+
+/// The same, with a choice of what becomes of unknown kinds.
+pub fn parse_keys_with(
+    text: &str,
+    source: &str,
+    unknown: UnknownKinds,
+) -> Result<Parsed<ObjectKey>, Vec<Problem>> {
+    read(text, Report::new(source, unknown), |item, report| {
+        kinds::key(&item, report)
+    })
+}
+
+fn read<T>(
+    text: &str,
+    mut report: Report,
+    take: impl Fn(Item, &mut Report) -> Option<T>,
+) -> Result<Parsed<T>, Vec<Problem>> {
+    let mut found = Vec::new();
     for document in document::read(text, &mut report) {
         expand::each(document, &mut report, &mut |item, report| {
-            keys.extend(kinds::key(&item, report));
+            found.extend(take(item, report));
         });
     }
-    report.finish(keys)
+    let ignored = report.take_ignored();
+    report.finish(Parsed { found, ignored })
 }
 
 /// One object from its JSON: a manifest that [`parse`] made, or what a Kubernetes API server sent. The same rules and

@@ -6,15 +6,26 @@ use sallyport_proto::wire::{self, edit};
 
 use super::convert;
 use crate::{
-    manifest,
+    manifest::{self, UnknownKinds},
     transaction::{Edit, MAX_EDITS, Op, Problem, Reason},
 };
 
+/// The most objects left out that a response names; one more line counts the rest.
+const MAX_IGNORED: usize = 1_000;
+
 /// The edits that a request asks for, in order, or everything that is wrong with them.
 pub fn read(requested: Vec<wire::Edit>) -> Result<Vec<Edit>, Vec<Problem>> {
-    let (mut edits, mut problems) = (Vec::new(), Vec::new());
+    read_with(requested, UnknownKinds::Refuse).map(|(edits, _)| edits)
+}
+
+/// The same, and the objects of unknown kinds that were left out.
+pub(super) fn read_with(
+    requested: Vec<wire::Edit>,
+    unknown: UnknownKinds,
+) -> Result<(Vec<Edit>, Vec<String>), Vec<Problem>> {
+    let (mut edits, mut problems, mut ignored) = (Vec::new(), Vec::new(), Vec::new());
     for (index, edit) in requested.into_iter().enumerate() {
-        match read_one(index, edit) {
+        match read_one(index, edit, unknown, &mut ignored) {
             Ok(more) => edits.extend(more),
             Err(more) => problems.extend(more),
         }
@@ -23,14 +34,24 @@ pub fn read(requested: Vec<wire::Edit>) -> Result<Vec<Edit>, Vec<Problem>> {
             break;
         }
     }
+    if ignored.len() > MAX_IGNORED {
+        let rest = ignored.len() - MAX_IGNORED;
+        ignored.truncate(MAX_IGNORED);
+        ignored.push(format!("and {rest} more"));
+    }
     if problems.is_empty() {
-        Ok(edits)
+        Ok((edits, ignored))
     } else {
         Err(problems)
     }
 }
 
-fn read_one(index: usize, edit: wire::Edit) -> Result<Vec<Edit>, Vec<Problem>> {
+fn read_one(
+    index: usize,
+    edit: wire::Edit,
+    unknown: UnknownKinds,
+    ignored: &mut Vec<String>,
+) -> Result<Vec<Edit>, Vec<Problem>> {
     let invalid = |message: String| {
         vec![Problem {
             reason: Reason::Invalid,
@@ -39,12 +60,21 @@ fn read_one(index: usize, edit: wire::Edit) -> Result<Vec<Edit>, Vec<Problem>> {
     };
     match edit.op {
         Some(edit::Op::Put(text)) => {
-            let objects = manifest::parse(&text.text, &text.source).map_err(told)?;
-            Ok(with_source(&text.source, objects.into_iter().map(Op::Put)))
+            let parsed = manifest::parse_with(&text.text, &text.source, unknown).map_err(told)?;
+            ignored.extend(parsed.ignored);
+            Ok(with_source(
+                &text.source,
+                parsed.found.into_iter().map(Op::Put),
+            ))
         }
         Some(edit::Op::DeleteManifest(text)) => {
-            let keys = manifest::parse_keys(&text.text, &text.source).map_err(told)?;
-            Ok(with_source(&text.source, keys.into_iter().map(Op::Delete)))
+            let parsed =
+                manifest::parse_keys_with(&text.text, &text.source, unknown).map_err(told)?;
+            ignored.extend(parsed.ignored);
+            Ok(with_source(
+                &text.source,
+                parsed.found.into_iter().map(Op::Delete),
+            ))
         }
         Some(edit::Op::Delete(reference)) => {
             let key = convert::checked_key(&reference)

@@ -61,8 +61,7 @@ fn expand(
         );
     }
     let Some(of) = list_of(&api_version, &kind) else {
-        faults.push(fault(&Schema::no_match(&api_version, &kind)));
-        return tell(document, object, &tree, faults, report);
+        return unknown(document, object, &tree, (&api_version, &kind), report);
     };
     let items = take_items(&mut tree, &mut faults);
     tell(document, object, &tree, faults, report);
@@ -81,6 +80,48 @@ fn expand(
             tell(document, Some(&place), &item, faults, report);
         }
     }
+}
+
+/// An object of a kind that is none of ours: refused by its name, or left out.
+fn unknown(
+    document: usize,
+    place: Option<&str>,
+    tree: &Tree,
+    (api_version, kind): (&str, &str),
+    report: &mut Report,
+) {
+    let metadata = tree.get("metadata");
+    let text = |name: &str| {
+        metadata
+            .and_then(|tree| tree.get_text(name))
+            .filter(|text| !text.is_empty())
+    };
+    let object = match (text("namespace"), text("name"), place) {
+        (Some(namespace), Some(name), _) => Some(format!("{kind} {namespace}/{name}")),
+        (None, Some(name), _) => Some(format!("{kind} {name}")),
+        (_, None, place) => place.map(str::to_owned),
+    };
+    let subject = Subject {
+        document,
+        object: object.as_deref(),
+        tree: Some(tree),
+    };
+    let is_ours = Schema::is_nearly(api_version, kind);
+    if report.ignores_unknown_kinds() && !is_ours {
+        let what = match (&object, place) {
+            (Some(object), None) => format!("{object} ({api_version})"),
+            (Some(object), Some(place)) if object != place => format!("{object} ({api_version})"),
+            (_, Some(place)) => format!("{kind} {place} ({api_version})"),
+            (None, None) => format!("{kind} ({api_version})"),
+        };
+        return report.ignore(&subject, what);
+    }
+    let mut message = Schema::no_match(api_version, kind);
+    if !is_ours {
+        message.push_str("; --ignore-unknown-kinds leaves other kinds out");
+    }
+    let field = FieldPath::default();
+    report.fault(&subject, Fault { field, message });
 }
 
 fn tell(

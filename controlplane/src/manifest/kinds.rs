@@ -58,6 +58,30 @@ impl Schema {
             .find(|schema| schema.name == kind && schema.api_version == api_version)
     }
 
+    /// Whether a type that there is not is one of ours but for its spelling, or in another version of its API group. Ours
+    /// has no group; policies were in the group `extensions` once.
+    pub(super) fn is_nearly(api_version: &str, kind: &str) -> bool {
+        let group = |version: &str| {
+            let group = version.split_once('/').map_or("", |(group, _)| group);
+            group.to_ascii_lowercase()
+        };
+        let group_of = group(api_version);
+        let singular = |kind: &str| {
+            let kind = kind.to_ascii_lowercase();
+            let kind = kind.strip_suffix("list").unwrap_or(&kind);
+            match kind.strip_suffix("ies") {
+                Some(stem) => format!("{stem}y"),
+                None => kind.strip_suffix('s').unwrap_or(kind).to_owned(),
+            }
+        };
+        let name = singular(kind);
+        let our_group = SCHEMAS
+            .iter()
+            .any(|schema| group(schema.api_version) == group_of);
+        (our_group || group_of == "extensions")
+            && SCHEMAS.iter().any(|schema| singular(schema.name) == name)
+    }
+
     /// What to say of a type that there is not.
     pub(super) fn no_match(api_version: &str, kind: &str) -> String {
         let supported: Vec<_> = SCHEMAS

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{MAX_PROBLEMS, tree::Tree};
+use super::{MAX_PROBLEMS, UnknownKinds, tree::Tree};
 use crate::{model::ObjectKey, validate::Fault};
 
 /// One thing that is wrong with a text, and where.
@@ -90,20 +90,24 @@ pub(super) struct Report {
     source: String,
     problems: Vec<Problem>,
     omitted: usize,
+    unknown_kinds: UnknownKinds,
+    ignored: Vec<String>,
 }
 
 impl Report {
-    pub(super) fn new(source: &str) -> Report {
+    pub(super) fn new(source: &str, unknown_kinds: UnknownKinds) -> Report {
         Report {
             source: source.to_owned(),
             problems: Vec::new(),
             omitted: 0,
+            unknown_kinds,
+            ignored: Vec::new(),
         }
     }
 
     /// An empty report of the same text.
     pub(super) fn fresh(&self) -> Report {
-        Report::new(&self.source)
+        Report::new(&self.source, self.unknown_kinds)
     }
 
     /// Whether nothing has been found so far.
@@ -132,6 +136,29 @@ impl Report {
             column: position.map(|(_, column)| column),
             ..Problem::of_text(fault.message)
         });
+    }
+
+    /// Whether objects of unknown kinds are left out.
+    pub(super) fn ignores_unknown_kinds(&self) -> bool {
+        self.unknown_kinds == UnknownKinds::Ignore
+    }
+
+    /// Takes note of an object that is left out.
+    pub(super) fn ignore(&mut self, subject: &Subject<'_>, what: String) {
+        let position = subject.tree.and_then(|tree| tree.position);
+        let problem = Problem {
+            source: self.source.clone(),
+            document: subject.document,
+            line: position.map(|(line, _)| line),
+            column: position.map(|(_, column)| column),
+            ..Problem::of_text(what)
+        };
+        self.ignored.push(problem.to_string());
+    }
+
+    /// The objects that were left out.
+    pub(super) fn take_ignored(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.ignored)
     }
 
     /// More is wrong with an object than was written down.

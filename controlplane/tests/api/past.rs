@@ -349,3 +349,39 @@ async fn the_tools_look_and_never_touch() {
     );
     assert_eq!(fs::read(path.join("journal/db")).unwrap(), damaged);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cli_names_what_it_left_out() {
+    let world = world().await;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("chart.yaml");
+    let chart = "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: a}}\n---\n\
+                 {apiVersion: v1, kind: Namespace, metadata: {name: more}}\n";
+    fs::write(&file, chart).expect("a file");
+    let file = file.display();
+    let (code, stdout, stderr) = cli(&format!("apply -f {file}"), &world.url());
+    assert_eq!((code, stdout.as_str()), (1, ""));
+    assert!(
+        stderr.contains("Service a/web: no matches for kind"),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("--ignore-unknown-kinds leaves other kinds out"),
+        "{stderr}"
+    );
+    for (command, word) in [("apply", "created"), ("delete", "deleted")] {
+        let line = format!("{command} -f {file} --ignore-unknown-kinds");
+        let (code, stdout, stderr) = cli(&line, &world.url());
+        assert_eq!(
+            (code, stderr),
+            (
+                0,
+                format!("left out: {file}:1:1: document 1: Service a/web (v1)\n")
+            )
+        );
+        assert!(
+            stdout.starts_with(&format!("namespace/more {word}\n")),
+            "{stdout}"
+        );
+    }
+}

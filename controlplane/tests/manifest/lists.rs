@@ -1,8 +1,8 @@
 //! Lists, unknown fields, floods of problems, and keys alone. The text around them is tested beside this.
 
-use sallyport_controlplane::manifest::{self, MAX_PROBLEMS};
+use sallyport_controlplane::manifest::{self, MAX_PROBLEMS, UnknownKinds};
 
-use super::{SUPPORTED, accepted, told};
+use super::{REMEDY, SUPPORTED, accepted, told};
 
 #[test]
 fn lists_are_taken_apart() {
@@ -189,7 +189,97 @@ fn keys_are_read_whatever_else_is_wrong() {
     assert_eq!(
         told("{apiVersion: v1, kind: Foo}"),
         [format!(
-            "m.yaml:1:1: document 1: no matches for kind \"Foo\" in version \"v1\": {SUPPORTED}"
+            "m.yaml:1:1: document 1: no matches for kind \"Foo\" in version \"v1\": {SUPPORTED}{REMEDY}"
         )]
     );
+}
+
+/// A chart: Services and Deployments beside a policy.
+const CHART: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec: {podSelector: {}}
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: apps/v1, kind: Deployment, metadata: {name: web}}
+- {apiVersion: v1, kind: ServiceAccount}
+- {apiVersion: networking.k8s.io/v1, kind: IngressList, items: []}
+- {apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+- {apiVersion: projectcalico.org/v3, kind: NetworkPolicy, metadata: {name: calico}}
+";
+
+#[test]
+fn other_kinds_are_refused_by_name() {
+    let problem = |place: &str, object: &str, kind: &str, version: &str| {
+        format!(
+            "m.yaml:{place}: {object}: no matches for kind \"{kind}\" in version \"{version}\": {SUPPORTED}{REMEDY}"
+        )
+    };
+    let expected = [
+        problem("1:1: document 1", "Service shop/web", "Service", "v1"),
+        problem(
+            "13:3: document 3",
+            "Deployment web",
+            "Deployment",
+            "apps/v1",
+        ),
+        problem("14:3: document 3", "items[1]", "ServiceAccount", "v1"),
+        problem(
+            "15:3: document 3",
+            "items[2]",
+            "IngressList",
+            "networking.k8s.io/v1",
+        ),
+        problem(
+            "17:3: document 3",
+            "NetworkPolicy calico",
+            "NetworkPolicy",
+            "projectcalico.org/v3",
+        ),
+    ];
+    assert_eq!(told(CHART), expected);
+}
+
+#[test]
+fn other_kinds_are_left_out_and_named_when_asked() {
+    let parsed = manifest::parse_with(CHART, "m.yaml", UnknownKinds::Ignore).expect("ours alone");
+    assert_eq!(
+        super::keys(&parsed.found),
+        ["NetworkPolicy shop/web", "Namespace shop"]
+    );
+    let ignored = [
+        "m.yaml:1:1: document 1: Service shop/web (v1)",
+        "m.yaml:13:3: document 3: Deployment web (apps/v1)",
+        "m.yaml:14:3: document 3: ServiceAccount items[1] (v1)",
+        "m.yaml:15:3: document 3: IngressList items[2] (networking.k8s.io/v1)",
+        "m.yaml:17:3: document 3: NetworkPolicy calico (projectcalico.org/v3)",
+    ];
+    assert_eq!(parsed.ignored, ignored);
+    let keys = manifest::parse_keys_with(CHART, "m.yaml", UnknownKinds::Ignore).expect("keys");
+    assert_eq!((keys.found.len(), keys.ignored.len()), (2, 5));
+    // A policy in another version or spelling would be missing: it is refused all the same, as is what is no object.
+    for text in [
+        "{apiVersion: extensions/v1beta1, kind: NetworkPolicy, metadata: {name: a}}",
+        "{apiVersion: networking.k8s.io/v1beta1, kind: NetworkPolicy, metadata: {name: a}}",
+        "{apiVersion: networking.k8s.io/v1, kind: networkpolicies, metadata: {name: a}}",
+        "{apiVersion: v1, kind: NetworkPolicy, metadata: {name: a}}",
+        "{apiVersion: v1, kind: pod, metadata: {name: a}}",
+        "{apiVersion: sallyport.dev/v2, kind: Workload, metadata: {name: a}}",
+        "{apiVersion: v1, kind: Servicez}\n---\n{kind: Service}",
+        "[]",
+    ] {
+        let problems = manifest::parse_with(text, "m.yaml", UnknownKinds::Ignore).expect_err(text);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(
+            !problems[0].message.contains("--ignore-unknown-kinds"),
+            "{problems:?}"
+        );
+    }
 }

@@ -77,6 +77,9 @@ fn addresses(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
+/// The remedy for kinds that are none of ours.
+const REMEDY: &str = "; --ignore-unknown-kinds leaves other kinds out";
+
 /// The API server's words for a name.
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must \
                      start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for \

@@ -1,6 +1,6 @@
 //! What is told of a text as a whole: YAML, JSON, documents, places, hostile input. Lists are beside this.
 
-use super::{SUPPORTED, accepted, keys, told};
+use super::{REMEDY, SUPPORTED, accepted, keys, told};
 
 #[test]
 fn documents_come_in_every_form() {
@@ -103,7 +103,7 @@ metadata:
             "m.yaml:16:17: document 1: NetworkPolicy shop/web: spec.policyTypes[0]: Unsupported value: \"Ingres\": \
              supported values: \"Ingress\", \"Egress\"",
             &format!(
-                "m.yaml:22:1: document 3: no matches for kind \"Deployment\" in version \"apps/v1\": {SUPPORTED}"
+                "m.yaml:22:1: document 3: no matches for kind \"Deployment\" in version \"apps/v1\": {SUPPORTED}{REMEDY}"
             ),
             "m.yaml:25:6: document 4: malformed YAML: unclosed bracket '['",
             "m.yaml:31:3: document 5: Namespace B: duplicate field \"metadata.name\"",
@@ -162,7 +162,7 @@ fn what_is_no_object_of_ours_is_refused() {
         (
             "{apiVersion: apps/v1, kind: DeploymentList}",
             format!(
-                "m.yaml:1:1: document 1: no matches for kind \"DeploymentList\" in version \"apps/v1\": {SUPPORTED}"
+                "m.yaml:1:1: document 1: no matches for kind \"DeploymentList\" in version \"apps/v1\": {SUPPORTED}{REMEDY}"
             ),
         ),
     ] {

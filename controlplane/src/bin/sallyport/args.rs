@@ -93,6 +93,9 @@ pub(crate) struct Input {
     /// Read the directories of -f with everything below them
     #[arg(short = 'R', long, requires = "filename")]
     pub(crate) recursive: bool,
+    /// Leave out objects of kinds that are not Sallyport's (Service, Deployment, ...), and name them
+    #[arg(long)]
+    pub(crate) ignore_unknown_kinds: bool,
 }
 
 /// How a change is committed, and what is waited for.
@@ -198,6 +201,9 @@ pub(crate) struct Delete {
     /// Read the directories of -f with everything below them
     #[arg(short = 'R', long, requires = "filename")]
     pub(crate) recursive: bool,
+    /// Leave out objects of kinds that are not Sallyport's (Service, Deployment, ...), and name them
+    #[arg(long, requires = "filename")]
+    pub(crate) ignore_unknown_kinds: bool,
     #[command(flatten)]
     pub(crate) scope: Scope,
     #[command(flatten)]
@@ -423,6 +429,8 @@ Examples:
   sallyport apply -f cluster/ -R --dry-run          Would it be accepted?
   sallyport apply -f policy.yaml --wait             Return when every node enforces it
   sallyport get netpol -A -o yaml > backup.yaml && sallyport apply -f backup.yaml
+  kubectl get ns,no,po,netpol -A -o yaml | sallyport apply -f -
+  sallyport apply -f chart.yaml --ignore-unknown-kinds    Its policies; its Services are named and left out
   sallyport apply -f - --expected-revision 41 < edited.yaml";
 
 const GET_HELP: &str = "\

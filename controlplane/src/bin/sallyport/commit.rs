@@ -7,7 +7,13 @@ use sallyport_proto::wire::{
     ApplyRequest, ApplyResponse, Edit, Manifest, change::Action, edit::Op,
 };
 
-use crate::{args, client::Client, enforced, failure::Failure, input, kind};
+use crate::{
+    args,
+    client::Client,
+    enforced,
+    failure::{Failure, printable},
+    input, kind, output,
+};
 
 /// Runs `sallyport apply`.
 pub(crate) async fn apply(
@@ -16,7 +22,8 @@ pub(crate) async fn apply(
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     let manifests = input::manifests(&args.input.filename, args.input.recursive, io::stdin())?;
-    carry_out(edits(manifests, Op::Put), &args.commit, server, out).await
+    let ignore = args.input.ignore_unknown_kinds;
+    carry_out(edits(manifests, Op::Put), ignore, &args.commit, server, out).await
 }
 
 /// Runs `sallyport delete`.
@@ -41,7 +48,8 @@ pub(crate) async fn delete(
             references.into_iter().map(delete).collect()
         }
     };
-    carry_out(edits, &args.commit, server, out).await
+    let ignore = args.ignore_unknown_kinds;
+    carry_out(edits, ignore, &args.commit, server, out).await
 }
 
 fn edits(manifests: Vec<Manifest>, op: fn(Manifest) -> Op) -> Vec<Edit> {
@@ -53,6 +61,7 @@ fn edits(manifests: Vec<Manifest>, op: fn(Manifest) -> Op) -> Vec<Edit> {
 
 async fn carry_out(
     edits: Vec<Edit>,
+    ignore_unknown_kinds: bool,
     args: &args::Commit,
     server: &str,
     out: &mut dyn io::Write,
@@ -64,9 +73,13 @@ async fn carry_out(
         expected_revision: args.expected_revision,
         dry_run: args.dry_run,
         unreachable: args.unreachable(),
+        ignore_unknown_kinds,
         ..ApplyRequest::default()
     };
     let response = client.apply(request).await?;
+    for ignored in &response.ignored {
+        output::remark(&format!("left out: {}", printable(ignored)));
+    }
     report(&response, args, word, out)?;
     wait(&mut client, args, response.revision, started, out).await
 }
