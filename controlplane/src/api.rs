@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status};
 
 #[doc(hidden)]
 pub use self::edits::read as edits;
+pub use self::failure::{REASON, REVISION_CONFLICT};
 use self::{list::Listings, watching::Watches};
 use crate::{
     manifest::UnknownKinds,

@@ -11,6 +11,7 @@ mod decode;
 mod document;
 mod expand;
 mod kinds;
+mod meaning;
 mod node;
 mod problem;
 mod tree;
@@ -20,6 +21,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::Deserialize;
 
+pub(crate) use self::meaning::is_same;
 pub use self::problem::Problem;
 use self::{expand::Item, kinds::Schema, problem::Report};
 use crate::model::{Object, ObjectKey};

@@ -196,8 +196,8 @@ impl<'a> Draft<'a> {
             return self.problem(Reason::Invalid, &object.key, source, &message);
         }
         match self.base.get(&object.key) {
-            // The same again keeps its revision.
-            Some(stored) if same(&stored.object, &object) => {
+            // The same again keeps its revision, and its text.
+            Some(stored) if manifest::is_same(&stored.object, &object) => {
                 self.cluster.put_stored(stored.clone())
             }
             _ => self.cluster.put(object, self.revision),
@@ -291,10 +291,6 @@ fn became(
         // The same as before, or created and deleted by the same transaction.
         _ => (Action::Unchanged, None),
     }
-}
-
-fn same(a: &Object, b: &Object) -> bool {
-    a.manifest == b.manifest && a.body == b.body
 }
 
 /// The API server's words for what is not there.

@@ -109,6 +109,16 @@ fn usage_errors_exit_with_2() {
         "label pod web db a=b",
         "wait --timeout 30",
         "status --server https://localhost:7443",
+        "status --server http://localhost",
+        "status --server http://localhost:99999",
+        "status --server http://localhost:7443/api",
+        "status --request-timeout 0s",
+        "get pods Web_1",
+        "get pods -n No_Namespace",
+        "get netpol/Shop/web",
+        "delete ns a.b",
+        "label pod web a=b/c",
+        "label pod web a/b/c=d",
         "completion tcsh",
     ] {
         let output = run(&line.split_whitespace().collect::<Vec<_>>());

@@ -2,12 +2,18 @@
 //! refused.
 
 use sallyport_proto::Revision;
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
     transaction::{Problem, Reason},
     writer::Refusal,
 };
+
+/// The metadata of a status that says why a transaction was refused where its code does not: `FAILED_PRECONDITION`.
+pub const REASON: &str = "sallyport-reason";
+
+/// The reason: `expected_revision` is not the current revision.
+pub const REVISION_CONFLICT: &str = "revision-conflict";
 
 /// A status's message travels in a header, percent-encoded, and clients take no more than 16 KiB of headers.
 const MAX_MESSAGE: usize = 8_000;
@@ -16,7 +22,12 @@ const MAX_MESSAGE: usize = 8_000;
 pub(super) fn refusal(refusal: &Refusal) -> Status {
     let code = match refusal {
         Refusal::Problems(list) => return problems(list),
-        Refusal::Stale { .. } => Code::FailedPrecondition,
+        Refusal::Stale { .. } => {
+            let mut status = Status::failed_precondition(refusal.to_string());
+            let reason = MetadataValue::from_static(REVISION_CONFLICT);
+            status.metadata_mut().insert(REASON, reason);
+            return status;
+        }
         Refusal::Journal(error) if error.is_full() => Code::ResourceExhausted,
         Refusal::Journal(_) => Code::Internal,
         Refusal::Stopping => Code::Unavailable,

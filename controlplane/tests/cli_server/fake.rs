@@ -7,12 +7,13 @@ use std::{
 };
 
 use futures::stream::{self, BoxStream, StreamExt as _};
+use sallyport_controlplane::api::{REASON, REVISION_CONFLICT};
 use sallyport_proto::wire::{
     change::Action, edit::Op, node_status::State, policy_service_server::PolicyService,
     watch_event::Event, *,
 };
 use serde_json::Value;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 /// Objects in a map, pages of two, and one node that lags while `namespace/stuck` exists.
 #[derive(Clone, Default)]
@@ -40,6 +41,7 @@ fn read(manifest: &Manifest) -> Result<Vec<(ObjectRef, String)>, Status> {
     let value: Value = serde_saphyr::from_str(&manifest.text)
         .map_err(|_| Status::invalid_argument(format!("{}: not YAML", manifest.source)))?;
     let items = match value["kind"].as_str() {
+        None if value.is_null() => vec![],
         Some("List") => value["items"].as_array().cloned().unwrap_or_default(),
         _ => vec![value],
     };
@@ -102,10 +104,14 @@ impl Store {
             .expected_revision
             .is_some_and(|expected| expected != self.revision())
         {
-            return Err(Status::failed_precondition(format!(
-                "the revision is {}",
-                self.revision()
-            )));
+            let mut status =
+                Status::failed_precondition(format!("the revision is {}", self.revision()));
+            let reason = MetadataValue::from_static(REVISION_CONFLICT);
+            status.metadata_mut().insert(REASON, reason);
+            return Err(status);
+        }
+        if request.unreachable() == Unreachable::Fence {
+            return Err(Status::failed_precondition("node \"node-a\" has no leases"));
         }
         let (revision, mut objects) = (self.revision() + 1, self.objects.clone());
         let (mut changes, mut events) = (Vec::new(), Vec::new());

@@ -164,6 +164,30 @@ fn refusals_have_their_codes() {
             "error: the revision is 1\n",
         ),
         (
+            "apply -f - --on-unreachable fence",
+            CLUSTER,
+            1,
+            "error: node \"node-a\" has no leases\n",
+        ),
+        (
+            "apply -f -",
+            "",
+            1,
+            "error: no objects in what -f names: nothing was changed\n",
+        ),
+        (
+            "apply -f - --dry-run",
+            "{kind: List, items: []}",
+            1,
+            "error: no objects in what -f names: nothing was changed\n",
+        ),
+        (
+            "delete -f -",
+            "# nothing",
+            1,
+            "error: no objects in what -f names: nothing was changed\n",
+        ),
+        (
             "label ns prod team=x",
             "",
             1,
@@ -271,4 +295,44 @@ fn a_unix_socket_is_an_address_too() {
         .spawn(server.serve_with_incoming(UnixListenerStream::new(socket)));
     plane.url = format!("unix://{}", path.display());
     assert_eq!(plane.ok("wait", ""), "revision 0 enforced on 2 nodes\n");
+}
+
+/// A control plane that froze: the kernel takes connections for it, and nobody reads them.
+#[test]
+fn a_frozen_control_plane_is_told_after_the_request_timeout() {
+    let frozen = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", frozen.local_addr().expect("bound"));
+    let plane = ControlPlane {
+        url: url.clone(),
+        runtime: tokio::runtime::Runtime::new().expect("a runtime"),
+    };
+    let namespace = "{kind: Namespace, metadata: {name: a}}";
+    for line in [
+        "status",
+        "get ns",
+        "get ns a",
+        "get ns --watch",
+        "history",
+        "delete ns a",
+        "rollback 1",
+        "label ns a b=c",
+        "wait",
+        "apply -f -",
+        "apply -f - --wait --timeout 60s",
+        "journal backup /nonexistent/backup",
+    ] {
+        let started = std::time::Instant::now();
+        let Run(code, stdout, stderr) =
+            plane.run(&format!("{line} --request-timeout 500ms"), namespace);
+        let took = started.elapsed();
+        assert_eq!((code, stdout.as_str()), (3, ""), "{line}: {stderr}");
+        assert!(took < std::time::Duration::from_secs(5), "{line}: {took:?}");
+        let told = format!("error: no answer from the control plane at {url}: ");
+        assert!(stderr.starts_with(&told), "{line}: {stderr}");
+        let change = ["apply", "delete", "rollback"]
+            .iter()
+            .any(|word| line.starts_with(word));
+        let doubt = stderr.contains("The change may have been carried out all the same");
+        assert_eq!(doubt, change, "{line}: {stderr}");
+    }
 }

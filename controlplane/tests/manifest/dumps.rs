@@ -133,3 +133,42 @@ fn a_policys_status_is_left_alone() {
         assert_eq!(keys, [objects[0].key.clone()]);
     }
 }
+
+/// The same dump, an hour later: heartbeats, versions, another order of fields, nothing that anybody asked for.
+#[test]
+fn a_dump_with_other_words_for_the_same_is_unchanged() {
+    let base = put(accepted(KIND), &Cluster::default(), 1).cluster;
+    let mut later: serde_json::Value = serde_saphyr::from_str(KIND).expect("YAML");
+    for item in later["items"].as_array_mut().expect("items") {
+        item["metadata"]["resourceVersion"] = "99999".into();
+        item["metadata"]["managedFields"] = serde_json::json!([]);
+        item["metadata"]["finalizers"] = match item["metadata"].get("finalizers") {
+            Some(given) => given.clone(),
+            None => serde_json::Value::Null,
+        };
+        if item["kind"] == "Node" {
+            item["status"]["conditions"] = serde_json::json!([{"type": "Ready", "status": "True"}]);
+        }
+        if item["kind"] == "NetworkPolicy" {
+            item["spec"]["egress"] = serde_json::json!([]);
+            item["spec"]["ingress"][0]["ports"][0]
+                .as_object_mut()
+                .expect("a port")
+                .remove("protocol");
+        }
+    }
+    let outcome = put(accepted(&later.to_string()), &base, 2);
+    for change in &outcome.changes {
+        assert_eq!(change.action, Action::Unchanged, "{}", change.key);
+    }
+    assert!(outcome.committed.is_none());
+    // What somebody asked for is a change, though no packet meets it.
+    let asked = KIND.replace("image: web:1", "image: web:2");
+    let outcome = put(accepted(&asked), &base, 2);
+    let changed: Vec<_> = outcome
+        .changes
+        .iter()
+        .filter(|change| change.action == Action::Configured)
+        .collect();
+    assert_eq!(changed.len(), 4, "{changed:?}");
+}

@@ -20,9 +20,20 @@ use crate::{client, failure::Exit, kind, kind::Target, label::LabelEdit};
     after_help = headed(&Exit::help())
 )]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) server: Server,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the control plane is, and how long its answers may take.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Server {
     /// The control plane: http://HOST:PORT or unix:///PATH
     #[arg(
-        long,
+        id = "server",
+        long = "server",
         global = true,
         env = "SALLYPORT_SERVER",
         hide_env_values = true,
@@ -32,10 +43,18 @@ pub(crate) struct Cli {
         help_heading = "Global options",
         display_order = 900
     )]
-    pub(crate) server: String,
-    /// What to do.
-    #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) url: String,
+    /// Give up when an answer takes longer than this; a wait for nodes has its own --timeout
+    #[arg(
+        long,
+        global = true,
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = client::parse_request_timeout,
+        help_heading = "Global options",
+        display_order = 901
+    )]
+    pub(crate) request_timeout: Duration,
 }
 
 /// What to do.
@@ -573,6 +592,10 @@ mod tests {
             ("sallyport wait --timeout 30", ErrorKind::ValueValidation),
             (
                 "sallyport --server ftp://x status",
+                ErrorKind::ValueValidation,
+            ),
+            (
+                "sallyport status --request-timeout 0s",
                 ErrorKind::ValueValidation,
             ),
         ] {

@@ -1,6 +1,10 @@
 //! The connection to the control plane: addresses, deadlines, pages. Never prints, never decides what to ask.
 
-use std::{error::Error, time::Duration};
+use std::{
+    error::Error,
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
@@ -10,22 +14,22 @@ use sallyport_proto::wire::{
     WatchResponse, policy_service_client::PolicyServiceClient,
 };
 use tonic::{
-    Code, Request, Status, Streaming,
+    Code, Request, Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
-use crate::failure::Failure;
+use crate::{args::Server, failure::Failure};
 
 /// Where the control plane listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7443";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much longer than the server we wait for the end of a wait.
 const WAIT_GRACE: Duration = Duration::from_secs(5);
-const BOOKMARK_INTERVAL: Duration = Duration::from_secs(10);
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(35);
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_MESSAGE: usize = 64 << 20;
+/// The longest path of a Unix socket: `sun_path` has 108 bytes, the last is NUL (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
 
 /// The value of `--server`: `http://HOST:PORT`, `HOST:PORT` or `unix:///PATH`.
 pub(crate) fn parse_server(text: &str) -> Result<String, String> {
@@ -40,9 +44,70 @@ pub(crate) fn parse_server(text: &str) -> Result<String, String> {
         None => format!("http://{text}"),
     };
     let url = url.trim_end_matches('/').to_owned();
-    match Endpoint::from_shared(url.clone()) {
-        Ok(_) => Ok(url),
-        Err(_) => Err(FORMS.to_owned()),
+    let wrong = match url.strip_prefix("unix://") {
+        Some("") | None if url.starts_with("unix:") => Some("the path is a directory"),
+        Some(path) if path.len() > MAX_SOCKET_PATH => {
+            Some("the path is longer than 107 bytes, the most that a socket can have")
+        }
+        Some(_) => None,
+        None => wrong_authority(&url),
+    };
+    match (wrong, Endpoint::from_shared(url.clone())) {
+        (Some(wrong), _) => Err(format!("{wrong}; {FORMS}")),
+        (None, Ok(_)) => Ok(url),
+        (None, Err(_)) => Err(FORMS.to_owned()),
+    }
+}
+
+/// What keeps a URL from ever being that of a control plane.
+fn wrong_authority(url: &str) -> Option<&'static str> {
+    let rest = url.strip_prefix("http://")?;
+    if rest.contains(['/', '?', '#']) {
+        return Some("a path has no place in it");
+    }
+    if rest.contains('@') {
+        return Some("a user has no place in it: there is no authentication yet");
+    }
+    let Some((host, port)) = rest
+        .rsplit_once(':')
+        .filter(|(_, port)| !port.ends_with(']'))
+    else {
+        return Some("it has no port");
+    };
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Some("the port must be between 1 and 65535, inclusive");
+    }
+    let is_host = match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
+        None if host
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.') =>
+        {
+            host.parse::<Ipv4Addr>().is_ok()
+        }
+        None => host
+            .strip_suffix('.')
+            .unwrap_or(host)
+            .split('.')
+            .all(|label| {
+                let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+                !label.is_empty() && label.len() <= 63 && label.bytes().all(known)
+            }),
+    };
+    match is_host {
+        true => None,
+        false => Some("the host is no name and no address (an IPv6 address stands in brackets)"),
+    }
+}
+
+/// The value of `--request-timeout`.
+pub(crate) fn parse_request_timeout(text: &str) -> Result<Duration, String> {
+    match duration::parse(text)? {
+        Duration::ZERO => Err("must be greater than 0".to_owned()),
+        timeout => Ok(timeout),
     }
 }
 
@@ -50,6 +115,7 @@ pub(crate) fn parse_server(text: &str) -> Result<String, String> {
 pub(crate) struct Client {
     service: PolicyServiceClient<Channel>,
     server: String,
+    request_timeout: Duration,
 }
 
 /// All objects of one kind.
@@ -62,42 +128,44 @@ pub(crate) struct Listing {
 
 impl Client {
     /// Connects, or says within a few seconds why not.
-    pub(crate) async fn connect(server: &str) -> Result<Client, Failure> {
+    pub(crate) async fn connect(server: &Server) -> Result<Client, Failure> {
+        let Server {
+            url,
+            request_timeout,
+        } = server;
         let unreachable = |cause: String| Failure::Unreachable {
-            server: server.to_owned(),
+            server: url.clone(),
             cause,
         };
-        let endpoint = Endpoint::from_shared(server.to_owned())
-            .map_err(|error| Failure::Usage(format!("--server {server}: {error}")))?
-            .connect_timeout(CONNECT_TIMEOUT);
+        let connect_timeout = CONNECT_TIMEOUT.min(*request_timeout);
+        // Pings find a control plane that froze during a wait or a watch, where no answer is due.
+        let endpoint = Endpoint::from_shared(url.clone())
+            .map_err(|error| Failure::Usage(format!("--server {url}: {error}")))?
+            .connect_timeout(connect_timeout)
+            .http2_keep_alive_interval(*request_timeout / 2)
+            .keep_alive_timeout(*request_timeout);
         // The endpoint's own timeout covers TCP only, not a resolver that hangs.
-        let channel = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect())
+        let channel = tokio::time::timeout(connect_timeout, endpoint.connect())
             .await
             .map_err(|_| {
                 unreachable(format!(
                     "no answer within {}",
-                    duration::rough(CONNECT_TIMEOUT)
+                    duration::rough(connect_timeout)
                 ))
             })?
             .map_err(|error| unreachable(innermost(&error)))?;
         Ok(Client {
             service: PolicyServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
-            server: server.to_owned(),
+            server: url.clone(),
+            request_timeout: *request_timeout,
         })
     }
 
     /// Carries out a transaction.
     pub(crate) async fn apply(&mut self, request: ApplyRequest) -> Result<ApplyResponse, Failure> {
-        match self.service.apply(within(CALL_TIMEOUT, request)).await {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(match self.failure(&status) {
-                Failure::Lost { server, cause } => Failure::Lost {
-                    server,
-                    cause: format!("{cause}. The change may have been carried out all the same"),
-                },
-                failure => failure,
-            }),
-        }
+        let patience = Patience::of(&self.server, self.request_timeout);
+        let answer = patience.answer(self.service.apply(request)).await;
+        answer.map_err(perhaps_carried_out)
     }
 
     /// One object.
@@ -105,9 +173,9 @@ impl Client {
         let request = GetRequest {
             r#ref: Some(reference),
         };
-        let response = self.service.get(within(CALL_TIMEOUT, request)).await;
-        let response = response.map_err(|status| self.failure(&status))?;
-        response.into_inner().object.ok_or_else(|| {
+        let patience = Patience::of(&self.server, self.request_timeout);
+        let response = patience.answer(self.service.get(request)).await?;
+        response.object.ok_or_else(|| {
             Failure::Refused("the control plane answered without an object".to_owned())
         })
     }
@@ -153,10 +221,8 @@ impl Client {
             page_size,
             page_token,
         };
-        let response = self.service.list(within(CALL_TIMEOUT, request)).await;
-        Ok(response
-            .map_err(|status| self.failure(&status))?
-            .into_inner())
+        let patience = Patience::of(&self.server, self.request_timeout);
+        patience.answer(self.service.list(request)).await
     }
 
     /// Every transaction after a revision.
@@ -165,12 +231,11 @@ impl Client {
             after_revision,
             bookmark_interval_ms: millis(BOOKMARK_INTERVAL),
         };
-        let response = self.service.watch(request).await;
+        let patience = Patience::of(&self.server, self.request_timeout);
         Ok(Watch {
-            stream: response
-                .map_err(|status| self.failure(&status))?
-                .into_inner(),
+            stream: patience.answer(self.service.watch(request)).await?,
             server: self.server.clone(),
+            silence: BOOKMARK_INTERVAL + self.request_timeout,
         })
     }
 
@@ -201,10 +266,8 @@ impl Client {
         &mut self,
         request: HistoryRequest,
     ) -> Result<HistoryResponse, Failure> {
-        let response = self.service.history(within(CALL_TIMEOUT, request)).await;
-        Ok(response
-            .map_err(|status| self.failure(&status))?
-            .into_inner())
+        let patience = Patience::of(&self.server, self.request_timeout);
+        patience.answer(self.service.history(request)).await
     }
 
     /// Goes back to a revision.
@@ -212,24 +275,19 @@ impl Client {
         &mut self,
         request: RollbackRequest,
     ) -> Result<ApplyResponse, Failure> {
-        let response = self.service.rollback(within(CALL_TIMEOUT, request)).await;
-        Ok(response
-            .map_err(|status| self.failure(&status))?
-            .into_inner())
+        let patience = Patience::of(&self.server, self.request_timeout);
+        let answer = patience.answer(self.service.rollback(request)).await;
+        answer.map_err(perhaps_carried_out)
     }
 
     /// All that a control plane has to have, at one revision.
     pub(crate) async fn backup(&mut self) -> Result<(BackupHeader, Vec<Object>), Failure> {
-        let response = self.service.backup(BackupRequest {}).await;
-        let mut stream = response
-            .map_err(|status| self.failure(&status))?
-            .into_inner();
+        let patience = Patience::of(&self.server, self.request_timeout);
+        let mut stream = patience
+            .answer(self.service.backup(BackupRequest {}))
+            .await?;
         let (mut header, mut objects) = (None, Vec::new());
-        while let Some(part) = stream
-            .message()
-            .await
-            .map_err(|status| self.failure(&status))?
-        {
+        while let Some(part) = patience.within(stream.message()).await? {
             header = header.or(part.header);
             objects.extend(part.objects);
         }
@@ -244,13 +302,8 @@ impl Client {
 
     /// The state of all.
     pub(crate) async fn status(&mut self) -> Result<StatusResponse, Failure> {
-        let response = self
-            .service
-            .status(within(CALL_TIMEOUT, StatusRequest {}))
-            .await;
-        Ok(response
-            .map_err(|status| self.failure(&status))?
-            .into_inner())
+        let patience = Patience::of(&self.server, self.request_timeout);
+        patience.answer(self.service.status(StatusRequest {})).await
     }
 
     fn failure(&self, status: &Status) -> Failure {
@@ -262,19 +315,70 @@ impl Client {
 pub(crate) struct Watch {
     stream: Streaming<WatchResponse>,
     server: String,
+    /// How long it may be silent: a bookmark comes in time, or the control plane is frozen.
+    silence: Duration,
 }
 
 impl Watch {
     /// The next transaction or bookmark; `None` when the server ends the stream.
     pub(crate) async fn next(&mut self) -> Result<Option<WatchResponse>, Failure> {
-        match tokio::time::timeout(SILENCE_TIMEOUT, self.stream.message()).await {
+        match tokio::time::timeout(self.silence, self.stream.message()).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(status)) => Err(Failure::from_status(&self.server, &status)),
             Err(_) => Err(Failure::Lost {
                 server: self.server.clone(),
-                cause: format!("silent for {}", duration::rough(SILENCE_TIMEOUT)),
+                cause: format!("silent for {}", duration::rough(self.silence)),
             }),
         }
+    }
+}
+
+/// How long answers of a server are waited for.
+#[derive(Clone, Copy)]
+struct Patience<'a> {
+    server: &'a str,
+    request_timeout: Duration,
+}
+
+impl<'a> Patience<'a> {
+    fn of(server: &'a str, request_timeout: Duration) -> Patience<'a> {
+        Patience {
+            server,
+            request_timeout,
+        }
+    }
+
+    /// The answer to a call.
+    async fn answer<T>(
+        self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failure> {
+        self.within(call).await.map(Response::into_inner)
+    }
+
+    /// What comes, or that nothing does.
+    async fn within<T>(self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Failure> {
+        let Ok(answer) = tokio::time::timeout(self.request_timeout, call).await else {
+            return Err(Failure::Lost {
+                server: self.server.to_owned(),
+                cause: format!(
+                    "nothing came within {}; --request-timeout gives it longer",
+                    duration::rough(self.request_timeout)
+                ),
+            });
+        };
+        answer.map_err(|status| Failure::from_status(self.server, &status))
+    }
+}
+
+/// What a change must say that has no answer.
+fn perhaps_carried_out(failure: Failure) -> Failure {
+    match failure {
+        Failure::Lost { server, cause } => Failure::Lost {
+            server,
+            cause: format!("{cause}. The change may have been carried out all the same"),
+        },
+        failure => failure,
     }
 }
 
@@ -311,7 +415,30 @@ mod tests {
             parse("unix:///run/sallyport/api.sock"),
             "unix:///run/sallyport/api.sock"
         );
-        for text in ["http://", "unix://relative", "ftp://x", "http://a b"] {
+        assert_eq!(parse("node-1.example.:1"), "http://node-1.example.:1");
+        let long = format!("unix:///{}", "x".repeat(107));
+        for text in [
+            "http://",
+            "unix://relative",
+            "unix:///",
+            &long,
+            "ftp://x",
+            "http://a b",
+            "http://a",
+            "10.0.0.1",
+            "http://:7443",
+            "http://a:0",
+            "http://a:65536",
+            "http://a:http",
+            "http://me@a:7443",
+            "http://a:7443/api",
+            "http://a:7443?x",
+            "http://10.0.0.256:7443",
+            "http://a..b:7443",
+            "http://[::g]:7443",
+            "http://fd00::1:7443",
+            "http://[::1]",
+        ] {
             let error = parse_server(text).expect_err(text);
             assert!(
                 error.contains("use http://HOST:PORT or unix:///PATH"),

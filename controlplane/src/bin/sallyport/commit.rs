@@ -18,7 +18,7 @@ use crate::{
 /// Runs `sallyport apply`.
 pub(crate) async fn apply(
     args: &args::Apply,
-    server: &str,
+    server: &args::Server,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     let manifests = input::manifests(&args.input.filename, args.input.recursive, io::stdin())?;
@@ -29,7 +29,7 @@ pub(crate) async fn apply(
 /// Runs `sallyport delete`.
 pub(crate) async fn delete(
     args: &args::Delete,
-    server: &str,
+    server: &args::Server,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     let edits = match &args.kind {
@@ -63,7 +63,7 @@ async fn carry_out(
     edits: Vec<Edit>,
     ignore_unknown_kinds: bool,
     args: &args::Commit,
-    server: &str,
+    server: &args::Server,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     let mut client = Client::connect(server).await?;
@@ -79,6 +79,10 @@ async fn carry_out(
     let response = client.apply(request).await?;
     for ignored in &response.ignored {
         output::remark(&format!("left out: {}", printable(ignored)));
+    }
+    if response.changes.is_empty() {
+        let text = "no objects in what -f names: nothing was changed";
+        return Err(Failure::Refused(text.to_owned()));
     }
     report(&response, args, word, out)?;
     wait(&mut client, args, response.revision, started, out).await

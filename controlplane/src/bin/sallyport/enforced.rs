@@ -12,7 +12,7 @@ use crate::{args, client::Client, failure::Failure};
 /// Runs `sallyport wait`.
 pub(crate) async fn run(
     args: &args::Wait,
-    server: &str,
+    server: &args::Server,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     let mut client = Client::connect(server).await?;

@@ -2,6 +2,7 @@
 
 use std::{error::Error as _, io};
 
+use sallyport_controlplane::api::{REASON, REVISION_CONFLICT};
 use tonic::{Code, Status};
 
 /// The exit codes: the one place that says what each means.
@@ -117,7 +118,7 @@ impl Failure {
                 server: server.to_owned(),
                 cause: "what answers there does not know this call".to_owned(),
             },
-            Code::FailedPrecondition | Code::Aborted => Failure::Conflict(message),
+            Code::FailedPrecondition if is_conflict(status) => Failure::Conflict(message),
             Code::Unavailable | Code::DeadlineExceeded => lost(server, message),
             _ if local => lost(server, message),
             _ => Failure::Refused(message),
@@ -132,6 +133,12 @@ impl Failure {
             .filter(|line| !line.is_empty())
             .collect()
     }
+}
+
+/// Whether the expected revision was not the current one. Other preconditions have the same code.
+fn is_conflict(status: &Status) -> bool {
+    let reason = status.metadata().get(REASON);
+    reason.is_some_and(|reason| reason == REVISION_CONFLICT)
 }
 
 fn lost(server: &str, cause: String) -> Failure {
@@ -187,13 +194,22 @@ mod tests {
             (Code::OutOfRange, Exit::Refused),
             (Code::Internal, Exit::Refused),
             (Code::Unimplemented, Exit::Unreachable),
-            (Code::FailedPrecondition, Exit::Conflict),
-            (Code::Aborted, Exit::Conflict),
+            (Code::FailedPrecondition, Exit::Refused),
+            (Code::Aborted, Exit::Refused),
             (Code::Unavailable, Exit::Unreachable),
             (Code::DeadlineExceeded, Exit::Unreachable),
         ] {
             assert_eq!(exit(code), expected, "{code:?}");
         }
+    }
+
+    #[test]
+    fn only_another_revision_is_a_conflict() {
+        let mut status = Status::failed_precondition("the current revision is 2, not 1");
+        let reason = tonic::metadata::MetadataValue::from_static(REVISION_CONFLICT);
+        status.metadata_mut().insert(REASON, reason);
+        let failure = Failure::from_status("http://x", &status);
+        assert_eq!(failure.exit(), Exit::Conflict);
     }
 
     #[test]

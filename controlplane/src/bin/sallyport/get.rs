@@ -2,6 +2,7 @@
 
 use std::io;
 
+use sallyport_controlplane::model;
 use sallyport_proto::wire::{Kind, Object};
 use serde_json::Value;
 
@@ -21,7 +22,7 @@ const ATTEMPTS: u32 = 5;
 /// Runs the command.
 pub(crate) async fn run(
     args: &args::Get,
-    server: &str,
+    server: &args::Server,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     let namespace = args.scope.namespace.as_deref();
@@ -33,6 +34,9 @@ pub(crate) async fn run(
             true => "",
             false => namespace.unwrap_or(DEFAULT_NAMESPACE),
         };
+        if !namespace.is_empty() || args.scope.namespace.is_some() {
+            kind::can_be(model::Kind::Namespace, namespace)?;
+        }
         let mut client = Client::connect(server).await?;
         if args.watch {
             return watch::run(args, namespace, &mut client, out).await;

@@ -21,7 +21,7 @@ const NAMED: usize = 3;
 /// Runs the command.
 pub(crate) async fn run(
     args: &args::History,
-    server: &str,
+    server: &args::Server,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     let mut client = Client::connect(server).await?;

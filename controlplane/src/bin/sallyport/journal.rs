@@ -27,7 +27,7 @@ use crate::{
 /// Runs the command.
 pub(crate) async fn run(
     args: &args::Journal,
-    server: &str,
+    server: &args::Server,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     match args {
@@ -86,7 +86,7 @@ fn transaction(committed: &Committed) -> Value {
 
 async fn back_up(
     args: &args::Backup,
-    server: &str,
+    server: &args::Server,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     let contents = match &args.data_dir {
@@ -136,7 +136,7 @@ fn save(path: &Path, contents: &Contents) -> Result<(), backup::BackupError> {
     Ok(())
 }
 
-async fn download(server: &str) -> Result<Contents, Failure> {
+async fn download(server: &args::Server) -> Result<Contents, Failure> {
     let mut client = Client::connect(server).await?;
     let (header, objects) = client.backup().await?;
     let saved = objects.into_iter().map(|object| {

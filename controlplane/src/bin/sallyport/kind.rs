@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use sallyport_controlplane::model;
+use sallyport_controlplane::{model, validate};
 use sallyport_proto::wire::{Kind, ObjectRef};
 
 use crate::failure::Failure;
@@ -155,12 +155,29 @@ impl Target {
             (Some(namespace), _) | (None, Some(namespace)) => namespace,
             (None, None) => DEFAULT_NAMESPACE,
         };
+        if let Some(kind) = of_model(kind) {
+            names.iter().try_for_each(|name| can_be(kind, name))?;
+        }
+        if is_namespaced(kind) {
+            can_be(model::Kind::Namespace, namespace)?;
+        }
         let reference = |name: &String| ObjectRef {
             kind: kind.into(),
             namespace: namespace.to_owned(),
             name: name.clone(),
         };
         Ok(names.iter().map(reference).collect())
+    }
+}
+
+/// Refuses a name that no object of the kind can have.
+pub(crate) fn can_be(kind: model::Kind, name: &str) -> Result<(), Failure> {
+    match validate::name_faults(kind, name).into_iter().next() {
+        None => Ok(()),
+        Some(rule) => Err(Failure::Usage(format!(
+            "no {} can have the name `{name}`: {rule}",
+            kind.as_str()
+        ))),
     }
 }
 
@@ -223,6 +240,11 @@ mod tests {
             ("po/prod/a", &[], Some("test")),
             ("po", &["a/b"], None),
             ("po,wl", &["a"], None),
+            ("po", &["Web"], None),
+            ("po", &["a"], Some("no_ns")),
+            ("po/no_ns/a", &[], None),
+            ("ns", &["a.b"], None),
+            ("netpol", &["-a"], None),
         ] {
             let failure = paths(text, names, namespace).expect_err(text);
             assert!(matches!(failure, Failure::Usage(_)), "{text}: {failure}");

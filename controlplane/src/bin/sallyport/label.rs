@@ -2,6 +2,7 @@
 
 use std::{io, str::FromStr, time::Instant};
 
+use sallyport_controlplane::validate;
 use sallyport_proto::wire::{ApplyRequest, Edit, Manifest, change::Action, edit::Op};
 use serde_json::Value;
 
@@ -37,9 +38,22 @@ impl FromStr for LabelEdit {
         };
         match &edit {
             LabelEdit::Set(key, _) | LabelEdit::Remove(key) if key.is_empty() => {
-                Err(format!("`{word}` has no key"))
+                return Err(format!("`{word}` has no key"));
             }
-            _ => Ok(edit),
+            _ => {}
+        }
+        // A key that cannot be is removed all the same: an earlier version may have stored it.
+        let wrong = match &edit {
+            LabelEdit::Set(key, value) => {
+                let mut wrong = validate::label_key_faults(key);
+                wrong.extend(validate::label_value_faults(value));
+                wrong
+            }
+            LabelEdit::Remove(_) => Vec::new(),
+        };
+        match wrong.into_iter().next() {
+            Some(rule) => Err(format!("`{word}` can be no label: {rule}")),
+            None => Ok(edit),
         }
     }
 }
@@ -47,7 +61,7 @@ impl FromStr for LabelEdit {
 /// Runs the command.
 pub(crate) async fn run(
     args: &args::Label,
-    server: &str,
+    server: &args::Server,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     let (names, edits) = args.split().map_err(Failure::Usage)?;
@@ -172,8 +186,8 @@ mod tests {
         );
         assert_eq!(labels, Ok(json!({"app": "web", "tier": "1", "empty": ""})));
         assert_eq!(
-            relabel(Value::Null, "a=b=c", false),
-            Ok(json!({"a": "b=c"}))
+            relabel(Value::Null, "example.com/a=b.c", false),
+            Ok(json!({"example.com/a": "b.c"}))
         );
         assert_eq!(
             relabel(json!({"app": "web"}), "app-", false),
@@ -198,7 +212,7 @@ mod tests {
 
     #[test]
     fn words_that_are_no_edits() {
-        for word in ["=x", "-", "web"] {
+        for word in ["=x", "-", "web", "a/b/c=x", "a=b=c", "a=b c", "-a=x"] {
             assert!(word.parse::<LabelEdit>().is_err(), "{word}");
         }
     }

@@ -65,7 +65,7 @@ fn exit_of(outcome: Result<(), Failure>) -> ExitCode {
 }
 
 async fn run(cli: &Cli) -> Result<(), Failure> {
-    let (server, out) = (cli.server.as_str(), &mut io::BufWriter::new(io::stdout()));
+    let (server, out) = (&cli.server, &mut io::BufWriter::new(io::stdout()));
     let outcome = match &cli.command {
         Command::Apply(args) => commit::apply(args, server, out).await,
         Command::Get(args) => get::run(args, server, out).await,

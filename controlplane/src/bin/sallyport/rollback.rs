@@ -14,7 +14,7 @@ use crate::{
 /// Runs the command.
 pub(crate) async fn run(
     args: &args::Rollback,
-    server: &str,
+    server: &args::Server,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     let only = args.only.as_ref();

@@ -20,7 +20,7 @@ use crate::{
 /// Runs the command.
 pub(crate) async fn run(
     args: &args::Status,
-    server: &str,
+    server: &args::Server,
     out: &mut dyn io::Write,
 ) -> Result<(), Failure> {
     let mut client = Client::connect(server).await?;
