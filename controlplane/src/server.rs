@@ -17,13 +17,13 @@ use sallyport_proto::{
 };
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tonic::transport::{Server, server::Router};
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use crate::{
     api::{Api, MAX_REQUEST},
     config::{Address, Config},
     journal::{JournalError, Note, SledJournal},
-    listener::Listener,
+    listener::{Asked, Listener},
     metrics::{self, Appends, Source, Timed},
     nodes::Nodes,
     oversize::Oversize,
@@ -123,6 +123,7 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
             nodes: nodes.clone(),
             writer: writer.clone(),
             appends,
+            connections: listener.counts(),
         };
         let listening = metrics::listen(address, source).await;
         let address = listening.map_err(|cause| ServerError::Metrics { address, cause })?;
@@ -185,6 +186,13 @@ async fn router(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     Ok(Server::builder()
+        // Called with each request, whatever it asks for; there are no spans.
+        .trace_fn(|request| {
+            if let Some(asked) = request.extensions().get::<Asked>() {
+                asked.set();
+            }
+            Span::none()
+        })
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(Oversize::of(policies, MAX_REQUEST))

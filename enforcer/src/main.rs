@@ -18,7 +18,7 @@ use sallyport_enforcer::{
     nft::{lease::LONGEST, render::Options},
     preflight, session, supervision, uninstall,
 };
-use sallyport_process::log;
+use sallyport_process::{descriptors, log};
 use sallyport_proto::Ranges;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
@@ -220,6 +220,7 @@ async fn main() -> Result<()> {
         LogFormat::Json => log::Format::Json,
     };
     let _log = log::start(filter, format, false);
+    descriptors::raise();
     let node = arguments.node_name.map_or_else(host_name, Ok)?;
     preflight::privilege()?;
     preflight::bridges(&arguments.ignore_bridge).await?;

@@ -1,3 +1,10 @@
-//! Both programs as processes: the log. Knows no policy, no node, no table.
+//! Both programs as processes: the log, descriptors, accepting connections, the metrics endpoint. Knows no policy, no
+//! node, no table.
 
+pub mod accept;
+pub mod descriptors;
 pub mod log;
+pub mod metrics;
+mod throttle;
+
+pub use throttle::Throttle;

@@ -1,0 +1,254 @@
+//! The real binary and what comes in at its doors: connections that say nothing, more of them than it may have, text
+//! that is too long or steers, addresses without TLS, clients of other gRPC libraries.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use sallyport_proto::{
+    Window,
+    wire::{ApplyRequest, StatusRequest, policy_service_client::PolicyServiceClient},
+};
+use tempfile::TempDir;
+
+use crate::{
+    crash::Process,
+    node::FakeNode,
+    world::{namespace, node, pod, put},
+};
+
+/// A control plane of its own, by a shell that may limit it first.
+struct Plane {
+    directory: TempDir,
+    process: Process,
+}
+
+impl Plane {
+    fn start(limits: &str, arguments: &[&str]) -> Plane {
+        let directory = tempfile::tempdir().unwrap();
+        let child = Command::new("sh")
+            .args(["-c", &format!("{limits} exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_sallyport-controlplane"))
+            .arg("--data-dir")
+            .arg(directory.path().join("data"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(File::create(directory.path().join("log")).unwrap())
+            .spawn();
+        let process = Process(child.unwrap());
+        Plane { directory, process }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    /// What follows some words in the log, up to a space or comma.
+    async fn logged(&self, words: &str) -> String {
+        let started = Instant::now();
+        loop {
+            if let Some((_, rest)) = self.log().split_once(words)
+                && let Some(word) = rest.split([' ', ',', '\n']).next()
+                && rest.contains('\n')
+            {
+                return word.to_owned();
+            }
+            let log = self.log();
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "no {words:?} in {log}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn address(&self) -> SocketAddr {
+        self.logged("listening on ").await.parse().unwrap()
+    }
+
+    async fn metrics(&self, accept: &str) -> String {
+        let url = self.logged("serving metrics on http://").await;
+        let mut stream = TcpStream::connect(url.strip_suffix("/metrics").unwrap()).unwrap();
+        write!(
+            stream,
+            "GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}Connection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// Processor time that it took, in ticks of 10 ms.
+    fn ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.0.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let fields: Vec<&str> = fields.split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+}
+
+const LOCAL: [&str; 4] = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"];
+
+async fn revision(address: SocketAddr) -> u64 {
+    let mut client = PolicyServiceClient::connect(format!("http://{address}"))
+        .await
+        .unwrap();
+    client
+        .status(StatusRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .revision
+}
+
+/// 200 silent connections to a process that may have 100 descriptors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_keep_nobody_out() {
+    let plane = Plane::start("ulimit -n 100;", &LOCAL);
+    let address = plane.address().await;
+    let silent: Vec<TcpStream> = (0..200)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = plane.ticks();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let spent = plane.ticks() - before;
+    assert!(spent < 40, "{spent} ticks of 10 ms in 2 s at the limit");
+    // Those that were accepted are closed after 10 s, and those that waited after 10 s more.
+    let answer = tokio::time::timeout(Duration::from_secs(40), revision(address)).await;
+    assert_eq!(answer.expect("an answer while they stay silent"), 0);
+    silent[0]
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    let mut rest = Vec::new();
+    match (&silent[0]).read_to_end(&mut rest) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+    }
+    let log = plane.log();
+    let said = log.matches("cannot accept connections").count();
+    assert!((1..=5).contains(&said), "{log}");
+    let said = log
+        .matches("closed connections that asked for nothing")
+        .count();
+    assert!((1..=5).contains(&said), "{log}");
+    let metrics = plane.metrics("").await;
+    let has = |start: &str| {
+        metrics
+            .lines()
+            .find(|line| line.starts_with(start))
+            .map(str::to_owned)
+    };
+    assert!(
+        has("sallyport_controlplane_connections ").is_some(),
+        "{metrics}"
+    );
+    assert_ne!(
+        has("sallyport_controlplane_silent_connections_total ").unwrap(),
+        "sallyport_controlplane_silent_connections_total 0"
+    );
+    assert_ne!(
+        has("sallyport_controlplane_accept_errors_total ").unwrap(),
+        "sallyport_controlplane_accept_errors_total 0"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_soft_limit_of_open_files_is_raised() {
+    let plane = Plane::start("ulimit -Sn 64;", &LOCAL);
+    plane.address().await;
+    let limits = fs::read_to_string(format!("/proc/{}/limits", plane.process.0.id())).unwrap();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{line}");
+}
+
+/// What `promtool check metrics` asks for, and the form that is asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_are_text_unless_openmetrics_is_asked_for() {
+    let plane = Plane::start("", &LOCAL);
+    let address = plane.address().await;
+    let mut client = PolicyServiceClient::connect(format!("http://{address}"))
+        .await
+        .unwrap();
+    let edits = vec![put(&[
+        namespace("a"),
+        node("n"),
+        pod("a", "web", "n", "10.0.0.1", "web"),
+    ]
+    .concat())];
+    client
+        .apply(ApplyRequest {
+            edits,
+            ..ApplyRequest::default()
+        })
+        .await
+        .unwrap();
+    let mut n = FakeNode::connect(format!("http://{address}"), "n", Window::default()).await;
+    n.follow().await;
+    let started = Instant::now();
+    let text = loop {
+        let text = plane.metrics("").await;
+        if text.contains("\nsallyport_controlplane_applied_to_enforced_seconds_count 1\n") {
+            break text;
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{text}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.to_lowercase()
+            .contains("content-type: text/plain; version=0.0.4"),
+        "{head}"
+    );
+    check_metrics(body);
+    assert!(
+        body.contains("\nsallyport_build_info{program=\"sallyport-controlplane\",version=\""),
+        "{body}"
+    );
+    let open = plane
+        .metrics("Accept: application/openmetrics-text; version=1.0.0\r\n")
+        .await;
+    assert!(open.contains("application/openmetrics-text"), "{open}");
+    assert!(open.ends_with("# EOF\n"), "{open}");
+}
+
+/// The rules of promtool's linter (prometheus/client_golang, promlint/validations) that can be broken here.
+fn check_metrics(text: &str) {
+    let mut families = std::collections::BTreeMap::new();
+    let mut helps = std::collections::BTreeSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(families.insert(name, kind).is_none(), "twice: {name}");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name} {kind}");
+            assert!(helps.contains(name), "no HELP before {name}");
+            for word in ["_gauge", "_counter", "_histogram", "_milliseconds", "_ms"] {
+                assert!(!name.contains(word), "{name}");
+            }
+        } else if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(!help.trim().is_empty());
+            helps.insert(name);
+        } else {
+            assert!(!line.starts_with('#'), "{line}");
+            let name = line.split(['{', ' ']).next().unwrap();
+            let of_histogram = ["_bucket", "_count", "_sum"]
+                .iter()
+                .filter_map(|suffix| name.strip_suffix(suffix))
+                .any(|family| families.get(family) == Some(&"histogram"));
+            assert!(
+                of_histogram || families.contains_key(name),
+                "no TYPE: {line}"
+            );
+        }
+    }
+}
