@@ -27,7 +27,7 @@ use crate::{
     metrics::{self, Appends, Source, Timed},
     nodes::Nodes,
     oversize::Oversize,
-    stream::Streams,
+    stream::{LONGEST_MESSAGE, Streams},
     writer::{Refusal, Running, Writer},
 };
 
@@ -175,7 +175,8 @@ async fn router(
             .max_decoding_message_size(MAX_REQUEST)
             // What was read can be told again, whatever it grew to.
             .max_encoding_message_size(usize::MAX);
-    let streams = NodeServiceServer::new(Streams::new(nodes.clone(), writer.clone()));
+    let streams = NodeServiceServer::new(Streams::new(nodes.clone(), writer.clone()))
+        .max_decoding_message_size(LONGEST_MESSAGE);
     tokio::spawn(look_after(nodes, writer, stopping));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PolicyServiceServer<Api>>().await;

@@ -11,9 +11,15 @@ use std::{
 
 use sallyport_proto::{
     Window,
-    wire::{ApplyRequest, StatusRequest, policy_service_client::PolicyServiceClient},
+    wire::{
+        ApplyRequest, Health, Hello, StatusRequest, SyncRequest, Trouble,
+        node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
+        sync_request::Message, trouble::Kind,
+    },
 };
 use tempfile::TempDir;
+use tokio_stream::StreamExt as _;
+use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     crash::Process,
@@ -169,6 +175,99 @@ async fn the_soft_limit_of_open_files_is_raised() {
         .unwrap();
     let words: Vec<&str> = line.split_whitespace().collect();
     assert_eq!(words[3], words[4], "{line}");
+}
+
+/// A stream's first answer to what a node says.
+async fn says(address: SocketAddr, hello: Hello) -> Result<(), Status> {
+    let client = NodeServiceClient::connect(format!("http://{address}"))
+        .await
+        .unwrap();
+    let request = SyncRequest {
+        message: Some(Message::Hello(hello)),
+    };
+    let requests = tokio_stream::once(request).chain(tokio_stream::pending());
+    let mut inbound = client
+        .max_encoding_message_size(8 << 20)
+        .sync(requests)
+        .await?
+        .into_inner();
+    inbound.message().await.map(|_| ())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_says_of_itself_is_cut_and_forges_no_line() {
+    let plane = Plane::start("", &LOCAL);
+    let address = plane.address().await;
+    let mut client: PolicyServiceClient<Channel> =
+        PolicyServiceClient::connect(format!("http://{address}"))
+            .await
+            .unwrap();
+    let text = [
+        namespace("a"),
+        node("n"),
+        pod("a", "web", "n", "10.0.0.1", "web"),
+    ];
+    let edits = vec![put(&text.concat())];
+    client
+        .apply(ApplyRequest {
+            edits,
+            ..ApplyRequest::default()
+        })
+        .await
+        .unwrap();
+
+    let hello = |name: &str, version: &str| Hello {
+        node_name: name.to_owned(),
+        version: version.to_owned(),
+        ..Hello::default()
+    };
+    let status = says(address, hello(&"n".repeat(200_000), ""))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert!(status.message().len() < 200, "{status}");
+    let status = says(address, hello("n", &"v".repeat(3_000_000)))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    let forged = format!(
+        "1\n2026-11-28T00:00:00Z ERROR forged\u{1b}[2J{}",
+        "v".repeat(200_000)
+    );
+    says(address, hello("n", &forged)).await.unwrap();
+
+    let mut n = FakeNode::connect(format!("http://{address}"), "n", Window::default()).await;
+    let first = n.receive().await;
+    let trouble = |kind: Kind| Trouble {
+        kind: kind.into(),
+        reason: format!("x\ny{}", "z".repeat(100)),
+        since_ms: 0,
+    };
+    n.say(Message::Health(Health {
+        troubles: (0..3_000).map(|_| trouble(Kind::Journal)).collect(),
+        repairs: 0,
+    }));
+    let reason = format!(
+        "no\n2026-11-28T00:00:00Z ERROR forged{}",
+        "r".repeat(100_000)
+    );
+    n.nack(first.update.target, &reason, false);
+    plane.logged("node refused an update").await;
+
+    let status = client.status(StatusRequest {}).await.unwrap().into_inner();
+    let node = &status.nodes[0];
+    assert_eq!(node.troubles.len(), 1);
+    assert!(node.troubles[0].reason.starts_with("x yz"), "{node:?}");
+    assert!(
+        node.reason.len() < 1100 && !node.reason.contains('\n'),
+        "{node:?}"
+    );
+    let log = plane.log();
+    for line in log.lines() {
+        assert!(line.len() < 1600, "{} bytes: {line:.200}", line.len());
+        assert!(!line.starts_with("2026-11-28T00:00:00Z"), "{line}");
+        assert!(!line.contains('\u{1b}'), "{line}");
+    }
 }
 
 /// What `promtool check metrics` asks for, and the form that is asked for.

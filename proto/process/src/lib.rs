@@ -5,6 +5,7 @@ pub mod accept;
 pub mod descriptors;
 pub mod log;
 pub mod metrics;
+pub mod text;
 mod throttle;
 
 pub use throttle::Throttle;
