@@ -117,6 +117,12 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
             cause,
         })?;
     let address = listener.address().clone();
+    if address.is_exposed() {
+        warn!(
+            "{address} is not the loopback address, and there is no TLS: whoever reaches it can read and change \
+             everything; let only nodes and operators reach it, or use --listen 127.0.0.1:PORT or unix:///PATH"
+        );
+    }
     let (stop, stopping) = watch::channel(false);
     if let Some(address) = config.metrics {
         let source = Source {

@@ -270,6 +270,20 @@ async fn what_a_node_says_of_itself_is_cut_and_forges_no_line() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_without_tls_is_told_at_every_start() {
+    let exposed = Plane::start("", &["--listen", "0.0.0.0:0"]);
+    exposed.address().await;
+    assert!(
+        exposed.log().contains("there is no TLS"),
+        "{}",
+        exposed.log()
+    );
+    let local = Plane::start("", &LOCAL);
+    local.address().await;
+    assert!(!local.log().contains("there is no TLS"), "{}", local.log());
+}
+
 /// What `promtool check metrics` asks for, and the form that is asked for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_text_unless_openmetrics_is_asked_for() {
