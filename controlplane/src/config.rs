@@ -142,6 +142,16 @@ impl FromStr for Address {
     }
 }
 
+impl Address {
+    /// Whether others than this machine may reach it.
+    pub fn is_exposed(&self) -> bool {
+        match self {
+            Address::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+            Address::Unix(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -222,6 +232,23 @@ mod tests {
             "Examples:",
         ] {
             assert!(help.contains(word), "{word} in:\n{help}");
+        }
+    }
+
+    #[test]
+    fn only_loopback_and_sockets_are_not_exposed() {
+        for (text, exposed) in [
+            ("127.0.0.1:7443", false),
+            ("127.1.2.3:7443", false),
+            ("[::1]:7443", false),
+            ("[::ffff:127.0.0.1]:7443", false),
+            ("unix:///run/a.sock", false),
+            ("0.0.0.0:7443", true),
+            ("[::]:7443", true),
+            ("10.0.0.1:7443", true),
+        ] {
+            let address: Address = text.parse().unwrap();
+            assert_eq!(address.is_exposed(), exposed, "{text}");
         }
     }
 

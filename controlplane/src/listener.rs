@@ -1,18 +1,31 @@
 //! Where connections come in: TCP, or a unix socket that only its owner can open. Knows no service.
 
+mod connection;
+
 use std::{
     fs::{self, Permissions},
     io,
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    sync::Arc,
+    time::Duration,
 };
 
+use futures::{Stream, stream::unfold};
+use sallyport_process::accept::{Acceptor, Counts, Listen};
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 
+pub(crate) use self::connection::Asked;
+use self::connection::{Connection, Patience};
 use crate::config::Address;
+
+/// A client's library may connect some time before its first call.
+const PATIENCE: Patience = Patience {
+    preface: Duration::from_secs(10),
+    request: Duration::from_secs(60),
+};
 
 /// Connections that wait to be taken: thousands of nodes may come back at once. The kernel allows no more than
 /// `net.core.somaxconn` (4,096 unless set otherwise).
@@ -23,6 +36,7 @@ const BACKLOG: u32 = 65_535;
 pub(crate) struct Listener {
     address: Address,
     socket: Socket,
+    counts: Arc<Counts>,
 }
 
 #[derive(Debug)]
@@ -47,6 +61,7 @@ impl Listener {
                 Ok(Listener {
                     address: Address::Tcp(listener.local_addr()?),
                     socket: Socket::Tcp(listener),
+                    counts: Arc::default(),
                 })
             }
             Address::Unix(path) => {
@@ -54,6 +69,7 @@ impl Listener {
                 Ok(Listener {
                     address: address.clone(),
                     socket: Socket::Unix(listener),
+                    counts: Arc::default(),
                 })
             }
         }
@@ -64,27 +80,49 @@ impl Listener {
         &self.address
     }
 
+    /// What is counted of its connections.
+    pub(crate) fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
+    }
+
     /// Serves until `shutdown`, then until the calls under way are over.
     pub(crate) async fn serve(
         self,
         router: Router,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
+        let counts = self.counts;
         match self.socket {
             Socket::Tcp(listener) => {
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                let incoming = Box::pin(connections(counts, listener));
                 router
                     .serve_with_incoming_shutdown(incoming, shutdown)
                     .await
             }
             Socket::Unix(listener) => {
-                let incoming = UnixListenerStream::new(listener);
+                let incoming = Box::pin(connections(counts, listener));
                 router
                     .serve_with_incoming_shutdown(incoming, shutdown)
                     .await
             }
         }
     }
+}
+
+/// Connections as they come, for ever.
+fn connections<L: Listen + Send>(
+    counts: Arc<Counts>,
+    listener: L,
+) -> impl Stream<Item = io::Result<Connection<L::Stream>>> + Send {
+    let acceptor = Acceptor::new(counts.clone());
+    unfold(
+        (acceptor, listener, counts),
+        |(acceptor, listener, counts)| async move {
+            let (stream, counted) = acceptor.accept(&listener).await;
+            let connection = Connection::new(stream, counted, counts.clone(), PATIENCE);
+            Some((Ok(connection), (acceptor, listener, counts)))
+        },
+    )
 }
 
 /// Takes over a socket file that nobody listens on.

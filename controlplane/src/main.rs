@@ -12,7 +12,7 @@ use sallyport_controlplane::{
     config::{Config, LogFormat},
     server,
 };
-use sallyport_process::log;
+use sallyport_process::{descriptors, log};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
 
 fn run(config: Config) -> anyhow::Result<()> {
     let _log = start_log(&config)?;
+    descriptors::raise();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

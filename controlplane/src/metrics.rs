@@ -9,9 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, extract::State as Shared, http::header, response::IntoResponse, routing::get};
 use prometheus_client::{
-    encoding::text::encode,
     metrics::{
         counter::ConstCounter,
         family::Family,
@@ -19,10 +17,9 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use sallyport_process::log;
+use sallyport_process::{accept::Counts, log, metrics};
 use sallyport_proto::wire::NodeStatus;
 use tokio::net::TcpListener;
-use tracing::warn;
 
 use crate::{
     history::Committed,
@@ -81,26 +78,16 @@ pub struct Source {
     pub writer: Writer,
     /// What the journal did.
     pub appends: Arc<Appends>,
+    /// The connections.
+    pub connections: Arc<Counts>,
 }
 
 /// Listens for those who ask for `/metrics`, and serves them for ever.
 pub async fn listen(address: SocketAddr, source: Source) -> std::io::Result<SocketAddr> {
-    let app = Router::new()
-        .route("/metrics", get(metrics))
-        .with_state(Arc::new(source));
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, app).await {
-            warn!(%error, "no metrics any more");
-        }
-    });
+    tokio::spawn(metrics::serve(listener, move || render(&source)));
     Ok(address)
-}
-
-async fn metrics(Shared(source): Shared<Arc<Source>>) -> impl IntoResponse {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], render(&source))
 }
 
 fn render(source: &Source) -> String {
@@ -118,6 +105,11 @@ fn render(source: &Source) -> String {
         "epoch",
         "How often it was restored from a backup",
         published.epoch,
+    );
+    gauge(
+        "connections",
+        "Connections that are open",
+        source.connections.open(),
     );
     let statuses = source.nodes.status();
     let enforced = statuses
@@ -164,6 +156,12 @@ fn render(source: &Source) -> String {
         "Nodes that say that something is wrong with them, or was",
         troubles,
     );
+    all.register_with_unit(
+        "applied_to_enforced",
+        "How long transactions took from being committed to being enforced by every node that they change",
+        Unit::Seconds,
+        source.nodes.enforcing(),
+    );
     let appends = &source.appends;
     let mut counter = |name: &str, help: &str, value: &AtomicU64| {
         all.register(name, help, ConstCounter::new(value.load(Relaxed)));
@@ -194,6 +192,16 @@ fn render(source: &Source) -> String {
             "Lines of the log that were left out: too many from one place in the code",
             log::left_out(),
         ),
+        (
+            "silent_connections",
+            "Connections that were closed since they asked for nothing",
+            source.connections.silent.load(Relaxed),
+        ),
+        (
+            "accept_errors",
+            "How often no connection could be accepted",
+            source.connections.errors(),
+        ),
     ] {
         all.register(name, help, ConstCounter::new(value));
     }
@@ -210,9 +218,7 @@ fn render(source: &Source) -> String {
         "How long the longest took",
         micros(&appends.longest_micros),
     );
-    let mut text = String::new();
-    encode(&mut text, &all).expect("a text takes what is written");
-    text
+    metrics::encode(&all, "sallyport-controlplane", env!("CARGO_PKG_VERSION"))
 }
 
 fn seconds(all: &mut Registry, name: &str, help: &str, value: Duration) {

@@ -5,6 +5,7 @@
 
 mod entry;
 mod extent;
+mod latency;
 mod prepare;
 mod rollout;
 mod session;
@@ -16,9 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prometheus_client::metrics::histogram::Histogram;
 use sallyport_proto::{Position, Revision, policy::NodePolicy, wire::trouble};
 use tokio::sync::watch;
 
+use self::latency::Latency;
 pub use self::{
     prepare::Prepared,
     rollout::Phase,
@@ -152,6 +155,8 @@ pub struct Nodes {
     lacking: watch::Sender<Option<Revision>>,
     /// The last revision up to which every rollout has passed its barrier.
     settled: watch::Sender<Revision>,
+    /// How long transactions take to be enforced.
+    latency: Mutex<Latency>,
     /// When there may be something to do though nothing happens.
     due: watch::Sender<Option<Instant>>,
 }
@@ -164,6 +169,7 @@ impl Nodes {
             lacking: watch::Sender::new(table.lacking()),
             table: Mutex::new(table),
             settled: watch::Sender::new(settled),
+            latency: Mutex::default(),
             due: watch::Sender::new(None),
         };
         nodes.with(|_, _| {});
@@ -172,9 +178,15 @@ impl Nodes {
 
     /// A transaction was committed. Every one has to be told, in order.
     pub fn commit(&self, revision: Revision, affected: Affected, unreachable: Option<Unreachable>) {
+        let concerns_nodes = !affected.policies.is_empty();
         let before = self.lock().before(&affected);
         let prepared = Prepared::new(affected, &before);
-        self.with(|table, now| table.commit(revision, prepared, unreachable, now));
+        self.with(|table, now| {
+            table.commit(revision, prepared, unreachable, now);
+            if concerns_nodes {
+                self.latency().committed(revision, now);
+            }
+        });
     }
 
     /// The state of every node, by name.
@@ -256,6 +268,16 @@ impl Nodes {
         self.with(|table, _| table.stop());
     }
 
+    /// How long transactions took from being committed to being enforced by every node that they change, in seconds.
+    pub fn enforcing(&self) -> Histogram {
+        self.latency().histogram()
+    }
+
+    fn latency(&self) -> MutexGuard<'_, Latency> {
+        // Held for some additions, and taken only after the table's lock.
+        self.latency.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         // Nothing panics with the lock held; if it did, each entry would still be one that was.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -267,6 +289,7 @@ impl Nodes {
         let now = Instant::now();
         let result = action(&mut table, now);
         let (due, settled, lacking) = (table.advance(now), table.settled(), table.lacking());
+        self.latency().enforced_before(lacking, now);
         // With the lock held: what is told last is to be what was so last.
         tell(&self.due, due);
         tell(&self.settled, settled);

@@ -17,17 +17,17 @@ use sallyport_proto::{
 };
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tonic::transport::{Server, server::Router};
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use crate::{
     api::{Api, MAX_REQUEST},
     config::{Address, Config},
     journal::{JournalError, Note, SledJournal},
-    listener::Listener,
+    listener::{Asked, Listener},
     metrics::{self, Appends, Source, Timed},
     nodes::Nodes,
     oversize::Oversize,
-    stream::Streams,
+    stream::{LONGEST_MESSAGE, Streams},
     writer::{Refusal, Running, Writer},
 };
 
@@ -117,12 +117,19 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
             cause,
         })?;
     let address = listener.address().clone();
+    if address.is_exposed() {
+        warn!(
+            "{address} is not the loopback address, and there is no TLS: whoever reaches it can read and change \
+             everything; let only nodes and operators reach it, or use --listen 127.0.0.1:PORT or unix:///PATH"
+        );
+    }
     let (stop, stopping) = watch::channel(false);
     if let Some(address) = config.metrics {
         let source = Source {
             nodes: nodes.clone(),
             writer: writer.clone(),
             appends,
+            connections: listener.counts(),
         };
         let listening = metrics::listen(address, source).await;
         let address = listening.map_err(|cause| ServerError::Metrics { address, cause })?;
@@ -174,7 +181,8 @@ async fn router(
             .max_decoding_message_size(MAX_REQUEST)
             // What was read can be told again, whatever it grew to.
             .max_encoding_message_size(usize::MAX);
-    let streams = NodeServiceServer::new(Streams::new(nodes.clone(), writer.clone()));
+    let streams = NodeServiceServer::new(Streams::new(nodes.clone(), writer.clone()))
+        .max_decoding_message_size(LONGEST_MESSAGE);
     tokio::spawn(look_after(nodes, writer, stopping));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PolicyServiceServer<Api>>().await;
@@ -185,6 +193,13 @@ async fn router(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     Ok(Server::builder()
+        // Called with each request, whatever it asks for; there are no spans.
+        .trace_fn(|request| {
+            if let Some(asked) = request.extensions().get::<Asked>() {
+                asked.set();
+            }
+            Span::none()
+        })
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .add_service(Oversize::of(policies, MAX_REQUEST))

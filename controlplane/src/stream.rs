@@ -4,12 +4,13 @@
 mod diffs;
 mod parts;
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{
     Stream, TryStreamExt as _,
     stream::{once, unfold},
 };
+use sallyport_process::text::one_line;
 use sallyport_proto::{
     Position, Unknown, WireError, positions,
     wire::{
@@ -36,6 +37,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long to wait after a refusal before the same is tried again: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// What a node says of itself is kept up to so many bytes.
+const LONGEST_VERSION: usize = 64;
+const LONGEST_REASON: usize = 1024;
+/// A node's name is a DNS subdomain (RFC 1123), as its Node object's.
+const LONGEST_NAME: usize = 253;
+/// A node holds two versions at most while an edit is on its way.
+const MOST_VERSIONS: usize = 64;
+
+/// The longest message of a node. The longest that is needed is a Hello with thousands of `--workload-cidr`.
+pub const LONGEST_MESSAGE: usize = 1 << 20;
 
 /// Serves NodeService.
 #[derive(Debug)]
@@ -125,16 +137,33 @@ fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
             "the first message must be a Hello",
         ));
     };
+    if hello.node_name.len() > LONGEST_NAME {
+        return Err(Status::invalid_argument(format!(
+            "a node's name has at most {LONGEST_NAME} characters, and this one has {}",
+            hello.node_name.len()
+        )));
+    }
     Ok(Hello {
-        name: hello.node_name,
-        window: positions(&hello.window).map_err(malformed)?,
-        version: hello.version,
+        name: one_line(&hello.node_name, LONGEST_NAME),
+        window: window(&hello.window)?,
+        version: one_line(&hello.version, LONGEST_VERSION),
         unknown: match &hello.dropped {
             Some(ranges) => Unknown::Drop(Arc::new(ranges.try_into().map_err(malformed)?)),
             None => Unknown::Allow,
         },
         lease: Duration::from_millis(hello.lease_ms.into()),
     })
+}
+
+/// The versions that a node says it holds.
+fn window(found: &[wire::Position]) -> Result<Vec<Position>, Status> {
+    if found.len() > MOST_VERSIONS {
+        return Err(Status::invalid_argument(format!(
+            "a node holds at most {MOST_VERSIONS} versions, and this one says {}",
+            found.len()
+        )));
+    }
+    positions(found).map_err(malformed)
 }
 
 fn malformed(error: WireError) -> Status {
@@ -245,8 +274,7 @@ impl Conversation {
     fn hear(&mut self, request: SyncRequest) -> Result<Option<LeaseGrant>, Status> {
         match request.message {
             Some(Message::Ack(ack)) => {
-                self.session
-                    .acked(&positions(&ack.window).map_err(malformed)?)?;
+                self.session.acked(&window(&ack.window)?)?;
                 self.snapshot = false;
                 self.retry = Retry::new();
                 Ok(None)
@@ -272,10 +300,11 @@ impl Conversation {
             .as_ref()
             .ok_or_else(|| Status::invalid_argument("nack.target is missing"))?;
         let target = Position::try_from(target).map_err(malformed)?;
-        let window = positions(&nack.window).map_err(malformed)?;
+        let window = window(&nack.window)?;
+        let reason = one_line(&nack.reason, LONGEST_REASON);
         let (node, was_snapshot) = (self.session.name(), self.snapshot);
-        warn!(node, %target, reason = nack.reason, want_snapshot = nack.want_snapshot, "node refused an update");
-        self.session.nacked(target, &window, nack.reason)?;
+        warn!(node, %target, reason, want_snapshot = nack.want_snapshot, "node refused an update");
+        self.session.nacked(target, &window, reason)?;
         self.snapshot = nack.want_snapshot;
         if was_snapshot || !nack.want_snapshot {
             self.retry.wait();
@@ -290,16 +319,20 @@ impl Drop for Conversation {
     }
 }
 
-/// What a node says is wrong with it. What this version does not know of it cannot tell of.
+/// What a node says is wrong with it, one of a kind. What this version does not know of it cannot tell of.
 fn troubles_of(health: wire::Health) -> Vec<Trouble> {
-    let known = |trouble: wire::Trouble| {
-        Some(Trouble {
-            kind: Kind::try_from(trouble.kind).ok()?,
-            reason: trouble.reason,
-            since: Duration::from_millis(trouble.since_ms),
-        })
-    };
-    health.troubles.into_iter().filter_map(known).collect()
+    let mut known = BTreeMap::new();
+    for trouble in health.troubles {
+        if let Ok(kind) = Kind::try_from(trouble.kind) {
+            let trouble = Trouble {
+                kind,
+                reason: one_line(&trouble.reason, LONGEST_REASON),
+                since: Duration::from_millis(trouble.since_ms),
+            };
+            known.entry(kind).or_insert(trouble);
+        }
+    }
+    known.into_values().collect()
 }
 
 fn response(message: sync_response::Message) -> SyncResponse {

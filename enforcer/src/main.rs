@@ -18,7 +18,7 @@ use sallyport_enforcer::{
     nft::{lease::LONGEST, render::Options},
     preflight, session, supervision, uninstall,
 };
-use sallyport_process::log;
+use sallyport_process::{descriptors, log};
 use sallyport_proto::Ranges;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
@@ -43,12 +43,13 @@ struct Arguments {
     #[arg(long, env = "SALLYPORT_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
 
-    /// Where the control plane listens
+    /// Where the control plane listens: http://HOST:PORT or unix:///PATH. There is no TLS yet, so that https:// is refused
     #[arg(
         long,
         env = "SALLYPORT_CONTROL_PLANE",
         value_name = "URL",
-        default_value = "http://127.0.0.1:7443"
+        default_value = "http://127.0.0.1:7443",
+        value_parser = control_plane
     )]
     control_plane: Endpoint,
 
@@ -176,6 +177,22 @@ fn interface(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Where a control plane can be. What can never be one is refused at the start.
+fn control_plane(text: &str) -> Result<Endpoint, String> {
+    const FORMS: &str = "use http://HOST:PORT or unix:///PATH";
+    match text.split_once("://") {
+        Some(("http", rest)) if !rest.is_empty() => {}
+        Some(("unix", path)) if path.starts_with('/') => {}
+        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
+            return Err(format!(
+                "TLS is not supported yet, and a session without it is not what https:// asks for; {FORMS}"
+            ));
+        }
+        _ => return Err(FORMS.to_owned()),
+    }
+    Endpoint::from_shared(text.to_owned()).map_err(|error| format!("{error}; {FORMS}"))
+}
+
 /// How long a lease may be.
 const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
 
@@ -220,6 +237,7 @@ async fn main() -> Result<()> {
         LogFormat::Json => log::Format::Json,
     };
     let _log = log::start(filter, format, false);
+    descriptors::raise();
     let node = arguments.node_name.map_or_else(host_name, Ok)?;
     preflight::privilege()?;
     preflight::bridges(&arguments.ignore_bridge).await?;
@@ -305,6 +323,37 @@ async fn watch_bridges(ignored: Vec<String>) {
         tokio::time::sleep(CHECK).await;
         if let Err(problem) = preflight::bridges(&ignored).await {
             error!(%problem, "traffic may bypass enforcement");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_plane_with_tls_is_refused_and_so_is_what_can_never_be_one() {
+        for text in [
+            "http://10.0.0.1:7443",
+            "http://[::1]:1",
+            "unix:///run/a.sock",
+        ] {
+            assert!(control_plane(text).is_ok(), "{text}");
+        }
+        for text in ["https://10.0.0.1:7443", "HTTPS://a"] {
+            let said = control_plane(text).unwrap_err();
+            assert!(said.contains("TLS is not supported yet"), "{said}");
+        }
+        for text in [
+            "",
+            "10.0.0.1:7443",
+            "ftp://a",
+            "http://",
+            "unix://a",
+            "http://a b",
+        ] {
+            let said = control_plane(text).unwrap_err();
+            assert!(said.contains("http://HOST:PORT"), "{text}: {said}");
         }
     }
 }

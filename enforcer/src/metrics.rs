@@ -1,11 +1,9 @@
 //! Prometheus metrics of the node, over HTTP, made when they are asked for. It changes nothing.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use axum::{Router, extract::State as Shared, http::header, response::IntoResponse, routing::get};
 use jiff::Timestamp;
 use prometheus_client::{
-    encoding::text::encode,
     metrics::{
         counter::ConstCounter,
         family::Family,
@@ -13,7 +11,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use sallyport_process::log;
+use sallyport_process::{log, metrics};
 use sallyport_proto::wire::trouble::Kind;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
@@ -38,9 +36,6 @@ pub struct Source {
 
 /// Serves `/metrics`, for ever.
 pub async fn serve(address: SocketAddr, source: Source) {
-    let app = Router::new()
-        .route("/metrics", get(metrics))
-        .with_state(Arc::new(source));
     let mut said = false;
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -53,17 +48,12 @@ pub async fn serve(address: SocketAddr, source: Source) {
         tokio::time::sleep(AGAIN).await;
     };
     info!(%address, "serving metrics");
-    if let Err(error) = axum::serve(listener, app).await {
-        warn!(%error, "no metrics any more");
-    }
-}
-
-async fn metrics(Shared(source): Shared<Arc<Source>>) -> impl IntoResponse {
-    let denied = Netlink::open().and_then(|netlink| netlink.denied());
-    let state = source.health.watch().borrow().clone();
-    let text = render(&state, &source.agent, denied.unwrap_or_default());
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text)
+    metrics::serve(listener, move || {
+        let denied = Netlink::open().and_then(|netlink| netlink.denied());
+        let state = source.health.watch().borrow().clone();
+        render(&state, &source.agent, denied.unwrap_or_default())
+    })
+    .await;
 }
 
 /// `journal`, `table`, ...
@@ -176,7 +166,5 @@ fn render(state: &State, agent: &Handle, denied: Option<u64>) -> String {
         Unit::Seconds,
         troubles,
     );
-    let mut text = String::new();
-    encode(&mut text, &all).expect("a text takes what is written");
-    text
+    metrics::encode(&all, "sallyport-enforcer", env!("CARGO_PKG_VERSION"))
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rand::RngExt;
+use sallyport_process::text::one_line;
 use sallyport_proto::{Assembly, Unknown, Update, WireError, wire};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,6 +37,9 @@ const PROBATION: Duration = Duration::from_millis(300);
 
 /// A part of an update is at most 1 MiB; leave room for its frame.
 const MESSAGE_MAX: usize = 4 << 20;
+
+/// What the control plane says is kept, and what is said to it is long, up to so many bytes.
+const LONGEST_REASON: usize = 1024;
 
 /// What a node is to the control plane.
 #[derive(Clone, Debug)]
@@ -220,7 +224,7 @@ async fn answer(update: Update, agent: &Handle) -> Message {
             Message::Nack(wire::Nack {
                 target: Some(target.into()),
                 window: window(agent),
-                reason: refusal.to_string(),
+                reason: one_line(&refusal.to_string(), LONGEST_REASON),
                 want_snapshot: matches!(refusal, Refusal::Misfit(_)),
             })
         }
@@ -231,7 +235,7 @@ async fn answer(update: Update, agent: &Handle) -> Message {
 fn explain(status: &Status) -> String {
     match status.message() {
         "" => status.code().to_string(),
-        message => message.to_owned(),
+        message => one_line(message, LONGEST_REASON),
     }
 }
 

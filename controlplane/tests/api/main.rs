@@ -2,6 +2,7 @@
 
 mod applying;
 mod crash;
+mod doors;
 mod established;
 mod following;
 mod full_disk;

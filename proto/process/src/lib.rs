@@ -1,3 +1,11 @@
-//! Both programs as processes: the log. Knows no policy, no node, no table.
+//! Both programs as processes: the log, descriptors, accepting connections, the metrics endpoint. Knows no policy, no
+//! node, no table.
 
+pub mod accept;
+pub mod descriptors;
 pub mod log;
+pub mod metrics;
+pub mod text;
+mod throttle;
+
+pub use throttle::Throttle;
