@@ -19,7 +19,7 @@ use sallyport_integration::{
     testbed::{Family, Host, Mode},
 };
 
-use crate::{Bed, DENY, GRACE, bed, bed_under, is_the_servers_own};
+use crate::{Bed, DENY, GRACE, bed, bed_under};
 
 /// How long a flow is watched.
 const WATCHED: Duration = Duration::from_millis(300);
@@ -50,14 +50,14 @@ fn established(client: &Host, servers: &[Host], first: u16) -> Result<Vec<Flow>,
     Ok(flows)
 }
 
-/// Sees that all flows go on, or that none does but those that servers send by right of their own.
+/// Sees that all flows go on, or that none does.
 fn require(what: &str, flows: &[Flow], go_on: bool) -> Outcome {
     thread::sleep(GRACE);
     let before: Vec<_> = flows.iter().map(|(_, flow)| flow.counts()).collect();
     thread::sleep(WATCHED);
     for ((name, flow), before) in flows.iter().zip(before) {
         let since = flow.counts().since(before);
-        if (since.received > 0) != (go_on || is_the_servers_own(name)) {
+        if (since.received > 0) != go_on {
             return Err(format!("{what}: {name}: {since:?}").into());
         }
     }
