@@ -1,4 +1,4 @@
-//! Which connections must end with an update though the table would let them go on. Pure.
+//! The connections that must end with an update though the table would let them go on. Pure.
 //!
 //! The table judges a connection by who began it, and conntrack takes for that whose packet it saw first. It may have
 //! missed the beginning: it lost the connection, or did not track when it began. Then what a server sends makes a connection
@@ -34,7 +34,7 @@ use crate::{
 /// ports (RFC 6335, section 6) is above it.
 const CLIENTS_PORTS: u16 = 32768;
 
-/// Which connections are reviewed.
+/// The connections that are reviewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Review {
     /// Those that an update revokes.
@@ -148,10 +148,10 @@ fn passes(policy: &NodePolicy, from: End, to: End, protocol: Option<Protocol>) -
     one(Direction::Egress, from, to) && one(Direction::Ingress, to, from)
 }
 
-/// What a class says of all protocols but TCP: whether it keeps, and the peers of protocols without and with ports.
+/// The part of a class that is not of TCP: whether it keeps, and the peers of protocols without and with ports.
 type BesideTcp<'a> = (bool, Option<GroupId>, Vec<&'a PortRule>);
 
-/// What a workload's class in a direction says of all protocols but TCP; `None` where it is not isolated.
+/// The part of a workload's class in a direction that is not of TCP; `None` where it is not isolated.
 fn beside_tcp<'a>(
     policy: &'a NodePolicy,
     endpoint: &Endpoint,
