@@ -38,7 +38,7 @@ pub const MAX_ALIASED: usize = 100_000;
 /// The most problems that are reported of one text; the rest are counted in one more.
 pub const MAX_PROBLEMS: usize = 1_000;
 
-/// What becomes of objects whose kind is none of ours.
+/// The treatment of objects whose kind is none of ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnknownKinds {
     /// They are problems.
@@ -49,10 +49,10 @@ pub enum UnknownKinds {
     Ignore,
 }
 
-/// What a text holds.
+/// The content of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parsed<T> {
-    /// What was read, in the order of the text.
+    /// The objects that were read, or their keys, in the order of the text.
     pub found: Vec<T>,
     /// The objects of unknown kinds that were left out: where each stands and what it is.
     pub ignored: Vec<String>,

@@ -146,7 +146,7 @@ pub fn carry_out(
 pub fn consistent(cluster: &Cluster) -> Result<(), Problem> {
     for stored in cluster.objects() {
         let key = &stored.object.key;
-        if let Some((reason, message)) = rules::broken(cluster, key).into_iter().next() {
+        if let Some((reason, message)) = rules::broken(cluster, cluster, key).into_iter().next() {
             return Err(Problem {
                 reason,
                 message: format!("{key}: {message}"),
@@ -243,7 +243,7 @@ impl<'a> Draft<'a> {
     fn finish(mut self) -> Result<Outcome, Vec<Problem>> {
         let touched = std::mem::take(&mut self.touched);
         for (key, source) in &touched {
-            for (reason, message) in rules::broken(&self.cluster, key) {
+            for (reason, message) in rules::broken(self.base, &self.cluster, key) {
                 self.problem(reason, key, source, &message);
             }
         }

@@ -99,10 +99,10 @@ async fn watchers_that_never_read_cost_little_and_hold_up_nobody() {
     let grown = resident().saturating_sub(before) >> 20;
     println!("an edit: {quiet:?} before, {watched:?} beside them; {grown} MiB more");
     assert!(watched < 3 * quiet, "{watched:?} instead of {quiet:?}");
-    // Of these the clients have half, who are in this process, too.
+    // The clients are in this process, too.
     assert!(grown < 200, "{grown} MiB");
 
-    // Who ends a watch makes room for another.
+    // A watch that ends makes room for another.
     watches.truncate(WATCHERS / 2);
     let again = async {
         loop {

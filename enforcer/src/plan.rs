@@ -95,7 +95,7 @@ pub struct Step {
     /// Addresses whose connections must be forgotten before it is committed, once packets under way are through. Doing
     /// it again does no harm.
     pub forget: BTreeSet<IpAddr>,
-    /// Which connections are reviewed before it is committed, once packets under way are through: those that [`must_end`]
+    /// The connections that are reviewed before it is committed, once packets under way are through: those that [`must_end`]
     /// are forgotten. Doing it again does no harm.
     pub review: Option<Review>,
 }
@@ -287,19 +287,34 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     }
 }
 
+/// The frame of a table that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundFrame {
+    /// The set in which a lease in force is; `None` where the table has no leases.
+    pub slot: Option<Slot>,
+    /// Whether the table says what its frame was made from. That is said last when a table is made.
+    pub described: bool,
+    /// The connections that are reviewed with the new frame, which may be stricter.
+    pub review: Option<Review>,
+}
+
 /// Plans the frame of a table that is there, after the operator chose other options.
 ///
 /// What the frame was before is not known, so each chain is replaced; a packet that began before the last commit could
 /// find the new rules with their constant sets still empty, so each waits for it.
 ///
-/// A lease that is in force stays so: `slot` says in which set it is, where the table has leases. Where it is to have none
-/// any more, packets pass their chain by.
+/// A lease that is in force stays so. Where there is to be none any more, packets pass its chain by.
 pub fn reframe(
     installed: &Installed,
     options: &Options,
-    slot: Option<Slot>,
+    found: &FoundFrame,
     limits: Limits,
 ) -> Plan {
+    let &FoundFrame {
+        slot,
+        described,
+        review,
+    } = found;
     let policy = &installed.policy;
     let mut prepare: Vec<Command> = frame::workload_sets(options, policy)
         .into_values()
@@ -319,7 +334,7 @@ pub fn reframe(
     if options.lease.is_none() && slot.is_some() {
         chains.insert(0, vec![Command::FlushChain(lease::CHAIN.into())]);
     }
-    let fingerprint = stamp::write_frame(&frame::fingerprint(options, policy), false);
+    let fingerprint = stamp::write_frame(&frame::fingerprint(options, policy), !described);
     let parts = [Part::of(prepare)]
         .into_iter()
         .chain(
@@ -328,7 +343,7 @@ pub fn reframe(
                 .map(|atom| Part::whole(atom).after_grace()),
         )
         .chain([Part {
-            review: Some(Review::All),
+            review,
             ..Part::whole(fingerprint)
         }])
         .collect();

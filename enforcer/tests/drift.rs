@@ -18,7 +18,7 @@ use sallyport_enforcer::{
         lease::Slot,
         names::Generation,
         render::Options,
-        stamp::Reading,
+        stamp::{self, Reading},
     },
     plan::Installed,
 };
@@ -42,6 +42,8 @@ struct Watched {
     commits: usize,
     /// What a stranger commits right before the next own commit.
     intrusion: Vec<Command>,
+    /// How often connections were read.
+    reviews: usize,
     /// How many commits go well before one does not, and how.
     fails_after: Option<(usize, Fault)>,
 }
@@ -112,6 +114,7 @@ impl Kernel for Shared {
     }
 
     fn forget(&mut self, _: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
+        self.0.borrow_mut().reviews += 1;
         Ok(0)
     }
 
@@ -302,6 +305,28 @@ impl Node {
         watched.commits = 0;
         watched.look();
     }
+}
+
+/// The first life makes the table, and dies before it has written what the frame is made from: connections are not
+/// reviewed. The second does that, and mends nothing.
+#[test]
+fn a_table_whose_maker_died_at_the_last_step_is_finished() {
+    let kernel = Shared::default();
+    let mut first = Node::start(kernel.clone());
+    let frame = kernel.clone().read_stamp().unwrap().frame;
+    assert!(frame.is_some());
+    let unsaid = Command::DeleteElements(
+        stamp::SET.into(),
+        SetKind::Stamp,
+        vec![Element::Stamp(2, frame.clone().unwrap())],
+    );
+    kernel.0.borrow_mut().kernel.commit(&[unsaid]).unwrap();
+    assert_eq!(first.kernel.read_stamp().unwrap().frame, None);
+    let reviews = kernel.0.borrow().reviews;
+    let second = Node::start(kernel.clone());
+    assert_eq!(first.kernel.read_stamp().unwrap().frame, frame);
+    assert!(kernel.0.borrow().reviews > reviews);
+    assert_eq!(second.agent.drift().repairs, 0);
 }
 
 /// One thing that a stranger may do.

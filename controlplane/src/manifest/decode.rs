@@ -99,6 +99,16 @@ pub(super) fn decode<T: DeserializeOwned>(tree: &Tree, tolerated: &[&str]) -> De
     }
 }
 
+/// A list without items, and an object without entries.
+static NO_ITEMS: Tree = Tree {
+    position: None,
+    value: Value::List(Vec::new()),
+};
+static NO_ENTRIES: Tree = Tree {
+    position: None,
+    value: Value::Map(Vec::new()),
+};
+
 /// Where unknown fields and zero values go.
 #[derive(Clone, Copy)]
 struct Sink<'p> {
@@ -234,23 +244,22 @@ impl<'t, 'p> Decoder<'t, 'p> {
         self.sink.zeros.borrow_mut().push((field, value));
     }
 
-    /// The entries of an object that has none.
-    fn no_entries(self) -> Entries<'t, 'p> {
-        Entries {
-            parent: self,
-            entries: [].iter(),
-            current: None,
-            fields: None,
+    /// Shows the value to the visitor; in place of a null what has nothing in it.
+    fn visit_or<V: Visitor<'t>>(
+        self,
+        empty: &'static Tree,
+        visitor: V,
+        fields: Option<&'static [&'static str]>,
+    ) -> Result<V::Value, Error> {
+        if self.tree.value != Value::Null {
+            return self.visit(visitor, fields);
         }
-    }
-
-    /// The items of a list that has none.
-    fn no_items(self) -> Items<'t, 'p> {
-        Items {
-            parent: self,
-            items: [].iter(),
-            next: 0,
-        }
+        self.zero(empty.value.clone());
+        let empty = Decoder {
+            tree: empty,
+            ..self
+        };
+        empty.visit(visitor, fields)
     }
 
     /// Shows the value to the visitor. `fields` tells a struct's fields from a map's keys.
@@ -295,42 +304,15 @@ impl<'t> Deserializer<'t> for Decoder<'t, '_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        match self.tree.value {
-            Value::Null => {
-                self.zero(Value::Map(Vec::new()));
-                let nothing = self.no_entries();
-                visitor
-                    .visit_map(nothing)
-                    .map_err(|error| error.at(self.path))
-            }
-            _ => self.visit(visitor, Some(fields)),
-        }
+        self.visit_or(&NO_ENTRIES, visitor, Some(fields))
     }
 
     fn deserialize_seq<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.tree.value {
-            Value::Null => {
-                self.zero(Value::List(Vec::new()));
-                let nothing = self.no_items();
-                visitor
-                    .visit_seq(nothing)
-                    .map_err(|error| error.at(self.path))
-            }
-            _ => self.visit(visitor, None),
-        }
+        self.visit_or(&NO_ITEMS, visitor, None)
     }
 
     fn deserialize_map<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Error> {
-        match self.tree.value {
-            Value::Null => {
-                self.zero(Value::Map(Vec::new()));
-                let nothing = self.no_entries();
-                visitor
-                    .visit_map(nothing)
-                    .map_err(|error| error.at(self.path))
-            }
-            _ => self.visit(visitor, None),
-        }
+        self.visit_or(&NO_ENTRIES, visitor, None)
     }
 
     zero_values! {

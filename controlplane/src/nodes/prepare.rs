@@ -1,4 +1,4 @@
-//! What a commit changes at each node, computed before the table is told: that can take long, and holds up nobody. Pure.
+//! The changes of a commit at each node, computed before the table is told: that can take long, and holds up nobody. Pure.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,7 +6,7 @@ use sallyport_proto::{Unknown, Ways, policy::NodePolicy};
 
 use super::{Affected, extent::Extent};
 
-/// What nodes had before a commit: their policy, and what they do with unknown addresses.
+/// The policies of nodes before a commit, and what each does with unknown addresses.
 pub(super) type Before = BTreeMap<String, (Arc<NodePolicy>, Unknown)>;
 
 /// A commit, prepared.
@@ -28,7 +28,7 @@ pub(super) struct Change {
     pub(super) node: String,
     pub(super) policy: Arc<NodePolicy>,
     ways: Ways,
-    /// What they were computed for.
+    /// The treatment of unknown addresses that they were computed for.
     unknown: Unknown,
 }
 

@@ -132,8 +132,8 @@ impl Table {
         }
     }
 
-    /// What a commit that affects some nodes is prepared with. Only a commit changes it, but for what nodes do with
-    /// unknown addresses.
+    /// The state of the nodes that a commit affects, to prepare it with. Only commits change the policies in it; what a node
+    /// does with unknown addresses it may say at any time.
     pub(super) fn before(&self, affected: &Affected) -> Before {
         let entry = |(name, _): &(String, _)| {
             let entry = self.entries.get(name)?;

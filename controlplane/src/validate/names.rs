@@ -31,7 +31,7 @@ fn is_qualified(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
 
-/// What keeps a string from being a uid. The API server takes any: it makes them itself.
+/// The reasons why a string is no uid. The API server takes any: it makes them itself.
 pub(crate) fn uid(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if text.len() > UID_LENGTH {

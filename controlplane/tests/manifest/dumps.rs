@@ -71,7 +71,7 @@ fn a_dump_in_json_is_the_same_as_in_yaml() {
     assert_eq!(objects.len(), yaml.len());
 }
 
-/// What a cluster wrote may have fields of later versions; what a person wrote may not, and neither may a policy.
+/// A manifest that a cluster wrote may have fields of later versions. One that a person wrote may not, nor may a policy.
 #[test]
 fn fields_of_later_versions_are_left_alone_where_a_cluster_wrote_them() {
     let object = |kind: &str, metadata: &str, rest: &str| {

@@ -12,7 +12,7 @@ use crate::{
     kernel::Kernel,
     netlink::{self, TableState},
     nft::{command::Command, frame, stamp::Stamp},
-    plan::{self, Garbage, Installed, Limits},
+    plan::{self, FoundFrame, Garbage, Installed, Limits, Review},
 };
 
 impl<K: Kernel, L: Log> Agent<K, L> {
@@ -167,7 +167,12 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         if !is_same {
             info!("writing the frame of the table for the options given now");
             self.lease.slot = Some(table.lease.unwrap_or_default());
-            let plan = plan::reframe(&self.installed, &self.options, table.lease, self.limits());
+            let found = FoundFrame {
+                slot: table.lease,
+                described: frame.is_some(),
+                review: Some(Review::All),
+            };
+            let plan = plan::reframe(&self.installed, &self.options, &found, self.limits());
             self.carry_out(&plan, 0)?;
         }
         // Everything that should not be there was left behind by an earlier life.

@@ -96,7 +96,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             return Ok(false);
         }
         self.grace();
-        // Whatever passed meanwhile.
+        // Nobody knows what passed meanwhile.
         let policy = self.installed.policy.clone();
         self.review(None, &policy)?;
         self.drift.repairs += 1;

@@ -11,7 +11,7 @@ use crate::{
     kernel::Kernel,
     netlink,
     nft::lease::{self, Slot},
-    plan::{self, Garbage},
+    plan::{self, FoundFrame, Garbage},
 };
 
 /// Where the node's lease stands.
@@ -111,8 +111,12 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     fn end_leases(&mut self) -> Result<(), netlink::Error> {
         let (had, limits) = (self.options.lease.take(), self.limits());
-        let slot = Some(Slot::default());
-        let plan = plan::reframe(&self.installed, &self.options, slot, limits);
+        let found = FoundFrame {
+            slot: Some(Slot::default()),
+            described: true,
+            review: None,
+        };
+        let plan = plan::reframe(&self.installed, &self.options, &found, limits);
         if let Err(error) = self.commit_steps(&plan) {
             self.options.lease = had;
             return Err(error);

@@ -106,7 +106,7 @@ fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
             size += bytes;
             commands.extend(atom);
         }
-        // What is to be forgotten or reviewed has a step to come before, even if nothing but the stamp changes in it.
+        // Connections are forgotten and reviewed before a step, even if nothing but the stamp changes in it.
         if !commands.is_empty() || !forget.is_empty() || review.is_some() {
             steps.push(Step {
                 commands,

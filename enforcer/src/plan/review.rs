@@ -1,4 +1,4 @@
-//! Which connections must end with an update though the table would let them go on. Pure.
+//! The connections that must end with an update though the table would let them go on. Pure.
 //!
 //! The table judges a connection by who began it, and conntrack takes for that whose packet it saw first. It may have
 //! missed the beginning: it lost the connection, or did not track when it began. Then what a server sends makes a connection
@@ -7,9 +7,11 @@
 //! - **TCP** shows its beginning. A packet that begins nothing is reset where an end is isolated (the frame's chain
 //!   `unbegun`), so an isolated workload has no connection that was picked up but those of the time before. They end when it
 //!   becomes isolated; who goes on with one is reset then, and can connect again.
-//! - **Other protocols** show none. When a flow is revoked, the connection ends in which it is recorded, also where that is
-//!   the other way round: who may send by right of its own then begins a flow of its own. A connection from a port as
-//!   clients have it to one as servers have it is recorded as it was begun.
+//! - **Other protocols** show none. When a flow is revoked, a connection ends that has it the other way round: by its record
+//!   the table would let it go on as an answer. One from a port as clients have it to one as servers have it is recorded as it
+//!   was begun, and stays. So does one that has the flow as it is revoked, since the table denies it in both directions:
+//!   without the record what the server says would begin a flow here, while the node of the server takes it for an
+//!   answer still. Only where the ports say that the record is the wrong way round that one ends, too.
 //! - **ICMP** makes connections by requests alone: an answer makes none.
 //!
 //! In strict mode nothing passes of an address in the workload ranges that is no endpoint. What conntrack may have taken for
@@ -32,7 +34,7 @@ use crate::{
 /// ports (RFC 6335, section 6) is above it.
 const CLIENTS_PORTS: u16 = 32768;
 
-/// Which connections are reviewed.
+/// The connections that are reviewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Review {
     /// Those that an update revokes.
@@ -114,13 +116,16 @@ pub fn must_end(
         libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6 => false,
         _ => {
             let protocol = Protocol::from_number(protocol.into());
-            let is_as_begun =
-                protocol.is_some() && client.port >= CLIENTS_PORTS && server.port < CLIENTS_PORTS;
+            let is_clients = |end: End| protocol.is_some() && end.port >= CLIENTS_PORTS;
+            let is_servers = |end: End| protocol.is_some() && end.port < CLIENTS_PORTS;
+            let is_as_begun = is_clients(client) && is_servers(server);
+            let is_turned_round = is_servers(client) && is_clients(server);
             let revoked = |from: End, to: End| {
                 let passes = |policy| passes(policy, from, to, protocol);
                 before.is_none_or(passes) && !passes(after)
             };
-            revoked(client, server) || (!is_as_begun && revoked(server, client))
+            (!is_as_begun && revoked(server, client))
+                || (is_turned_round && revoked(client, server))
         }
     }
 }
@@ -143,10 +148,10 @@ fn passes(policy: &NodePolicy, from: End, to: End, protocol: Option<Protocol>) -
     one(Direction::Egress, from, to) && one(Direction::Ingress, to, from)
 }
 
-/// What a class says of all protocols but TCP: whether it keeps, and the peers of protocols without and with ports.
+/// The part of a class that is not of TCP: whether it keeps, and the peers of protocols without and with ports.
 type BesideTcp<'a> = (bool, Option<GroupId>, Vec<&'a PortRule>);
 
-/// What a workload's class in a direction says of all protocols but TCP; `None` where it is not isolated.
+/// The part of a workload's class in a direction that is not of TCP; `None` where it is not isolated.
 fn beside_tcp<'a>(
     policy: &'a NodePolicy,
     endpoint: &Endpoint,

@@ -150,12 +150,15 @@ fn tcp_that_was_picked_up_ends_when_an_end_becomes_isolated() {
 }
 
 #[test]
-fn a_revoked_flow_ends_whichever_end_is_recorded_as_its_beginner() {
+fn a_revoked_flow_ends_where_it_is_recorded_the_other_way_round() {
     let there = connection(UDP, (PEER, 40000), (POD, 53));
     let back = connection(UDP, (POD, 53), (PEER, 40000));
+    assert!(ends(back, Ingress::Open, NOTHING) && ends(back, DNS, NOTHING));
+    assert!(
+        !ends(there, Ingress::Open, NOTHING),
+        "the table denies it in both directions"
+    );
     for one in [there, back] {
-        assert!(ends(one, Ingress::Open, NOTHING));
-        assert!(ends(one, DNS, NOTHING));
         assert!(!ends(one, Ingress::Open, DNS), "it is allowed");
         assert!(!ends(one, NOTHING, Ingress::Open));
         assert!(!ends(one, NOTHING, NOTHING), "nothing is revoked");
@@ -163,6 +166,13 @@ fn a_revoked_flow_ends_whichever_end_is_recorded_as_its_beginner() {
     }
     let both_fixed = connection(UDP, (POD, 51820), (PEER, 51820));
     assert!(ends(both_fixed, Ingress::Open, NOTHING));
+    let opposite = connection(UDP, (PEER, 51820), (POD, 51820));
+    assert!(!ends(opposite, Ingress::Open, NOTHING));
+    let turned_round = connection(UDP, (PEER, 53), (POD, 40000));
+    assert!(
+        ends(turned_round, Ingress::Open, NOTHING),
+        "the pod asked, and may ask again"
+    );
     let tunnel = connection(GRE, (POD, 0), (PEER, 0));
     assert!(ends(tunnel, Ingress::Open, NOTHING));
 }

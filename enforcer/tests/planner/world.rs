@@ -11,7 +11,7 @@ use sallyport_enforcer::{
         lease::{self, Slot},
         render::Options,
     },
-    plan::{self, Garbage, Installed, Limits, Plan, Reach, Replaced},
+    plan::{self, FoundFrame, Garbage, Installed, Limits, Plan, Reach, Replaced},
 };
 use sallyport_proto::{Position, Window, policy::NodePolicy};
 
@@ -222,8 +222,12 @@ impl World {
 
     fn plan_frame(&mut self) -> Plan {
         let table = self.kernel.read().expect("it can be read");
-        let slot = table.and_then(|table| table.lease);
-        plan::reframe(&self.installed, &self.options, slot, self.limits)
+        let found = FoundFrame {
+            slot: table.and_then(|table| table.lease),
+            described: true,
+            review: None,
+        };
+        plan::reframe(&self.installed, &self.options, &found, self.limits)
     }
 
     /// Plans the replacement of the table by one who knows nothing of it.

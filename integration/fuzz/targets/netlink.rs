@@ -44,7 +44,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
         4 => drop(netlink.commit(&[Command::AddTable { owned: true }, Command::DeleteTable])),
         _ => {
             let all = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([0xfd; 16])];
-            drop(netlink.forget(&BTreeSet::from(all)));
+            let all = BTreeSet::from(all);
+            drop(netlink.forget(|connection| connection.is_of(&all) || connection.picked_up));
         }
     }
     Ok(())

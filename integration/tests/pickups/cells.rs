@@ -174,6 +174,8 @@ impl Cell {
     /// Which of the datagrams are to arrive that the sides send in turn, beginning with `then`. `None`: that is left open.
     pub(crate) fn datagrams(&self) -> [Option<bool>; 3] {
         match (self.policy, self.then) {
+            // The flow that the client began is denied in both directions.
+            (Policy::Denied, _) if self.begun_by() == Some(Side::Client) => [Some(false); 3],
             // What the server sends is a flow of its own, of which the client's are answers.
             (Policy::Denied, Side::Client) => [Some(false), Some(true), Some(true)],
             // Whether the flow was begun by the client nothing says any more.

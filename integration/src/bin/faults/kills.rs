@@ -63,28 +63,34 @@ pub(crate) fn version(number: usize) -> String {
 /// The kinds of calls of an update of a node, which is two: one that takes away, and one that gives. Each is a write of the
 /// journal and of the mark beside it, on their way to the disk; commits, some of which wait for packets; and an answer.
 /// What is left behind is deleted in the end.
-pub(crate) const OF_UPDATE: [Steps; 4] = [
-    Steps {
-        name: "what changes files",
-        calls: Call::is_of_files,
-        least: 8,
-    },
-    Steps {
-        name: "commits",
-        calls: Call::is_commit,
-        least: 6,
-    },
-    Steps {
-        name: "waits for packets",
-        calls: Call::is_grace,
-        least: 2,
-    },
-    Steps {
-        name: "messages",
-        calls: Call::is_message,
-        least: 2,
-    },
-];
+pub(crate) const OF_UPDATE: [Steps; 4] = of_update([8, 6, 2, 2]);
+
+/// The kinds of calls of an update that has so many of each at least.
+pub(crate) const fn of_update(least: [usize; 4]) -> [Steps; 4] {
+    let [files, commits, waits, messages] = least;
+    [
+        Steps {
+            name: "what changes files",
+            calls: Call::is_of_files,
+            least: files,
+        },
+        Steps {
+            name: "commits",
+            calls: Call::is_commit,
+            least: commits,
+        },
+        Steps {
+            name: "waits for packets",
+            calls: Call::is_grace,
+            least: waits,
+        },
+        Steps {
+            name: "messages",
+            calls: Call::is_message,
+            least: messages,
+        },
+    ]
+}
 
 /// How long a program does nothing more before that is all.
 const IDLE: Duration = Duration::from_millis(500);

@@ -26,34 +26,13 @@ use sallyport_integration::{
 
 use crate::{
     Settings,
-    kills::await_hit_or_enforced,
+    kills::{await_hit_or_enforced, of_update},
     scene::{FAR, NEAR, Scene, addresses, policy, workload},
     steps::{Steps, kill_at_each, summary},
 };
 
-/// The kinds of calls of an update that only takes away, and of the deletions of connections that follow.
-const OF_REVOKE: [Steps; 4] = [
-    Steps {
-        name: "what changes files",
-        calls: Call::is_of_files,
-        least: 4,
-    },
-    Steps {
-        name: "commits",
-        calls: Call::is_commit,
-        least: 3,
-    },
-    Steps {
-        name: "waits for packets",
-        calls: Call::is_grace,
-        least: 2,
-    },
-    Steps {
-        name: "messages",
-        calls: Call::is_message,
-        least: 1,
-    },
-];
+/// The calls of an update that only takes away, and of the deletions of connections that follow.
+const OF_REVOKE: [Steps; 4] = of_update([4, 3, 2, 1]);
 
 /// How often no call of a number must come before there is none.
 const LAST: usize = 2;
@@ -115,7 +94,7 @@ fn round(scene: &mut Scene, talk: &Talk, fault: Fault) -> Result<Option<Call>> {
         scene.deployment.start_enforcer(FAR)?;
     }
     scene.client()?.wait_enforced(revision)?;
-    // What had arrived by then is counted.
+    // Messages that had arrived by then are counted first.
     thread::sleep(Duration::from_millis(5));
     talk.is_silent()?;
     scene.client()?.enforce(vec![delete(isolation())])?;
@@ -135,7 +114,7 @@ struct Talk {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What is said.
+/// The word that is said.
 const WORD: &str = ".";
 
 const KINDS: [(Protocol, Family); 4] = [
@@ -149,7 +128,7 @@ const KINDS: [(Protocol, Family); 4] = [
 const NAMES: &str =
     "client and server over TCP (IPv4, then IPv6), clients over UDP (IPv4, then IPv6)";
 
-/// Who talks, of a kind.
+/// The sides that talk, of a kind.
 fn talkers(protocol: Protocol) -> &'static [Side] {
     match protocol {
         Protocol::Tcp => &[Side::Client, Side::Server],
