@@ -62,8 +62,15 @@ pub enum Note {
         /// Whether it closes by itself when it gets no lease.
         leased: bool,
     },
-    /// A node is gone. It may come to be forgotten again.
+    /// A node said that it stops enforcing: no barrier waits for it from now on. Durable.
     Left {
+        /// Which node.
+        node: String,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// A node's object is deleted. The note may be lost again.
+    Forgotten {
         /// Which node.
         node: String,
     },
@@ -85,6 +92,8 @@ pub struct Recovered {
     pub history: History,
     /// The last revision up to which every rollout is known to have passed its barrier.
     pub settled: Revision,
-    /// The nodes that ever enforced anything, and whether each closes by itself when it gets no lease.
+    /// The nodes that have joined and have not left, and whether each closes by itself when it gets no lease.
     pub joined: BTreeMap<String, bool>,
+    /// The nodes that left and have not joined again, and when each did, in milliseconds since 1970.
+    pub left: BTreeMap<String, u64>,
 }

@@ -75,13 +75,17 @@ pub enum State {
     Updating,
     /// Connected, and it refused the last update.
     Refusing,
-    /// Edits go on without it, since its lease ran out: it drops all traffic of its workloads until it is as far.
+    /// Edits go on without it, since its lease ran out: a node that enforces has closed itself by then.
     Fenced,
     /// Edits go on without it, though it goes on enforcing what it has.
     Skipped,
     /// Not connected; it goes on enforcing what it has.
     Disconnected,
-    /// Never seen by this process.
+    /// It has joined, and has not connected since this process started.
+    NotSeen,
+    /// It said that it stops enforcing; nothing waits for it.
+    Left,
+    /// It has never joined.
     Unknown,
 }
 
@@ -108,6 +112,8 @@ pub struct Status {
     pub endpoints: usize,
     /// What it says is wrong with it, or was.
     pub troubles: Vec<Trouble>,
+    /// Of a fenced node, for how long its lease has been over.
+    pub lease_over: Option<Duration>,
 }
 
 /// Something that is wrong on a node, or was, as the node says.
@@ -214,7 +220,7 @@ impl Nodes {
         self.lock().settings()
     }
 
-    /// The nodes that edits go on without.
+    /// The nodes that edits go on without, and those that left.
     pub fn passed_over(&self) -> Vec<Status> {
         self.lock().passed_over(Instant::now())
     }
@@ -261,6 +267,22 @@ impl Nodes {
         let name = hello.name.clone();
         let wake = self.with(|table, now| table.connect(stream, hello, now))?;
         Ok(Session::new(self.clone(), name, stream, wake))
+    }
+
+    /// A node is about to leave. Until [`leave`](Nodes::leave) or [`stay`](Nodes::stay) it cannot connect. Says whether it
+    /// has left already; then there is nothing to do.
+    pub fn begin_to_leave(&self, name: &str) -> Result<bool, SessionError> {
+        self.lock().begin_to_leave(name)
+    }
+
+    /// A node leaves: nothing is enforced on it. That must be durable.
+    pub fn leave(&self, name: &str) {
+        self.with(|table, now| table.leave(name, now));
+    }
+
+    /// A node that was about to leave does not: that could not be made durable.
+    pub fn stay(&self, name: &str) {
+        self.lock().stay(name);
     }
 
     /// Every stream is to end, and none begins any more.

@@ -14,11 +14,11 @@ use sallyport_process::text::one_line;
 use sallyport_proto::{
     Position, Unknown, WireError, positions,
     wire::{
-        self, LeaseGrant, LeaseRequest, SyncRequest, SyncResponse,
+        self, LeaseGrant, LeaseRequest, LeaveRequest, LeaveResponse, SyncRequest, SyncResponse,
         node_service_server::NodeService, sync_request::Message, sync_response, trouble::Kind,
     },
 };
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
@@ -29,11 +29,14 @@ pub use self::{
 use crate::{
     journal::Note,
     nodes::{Hello, Nodes, Session, SessionError, Trouble, Unreachable},
-    writer::Writer,
+    writer::{Writer, now_ms},
 };
 
 /// A node that opens a stream has this long to say Hello.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The stream of a stopped enforcer has this long to end before its node is told that it cannot leave.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How long to wait after a refusal before the same is tried again: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -86,6 +89,50 @@ impl NodeService for Streams {
         });
         Ok(Response::new(Box::pin(messages.try_flatten())))
     }
+
+    async fn leave(
+        &self,
+        request: Request<LeaveRequest>,
+    ) -> Result<Response<LeaveResponse>, Status> {
+        let node = name_of(&request.into_inner().node_name)?;
+        // A node that hangs up meanwhile must not leave by halves.
+        let leaving = tokio::spawn(leave(node, self.nodes.clone(), self.writer.clone()));
+        leaving
+            .await
+            .map_err(|error| Status::internal(format!("leaving failed: {error}")))??;
+        Ok(Response::new(LeaveResponse {}))
+    }
+}
+
+/// A node leaves: durable first, then nothing waits for it.
+async fn leave(node: String, nodes: Arc<Nodes>, writer: Writer) -> Result<(), Status> {
+    // The stream of an enforcer that has just been stopped may not have ended yet.
+    let deadline = Instant::now() + FAREWELL;
+    let has_left = loop {
+        match nodes.begin_to_leave(&node) {
+            Err(SessionError::Connected { .. }) if Instant::now() < deadline => {
+                sleep(FAREWELL / 40).await;
+            }
+            begun => break begun?,
+        }
+    };
+    if has_left {
+        return Ok(());
+    }
+    let left = Note::Left {
+        node: node.clone(),
+        at_ms: now_ms(),
+    };
+    if let Err(refusal) = writer.note(left).await {
+        nodes.stay(&node);
+        return Err(Status::unavailable(refusal.to_string()));
+    }
+    nodes.leave(&node);
+    info!(
+        node,
+        "node left: nothing is enforced on it, and edits go on without it"
+    );
+    Ok(())
 }
 
 /// What a node is told. It is made when the connection asks for it: a stream has no task and no queue of its own, of
@@ -137,14 +184,8 @@ fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
             "the first message must be a Hello",
         ));
     };
-    if hello.node_name.len() > LONGEST_NAME {
-        return Err(Status::invalid_argument(format!(
-            "a node's name has at most {LONGEST_NAME} characters, and this one has {}",
-            hello.node_name.len()
-        )));
-    }
     Ok(Hello {
-        name: one_line(&hello.node_name, LONGEST_NAME),
+        name: name_of(&hello.node_name)?,
         window: window(&hello.window)?,
         version: one_line(&hello.version, LONGEST_VERSION),
         unknown: match &hello.dropped {
@@ -153,6 +194,17 @@ fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
         },
         lease: Duration::from_millis(hello.lease_ms.into()),
     })
+}
+
+/// A node's name, as it says it.
+fn name_of(found: &str) -> Result<String, Status> {
+    if found.len() > LONGEST_NAME {
+        return Err(Status::invalid_argument(format!(
+            "a node's name has at most {LONGEST_NAME} characters, and this one has {}",
+            found.len()
+        )));
+    }
+    Ok(one_line(found, LONGEST_NAME))
 }
 
 /// The versions that a node says it holds.
@@ -177,9 +229,11 @@ impl From<SessionError> for Status {
             SessionError::Unregistered { .. } | SessionError::Removed { .. } => {
                 Status::not_found(message)
             }
-            SessionError::Ahead { .. } => Status::failed_precondition(message),
+            SessionError::Ahead { .. } | SessionError::Connected { .. } => {
+                Status::failed_precondition(message)
+            }
             SessionError::Replaced { .. } => Status::aborted(message),
-            SessionError::Stopping => Status::unavailable(message),
+            SessionError::Leaving { .. } | SessionError::Stopping => Status::unavailable(message),
             SessionError::Lease { .. } | SessionError::Unexpected { .. } => {
                 Status::invalid_argument(message)
             }

@@ -8,7 +8,7 @@ use std::{
     panic::{self, AssertUnwindSafe},
     sync::Arc,
     thread,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use sallyport_proto::{Epoch, Revision};
@@ -40,7 +40,7 @@ pub struct Published {
     pub cluster: Cluster,
     /// The recent transactions.
     pub history: History,
-    /// The nodes that ever enforced anything, and whether each closes by itself when it gets no lease.
+    /// The nodes that have joined and have not left, and whether each closes by itself when it gets no lease.
     pub joined: Arc<BTreeMap<String, bool>>,
 }
 
@@ -150,6 +150,7 @@ impl Writer {
             history,
             settled,
             joined,
+            left,
         } = recovered;
         let compiler = Compiler::new(&cluster);
         let policies = compiler
@@ -162,11 +163,17 @@ impl Writer {
             history,
             joined: Arc::new(joined.clone()),
         }));
+        let now_ms = now_ms();
+        let ago = |at_ms: u64| Duration::from_millis(now_ms.saturating_sub(at_ms));
         let start = Start {
             epoch,
             revision,
             settled,
             joined,
+            left: left
+                .into_iter()
+                .map(|(node, at_ms)| (node, ago(at_ms)))
+                .collect(),
         };
         let table = Table::new(start, settings, policies, Instant::now());
         let nodes = Arc::new(Nodes::new(table));
@@ -251,7 +258,7 @@ impl Running {
 }
 
 /// The time, in milliseconds since 1970.
-fn now_ms() -> u64 {
+pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -317,7 +324,7 @@ impl State {
                 Note::Joined { node, leased } => {
                     joined.insert(node.clone(), *leased) != Some(*leased)
                 }
-                Note::Left { node } => joined.remove(node).is_some(),
+                Note::Left { node, .. } | Note::Forgotten { node } => joined.remove(node).is_some(),
                 Note::Settled(_) => false,
             };
             if changed {
@@ -381,7 +388,7 @@ impl State {
             }
         }
         for node in &affected.gone {
-            let note = Note::Left { node: node.clone() };
+            let note = Note::Forgotten { node: node.clone() };
             let noted = self.journal.note(&note).map_err(Arc::new);
             self.tell(&noted);
             if let Err(error) = noted {

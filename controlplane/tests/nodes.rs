@@ -85,6 +85,7 @@ impl World {
             revision,
             settled,
             joined: joined.collect::<BTreeMap<_, _>>(),
+            left: BTreeMap::new(),
         };
         let settings = Settings {
             unreachable,
@@ -407,4 +408,33 @@ fn what_a_barrier_counts_on_is_held_until_there_is_more() {
     let second = world.sent("n", n).unwrap();
     assert_eq!(last(&second), Some(5), "{second:?}");
     assert_eq!(second.len(), 2, "{second:?}");
+}
+
+/// What this process started with is no proof that it is as far as the others: they went on without it.
+#[test]
+fn a_node_that_left_gets_no_lease_for_what_it_held() {
+    let policies = [("n", allow(&[1])), ("m", allow(&[1]))];
+    let mut world = World::start((6, 6), Unreachable::Wait, (&["n", "m"], true), &policies);
+    assert_eq!(world.table.begin_to_leave("n"), Ok(false));
+    let leaving = world.table.accept();
+    let refused = world
+        .table
+        .connect(leaving, hello("n", &[], LEASE), world.now);
+    assert!(refused.is_err(), "a node that is about to leave");
+    world.table.leave("n", world.now);
+    assert_eq!(world.table.begin_to_leave("n"), Ok(true));
+    world.commit(7, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    let rollouts = world.table.rollouts(world.now);
+    assert_eq!(rollouts[0].waits_for, ["m"]);
+
+    let m = world.connect("m", &[position(6, &allow(&[1]))], LEASE);
+    for _ in 0..2 {
+        world.follow("m", m);
+        world.pass(Duration::from_millis(50));
+    }
+    assert!(world.table.enforces(7));
+    let n = world.connect("n", &[position(6, &allow(&[1]))], LEASE);
+    assert!(!world.lease("n", n));
+    world.follow("n", n);
+    assert!(world.lease("n", n));
 }

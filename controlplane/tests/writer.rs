@@ -57,6 +57,7 @@ fn start(journal: &FakeJournal) -> (Writer, Running) {
         history: History::starting_after(0, Bounds::default()),
         settled: 0,
         joined: BTreeMap::new(),
+        left: BTreeMap::new(),
     };
     let journal = Box::new(journal.clone());
     let (writer, _, running) = Writer::start(journal, recovered, Settings::default()).unwrap();

@@ -199,6 +199,8 @@ impl From<&nodes::Status> for NodeStatus {
             nodes::State::Fenced => Wire::Fenced,
             nodes::State::Skipped => Wire::Skipped,
             nodes::State::Disconnected => Wire::Disconnected,
+            nodes::State::NotSeen => Wire::NotSeen,
+            nodes::State::Left => Wire::Left,
             nodes::State::Unknown => Wire::Unknown,
         };
         NodeStatus {
@@ -212,6 +214,7 @@ impl From<&nodes::Status> for NodeStatus {
             endpoints: u32::try_from(status.endpoints).unwrap_or(u32::MAX),
             held_revision: status.holds.map_or(0, |position| position.revision),
             troubles: status.troubles.iter().map(Into::into).collect(),
+            lease_over_ms: status.lease_over.map_or(0, millis),
         }
     }
 }

@@ -71,7 +71,7 @@ pub enum JournalError {
     },
     /// Notes about nodes are gone that were durable.
     #[error(
-        "the journal {path} holds {found} of {noted} notes of nodes that joined: a file of it was damaged or replaced, and \
+        "the journal {path} holds {found} of {noted} notes of nodes that joined or left: a file of it was damaged or replaced, and \
          sled cut off what it could not read. The journal is not used as it is. {ADVICE}"
     )]
     Forgotten {

@@ -78,6 +78,7 @@ impl fmt::Display for Report {
             history,
             settled,
             joined,
+            left,
         } = &self.recovered;
         writeln!(
             f,
@@ -115,6 +116,10 @@ impl fmt::Display for Report {
             f,
             "nodes that have joined: {}; settled up to revision {settled}",
             joined.len()
-        )
+        )?;
+        match left.is_empty() {
+            true => Ok(()),
+            false => writeln!(f, "nodes that left: {}", left.len()),
+        }
     }
 }

@@ -38,8 +38,10 @@ pub(super) const FOLDING_KEY: &str = "folding";
 /// How many durable notes were taken.
 const NOTED_KEY: &str = "noted";
 const SETTLED_KEY: &str = "settled";
-/// A node's key begins so.
+/// The key of a node that has joined begins so.
 const NODE_KEY: &str = "node ";
+/// The key of a node that left begins so. Earlier versions do not know it: to them such a node has never joined.
+const LEFT_KEY: &str = "left ";
 
 /// What was read.
 pub(super) struct Loaded {
@@ -106,13 +108,15 @@ pub(super) fn load(
     if let Some(to) = unfinished.filter(|&to| to > history.latest()) {
         return Err(trees.damaged(format!("log: revision {to}"), Damage::Missing));
     }
+    let joined = joined(trees)?;
     let recovered = Recovered {
         cluster,
         revision: history.latest(),
         epoch,
         history,
         settled: trees.number(SETTLED_KEY)?.unwrap_or(0),
-        joined: joined(trees)?,
+        left: left(trees, &joined)?,
+        joined,
     };
     Ok(Loaded {
         recovered,
@@ -127,14 +131,28 @@ pub(super) fn note(trees: &Trees, note: &Note) -> Result<(), JournalError> {
         Note::Joined { node, leased } => {
             let number = u64::from(*leased);
             trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
-            // After the note, so that where the count is the note is too.
-            let number = noted(trees)? + 1;
-            trees.put_meta(NOTED_KEY, &NumberRecord { number })?;
-            trees.flush()
+            trees.remove_meta(&format!("{LEFT_KEY}{node}"))?;
+            make_durable(trees)
         }
-        Note::Left { node } => trees.remove_meta(&format!("{NODE_KEY}{node}")),
+        Note::Left { node, at_ms } => {
+            let number = *at_ms;
+            trees.put_meta(&format!("{LEFT_KEY}{node}"), &NumberRecord { number })?;
+            trees.remove_meta(&format!("{NODE_KEY}{node}"))?;
+            make_durable(trees)
+        }
+        Note::Forgotten { node } => {
+            trees.remove_meta(&format!("{NODE_KEY}{node}"))?;
+            trees.remove_meta(&format!("{LEFT_KEY}{node}"))
+        }
         Note::Settled(revision) => trees.put_meta(SETTLED_KEY, &NumberRecord { number: *revision }),
     }
+}
+
+/// Counts a note that is written, and makes both durable. The count comes after the note: where the count is, the note is.
+fn make_durable(trees: &Trees) -> Result<(), JournalError> {
+    let number = noted(trees)? + 1;
+    trees.put_meta(NOTED_KEY, &NumberRecord { number })?;
+    trees.flush()
 }
 
 /// How many durable notes were taken.
@@ -142,7 +160,7 @@ pub(super) fn noted(trees: &Trees) -> Result<u64, JournalError> {
     Ok(trees.number(NOTED_KEY)?.unwrap_or(0))
 }
 
-/// The nodes that are noted.
+/// The nodes that have joined.
 fn joined(trees: &Trees) -> Result<BTreeMap<String, bool>, JournalError> {
     let mut joined = BTreeMap::new();
     for key in trees.meta_keys(NODE_KEY)? {
@@ -150,6 +168,21 @@ fn joined(trees: &Trees) -> Result<BTreeMap<String, bool>, JournalError> {
         joined.insert(key[NODE_KEY.len()..].to_owned(), leased);
     }
     Ok(joined)
+}
+
+/// The nodes that left. Of a node that joined again the note that it left may have stayed.
+fn left(
+    trees: &Trees,
+    joined: &BTreeMap<String, bool>,
+) -> Result<BTreeMap<String, u64>, JournalError> {
+    let mut left = BTreeMap::new();
+    for key in trees.meta_keys(LEFT_KEY)? {
+        let node = &key[LEFT_KEY.len()..];
+        if !joined.contains_key(node) {
+            left.insert(node.to_owned(), trees.number(&key)?.unwrap_or(0));
+        }
+    }
+    Ok(left)
 }
 
 /// The last revision in the journal.

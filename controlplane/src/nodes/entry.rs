@@ -29,7 +29,7 @@ pub(super) struct Entry {
     changes: BTreeSet<Revision>,
     /// The version that this process started with: which revisions led to it was forgotten.
     started_with: Option<Position>,
-    /// Whether it may be a node that edits went on without in an earlier life of this process.
+    /// Whether it may be a node that edits went on without: in an earlier life of this process, or while it had left.
     unproven: bool,
     /// Whether edits go on without nodes that are fenced, if they do not say otherwise.
     may_be_fenced: bool,
@@ -47,6 +47,10 @@ pub(super) struct Entry {
     unknown: Unknown,
     /// Set when it ever enforced anything, to whether it has leases. Until then no barrier waits for it.
     pub(super) joined: Option<bool>,
+    /// Whether it said that it stops enforcing, and has not connected since.
+    left: bool,
+    /// Whether it is about to leave: that is not durable yet.
+    pub(super) leaving: bool,
     /// A barrier was passed without it, and how: it gets no lease until it holds what it must.
     pub(super) passed_over: Option<Unreachable>,
     /// When its lease has run out for sure.
@@ -110,6 +114,8 @@ impl Entry {
             version: String::new(),
             unknown: Unknown::default(),
             joined: None,
+            left: false,
+            leaving: false,
             passed_over: None,
             lease_until: None,
             lags: None,
@@ -140,7 +146,7 @@ impl Entry {
 
     /// The first revision that changed its policy and that it does not enforce.
     pub(super) fn pending(&self, now: Now) -> Option<Revision> {
-        if self.enforces_all() {
+        if self.left || self.enforces_all() {
             return None;
         }
         let Some(oldest) = self.held.first() else {
@@ -239,6 +245,7 @@ impl Entry {
         known: &[Version],
     ) -> Arc<Notify> {
         self.wake();
+        self.left = false;
         self.greeted = session;
         let wake = Arc::<Notify>::default();
         self.connection = Some(Connection {
@@ -310,6 +317,22 @@ impl Entry {
         self.connection = None;
         self.troubles.0.clear();
         self.refusal = None;
+    }
+
+    /// It left: nothing is enforced on it. What it enforces when it comes back was made before edits that went on without
+    /// it, even if that is what this process started with.
+    pub(super) fn leave(&mut self, at: Instant) {
+        (self.left, self.leaving) = (true, false);
+        (self.joined, self.passed_over, self.lease_until) = (None, None, None);
+        (self.in_flight, self.refusal) = (None, None);
+        self.held.clear();
+        self.version.clear();
+        (self.unproven, self.may_be_fenced) = (true, true);
+        (self.state, self.since) = (State::Left, at);
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.left
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -490,6 +513,8 @@ impl Entry {
             };
         }
         match &self.connection {
+            None if self.left => State::Left,
+            None if self.version.is_empty() && self.joined.is_some() => State::NotSeen,
             None if self.version.is_empty() => State::Unknown,
             None => State::Disconnected,
             Some(_) if self.refusal.is_some() => State::Refusing,
@@ -521,6 +546,10 @@ impl Entry {
             version: self.version.clone(),
             endpoints: self.policy.endpoints().len(),
             troubles: self.troubles_at(at),
+            lease_over: self
+                .lease_until
+                .filter(|_| self.state == State::Fenced)
+                .map(|until| at.saturating_duration_since(until)),
         }
     }
 }

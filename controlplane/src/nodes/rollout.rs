@@ -299,6 +299,14 @@ impl Rollouts {
         }
     }
 
+    /// A node left: nothing waits for it.
+    pub(super) fn leave(&mut self, node: &str) {
+        for rollout in &mut self.all {
+            rollout.waiting.remove(node);
+            rollout.passed_over.remove(node);
+        }
+    }
+
     /// A node holds nothing: what leads from what nobody knows does not wait for it.
     pub(super) fn begin_without(&mut self, node: &str) {
         for rollout in self.all.iter_mut().filter(|rollout| rollout.from_unknown) {

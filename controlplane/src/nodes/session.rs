@@ -71,6 +71,20 @@ pub enum SessionError {
         /// Where we are.
         ours: (Epoch, Revision),
     },
+    /// A node that is connected cannot leave.
+    #[error(
+        "an enforcer of node \"{name}\" is connected: stop it first, then say again that the node leaves"
+    )]
+    Connected {
+        /// The node.
+        name: String,
+    },
+    /// The node is about to leave.
+    #[error("node \"{name}\" is about to leave; connect again in a moment")]
+    Leaving {
+        /// The node.
+        name: String,
+    },
     /// The node's leases are too long.
     #[error(
         "node \"{name}\" has leases of more than {longest:?}: start its enforcer with a shorter --lease"

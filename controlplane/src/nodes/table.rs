@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use sallyport_proto::{Epoch, Position, Revision, Version, Ways, policy::NodePolicy};
@@ -33,8 +33,10 @@ pub struct Start {
     pub revision: Revision,
     /// The last transaction up to which every node was seen to hold what it takes away; earlier ones are no matter.
     pub settled: Revision,
-    /// The nodes that ever enforced anything, and whether each has leases.
+    /// The nodes that have joined and have not left, and whether each has leases.
     pub joined: BTreeMap<String, bool>,
+    /// The nodes that left, and how long ago.
+    pub left: BTreeMap<String, Duration>,
 }
 
 /// Every node, and every edit on its way to some.
@@ -73,6 +75,7 @@ impl Table {
             revision,
             settled,
             joined,
+            left,
         } = start;
         let mut table = Table {
             settings,
@@ -99,6 +102,9 @@ impl Table {
             let leased = entry.joined == Some(true);
             entry.lease_until = leased.then(|| at + settings.lease_longest);
             entry.start_with(&version, settings.unreachable);
+            if let Some(&ago) = left.get(&name) {
+                entry.leave(at.checked_sub(ago).unwrap_or(at));
+            }
             if !quiet {
                 let both = Ways {
                     revokes: true,
@@ -321,9 +327,9 @@ impl Table {
             .collect()
     }
 
-    /// The nodes that edits go on without.
+    /// The nodes that edits go on without, and those that left.
     pub fn passed_over(&self, at: Instant) -> Vec<Status> {
-        let over = |(_, entry): &(&String, &Entry)| entry.passed_over.is_some();
+        let over = |(_, entry): &(&String, &Entry)| entry.passed_over.is_some() || entry.has_left();
         let entries = self.entries.iter().filter(over);
         entries
             .map(|(name, entry)| entry.status(name, self.now, at))
@@ -365,6 +371,9 @@ impl Table {
         let Some(entry) = self.entries.get_mut(&name) else {
             return Err(SessionError::Unregistered { name });
         };
+        if entry.leaving {
+            return Err(SessionError::Leaving { name });
+        }
         if entry.is_past(stream) {
             return Err(SessionError::Replaced { name });
         }
@@ -409,6 +418,39 @@ impl Table {
         }
         self.look_again = Look::Now;
         self.update(name, at, |_| {});
+    }
+
+    /// A node is about to leave: it cannot connect until it did, or stays. Says whether it has left already.
+    pub fn begin_to_leave(&mut self, name: &str) -> Result<bool, SessionError> {
+        let owned = || name.to_owned();
+        match self.entries.get_mut(name) {
+            None => Err(SessionError::Unregistered { name: owned() }),
+            Some(entry) if entry.is_connected() => Err(SessionError::Connected { name: owned() }),
+            Some(entry) if entry.leaving => Err(SessionError::Leaving { name: owned() }),
+            Some(entry) if entry.has_left() => Ok(true),
+            Some(entry) => {
+                entry.leaving = true;
+                Ok(false)
+            }
+        }
+    }
+
+    /// A node leaves. That it left is durable. Its object may have been deleted meanwhile.
+    pub fn leave(&mut self, name: &str, at: Instant) {
+        if !self.entries.contains_key(name) {
+            return;
+        }
+        self.rollouts.leave(name);
+        self.update(name, at, |entry| entry.leave(at));
+        self.look_again = Look::Now;
+        self.advance(at);
+    }
+
+    /// A node that was about to leave does not.
+    pub fn stay(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.leaving = false;
+        }
     }
 
     /// What to send a node now, if anything.

@@ -7,6 +7,7 @@ mod established;
 mod following;
 mod full_disk;
 mod leases;
+mod leaving;
 mod log;
 mod node;
 mod past;

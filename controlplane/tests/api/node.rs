@@ -6,8 +6,8 @@ use prost::Message as _;
 use sallyport_proto::{
     Assembly, Position, Update, Window,
     wire::{
-        self, Ack, Hello, Nack, SyncRequest, SyncResponse, node_service_client::NodeServiceClient,
-        sync_request::Message, sync_response,
+        self, Ack, Hello, LeaveRequest, Nack, SyncRequest, SyncResponse,
+        node_service_client::NodeServiceClient, sync_request::Message, sync_response,
     },
 };
 use tokio::{sync::mpsc, time::timeout};
@@ -82,6 +82,13 @@ impl FakeNode {
             message: Some(Message::Hello(hello)),
         };
         self.outbound.send(request).unwrap();
+    }
+
+    /// Says that a node stops enforcing.
+    pub(crate) async fn leave(url: String, name: &str) -> Result<(), Status> {
+        let mut client = NodeServiceClient::connect(url).await.unwrap();
+        let node_name = name.to_owned();
+        client.leave(LeaveRequest { node_name }).await.map(drop)
     }
 
     /// The same node on a new stream; the old one stays open.

@@ -258,7 +258,7 @@ async fn a_node_that_comes_back_gets_what_it_lacks() {
 
     // After a restart the server knows nothing of what the node has, but the digest is enough.
     world.restart().await;
-    assert_eq!(world.stands("n").await, (State::Unknown, 1));
+    assert_eq!(world.stands("n").await, (State::NotSeen, 1));
     let mut back = back.reconnect(world.url()).await;
     back.hears_nothing().await;
     assert_eq!(world.stands("n").await, (State::Enforcing, 0));

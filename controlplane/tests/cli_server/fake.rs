@@ -94,6 +94,7 @@ impl Store {
             version: "0.1.0".to_owned(),
             endpoints: 2,
             troubles: Vec::new(),
+            lease_over_ms: 0,
             held_revision: self.revision() - u64::from(stuck),
         };
         vec![node("node-a", false), node("node-b", stuck)]

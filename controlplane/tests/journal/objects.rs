@@ -28,6 +28,7 @@ impl Model {
                 history,
                 settled: 0,
                 joined: BTreeMap::new(),
+                left: BTreeMap::new(),
             },
         }
     }
@@ -35,8 +36,18 @@ impl Model {
     /// Takes a note.
     pub(crate) fn note(&mut self, note: &Note) {
         match note.clone() {
-            Note::Joined { node, leased } => drop(self.state.joined.insert(node, leased)),
-            Note::Left { node } => drop(self.state.joined.remove(&node)),
+            Note::Joined { node, leased } => {
+                self.state.left.remove(&node);
+                self.state.joined.insert(node, leased);
+            }
+            Note::Left { node, at_ms } => {
+                self.state.joined.remove(&node);
+                self.state.left.insert(node, at_ms);
+            }
+            Note::Forgotten { node } => {
+                self.state.joined.remove(&node);
+                self.state.left.remove(&node);
+            }
             Note::Settled(revision) => self.state.settled = revision,
         }
     }

@@ -74,6 +74,7 @@ impl World {
             revision,
             settled: self.control.settled,
             joined: self.control.joined.clone(),
+            left: BTreeMap::new(),
         };
         let how = self.control.settings.unreachable;
         self.note(|| {

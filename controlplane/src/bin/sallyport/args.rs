@@ -482,11 +482,12 @@ Examples:
 
 const STATUS_HELP: &str = "\
 LAG counts the revisions from the first that a node must yet enforce to the current one; 0 means that
-it enforces all that concerns it.
+it enforces all that concerns it, - that this is not known.
+Of more than 20 nodes the table shows those alone that do not enforce, that lag, or that something is wrong with.
 
 Examples:
   sallyport status
-  sallyport status -o wide                  With the first revision that is not enforced
+  sallyport status -o wide                  All nodes, with the first revision that is not enforced
   sallyport status -o json | jq '.nodes[] | select(.state != \"enforcing\")'";
 
 const WAIT_HELP: &str = "\

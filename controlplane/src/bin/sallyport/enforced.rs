@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
-    NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase,
+    NodeStatus, Rollout, StatusResponse, Trouble, node_status::State, rollout::Phase, trouble::Kind,
 };
 
 use crate::{args, client::Client, failure::Failure};
@@ -72,10 +72,12 @@ pub(crate) fn on_its_way(rollout: &Rollout) -> String {
     text
 }
 
-/// `2 nodes`: those that have nothing left to do for the revision.
+/// `2 nodes`: those that reported that they have nothing left to do for the revision. Nodes that edits go on without do
+/// not count, whatever they reported before.
 pub(crate) fn nodes(status: &StatusResponse, revision: u64) -> String {
     let done = |node: &&NodeStatus| {
-        node.state() != State::Unknown
+        has_reported(node.state())
+            && !matches!(node.state(), State::Fenced | State::Skipped)
             && (node.pending_revision == 0 || node.pending_revision > revision)
     };
     match (status.nodes.iter().filter(done).count(), status.nodes.len()) {
@@ -86,20 +88,46 @@ pub(crate) fn nodes(status: &StatusResponse, revision: u64) -> String {
     }
 }
 
+/// Whether it is known what a node in this state enforces, from what it reported.
+pub(crate) fn has_reported(state: State) -> bool {
+    !matches!(
+        state,
+        State::Unspecified | State::Unknown | State::NotSeen | State::Left
+    )
+}
+
 /// Lines about the nodes that edits go on without.
 pub(crate) fn without(status: &StatusResponse) -> String {
     let line = |node: &NodeStatus| match node.state() {
         State::Fenced => Some(format!(
-            "warning: {} is fenced: it drops all traffic of its workloads until it is back\n",
-            node.name
+            "warning: {} is fenced: {}\n",
+            node.name,
+            closed(node)
         )),
         State::Skipped => Some(format!(
-            "warning: {} was skipped: it still enforces revision {}, and flows that touch it may be open\n",
+            "warning: {} was skipped: it last reported revision {}, and flows that touch it may be open\n",
             node.name, node.enforced_revision
+        )),
+        State::Left => Some(format!(
+            "note: {} left {} ago: nothing is enforced on it\n",
+            node.name,
+            duration::rough(Duration::from_millis(node.since_ms))
         )),
         _ => None,
     };
     status.nodes.iter().filter_map(line).collect()
+}
+
+/// What is known of a fenced node's traffic.
+pub(crate) fn closed(node: &NodeStatus) -> String {
+    let says = |trouble: &Trouble| trouble.kind() == Kind::Closed;
+    if node.troubles.iter().any(says) {
+        return "it says that it drops all traffic of its workloads".to_owned();
+    }
+    let over = duration::rough(Duration::from_millis(node.lease_over_ms));
+    format!(
+        "its lease ran out {over} ago, and a node that enforces closes itself by then; not confirmed, as it cannot be reached"
+    )
 }
 
 fn lagging(revision: u64, timeout: Duration, nodes: &[NodeStatus]) -> String {
@@ -114,7 +142,7 @@ fn lagging(revision: u64, timeout: Duration, nodes: &[NodeStatus]) -> String {
         let since = duration::rough(Duration::from_millis(node.since_ms));
         let state = state(node.state());
         text += &format!("\n{}: {state} for {since}", node.name);
-        if node.state() != State::Unknown {
+        if has_reported(node.state()) {
             text += &format!(", enforces revision {}", node.enforced_revision);
         }
         if !node.reason.is_empty() {
@@ -136,6 +164,8 @@ pub(crate) fn state(state: State) -> &'static str {
         State::Holding => "holding",
         State::Fenced => "fenced",
         State::Skipped => "skipped",
+        State::Left => "left",
+        State::NotSeen => "not-seen",
     }
 }
 
@@ -171,8 +201,53 @@ mod tests {
         let unknown = node("d", State::Unknown, 0);
         assert_eq!(count(vec![enforcing.clone(), later.clone()]), "2 nodes");
         assert_eq!(count(vec![enforcing.clone(), behind]), "1 of 2 nodes");
-        assert_eq!(count(vec![enforcing, later, unknown]), "2 of 3 nodes");
+        assert_eq!(
+            count(vec![enforcing.clone(), later, unknown]),
+            "2 of 3 nodes"
+        );
+        for state in [State::Fenced, State::Skipped, State::Left, State::NotSeen] {
+            // It reported all that there is, once.
+            let other = node("e", state, 0);
+            assert_eq!(
+                count(vec![enforcing.clone(), other]),
+                "1 of 2 nodes",
+                "{state:?}"
+            );
+        }
         assert_eq!(count(vec![]), "0 nodes (there are none)");
+    }
+
+    #[test]
+    fn of_a_node_that_an_edit_went_on_without_only_what_is_known_is_said() {
+        let said = |node: NodeStatus| {
+            without(&StatusResponse {
+                nodes: vec![node],
+                ..StatusResponse::default()
+            })
+        };
+        let mut fenced = node("a", State::Fenced, 42);
+        fenced.lease_over_ms = 12_000;
+        assert_eq!(
+            said(fenced.clone()),
+            "warning: a is fenced: its lease ran out 12s ago, and a node that enforces closes itself by then; not \
+             confirmed, as it cannot be reached\n"
+        );
+        let mut trouble = Trouble::default();
+        trouble.set_kind(Kind::Closed);
+        fenced.troubles.push(trouble);
+        assert_eq!(
+            said(fenced),
+            "warning: a is fenced: it says that it drops all traffic of its workloads\n"
+        );
+        assert_eq!(
+            said(node("a", State::Skipped, 42)),
+            "warning: a was skipped: it last reported revision 40, and flows that touch it may be open\n"
+        );
+        assert_eq!(
+            said(node("a", State::Left, 0)),
+            "note: a left 2m5s ago: nothing is enforced on it\n"
+        );
+        assert_eq!(said(node("a", State::NotSeen, 1)), "");
     }
 
     #[test]
@@ -203,11 +278,13 @@ mod tests {
         let mut refusing = node("node-b", State::Refusing, 41);
         refusing.reason = "kernel: no space left on device\n".to_owned();
         let unknown = node("node-c", State::Unknown, 1);
+        let not_seen = node("node-d", State::NotSeen, 1);
         assert_eq!(
-            lagging(42, Duration::from_secs(30), &[refusing, unknown]),
-            "timed out after 30s waiting for revision 42: 2 nodes lag\n\
+            lagging(42, Duration::from_secs(30), &[refusing, unknown, not_seen]),
+            "timed out after 30s waiting for revision 42: 3 nodes lag\n\
              node-b: refusing for 2m5s, enforces revision 40; kernel: no space left on device\n\
-             node-c: unknown for 2m5s"
+             node-c: unknown for 2m5s\n\
+             node-d: not-seen for 2m5s"
         );
     }
 }

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use clap::builder::styling::{AnsiColor, Style};
 use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
-    self, NodeStatus, Rollout, StatusResponse, rollout::Phase, trouble::Kind,
+    self, NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase, trouble::Kind,
 };
 use serde::Serialize;
 
@@ -16,6 +16,9 @@ use crate::{
     failure::Failure,
     output::{self, Grid},
 };
+
+/// A table of more nodes than this shows the exceptions alone.
+const MANY: usize = 20;
 
 /// Runs the command.
 pub(crate) async fn run(
@@ -39,6 +42,9 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<Trouble>,
     nodes: Vec<Node>,
+    /// How many nodes enforce the revision, for a table's reader.
+    #[serde(skip)]
+    enforced_on: String,
     /// The edits that have not passed their barrier.
     rollouts: Vec<OnItsWay>,
 }
@@ -63,17 +69,24 @@ struct OnItsWay {
 struct Node {
     name: String,
     state: &'static str,
-    enforced_revision: u64,
-    held_revision: u64,
+    /// Absent, as those that follow, where it is not known what the node enforces.
+    enforced_revision: Option<u64>,
+    held_revision: Option<u64>,
     /// How many revisions there are from the first one that is pending to the current one.
-    lag: u64,
+    lag: Option<u64>,
     pending_revision: Option<u64>,
     since_ms: u64,
     version: String,
     endpoints: u32,
     reason: String,
+    /// Of a fenced node, for how long its lease has been over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_over_ms: Option<u64>,
     /// What the node says is wrong with it, or was.
     troubles: Vec<Trouble>,
+    /// What the state means for a table's reader, where the node gave no reason.
+    #[serde(skip)]
+    remark: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -86,16 +99,23 @@ struct Trouble {
 
 impl From<StatusResponse> for Report {
     fn from(status: StatusResponse) -> Report {
+        let enforced_on = enforced::nodes(&status, status.revision);
+        let known = |node: &NodeStatus, number: u64| {
+            Some(number).filter(|_| enforced::has_reported(node.state()))
+        };
+        let lag = |pending: u64| match pending {
+            0 => 0,
+            pending => (status.revision + 1).saturating_sub(pending),
+        };
         let node = |node: NodeStatus| Node {
             state: enforced::state(node.state()),
-            lag: match node.pending_revision {
-                0 => 0,
-                pending => (status.revision + 1).saturating_sub(pending),
-            },
+            remark: remark(&node),
+            lag: known(&node, lag(node.pending_revision)),
+            enforced_revision: known(&node, node.enforced_revision),
+            held_revision: known(&node, node.held_revision),
+            lease_over_ms: Some(node.lease_over_ms).filter(|_| node.state() == State::Fenced),
             pending_revision: Some(node.pending_revision).filter(|&pending| pending != 0),
             name: node.name,
-            enforced_revision: node.enforced_revision,
-            held_revision: node.held_revision,
             since_ms: node.since_ms,
             version: node.version,
             endpoints: node.endpoints,
@@ -107,8 +127,18 @@ impl From<StatusResponse> for Report {
             epoch: status.epoch,
             trouble: status.trouble.map(Trouble::from),
             nodes: status.nodes.into_iter().map(node).collect(),
+            enforced_on,
             rollouts: status.rollouts.into_iter().map(OnItsWay::from).collect(),
         }
+    }
+}
+
+fn remark(node: &NodeStatus) -> String {
+    match node.state() {
+        State::Fenced => enforced::closed(node),
+        State::NotSeen => "has not connected since the control plane started".to_owned(),
+        State::Left => "nothing is enforced on it".to_owned(),
+        _ => String::new(),
     }
 }
 
@@ -123,6 +153,7 @@ impl From<wire::Trouble> for Trouble {
                 Kind::Table => "table",
                 Kind::Mended => "mended",
                 Kind::Quarantine => "quarantine",
+                Kind::Closed => "closed",
             },
             reason: trouble.reason,
             since_ms: trouble.since_ms,
@@ -139,6 +170,7 @@ impl Trouble {
             "table" => format!("for {since}, others changed its table, which cannot be mended yet"),
             "mended" => format!("{since} ago others changed its table; it was mended"),
             "quarantine" => format!("{since} ago its journal was damaged; it was moved aside"),
+            "closed" => format!("for {since}, has dropped all traffic of its workloads"),
             other => format!("for {since}, {other}"),
         };
         format!("{what}: {}", self.reason.trim_end().replace('\n', "; "))
@@ -190,6 +222,13 @@ impl Report {
         if self.nodes.is_empty() {
             return text + "no nodes\n";
         }
+        let is_many = self.nodes.len() > MANY && !wide;
+        if is_many {
+            text += &format!(
+                "{} enforce revision {} (-o wide lists all)\n",
+                self.enforced_on, self.revision
+            );
+        }
         let mut header = vec![
             "NODE",
             "STATE",
@@ -202,15 +241,21 @@ impl Report {
         header.extend(wide.then_some(["PENDING", "HELD"]).into_iter().flatten());
         header.push("REASON");
         let mut grid = Grid::new(header);
-        for node in &self.nodes {
+        let shown = self
+            .nodes
+            .iter()
+            .filter(|node| !is_many || node.is_exception());
+        for node in shown {
             grid.push(node.row(wide));
         }
-        let table = grid.render();
-        text.push('\n');
-        text += &match colours {
-            true => output::paint_column(&table, "STATE", style),
-            false => table,
-        };
+        if !grid.is_empty() {
+            let table = grid.render();
+            text.push('\n');
+            text += &match colours {
+                true => output::paint_column(&table, "STATE", style),
+                false => table,
+            };
+        }
         let troubled = self.nodes.iter().filter(|node| !node.troubles.is_empty());
         for (n, node) in troubled.enumerate() {
             text += if n == 0 { "\nthe nodes say:\n" } else { "" };
@@ -229,25 +274,33 @@ impl Report {
 }
 
 impl Node {
+    /// Whether an operator of many nodes wants to see it.
+    fn is_exception(&self) -> bool {
+        self.state != "enforcing" || self.lag != Some(0) || !self.troubles.is_empty()
+    }
+
     fn row(&self, wide: bool) -> Vec<String> {
         let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let number = |number: Option<u64>| dash(number.map(|number| number.to_string()));
         let since = duration::rough(Duration::from_millis(self.since_ms));
         let mut row = vec![
             self.name.clone(),
             self.state.to_owned(),
-            self.enforced_revision.to_string(),
-            self.lag.to_string(),
+            number(self.enforced_revision),
+            number(self.lag),
             since,
             dash(Some(self.version.clone()).filter(|version| !version.is_empty())),
             self.endpoints.to_string(),
         ];
         if wide {
-            row.push(dash(
-                self.pending_revision.map(|pending| pending.to_string()),
-            ));
-            row.push(self.held_revision.to_string());
+            row.push(number(self.pending_revision));
+            row.push(number(self.held_revision));
         }
-        row.push(self.reason.trim_end().replace('\n', "; "));
+        let reason = match self.reason.is_empty() {
+            true => &self.remark,
+            false => &self.reason,
+        };
+        row.push(reason.trim_end().replace('\n', "; "));
         row
     }
 }
@@ -255,7 +308,7 @@ impl Node {
 fn style(state: &str) -> Option<Style> {
     let colour = match state {
         "enforcing" => AnsiColor::Green,
-        "updating" | "holding" | "unknown" => AnsiColor::Yellow,
+        "updating" | "holding" | "unknown" | "not-seen" => AnsiColor::Yellow,
         "refusing" | "disconnected" | "fenced" | "skipped" => AnsiColor::Red,
         _ => return None,
     };
@@ -264,8 +317,6 @@ fn style(state: &str) -> Option<Style> {
 
 #[cfg(test)]
 mod tests {
-    use sallyport_proto::wire::node_status::State;
-
     use super::*;
 
     fn report() -> Report {
@@ -280,6 +331,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             endpoints: 3,
             troubles: Vec::new(),
+            lease_over_ms: 0,
         };
         let mut unknown = node("node-c", State::Unknown, 0, 1, "");
         unknown.version.clear();
@@ -340,7 +392,7 @@ mod tests {
              NODE    STATE      ENFORCED  LAG  SINCE  VERSION  ENDPOINTS  REASON\n\
              node-a  enforcing  42        0    3m12s  0.1.0    3\n\
              node-b  refusing   39        2    3m12s  0.1.0    3          out of memory\n\
-             node-c  unknown    0         42   3m12s  -        3\n\
+             node-c  unknown    -         -    3m12s  -        3\n\
              \n\
              the nodes say:\n  \
              node-a: 3m12s ago others changed its table; it was mended: nft (pid 7): the table is gone\n\
@@ -357,6 +409,105 @@ mod tests {
             wide.contains("3          41       39    out of memory\n"),
             "{wide}"
         );
+    }
+
+    #[test]
+    fn of_nodes_that_nobody_knows_of_there_are_no_numbers() {
+        let mut report = StatusResponse {
+            revision: 42,
+            epoch: 1,
+            ..StatusResponse::default()
+        };
+        for (name, state) in [
+            ("gone", State::Left),
+            ("quiet", State::NotSeen),
+            ("shut", State::Fenced),
+        ] {
+            report.nodes.push(NodeStatus {
+                name: name.into(),
+                state: state.into(),
+                since_ms: 192_000,
+                enforced_revision: 40,
+                pending_revision: 41,
+                lease_over_ms: 12_000,
+                ..NodeStatus::default()
+            });
+        }
+        let report = Report::from(report);
+        assert_eq!(
+            report.show(Form::Table, false),
+            "revision 42, epoch 1\n\
+             \n\
+             NODE   STATE     ENFORCED  LAG  SINCE  VERSION  ENDPOINTS  REASON\n\
+             gone   left      -         -    3m12s  -        0          nothing is enforced on it\n\
+             quiet  not-seen  -         -    3m12s  -        0          has not connected since the control plane started\n\
+             shut   fenced    40        2    3m12s  -        0          its lease ran out 12s ago, and a node that \
+             enforces closes itself by then; not confirmed, as it cannot be reached\n"
+        );
+        let json: serde_json::Value =
+            serde_json::from_str(&report.show(Form::Json, false)).expect("JSON");
+        let nodes = &json["nodes"];
+        assert!(nodes[0]["enforcedRevision"].is_null() && nodes[1]["lag"].is_null());
+        assert_eq!(nodes[2]["leaseOverMs"], 12_000);
+        assert!(nodes[0].get("leaseOverMs").is_none());
+    }
+
+    #[test]
+    fn of_many_nodes_a_table_shows_the_exceptions_alone() {
+        let node = |n: usize| NodeStatus {
+            name: format!("node-{n:03}"),
+            state: State::Enforcing.into(),
+            enforced_revision: 57,
+            held_revision: 57,
+            since_ms: 192_000,
+            version: "0.1.0".into(),
+            ..NodeStatus::default()
+        };
+        let mut status = StatusResponse {
+            revision: 57,
+            epoch: 1,
+            nodes: (0..400).map(node).collect(),
+            ..StatusResponse::default()
+        };
+        let all_well = Report::from(status.clone());
+        assert_eq!(
+            all_well.show(Form::Table, false),
+            "revision 57, epoch 1\n400 nodes enforce revision 57 (-o wide lists all)\n"
+        );
+        status.nodes[7].set_state(State::NotSeen);
+        status.nodes[8].set_state(State::Fenced);
+        status.nodes[9].pending_revision = 56;
+        status.nodes[10].troubles.push(wire::Trouble {
+            kind: Kind::Mended.into(),
+            reason: "nft (pid 7): the table is gone".into(),
+            since_ms: 192_000,
+        });
+        let report = Report::from(status.clone());
+        let table = report.show(Form::Table, false);
+        assert!(
+            table.starts_with(
+                "revision 57, epoch 1\n397 of 400 nodes enforce revision 57 (-o wide lists all)\n\nNODE "
+            ),
+            "{table}"
+        );
+        let rows: Vec<&str> = table
+            .lines()
+            .filter(|line| line.starts_with("node-"))
+            .collect();
+        assert_eq!(rows.len(), 4, "{table}");
+        for (row, name) in rows.iter().zip(["007", "008", "009", "010"]) {
+            assert!(row.starts_with(&format!("node-{name}  ")), "{table}");
+        }
+        assert!(table.contains("the nodes say:\n  node-010: "), "{table}");
+        let lists_all = |form| report.show(form, false).matches("node-").count() >= 400;
+        for form in [Form::Wide, Form::Json, Form::Yaml, Form::Name] {
+            assert!(lists_all(form), "{form:?}");
+        }
+        // A screen holds this many.
+        status.nodes.truncate(20);
+        let few = Report::from(status).show(Form::Table, false);
+        assert!(!few.contains("-o wide"), "{few}");
+        assert_eq!(few.matches("0.1.0").count(), 20, "{few}");
     }
 
     #[test]
