@@ -105,7 +105,7 @@ pub struct Config {
 pub enum OnUnreachable {
     /// It waits: the other nodes enforce what both versions allow.
     Wait,
-    /// It goes on once the node's lease has run out, which closes the node; a node without `--lease` is waited for.
+    /// It goes on once the node's lease has run out: a node that enforces has closed itself by then. A node without `--lease` is waited for.
     Fence,
     /// It goes on without the node: there is no promise for flows that touch it.
     Skip,

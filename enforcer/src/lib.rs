@@ -2,12 +2,14 @@
 //! nftables so that no packet ever meets a half-applied policy.
 
 pub mod agent;
+pub mod closed;
 pub mod connection;
 pub mod fake;
 mod grace;
 pub mod health;
 pub mod journal;
 pub mod kernel;
+pub mod leave;
 pub mod metrics;
 pub mod netlink;
 pub mod nft;

@@ -4,7 +4,7 @@ use std::{
     io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -12,9 +12,11 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnetwork::IpNetwork;
 use sallyport_enforcer::{
-    agent,
+    agent, closed,
     health::Health,
-    journal, metrics,
+    journal,
+    leave::{self, Membership, Told},
+    metrics,
     nft::{lease::LONGEST, render::Options},
     preflight, session, supervision, uninstall,
 };
@@ -22,7 +24,7 @@ use sallyport_process::{descriptors, log};
 use sallyport_proto::Ranges;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 /// Enforces NetworkPolicy on this node.
@@ -51,7 +53,7 @@ struct Arguments {
         default_value = "http://127.0.0.1:7443",
         value_parser = control_plane
     )]
-    control_plane: Endpoint,
+    control_plane: ControlPlane,
 
     /// Where the journal is kept
     #[arg(
@@ -106,10 +108,44 @@ enum Command {
     /// Look into the journal of an enforcer that is stopped; never changes it
     #[command(subcommand)]
     Journal(JournalCommand),
-    /// Take the table `inet sallyport` off this node, and nothing else: from then on no policy is enforced here
+    /// Take this node out: tell the control plane that it leaves, and delete the table `inet sallyport`, and nothing else
     ///
-    /// Refuses while an enforcer runs. The journal stays; delete its directory if nobody wants it.
-    Uninstall(JournalArguments),
+    /// From then on no policy is enforced here, and no edit waits for this node. Refuses while an enforcer runs, and when
+    /// the control plane cannot be told within 5 seconds. The journal stays; delete its directory if nobody wants it.
+    Uninstall(UninstallArguments),
+}
+
+#[derive(Debug, Args)]
+struct UninstallArguments {
+    #[command(flatten)]
+    journal: JournalArguments,
+
+    /// This node's name, as its Node object has it [default: the one that the enforcer last had]
+    #[arg(long, env = "SALLYPORT_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+
+    /// Where the control plane listens [default: where the enforcer last looked for it]
+    #[arg(
+        long,
+        env = "SALLYPORT_CONTROL_PLANE",
+        value_name = "URL",
+        value_parser = control_plane
+    )]
+    control_plane: Option<ControlPlane>,
+
+    /// Delete the table though the control plane does not know that the node leaves
+    ///
+    /// Edits go on treating the node as before, until it is told or the Node object is deleted.
+    #[arg(long)]
+    without_telling: bool,
+}
+
+/// Where a control plane listens.
+#[derive(Clone, Debug)]
+struct ControlPlane {
+    /// As the operator has it.
+    url: String,
+    endpoint: Endpoint,
 }
 
 #[derive(Debug, Subcommand)]
@@ -138,7 +174,7 @@ Examples:
   sallyport-enforcer --workload-cidr 10.9.1.0/24 --interface 'veth*'
   sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443 --lease 10s
   sallyport-enforcer journal verify
-  sallyport-enforcer uninstall
+  sallyport-enforcer uninstall              Takes this node out
 
 The table, as stock nft shows it:
   nft list table inet sallyport
@@ -178,7 +214,7 @@ fn interface(text: &str) -> Result<String, String> {
 }
 
 /// Where a control plane can be. What can never be one is refused at the start.
-fn control_plane(text: &str) -> Result<Endpoint, String> {
+fn control_plane(text: &str) -> Result<ControlPlane, String> {
     const FORMS: &str = "use http://HOST:PORT or unix:///PATH";
     match text.split_once("://") {
         Some(("http", rest)) if !rest.is_empty() => {}
@@ -190,7 +226,12 @@ fn control_plane(text: &str) -> Result<Endpoint, String> {
         }
         _ => return Err(FORMS.to_owned()),
     }
-    Endpoint::from_shared(text.to_owned()).map_err(|error| format!("{error}; {FORMS}"))
+    let endpoint =
+        Endpoint::from_shared(text.to_owned()).map_err(|error| format!("{error}; {FORMS}"))?;
+    Ok(ControlPlane {
+        url: text.to_owned(),
+        endpoint,
+    })
 }
 
 /// How long a lease may be.
@@ -228,7 +269,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.command {
         Some(Command::Journal(command)) => return look_into(command),
-        Some(Command::Uninstall(of)) => return take_off(&of.data_dir),
+        Some(Command::Uninstall(of)) => return take_out(of).await,
         None => {}
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -260,15 +301,23 @@ async fn main() -> Result<()> {
         None => "nothing yet".to_owned(),
     };
     info!(node = identity.name, position, "enforcing");
+    let membership = Membership {
+        node: identity.name.clone(),
+        control_plane: arguments.control_plane.url,
+    };
+    if let Err(error) = membership.remember(&arguments.data_dir) {
+        warn!(%error, "cannot note the control plane's address: `sallyport-enforcer uninstall` will need --control-plane and --node-name");
+    }
     if let Some(address) = arguments.metrics {
         let (agent, health) = (agent.clone(), health.clone());
         tokio::spawn(metrics::serve(address, metrics::Source { agent, health }));
     }
+    tokio::spawn(closed::watch(agent.clone(), health.clone()));
     tokio::spawn(supervision::report(agent.clone(), health));
     tokio::spawn(watch_bridges(arguments.ignore_bridge));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     tokio::select! {
-        () = session::run(identity, arguments.control_plane, agent) => {}
+        () = session::run(identity, arguments.control_plane.endpoint, agent) => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
@@ -277,17 +326,63 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Takes the table off the node, and says so.
-fn take_off(data_dir: &Path) -> Result<()> {
+/// Tells the control plane that the node leaves, takes the table off it, and says what came of it.
+async fn take_out(arguments: &UninstallArguments) -> Result<()> {
     preflight::privilege()?;
-    let said = match uninstall::uninstall(data_dir)? {
-        true => "deleted the table inet sallyport: no policy is enforced on this node any more",
-        false => "there is no table inet sallyport: nothing to do",
+    let data_dir = &arguments.journal.data_dir;
+    let is_installed = uninstall::refuse_while_one_runs(data_dir)?;
+    let told = match arguments.without_telling {
+        true => "the control plane was not told: edits go on treating this node as before, until `sallyport-enforcer uninstall` \
+                 tells it or its Node object is deleted (`sallyport delete node NAME`)"
+            .to_owned(),
+        false => tell(arguments, is_installed).await?,
     };
+    let deleted = match uninstall::uninstall(data_dir)? {
+        true => "deleted the table inet sallyport: no policy is enforced on this node any more",
+        false => "there is no table inet sallyport: nothing to delete",
+    };
+    if !arguments.without_telling {
+        Membership::forget(data_dir)
+            .with_context(|| format!("forget the control plane in {}", data_dir.display()))?;
+    }
     print(&format!(
-        "{said}\nthe journal stays in {}\n",
+        "{told}\n{deleted}\nthe journal stays in {}\n",
         data_dir.display()
     ))
+}
+
+/// Tells the control plane that the node leaves. Returns what to say of it.
+async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<String> {
+    let data_dir = &arguments.journal.data_dir;
+    let known = Membership::recall(data_dir)
+        .with_context(|| format!("read the control plane's address in {}", data_dir.display()))?;
+    let (name, url) = known.map(|known| (known.node, known.control_plane)).unzip();
+    let control_plane = match (&arguments.control_plane, url) {
+        (Some(given), _) => given.clone(),
+        (None, Some(url)) => control_plane(&url).map_err(anyhow::Error::msg)?,
+        (None, None) if !is_installed => {
+            return Ok("no enforcer ran here since this node was taken out".to_owned());
+        }
+        (None, None) => anyhow::bail!(
+            "it is not known in {} to which control plane this node belongs: give --control-plane and --node-name, or \
+             --without-telling; nothing was changed",
+            data_dir.display()
+        ),
+    };
+    let name = arguments.node_name.clone().or(name);
+    let name = name.map_or_else(host_name, Ok)?;
+    match leave::tell(&name, control_plane.endpoint).await {
+        Ok(Told::Left) => Ok(format!(
+            "the control plane knows that node {name} left: no edit waits for it"
+        )),
+        Ok(Told::Unknown) => Ok(format!("the control plane has no node {name}")),
+        Err(why) => anyhow::bail!(
+            "the control plane at {} could not be told that node {name} leaves: {why}. Nothing was changed. Try again, or \
+             say --without-telling to delete the table all the same: edits go on treating the node as before, until it \
+             is told or its Node object is deleted (`sallyport delete node {name}`)",
+            control_plane.url
+        ),
+    }
 }
 
 /// Tells what is in a journal.

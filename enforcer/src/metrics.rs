@@ -1,11 +1,11 @@
 //! Prometheus metrics of the node, over HTTP, made when they are asked for. It changes nothing.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use jiff::Timestamp;
 use prometheus_client::{
     metrics::{
-        counter::ConstCounter,
+        counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
     },
@@ -20,6 +20,7 @@ use crate::{
     agent::Handle,
     health::{Health, State},
     netlink::Netlink,
+    nft::frame::Denial,
 };
 
 /// How long to wait before an address is tried again that cannot be listened on: at boot it may not be there yet.
@@ -49,11 +50,22 @@ pub async fn serve(address: SocketAddr, source: Source) {
     };
     info!(%address, "serving metrics");
     metrics::serve(listener, move || {
-        let denied = Netlink::open().and_then(|netlink| netlink.denied());
+        let kernel = Netlink::open().and_then(|netlink| {
+            Ok(Seen {
+                denied: netlink.denied()?,
+                closed: netlink.is_closed()?,
+            })
+        });
         let state = source.health.watch().borrow().clone();
-        render(&state, &source.agent, denied.unwrap_or_default())
+        render(&state, &source.agent, kernel.ok())
     })
     .await;
+}
+
+/// What the kernel says.
+struct Seen {
+    denied: BTreeMap<Denial, u64>,
+    closed: bool,
 }
 
 /// `journal`, `table`, ...
@@ -62,7 +74,7 @@ fn label(kind: &Kind) -> String {
     name.trim_start_matches("KIND_").to_lowercase()
 }
 
-fn render(state: &State, agent: &Handle, denied: Option<u64>) -> String {
+fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
     let mut all = Registry::with_prefix("sallyport_enforcer");
     let gauge = |value: i64| ConstGauge::new(value);
     let counter = |value: u64| ConstCounter::new(value);
@@ -146,11 +158,22 @@ fn render(state: &State, agent: &Handle, denied: Option<u64>) -> String {
         "Lines of the log that were left out: too many from one place in the code",
         counter(log::left_out()),
     );
-    if let Some(denied) = denied {
+    if let Some(Seen { denied, closed }) = kernel {
+        all.register(
+            "closed",
+            "1 while the kernel drops all traffic of the node's workloads because the node has no lease",
+            gauge(closed.into()),
+        );
+        let packets: Family<[(&str, &str); 1], Counter> = Family::default();
+        for (why, count) in denied {
+            packets
+                .get_or_create(&[("reason", why.label())])
+                .inc_by(count);
+        }
         all.register(
             "denied_packets",
-            "Packets that policy denied, since the table was made",
-            counter(denied),
+            "Packets that the table dropped or answered with a reset since it was made, by why",
+            packets,
         );
     }
     let troubles: Family<[(&str, String); 1], Gauge<f64, std::sync::atomic::AtomicU64>> =

@@ -66,7 +66,6 @@ pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
     loop {
         let mut established = false;
         let error = session(&identity, &endpoint, &agent, &mut leases, &mut established).await;
-        leases.look();
         let health = &identity.health;
         health.count(|state| state.session_since = None);
         if established {
@@ -240,7 +239,7 @@ fn explain(status: &Status) -> String {
 }
 
 /// The innermost cause: the transport's own words say nothing.
-fn source_of(error: &dyn std::error::Error) -> String {
+pub(crate) fn source_of(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -28,8 +28,23 @@ pub enum Error {
     Kernel(#[from] netlink::Error),
 }
 
+/// Refuses while an enforcer runs. Returns whether there is a table.
+pub fn refuse_while_one_runs(data_dir: &Path) -> Result<bool, Error> {
+    Ok(unowned(data_dir)?.read()?.is_some())
+}
+
 /// Deletes the table. Returns whether there was one.
 pub fn uninstall(data_dir: &Path) -> Result<bool, Error> {
+    let netlink = unowned(data_dir)?;
+    if netlink.read()?.is_none() {
+        return Ok(false);
+    }
+    netlink.commit(&[Command::DeleteTable])?;
+    Ok(true)
+}
+
+/// A way to the table, which no enforcer has.
+fn unowned(data_dir: &Path) -> Result<Netlink, Error> {
     match journal::refuse_open(data_dir) {
         Err(journal::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
         result => result?,
@@ -40,11 +55,7 @@ pub fn uninstall(data_dir: &Path) -> Result<bool, Error> {
             owner: process(owner),
         });
     }
-    if netlink.read()?.is_none() {
-        return Ok(false);
-    }
-    netlink.commit(&[Command::DeleteTable])?;
-    Ok(true)
+    Ok(netlink)
 }
 
 /// A process, by the port of its socket: that is the process's number, as long as it has one socket.

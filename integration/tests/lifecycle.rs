@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         ("ready_is_said_when_the_table_is_there", ready),
         ("a_node_that_knows_nothing_denies_its_workloads", strict),
         ("uninstall_takes_our_table_and_no_other", uninstall),
+        ("a_node_that_is_taken_out_is_not_said_to_enforce", leaving),
+        ("what_is_dropped_is_counted_by_why", counting),
         ("status_and_metrics_tell_what_was_wrong", telling),
         ("a_log_that_cannot_be_written_costs_nothing_else", unlogged),
         ("a_manager_that_does_not_read_costs_nothing_else", unheard),
@@ -249,23 +251,17 @@ fn uninstall() -> Outcome {
         nft(&netns, "add table inet theirs")?;
         let arguments: &[&str] = if unprotected { &["--unprotected"] } else { &[] };
         let (enforcer, _manager) = ready_enforcer(&netns, directory.path(), arguments)?;
-        let take_off = |data_dir: &str| -> Result<(bool, String), Failed> {
-            let mut command = netns.command(binaries()?.enforcer);
-            command.args(["uninstall", "--data-dir"]);
-            command.arg(directory.path().join(data_dir));
-            let output = run(&netns, command)?;
-            let said = [output.stdout, output.stderr].concat();
-            let said = String::from_utf8_lossy(&said).into_owned();
-            Ok((output.status.success(), said))
+        let take_off = |data_dir: &str, options: &[&str]| {
+            take_out(&netns, &directory.path().join(data_dir), options)
         };
-        let (done, said) = take_off("data")?;
+        let (done, said) = take_off("data", &[])?;
         if done || !said.contains("an enforcer has it open: stop it first") {
             return Err(format!("while one runs: {said}").into());
         }
         if !unprotected {
             // With another directory the kernel still knows whose the table is.
             let pid = enforcer.0.id();
-            let (done, said) = take_off("elsewhere")?;
+            let (done, said) = take_off("elsewhere", &["--without-telling"])?;
             if done || !said.contains(&format!("(pid {pid}) owns the table")) {
                 return Err(format!("pid {pid} owns it: {said}").into());
             }
@@ -274,20 +270,250 @@ fn uninstall() -> Outcome {
         netns
             .run(Netlink::open)?
             .await_orphan(Duration::from_secs(5))?;
-        let (done, said) = take_off("data")?;
+        // Nobody listens where its control plane should be.
+        let (done, said) = take_off("data", &[])?;
+        let words = "http://127.0.0.1:1 could not be told that node node-1 leaves";
+        if done || !said.contains(words) || !said.contains("--without-telling") {
+            return Err(format!("a control plane that is away: {said}").into());
+        }
+        let (done, said) = take_off("elsewhere", &[])?;
+        if done || !said.contains("give --control-plane and --node-name") {
+            return Err(format!("an unknown control plane: {said}").into());
+        }
+        if !nft(&netns, "list tables")?.contains("table inet sallyport") {
+            return Err("the table is gone though nobody was told".into());
+        }
+        let (done, said) = take_off("data", &["--without-telling"])?;
         if !done || !said.contains("deleted the table inet sallyport") {
+            return Err(said.into());
+        }
+        if !said.contains("was not told: edits go on treating this node as before") {
             return Err(said.into());
         }
         let tables = nft(&netns, "list tables")?;
         if tables.trim() != "table inet theirs" {
             return Err(format!("left: {tables}").into());
         }
-        let (done, said) = take_off("data")?;
-        if !done || !said.contains("nothing to do") {
+        let (done, said) = take_off("elsewhere", &[])?;
+        if !done || !said.contains("nothing to delete") {
             return Err(said.into());
         }
     }
     Ok(())
+}
+
+/// `uninstall` on a node: whether it succeeded, and what it said.
+fn take_out(netns: &Netns, data_dir: &Path, options: &[&str]) -> Result<(bool, String), Failed> {
+    let mut command = netns.command(binaries()?.enforcer);
+    command.args(["uninstall", "--data-dir"]).arg(data_dir);
+    command.args(options);
+    let output = run(netns, command)?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    Ok((output.status.success(), said))
+}
+
+const TWO_NODES: &str = "
+apiVersion: sallyport.dev/v1
+kind: Node
+metadata: {name: node-1}
+spec: {workloadCIDRs: [10.9.1.0/24]}
+---
+apiVersion: sallyport.dev/v1
+kind: Node
+metadata: {name: node-2}
+spec: {workloadCIDRs: [10.9.2.0/24]}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: default}
+---
+apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {namespace: default, name: client, labels: {app: client}}
+spec: {node: node-1, addresses: [10.9.1.2]}
+---
+apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {namespace: default, name: server, labels: {app: server}}
+spec: {node: node-2, addresses: [10.9.2.2]}
+";
+
+/// A policy that isolates every pod, but for a port.
+fn isolating(port: u16) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: default, name: all}}\n\
+         spec: {{podSelector: {{}}, policyTypes: [Ingress, Egress], ingress: [{{ports: [{{port: {port}}}]}}]}}\n"
+    )
+}
+
+fn leaving() -> Outcome {
+    let bed = Testbed::builder().nodes(2).build()?;
+    let mut deployment = Deployment::start(bed, &["--lease", "2s"])?;
+    let first = deployment.client()?.enforce(vec![put(TWO_NODES)])?;
+    let directory = tempfile::tempdir()?;
+    let sallyport = |deployment: &Deployment, line: &str| -> Result<String, Failed> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let output = deployment.sallyport(directory.path(), &words)?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok(String::from_utf8_lossy(&said).into_owned())
+    };
+    let taken_out = |deployment: &Deployment, node: usize, options: &[&str]| {
+        let data_dir = deployment.data_dir(&Deployment::node_name(node));
+        take_out(deployment.bed.node(node).netns(), &data_dir, options)
+    };
+    deployment.stop_enforcer(0);
+    let (done, said) = taken_out(&deployment, 0, &[])?;
+    if !done || !said.contains("knows that node node-1 left") || !said.contains("deleted") {
+        return Err(said.into());
+    }
+    let at = Instant::now();
+    std::fs::write(directory.path().join("p.yaml"), isolating(80))?;
+    let apply = "apply -f p.yaml --wait --on-unreachable fence";
+    let said = sallyport(&deployment, apply)?;
+    println!("{said}");
+    let left = "note: node-1 left ";
+    if !said.contains("enforced on 1 of 2 nodes") || !said.contains(left) || said.contains("fenced")
+    {
+        return Err(format!("after {:?}, revision {first}: {said}", at.elapsed()).into());
+    }
+    // No lease is waited for.
+    if at.elapsed() > Duration::from_secs(2) {
+        return Err(format!("that took {:?}", at.elapsed()).into());
+    }
+    // A later life of the control plane knows it, too.
+    deployment.stop_control_plane();
+    deployment.start_control_plane()?;
+    let said = sallyport(&deployment, "status")?;
+    println!("{said}");
+    if !said.contains("node-1  left ") {
+        return Err(said.into());
+    }
+    // When an enforcer starts again the node joins again.
+    deployment.start_enforcer(0)?;
+    std::fs::write(directory.path().join("p.yaml"), isolating(81))?;
+    let revision = deployment.client()?.enforce(vec![put(&isolating(81))])?;
+    deployment.client()?.wait_enforced_by("node-1", revision)?;
+    let said = sallyport(&deployment, "wait")?;
+    if !said.contains("enforced on 2 nodes") || said.contains(left) {
+        return Err(said.into());
+    }
+    // A control plane that is away cannot be told; it is when it is there again.
+    deployment.stop_enforcer(0);
+    deployment.stop_control_plane();
+    let (done, said) = taken_out(&deployment, 0, &[])?;
+    if done || !said.contains("--without-telling") {
+        return Err(said.into());
+    }
+    if !deployment.ruleset(0)?.contains("chain forward_ingress") {
+        return Err("the table is gone though nobody was told".into());
+    }
+    let (done, said) = taken_out(&deployment, 0, &["--without-telling"])?;
+    if !done || !said.contains("`sallyport delete node NAME`") {
+        return Err(said.into());
+    }
+    deployment.start_control_plane()?;
+    let said = sallyport(&deployment, "status")?;
+    println!("{said}");
+    if !said.contains("node-1  not-seen  -         -  ") {
+        return Err(said.into());
+    }
+    let (done, said) = taken_out(&deployment, 0, &[])?;
+    if !done || !said.contains("knows that node node-1 left") {
+        return Err(said.into());
+    }
+    let said = sallyport(&deployment, "status")?;
+    match said.contains("node-1  left ") {
+        true => Ok(()),
+        false => Err(said.into()),
+    }
+}
+
+/// A metric's value.
+fn value(metrics: &str, name: &str) -> Result<u64, Failed> {
+    let mut values = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    values
+        .next()
+        .ok_or_else(|| format!("no {name}:\n{metrics}").into())
+}
+
+fn counting() -> Outcome {
+    let bed = Testbed::builder().nodes(1).build()?;
+    let client = bed.add_pod(0, "default/client", &[IpAddr::from([10, 9, 1, 2])])?;
+    let server = bed.add_pod(0, "default/server", &[IpAddr::from([10, 9, 1, 3])])?;
+    let stranger = bed.add_pod(0, "default/stranger", &[IpAddr::from([10, 9, 1, 4])])?;
+    let _served = Server::start(&server, &[])?;
+    let arguments = ["--lease", "1s", "--metrics", "127.0.0.1:9100"];
+    let deployment = Deployment::start(bed, &arguments)?;
+    let of_one_node = TWO_NODES
+        .replace("10.9.2.2", "10.9.1.3")
+        .replace("node: node-2", "node: node-1");
+    let edits = vec![put(&of_one_node), put(&isolating(81))];
+    let mut plane = deployment.client()?;
+    let revision = plane.apply(edits)?;
+    plane.wait_enforced_by("node-1", revision)?;
+    let node = deployment.bed.node(0).netns();
+    let denied = |reason: &str| {
+        let name = format!("sallyport_enforcer_denied_packets_total{{reason=\"{reason}\"}}");
+        value(&scrape(node, 9100)?, &name)
+    };
+    // Nothing was sent yet but what the stack says by itself.
+    for reason in ["policy", "unjudgeable", "nothing_allowed_it"] {
+        if denied(reason)? != 0 {
+            return Err(format!("{reason}: {}", scrape(node, 9100)?).into());
+        }
+    }
+    let send = |from, milliseconds| -> Result<u64, Failed> {
+        let traffic = Traffic::udp(8000).every(Duration::from_millis(5));
+        let stream = Stream::start(from, &server, traffic)?;
+        thread::sleep(Duration::from_millis(milliseconds));
+        Ok(stream.stop().sent)
+    };
+    let sent = send(&client, 300)?;
+    let counted = denied("policy")?;
+    if counted == 0 || counted > sent {
+        return Err(format!("{sent} sent, {counted} denied by policy").into());
+    }
+    let sent = send(&stranger, 300)?;
+    let (strict, policy) = (denied("strict")?, denied("policy")?);
+    if strict == 0 || policy != counted {
+        return Err(format!("{sent} sent, {strict} strict, policy {policy}").into());
+    }
+
+    let closed = |expected: u64| -> Outcome {
+        let deadline = Instant::now() + Duration::from_secs(8);
+        loop {
+            let metrics = scrape(node, 9100)?;
+            let told = metrics.contains("sallyport_enforcer_trouble_seconds{kind=\"closed\"}");
+            let gauge = value(&metrics, "sallyport_enforcer_closed")?;
+            if (gauge, told) == (expected, expected == 1) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("never {expected}: {metrics}").into());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    };
+    closed(0)?;
+    let pid = deployment.control_plane_pid().ok_or("no control plane")?;
+    let signal = |name: &str| Command::new("kill").args([name, &pid.to_string()]).status();
+    signal("-STOP")?;
+    closed(1)?;
+    send(&client, 300)?;
+    let (at_closed, by_policy) = (denied("closed")?, denied("policy")?);
+    signal("-CONT")?;
+    if at_closed == 0 || by_policy != counted {
+        return Err(format!("{at_closed} while closed, policy {by_policy}").into());
+    }
+    closed(0)?;
+    let log = deployment.log(&Deployment::node_name(0));
+    match log.contains("traffic is judged by policy again") && log.contains("closed_for=") {
+        true => Ok(()),
+        false => Err(log.into()),
+    }
 }
 
 fn telling() -> Outcome {
@@ -307,7 +533,9 @@ fn telling() -> Outcome {
         "sallyport_enforcer_session_up 1",
         "sallyport_enforcer_table_repairs_total 0",
         "sallyport_enforcer_applied_updates_total ",
-        "sallyport_enforcer_denied_packets_total 0",
+        "sallyport_enforcer_closed 0",
+        "sallyport_enforcer_denied_packets_total{reason=\"policy\"} 0",
+        "sallyport_enforcer_denied_packets_total{reason=\"nothing_allowed_it\"} 0",
     ] {
         has(&before, line)?;
     }

@@ -2,12 +2,14 @@
 //!
 //! Formats: `linux/netfilter/nf_tables.h`.
 
+use std::collections::BTreeMap;
+
 use rustables::sys;
 
 use super::{Error, Netlink, of_table, ours};
 use crate::nft::{
     encode::attributes,
-    frame,
+    frame::{self, Denial},
     lease::{self, Slot},
 };
 
@@ -19,10 +21,33 @@ impl Netlink {
         Ok(sets.find_map(|name| Slot::named(&name)))
     }
 
-    /// How many packets were denied since the table was made; `None` when there is none.
-    pub fn denied(&self) -> Result<Option<u64>, Error> {
-        let rules = self.rules_of(frame::DENY)?;
-        Ok(rules.iter().filter_map(|rule| counted(rule)).next_back())
+    /// Whether the kernel closes the node: packets meet the chain of the lease, and the set that it looks into is empty. The
+    /// kernel lists no element whose time is over.
+    pub fn is_closed(&self) -> Result<bool, Error> {
+        match self.read_lease()? {
+            Some(slot) => Ok(self.elements(slot.name())?.is_empty()),
+            None => Ok(false),
+        }
+    }
+
+    /// How many packets were denied since the table was made, and why; nothing when there is no table.
+    pub fn denied(&self) -> Result<BTreeMap<Denial, u64>, Error> {
+        let mut denied = BTreeMap::new();
+        for chain in frame::COUNTING {
+            for rule in self.rules_of(chain)? {
+                if let (Some(why), Some(packets)) =
+                    (Denial::of(chain, &comment(&rule)), counted(&rule))
+                {
+                    *denied.entry(why).or_default() += packets;
+                }
+            }
+        }
+        if !denied.is_empty() {
+            for why in Denial::ALL {
+                denied.entry(why).or_default();
+            }
+        }
+        Ok(denied)
     }
 
     fn rules_of(&self, chain: &str) -> Result<Vec<Vec<u8>>, Error> {
@@ -50,6 +75,13 @@ fn expressions<'a>(rule: &'a [u8], name: &'static str) -> impl Iterator<Item = &
             .then(|| attributes::find(expression, sys::NFTA_EXPR_DATA))
             .flatten()
     })
+}
+
+/// A rule's comment; empty when it has none.
+fn comment(rule: &[u8]) -> String {
+    let data = attributes::find(rule, sys::NFTA_RULE_USERDATA).unwrap_or_default();
+    // libnftnl: type, length, comment with its NUL.
+    data.get(2..).map(attributes::text).unwrap_or_default()
 }
 
 /// How many packets a rule counted.

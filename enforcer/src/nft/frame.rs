@@ -51,6 +51,75 @@ pub(super) const UNRESTRICTED: &str = "unrestricted";
 /// The comment of the rule that ends a base chain. It counts nothing unless the table is not what it should be.
 pub const NOTHING_ALLOWED: &str = "nothing allowed it";
 
+/// The comment of the rules that drop addresses of workloads that are no endpoint.
+const STRICT: &str = "strict: no such workload (yet)";
+
+/// The comment of the rules that drop what a map should have shown. A lookup can miss an element for a moment.
+const MISSED: &str = "a workload that the map did not show";
+
+/// The chains whose rules count what they drop. Those of classes and groups count too, on the way to `deny`.
+pub const COUNTING: [&str; 10] = [
+    DENY,
+    UNBEGUN,
+    "header_source",
+    "header_destination",
+    "egress",
+    "ingress",
+    "forward_egress",
+    "forward_ingress",
+    lease::CHAIN,
+    lease::CLOSED,
+];
+
+/// Why a packet is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Denial {
+    /// No policy that selects the workload allows it.
+    Policy,
+    /// It is of an address of workloads that is no endpoint.
+    Strict,
+    /// The node has no lease.
+    Closed,
+    /// It begins no connection, and conntrack does not know the one that it is of.
+    Unjudgeable,
+    /// The table is not what it should be, or a lookup missed what is in it.
+    NothingAllowedIt,
+}
+
+impl Denial {
+    /// All.
+    pub const ALL: [Denial; 5] = [
+        Denial::Policy,
+        Denial::Strict,
+        Denial::Closed,
+        Denial::Unjudgeable,
+        Denial::NothingAllowedIt,
+    ];
+
+    /// Why a rule of a chain that counts drops packets.
+    pub fn of(chain: &str, comment: &str) -> Option<Denial> {
+        match (chain, comment) {
+            (DENY, _) => Some(Denial::Policy),
+            (UNBEGUN, _) => Some(Denial::Unjudgeable),
+            (lease::CLOSED, _) => Some(Denial::Closed),
+            (_, STRICT) => Some(Denial::Strict),
+            (_, MISSED | NOTHING_ALLOWED) => Some(Denial::NothingAllowedIt),
+            _ => None,
+        }
+    }
+
+    /// Its name in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Denial::Policy => "policy",
+            Denial::Strict => "strict",
+            Denial::Closed => "closed",
+            Denial::Unjudgeable => "unjudgeable",
+            Denial::NothingAllowedIt => "nothing_allowed_it",
+        }
+    }
+}
+
 /// Raised when objects of a table change their meaning: an upgraded enforcer replaces the table whole.
 const LAYOUT: u32 = 3;
 
@@ -230,7 +299,7 @@ impl<'a> Unlisted<'a> {
         let missed = |family| {
             Rule::when(set(family, map_name("known", family)), Verdict::Drop)
                 .counted()
-                .comment("a workload that the map did not show")
+                .comment(MISSED)
         };
         let mut rules = Family::BOTH.map(missed).to_vec();
         if self.options.strict {
@@ -243,8 +312,7 @@ impl<'a> Unlisted<'a> {
             let drops = ranges
                 .map(|(family, name)| Rule::when(set(family, name), Verdict::Drop))
                 .chain(interfaces.map(interface));
-            rules
-                .extend(drops.map(|rule| rule.counted().comment("strict: no such workload (yet)")));
+            rules.extend(drops.map(|rule| rule.counted().comment(STRICT)));
         }
         rules.push(Rule::always(Verdict::Accept));
         rules

@@ -1,10 +1,8 @@
-//! When the node asks for a lease, and what it says in its log when it has none. What a lease is, is the agent's.
-
-use std::time::Duration;
+//! When the node asks for a lease. What a lease is, is the agent's; that there is none, `closed` says.
 
 use sallyport_proto::wire::{LeaseRequest, sync_request::Message};
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::agent::Handle;
 
@@ -16,21 +14,13 @@ pub(super) struct Leases {
     agent: Handle,
     /// When the last one was made ready.
     asked: Instant,
-    /// When the one that is in force runs out.
-    until: Option<Instant>,
-    /// Whether it was said that there is none.
-    said: bool,
 }
 
 impl Leases {
     pub(super) fn new(agent: Handle) -> Leases {
-        let asked = Instant::now();
         Leases {
-            // Of one that an earlier life left nobody knows the end. It is not later than this.
-            until: agent.lease().map(|lasts| asked + lasts),
             agent,
-            asked,
-            said: false,
+            asked: Instant::now(),
         }
     }
 
@@ -44,7 +34,6 @@ impl Leases {
 
     /// Makes a lease ready. Returns the request for it, to be sent now: its time runs.
     pub(super) async fn ask(&mut self) -> Option<Message> {
-        self.look();
         self.asked = Instant::now();
         match self.agent.prepare_lease().await {
             Ok(Some(number)) => Some(Message::Lease(LeaseRequest { number })),
@@ -57,28 +46,11 @@ impl Leases {
     }
 
     /// The control plane agreed.
-    pub(super) async fn granted(&mut self, number: u64) {
+    pub(super) async fn granted(&self, number: u64) {
         match self.agent.take_lease(number).await {
-            Ok(true) => {
-                if std::mem::take(&mut self.said) {
-                    info!("a lease was granted: traffic is judged by policy again");
-                }
-                self.until = self.agent.lease().map(|lasts| self.asked + lasts);
-            }
+            Ok(true) => {}
             Ok(false) => debug!(number, "a lease was granted that is not there any more"),
             Err(error) => warn!(%error, "could not put a lease in force"),
-        }
-    }
-
-    /// Says once when the lease has run out.
-    pub(super) fn look(&mut self) {
-        let over =
-            |until: Instant| until.saturating_duration_since(Instant::now()) == Duration::ZERO;
-        if !self.said && self.until.is_some_and(over) {
-            self.said = true;
-            warn!(
-                "the lease ran out: all traffic of this node's workloads is dropped until the control plane grants another"
-            );
         }
     }
 }

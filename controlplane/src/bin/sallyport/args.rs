@@ -149,7 +149,7 @@ pub(crate) struct Commit {
 pub(crate) enum OnUnreachable {
     /// It waits; the other nodes enforce what both versions allow
     Wait,
-    /// It goes on once the node's lease has run out and the node has closed by itself
+    /// It goes on once the node's lease has run out: a node that enforces has closed itself by then
     Fence,
     /// It goes on without the node: flows that touch it may be open
     Skip,
