@@ -112,7 +112,7 @@ enum Command {
     ///
     /// From then on no policy is enforced here, and no edit waits for this node. Refuses while an enforcer runs, and when
     /// the control plane cannot be told within 5 seconds. The journal stays; delete its directory if nobody wants it.
-    Uninstall(UninstallArguments),
+    Uninstall(Box<UninstallArguments>),
 }
 
 #[derive(Debug, Args)]
