@@ -27,7 +27,8 @@ use tonic::{Request, Response, Status};
 #[doc(hidden)]
 pub use self::edits::read as edits;
 pub use self::failure::{REASON, REVISION_CONFLICT};
-use self::{list::Listings, watching::Watches};
+use self::list::Listings;
+pub use self::watching::Watches;
 use crate::{
     manifest::UnknownKinds,
     nodes::{self, Nodes, Unreachable},
@@ -52,13 +53,18 @@ pub struct Api {
 }
 
 impl Api {
-    /// An API whose long calls end when `stopping` turns true.
-    pub fn new(writer: Writer, nodes: Arc<Nodes>, stopping: watch::Receiver<bool>) -> Api {
+    /// An API whose long calls end when `stopping` turns true, and which counts its watches.
+    pub fn new(
+        writer: Writer,
+        nodes: Arc<Nodes>,
+        watches: Watches,
+        stopping: watch::Receiver<bool>,
+    ) -> Api {
         Api {
             writer,
             nodes,
             listings: Listings::default(),
-            watches: Watches::default(),
+            watches,
             stopping,
         }
     }

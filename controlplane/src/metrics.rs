@@ -22,6 +22,7 @@ use sallyport_proto::wire::NodeStatus;
 use tokio::net::TcpListener;
 
 use crate::{
+    api::Watches,
     history::Committed,
     journal::{Journal, JournalError, Note},
     nodes::Nodes,
@@ -80,6 +81,8 @@ pub struct Source {
     pub appends: Arc<Appends>,
     /// The connections.
     pub connections: Arc<Counts>,
+    /// The watches.
+    pub watches: Watches,
 }
 
 /// Listens for those who ask for `/metrics`, and serves them for ever.
@@ -111,6 +114,7 @@ fn render(source: &Source) -> String {
         "Connections that are open",
         source.connections.open(),
     );
+    gauge("watches", "Watches that are open", source.watches.open());
     let statuses = source.nodes.status();
     let enforced = statuses
         .iter()
@@ -196,6 +200,11 @@ fn render(source: &Source) -> String {
             "silent_connections",
             "Connections that were closed since they asked for nothing",
             source.connections.silent.load(Relaxed),
+        ),
+        (
+            "refused_watches",
+            "Watches that were refused since there were too many, of one client or in all",
+            source.watches.refused(),
         ),
         (
             "accept_errors",

@@ -20,7 +20,7 @@ use tonic::transport::{Server, server::Router};
 use tracing::{Span, info, warn};
 
 use crate::{
-    api::{Api, MAX_REQUEST},
+    api::{Api, MAX_REQUEST, Watches},
     config::{Address, Config},
     journal::{JournalError, Note, SledJournal},
     listener::{Asked, Listener},
@@ -124,18 +124,20 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
         );
     }
     let (stop, stopping) = watch::channel(false);
+    let watches = Watches::default();
     if let Some(address) = config.metrics {
         let source = Source {
             nodes: nodes.clone(),
             writer: writer.clone(),
             appends,
             connections: listener.counts(),
+            watches: watches.clone(),
         };
         let listening = metrics::listen(address, source).await;
         let address = listening.map_err(|cause| ServerError::Metrics { address, cause })?;
         info!("serving metrics on http://{address}/metrics");
     }
-    let router = router(writer, nodes, stopping.clone()).await?;
+    let router = router(writer, nodes, watches, stopping.clone()).await?;
     let task = tokio::spawn(serve(router, listener, running, stopping));
     let took = started.elapsed();
     info!(?took, read = ?opened, "listening on {address}, revision {revision}, epoch {epoch}");
@@ -174,13 +176,14 @@ impl Drop for Handle {
 async fn router(
     writer: Writer,
     nodes: Arc<Nodes>,
+    watches: Watches,
     stopping: watch::Receiver<bool>,
 ) -> Result<Router, ServerError> {
-    let policies =
-        PolicyServiceServer::new(Api::new(writer.clone(), nodes.clone(), stopping.clone()))
-            .max_decoding_message_size(MAX_REQUEST)
-            // What was read can be told again, whatever it grew to.
-            .max_encoding_message_size(usize::MAX);
+    let api = Api::new(writer.clone(), nodes.clone(), watches, stopping.clone());
+    let policies = PolicyServiceServer::new(api)
+        .max_decoding_message_size(MAX_REQUEST)
+        // What was read can be told again, whatever it grew to.
+        .max_encoding_message_size(usize::MAX);
     let streams = NodeServiceServer::new(Streams::new(nodes.clone(), writer.clone()))
         .max_decoding_message_size(LONGEST_MESSAGE);
     tokio::spawn(look_after(nodes, writer, stopping));

@@ -4,6 +4,7 @@
 //! Edits are carried out in order. What objects refer to (namespaces, nodes) is looked at when all are through, so
 //! that an edit may refer to an object that a later one puts.
 
+mod moves;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -118,9 +119,21 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// What is to be committed, without a time; `None` when it changes nothing.
     pub committed: Option<Committed>,
+    /// What is to be committed before: the removal of the workloads whose addresses go to another node.
+    pub removal: Option<Step>,
 }
 
-/// Carries out edits on a copy of the cluster, as a revision. All of them, or everything that is wrong.
+/// A transaction that is a part of another one.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The cluster after it.
+    pub cluster: Cluster,
+    /// What is to be committed, without a time.
+    pub committed: Committed,
+}
+
+/// Carries out edits on a copy of the cluster, as a revision, or as two if addresses go to another node. All of them, or
+/// everything that is wrong.
 pub fn carry_out(
     base: &Cluster,
     edits: Vec<Edit>,
@@ -146,7 +159,7 @@ pub fn carry_out(
 pub fn consistent(cluster: &Cluster) -> Result<(), Problem> {
     for stored in cluster.objects() {
         let key = &stored.object.key;
-        if let Some((reason, message)) = rules::broken(cluster, cluster, key).into_iter().next() {
+        if let Some((reason, message)) = rules::broken(cluster, key).into_iter().next() {
             return Err(Problem {
                 reason,
                 message: format!("{key}: {message}"),
@@ -243,7 +256,9 @@ impl<'a> Draft<'a> {
     fn finish(mut self) -> Result<Outcome, Vec<Problem>> {
         let touched = std::mem::take(&mut self.touched);
         for (key, source) in &touched {
-            for (reason, message) in rules::broken(self.base, &self.cluster, key) {
+            let mut broken = rules::broken(&self.cluster, key);
+            broken.extend(moves::broken(self.base, &self.cluster, key));
+            for (reason, message) in broken {
                 self.problem(reason, key, source, &message);
             }
         }
@@ -268,11 +283,13 @@ impl<'a> Draft<'a> {
             at_ms: None,
             before: Some(replaced),
         };
-        Ok(Outcome {
+        let outcome = Outcome {
             cluster: self.cluster,
             changes,
             committed: Some(committed).filter(|committed| !committed.events.is_empty()),
-        })
+            removal: None,
+        };
+        Ok(moves::split(self.base, outcome))
     }
 }
 

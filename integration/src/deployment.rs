@@ -8,6 +8,7 @@ use std::{
     fs::File,
     io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
@@ -88,6 +89,8 @@ pub struct Deployment {
     enforcers: Vec<Option<Child>>,
     control_plane_arguments: Vec<String>,
     enforcer_arguments: Vec<String>,
+    /// Where programs log to instead of a file.
+    log: Option<OwnedFd>,
 }
 
 impl Deployment {
@@ -156,6 +159,7 @@ impl Deployment {
             enforcers: (0..bed.nodes()).map(|_| None).collect(),
             control_plane_arguments: owned(control_plane_arguments),
             enforcer_arguments: owned(enforcer_arguments),
+            log: None,
             bed,
         };
         for index in 0..control_planes {
@@ -378,8 +382,11 @@ impl Deployment {
     }
 
     fn spawn(&self, host: &Host, mut command: Command, program: &str) -> Result<Child, Error> {
-        let log =
-            File::create(self.log_path(program)).map_err(|error| Error::Io("make a log", error))?;
+        let log = match &self.log {
+            Some(log) => log.try_clone(),
+            None => File::create(self.log_path(program)).map(OwnedFd::from),
+        };
+        let log = log.map_err(|error| Error::Io("make a log", error))?;
         command
             .env(
                 "RUST_LOG",
@@ -427,6 +434,11 @@ impl Deployment {
     /// Programs that are started from now on are these.
     pub fn set_binaries(&mut self, binaries: Binaries) {
         self.binaries = binaries;
+    }
+
+    /// Programs that are started from now on log there, and not to a file that [`log`](Deployment::log) reads.
+    pub fn set_log(&mut self, log: Option<OwnedFd>) {
+        self.log = log;
     }
 
     /// Enforcers that are started from now on have these arguments.

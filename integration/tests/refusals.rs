@@ -105,11 +105,14 @@ const CASES: [Case; 10] = [
         says: &["nodes \"nobody\" not found"],
     },
     Case {
-        name: "name used on another node",
-        manifest: "apiVersion: sallyport.dev/v1\nkind: Workload\nmetadata: {namespace: demo, name: web}\nspec: {node: node-2, addresses: [10.9.2.2]}\n",
+        name: "name used by another kind",
+        manifest: "apiVersion: v1\nkind: Pod\nmetadata: {namespace: demo, name: web}\nspec: {nodeName: node-2}\n",
         arguments: &[],
         exit: 1,
-        says: &["already exists on node \"node-1\"", "delete it first"],
+        says: &[
+            "workloads.sallyport.dev \"web\" already exists",
+            "a Pod and a Workload cannot share a name",
+        ],
     },
     Case {
         name: "address used by another",

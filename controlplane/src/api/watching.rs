@@ -6,7 +6,10 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -24,7 +27,13 @@ const IN_ALL: usize = 10_000;
 
 /// The watches that there are, by the address of the client; those by a unix socket have none.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Watches(Arc<Mutex<HashMap<Option<IpAddr>, usize>>>);
+pub struct Watches(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    places: Mutex<HashMap<Option<IpAddr>, usize>>,
+    refused: AtomicU64,
+}
 
 /// A watch's place among them.
 #[derive(Debug)]
@@ -34,11 +43,28 @@ struct Place {
 }
 
 impl Watches {
+    /// How many there are.
+    pub fn open(&self) -> u64 {
+        self.places().values().sum::<usize>() as u64
+    }
+
+    /// How many were refused since the start: there were too many.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Relaxed)
+    }
+
+    fn places(&self) -> MutexGuard<'_, HashMap<Option<IpAddr>, usize>> {
+        // Nothing panics with the lock held.
+        let places = self.0.places.lock();
+        places.unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self, client: Option<IpAddr>) -> Result<Place, Status> {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.places();
         let all: usize = places.values().sum();
         let of_client = places.entry(client).or_default();
         let too_many = |whose: &str, most| {
+            self.0.refused.fetch_add(1, Relaxed);
             Status::resource_exhausted(format!(
                 "there are {most} watches {whose}, the most that there may be: end some, or let several readers share one"
             ))
@@ -59,11 +85,7 @@ impl Watches {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut places = self
-            .watches
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.watches.places();
         if let Some(count) = places.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {

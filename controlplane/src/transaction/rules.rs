@@ -11,7 +11,7 @@ use crate::{
 const NAMED: usize = 3;
 
 /// The rules that an object breaks which a transaction put or deleted.
-pub(super) fn broken(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<(Reason, String)> {
+pub(super) fn broken(after: &Cluster, key: &ObjectKey) -> Vec<(Reason, String)> {
     let Some(stored) = after.get(key) else {
         return still_used(after, key).into_iter().collect();
     };
@@ -22,7 +22,6 @@ pub(super) fn broken(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<
     if let Body::Workload(workload) = &stored.object.body {
         found.extend(missing_node(after, workload));
         found.extend(twin(after, key));
-        found.extend(moved(before, key, workload));
         found.extend(held_addresses(after, key, workload));
     }
     found
@@ -77,20 +76,6 @@ fn twin(after: &Cluster, key: &ObjectKey) -> Option<(Reason, String)> {
         key.name
     );
     Some((Reason::AlreadyExists, message))
-}
-
-/// A move is a removal, a barrier and an addition, so it takes two transactions.
-fn moved(before: &Cluster, key: &ObjectKey, workload: &Workload) -> Option<(Reason, String)> {
-    let Body::Workload(old) = &before.get(key)?.object.body else {
-        return None;
-    };
-    let (from, to) = (old.node.as_ref()?, workload.node.as_ref()?);
-    let message = format!(
-        "{} \"{}\" already exists on node \"{from}\": delete it first, in a transaction of its own",
-        key.kind.resource(),
-        key.name
-    );
-    (from != to).then_some((Reason::AlreadyExists, message))
 }
 
 fn held_addresses(after: &Cluster, key: &ObjectKey, workload: &Workload) -> Vec<(Reason, String)> {

@@ -88,7 +88,9 @@ fn object(text: &str) -> String {
         ),
         Kind::Workload => {
             let node = option("node").expect("a Workload has a node");
-            let ip = option("ip").map_or(String::new(), |ip| format!(r#","addresses":["{ip}"]"#));
+            let ip = option("ip").map_or(String::new(), |ip| {
+                format!(r#","addresses":["{}"]"#, ip.replace(',', r#"",""#))
+            });
             format!(
                 r#"{{"apiVersion":"sallyport.dev/v1","kind":"Workload","metadata":{meta},"spec":{{"node":"{node}"{ip}}}}}"#
             )
@@ -252,26 +254,130 @@ fn a_node_with_workloads_stays() {
     );
 }
 
+/// What is committed: each transaction with its revision.
+fn committed(base: &Cluster, script: &str) -> Vec<String> {
+    let outcome = outcome(base, script, 2).1.expect("it can be carried out");
+    let last = outcome
+        .committed
+        .map(|committed| (outcome.cluster, committed));
+    let steps = outcome.removal.map(|step| (step.cluster, step.committed));
+    let mut before = base.clone();
+    let mut lines = Vec::new();
+    for (cluster, committed) in steps.into_iter().chain(last) {
+        let mut replayed = before.clone();
+        let replaced: Vec<_> = committed.before.iter().flatten().collect();
+        for replaced in &replaced {
+            let stored = before.get(&replaced.key).expect("it was there");
+            assert_eq!(stored.object.manifest, replaced.manifest);
+        }
+        for event in &committed.events {
+            let (key, what) = match event {
+                Event::Put(stored) => {
+                    assert_eq!(stored.revision, committed.revision);
+                    replayed.put_stored(stored.clone());
+                    (&stored.object.key, "put")
+                }
+                Event::Delete(key) => {
+                    assert!(replayed.remove(key).is_some(), "{key} was there");
+                    (key, "delete")
+                }
+            };
+            let was_there = before.get(key).is_some();
+            assert_eq!(
+                was_there,
+                replaced.iter().any(|replaced| replaced.key == *key)
+            );
+            lines.push(format!("{} {what} {key}", committed.revision));
+        }
+        assert_eq!(replayed, cluster, "{script}");
+        before = cluster;
+    }
+    lines
+}
+
 #[test]
-fn a_move_takes_two_transactions() {
-    let refused = r#"AlreadyExists: f.yaml: Pod a/web: pods "web" already exists on node "n": delete it first, in a transaction of its own"#;
-    check("+ Pod a/web node=m ip=10.0.0.1", &[refused]);
-    check("- Pod a/web\n+ Pod a/web node=m ip=10.0.0.1", &[refused]);
-    check(
-        "+ Pod a/pending node=m ip=10.0.0.7",
-        &["Pod a/pending Configured"],
-    );
-    check(
-        "+ Workload b/vm node=m ip=10.0.0.2",
-        &[
-            r#"AlreadyExists: f.yaml: Workload b/vm: workloads.sallyport.dev "vm" already exists on node "n": delete it first, in a transaction of its own"#,
-        ],
-    );
-    let gone = outcome(&stored(), "- Pod a/web", 2).1.unwrap().cluster;
+fn an_address_that_goes_to_another_node_is_removed_first() {
+    check("+ Pod a/web node=m ip=10.0.0.1", &["Pod a/web Configured"]);
+    let moved = ["2 delete Pod a/web", "3 put Pod a/web"];
     assert_eq!(
-        outcome(&gone, "+ Pod a/web node=m ip=10.0.0.1", 3).0,
-        ["Pod a/web Created"]
+        committed(&stored(), "+ Pod a/web node=m ip=10.0.0.1"),
+        moved
     );
+    let replaced = "- Pod a/web\n+ Pod a/web node=m ip=10.0.0.1";
+    assert_eq!(committed(&stored(), replaced), moved);
+    // Another one may have it there; and the node that it was on may go.
+    assert_eq!(
+        committed(
+            &stored(),
+            "+ Workload b/other node=m ip=10.0.0.1\n- Pod a/web\n- Workload b/vm\n- Pod b/host\n- Node n"
+        ),
+        [
+            "2 delete Pod a/web",
+            "3 put Workload b/other",
+            "3 delete Workload b/vm",
+            "3 delete Pod b/host",
+            "3 delete Node n"
+        ]
+    );
+    // Two change places.
+    assert_eq!(
+        committed(
+            &stored(),
+            "+ Pod a/web node=m ip=10.0.0.2\n+ Workload b/vm node=m ip=10.0.0.1"
+        ),
+        [
+            "2 delete Pod a/web",
+            "2 delete Workload b/vm",
+            "3 put Pod a/web",
+            "3 put Workload b/vm"
+        ]
+    );
+    // One that is left without an address comes back without.
+    assert_eq!(
+        committed(
+            &stored(),
+            "+ Pod a/web node=n\n+ Workload b/other node=m ip=10.0.0.1"
+        ),
+        [
+            "2 delete Pod a/web",
+            "3 put Pod a/web",
+            "3 put Workload b/other"
+        ]
+    );
+    check(
+        "+ Pod a/web node=x ip=10.0.0.1",
+        &[r#"NotFound: f.yaml: Pod a/web: nodes "x" not found"#],
+    );
+}
+
+#[test]
+fn what_takes_no_address_to_another_node_is_one_transaction() {
+    for script in [
+        "+ Pod a/web node=m ip=10.0.0.77",
+        "+ Pod a/web node=m",
+        "+ Pod a/pending node=m ip=10.0.0.7",
+        "+ Pod b/host node=m ip=10.0.0.9 host=true",
+        "- Pod a/web\n+ Workload b/other node=n ip=10.0.0.1",
+        "+ Pod a/web node=n ip=10.0.0.2\n+ Workload b/vm node=n ip=10.0.0.1",
+    ] {
+        let lines = committed(&stored(), script);
+        assert!(lines.iter().all(|line| line.starts_with("2 ")), "{lines:?}");
+    }
+}
+
+#[test]
+fn an_address_is_not_torn_from_a_workload_that_stays() {
+    let two = "+ Workload a/two node=n ip=10.0.0.4,fd00::5";
+    let base = outcome(&stored(), two, 1).1.unwrap().cluster;
+    let script = "+ Workload a/two node=n ip=10.0.0.4\n+ Pod a/web node=m ip=fd00::5";
+    assert_eq!(
+        outcome(&base, script, 3).0,
+        [
+            r#"AlreadyExists: f.yaml: Pod a/web: address fd00::5 is held by Workload a/two on node "n", which keeps other addresses: take it from there first, in a transaction of its own"#
+        ]
+    );
+    let all = "+ Workload a/two node=m ip=10.0.0.4\n+ Pod a/web node=m ip=fd00::5";
+    assert_eq!(committed(&base, all).len(), 4);
 }
 
 #[test]

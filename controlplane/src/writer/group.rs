@@ -11,7 +11,7 @@ use crate::{
     history::Committed,
     journal::JournalError,
     nodes::Unreachable,
-    transaction::{self, Outcome},
+    transaction::{self, Outcome, Step},
 };
 
 /// A group ends here, so that the first in it does not wait for long.
@@ -81,16 +81,19 @@ impl Group {
             cluster,
             changes,
             committed,
+            removal,
         } = outcome.map_err(Refusal::Problems)?;
-        if let Some(committed) = committed.filter(|_| !dry_run) {
+        let last = committed.map(|committed| Step { cluster, committed });
+        let steps = removal.into_iter().chain(last);
+        for step in steps.filter(|_| !dry_run) {
             let committed = Arc::new(Committed {
                 at_ms: Some(self.at_ms),
-                ..committed
+                ..step.committed
             });
             self.after.revision = committed.revision;
-            self.after.cluster = cluster.clone();
+            self.after.cluster = step.cluster.clone();
             self.after.history.push(committed.clone());
-            self.accepted.push((committed, cluster, unreachable));
+            self.accepted.push((committed, step.cluster, unreachable));
         }
         Ok(Carried {
             revision: self.after.revision,

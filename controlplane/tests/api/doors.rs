@@ -14,7 +14,7 @@ use std::{
 use sallyport_proto::{
     Window,
     wire::{
-        ApplyRequest, Health, Hello, StatusRequest, SyncRequest, Trouble,
+        ApplyRequest, Health, Hello, StatusRequest, SyncRequest, Trouble, WatchRequest,
         node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
         sync_request::Message, trouble::Kind,
     },
@@ -309,10 +309,13 @@ async fn metrics_are_text_unless_openmetrics_is_asked_for() {
         .unwrap();
     let mut n = FakeNode::connect(format!("http://{address}"), "n", Window::default()).await;
     n.follow().await;
+    let watch = client.watch(WatchRequest::default()).await.unwrap();
     let started = Instant::now();
     let text = loop {
         let text = plane.metrics("").await;
-        if text.contains("\nsallyport_controlplane_applied_to_enforced_seconds_count 1\n") {
+        if text.contains("\nsallyport_controlplane_applied_to_enforced_seconds_count 1\n")
+            && text.contains("\nsallyport_controlplane_watches 1\n")
+        {
             break text;
         }
         assert!(started.elapsed() < Duration::from_secs(10), "{text}");
@@ -334,6 +337,7 @@ async fn metrics_are_text_unless_openmetrics_is_asked_for() {
         .await;
     assert!(open.contains("application/openmetrics-text"), "{open}");
     assert!(open.ends_with("# EOF\n"), "{open}");
+    drop(watch);
 }
 
 /// The rules of promtool's linter (prometheus/client_golang, promlint/validations) that can be broken here.

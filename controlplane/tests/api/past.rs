@@ -152,18 +152,26 @@ async fn what_cannot_be_any_more_is_refused_whole() {
         .await;
     let (code, _, stderr) = cli("rollback 2 --only ns", &world.url());
     assert_eq!(code, 0, "{stderr}");
+    // A pod that moved moves back.
     world.try_apply(vec![put(&node("m"))]).await.unwrap();
+    world.apply(&pod("a", "new", "m", "10.0.0.1", "web")).await;
+    let (code, _, stderr) = cli("rollback 3 --only pod", &world.url());
+    assert_eq!(code, 0, "{stderr}");
+    // An address that another has now is not taken from it.
     world
         .try_apply(vec![delete(Kind::Pod, "a", "new")])
         .await
         .unwrap();
-    world.apply(&pod("a", "new", "m", "10.0.0.1", "web")).await;
+    world
+        .apply(
+            "{apiVersion: sallyport.dev/v1, kind: Workload, metadata: {name: vm, namespace: a}, \
+             spec: {node: m, addresses: [10.0.0.1]}}",
+        )
+        .await;
     let (code, _, stderr) = cli("rollback 3 --only pod", &world.url());
-    let expected = "rollback to revision 3: pod a/new: pods \"new\" already exists on node \"m\"";
-    assert!(
-        code == 1 && stderr.to_lowercase().contains(expected),
-        "{stderr}"
-    );
+    let expected =
+        "rollback to revision 3: Pod a/new: address 10.0.0.1 is already held by Workload a/vm";
+    assert!(code == 1 && stderr.contains(expected), "{stderr}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

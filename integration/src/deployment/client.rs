@@ -123,6 +123,20 @@ impl Client {
         Ok(status.into_inner())
     }
 
+    /// Watches all transactions after a revision. Nothing is read before somebody reads.
+    pub fn watch(
+        &mut self,
+        after_revision: u64,
+    ) -> Result<tonic::Streaming<wire::WatchResponse>, Error> {
+        let request = wire::WatchRequest {
+            after_revision,
+            ..wire::WatchRequest::default()
+        };
+        let mut service = self.service.clone();
+        let watch = reactor::wait(async move { service.watch(request).await })?;
+        Ok(watch.into_inner())
+    }
+
     /// The names of all objects of a kind, as `namespace/name`.
     pub fn names(&mut self, kind: wire::Kind) -> Result<BTreeSet<String>, Error> {
         let references = self.objects(kind)?.into_iter();

@@ -7,6 +7,7 @@ mod hostile;
 mod journals;
 mod kernel;
 mod kills;
+mod neighbours;
 mod outages;
 mod picked_up;
 mod report;

@@ -1,10 +1,12 @@
 //! The table of all faults: what each is called, what it needs, and who does it.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use sallyport_integration::binaries::binaries;
 
 use crate::{
-    Settings, conntrack, flows, hostile, journals, kernel, kills, outages, picked_up,
+    Settings, conntrack, flows, hostile, journals, kernel, kills, neighbours, outages, picked_up,
     scene::{Scene, Spec},
     streams, upgrade,
 };
@@ -52,6 +54,14 @@ const UNPROTECTED: Spec = Spec {
     ..PLAIN
 };
 
+/// How long leases last where a row has them.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+
+const LEASED: Spec = Spec {
+    enforcers: &["--lease", "2s"],
+    ..PLAIN
+};
+
 /// The journal keeps all that is written in the course of a row.
 const WHOLE_HISTORY: Spec = Spec {
     control_plane: &["--history", "1000000"],
@@ -68,6 +78,13 @@ impl Row {
     const fn landed(self) -> Row {
         Row {
             spec: LANDED,
+            ..self
+        }
+    }
+
+    const fn leased(self) -> Row {
+        Row {
+            spec: LEASED,
             ..self
         }
     }
@@ -296,5 +313,31 @@ pub(crate) const ROWS: &[Row] = &[
         "input-garbage",
         "noise, half a protocol, floods of frames and silence on the port: others served",
         hostile::garbage,
+    ),
+    row(
+        "watcher-flood",
+        "1,000 watchers that read nothing: edits as fast as before, little memory",
+        neighbours::watchers,
+    ),
+    row(
+        "tenant-worst-policy",
+        "the worst policy that there may be, applied and deleted 20 times by another tenant, with leases of 2 s",
+        neighbours::tenant,
+    )
+    .leased(),
+    row(
+        "log-disk-full",
+        "standard error of all programs is a full disk",
+        neighbours::log_full,
+    ),
+    row(
+        "log-reader-dead",
+        "standard error of all programs is a pipe whose reader died, before they start and while they run",
+        neighbours::log_reader_dead,
+    ),
+    row(
+        "log-reader-stuck",
+        "standard error of all programs is a pipe that is full, and that nobody reads",
+        neighbours::log_reader_stuck,
     ),
 ];

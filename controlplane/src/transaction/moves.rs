@@ -1,0 +1,119 @@
+//! Addresses that go from one node to another in one transaction. A peer that knows such an address all the while lets it
+//! speak where its new node does not judge it yet, or its old one does not any more. So who has it now is removed first, as
+//! a transaction of its own: the second one is behind the barrier of the first, when no peer knows the address.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use super::{Outcome, Reason, Step};
+use crate::{
+    cluster::{Cluster, Stored},
+    history::{Committed, Event, Replaced},
+    model::{Body, ObjectKey, Workload},
+};
+
+/// An address that a workload takes to another node: who has it there, and the node.
+struct Departure<'a> {
+    address: IpAddr,
+    holder: &'a ObjectKey,
+    node: &'a str,
+}
+
+/// The addresses that a workload takes to its node from others.
+fn departures<'a>(
+    before: &'a Cluster,
+    after: &'a Cluster,
+    key: &ObjectKey,
+) -> impl Iterator<Item = Departure<'a>> {
+    let workload = workload(after, key).filter(|workload| !workload.host_network);
+    let to = workload.and_then(|workload| workload.node.as_deref());
+    let addresses = to
+        .and(workload)
+        .map_or(&[][..], |workload| &workload.addresses);
+    addresses.iter().flat_map(move |&address| {
+        before.holders(address).filter_map(move |holder| {
+            let node = self::workload(before, holder)?.node.as_deref()?;
+            (Some(node) != to).then_some(Departure {
+                address,
+                holder,
+                node,
+            })
+        })
+    })
+}
+
+/// Addresses that an object takes from a workload that keeps others where it is: removed first, it would be unprotected.
+pub(super) fn broken(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<(Reason, String)> {
+    let torn = departures(before, after, key).filter(|from| {
+        workload(after, from.holder).is_some_and(|holder| {
+            let stays = holder.node.as_deref() == Some(from.node);
+            // An address that two would have is another rule's matter.
+            let lets_go = !holder.addresses.contains(&from.address);
+            stays && lets_go && !holder.host_network && !holder.addresses.is_empty()
+        })
+    });
+    let message = |from: Departure<'_>| {
+        format!(
+            "address {} is held by {} on node \"{}\", which keeps other addresses: take it from there first, in a \
+             transaction of its own",
+            from.address, from.holder, from.node
+        )
+    };
+    torn.map(|from| (Reason::AlreadyExists, message(from)))
+        .collect()
+}
+
+/// Makes two transactions of one in which addresses go to another node.
+pub(super) fn split(before: &Cluster, mut outcome: Outcome) -> Outcome {
+    let changed = outcome.changes.iter();
+    let leaving: BTreeSet<&ObjectKey> = changed
+        .flat_map(|change| departures(before, &outcome.cluster, &change.key))
+        .map(|from| from.holder)
+        .collect();
+    let Some(committed) = outcome.committed.as_mut().filter(|_| !leaving.is_empty()) else {
+        return outcome;
+    };
+    let mut cluster = before.clone();
+    let removed = leaving.iter().filter_map(|key| cluster.remove(key));
+    let replaced = removed.map(|stored| Replaced {
+        key: stored.object.key.clone(),
+        manifest: stored.object.manifest.clone(),
+    });
+    let first = Committed {
+        revision: committed.revision,
+        before: Some(replaced.collect()),
+        events: leaving
+            .iter()
+            .map(|&key| Event::Delete(key.clone()))
+            .collect(),
+        at_ms: None,
+    };
+    committed.revision += 1;
+    let is_gone = |key: &ObjectKey| leaving.contains(key);
+    if let Some(replaced) = &mut committed.before {
+        replaced.retain(|object| !is_gone(&object.key));
+    }
+    committed
+        .events
+        .retain(|event| !matches!(event, Event::Delete(key) if is_gone(key)));
+    for event in &mut committed.events {
+        if let Event::Put(stored) = event {
+            *stored = Arc::new(Stored {
+                object: stored.object.clone(),
+                revision: committed.revision,
+            });
+            outcome.cluster.put_stored(stored.clone());
+        }
+    }
+    outcome.removal = Some(Step {
+        cluster,
+        committed: first,
+    });
+    outcome
+}
+
+fn workload<'a>(cluster: &'a Cluster, key: &ObjectKey) -> Option<&'a Workload> {
+    match &cluster.get(key)?.object.body {
+        Body::Workload(workload) => Some(workload),
+        _ => None,
+    }
+}
