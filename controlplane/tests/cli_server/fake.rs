@@ -93,8 +93,8 @@ impl Store {
             since_ms: 5_000,
             version: "0.1.0".to_owned(),
             endpoints: 2,
-            troubles: Vec::new(),
             held_revision: self.revision() - u64::from(stuck),
+            ..NodeStatus::default()
         };
         vec![node("node-a", false), node("node-b", stuck)]
     }
@@ -265,6 +265,12 @@ impl PolicyService for Fake {
     }
 
     async fn backup(&self, _: Request<BackupRequest>) -> Answer<Self::BackupStream> {
+        Err(Status::unimplemented(
+            "the real one is asked in its own tests",
+        ))
+    }
+
+    async fn believe(&self, _: Request<BelieveRequest>) -> Answer<BelieveResponse> {
         Err(Status::unimplemented(
             "the real one is asked in its own tests",
         ))

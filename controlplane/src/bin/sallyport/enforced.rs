@@ -136,6 +136,9 @@ pub(crate) fn state(state: State) -> &'static str {
         State::Holding => "holding",
         State::Fenced => "fenced",
         State::Skipped => "skipped",
+        State::Cloned => "cloned",
+        State::Silent => "silent",
+        State::Slow => "slow",
     }
 }
 
