@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 use sallyport_enforcer::{
     agent,
     health::Health,
-    journal, metrics,
+    instance, journal, metrics,
     nft::{lease::LONGEST, render::Options},
     preflight, session, supervision, uninstall,
 };
@@ -110,6 +110,12 @@ enum Command {
     ///
     /// Refuses while an enforcer runs. The journal stays; delete its directory if nobody wants it.
     Uninstall(JournalArguments),
+    /// Give a data directory that was copied from another machine an id of its own
+    ///
+    /// The control plane turns two enforcers away whose data directories have one id. Run this on the machine that is the
+    /// copy, and start its enforcer with a --node-name of its own. Refuses while an enforcer runs. The table and the
+    /// journal stay.
+    NewIdentity(JournalArguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,6 +145,7 @@ Examples:
   sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443 --lease 10s
   sallyport-enforcer journal verify
   sallyport-enforcer uninstall
+  sallyport-enforcer new-identity
 
 The table, as stock nft shows it:
   nft list table inet sallyport
@@ -229,6 +236,7 @@ async fn main() -> Result<()> {
     match &arguments.command {
         Some(Command::Journal(command)) => return look_into(command),
         Some(Command::Uninstall(of)) => return take_off(&of.data_dir),
+        Some(Command::NewIdentity(of)) => return renew(&of.data_dir),
         None => {}
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -249,12 +257,15 @@ async fn main() -> Result<()> {
         lease: arguments.lease,
     };
     let health = Health::default();
+    let unknown = options.unknown();
+    let agent = agent::start(&arguments.data_dir, options, health.clone())?;
     let identity = session::Identity {
         name: node,
-        unknown: options.unknown(),
+        unknown,
+        // The agent has the journal from now on, so that this is the only enforcer of the directory.
+        instance: instance::begin(&arguments.data_dir),
         health: health.clone(),
     };
-    let agent = agent::start(&arguments.data_dir, options, health.clone())?;
     let position = match agent.window().last() {
         Some(position) => position.to_string(),
         None => "nothing yet".to_owned(),
@@ -286,6 +297,15 @@ fn take_off(data_dir: &Path) -> Result<()> {
     };
     print(&format!(
         "{said}\nthe journal stays in {}\n",
+        data_dir.display()
+    ))
+}
+
+/// Gives a data directory a new id, and says so.
+fn renew(data_dir: &Path) -> Result<()> {
+    let id = u128::from_be_bytes(instance::renew(data_dir)?);
+    print(&format!(
+        "{} has the instance id {id:032x} from now on\nstart its enforcer with the --node-name of this machine\n",
         data_dir.display()
     ))
 }

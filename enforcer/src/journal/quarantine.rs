@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tracing::{error, warn};
 
 use super::{Error, Journal, Recovered, scratch};
+use crate::instance;
 
 /// Where damaged journals are, in the journal's directory.
 pub(super) const DIRECTORY: &str = "quarantine";
@@ -109,7 +110,7 @@ fn move_aside(path: &Path, moves: impl Fn(&OsStr) -> bool) -> io::Result<(PathBu
     let aside = fresh(&all)?;
     let names = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name()));
     let mut names = names.collect::<io::Result<Vec<_>>>()?;
-    names.retain(|name| name != DIRECTORY && moves(name));
+    names.retain(|name| name != DIRECTORY && name != instance::FILE && moves(name));
     names.sort_by_key(|name| name == LOG);
     for name in names {
         fs::rename(path.join(&name), aside.join(&name))?;
