@@ -10,10 +10,7 @@ use std::{
 
 use tracing::warn;
 
-use crate::journal;
-
-/// The file, in the data directory.
-pub const FILE: &str = "instance";
+use crate::journal::{self, INSTANCE};
 
 /// What the file is called while it is written, and where a damaged one is moved.
 const WRITTEN: &str = "instance.new";
@@ -86,7 +83,7 @@ pub fn begin(data_dir: &Path) -> Instance {
         warn!(
             %error,
             "cannot write which enforcer this is into {}: the control plane may take the next start for a copy",
-            data_dir.join(FILE).display()
+            data_dir.join(INSTANCE).display()
         );
     }
     Instance {
@@ -104,7 +101,7 @@ pub fn renew(data_dir: &Path) -> Result<[u8; 16], Error> {
     }
     let stored = Stored::new();
     write(data_dir, stored).map_err(|source| Error::Io {
-        path: data_dir.join(FILE),
+        path: data_dir.join(INSTANCE),
         source,
     })?;
     Ok(stored.id)
@@ -112,7 +109,7 @@ pub fn renew(data_dir: &Path) -> Result<[u8; 16], Error> {
 
 /// What is stored, or a new id. A damaged file is moved aside.
 fn read(data_dir: &Path) -> Stored {
-    let path = data_dir.join(FILE);
+    let path = data_dir.join(INSTANCE);
     let cause = match fs::read(&path) {
         Ok(bytes) => match str::from_utf8(&bytes).ok().and_then(Stored::parse) {
             Some(stored) => return stored,
@@ -136,7 +133,7 @@ fn write(data_dir: &Path, stored: Stored) -> io::Result<()> {
     let mut file = File::create(&written)?;
     file.write_all(stored.text().as_bytes())?;
     file.sync_all()?;
-    fs::rename(&written, data_dir.join(FILE))?;
+    fs::rename(&written, data_dir.join(INSTANCE))?;
     File::open(data_dir)?.sync_all()
 }
 
@@ -157,7 +154,7 @@ mod tests {
     #[test]
     fn a_damaged_file_is_moved_aside() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(FILE);
+        let path = directory.path().join(INSTANCE);
         let first = begin(directory.path());
         let whole = fs::read(&path).unwrap();
         let mut upper = whole.clone();
@@ -212,20 +209,6 @@ mod tests {
         let first = begin(directory.path());
         let refused = renew(directory.path()).unwrap_err().to_string();
         assert!(refused.contains("stop it first"), "{refused}");
-        assert_eq!(begin(directory.path()).id, first.id);
-    }
-
-    /// What damages a journal leaves the id alone.
-    #[test]
-    fn the_id_stays_when_the_journal_is_moved_aside() {
-        let directory = tempfile::tempdir().unwrap();
-        drop(journal::open(directory.path()).unwrap());
-        let first = begin(directory.path());
-        let log = directory.path().join("db");
-        let length = fs::metadata(&log).unwrap().len();
-        fs::write(&log, vec![0x5a; usize::try_from(length).unwrap()]).unwrap();
-        let (_journal, _, quarantined) = journal::open(directory.path()).unwrap();
-        assert!(quarantined.is_some());
         assert_eq!(begin(directory.path()).id, first.id);
     }
 }

@@ -11,10 +11,12 @@ use jiff::Timestamp;
 use tracing::{error, warn};
 
 use super::{Error, Journal, Recovered, scratch};
-use crate::instance;
 
 /// Where damaged journals are, in the journal's directory.
 pub(super) const DIRECTORY: &str = "quarantine";
+
+/// The file beside the journal that says which enforcer this is: it stays.
+pub const INSTANCE: &str = "instance";
 
 /// sled's log, which is moved last: while it is there, the journal is not moved yet.
 const LOG: &str = "db";
@@ -110,7 +112,7 @@ fn move_aside(path: &Path, moves: impl Fn(&OsStr) -> bool) -> io::Result<(PathBu
     let aside = fresh(&all)?;
     let names = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name()));
     let mut names = names.collect::<io::Result<Vec<_>>>()?;
-    names.retain(|name| name != DIRECTORY && name != instance::FILE && moves(name));
+    names.retain(|name| name != DIRECTORY && name != INSTANCE && moves(name));
     names.sort_by_key(|name| name == LOG);
     for name in names {
         fs::rename(path.join(&name), aside.join(&name))?;
@@ -128,5 +130,23 @@ fn fresh(all: &Path) -> io::Result<PathBuf> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => return result.map(|()| path),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What damages a journal leaves the enforcer's instance id alone.
+    #[test]
+    fn all_is_moved_but_the_instance() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        drop(Journal::open(path).unwrap());
+        fs::write(path.join(INSTANCE), "an id").unwrap();
+        let (aside, count) = move_aside(path, |_| true).unwrap();
+        assert_eq!(count, 1);
+        assert!(aside.join(LOG).exists() && !path.join(LOG).exists());
+        assert_eq!(fs::read(path.join(INSTANCE)).unwrap(), b"an id");
     }
 }
