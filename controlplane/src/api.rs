@@ -14,15 +14,16 @@ use futures::stream::BoxStream;
 use sallyport_proto::{
     Revision,
     wire::{
-        self, ApplyRequest, ApplyResponse, BackupRequest, BackupResponse, GetRequest, GetResponse,
-        HistoryRequest, HistoryResponse, ListRequest, ListResponse, RollbackRequest, StatusRequest,
-        StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse, WatchRequest, WatchResponse,
-        policy_service_server::PolicyService,
+        self, ApplyRequest, ApplyResponse, BackupRequest, BackupResponse, BelieveRequest,
+        BelieveResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListRequest,
+        ListResponse, RollbackRequest, StatusRequest, StatusResponse, WaitEnforcedRequest,
+        WaitEnforcedResponse, WatchRequest, WatchResponse, policy_service_server::PolicyService,
     },
 };
 use tokio::{sync::watch, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
+use tracing::info;
 
 #[doc(hidden)]
 pub use self::edits::read as edits;
@@ -237,7 +238,23 @@ impl PolicyService for Api {
             nodes: self.nodes.status().iter().map(Into::into).collect(),
             rollouts: self.nodes.rollouts().iter().map(Into::into).collect(),
             trouble: self.writer.unwritable().as_ref().map(Into::into),
+            turned_away: convert::strangers(&self.nodes.strangers()),
         }))
+    }
+
+    async fn believe(
+        &self,
+        request: Request<BelieveRequest>,
+    ) -> Result<Response<BelieveResponse>, Status> {
+        let BelieveRequest { node, process } = request.into_inner();
+        let belief = self.nodes.believe(&node, process);
+        belief.map_err(|error| failure::belief(&error))?;
+        info!(
+            node,
+            process = format!("{process:016x}"),
+            "an administrator decided which enforcer is a node's"
+        );
+        Ok(Response::new(BelieveResponse {}))
     }
 }
 

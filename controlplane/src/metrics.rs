@@ -11,7 +11,7 @@ use std::{
 
 use prometheus_client::{
     metrics::{
-        counter::ConstCounter,
+        counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
     },
@@ -159,6 +159,16 @@ fn render(source: &Source) -> String {
         "troubled_nodes",
         "Nodes that say that something is wrong with them, or was",
         troubles,
+    );
+    let turned_away: Family<[(&str, String); 1], Counter> = Family::default();
+    for (reason, count) in source.nodes.turned_away() {
+        let labels = [("reason", label(reason.as_str_name()))];
+        turned_away.get_or_create(&labels).inc_by(count);
+    }
+    all.register(
+        "turned_away",
+        "Enforcers that were refused a session since the start, by the reason",
+        turned_away,
     );
     all.register_with_unit(
         "applied_to_enforced",

@@ -6,10 +6,13 @@
 mod entry;
 mod extent;
 mod latency;
+mod pings;
 mod prepare;
+mod rivals;
 mod rollout;
 mod session;
 mod table;
+mod turned_away;
 
 use std::{
     collections::BTreeMap,
@@ -18,15 +21,21 @@ use std::{
 };
 
 use prometheus_client::metrics::histogram::Histogram;
-use sallyport_proto::{Position, Revision, policy::NodePolicy, wire::trouble};
+use sallyport_proto::{
+    Position, Revision,
+    policy::NodePolicy,
+    wire::{condition, trouble, turned_away::Reason},
+};
 use tokio::sync::watch;
 
 use self::latency::Latency;
 pub use self::{
     prepare::Prepared,
+    rivals::{Contested, Enforcer},
     rollout::Phase,
-    session::{Hello, Session, SessionError, Update},
-    table::{Start, Table},
+    session::{BeliefError, Claim, Hello, Opened, Session, SessionError, Update},
+    table::{Admission, Start, Table},
+    turned_away::{Strangers, TurnedAway},
 };
 
 /// What becomes of an edit whose revokes a node does not acknowledge. Of two, the stricter is the greater.
@@ -87,6 +96,12 @@ pub enum State {
     Left,
     /// It has never joined.
     Unknown,
+    /// Not connected: several enforcers run under one instance id, and an administrator has to decide.
+    Cloned,
+    /// Connected, with an update under way, and its enforcer does not answer.
+    Silent,
+    /// Connected, with an update under way for seconds, and its enforcer answers.
+    Slow,
 }
 
 /// What is known of one node.
@@ -112,8 +127,27 @@ pub struct Status {
     pub endpoints: usize,
     /// What it says is wrong with it, or was.
     pub troubles: Vec<Trouble>,
+    /// How long ago its enforcer was last heard.
+    pub heard: Option<Duration>,
+    /// The enforcers of this name that were turned away.
+    pub turned_away: Vec<TurnedAway>,
+    /// What happened to it that an operator should know.
+    pub conditions: Vec<Condition>,
     /// Of a fenced node, for how long its lease has been over.
     pub lease_over: Option<Duration>,
+}
+
+/// An event in the life of a node that an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// What happened.
+    pub kind: condition::Kind,
+    /// In words, with what to do.
+    pub message: String,
+    /// How long ago it happened.
+    pub since: Duration,
+    /// The enforcers concerned.
+    pub enforcers: Vec<Enforcer>,
 }
 
 /// Something that is wrong on a node, or was, as the node says.
@@ -262,11 +296,41 @@ impl Nodes {
         self.lock().accept()
     }
 
-    /// A node says Hello on a stream. A stream that it had is ended.
-    pub fn connect(self: &Arc<Self>, stream: u64, hello: Hello) -> Result<Session, SessionError> {
-        let name = hello.name.clone();
-        let wake = self.with(|table, now| table.connect(stream, hello, now))?;
-        Ok(Session::new(self.clone(), name, stream, wake))
+    /// A node says Hello on a stream. A stream that it had is ended, unless that is another enforcer's that is there.
+    pub fn connect(self: &Arc<Self>, stream: u64, hello: Hello) -> Result<Opened, SessionError> {
+        Ok(match self.open(stream, &hello)? {
+            Ok(session) => Opened::Session(session),
+            Err(contested) => Opened::Contested(Claim::new(self.clone(), hello, stream, contested)),
+        })
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        stream: u64,
+        hello: &Hello,
+    ) -> Result<Result<Session, Contested>, SessionError> {
+        let admission = self.with(|table, now| table.connect(stream, hello.clone(), now))?;
+        Ok(match admission {
+            Admission::Connected(wake) => {
+                Ok(Session::new(self.clone(), hello.name.clone(), stream, wake))
+            }
+            Admission::Contested(contested) => Err(contested),
+        })
+    }
+
+    /// An administrator says which of several enforcers with one instance id is a node's.
+    pub fn believe(&self, name: &str, process: u64) -> Result<(), BeliefError> {
+        self.with(|table, now| table.believe(name, process, now))
+    }
+
+    /// The enforcers that were turned away since no Node object has their name.
+    pub fn strangers(&self) -> Strangers {
+        self.lock().strangers(Instant::now())
+    }
+
+    /// How many enforcers were turned away, by reason.
+    pub fn turned_away(&self) -> BTreeMap<Reason, u64> {
+        self.lock().turned_away().clone()
     }
 
     /// A node is about to leave. Until [`leave`](Nodes::leave) or [`stay`](Nodes::stay) it cannot connect. Says whether it

@@ -4,18 +4,24 @@
 mod diffs;
 mod parts;
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{
-    Stream, TryStreamExt as _,
-    stream::{once, unfold},
+    Stream, StreamExt as _, TryStreamExt as _,
+    stream::{iter, once, unfold},
 };
 use sallyport_process::text::one_line;
 use sallyport_proto::{
     Position, Unknown, WireError, positions,
     wire::{
-        self, LeaseGrant, LeaseRequest, LeaveRequest, LeaveResponse, SyncRequest, SyncResponse,
-        node_service_server::NodeService, sync_request::Message, sync_response, trouble::Kind,
+        self, LeaseGrant, LeaseRequest, LeaveRequest, LeaveResponse, Ping, Pong, SyncRequest,
+        SyncResponse, node_service_server::NodeService, sync_request::Message, sync_response,
+        trouble::Kind,
     },
 };
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
@@ -28,7 +34,7 @@ pub use self::{
 };
 use crate::{
     journal::Note,
-    nodes::{Hello, Nodes, Session, SessionError, Trouble, Unreachable},
+    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, Trouble, Unreachable},
     writer::{Writer, now_ms},
 };
 
@@ -48,6 +54,9 @@ const LONGEST_REASON: usize = 1024;
 const LONGEST_NAME: usize = 253;
 /// A node holds two versions at most while an edit is on its way.
 const MOST_VERSIONS: usize = 64;
+
+/// A node says this much at most before it is known whether its name is its own: a Pong, leases asked for, Health.
+const MOST_EARLY: usize = 16;
 
 /// The longest message of a node. The longest that is needed is a Hello with thousands of `--workload-cidr`.
 pub const LONGEST_MESSAGE: usize = 1 << 20;
@@ -84,8 +93,13 @@ impl NodeService for Streams {
         // The node hears of its acceptance by the headers of this response, and says Hello then.
         let stream = nodes.accept();
         let messages = once(async move {
-            let (session, inbound) = Box::pin(open(stream, nodes, writer, inbound)).await?;
-            Ok::<_, Status>(Conversation::new(session, inbound, diffs).messages())
+            let greeted = Box::pin(greet(stream, nodes, inbound)).await?;
+            let ping = greeted.ping().map(Ok);
+            let rest = once(async move {
+                let (session, inbound, early) = Box::pin(greeted.open(&writer)).await?;
+                Ok::<_, Status>(Conversation::new(session, inbound, early, diffs).messages())
+            });
+            Ok::<_, Status>(iter(ping).chain(rest.try_flatten()))
         });
         Ok(Response::new(Box::pin(messages.try_flatten())))
     }
@@ -139,13 +153,23 @@ async fn leave(node: String, nodes: Arc<Nodes>, writer: Writer) -> Result<(), St
 /// which there would be thousands, and what a node that reads nothing would be told is not even computed.
 pub type Messages = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Send>>;
 
-/// A stream's session, once the node has said Hello.
-async fn open(
+/// A stream whose node has said Hello.
+struct Greeted {
+    opened: Opened,
+    inbound: Streaming<SyncRequest>,
+    version: String,
+    holds: String,
+    leased: bool,
+    /// Whether a node without leases is waited for, unless an edit says otherwise.
+    fences: bool,
+}
+
+/// Hears a node's Hello.
+async fn greet(
     stream: u64,
     nodes: Arc<Nodes>,
-    writer: Writer,
     mut inbound: Streaming<SyncRequest>,
-) -> Result<(Session, Streaming<SyncRequest>), Status> {
+) -> Result<Greeted, Status> {
     let hello = timeout(PATIENCE, inbound.message())
         .await
         .map_err(|_| Status::deadline_exceeded("no Hello within 10 seconds"))??;
@@ -153,29 +177,82 @@ async fn open(
     let holds: Vec<String> = hello.window.iter().map(Position::to_string).collect();
     let (version, leased) = (hello.version.clone(), !hello.lease.is_zero());
     let fences = nodes.settings().unreachable == Unreachable::Fence;
-    let session = nodes
-        .connect(stream, hello)
-        .inspect_err(|error| warn!(%error, "turned a node away"))?;
-    let node = session.name();
-    info!(node, version, holds = holds.join(" and "), "node connected");
-    if fences && !leased {
-        warn!(
-            node,
-            "this node has no leases, so that edits wait for it: start its enforcer with --lease to have it fenced"
-        );
+    let opened = nodes.connect(stream, hello).inspect_err(turned_away)?;
+    Ok(Greeted {
+        opened,
+        inbound,
+        version,
+        holds: holds.join(" and "),
+        leased,
+        fences,
+    })
+}
+
+fn turned_away(error: &SessionError) {
+    warn!(%error, "turned a node away");
+}
+
+impl Greeted {
+    /// The Ping by which a node whose name is contested is asked whether it is there.
+    fn ping(&self) -> Option<SyncResponse> {
+        let is_contested = matches!(self.opened, Opened::Contested(_));
+        is_contested.then(|| response(sync_response::Message::Ping(Ping { number: 0 })))
     }
-    if session.is_new(leased) {
-        let joined = Note::Joined {
-            node: node.to_owned(),
+
+    /// The stream's session, and what the node said before it had one.
+    async fn open(
+        self,
+        writer: &Writer,
+    ) -> Result<(Session, Streaming<SyncRequest>, VecDeque<SyncRequest>), Status> {
+        let Greeted {
+            opened,
+            mut inbound,
+            version,
+            holds,
             leased,
+            fences,
+        } = self;
+        let mut early = VecDeque::new();
+        let session = match opened {
+            Opened::Session(session) => session,
+            Opened::Contested(mut claim) => loop {
+                tokio::select! {
+                    said = inbound.message() => match said? {
+                        None => return Err(Status::cancelled("the node hung up")),
+                        Some(SyncRequest { message: Some(Message::Pong(_)) }) => claim.answered(),
+                        Some(_) if early.len() == MOST_EARLY => {
+                            return Err(Status::resource_exhausted("too many messages before the first answer"));
+                        }
+                        Some(request) => early.push_back(request),
+                    },
+                    () = claim.changed() => {}
+                }
+                if let Some(session) = claim.decide().inspect_err(turned_away)? {
+                    break session;
+                }
+            },
         };
-        writer
-            .note(joined)
-            .await
-            .map_err(|refusal| Status::unavailable(refusal.to_string()))?;
-        session.join(leased);
+        let node = session.name();
+        info!(node, version, holds, "node connected");
+        if fences && !leased {
+            warn!(
+                node,
+                "this node has no leases, so that edits wait for it: start its enforcer with --lease to have it fenced"
+            );
+        }
+        if session.is_new(leased) {
+            let joined = Note::Joined {
+                node: node.to_owned(),
+                leased,
+            };
+            writer
+                .note(joined)
+                .await
+                .map_err(|refusal| Status::unavailable(refusal.to_string()))?;
+            session.join(leased);
+        }
+        Ok((session, inbound, early))
     }
-    Ok((session, inbound))
 }
 
 fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
@@ -193,6 +270,7 @@ fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
             None => Unknown::Allow,
         },
         lease: Duration::from_millis(hello.lease_ms.into()),
+        enforcer: enforcer_of(&hello)?,
     })
 }
 
@@ -205,6 +283,25 @@ fn name_of(found: &str) -> Result<String, Status> {
         )));
     }
     Ok(one_line(found, LONGEST_NAME))
+}
+
+/// Which enforcer says Hello, if it is of a version that says so.
+fn enforcer_of(hello: &wire::Hello) -> Result<Option<Enforcer>, Status> {
+    if hello.instance.is_empty() {
+        return Ok(None);
+    }
+    let length = hello.instance.len();
+    let instance = hello.instance.as_slice().try_into();
+    let instance = instance.map_err(|_| {
+        Status::invalid_argument(format!(
+            "hello.instance has 16 bytes, and this one {length}"
+        ))
+    })?;
+    Ok(Some(Enforcer {
+        instance,
+        start: hello.start,
+        process: hello.process,
+    }))
 }
 
 /// The versions that a node says it holds.
@@ -229,10 +326,12 @@ impl From<SessionError> for Status {
             SessionError::Unregistered { .. } | SessionError::Removed { .. } => {
                 Status::not_found(message)
             }
-            SessionError::Ahead { .. } | SessionError::Connected { .. } => {
-                Status::failed_precondition(message)
-            }
-            SessionError::Replaced { .. } => Status::aborted(message),
+            SessionError::Ahead { .. }
+            | SessionError::Cloned { .. }
+            | SessionError::Connected { .. }
+            | SessionError::NotBelieved { .. } => Status::failed_precondition(message),
+            SessionError::Taken { .. } => Status::already_exists(message),
+            SessionError::Replaced { .. } | SessionError::Late { .. } => Status::aborted(message),
             SessionError::Leaving { .. } | SessionError::Stopping => Status::unavailable(message),
             SessionError::Lease { .. } | SessionError::Unexpected { .. } => {
                 Status::invalid_argument(message)
@@ -245,6 +344,8 @@ impl From<SessionError> for Status {
 struct Conversation {
     session: Session,
     inbound: Streaming<SyncRequest>,
+    /// What the node said before it had its session.
+    early: VecDeque<SyncRequest>,
     diffs: Arc<Diffs>,
     /// The update that is being sent.
     sending: Option<Box<Parts>>,
@@ -258,13 +359,20 @@ enum Signal {
     Said(Option<SyncRequest>),
     Changed,
     Retry,
+    Ping,
 }
 
 impl Conversation {
-    fn new(session: Session, inbound: Streaming<SyncRequest>, diffs: Arc<Diffs>) -> Conversation {
+    fn new(
+        session: Session,
+        inbound: Streaming<SyncRequest>,
+        early: VecDeque<SyncRequest>,
+        diffs: Arc<Diffs>,
+    ) -> Conversation {
         Conversation {
             session,
             inbound,
+            early,
             diffs,
             sending: None,
             snapshot: false,
@@ -290,6 +398,14 @@ impl Conversation {
     /// What to say next, once there is something. `None` when the node is gone.
     async fn next(&mut self) -> Result<Option<SyncResponse>, Status> {
         loop {
+            let next_ping = match self.session.ping()? {
+                Ok(number) => {
+                    return Ok(Some(response(sync_response::Message::Ping(Ping {
+                        number,
+                    }))));
+                }
+                Err(next) => next,
+            };
             if let Some(part) = self.sending.as_mut().and_then(|parts| parts.next()) {
                 return Ok(Some(response(sync_response::Message::Update(part))));
             }
@@ -302,25 +418,37 @@ impl Conversation {
                 self.sending = Some(Box::new(Parts::new(&update, &self.diffs)));
                 continue;
             }
-            match self.listen().await {
+            match self.listen(next_ping).await {
                 Signal::Said(Some(request)) => {
+                    self.session.heard()?;
                     if let Some(grant) = self.hear(request)? {
                         return Ok(Some(response(sync_response::Message::Lease(grant))));
                     }
                 }
                 Signal::Said(None) => return Ok(None),
                 Signal::Changed | Signal::Retry => self.retry.go(),
+                Signal::Ping => {}
             }
         }
     }
 
-    async fn listen(&mut self) -> Signal {
+    async fn listen(&mut self, next_ping: Option<std::time::Instant>) -> Signal {
+        if let Some(request) = self.early.pop_front() {
+            return Signal::Said(Some(request));
+        }
+        let ping = async {
+            match next_ping {
+                Some(at) => sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             // An error: the connection broke, or the node hung up in the middle of a message.
             said = self.inbound.message() => Signal::Said(said.unwrap_or(None)),
             () = self.session.changed() => Signal::Changed,
             () = self.retry.due() => Signal::Retry,
+            () = ping => Signal::Ping,
         }
     }
 
@@ -339,6 +467,10 @@ impl Conversation {
             }
             Some(Message::Health(health)) => {
                 self.session.says(troubles_of(health))?;
+                Ok(None)
+            }
+            Some(Message::Pong(Pong { number })) => {
+                self.session.ponged(number)?;
                 Ok(None)
             }
             Some(Message::Hello(_)) => Err(Status::invalid_argument("a second Hello")),

@@ -37,12 +37,13 @@ fn closed() -> String {
     format!("http://{address}")
 }
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "apply",
     "get",
     "delete",
     "label",
     "status",
+    "node",
     "wait",
     "history",
     "rollback",

@@ -61,6 +61,7 @@ fn hello(name: &str, window: &[Position], lease: Duration) -> Hello {
         version: "test".into(),
         unknown: Unknown::drop(),
         lease,
+        enforcer: None,
     }
 }
 

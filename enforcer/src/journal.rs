@@ -22,7 +22,7 @@ use sallyport_proto::{Misfit, Unknown, Update};
 pub use self::{
     failure::Error,
     inspect::{Entry, Report, inspect, refuse_open},
-    quarantine::{Quarantined, open},
+    quarantine::{INSTANCE, MEMBERSHIP, Quarantined, open},
     store::Journal,
 };
 use crate::{nft::names::Generation, plan::Installed};

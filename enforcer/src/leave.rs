@@ -12,13 +12,10 @@ use sallyport_proto::wire::{LeaveRequest, node_service_client::NodeServiceClient
 use tokio::time::timeout;
 use tonic::{Code, Status, transport::Endpoint};
 
-use crate::session::source_of;
+use crate::{journal::MEMBERSHIP, session::source_of};
 
 /// How long the control plane has to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The file in the data directory.
-const NAME: &str = "session";
 
 /// Which control plane knows the node, and by what name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +42,7 @@ impl Membership {
             node,
             control_plane,
         } = self;
-        let new = data_dir.join(format!("{NAME}.new"));
+        let new = data_dir.join(format!("{MEMBERSHIP}.new"));
         let mut file = File::create(&new)?;
         write!(file, "node {node}\ncontrol-plane {control_plane}\n")?;
         file.sync_all()?;
@@ -83,7 +80,7 @@ impl Membership {
 }
 
 fn path(data_dir: &Path) -> PathBuf {
-    data_dir.join(NAME)
+    data_dir.join(MEMBERSHIP)
 }
 
 /// Tells a control plane that a node leaves. An error says why it does not know, in words.

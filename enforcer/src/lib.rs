@@ -7,6 +7,7 @@ pub mod connection;
 pub mod fake;
 mod grace;
 pub mod health;
+pub mod instance;
 pub mod journal;
 pub mod kernel;
 pub mod leave;

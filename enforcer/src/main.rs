@@ -4,7 +4,7 @@ use std::{
     io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 use sallyport_enforcer::{
     agent, closed,
     health::Health,
-    journal,
+    instance, journal,
     leave::{self, Membership, Told},
     metrics,
     nft::{lease::LONGEST, render::Options},
@@ -113,6 +113,12 @@ enum Command {
     /// From then on no policy is enforced here, and no edit waits for this node. Refuses while an enforcer runs, and when
     /// the control plane cannot be told within 5 seconds. The journal stays; delete its directory if nobody wants it.
     Uninstall(Box<UninstallArguments>),
+    /// Give a data directory that was copied from another machine an id of its own
+    ///
+    /// The control plane turns two enforcers away whose data directories have one id. Run this on the machine that is the
+    /// copy, and start its enforcer with a --node-name of its own. Refuses while an enforcer runs. The table and the
+    /// journal stay.
+    NewIdentity(JournalArguments),
 }
 
 #[derive(Debug, Args)]
@@ -175,6 +181,7 @@ Examples:
   sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443 --lease 10s
   sallyport-enforcer journal verify
   sallyport-enforcer uninstall              Takes this node out
+  sallyport-enforcer new-identity           Gives a copied data directory an id of its own
 
 The table, as stock nft shows it:
   nft list table inet sallyport
@@ -270,6 +277,7 @@ async fn main() -> Result<()> {
     match &arguments.command {
         Some(Command::Journal(command)) => return look_into(command),
         Some(Command::Uninstall(of)) => return take_out(of).await,
+        Some(Command::NewIdentity(of)) => return renew(&of.data_dir),
         None => {}
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
@@ -290,12 +298,15 @@ async fn main() -> Result<()> {
         lease: arguments.lease,
     };
     let health = Health::default();
+    let unknown = options.unknown();
+    let agent = agent::start(&arguments.data_dir, options, health.clone())?;
     let identity = session::Identity {
         name: node,
-        unknown: options.unknown(),
+        unknown,
+        // The agent has the journal from now on, so that this is the only enforcer of the directory.
+        instance: instance::begin(&arguments.data_dir),
         health: health.clone(),
     };
-    let agent = agent::start(&arguments.data_dir, options, health.clone())?;
     let position = match agent.window().last() {
         Some(position) => position.to_string(),
         None => "nothing yet".to_owned(),
@@ -383,6 +394,15 @@ async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<Stri
             control_plane.url
         ),
     }
+}
+
+/// Gives a data directory a new id, and says so.
+fn renew(data_dir: &Path) -> Result<()> {
+    let id = u128::from_be_bytes(instance::renew(data_dir)?);
+    print(&format!(
+        "{} has the instance id {id:032x} from now on\nstart its enforcer with the --node-name of this machine\n",
+        data_dir.display()
+    ))
 }
 
 /// Tells what is in a journal.

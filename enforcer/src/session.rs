@@ -4,13 +4,17 @@
 
 mod lease;
 
-use std::time::Duration;
+use std::{collections::VecDeque, pin::Pin, time::Duration};
 
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use rand::RngExt;
 use sallyport_process::text::one_line;
 use sallyport_proto::{Assembly, Unknown, Update, WireError, wire};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Sleep, sleep},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Endpoint};
 use tracing::{info, warn};
@@ -21,6 +25,7 @@ use wire::{
 use crate::{
     agent::{Handle, Refusal},
     health::Health,
+    instance::Instance,
 };
 use lease::Leases;
 
@@ -35,6 +40,12 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How long a session must last, or until when something must come, for it to count as established.
 const PROBATION: Duration = Duration::from_millis(300);
 
+/// The same after a Ping: the control plane may be asking which of two enforcers has the name, for 2 seconds.
+const CONTESTED: Duration = Duration::from_secs(3);
+
+/// While an update is applied, this many messages are read: Pings are answered at once, and the others wait.
+const MOST_WAITING: usize = 16;
+
 /// A part of an update is at most 1 MiB; leave room for its frame.
 const MESSAGE_MAX: usize = 4 << 20;
 
@@ -48,6 +59,8 @@ pub struct Identity {
     pub name: String,
     /// What becomes of workload addresses that are no endpoint.
     pub unknown: Unknown,
+    /// Which enforcer of that name it is.
+    pub instance: Instance,
     /// What is wrong with it, and whether it has a session.
     pub health: Health,
 }
@@ -82,7 +95,7 @@ pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
             warn!(control_plane = %endpoint.uri(), "no session: {text}; enforcing what is in the kernel and trying on");
             said = text;
         }
-        tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..=1.0))).await;
+        sleep(pause.mul_f64(rand::rng().random_range(0.5..=1.0))).await;
         pause = (pause * 2).min(PAUSE_LONGEST);
     }
 }
@@ -130,65 +143,119 @@ async fn try_session(
             Unknown::Allow => None,
         },
         lease_ms: lease.map_or(0, |lease| lease.as_millis() as u32),
+        instance: identity.instance.id.to_vec(),
+        start: identity.instance.start,
+        process: identity.instance.process,
     };
     send(&requests, Message::Hello(hello)).await?;
     if let Some(request) = leases.ask().await {
         send(&requests, request).await?;
     }
     // A control plane that turns the node away does so at once.
-    let mut first = match tokio::time::timeout(PROBATION, inbound.message()).await {
-        Ok(message) => message?,
-        Err(_) => None,
+    let mut probation = Some(Box::pin(sleep(PROBATION)));
+    let establish = |established: &mut bool| {
+        info!(control_plane = %endpoint.uri(), "session established");
+        *established = true;
+        identity.health.ends(Kind::Session);
+        identity
+            .health
+            .count(|state| state.session_since = Some(Timestamp::now()));
     };
-    info!(control_plane = %endpoint.uri(), "session established");
-    *established = true;
-    identity.health.ends(Kind::Session);
-    identity
-        .health
-        .count(|state| state.session_since = Some(Timestamp::now()));
     let mut health = identity.health.watch();
     let mut told = None;
     let mut assembly = Assembly::default();
+    let mut applying: Option<BoxFuture<'_, Message>> = None;
+    let mut waiting = VecDeque::new();
     loop {
         let report = health.borrow_and_update().troubles.clone();
-        if told.as_ref() != Some(&report) {
+        if probation.is_none() && told.as_ref() != Some(&report) {
             let says = identity.health.watch().borrow().report();
             send(&requests, Message::Health(says)).await?;
             told = Some(report);
         }
-        let response = match first.take() {
-            Some(response) => Some(response),
-            None => tokio::select! {
-                message = inbound.message() => message?,
-                Ok(()) = health.changed() => continue,
-                () = leases.due() => {
-                    if let Some(request) = leases.ask().await {
-                        send(&requests, request).await?;
-                    }
-                    continue;
-                }
-            },
+        let next = match applying {
+            None => waiting.pop_front(),
+            Some(_) => None,
         };
-        let Some(response) = response else {
-            return Ok(());
-        };
-        match response.message {
-            Some(sync_response::Message::Update(part)) => {
-                if let Some(update) = assembly.take(part).map_err(malformed)? {
-                    send(&requests, answer(update, agent).await).await?;
-                }
-            }
-            Some(sync_response::Message::Lease(grant)) => leases.granted(grant.number).await,
+        let message = match next {
+            Some(message) => message,
             None => {
-                return Err(Status::internal(
-                    "a message that this enforcer does not know",
-                ));
+                let response = tokio::select! {
+                    answer = applied(&mut applying) => {
+                        applying = None;
+                        send(&requests, answer).await?;
+                        same_lease(agent, lease)?;
+                        continue;
+                    }
+                    response = inbound.message(), if waiting.len() < MOST_WAITING => response?,
+                    Ok(()) = health.changed() => continue,
+                    () = elapsed(&mut probation) => {
+                        probation = None;
+                        establish(established);
+                        continue;
+                    }
+                    () = leases.due(), if applying.is_none() => {
+                        if let Some(request) = leases.ask().await {
+                            send(&requests, request).await?;
+                        }
+                        continue;
+                    }
+                };
+                let Some(response) = response else {
+                    return Ok(());
+                };
+                let message = response.message;
+                message
+                    .ok_or_else(|| Status::internal("a message that this enforcer does not know"))?
+            }
+        };
+        let is_ping = matches!(message, sync_response::Message::Ping(_));
+        if !is_ping && probation.take().is_some() {
+            establish(established);
+        }
+        match message {
+            sync_response::Message::Ping(wire::Ping { number }) => {
+                send(&requests, Message::Pong(wire::Pong { number })).await?;
+                if let Some(probation) = &mut probation {
+                    *probation = Box::pin(sleep(CONTESTED));
+                }
+            }
+            message if applying.is_some() => waiting.push_back(message),
+            sync_response::Message::Update(part) => {
+                if let Some(update) = assembly.take(part).map_err(malformed)? {
+                    applying = Some(Box::pin(answer(update, agent)));
+                }
+            }
+            sync_response::Message::Lease(grant) => {
+                leases.granted(grant.number).await;
+                same_lease(agent, lease)?;
             }
         }
-        if agent.lease() != lease {
-            // This is said in a Hello, and only there.
-            return Err(Status::unavailable("the node has leases from now on"));
-        }
+    }
+}
+
+/// Ends a session in which the node said other leases than it has.
+fn same_lease(agent: &Handle, said: Option<Duration>) -> Result<(), Status> {
+    match agent.lease() == said {
+        true => Ok(()),
+        // This is said in a Hello, and only there.
+        false => Err(Status::unavailable("the node has leases from now on")),
+    }
+}
+
+/// Returns what became of the update that is being applied.
+async fn applied(applying: &mut Option<BoxFuture<'_, Message>>) -> Message {
+    match applying {
+        Some(answer) => answer.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns when a time is over.
+async fn elapsed(timer: &mut Option<Pin<Box<Sleep>>>) {
+    match timer {
+        Some(timer) => timer.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -245,4 +312,124 @@ pub(crate) fn source_of(error: &dyn std::error::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use sallyport_proto::{Position, policy::NodePolicy};
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Request, Response, Streaming, transport::Server};
+    use wire::{
+        LeaveRequest, LeaveResponse, SyncRequest, SyncResponse, UpdatePart,
+        node_service_server::{NodeService, NodeServiceServer},
+    };
+
+    use super::*;
+
+    type Said = Result<SyncResponse, Status>;
+
+    /// A control plane that says what it is given, and passes on what it hears.
+    struct Plane {
+        says: Mutex<Option<mpsc::Receiver<Said>>>,
+        hears: mpsc::Sender<SyncRequest>,
+    }
+
+    #[tonic::async_trait]
+    impl NodeService for Plane {
+        type SyncStream = ReceiverStream<Said>;
+
+        async fn sync(
+            &self,
+            request: Request<Streaming<SyncRequest>>,
+        ) -> Result<Response<Self::SyncStream>, Status> {
+            let (mut inbound, hears) = (request.into_inner(), self.hears.clone());
+            tokio::spawn(async move {
+                while let Ok(Some(request)) = inbound.message().await {
+                    hears.send(request).await.unwrap();
+                }
+            });
+            let says = self.says.lock().unwrap().take();
+            let says = says.ok_or_else(|| Status::unavailable("one session is enough"))?;
+            Ok(Response::new(ReceiverStream::new(says)))
+        }
+
+        async fn leave(&self, _: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
+            Err(Status::unimplemented("no node leaves"))
+        }
+    }
+
+    /// The next message that is no Health.
+    async fn hear(heard: &mut mpsc::Receiver<SyncRequest>) -> Message {
+        loop {
+            let next = tokio::time::timeout(Duration::from_secs(10), heard.recv());
+            match next.await.expect("it comes").unwrap().message.unwrap() {
+                Message::Health(_) => {}
+                other => return other,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ping_is_answered_while_an_update_is_applied() {
+        let (says, said) = mpsc::channel(8);
+        let (hears, mut heard) = mpsc::channel(8);
+        let plane = Plane {
+            says: Mutex::new(Some(said)),
+            hears,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let incoming = TcpListenerStream::new(listener);
+        let server = Server::builder().add_service(NodeServiceServer::new(plane));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let instance = Instance {
+            id: [7; 16],
+            start: 3,
+            process: 5,
+        };
+        let identity = Identity {
+            name: "n".to_owned(),
+            unknown: Unknown::Allow,
+            instance,
+            health: Health::default(),
+        };
+        let (go_on, waits) = std::sync::mpsc::channel();
+        let endpoint = Endpoint::from_shared(url).unwrap();
+        let talk = async {
+            let Message::Hello(hello) = hear(&mut heard).await else {
+                panic!("Hello comes first");
+            };
+            let said = (hello.instance, hello.start, hello.process);
+            assert_eq!(said, (vec![7; 16], 3, 5));
+            let say = async |message| {
+                let message = Some(message);
+                says.send(Ok(SyncResponse { message })).await.unwrap();
+            };
+            let target = Position {
+                epoch: 1,
+                revision: 1,
+                digest: NodePolicy::default().digest(),
+            };
+            say(sync_response::Message::Update(UpdatePart {
+                target: Some(target.into()),
+                last: true,
+                ..UpdatePart::default()
+            }))
+            .await;
+            for number in [1, 2] {
+                say(sync_response::Message::Ping(wire::Ping { number })).await;
+                let answer = hear(&mut heard).await;
+                assert_eq!(answer, Message::Pong(wire::Pong { number }));
+            }
+            go_on.send(()).unwrap();
+            assert!(matches!(hear(&mut heard).await, Message::Ack(_)));
+        };
+        tokio::select! {
+            () = run(identity, endpoint, Handle::held(waits)) => panic!("a session is tried for ever"),
+            () = talk => {}
+        }
+    }
 }

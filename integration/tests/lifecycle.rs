@@ -33,6 +33,8 @@ fn main() -> ExitCode {
         ("a_node_that_is_taken_out_is_not_said_to_enforce", leaving),
         ("what_is_dropped_is_counted_by_why", counting),
         ("status_and_metrics_tell_what_was_wrong", telling),
+        ("of_two_enforcers_with_one_name_one_is_refused", one_name),
+        ("of_two_enforcers_with_one_disk_none_is_believed", one_disk),
         ("a_log_that_cannot_be_written_costs_nothing_else", unlogged),
         ("a_manager_that_does_not_read_costs_nothing_else", unheard),
     ])
@@ -570,6 +572,129 @@ fn telling() -> Outcome {
         "sallyport_controlplane_journal_flush_seconds_total 0.",
     ] {
         has(&plane, line)?;
+    }
+    Ok(())
+}
+
+/// A node, and a machine with another enforcer of that node's name on a data directory.
+fn two_machines() -> Result<Deployment, Failed> {
+    let bed = Testbed::builder().nodes(2).build()?;
+    let mut deployment =
+        Deployment::start_without_enforcers(binaries()?, bed, &[], &[], Default::default())?;
+    deployment.client()?.apply(vec![put(
+        "apiVersion: sallyport.dev/v1\nkind: Node\nmetadata: {name: node-1}",
+    )])?;
+    deployment.start_enforcer(0)?;
+    Ok(deployment)
+}
+
+/// Starts an enforcer with the name of the first node on the second machine.
+fn namesake(deployment: &Deployment, data_dir: &Path) -> Result<Enforcer, Failed> {
+    let netns = deployment.bed.node(1).netns();
+    let mut command = netns.command(binaries()?.enforcer);
+    command
+        .args(["--node-name", "node-1", "--control-plane"])
+        .arg(deployment.server())
+        .arg("--data-dir")
+        .arg(data_dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Ok(Enforcer(netns.spawn(command)?))
+}
+
+/// What `sallyport` prints.
+fn sallyport(deployment: &Deployment, arguments: &[&str]) -> Result<String, Failed> {
+    let output = deployment.sallyport(Path::new("/"), arguments)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Returns when `sallyport status` shows all of these.
+fn shows(deployment: &Deployment, texts: &[&str]) -> Result<String, Failed> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let status = sallyport(deployment, &["status"])?;
+        if texts.iter().all(|text| status.contains(text)) {
+            return Ok(status);
+        }
+        if Instant::now() > deadline {
+            return Err(format!("status never shows {texts:?}: {status}").into());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn one_name() -> Outcome {
+    let (deployment, directory) = (two_machines()?, tempfile::tempdir()?);
+    shows(&deployment, &["node-1  enforcing"])?;
+    let _second = namesake(&deployment, directory.path())?;
+    shows(
+        &deployment,
+        &[
+            "node-1  enforcing",
+            "turned away:\n  node-1 (instance ",
+            "which answers",
+        ],
+    )?;
+    let first = deployment.enforcer_pid(0).ok_or("an enforcer")?;
+    Command::new("kill")
+        .args(["-STOP", &first.to_string()])
+        .status()?;
+    shows(
+        &deployment,
+        &[
+            "node-1  enforcing",
+            "conditions:\n  node-1, ",
+            "took the name",
+        ],
+    )?;
+    Ok(())
+}
+
+fn one_disk() -> Outcome {
+    let (mut deployment, directory) = (two_machines()?, tempfile::tempdir()?);
+    shows(&deployment, &["node-1  enforcing"])?;
+    deployment.kill_enforcer(0);
+    let original = deployment.data_dir("node-1");
+    let status = Command::new("cp")
+        .arg("-a")
+        .arg(original.join("."))
+        .arg(directory.path())
+        .status()?;
+    if !status.success() {
+        return Err("cp fails".into());
+    }
+    deployment.start_enforcer(0)?;
+    let copy = namesake(&deployment, directory.path())?;
+    let status = shows(
+        &deployment,
+        &["node-1  cloned", "sallyport-enforcer new-identity"],
+    )?;
+    let believed = status
+        .split("process ")
+        .filter_map(|rest| rest.get(..16))
+        .find(|word| word.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .ok_or("a process in the status")?;
+    let believe = ["node", "believe", "node-1", "--process", believed];
+    let said = sallyport(&deployment, &believe)?;
+    if !said.contains("is believed") {
+        return Err(format!("`node believe` says {said}").into());
+    }
+    shows(&deployment, &["node-1  enforcing"])?;
+
+    let renew = || {
+        let mut command = deployment.bed.node(1).netns().command(binaries()?.enforcer);
+        command
+            .args(["new-identity", "--data-dir"])
+            .arg(directory.path());
+        Ok::<Output, Failed>(command.output()?)
+    };
+    if renew()?.status.success() {
+        return Err("a new id is given while an enforcer runs".into());
+    }
+    drop(copy);
+    if !renew()?.status.success() {
+        return Err("no new id is given".into());
     }
     Ok(())
 }

@@ -202,6 +202,9 @@ impl From<&nodes::Status> for NodeStatus {
             nodes::State::NotSeen => Wire::NotSeen,
             nodes::State::Left => Wire::Left,
             nodes::State::Unknown => Wire::Unknown,
+            nodes::State::Cloned => Wire::Cloned,
+            nodes::State::Silent => Wire::Silent,
+            nodes::State::Slow => Wire::Slow,
         };
         NodeStatus {
             name: status.name.clone(),
@@ -215,8 +218,57 @@ impl From<&nodes::Status> for NodeStatus {
             held_revision: status.holds.map_or(0, |position| position.revision),
             troubles: status.troubles.iter().map(Into::into).collect(),
             lease_over_ms: status.lease_over.map_or(0, millis),
+            turned_away: status.turned_away.iter().map(Into::into).collect(),
+            heard_ms: status.heard.map(millis),
+            conditions: status.conditions.iter().map(Into::into).collect(),
         }
     }
+}
+
+impl From<&nodes::TurnedAway> for wire::TurnedAway {
+    fn from(turned_away: &nodes::TurnedAway) -> Self {
+        wire::TurnedAway {
+            reason: turned_away.reason.into(),
+            message: turned_away.message.clone(),
+            count: turned_away.count,
+            since_ms: millis(turned_away.since),
+            enforcer: turned_away.enforcer.as_ref().map(Into::into),
+        }
+    }
+}
+
+impl From<&nodes::Condition> for wire::Condition {
+    fn from(condition: &nodes::Condition) -> Self {
+        wire::Condition {
+            kind: condition.kind.into(),
+            message: condition.message.clone(),
+            since_ms: millis(condition.since),
+            enforcers: condition.enforcers.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&nodes::Enforcer> for wire::Enforcer {
+    fn from(enforcer: &nodes::Enforcer) -> Self {
+        wire::Enforcer {
+            instance: enforcer.instance.to_vec(),
+            start: enforcer.start,
+            process: enforcer.process,
+        }
+    }
+}
+
+/// The enforcers whose names no Node object has, if there were some.
+pub(super) fn strangers(strangers: &nodes::Strangers) -> Option<wire::Strangers> {
+    let stranger = |(name, turned_away): (&String, &nodes::TurnedAway)| wire::strangers::Stranger {
+        name: name.clone(),
+        turned_away: Some(turned_away.into()),
+    };
+    let message = wire::Strangers {
+        names: strangers.names.iter().map(stranger).collect(),
+        forgotten: strangers.forgotten,
+    };
+    (message != wire::Strangers::default()).then_some(message)
 }
 
 impl From<&Unwritable> for wire::Trouble {

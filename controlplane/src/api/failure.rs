@@ -5,6 +5,7 @@ use sallyport_proto::Revision;
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
+    nodes::BeliefError,
     transaction::{Problem, Reason},
     writer::Refusal,
 };
@@ -46,6 +47,15 @@ pub(super) fn problems(problems: &[Problem]) -> Status {
     };
     let lines: Vec<_> = problems.iter().map(Problem::to_string).collect();
     Status::new(code, fitting(&lines))
+}
+
+/// A word about clones that has no effect.
+pub(super) fn belief(error: &BeliefError) -> Status {
+    let code = match error {
+        BeliefError::Unregistered { .. } | BeliefError::Unseen { .. } => Code::NotFound,
+        BeliefError::NotCloned { .. } => Code::FailedPrecondition,
+    };
+    Status::new(code, error.to_string())
 }
 
 /// A revision that was not committed yet.

@@ -11,10 +11,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{Digest, Position, Revision, Unknown, Version, policy::NodePolicy};
+use sallyport_proto::{
+    Digest, Position, Revision, Unknown, Version, policy::NodePolicy, wire::condition,
+};
 use tokio::sync::Notify;
 
-use super::{Hello, SessionError, State, Status, Trouble, Unreachable, Update, table::Now};
+use super::{
+    Condition, Hello, SessionError, State, Status, Trouble, Unreachable, Update,
+    pings::Pings,
+    rivals::{Enforcer, First, Rivals},
+    table::Now,
+    turned_away::Refusals,
+};
+use crate::duration;
 
 /// What is known of one node.
 #[derive(Debug)]
@@ -39,6 +48,14 @@ pub(super) struct Entry {
     connection: Option<Connection>,
     /// The last stream on which it said Hello.
     greeted: u64,
+    /// When its enforcer was last heard.
+    heard: Option<Instant>,
+    /// The enforcers that want its name.
+    pub(super) rivals: Rivals,
+    /// The last enforcer that lost the name since it was silent, the one that took it, and when.
+    replaced: Option<(Enforcer, Enforcer, Instant)>,
+    /// The enforcers that were turned away.
+    pub(super) refusals: Refusals,
     /// The node's last refusal, until it accepts something.
     refusal: Option<String>,
     /// What it says is wrong with it, and when it said so.
@@ -83,6 +100,10 @@ struct Connection {
     /// Wakes the stream: there may be something to send, or it is over.
     wake: Arc<Notify>,
     lease: Duration,
+    /// Which enforcer it is; none of an earlier version, which answers no Ping.
+    enforcer: Option<Enforcer>,
+    since: Instant,
+    pings: Pings,
 }
 
 impl From<&Version> for Known {
@@ -109,6 +130,10 @@ impl Entry {
             in_flight: None,
             connection: None,
             greeted: 0,
+            heard: None,
+            rivals: Rivals::default(),
+            replaced: None,
+            refusals: Refusals::default(),
             refusal: None,
             troubles: (Vec::new(), now),
             version: String::new(),
@@ -243,15 +268,22 @@ impl Entry {
         session: u64,
         hello: Hello,
         known: &[Version],
+        now: Instant,
     ) -> Arc<Notify> {
         self.wake();
         self.left = false;
+        self.rivals.admitted(hello.enforcer);
+        self.rivals.wake();
         self.greeted = session;
+        self.heard = Some(now);
         let wake = Arc::<Notify>::default();
         self.connection = Some(Connection {
             session,
             wake: wake.clone(),
             lease: hello.lease,
+            enforcer: hello.enforcer,
+            since: now,
+            pings: Pings::default(),
         });
         self.version = hello.version;
         self.unknown = hello.unknown;
@@ -314,6 +346,7 @@ impl Entry {
     }
 
     pub(super) fn disconnected(&mut self) {
+        self.rivals.wake();
         self.connection = None;
         self.troubles.0.clear();
         self.refusal = None;
@@ -343,6 +376,68 @@ impl Entry {
         self.connection
             .as_ref()
             .is_some_and(|connection| connection.session == session)
+    }
+
+    /// The enforcer that has the name and can be asked whether it is there.
+    pub(super) fn first(&self) -> Option<First> {
+        let connection = self.connection.as_ref()?;
+        Some(First {
+            session: connection.session,
+            enforcer: connection.enforcer?,
+            next_ping: connection.pings.next(),
+            answered: connection.pings.answered(),
+        })
+    }
+
+    /// When the present enforcer connected.
+    pub(super) fn connected_since(&self) -> Option<Instant> {
+        Some(self.connection.as_ref()?.since)
+    }
+
+    /// Another enforcer takes the name, since the one that has it is silent.
+    pub(super) fn replaces(&mut self, newcomer: Option<Enforcer>, now: Instant) {
+        let first = self.first().map(|first| first.enforcer);
+        if let (Some(first), Some(newcomer)) = (first, newcomer)
+            && first.instance != newcomer.instance
+        {
+            self.replaced = Some((first, newcomer, now));
+        }
+    }
+
+    /// The present enforcer is to be sent the Ping of a number.
+    pub(super) fn wants_ping(&mut self, number: u64) {
+        if let Some(connection) = &mut self.connection
+            && connection.pings.want(number)
+        {
+            connection.wake.notify_one();
+        }
+    }
+
+    /// The Ping to send now, or else when to look again.
+    pub(super) fn ping(&mut self, now: Instant) -> Result<u64, Option<Instant>> {
+        let under_way = self.in_flight.as_ref().map(|update| update.since);
+        match &mut self.connection {
+            Some(connection) if connection.enforcer.is_some() => {
+                connection.pings.take(under_way, now)
+            }
+            _ => Err(None),
+        }
+    }
+
+    /// The enforcer answered a Ping.
+    pub(super) fn ponged(&mut self, number: u64) {
+        if let Some(connection) = &mut self.connection {
+            connection.pings.answer(number);
+        }
+        self.rivals.wake();
+    }
+
+    /// Something came from its enforcer.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard = Some(now);
+        if let Some(connection) = &mut self.connection {
+            connection.pings.heard();
+        }
     }
 
     /// Whether it may have a lease: not if edits went on without it, or may have before this process started.
@@ -515,6 +610,7 @@ impl Entry {
         match &self.connection {
             None if self.left => State::Left,
             None if self.version.is_empty() && self.joined.is_some() => State::NotSeen,
+            None if self.rivals.clones().is_some() => State::Cloned,
             None if self.version.is_empty() => State::Unknown,
             None => State::Disconnected,
             Some(_) if self.refusal.is_some() => State::Refusing,
@@ -534,15 +630,63 @@ impl Entry {
         said.iter().map(later).collect()
     }
 
+    /// How it stands with an update that has been under way for long, and since when.
+    fn lateness(&self, at: Instant) -> Option<(State, Instant)> {
+        let under_way = self.in_flight.as_ref()?.since;
+        let connection = self.connection.as_ref()?;
+        if self.state != State::Updating || !Pings::is_late(under_way, at) {
+            return None;
+        }
+        connection.enforcer?;
+        match connection.pings.is_silent(at) {
+            true => Some((State::Silent, self.heard.unwrap_or(connection.since))),
+            false => Some((State::Slow, under_way)),
+        }
+    }
+
+    fn conditions(&self, name: &str, at: Instant) -> Vec<Condition> {
+        let since = |since: Instant| at.saturating_duration_since(since);
+        let replaced = self.replaced.map(|(first, newcomer, when)| Condition {
+            kind: condition::Kind::Replaced,
+            message: format!(
+                "an enforcer with another instance id took the name: {newcomer}; the one before did not answer: {first}"
+            ),
+            since: since(when),
+            enforcers: vec![first, newcomer],
+        });
+        let cloned = self.rivals.clones().map(|(seen, when)| Condition {
+            kind: condition::Kind::Cloned,
+            message: clones(name, seen),
+            since: since(when),
+            enforcers: seen.to_vec(),
+        });
+        replaced.into_iter().chain(cloned).collect()
+    }
+
     pub(super) fn status(&self, name: &str, now: Now, at: Instant) -> Status {
+        let passed = |since: Instant| at.saturating_duration_since(since);
+        let heard = self.heard.map(passed);
+        let late = self.lateness(at);
+        let heard_text = duration::rough(heard.unwrap_or_default());
+        let reason = match late {
+            Some((State::Silent, _)) => format!("not heard for {heard_text}"),
+            Some((_, under_way)) => {
+                let passed = duration::rough(passed(under_way));
+                format!("applying an update for {passed}, last heard {heard_text} ago")
+            }
+            None => self.refusal.clone().unwrap_or_default(),
+        };
         Status {
             name: name.to_owned(),
-            state: self.state,
+            state: late.map_or(self.state, |(state, _)| state),
+            heard,
+            turned_away: self.refusals.status(at),
+            conditions: self.conditions(name, at),
             enforced: self.held.first().map(|held| held.position),
             holds: self.held.last().map(|held| held.position),
             pending: self.pending(now),
-            since: at.saturating_duration_since(self.since),
-            reason: self.refusal.clone().unwrap_or_default(),
+            since: passed(late.map_or(self.since, |(_, since)| since)),
+            reason,
             version: self.version.clone(),
             endpoints: self.policy.endpoints().len(),
             troubles: self.troubles_at(at),
@@ -552,6 +696,17 @@ impl Entry {
                 .map(|until| at.saturating_duration_since(until)),
         }
     }
+}
+
+/// The words about clones: which there are, and what to do.
+pub(super) fn clones(name: &str, seen: &[Enforcer]) -> String {
+    let seen: Vec<String> = seen.iter().map(Enforcer::to_string).collect();
+    format!(
+        "several enforcers run under one instance id, and none of them is believed until an administrator decides: {}. \
+         Where the data directory is a copy, stop the enforcer, run `sallyport-enforcer new-identity` and start it with \
+         a --node-name of its own; then say which one is the right one: `sallyport node believe {name} --process PROCESS`",
+        seen.join("; ")
+    )
 }
 
 impl Known {

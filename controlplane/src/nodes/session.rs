@@ -1,12 +1,22 @@
 //! One node's stream, as the table of nodes sees it: the right to answer for the node until it connects again. Sends
 //! and receives nothing.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use sallyport_proto::{Epoch, Position, Revision, Unknown, policy::NodePolicy};
+use sallyport_proto::{
+    Epoch, Position, Revision, Unknown, policy::NodePolicy, wire::turned_away::Reason,
+};
 use tokio::sync::Notify;
 
-use super::{Nodes, Trouble};
+use super::{
+    Nodes, Trouble,
+    rivals::{Contested, Enforcer},
+};
+use crate::duration;
 
 /// What a node says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +31,8 @@ pub struct Hello {
     pub unknown: Unknown,
     /// How long its leases last; zero when it needs none.
     pub lease: Duration,
+    /// Which enforcer it is; none of a version that does not say.
+    pub enforcer: Option<Enforcer>,
 }
 
 /// What to bring a node to.
@@ -95,6 +107,46 @@ pub enum SessionError {
         /// The longest lease that there is.
         longest: Duration,
     },
+    /// Another enforcer has the name, and answers.
+    #[error(
+        "node \"{name}\" has an enforcer already, which answers{}, connected for {}: two enforcers were started with one \
+         node name. Start this one with the --node-name of its own Node object, or stop the other one",
+        first.map_or(String::new(), |first| format!(" ({first})")), duration::rough(*since)
+    )]
+    Taken {
+        /// The node.
+        name: String,
+        /// The enforcer that has the name.
+        first: Option<Enforcer>,
+        /// How long that one has been connected.
+        since: Duration,
+    },
+    /// Several enforcers run under one instance id.
+    #[error("node \"{name}\": {message}")]
+    Cloned {
+        /// The node.
+        name: String,
+        /// Which enforcers there are, and what to do.
+        message: String,
+    },
+    /// An administrator believes another enforcer with the same instance id.
+    #[error(
+        "node \"{name}\": an administrator said that another enforcer with this instance id is the right one, so that this \
+         data directory is a copy. Stop this enforcer, run `sallyport-enforcer new-identity`, and start it with a \
+         --node-name of its own"
+    )]
+    NotBelieved {
+        /// The node.
+        name: String,
+    },
+    /// The Hello came late, and its enforcer is silent.
+    #[error(
+        "node \"{name}\" has another enforcer, and this one did not answer within 2 seconds: connect again"
+    )]
+    Late {
+        /// The node.
+        name: String,
+    },
     /// The node opened another stream.
     #[error("node \"{name}\" connected again: this stream is over")]
     Replaced {
@@ -116,6 +168,67 @@ pub enum SessionError {
     },
 }
 
+impl SessionError {
+    /// As what an enforcer is counted that is turned away so; `None` of an enforcer that only has to connect again.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        match self {
+            SessionError::Unregistered { .. } => Some(Reason::NoNode),
+            SessionError::Ahead { .. } => Some(Reason::Ahead),
+            SessionError::Lease { .. } => Some(Reason::Lease),
+            SessionError::Taken { .. } => Some(Reason::NameTaken),
+            SessionError::Cloned { .. } => Some(Reason::Cloned),
+            SessionError::NotBelieved { .. } => Some(Reason::NotBelieved),
+            SessionError::Late { .. } => Some(Reason::Late),
+            SessionError::Removed { .. }
+            | SessionError::Connected { .. }
+            | SessionError::Leaving { .. }
+            | SessionError::Replaced { .. }
+            | SessionError::Stopping
+            | SessionError::Unexpected { .. } => None,
+        }
+    }
+}
+
+/// Why an administrator's word about clones has no effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BeliefError {
+    /// There is no Node object.
+    #[error("nodes \"{name}\" not found")]
+    Unregistered {
+        /// The node.
+        name: String,
+    },
+    /// No two enforcers of the node run under one instance id.
+    #[error(
+        "node \"{name}\" is not cloned: no two of its enforcers were seen with one instance id since the control plane \
+         started"
+    )]
+    NotCloned {
+        /// The node.
+        name: String,
+    },
+    /// No enforcer of that process was seen.
+    #[error(
+        "node \"{name}\" has no enforcer of process {process:016x}; these were seen:{}",
+        one_a_line(.seen)
+    )]
+    Unseen {
+        /// The node.
+        name: String,
+        /// The process.
+        process: u64,
+        /// The enforcers that were seen.
+        seen: Vec<Enforcer>,
+    },
+}
+
+fn one_a_line(enforcers: &[Enforcer]) -> String {
+    enforcers.iter().fold(String::new(), |mut text, enforcer| {
+        let _ = write!(text, "\n{enforcer}");
+        text
+    })
+}
+
 fn listed(positions: &[Position]) -> String {
     let texts: Vec<String> = positions.iter().map(Position::to_string).collect();
     texts.join(" and ")
@@ -125,6 +238,66 @@ fn was_sent(expected: &Option<Vec<Position>>) -> String {
     match expected {
         Some(window) => format!(" ({})", listed(window)),
         None => " (no update is under way)".to_owned(),
+    }
+}
+
+/// What a Hello led to.
+#[derive(Debug)]
+pub enum Opened {
+    /// The node is connected.
+    Session(Session),
+    /// Another enforcer may have the name.
+    Contested(Claim),
+}
+
+/// A stream whose node's name another enforcer may have. Its node is to be sent a Ping.
+#[derive(Debug)]
+pub struct Claim {
+    nodes: Arc<Nodes>,
+    hello: Hello,
+    stream: u64,
+    contested: Contested,
+}
+
+impl Claim {
+    pub(super) fn new(nodes: Arc<Nodes>, hello: Hello, stream: u64, contested: Contested) -> Claim {
+        Claim {
+            nodes,
+            hello,
+            stream,
+            contested,
+        }
+    }
+
+    /// The newcomer answered its Ping.
+    pub fn answered(&self) {
+        self.nodes.lock().answered(&self.hello.name, self.stream);
+    }
+
+    /// Returns when there may be a decision.
+    pub async fn changed(&self) {
+        let until = self.contested.until;
+        tokio::select! {
+            () = self.contested.wake.notified() => {}
+            () = tokio::time::sleep_until(until.into()) => {}
+        }
+    }
+
+    /// The session, once the name is the newcomer's.
+    pub fn decide(&mut self) -> Result<Option<Session>, SessionError> {
+        match self.nodes.open(self.stream, &self.hello)? {
+            Ok(session) => Ok(Some(session)),
+            Err(contested) => {
+                self.contested = contested;
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.nodes.lock().withdraw(&self.hello.name, self.stream);
     }
 }
 
@@ -191,6 +364,23 @@ impl Session {
     pub fn says(&self, troubles: Vec<Trouble>) -> Result<(), SessionError> {
         self.nodes
             .with(|table, now| table.says(&self.name, self.id, troubles, now))
+    }
+
+    /// A message of the node came.
+    pub fn heard(&self) -> Result<(), SessionError> {
+        let now = Instant::now();
+        self.nodes.lock().heard(&self.name, self.id, now)
+    }
+
+    /// The Ping to send the node now, or else when to look again.
+    pub fn ping(&self) -> Result<Result<u64, Option<Instant>>, SessionError> {
+        let now = Instant::now();
+        self.nodes.lock().ping(&self.name, self.id, now)
+    }
+
+    /// The node answered a Ping.
+    pub fn ponged(&self, number: u64) -> Result<(), SessionError> {
+        self.nodes.lock().ponged(&self.name, self.id, number)
     }
 
     /// The node asks for a lease. Says whether it may have one.

@@ -307,7 +307,10 @@ async fn metrics_are_text_unless_openmetrics_is_asked_for() {
         })
         .await
         .unwrap();
-    let mut n = FakeNode::connect(format!("http://{address}"), "n", Window::default()).await;
+    let url = format!("http://{address}");
+    let mut stranger = FakeNode::connect(url.clone(), "stranger", Window::default()).await;
+    stranger.ends().await;
+    let mut n = FakeNode::connect(url, "n", Window::default()).await;
     n.follow().await;
     let watch = client.watch(WatchRequest::default()).await.unwrap();
     let started = Instant::now();
@@ -328,6 +331,10 @@ async fn metrics_are_text_unless_openmetrics_is_asked_for() {
         "{head}"
     );
     check_metrics(body);
+    assert!(
+        body.contains("\nsallyport_controlplane_turned_away_total{reason=\"no_node\"} 1\n"),
+        "{body}"
+    );
     assert!(
         body.contains("\nsallyport_build_info{program=\"sallyport-controlplane\",version=\""),
         "{body}"

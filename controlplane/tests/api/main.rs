@@ -6,6 +6,7 @@ mod doors;
 mod established;
 mod following;
 mod full_disk;
+mod identity;
 mod leases;
 mod leaving;
 mod log;

@@ -6,7 +6,7 @@ use prost::Message as _;
 use sallyport_proto::{
     Assembly, Position, Update, Window,
     wire::{
-        self, Ack, Hello, LeaveRequest, Nack, SyncRequest, SyncResponse,
+        self, Ack, Enforcer, Hello, LeaveRequest, Nack, Pong, SyncRequest, SyncResponse,
         node_service_client::NodeServiceClient, sync_request::Message, sync_response,
     },
 };
@@ -70,18 +70,36 @@ impl FakeNode {
         }
     }
 
+    /// Connects and says Hello as an enforcer that says which one it is.
+    pub(crate) async fn enter(
+        url: String,
+        name: &str,
+        window: Window,
+        enforcer: &Enforcer,
+    ) -> FakeNode {
+        let node = FakeNode::open(url, name, window).await;
+        node.say(Message::Hello(Hello {
+            instance: enforcer.instance.clone(),
+            start: enforcer.start,
+            process: enforcer.process,
+            ..node.hello(Duration::ZERO)
+        }));
+        node
+    }
+
     pub(crate) fn say_hello(&self, lease: Duration) {
-        let hello = Hello {
+        self.say(Message::Hello(self.hello(lease)));
+    }
+
+    fn hello(&self, lease: Duration) -> Hello {
+        Hello {
             node_name: self.name.clone(),
             window: names(&self.window),
             version: "test".to_owned(),
             dropped: Some(wire::WorkloadRanges::default()),
             lease_ms: u32::try_from(lease.as_millis()).unwrap(),
-        };
-        let request = SyncRequest {
-            message: Some(Message::Hello(hello)),
-        };
-        self.outbound.send(request).unwrap();
+            ..Hello::default()
+        }
     }
 
     /// Says that a node stops enforcing.
@@ -171,6 +189,26 @@ impl FakeNode {
         let update = update.expect("small updates come in one part");
         self.carry_out(&Received { update, parts: 1 });
         self.ack();
+    }
+
+    /// The number of the Ping that comes next.
+    pub(crate) async fn pinged(&mut self) -> u64 {
+        let response = timeout(Duration::from_secs(10), self.inbound.message()).await;
+        match response.expect("a Ping comes").unwrap().unwrap().message {
+            Some(sync_response::Message::Ping(ping)) => ping.number,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Answers a Ping.
+    pub(crate) fn pong(&self, number: u64) {
+        self.say(Message::Pong(Pong { number }));
+    }
+
+    /// Answers the Ping that comes next.
+    pub(crate) async fn answer_ping(&mut self) {
+        let number = self.pinged().await;
+        self.pong(number);
     }
 
     /// The number of the lease that comes next.

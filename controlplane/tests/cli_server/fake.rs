@@ -96,6 +96,7 @@ impl Store {
             troubles: Vec::new(),
             lease_over_ms: 0,
             held_revision: self.revision() - u64::from(stuck),
+            ..NodeStatus::default()
         };
         vec![node("node-a", false), node("node-b", stuck)]
     }
@@ -266,6 +267,12 @@ impl PolicyService for Fake {
     }
 
     async fn backup(&self, _: Request<BackupRequest>) -> Answer<Self::BackupStream> {
+        Err(Status::unimplemented(
+            "the real one is asked in its own tests",
+        ))
+    }
+
+    async fn believe(&self, _: Request<BelieveRequest>) -> Answer<BelieveResponse> {
         Err(Status::unimplemented(
             "the real one is asked in its own tests",
         ))

@@ -111,6 +111,37 @@ impl Handle {
         self.ask(|reply| Request::TakeLease(number, reply)).await
     }
 
+    /// An agent that holds nothing, and applies an update once it is let go on.
+    #[cfg(test)]
+    pub(crate) fn held(go_on: mpsc::Receiver<()>) -> Handle {
+        let (requests, queue) = mpsc::channel();
+        let (says, said) = watch::channel(Said {
+            window: Vec::new(),
+            lease: None,
+        });
+        thread::spawn(move || {
+            for request in queue {
+                match request {
+                    Request::Settle(reply) => drop(reply.send(())),
+                    Request::Apply(_, reply) => {
+                        let _ = go_on.recv();
+                        drop(reply.send(Ok(())));
+                    }
+                    Request::PrepareLease(reply) => drop(reply.send(Ok(None))),
+                    Request::TakeLease(_, reply) => drop(reply.send(Ok(false))),
+                    Request::Heard(_) => {}
+                }
+            }
+            drop(says);
+        });
+        Handle {
+            requests: Arc::new(requests),
+            said,
+            asks_for: None,
+            protected: false,
+        }
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> T {
         let (reply, answer) = oneshot::channel();
         self.requests

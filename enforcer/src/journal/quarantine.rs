@@ -15,6 +15,15 @@ use super::{Error, Journal, Recovered, scratch};
 /// Where damaged journals are, in the journal's directory.
 pub(super) const DIRECTORY: &str = "quarantine";
 
+/// The file beside the journal that says which enforcer this is.
+pub const INSTANCE: &str = "instance";
+
+/// The file beside the journal that says which node this is, and of which control plane.
+pub const MEMBERSHIP: &str = "session";
+
+/// What stays where it is.
+const KEPT: [&str; 3] = [DIRECTORY, INSTANCE, MEMBERSHIP];
+
 /// sled's log, which is moved last: while it is there, the journal is not moved yet.
 const LOG: &str = "db";
 
@@ -109,7 +118,7 @@ fn move_aside(path: &Path, moves: impl Fn(&OsStr) -> bool) -> io::Result<(PathBu
     let aside = fresh(&all)?;
     let names = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name()));
     let mut names = names.collect::<io::Result<Vec<_>>>()?;
-    names.retain(|name| name != DIRECTORY && moves(name));
+    names.retain(|name| KEPT.iter().all(|kept| name != kept) && moves(name));
     names.sort_by_key(|name| name == LOG);
     for name in names {
         fs::rename(path.join(&name), aside.join(&name))?;
@@ -126,6 +135,28 @@ fn fresh(all: &Path) -> io::Result<PathBuf> {
         match fs::create_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => return result.map(|()| path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What damages a journal leaves the enforcer's instance id alone.
+    #[test]
+    fn all_is_moved_but_who_this_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        drop(Journal::open(path).unwrap());
+        for kept in [INSTANCE, MEMBERSHIP] {
+            fs::write(path.join(kept), kept).unwrap();
+        }
+        let (aside, count) = move_aside(path, |_| true).unwrap();
+        assert_eq!(count, 1);
+        assert!(aside.join(LOG).exists() && !path.join(LOG).exists());
+        for kept in [INSTANCE, MEMBERSHIP] {
+            assert_eq!(fs::read_to_string(path.join(kept)).unwrap(), kept);
         }
     }
 }

@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use prost::Message as _;
 use rand::RngExt;
 use sallyport_controlplane::{
-    nodes::{Hello, SessionError, Update},
+    nodes::{Admission, Enforcer, Hello, SessionError, Update},
     stream::Parts,
 };
 use sallyport_proto::{
@@ -95,9 +95,16 @@ impl World {
                 None => Unknown::Allow,
             },
             lease,
+            enforcer: Some(Enforcer {
+                instance: hello.instance[..].try_into().expect("16 bytes"),
+                start: hello.start,
+                process: hello.process,
+            }),
         };
         let session = alive.accepted[&stream];
-        let wake = alive.table.connect(session, hello, at)?;
+        let Admission::Connected(wake) = alive.table.connect(session, hello, at)? else {
+            unreachable!("each start of an enforcer has its number: its name is never contested");
+        };
         let leased = !lease.is_zero();
         let joined = alive.table.joined(&name) == Some(leased);
         alive.conversations.insert(
@@ -217,7 +224,9 @@ impl World {
                     self.say(stream, Some(message));
                 }
             }
-            Message::Hello(_) | Message::Health(_) => unreachable!("it is opened elsewhere"),
+            Message::Hello(_) | Message::Health(_) | Message::Pong(_) => {
+                unreachable!("it is opened elsewhere")
+            }
         }
         Ok(())
     }

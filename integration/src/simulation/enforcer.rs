@@ -193,6 +193,9 @@ impl World {
             version: "simulated".into(),
             dropped: Some(wire::WorkloadRanges::default()),
             lease_ms: lease.unwrap_or_default() as u32 / 1_000,
+            instance: vec![node as u8; 16],
+            start: u64::from(enforcer.life),
+            process: u64::from(enforcer.life),
         };
         self.say_to_control(stream, Some(Message::Hello(hello)));
         if lease.is_some() {
@@ -277,6 +280,7 @@ impl World {
                 self.schedule.at(until, 0, Event::LeaseEnds(node));
                 self.refresh(node)
             }
+            sync_response::Message::Ping(_) => unreachable!("nobody contests its name"),
         }
     }
 

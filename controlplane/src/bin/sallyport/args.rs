@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// Show the control plane's revision and how every node stands
     #[command(after_help = headed(STATUS_HELP))]
     Status(Status),
+    /// Decide which enforcer is a node's, where a data directory was copied
+    #[command(subcommand, after_help = headed(NODE_HELP))]
+    Node(Node),
     /// Wait until every node enforces a revision
     #[command(after_help = headed(WAIT_HELP))]
     Wait(Wait),
@@ -330,6 +333,34 @@ pub(crate) struct Rollback {
     pub(crate) commit: Commit,
 }
 
+/// Commands of `node`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// Say which of several enforcers with one instance id is the right one; `sallyport status` lists them
+    #[command(after_help = headed(BELIEVE_HELP))]
+    Believe(Believe),
+}
+
+/// Arguments of `node believe`.
+#[derive(Debug, Args)]
+pub(crate) struct Believe {
+    /// The node
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
+    /// The process of the right enforcer, as `sallyport status` shows it
+    #[arg(long, value_name = "PROCESS", value_parser = process)]
+    pub(crate) process: u64,
+}
+
+/// A process of an enforcer: 16 hexadecimal digits.
+fn process(text: &str) -> Result<u64, String> {
+    let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = u64::from_str_radix(text, 16).ok().filter(|_| is_hex);
+    number.ok_or_else(|| {
+        "a process is 16 hexadecimal digits, as `sallyport status` shows it".to_owned()
+    })
+}
+
 /// Commands of `journal`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Journal {
@@ -480,7 +511,23 @@ Examples:
   sallyport label ns prod team=payments stage-        Set one, remove one
   sallyport label wl db tier=2 -n prod --overwrite --wait";
 
+const NODE_HELP: &str = "\
+Examples:
+  sallyport node believe web-1 --process 9f86d081884c7d65";
+
+const BELIEVE_HELP: &str = "\
+Two enforcers with one instance id run on copies of one data directory. The control plane believes
+neither, and both go on enforcing what they have. The others stay refused until their machines have
+an id of their own: `sallyport-enforcer new-identity`.
+
+Examples:
+  sallyport status                          Which enforcers are there?
+  sallyport node believe web-1 --process 9f86d081884c7d65";
+
 const STATUS_HELP: &str = "\
+A node is slow while its enforcer answers and an update is under way for seconds; it is silent while
+its enforcer does not answer. It is cloned while several enforcers run under one instance id.
+
 LAG counts the revisions from the first that a node must yet enforce to the current one; 0 means that
 it enforces all that concerns it, - that this is not known.
 Of more than 20 nodes the table shows those alone that do not enforce, that lag, or that something is wrong with.

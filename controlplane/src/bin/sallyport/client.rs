@@ -8,10 +8,10 @@ use std::{
 
 use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
-    ApplyRequest, ApplyResponse, BackupHeader, BackupRequest, GetRequest, HistoryRequest,
-    HistoryResponse, Kind, ListRequest, ListResponse, Object, ObjectRef, RollbackRequest,
-    StatusRequest, StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse, WatchRequest,
-    WatchResponse, policy_service_client::PolicyServiceClient,
+    ApplyRequest, ApplyResponse, BackupHeader, BackupRequest, BelieveRequest, GetRequest,
+    HistoryRequest, HistoryResponse, Kind, ListRequest, ListResponse, Object, ObjectRef,
+    RollbackRequest, StatusRequest, StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse,
+    WatchRequest, WatchResponse, policy_service_client::PolicyServiceClient,
 };
 use tonic::{
     Code, Request, Response, Status, Streaming,
@@ -304,6 +304,17 @@ impl Client {
     pub(crate) async fn status(&mut self) -> Result<StatusResponse, Failure> {
         let patience = Patience::of(&self.server, self.request_timeout);
         patience.answer(self.service.status(StatusRequest {})).await
+    }
+
+    /// Says which enforcer is a node's.
+    pub(crate) async fn believe(&mut self, node: &str, process: u64) -> Result<(), Failure> {
+        let request = BelieveRequest {
+            node: node.to_owned(),
+            process,
+        };
+        let patience = Patience::of(&self.server, self.request_timeout);
+        let answer = patience.answer(self.service.believe(request)).await;
+        answer.map(drop)
     }
 
     fn failure(&self, status: &Status) -> Failure {

@@ -92,7 +92,7 @@ pub(crate) fn nodes(status: &StatusResponse, revision: u64) -> String {
 pub(crate) fn has_reported(state: State) -> bool {
     !matches!(
         state,
-        State::Unspecified | State::Unknown | State::NotSeen | State::Left
+        State::Unspecified | State::Unknown | State::NotSeen | State::Left | State::Cloned
     )
 }
 
@@ -166,6 +166,9 @@ pub(crate) fn state(state: State) -> &'static str {
         State::Skipped => "skipped",
         State::Left => "left",
         State::NotSeen => "not-seen",
+        State::Cloned => "cloned",
+        State::Silent => "silent",
+        State::Slow => "slow",
     }
 }
 
@@ -205,7 +208,13 @@ mod tests {
             count(vec![enforcing.clone(), later, unknown]),
             "2 of 3 nodes"
         );
-        for state in [State::Fenced, State::Skipped, State::Left, State::NotSeen] {
+        for state in [
+            State::Fenced,
+            State::Skipped,
+            State::Left,
+            State::NotSeen,
+            State::Cloned,
+        ] {
             // It reported all that there is, once.
             let other = node("e", state, 0);
             assert_eq!(

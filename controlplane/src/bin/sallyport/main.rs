@@ -12,6 +12,7 @@ mod input;
 mod journal;
 mod kind;
 mod label;
+mod node;
 mod output;
 mod rollback;
 mod status;
@@ -71,6 +72,7 @@ async fn run(cli: &Cli) -> Result<(), Failure> {
         Command::Get(args) => get::run(args, server, out).await,
         Command::Delete(args) => commit::delete(args, server, out).await,
         Command::Label(args) => label::run(args, server, out).await,
+        Command::Node(args) => node::run(args, server, out).await,
         Command::Status(args) => status::run(args, server, out).await,
         Command::Wait(args) => enforced::run(args, server, out).await,
         Command::History(args) => history::run(args, server, out).await,

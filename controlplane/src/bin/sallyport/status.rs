@@ -5,7 +5,8 @@ use std::{io, time::Duration};
 use clap::builder::styling::{AnsiColor, Style};
 use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
-    self, NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase, trouble::Kind,
+    self, NodeStatus, Rollout, StatusResponse, condition, node_status::State, rollout::Phase,
+    trouble::Kind, turned_away::Reason,
 };
 use serde::Serialize;
 
@@ -47,6 +48,44 @@ struct Report {
     enforced_on: String,
     /// The edits that have not passed their barrier.
     rollouts: Vec<OnItsWay>,
+    /// The enforcers that were refused a session, by node.
+    turned_away: Vec<TurnedAway>,
+    /// How many names without a Node object were forgotten.
+    #[serde(skip_serializing_if = "is_zero")]
+    forgotten_names: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct TurnedAway {
+    node: String,
+    reason: &'static str,
+    message: String,
+    count: u64,
+    since_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enforcer: Option<Enforcer>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Condition {
+    kind: &'static str,
+    message: String,
+    since_ms: u64,
+    enforcers: Vec<Enforcer>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Enforcer {
+    instance: String,
+    start: u64,
+    process: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,6 +123,9 @@ struct Node {
     lease_over_ms: Option<u64>,
     /// What the node says is wrong with it, or was.
     troubles: Vec<Trouble>,
+    /// How long ago its enforcer was last heard.
+    heard_ms: Option<u64>,
+    conditions: Vec<Condition>,
     /// What the state means for a table's reader, where the node gave no reason.
     #[serde(skip)]
     remark: String,
@@ -100,6 +142,17 @@ struct Trouble {
 impl From<StatusResponse> for Report {
     fn from(status: StatusResponse) -> Report {
         let enforced_on = enforced::nodes(&status, status.revision);
+        let strangers = status.turned_away.unwrap_or_default();
+        let unregistered = strangers.names.into_iter().filter_map(|stranger| {
+            let turned_away = stranger.turned_away?;
+            Some(TurnedAway::new(&stranger.name, turned_away))
+        });
+        let registered = status.nodes.iter().flat_map(|node| {
+            let turned_away = node.turned_away.iter().cloned();
+            turned_away.map(|turned_away| TurnedAway::new(&node.name, turned_away))
+        });
+        let mut turned_away: Vec<TurnedAway> = registered.chain(unregistered).collect();
+        turned_away.sort_by(|a, b| a.node.cmp(&b.node));
         let known = |node: &NodeStatus, number: u64| {
             Some(number).filter(|_| enforced::has_reported(node.state()))
         };
@@ -121,6 +174,8 @@ impl From<StatusResponse> for Report {
             endpoints: node.endpoints,
             reason: node.reason,
             troubles: node.troubles.into_iter().map(Trouble::from).collect(),
+            heard_ms: node.heard_ms,
+            conditions: node.conditions.into_iter().map(Condition::from).collect(),
         };
         Report {
             revision: status.revision,
@@ -129,6 +184,88 @@ impl From<StatusResponse> for Report {
             nodes: status.nodes.into_iter().map(node).collect(),
             enforced_on,
             rollouts: status.rollouts.into_iter().map(OnItsWay::from).collect(),
+            turned_away,
+            forgotten_names: strangers.forgotten,
+        }
+    }
+}
+
+impl TurnedAway {
+    fn new(node: &str, turned_away: wire::TurnedAway) -> TurnedAway {
+        TurnedAway {
+            node: node.to_owned(),
+            reason: match turned_away.reason() {
+                Reason::Unspecified => "?",
+                Reason::NoNode => "noNode",
+                Reason::Ahead => "ahead",
+                Reason::Lease => "lease",
+                Reason::NameTaken => "nameTaken",
+                Reason::Cloned => "cloned",
+                Reason::NotBelieved => "notBelieved",
+                Reason::Late => "late",
+            },
+            message: turned_away.message,
+            count: turned_away.count,
+            since_ms: turned_away.since_ms,
+            enforcer: turned_away.enforcer.map(Enforcer::from),
+        }
+    }
+
+    /// For a table's reader.
+    fn line(&self) -> String {
+        let times = match self.count {
+            1 => "once".to_owned(),
+            count => format!("{count} times"),
+        };
+        let since = duration::rough(Duration::from_millis(self.since_ms));
+        let who = self
+            .enforcer
+            .as_ref()
+            .map_or(String::new(), |enforcer| format!(" ({})", enforcer.text()));
+        format!(
+            "{}{who}, {times}, last {since} ago: {}",
+            self.node, self.message
+        )
+    }
+}
+
+impl From<wire::Enforcer> for Enforcer {
+    fn from(enforcer: wire::Enforcer) -> Enforcer {
+        let digits = enforcer.instance.iter();
+        Enforcer {
+            instance: digits.map(|byte| format!("{byte:02x}")).collect(),
+            start: enforcer.start,
+            process: format!("{:016x}", enforcer.process),
+        }
+    }
+}
+
+impl Enforcer {
+    fn text(&self) -> String {
+        let Enforcer {
+            instance,
+            start,
+            process,
+        } = self;
+        format!("instance {instance}, start {start}, process {process}")
+    }
+}
+
+impl From<wire::Condition> for Condition {
+    fn from(condition: wire::Condition) -> Condition {
+        Condition {
+            kind: match condition.kind() {
+                condition::Kind::Unspecified => "?",
+                condition::Kind::Replaced => "replaced",
+                condition::Kind::Cloned => "cloned",
+            },
+            message: condition.message,
+            since_ms: condition.since_ms,
+            enforcers: condition
+                .enforcers
+                .into_iter()
+                .map(Enforcer::from)
+                .collect(),
         }
     }
 }
@@ -220,7 +357,7 @@ impl Report {
             );
         }
         if self.nodes.is_empty() {
-            return text + "no nodes\n";
+            return text + "no nodes\n" + &self.turned_away_text();
         }
         let is_many = self.nodes.len() > MANY && !wide;
         if is_many {
@@ -263,11 +400,37 @@ impl Report {
                 text += &format!("  {}: {}\n", node.name, trouble.line());
             }
         }
+        let conditions = self.nodes.iter().flat_map(|node| {
+            let conditions = node.conditions.iter();
+            conditions.map(|condition| (&node.name, condition))
+        });
+        for (n, (node, condition)) in conditions.enumerate() {
+            let since = duration::rough(Duration::from_millis(condition.since_ms));
+            text += if n == 0 { "\nconditions:\n" } else { "" };
+            text += &format!("  {node}, {since} ago: {}\n", condition.message);
+        }
+        text += &self.turned_away_text();
         if !self.rollouts.is_empty() {
             text += "\non their way:\n";
         }
         for rollout in &self.rollouts {
             text += &format!("  {}\n", rollout.line);
+        }
+        text
+    }
+
+    /// The lines about enforcers that were turned away.
+    fn turned_away_text(&self) -> String {
+        let mut text = String::new();
+        for (n, turned_away) in self.turned_away.iter().enumerate() {
+            text += if n == 0 { "\nturned away:\n" } else { "" };
+            text += &format!("  {}\n", turned_away.line());
+        }
+        if self.forgotten_names > 0 {
+            text += &format!(
+                "  and {} earlier names without a Node object\n",
+                self.forgotten_names
+            );
         }
         text
     }
@@ -308,8 +471,8 @@ impl Node {
 fn style(state: &str) -> Option<Style> {
     let colour = match state {
         "enforcing" => AnsiColor::Green,
-        "updating" | "holding" | "unknown" | "not-seen" => AnsiColor::Yellow,
-        "refusing" | "disconnected" | "fenced" | "skipped" => AnsiColor::Red,
+        "updating" | "holding" | "unknown" | "not-seen" | "slow" => AnsiColor::Yellow,
+        "refusing" | "disconnected" | "fenced" | "skipped" | "cloned" | "silent" => AnsiColor::Red,
         _ => return None,
     };
     Some(colour.on_default())
@@ -330,8 +493,7 @@ mod tests {
             reason: reason.to_owned(),
             version: "0.1.0".to_owned(),
             endpoints: 3,
-            troubles: Vec::new(),
-            lease_over_ms: 0,
+            ..NodeStatus::default()
         };
         let mut unknown = node("node-c", State::Unknown, 0, 1, "");
         unknown.version.clear();
@@ -359,7 +521,7 @@ mod tests {
             epoch: 1,
             nodes,
             rollouts: vec![rollout],
-            trouble: None,
+            ..StatusResponse::default()
         })
     }
 
@@ -508,6 +670,60 @@ mod tests {
         let few = Report::from(status).show(Form::Table, false);
         assert!(!few.contains("-o wide"), "{few}");
         assert_eq!(few.matches("0.1.0").count(), 20, "{few}");
+    }
+
+    #[test]
+    fn what_was_turned_away_is_told_even_where_there_are_no_nodes() {
+        let turned_away = wire::TurnedAway {
+            reason: Reason::NoNode.into(),
+            message: "nodes \"node-7\" not found".into(),
+            count: 14,
+            since_ms: 3_000,
+            enforcer: Some(wire::Enforcer {
+                instance: vec![0xab; 16],
+                start: 5,
+                process: 0xa,
+            }),
+        };
+        let stranger = wire::strangers::Stranger {
+            name: "node-7".into(),
+            turned_away: Some(turned_away),
+        };
+        let report = Report::from(StatusResponse {
+            turned_away: Some(wire::Strangers {
+                names: vec![stranger],
+                forgotten: 2,
+            }),
+            ..StatusResponse::default()
+        });
+        assert_eq!(
+            report.show(Form::Table, false),
+            "revision 0, epoch 0\n\
+             no nodes\n\
+             \n\
+             turned away:\n  \
+             node-7 (instance abababababababababababababababab, start 5, process 000000000000000a), 14 times, last 3s \
+             ago: nodes \"node-7\" not found\n  \
+             and 2 earlier names without a Node object\n"
+        );
+        let json = report.show(Form::Json, false);
+        assert!(json.contains("\"reason\": \"noNode\""), "{json}");
+        assert!(json.contains("\"process\": \"000000000000000a\""), "{json}");
+    }
+
+    #[test]
+    fn conditions_are_told_with_their_node() {
+        let mut report = report();
+        report.nodes[1].conditions.push(Condition {
+            kind: "replaced",
+            message: "an enforcer with another instance id took the name".into(),
+            since_ms: 3_000,
+            enforcers: Vec::new(),
+        });
+        let table = report.show(Form::Table, false);
+        let lines =
+            "\nconditions:\n  node-b, 3s ago: an enforcer with another instance id took the name\n";
+        assert!(table.contains(lines), "{table}");
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Node {
             window: self.held(),
             version: env!("CARGO_PKG_VERSION").into(),
             dropped: Some(wire::WorkloadRanges::default()),
-            lease_ms: 0,
+            ..wire::Hello::default()
         }))
     }
 

@@ -55,7 +55,7 @@ fn resident(scene: &Scene) -> Result<u64> {
     let pid = pid.context("the control plane does not run")?;
     let statm = fs::read_to_string(format!("/proc/{pid}/statm"))?;
     let pages = statm.split(' ').nth(1).context("statm has pages")?;
-    Ok(pages.parse::<u64>()? * 4096 >> 20)
+    Ok((pages.parse::<u64>()? * 4096) >> 20)
 }
 
 /// Watchers from the beginning of a long history, which read nothing.
