@@ -394,7 +394,7 @@ fn leaving() -> Outcome {
     // When an enforcer starts again the node joins again.
     deployment.start_enforcer(0)?;
     std::fs::write(directory.path().join("p.yaml"), isolating(81))?;
-    let revision = deployment.client()?.enforce(vec![put(&isolating(81))])?;
+    let revision = deployment.client()?.enforce(vec![put(isolating(81))])?;
     deployment.client()?.wait_enforced_by("node-1", revision)?;
     let said = sallyport(&deployment, "wait")?;
     if !said.contains("enforced on 2 nodes") || said.contains(left) {
@@ -452,7 +452,7 @@ fn counting() -> Outcome {
     let of_one_node = TWO_NODES
         .replace("10.9.2.2", "10.9.1.3")
         .replace("node: node-2", "node: node-1");
-    let edits = vec![put(&of_one_node), put(&isolating(81))];
+    let edits = vec![put(&of_one_node), put(isolating(81))];
     let mut plane = deployment.client()?;
     let revision = plane.apply(edits)?;
     plane.wait_enforced_by("node-1", revision)?;

@@ -7,6 +7,7 @@ mod hostile;
 mod journals;
 mod kernel;
 mod kills;
+mod machines;
 mod neighbours;
 mod outages;
 mod picked_up;

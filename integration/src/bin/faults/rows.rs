@@ -6,7 +6,8 @@ use anyhow::Result;
 use sallyport_integration::binaries::binaries;
 
 use crate::{
-    Settings, conntrack, flows, hostile, journals, kernel, kills, neighbours, outages, picked_up,
+    Settings, conntrack, flows, hostile, journals, kernel, kills, machines, neighbours, outages,
+    picked_up,
     scene::{Scene, Spec},
     streams, upgrade,
 };
@@ -57,6 +58,11 @@ const UNPROTECTED: Spec = Spec {
 /// How long leases last where a row has them.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
+const FENCED: Spec = Spec {
+    control_plane: &["--on-unreachable", "fence"],
+    ..LEASED
+};
+
 const LEASED: Spec = Spec {
     enforcers: &["--lease", "2s"],
     ..PLAIN
@@ -78,6 +84,13 @@ impl Row {
     const fn landed(self) -> Row {
         Row {
             spec: LANDED,
+            ..self
+        }
+    }
+
+    const fn fenced(self) -> Row {
+        Row {
+            spec: FENCED,
             ..self
         }
     }
@@ -314,6 +327,17 @@ pub(crate) const ROWS: &[Row] = &[
         "noise, half a protocol, floods of frames and silence on the port: others served",
         hostile::garbage,
     ),
+    row(
+        "one-name-twice",
+        "two machines with one node's name: the one that answers has it, and edits go on",
+        machines::one_name,
+    ),
+    row(
+        "uninstall-under-edits",
+        "a machine leaves in the middle of edits, five times: none waits for it, none calls it closed",
+        machines::uninstall,
+    )
+    .fenced(),
     row(
         "watcher-flood",
         "1,000 watchers that read nothing: edits as fast as before, little memory",
