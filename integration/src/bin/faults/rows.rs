@@ -59,7 +59,7 @@ const UNPROTECTED: Spec = Spec {
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 const FENCED: Spec = Spec {
-    control_plane: &["--on-unreachable", "fence"],
+    control_plane: &["--unreachable", "fence"],
     ..LEASED
 };
 
