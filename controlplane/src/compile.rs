@@ -26,6 +26,7 @@ mod class;
 mod classes;
 mod families;
 mod full;
+mod holders;
 mod index;
 mod nodes;
 mod peers;
@@ -35,6 +36,8 @@ mod selections;
 mod settle;
 mod slab;
 mod subjects;
+mod trie;
+mod union;
 mod workloads;
 
 use std::{
