@@ -4,6 +4,7 @@
 //! Edits are carried out in order. What objects refer to (namespaces, nodes) is looked at when all are through, so
 //! that an edit may refer to an object that a later one puts.
 
+mod bound;
 mod rules;
 #[cfg(test)]
 mod tests;

@@ -175,8 +175,8 @@ impl Selections {
 
     /// Removes the selections that have no users, and what nobody speaks of any more. Returns each one with those who
     /// were in it.
-    pub(super) fn sweep(&mut self) -> Vec<(Id<Selected>, BTreeSet<Id<Row>>)> {
-        let mut swept = Vec::new();
+    pub(super) fn sweep(&mut self) -> BTreeMap<Id<Selected>, BTreeSet<Id<Row>>> {
+        let mut swept = BTreeMap::new();
         for id in std::mem::take(&mut self.idle) {
             if self.selected[id].users > 0 {
                 continue;
@@ -190,7 +190,7 @@ impl Selections {
             if realm.selections == 0 {
                 self.remove_realm(gone.realm);
             }
-            swept.push((id, gone.members));
+            swept.insert(id, gone.members);
         }
         for id in std::mem::take(&mut self.empty) {
             self.remove_space_if_empty(id);

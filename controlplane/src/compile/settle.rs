@@ -215,11 +215,11 @@ impl Compiler {
             self.selections.move_out(self.workloads.get(row).space);
             self.workloads.remove(row);
         }
-        for (selection, members) in self.selections.sweep() {
-            for row in members {
-                let selections = &mut self.workloads.get_mut(row).facts.selections;
-                selections.retain(|&other| other != selection);
-            }
+        let swept = self.selections.sweep();
+        let rows: BTreeSet<Id<Row>> = swept.values().flatten().copied().collect();
+        for row in rows {
+            let selections = &mut self.workloads.get_mut(row).facts.selections;
+            selections.retain(|selection| !swept.contains_key(selection));
         }
     }
 }
