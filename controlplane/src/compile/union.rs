@@ -251,16 +251,20 @@ mod tests {
             })
     }
 
-    /// The terms and the ranges of one rule.
+    /// The terms and the ranges of one grant: whole terms with ranges, or a named port of one destination.
     fn part() -> impl Strategy<Value = (Vec<Term>, Ranges)> {
         let ranges = prop_oneof![
             6 => vec(ranges(), 0..2),
             1 => Just(vec![Ranges::everything()]),
         ];
-        (
-            vec(term(), 0..3),
-            ranges.prop_map(|parts| Ranges::union_all(&parts)),
-        )
+        let ranges = ranges.prop_map(|parts| Ranges::union_all(&parts));
+        (vec(term(), 0..3), ranges).prop_map(|(mut terms, ranges)| {
+            let is_whole = |term: &Term| term.target.is_none();
+            match terms.iter().position(|term| !is_whole(term)) {
+                Some(at) => (vec![terms.swap_remove(at)], Ranges::EMPTY),
+                None => (terms, ranges),
+            }
+        })
     }
 
     proptest! {
