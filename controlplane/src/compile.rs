@@ -16,6 +16,10 @@
 //!
 //! Selections are the hub: each is interned, knows its members, and knows who must hear when they change.
 //!
+//! A class has a union of peers for each range of ports, and neighbours have nearly the same one. So the terms of a union
+//! are a persistent set (`trie`) that `union` brings from one range to the next; groups share its nodes, and `holders`
+//! finds the groups of a selection through them. Peers of n overlapping ranges cost n log n, and what nodes get.
+//!
 //! Of several workloads that claim one address (a transaction that leads to this is refused, but a pod may be listed
 //! twice while it ends) the first by kind, namespace and name has it, and to policies the others do not.
 //! A namespace that is no object has no labels; a selector by its name (`kubernetes.io/metadata.name`) means it all the
@@ -26,6 +30,7 @@ mod class;
 mod classes;
 mod families;
 mod full;
+mod holders;
 mod index;
 mod nodes;
 mod peers;
@@ -35,6 +40,8 @@ mod selections;
 mod settle;
 mod slab;
 mod subjects;
+mod trie;
+mod union;
 mod workloads;
 
 use std::{

@@ -4,6 +4,7 @@
 //! Edits are carried out in order. What objects refer to (namespaces, nodes) is looked at when all are through, so
 //! that an edit may refer to an object that a later one puts.
 
+mod bound;
 mod moves;
 mod rules;
 #[cfg(test)]
@@ -159,7 +160,7 @@ pub fn carry_out(
 pub fn consistent(cluster: &Cluster) -> Result<(), Problem> {
     for stored in cluster.objects() {
         let key = &stored.object.key;
-        if let Some((reason, message)) = rules::broken(cluster, key).into_iter().next() {
+        if let Some((reason, message)) = rules::broken(cluster, cluster, key).into_iter().next() {
             return Err(Problem {
                 reason,
                 message: format!("{key}: {message}"),
@@ -256,9 +257,7 @@ impl<'a> Draft<'a> {
     fn finish(mut self) -> Result<Outcome, Vec<Problem>> {
         let touched = std::mem::take(&mut self.touched);
         for (key, source) in &touched {
-            let mut broken = rules::broken(&self.cluster, key);
-            broken.extend(moves::broken(self.base, &self.cluster, key));
-            for (reason, message) in broken {
+            for (reason, message) in rules::broken(self.base, &self.cluster, key) {
                 self.problem(reason, key, source, &message);
             }
         }

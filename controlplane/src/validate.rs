@@ -66,3 +66,11 @@ pub const MAX_NAMED_PORTS: usize = 1_000;
 
 /// The most addresses, and the most workload ranges, that one node may have.
 pub const MAX_NODE_ADDRESSES: usize = 1_000;
+
+/// The most addresses that one NetworkPolicy may compile to, when it is put: the sum, over the port ranges that it
+/// tells apart, of the addresses that may use each. A peer that begins or ends at a port counts as
+/// [`PEER_ADDRESSES`] more.
+pub const MAX_COMPILED_ADDRESSES: u64 = 20_000_000;
+
+/// The addresses that a peer counts as, wherever a port range with it begins or ends.
+pub const PEER_ADDRESSES: u64 = 20;

@@ -34,24 +34,24 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// Hashes fields unambiguously: each is preceded by its length.
-pub(crate) struct Hasher(Sha256);
+/// Hashes fields unambiguously: each is preceded by its length. Nobody finds two lists of fields with one hash.
+pub struct Hasher(Sha256);
 
 impl Hasher {
     /// Starts a hash of the given kind; hashes of different kinds never meet.
-    pub(crate) fn new(kind: &str) -> Self {
+    pub fn new(kind: &str) -> Self {
         Hasher(Sha256::new()).field(kind.as_bytes())
     }
 
     /// Takes a field in.
-    pub(crate) fn field(mut self, bytes: &[u8]) -> Self {
+    pub fn field(mut self, bytes: &[u8]) -> Self {
         self.0.update((bytes.len() as u64).to_be_bytes());
         self.0.update(bytes);
         self
     }
 
     /// The first 128 bits.
-    pub(crate) fn finish(self) -> u128 {
+    pub fn finish(self) -> u128 {
         let hash = self.0.finalize();
         u128::from_be_bytes(hash[..16].try_into().expect("SHA-256 has 32 bytes"))
     }

@@ -14,9 +14,9 @@ mod window;
 pub use assembly::Assembly;
 pub use convert::{WireError, positions};
 pub use delta::{ApplyError, Change, Delta, Difference};
-pub use digest::Digest;
+pub use digest::{Digest, Hasher};
 pub use meet::{Unknown, Ways};
-pub use ranges::Ranges;
+pub use ranges::{Coverage, Ranges};
 pub use window::{Misfit, Update, Version, Window};
 
 /// The generated wire types and service stubs of `sallyport.v1`.

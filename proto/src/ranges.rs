@@ -1,6 +1,6 @@
 //! Sets of IP addresses as inclusive ranges: union, intersection, difference. Exact, of both families at once.
 
-use std::{fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 /// A set of addresses as disjoint ascending ranges, with no two of them adjacent: equal sets are equal values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,6 +11,84 @@ pub struct Ranges {
 
 /// An inclusive range of addresses of one family, as numbers.
 type Span = (u128, u128);
+
+/// Sets of addresses that come and go, counted: their union costs one walk over the edges that are there.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    v4: Edges,
+    v6: Edges,
+}
+
+/// Where spans begin and end, and how many do. A beginning sorts before an end at the same address.
+type Edges = BTreeMap<(u128, Edge), usize>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Edge {
+    Begin,
+    End,
+}
+
+impl Coverage {
+    /// Counts a set in.
+    pub fn add(&mut self, ranges: &Ranges) {
+        let families = [(&mut self.v4, &ranges.v4), (&mut self.v6, &ranges.v6)];
+        for (edges, spans) in families {
+            for &(first, last) in spans {
+                *edges.entry((first, Edge::Begin)).or_insert(0) += 1;
+                *edges.entry((last, Edge::End)).or_insert(0) += 1;
+            }
+        }
+    }
+
+    /// Counts a set out that was counted in.
+    pub fn remove(&mut self, ranges: &Ranges) {
+        let families = [(&mut self.v4, &ranges.v4), (&mut self.v6, &ranges.v6)];
+        for (edges, spans) in families {
+            for &(first, last) in spans {
+                for edge in [(first, Edge::Begin), (last, Edge::End)] {
+                    let count = edges.get_mut(&edge).expect("it was counted in");
+                    *count -= 1;
+                    if *count == 0 {
+                        edges.remove(&edge);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The union of the sets.
+    pub fn union(&self) -> Ranges {
+        Ranges {
+            v4: covered(&self.v4),
+            v6: covered(&self.v6),
+        }
+    }
+}
+
+fn covered(edges: &Edges) -> Vec<Span> {
+    let (mut covered, mut depth, mut first): (Vec<Span>, _, _) = (Vec::new(), 0, 0);
+    for (&(at, edge), count) in edges {
+        match edge {
+            Edge::Begin => {
+                if depth == 0 {
+                    first = at;
+                }
+                depth += count;
+            }
+            Edge::End => {
+                depth -= count;
+                if depth > 0 {
+                    continue;
+                }
+                match covered.last_mut() {
+                    Some(last) if last.1.checked_add(1) == Some(first) => last.1 = at,
+                    _ => covered.push((first, at)),
+                }
+            }
+        }
+    }
+    covered
+}
 
 impl Ranges {
     /// No address at all.
@@ -251,6 +329,12 @@ mod tests {
             let (ra, rb) = (ranges(&a), ranges(&b));
             prop_assert_eq!(ra.union(&rb), ranges(&a.union(&b).copied().collect()));
             prop_assert_eq!(Ranges::union_all([&ra, &rb]), ra.union(&rb));
+            let mut coverage = Coverage::default();
+            coverage.add(&ra);
+            coverage.add(&rb);
+            prop_assert_eq!(coverage.union(), ra.union(&rb));
+            coverage.remove(&ra);
+            prop_assert_eq!(coverage.union(), rb.clone());
             prop_assert_eq!(ra.intersection(&rb), ranges(&a.intersection(&b).copied().collect()));
             prop_assert_eq!(ra.difference(&rb), ranges(&a.difference(&b).copied().collect()));
             for n in 0..=u8::MAX {

@@ -1,43 +1,78 @@
 //! The canonical class of what rules allow together: disjoint ports, each with the one union of its peers. Pure; it
 //! knows neither workloads nor nodes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use sallyport_proto::policy::{Class, Direction, GroupId, PortRule, Protocol};
 
 use super::{
-    peers::Peers,
+    peers::{Peers, Terms},
     rule::{Grant, Ports},
+    trie::Trie,
+    union::{Columns, Union},
 };
 
 /// A class and the meaning of the groups that it names.
 pub(super) struct Built {
     /// The class; `None` when it restricts nothing, which is the same as no class.
     pub(super) class: Option<Class>,
-    /// The groups.
-    pub(super) groups: BTreeMap<GroupId, Arc<Peers>>,
+    /// The groups, each once. Neighbours have most of their terms in common.
+    pub(super) groups: Vec<BuiltGroup>,
+}
+
+/// A group that a class names.
+pub(super) struct BuiltGroup {
+    /// The meaning.
+    pub(super) peers: Arc<Peers>,
+    /// The terms with those that others absorb.
+    pub(super) terms: Terms,
 }
 
 /// Collects the unions that a class names, each once.
 #[derive(Default)]
-struct Unions<'a> {
-    /// By the sets that they are the union of.
-    known: BTreeMap<Vec<GroupId>, Option<GroupId>>,
-    parts: BTreeMap<GroupId, &'a Arc<Peers>>,
-    groups: BTreeMap<GroupId, Arc<Peers>>,
+struct Unions {
+    /// By the peers that they are the union of.
+    known: HashMap<u128, Option<GroupId>>,
+    ids: HashSet<GroupId>,
+    groups: Vec<BuiltGroup>,
+}
+
+/// The peers for whom a grant is open at a port.
+#[derive(Clone)]
+struct Open<'a> {
+    peers: &'a HashMap<GroupId, &'a Arc<Peers>>,
+    /// How many grants are open for each.
+    grants: HashMap<GroupId, i32>,
+    /// Those with an open grant.
+    ids: Trie<()>,
+    /// A union that was asked for earlier.
+    union: Union<'a>,
+    /// Those that are to be added to it, and to be removed from it.
+    behind: BTreeMap<GroupId, bool>,
 }
 
 /// What `grants` allow together, to new connections only if it is to `keep` those that are established.
 pub(super) fn build(direction: Direction, keep: bool, grants: &[Grant]) -> Built {
+    let peers: HashMap<GroupId, &Arc<Peers>> = grants
+        .iter()
+        .map(|grant| (grant.peers.id(), &grant.peers))
+        .collect();
+    let columns = Columns::of(peers.values().copied());
     let mut unions = Unions::default();
-    for grant in grants {
-        unions.parts.insert(grant.peers.id(), &grant.peers);
-    }
-    let mut base = BTreeMap::new();
+    let mut base = Open {
+        peers: &peers,
+        grants: HashMap::new(),
+        ids: Trie::default(),
+        union: Union::new(&columns),
+        behind: BTreeMap::new(),
+    };
     for grant in grants.iter().filter(|grant| grant.ports == Ports::All) {
-        *base.entry(grant.peers.id()).or_insert(0) += 1;
+        base.change(grant.peers.id(), 1);
     }
-    let other = unions.union(&base);
+    let other = unions.group(&mut base);
     let mut ports = Vec::new();
     for protocol in Protocol::ALL {
         if speaks_of(grants, protocol) {
@@ -61,7 +96,7 @@ pub(super) fn build(direction: Direction, keep: bool, grants: &[Grant]) -> Built
     if restricts_nothing(&class) {
         return Built {
             class: None,
-            groups: BTreeMap::new(),
+            groups: Vec::new(),
         };
     }
     Built {
@@ -75,9 +110,6 @@ fn speaks_of(grants: &[Grant], protocol: Protocol) -> bool {
     let mut ports = grants.iter().map(|grant| grant.ports);
     ports.any(|ports| matches!(ports, Ports::Span(of, ..) if of == protocol))
 }
-
-/// How many grants are open for each group.
-type Open = BTreeMap<GroupId, i32>;
 
 /// Where the open grants of a protocol change, and by what.
 fn starts(grants: &[Grant], protocol: Protocol) -> BTreeMap<u16, Vec<(GroupId, i32)>> {
@@ -100,22 +132,18 @@ fn starts(grants: &[Grant], protocol: Protocol) -> BTreeMap<u16, Vec<(GroupId, i
 /// Walks a protocol's ports from one change to the next.
 fn sweep(
     protocol: Protocol,
-    mut open: Open,
+    mut open: Open<'_>,
     starts: BTreeMap<u16, Vec<(GroupId, i32)>>,
-    unions: &mut Unions<'_>,
+    unions: &mut Unions,
     ports: &mut Vec<PortRule>,
 ) {
     let mut starts = starts.into_iter().peekable();
     while let Some((first, changes)) = starts.next() {
         for (id, change) in changes {
-            let count = open.entry(id).or_insert(0);
-            *count += change;
-            if *count == 0 {
-                open.remove(&id);
-            }
+            open.change(id, change);
         }
         let last = starts.peek().map_or(u16::MAX, |(next, _)| next - 1);
-        let Some(group) = unions.union(&open) else {
+        let Some(group) = unions.group(&mut open) else {
             continue;
         };
         PortRule {
@@ -128,18 +156,59 @@ fn sweep(
     }
 }
 
-impl Unions<'_> {
+impl Open<'_> {
+    /// Opens grants for some peers, or closes them.
+    fn change(&mut self, id: GroupId, change: i32) {
+        let grants = self.grants.entry(id).or_insert(0);
+        let before = *grants;
+        *grants += change;
+        let is_open = *grants > 0;
+        if !is_open {
+            self.grants.remove(&id);
+        }
+        if is_open == (before > 0) {
+            return;
+        }
+        let key = [u128::from_be_bytes(id.0), 0];
+        if is_open {
+            self.ids.insert(key, ());
+        } else {
+            self.ids.remove(key);
+        }
+        // Who comes and goes again between two unions is in neither.
+        if self.behind.remove(&id).is_none() {
+            self.behind.insert(id, is_open);
+        }
+    }
+
+    /// The union of them all.
+    fn union(&mut self) -> BuiltGroup {
+        for (id, is_open) in std::mem::take(&mut self.behind) {
+            let peers = self.peers[&id];
+            if is_open {
+                self.union.add(peers);
+            } else {
+                self.union.remove(peers);
+            }
+        }
+        let (peers, terms) = self.union.peers();
+        BuiltGroup { peers, terms }
+    }
+}
+
+impl Unions {
     /// The group of everyone for whom a grant is open; `None` for nobody.
-    fn union(&mut self, open: &Open) -> Option<GroupId> {
-        let key: Vec<GroupId> = open.keys().copied().collect();
+    fn group(&mut self, open: &mut Open<'_>) -> Option<GroupId> {
+        let key = open.ids.hash();
         if let Some(known) = self.known.get(&key) {
             return *known;
         }
-        let parts: Vec<&Arc<Peers>> = key.iter().map(|id| self.parts[id]).collect();
-        let id = (!parts.is_empty()).then(|| {
-            let union = Peers::union(&parts);
-            let id = union.id();
-            self.groups.insert(id, union);
+        let id = (!open.ids.is_empty()).then(|| {
+            let group = open.union();
+            let id = group.peers.id();
+            if self.ids.insert(id) {
+                self.groups.push(group);
+            }
             id
         });
         self.known.insert(key, id);

@@ -7,18 +7,17 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_proto::{
-    Ranges,
-    policy::{Class, ClassId, GroupId, PeerGroup, SharedGroup},
-};
+use imbl::OrdSet;
+use sallyport_proto::policy::{Class, ClassId, GroupId, PeerGroup, SharedGroup};
 
 use super::{
-    class::Built,
+    class::{Built, BuiltGroup},
+    holders::Holders,
     nodes::Place,
-    peers::{Peers, Target},
+    peers::Terms,
     selections::{Selected, Selections},
     slab::{Id, Slab},
-    workloads::{Facts, Workloads},
+    workloads::Workloads,
 };
 
 /// A class that some profile has.
@@ -41,17 +40,19 @@ pub(super) struct Group {
     pub(super) shared: SharedGroup,
     /// The nodes that know it.
     pub(super) places: BTreeSet<Id<Place>>,
-    terms: Vec<GroupTerm>,
+    /// The terms that its addresses are in.
+    pub(super) terms: Terms,
     /// How many classes name it.
     users: usize,
 }
 
-/// Some addresses of the members of a selection.
-#[derive(Debug)]
-struct GroupTerm {
-    selection: Id<Selected>,
-    target: Option<Target>,
-    within: Option<Ranges>,
+/// The addresses that terms select, followed from one set of terms to the next.
+#[derive(Default)]
+struct Members {
+    terms: Terms,
+    /// How many terms each address is in.
+    counts: HashMap<IpAddr, usize>,
+    addresses: OrdSet<IpAddr>,
 }
 
 /// All of them.
@@ -61,29 +62,49 @@ pub(super) struct Classes {
     by_id: HashMap<ClassId, Id<Judge>>,
     groups: Slab<Group>,
     group_by_id: HashMap<GroupId, Id<Group>>,
+    holders: Holders,
     /// Perhaps without users.
     idle: Vec<Id<Judge>>,
     idle_groups: Vec<Id<Group>>,
 }
 
-impl GroupTerm {
-    fn matches(&self, facts: &Facts, address: IpAddr) -> bool {
-        let has_target =
-            |target: &Target| facts.port(&target.name, target.protocol) == Some(target.number);
-        facts.is_in(self.selection)
-            && self.target.as_ref().is_none_or(has_target)
-            && self
-                .within
-                .as_ref()
-                .is_none_or(|within| within.contains(address))
-    }
-}
-
-impl Group {
-    /// Whether an address of a workload is in the group by its terms.
-    pub(super) fn matches(&self, facts: &Facts, address: IpAddr) -> bool {
-        facts.addresses.contains(&address)
-            && self.terms.iter().any(|term| term.matches(facts, address))
+impl Members {
+    /// Goes on to other terms.
+    fn follow(&mut self, terms: &Terms, selections: &Selections, workloads: &Workloads) {
+        let Members {
+            terms: before,
+            counts,
+            addresses,
+        } = self;
+        before.compare(terms, |named, is_new| {
+            let term = &named.term;
+            let selected = selections.get(selections.find(&term.selection));
+            for &row in &selected.members {
+                let facts = &workloads.get(row).facts;
+                if !facts.has(term.target.as_ref()) {
+                    continue;
+                }
+                let within = |address: &&IpAddr| {
+                    let within = term.within.as_ref();
+                    within.is_none_or(|within| within.contains(**address))
+                };
+                for &address in facts.addresses.iter().filter(within) {
+                    let count = counts.entry(address).or_insert(0);
+                    if is_new {
+                        *count += 1;
+                        if *count == 1 {
+                            addresses.insert(address);
+                        }
+                    } else {
+                        *count -= 1;
+                        if *count == 0 {
+                            addresses.remove(&address);
+                        }
+                    }
+                }
+            }
+        });
+        *before = terms.clone();
     }
 }
 
@@ -96,6 +117,14 @@ impl Classes {
     /// A group.
     pub(super) fn group(&self, id: Id<Group>) -> &Group {
         &self.groups[id]
+    }
+
+    /// The groups that have a term of one of some selections.
+    pub(super) fn groups_of<'a>(
+        &self,
+        selected: impl Iterator<Item = &'a Selected>,
+    ) -> BTreeSet<Id<Group>> {
+        self.holders.groups_of(selected)
     }
 
     /// A group, to tell it of its nodes and members.
@@ -116,9 +145,10 @@ impl Classes {
             self.judges[judge].users += 1;
             return Some(judge);
         }
+        let mut members = Members::default();
         let groups = built.groups.into_iter();
         let groups = groups
-            .map(|(id, peers)| self.acquire_group(id, &peers, selections, workloads))
+            .map(|group| self.acquire_group(&group, &mut members, selections, workloads))
             .collect();
         let judge = self.judges.insert(Judge {
             id,
@@ -158,53 +188,37 @@ impl Classes {
             let gone = self.groups.remove(id);
             debug_assert!(gone.places.is_empty());
             self.group_by_id.remove(&gone.shared.id());
-            for term in gone.terms {
-                selections.get_mut(term.selection).groups.remove(&id);
-            }
+            self.holders.leave(id, &gone.terms, selections);
         }
     }
 
+    /// One more class names a group. `members` are those of a group before it, or of none.
     fn acquire_group(
         &mut self,
-        id: GroupId,
-        peers: &Peers,
+        built: &BuiltGroup,
+        members: &mut Members,
         selections: &mut Selections,
         workloads: &Workloads,
     ) -> Id<Group> {
-        if let Some(&group) = self.group_by_id.get(&id) {
+        let BuiltGroup { peers, terms } = built;
+        if let Some(&group) = self.group_by_id.get(&peers.id()) {
             self.groups[group].users += 1;
             return group;
         }
-        let terms: Vec<GroupTerm> = peers
-            .terms()
-            .iter()
-            .map(|term| GroupTerm {
-                selection: selections.find(&term.selection),
-                target: term.target.clone(),
-                within: term.within.clone(),
-            })
-            .collect();
         let mut group = PeerGroup::new(peers.description(), peers.ranges().clone());
-        for term in &terms {
-            for &row in &selections.get(term.selection).members {
-                let facts = &workloads.get(row).facts;
-                let addresses = facts.addresses.iter().copied();
-                group
-                    .addresses
-                    .extend(addresses.filter(|&address| term.matches(facts, address)));
-            }
+        // Everyone has no terms: the ranges are all addresses.
+        if !peers.is_everyone() {
+            members.follow(terms, selections, workloads);
+            group.addresses = members.addresses.clone();
         }
-        let of_terms: Vec<Id<Selected>> = terms.iter().map(|term| term.selection).collect();
         let number = self.groups.insert(Group {
-            shared: SharedGroup::new(id, group),
+            shared: SharedGroup::new(peers.id(), group),
             places: BTreeSet::new(),
-            terms,
+            terms: peers.terms().clone(),
             users: 1,
         });
-        for selection in of_terms {
-            selections.get_mut(selection).groups.insert(number);
-        }
-        self.group_by_id.insert(id, number);
+        self.holders.enter(number, peers.terms(), selections);
+        self.group_by_id.insert(peers.id(), number);
         number
     }
 }

@@ -123,10 +123,11 @@ impl<'a> World<'a> {
             );
         }
         let built = class::build(direction, keep, &grants);
-        for (id, peers) in built.groups {
+        for group in built.groups {
+            let id = group.peers.id();
             let group = groups
                 .entry(id)
-                .or_insert_with(|| Arc::new(self.group(&peers)));
+                .or_insert_with(|| Arc::new(self.group(&group.peers)));
             policy.set_group(id, group.clone());
         }
         let class = built.class?;
@@ -153,7 +154,8 @@ impl<'a> World<'a> {
 
     fn group(&self, peers: &Peers) -> PeerGroup {
         let mut group = PeerGroup::new(peers.description(), peers.ranges().clone());
-        for term in peers.terms() {
+        for named in peers.terms().iter() {
+            let term = &named.term;
             for member in self
                 .selected(&term.selection)
                 .filter(|member| has_target(term, member))

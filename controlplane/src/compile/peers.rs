@@ -2,16 +2,18 @@
 //! It knows expressions only, never who is selected by them now.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashSet},
-    fmt,
+    fmt::{self, Write},
     sync::{Arc, LazyLock},
 };
 
 use sallyport_proto::{
-    Ranges,
+    Hasher, Ranges,
     policy::{GroupId, Protocol},
 };
 
+use super::trie::{Key, Trie};
 use crate::model::{LabelSelector, Operator};
 
 /// The label that every namespace carries with its own name.
@@ -19,6 +21,9 @@ const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// A description longer than this is cut; the id is made of the whole.
 const DESCRIPTION_LIMIT: usize = 400;
+
+/// So many terms are more than a description has room for: the shortest, with what separates it, has 11 characters.
+const DESCRIBED_TERMS: usize = 40;
 
 /// Which namespaces pods are taken from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,12 +74,25 @@ pub(super) struct Term {
     pub(super) within: Option<Ranges>,
 }
 
-/// The union of terms and ranges, normalised: what the rest absorbs is left out.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A term with its name.
+#[derive(Debug)]
+pub(super) struct Named {
+    /// The term.
+    pub(super) term: Term,
+    /// Where it is in a set: terms of one scope are next to each other.
+    pub(super) key: Key,
+    text: String,
+}
+
+/// Some terms.
+pub(super) type Terms = Trie<Arc<Named>>;
+
+/// The union of terms and ranges, normalised: what the rest absorbs is left out. Equal unions have equal ids.
+#[derive(Clone, Debug)]
 pub(super) struct Peers {
     id: GroupId,
-    terms: Vec<Term>,
-    ranges: Ranges,
+    terms: Terms,
+    ranges: Arc<Ranges>,
 }
 
 impl Scope {
@@ -177,42 +195,81 @@ impl fmt::Display for Term {
     }
 }
 
+/// The first half of the keys of a scope's terms.
+pub(super) fn scope_key(scope: &Scope) -> u128 {
+    let hasher = Hasher::new("scope");
+    hasher.field(scope.to_string().as_bytes()).finish()
+}
+
+/// The second half of the key of the term that is these pods.
+pub(super) fn pods_key(pods: &LabelSelector) -> u128 {
+    let hasher = Hasher::new("pods");
+    hasher.field(pods.to_string().as_bytes()).finish()
+}
+
+impl Named {
+    /// Names a term.
+    pub(super) fn new(term: Term) -> Arc<Named> {
+        let text = term.to_string();
+        let Selection { scope, pods } = &*term.selection;
+        let second = match (&term.target, &term.within) {
+            (None, None) => pods_key(pods),
+            _ => Hasher::new("term").field(text.as_bytes()).finish(),
+        };
+        let key = [scope_key(scope), second];
+        Arc::new(Named { term, key, text })
+    }
+
+    /// All pods of all namespaces.
+    pub(super) fn everything() -> &'static Arc<Named> {
+        static EVERYTHING: LazyLock<Arc<Named>> = LazyLock::new(|| {
+            Named::new(Term {
+                selection: Selection::everything(),
+                target: None,
+                within: None,
+            })
+        });
+        &EVERYTHING
+    }
+
+    /// Whether it is all addresses of the pods, whatever ports they have.
+    pub(super) fn is_whole(&self) -> bool {
+        self.term.target.is_none() && self.term.within.is_none()
+    }
+}
+
 impl Peers {
-    /// The union of terms and ranges.
-    pub(super) fn new(mut terms: Vec<Term>, ranges: Ranges) -> Peers {
+    /// The union of terms and ranges: the definition of the normal form.
+    pub(super) fn new(terms: Vec<Term>, ranges: Ranges) -> Peers {
+        let terms = absorb(join_within(terms, &ranges), |_, _| false);
+        let mut set = Terms::default();
+        for named in terms.into_iter().map(Named::new) {
+            set.insert(named.key, named);
+        }
+        Peers::normal(set, Arc::new(ranges))
+    }
+
+    /// The union of terms and ranges in normal form.
+    pub(super) fn normal(terms: Terms, ranges: Arc<Ranges>) -> Peers {
         if ranges.is_everything() {
             return Peers::everyone();
         }
-        if terms.len() > 1 || terms.iter().any(|term| term.within.is_some()) {
-            terms = absorb(join_within(terms, &ranges));
+        let name = (!terms.is_empty()).then(|| format!("{:032x}", terms.hash()));
+        Peers {
+            id: GroupId::of(name.as_deref(), &ranges),
+            terms,
+            ranges,
         }
-        let mut texts: Vec<String> = terms.iter().map(Term::to_string).collect();
-        texts.sort_unstable();
-        let id = GroupId::of(texts.iter().map(String::as_str), &ranges);
-        Peers { id, terms, ranges }
     }
 
     /// Every address there is.
     pub(super) fn everyone() -> Peers {
-        static ID: LazyLock<GroupId> = LazyLock::new(|| GroupId::of([], &Ranges::everything()));
-        Peers {
-            id: *ID,
-            terms: Vec::new(),
-            ranges: Ranges::everything(),
-        }
-    }
-
-    /// The union of unions.
-    pub(super) fn union(parts: &[&Arc<Peers>]) -> Arc<Peers> {
-        if let [only] = parts {
-            return (*only).clone();
-        }
-        if let Some(everyone) = parts.iter().find(|peers| peers.is_everyone()) {
-            return (*everyone).clone();
-        }
-        let terms = parts.iter().flat_map(|peers| peers.terms.iter().cloned());
-        let ranges = Ranges::union_all(parts.iter().map(|peers| &peers.ranges));
-        Arc::new(Peers::new(terms.collect(), ranges))
+        static EVERYONE: LazyLock<Peers> = LazyLock::new(|| Peers {
+            id: GroupId::of([], &Ranges::everything()),
+            terms: Terms::default(),
+            ranges: Arc::new(Ranges::everything()),
+        });
+        EVERYONE.clone()
     }
 
     /// What the group is called.
@@ -221,7 +278,7 @@ impl Peers {
     }
 
     /// The terms.
-    pub(super) fn terms(&self) -> &[Term] {
+    pub(super) fn terms(&self) -> &Terms {
         &self.terms
     }
 
@@ -237,26 +294,80 @@ impl Peers {
 
     /// The group in words, for people.
     pub(super) fn description(&self) -> String {
+        let mut cut = Cut {
+            text: String::new(),
+            room: DESCRIPTION_LIMIT,
+        };
+        // An error is the end of the room.
+        let _ = self.describe(&mut cut);
+        cut.text
+    }
+
+    fn describe(&self, text: &mut Cut) -> fmt::Result {
         if self.is_everyone() {
-            return "everyone".into();
+            return text.write_str("everyone");
         }
-        let mut texts: Vec<String> = self.terms.iter().map(Term::to_string).collect();
+        let terms = self.terms.iter().take(DESCRIBED_TERMS);
+        let mut texts: Vec<&str> = terms.map(|named| named.text.as_str()).collect();
         texts.sort_unstable();
+        for (i, term) in texts.iter().enumerate() {
+            let separator = if i > 0 { " | " } else { "" };
+            write!(text, "{separator}{term}")?;
+        }
         if !self.ranges.is_empty() {
-            texts.push(self.ranges.to_string());
+            let separator = if texts.is_empty() { "" } else { " | " };
+            write!(text, "{separator}{}", self.ranges)?;
         }
-        let mut text = texts.join(" | ");
-        if let Some((end, _)) = text.char_indices().nth(DESCRIPTION_LIMIT) {
-            text.truncate(end);
-            text.push('…');
+        Ok(())
+    }
+}
+
+impl PartialEq for Peers {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Peers {}
+
+impl PartialOrd for Peers {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Peers {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.id.cmp(&other.id)
+    }
+}
+
+/// A text that ends, with an ellipsis and an error, where there is no more room.
+struct Cut {
+    text: String,
+    room: usize,
+}
+
+impl Write for Cut {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if self.room == 0 {
+                self.text.push('…');
+                return Err(fmt::Error);
+            }
+            self.room -= 1;
+            self.text.push(c);
         }
-        text
+        Ok(())
     }
 }
 
 /// Makes one term of those that differ in their ranges only, and drops those that lie in the group's own ranges.
-fn join_within(terms: Vec<Term>, ranges: &Ranges) -> BTreeSet<Term> {
-    let mut joined: BTreeMap<(Arc<Selection>, Option<Target>), Ranges> = BTreeMap::new();
+pub(super) fn join_within(
+    terms: impl IntoIterator<Item = Term>,
+    ranges: &Ranges,
+) -> BTreeSet<Term> {
+    let mut joined: BTreeMap<(Arc<Selection>, Option<Target>), Vec<Ranges>> = BTreeMap::new();
     let mut all = BTreeSet::new();
     for term in terms {
         match term.within {
@@ -264,12 +375,13 @@ fn join_within(terms: Vec<Term>, ranges: &Ranges) -> BTreeSet<Term> {
                 all.insert(term);
             }
             Some(within) => {
-                let sum = joined.entry((term.selection, term.target)).or_default();
-                *sum = sum.union(&within);
+                let parts = joined.entry((term.selection, term.target)).or_default();
+                parts.push(within);
             }
         }
     }
-    for ((selection, target), within) in joined {
+    for ((selection, target), parts) in joined {
+        let within = Ranges::union_all(&parts);
         if within.difference(ranges).is_empty() {
             continue;
         }
@@ -282,8 +394,15 @@ fn join_within(terms: Vec<Term>, ranges: &Ranges) -> BTreeSet<Term> {
     all
 }
 
-/// Drops the terms that another one contains, as far as a look at the other one's spelling tells.
-fn absorb(terms: BTreeSet<Term>) -> Vec<Term> {
+/// Drops the terms that another one contains, as far as a look at the other one's spelling tells. Some pods may be
+/// known beside the terms.
+pub(super) fn absorb(
+    terms: BTreeSet<Term>,
+    are_known: impl Fn(&Scope, &LabelSelector) -> bool,
+) -> Vec<Term> {
+    if terms.len() == 1 && terms.iter().all(|term| term.target.is_none()) {
+        return terms.into_iter().collect();
+    }
     type Spelling<'a> = (
         &'a Scope,
         &'a LabelSelector,
@@ -306,7 +425,9 @@ fn absorb(terms: BTreeSet<Term>) -> Vec<Term> {
                 [own.2, None].into_iter().any(|target| {
                     [own.3, None].into_iter().any(|within| {
                         let wider = (scope, pods, target, within);
-                        wider != own && known.contains(&wider)
+                        let is_whole = target.is_none() && within.is_none();
+                        wider != own
+                            && (known.contains(&wider) || is_whole && are_known(scope, pods))
                     })
                 })
             })

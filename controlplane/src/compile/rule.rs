@@ -128,7 +128,7 @@ impl Rule {
 
     /// Every selection that the rule's meaning depends on, some perhaps more than once.
     pub(super) fn selections(&self) -> impl Iterator<Item = &Arc<Selection>> {
-        let terms = self.peers.terms().iter().map(|term| &term.selection);
+        let terms = self.peers.terms().iter().map(|named| &named.term.selection);
         terms.chain(self.destinations.iter().map(|to| &to.selection))
     }
 

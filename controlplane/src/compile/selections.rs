@@ -2,16 +2,15 @@
 //! interned and counted. It knows a workload as a number with labels in a namespace, and nothing of policies.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
 use super::{
-    classes::Group,
     families::Family,
     index::{Labelled, Selectors, marks},
-    peers::{Scope, ScopeRef, Selection},
+    peers::{Named, Scope, ScopeRef, Selection},
     slab::{Id, Slab},
     subjects::Subject,
     workloads::Row,
@@ -55,8 +54,8 @@ pub(super) struct Selected {
     pub(super) subjects: [Option<Id<Subject>>; 2],
     /// The named ports that are resolved here.
     pub(super) families: Vec<Id<Family>>,
-    /// The groups that have a term of it.
-    pub(super) groups: BTreeSet<Id<Group>>,
+    /// The terms of it that some group has, by the hash of the set of each alone.
+    pub(super) terms: BTreeMap<u128, Arc<Named>>,
 }
 
 /// All of them.
@@ -142,7 +141,7 @@ impl Selections {
             members: BTreeSet::new(),
             subjects: [None; 2],
             families: Vec::new(),
-            groups: BTreeSet::new(),
+            terms: BTreeMap::new(),
         });
         self.realms[realm].selections += 1;
         self.realms[realm].by_label.insert(id, &selection.pods);
@@ -176,14 +175,14 @@ impl Selections {
 
     /// Removes the selections that have no users, and what nobody speaks of any more. Returns each one with those who
     /// were in it.
-    pub(super) fn sweep(&mut self) -> Vec<(Id<Selected>, BTreeSet<Id<Row>>)> {
-        let mut swept = Vec::new();
+    pub(super) fn sweep(&mut self) -> BTreeMap<Id<Selected>, BTreeSet<Id<Row>>> {
+        let mut swept = BTreeMap::new();
         for id in std::mem::take(&mut self.idle) {
             if self.selected[id].users > 0 {
                 continue;
             }
             let gone = self.selected.remove(id);
-            debug_assert!(gone.groups.is_empty() && gone.families.is_empty());
+            debug_assert!(gone.terms.is_empty() && gone.families.is_empty());
             self.forget(id, &gone.selection);
             let realm = &mut self.realms[gone.realm];
             realm.by_label.remove(id, &gone.selection.pods);
@@ -191,7 +190,7 @@ impl Selections {
             if realm.selections == 0 {
                 self.remove_realm(gone.realm);
             }
-            swept.push((id, gone.members));
+            swept.insert(id, gone.members);
         }
         for id in std::mem::take(&mut self.empty) {
             self.remove_space_if_empty(id);

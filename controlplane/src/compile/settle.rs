@@ -7,8 +7,9 @@ use sallyport_proto::policy::{Direction, Endpoint};
 
 use super::{
     Compiler, Work,
-    classes::{Classes, Group},
+    classes::Classes,
     families::Families,
+    holders::Memberships,
     nodes,
     profiles::ProfileKey,
     selections::{Selected, Selections},
@@ -214,11 +215,11 @@ impl Compiler {
             self.selections.move_out(self.workloads.get(row).space);
             self.workloads.remove(row);
         }
-        for (selection, members) in self.selections.sweep() {
-            for row in members {
-                let selections = &mut self.workloads.get_mut(row).facts.selections;
-                selections.retain(|&other| other != selection);
-            }
+        let swept = self.selections.sweep();
+        let rows: BTreeSet<Id<Row>> = swept.values().flatten().copied().collect();
+        for row in rows {
+            let selections = &mut self.workloads.get_mut(row).facts.selections;
+            selections.retain(|selection| !swept.contains_key(selection));
         }
     }
 }
@@ -235,7 +236,7 @@ fn note(
 ) {
     let ports = |facts: &Facts| facts.workload().map(|workload| workload.ports.clone());
     let is_same = old.addresses == new.addresses && ports(old) == ports(new);
-    let mut groups: BTreeSet<Id<Group>> = BTreeSet::new();
+    let mut concerned = Vec::new();
     let all: BTreeSet<Id<Selected>> = old
         .selections
         .iter()
@@ -247,7 +248,7 @@ fn note(
             continue;
         }
         let selection = selections.get(id);
-        groups.extend(&selection.groups);
+        concerned.push(selection);
         for &id in &selection.families {
             let family = families.get_mut(id);
             if family.is_fresh() {
@@ -264,10 +265,14 @@ fn note(
         .chain(&new.addresses)
         .copied()
         .collect();
-    for id in groups {
-        let group = classes.group(id);
+    let (before, after) = (
+        Memberships::of(old, selections),
+        Memberships::of(new, selections),
+    );
+    for id in classes.groups_of(concerned.into_iter()) {
+        let terms = &classes.group(id).terms;
         for &address in &addresses {
-            let (was, is) = (group.matches(old, address), group.matches(new, address));
+            let (was, is) = (before.reach(terms, address), after.reach(terms, address));
             if was != is {
                 *work.members.entry((id, address)).or_insert(0) += if is { 1 } else { -1 };
             }

@@ -13,6 +13,7 @@ use super::{
     by_key::ByKey,
     classes::Judge,
     nodes::Place,
+    peers::Target,
     profiles::Profile,
     selections::{Selected, Space},
     slab::{Id, Slab},
@@ -87,6 +88,11 @@ impl Facts {
     /// The number that it has for a port's name.
     pub(super) fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
         self.workload()?.port(name, protocol)
+    }
+
+    /// Whether it has a target's port, if there is a target.
+    pub(super) fn has(&self, target: Option<&Target>) -> bool {
+        target.is_none_or(|target| self.port(&target.name, target.protocol) == Some(target.number))
     }
 
     /// How many of its addresses are in some ranges.

@@ -42,7 +42,7 @@ fn departures<'a>(
 }
 
 /// Addresses that an object takes from a workload that keeps others where it is: removed first, it would be unprotected.
-pub(super) fn broken(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<(Reason, String)> {
+pub(super) fn torn(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<(Reason, String)> {
     let torn = departures(before, after, key).filter(|from| {
         workload(after, from.holder).is_some_and(|holder| {
             let stays = holder.node.as_deref() == Some(from.node);

@@ -1,9 +1,11 @@
 //! What must hold between objects once a transaction is through: references, names, addresses. Looks at one object at
 //! a time, at the cost of what it refers to; objects by themselves were judged by `validate`.
 
-use super::{Reason, not_found};
+use std::sync::Arc;
+
+use super::{Reason, bound, moves, not_found};
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, Stored},
     model::{Body, Kind, ObjectKey, Workload},
 };
 
@@ -11,7 +13,7 @@ use crate::{
 const NAMED: usize = 3;
 
 /// The rules that an object breaks which a transaction put or deleted.
-pub(super) fn broken(after: &Cluster, key: &ObjectKey) -> Vec<(Reason, String)> {
+pub(super) fn broken(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<(Reason, String)> {
     let Some(stored) = after.get(key) else {
         return still_used(after, key).into_iter().collect();
     };
@@ -19,10 +21,18 @@ pub(super) fn broken(after: &Cluster, key: &ObjectKey) -> Vec<(Reason, String)> 
     if key.kind.is_namespaced() && after.namespace(&key.namespace).is_none() {
         found.push((Reason::NotFound, not_found(Kind::Namespace, &key.namespace)));
     }
+    let is_same = |before: &Arc<Stored>| Arc::ptr_eq(before, stored);
+    if let Body::NetworkPolicy(policy) = &stored.object.body
+        && !before.get(key).is_some_and(is_same)
+    {
+        let too_large = bound::exceeded(after, &key.namespace, policy);
+        found.extend(too_large.map(|message| (Reason::Invalid, message)));
+    }
     if let Body::Workload(workload) = &stored.object.body {
         found.extend(missing_node(after, workload));
         found.extend(twin(after, key));
         found.extend(held_addresses(after, key, workload));
+        found.extend(moves::torn(before, after, key));
     }
     found
 }

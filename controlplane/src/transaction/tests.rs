@@ -377,7 +377,14 @@ fn an_address_is_not_torn_from_a_workload_that_stays() {
         ]
     );
     let all = "+ Workload a/two node=m ip=10.0.0.4\n+ Pod a/web node=m ip=fd00::5";
-    assert_eq!(committed(&base, all).len(), 4);
+    assert_eq!(
+        committed(&base, all),
+        [
+            "2 delete Workload a/two",
+            "3 put Workload a/two",
+            "3 put Pod a/web"
+        ]
+    );
 }
 
 #[test]

@@ -222,3 +222,54 @@ async fn a_node_that_refuses_gets_no_lease() {
     assert!(world.wait(swapped, 5_000).await.enforced);
     assert_eq!(world.node("m").await.state(), State::Fenced);
 }
+
+/// 3,000 port ranges, each within the one before, that select every pod: the compiler takes long over it.
+fn nested() -> String {
+    let mut text = String::from(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: nested, namespace: a}\n\
+         spec:\n  podSelector: {matchLabels: {app: web}}\n  ingress:\n",
+    );
+    for n in 0..3_000 {
+        text += &format!(
+            "  - {{from: [{{podSelector: {{matchExpressions: [{{key: app, operator: NotIn, values: [x{n}]}}]}}}}], \
+             ports: [{{port: {}, endPort: {}}}]}}\n",
+            1 + n,
+            65_535 - n
+        );
+    }
+    text
+}
+
+/// The writer alone compiles: leases are granted and the status is told meanwhile, many times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_and_the_status_do_not_wait_for_the_compiler() {
+    let world = world(|_| {}).await;
+    let lease = Duration::from_secs(2);
+    let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;
+    m.follow().await;
+    world.until("m", (State::Enforcing, 0)).await;
+    let request = ApplyRequest {
+        edits: vec![put(&nested())],
+        ..ApplyRequest::default()
+    };
+    let begun = Instant::now();
+    let applied = {
+        let mut client = world.client.clone();
+        tokio::spawn(async move { client.apply(request).await.unwrap() })
+    };
+    let (mut number, mut longest) = (0, Duration::ZERO);
+    while !applied.is_finished() {
+        number += 1;
+        let asked = Instant::now();
+        m.say(Message::Lease(LeaseRequest { number }));
+        assert_eq!(m.leased().await, number);
+        world.status().await;
+        longest = longest.max(asked.elapsed());
+    }
+    applied.await.unwrap();
+    let took = begun.elapsed();
+    assert!(
+        number > 3 && longest * 2 < took,
+        "{number} answers, the slowest after {longest:?} of {took:?}"
+    );
+}

@@ -5,6 +5,7 @@
 mod established;
 mod history;
 mod meaning;
+mod overlap;
 mod table;
 mod table_names;
 mod tidy;
