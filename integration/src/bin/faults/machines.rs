@@ -158,7 +158,8 @@ pub(crate) fn uninstall(scene: &mut Scene, _: Settings) -> Result<String> {
         workload("leaver", 2, "app: leaver", &[address]),
     ]
     .concat();
-    client.enforce(vec![put(objects.clone())])?;
+    // Not waited for: it has no enforcer yet.
+    client.apply(vec![put(objects.clone())])?;
     let load = Load::start(scene.client()?, Duration::from_millis(2));
     for _ in 0..5 {
         let enforcer = Elsewhere::start(scene, &machine, directory.path(), "node-3")?;
