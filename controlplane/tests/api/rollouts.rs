@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sallyport_controlplane::config::OnUnreachable;
 use sallyport_proto::{
-    Window,
+    Unknown, Window,
     wire::{Kind, Rollout, node_status::State, rollout::Phase},
 };
 
@@ -396,4 +396,40 @@ async fn a_restart_in_the_middle_forgets_no_barrier() {
     ];
     world.try_apply(edits).await.unwrap();
     assert_eq!(on_their_way(&world).await[0].3, names(&["m"]));
+}
+
+/// An address goes to a node that is away: the nodes of its peers forget it meanwhile, since nobody judges what it sends
+/// there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_goes_to_another_node_is_forgotten_before() {
+    let world = world(|_| {}).await;
+    world
+        .apply(&(node("o") + &policy("p", "web", "client") + &silence("s", "client")))
+        .await;
+    let (mut n, mut m) = (join(&world, "n").await, join(&world, "m").await);
+    let o = join(&world, "o").await;
+    let window = o.window.clone();
+    drop(o);
+    world.until("o", (State::Disconnected, 0)).await;
+    let there = world
+        .apply(&pod("a", "client", "o", "10.0.1.1", "client"))
+        .await;
+    let addresses = |n: &FakeNode| -> usize {
+        let policy = n.window.enforced(&Unknown::default());
+        let groups = policy.groups().values();
+        groups.map(|group| group.addresses.len()).sum()
+    };
+    assert_eq!(addresses(&n), 1);
+    follow_to(&mut n, there - 1).await;
+    follow_to(&mut m, there - 1).await;
+    assert!(world.wait(there - 1, 5_000).await.enforced);
+    // It gives nothing before the node that the address goes to takes away what may not be.
+    assert_eq!((n.newest().revision, addresses(&n)), (there - 1, 0));
+    n.hears_nothing().await;
+
+    let mut o = FakeNode::connect(world.url(), "o", window).await;
+    follow_to(&mut o, there).await;
+    follow_to(&mut n, there).await;
+    assert_eq!(addresses(&n), 1);
+    assert!(world.wait(there, 5_000).await.enforced);
 }
