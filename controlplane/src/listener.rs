@@ -80,7 +80,7 @@ impl Listener {
         &self.address
     }
 
-    /// What is counted of its connections.
+    /// The counts of its connections.
     pub(crate) fn counts(&self) -> Arc<Counts> {
         self.counts.clone()
     }

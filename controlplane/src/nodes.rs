@@ -133,7 +133,7 @@ pub struct Status {
     pub turned_away: Vec<TurnedAway>,
     /// What happened to it that an operator should know.
     pub conditions: Vec<Condition>,
-    /// Of a fenced node, for how long its lease has been over.
+    /// The time for which a fenced node's lease has been over.
     pub lease_over: Option<Duration>,
 }
 

@@ -175,7 +175,7 @@ impl Open<'_> {
         } else {
             self.ids.remove(key);
         }
-        // Who comes and goes again between two unions is in neither.
+        // A peer that comes and goes again between two unions is in neither.
         if self.behind.remove(&id).is_none() {
             self.behind.insert(id, is_open);
         }

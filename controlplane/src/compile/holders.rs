@@ -29,7 +29,7 @@ struct Part {
     groups: BTreeSet<Id<Group>>,
 }
 
-/// Who has a node.
+/// The holder of a node.
 #[derive(Clone, Copy)]
 enum Holder {
     Whole(u128),

@@ -23,7 +23,7 @@ use tokio::{
 use tonic::transport::server::Connected;
 use tracing::warn;
 
-/// What a client sends before anything else (RFC 9113, section 3.4): 24 bytes, and the header of a SETTINGS frame.
+/// The first bytes of a client (RFC 9113, section 3.4): 24 bytes, and the header of a SETTINGS frame.
 const PREFACE: usize = 24 + 9;
 
 /// How often it is logged that connections were silent.

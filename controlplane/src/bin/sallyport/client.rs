@@ -59,7 +59,7 @@ pub(crate) fn parse_server(text: &str) -> Result<String, String> {
     }
 }
 
-/// What keeps a URL from ever being that of a control plane.
+/// The reason why a URL can never be that of a control plane.
 fn wrong_authority(url: &str) -> Option<&'static str> {
     let rest = url.strip_prefix("http://")?;
     if rest.contains(['/', '?', '#']) {
@@ -367,7 +367,7 @@ impl<'a> Patience<'a> {
         self.within(call).await.map(Response::into_inner)
     }
 
-    /// What comes, or that nothing does.
+    /// The answer of a call; an error when none comes in time.
     async fn within<T>(self, call: impl Future<Output = Result<T, Status>>) -> Result<T, Failure> {
         let Ok(answer) = tokio::time::timeout(self.request_timeout, call).await else {
             return Err(Failure::Lost {
@@ -382,7 +382,7 @@ impl<'a> Patience<'a> {
     }
 }
 
-/// What a change must say that has no answer.
+/// The failure of a change, which says so where there was no answer.
 fn perhaps_carried_out(failure: Failure) -> Failure {
     match failure {
         Failure::Lost { server, cause } => Failure::Lost {

@@ -118,7 +118,7 @@ pub(crate) fn without(status: &StatusResponse) -> String {
     status.nodes.iter().filter_map(line).collect()
 }
 
-/// What is known of a fenced node's traffic.
+/// The words about a fenced node's traffic: no more than is known.
 pub(crate) fn closed(node: &NodeStatus) -> String {
     let says = |trouble: &Trouble| trouble.kind() == Kind::Closed;
     if node.troubles.iter().any(says) {

@@ -1,0 +1,102 @@
+//! How a node stands, in the words and numbers of a status. It changes nothing.
+
+use std::time::Instant;
+
+use sallyport_proto::wire::condition;
+
+use super::Entry;
+use crate::{
+    duration,
+    nodes::{Condition, State, Status, Trouble, pings::Pings, rivals::Enforcer, table::Now},
+};
+
+impl Entry {
+    fn troubles_at(&self, at: Instant) -> Vec<Trouble> {
+        let (said, when) = &self.troubles;
+        let passed = at.saturating_duration_since(*when);
+        let later = |trouble: &Trouble| Trouble {
+            since: trouble.since + passed,
+            ..trouble.clone()
+        };
+        said.iter().map(later).collect()
+    }
+
+    /// How it stands with an update that has been under way for long, and since when.
+    fn lateness(&self, at: Instant) -> Option<(State, Instant)> {
+        let under_way = self.in_flight.as_ref()?.since;
+        let connection = self.connection.as_ref()?;
+        if self.state != State::Updating || !Pings::is_late(under_way, at) {
+            return None;
+        }
+        connection.enforcer?;
+        match connection.pings.is_silent(at) {
+            true => Some((State::Silent, self.heard.unwrap_or(connection.since))),
+            false => Some((State::Slow, under_way)),
+        }
+    }
+
+    fn conditions(&self, name: &str, at: Instant) -> Vec<Condition> {
+        let since = |since: Instant| at.saturating_duration_since(since);
+        let replaced = self.replaced.map(|(first, newcomer, when)| Condition {
+            kind: condition::Kind::Replaced,
+            message: format!(
+                "an enforcer with another instance id took the name: {newcomer}; the one before did not answer: {first}"
+            ),
+            since: since(when),
+            enforcers: vec![first, newcomer],
+        });
+        let cloned = self.rivals.clones().map(|(seen, when)| Condition {
+            kind: condition::Kind::Cloned,
+            message: clones(name, seen),
+            since: since(when),
+            enforcers: seen.to_vec(),
+        });
+        replaced.into_iter().chain(cloned).collect()
+    }
+
+    /// All of it.
+    pub(in crate::nodes) fn status(&self, name: &str, now: Now, at: Instant) -> Status {
+        let passed = |since: Instant| at.saturating_duration_since(since);
+        let heard = self.heard.map(passed);
+        let late = self.lateness(at);
+        let heard_text = duration::rough(heard.unwrap_or_default());
+        let reason = match late {
+            Some((State::Silent, _)) => format!("not heard for {heard_text}"),
+            Some((_, under_way)) => {
+                let passed = duration::rough(passed(under_way));
+                format!("applying an update for {passed}, last heard {heard_text} ago")
+            }
+            None => self.refusal.clone().unwrap_or_default(),
+        };
+        Status {
+            name: name.to_owned(),
+            state: late.map_or(self.state, |(state, _)| state),
+            heard,
+            turned_away: self.refusals.status(at),
+            conditions: self.conditions(name, at),
+            enforced: self.held.first().map(|held| held.position),
+            holds: self.held.last().map(|held| held.position),
+            pending: self.pending(now),
+            since: passed(late.map_or(self.since, |(_, since)| since)),
+            reason,
+            version: self.version.clone(),
+            endpoints: self.policy.endpoints().len(),
+            troubles: self.troubles_at(at),
+            lease_over: self
+                .lease_until
+                .filter(|_| self.state == State::Fenced)
+                .map(|until| at.saturating_duration_since(until)),
+        }
+    }
+}
+
+/// The words about clones: which there are, and what to do.
+pub(in crate::nodes) fn clones(name: &str, seen: &[Enforcer]) -> String {
+    let seen: Vec<String> = seen.iter().map(Enforcer::to_string).collect();
+    format!(
+        "several enforcers run under one instance id, and none of them is believed until an administrator decides: {}. \
+         Where the data directory is a copy, stop the enforcer, run `sallyport-enforcer new-identity` and start it with \
+         a --node-name of its own; then say which one is the right one: `sallyport node believe {name} --process PROCESS`",
+        seen.join("; ")
+    )
+}

@@ -1,0 +1,205 @@
+//! Which enforcer has a node's name: who is admitted, who is turned away, and who is asked whether it is there. What the
+//! rules are, `rivals` says; here they meet the table.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use sallyport_proto::{Position, Version, wire::turned_away::Reason};
+use tokio::sync::Notify;
+
+use super::{Look, Now, Table};
+use crate::nodes::{
+    BeliefError, Hello, SessionError, Strangers,
+    entry::{Entry, clones},
+    rivals::{Contested, Ruling},
+    turned_away::Refusal,
+};
+
+/// What becomes of a Hello.
+#[derive(Clone, Debug)]
+pub enum Admission {
+    /// The node is connected. This wakes its stream.
+    Connected(Arc<Notify>),
+    /// Another enforcer may have the name. The newcomer is to be sent a Ping, and its Hello is to be tried again
+    /// whenever it is woken, and when the time is over.
+    Contested(Contested),
+}
+
+impl Table {
+    /// A node says Hello on a stream. A stream that it had is ended, unless that is another enforcer's that is there.
+    pub fn connect(
+        &mut self,
+        stream: u64,
+        hello: Hello,
+        at: Instant,
+    ) -> Result<Admission, SessionError> {
+        let (name, enforcer) = (hello.name.clone(), hello.enforcer);
+        let admission = self.admit(stream, hello, at);
+        if !matches!(admission, Ok(Admission::Contested(_))) {
+            self.withdraw(&name, stream);
+        }
+        if let Err(error) = &admission
+            && let Some(reason) = error.reason()
+        {
+            *self.turned_away.entry(reason).or_default() += 1;
+            let message = error.to_string();
+            let refusal = Refusal {
+                reason,
+                message,
+                enforcer,
+            };
+            match self.entries.get_mut(&name) {
+                Some(entry) => entry.refusals.add(refusal, at),
+                None => self.strangers.add(&name, refusal, at),
+            }
+        }
+        admission
+    }
+
+    fn admit(&mut self, stream: u64, hello: Hello, at: Instant) -> Result<Admission, SessionError> {
+        if self.stopping {
+            return Err(SessionError::Stopping);
+        }
+        let Now { epoch, revision } = self.now;
+        let name = hello.name.clone();
+        let Some(entry) = self.entries.get_mut(&name) else {
+            return Err(SessionError::Unregistered { name });
+        };
+        if entry.leaving {
+            return Err(SessionError::Leaving { name });
+        }
+        if entry.is_past(stream) {
+            return Err(SessionError::Replaced { name });
+        }
+        let longest = self.settings.lease_longest;
+        if hello.lease > longest {
+            return Err(SessionError::Lease { name, longest });
+        }
+        let ahead = |position: &&Position| (position.epoch, position.revision) > (epoch, revision);
+        if let Some(position) = hello.window.iter().find(ahead) {
+            return Err(SessionError::Ahead {
+                name,
+                node: (position.epoch, position.revision),
+                ours: (epoch, revision),
+            });
+        }
+        let first = entry.first();
+        match entry.rivals.rule(stream, hello.enforcer, first, at) {
+            Ruling::Admit => {}
+            Ruling::Replace => entry.replaces(hello.enforcer, at),
+            Ruling::Wait { contested, ping } => {
+                entry.wants_ping(ping);
+                return Ok(Admission::Contested(contested));
+            }
+            Ruling::Taken => {
+                let since = entry.connected_since().unwrap_or(at);
+                return Err(SessionError::Taken {
+                    name,
+                    first: first.map(|first| first.enforcer),
+                    since: at.saturating_duration_since(since),
+                });
+            }
+            Ruling::Late => return Err(SessionError::Late { name }),
+            Ruling::NotBelieved => return Err(SessionError::NotBelieved { name }),
+            Ruling::Cloned => {
+                let error = cloned(&name, entry);
+                entry.wake();
+                self.update(&name, at, Entry::disconnected);
+                self.look_again = Look::Now;
+                self.advance(at);
+                return Err(error);
+            }
+        }
+        let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
+        let wake = entry.connected(stream, hello, &known, at);
+        if entry.joined.is_some() {
+            self.rollouts.ask(&name, |version| entry.holds(version), at);
+        }
+        self.look_again = Look::Now;
+        self.update(&name, at, |_| {});
+        self.advance(at);
+        Ok(Admission::Connected(wake))
+    }
+
+    /// An enforcer whose name is contested answered its Ping.
+    pub fn answered(&mut self, name: &str, stream: u64) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.rivals.answered(stream);
+        }
+    }
+
+    /// An enforcer whose name is contested waits no longer.
+    pub fn withdraw(&mut self, name: &str, stream: u64) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.rivals.withdraw(stream);
+        }
+    }
+
+    /// An administrator says which of several enforcers with one instance id is a node's.
+    pub fn believe(&mut self, name: &str, process: u64, at: Instant) -> Result<(), BeliefError> {
+        let owned = || name.to_owned();
+        let Some(entry) = self.entries.get_mut(name) else {
+            return Err(BeliefError::Unregistered { name: owned() });
+        };
+        let Some((seen, _)) = entry.rivals.clones() else {
+            return Err(BeliefError::NotCloned { name: owned() });
+        };
+        let seen = seen.to_vec();
+        if !entry.rivals.believe(process) {
+            return Err(BeliefError::Unseen {
+                name: owned(),
+                process,
+                seen,
+            });
+        }
+        self.update(name, at, |_| {});
+        Ok(())
+    }
+
+    /// The Ping to send a node now, or else when to look again.
+    pub fn ping(
+        &mut self,
+        name: &str,
+        session: u64,
+        at: Instant,
+    ) -> Result<Result<u64, Option<Instant>>, SessionError> {
+        self.check(name, session)?;
+        Ok(self.entry(name).ping(at))
+    }
+
+    /// A node answered a Ping.
+    pub fn ponged(&mut self, name: &str, session: u64, number: u64) -> Result<(), SessionError> {
+        self.check(name, session)?;
+        self.entry(name).ponged(number);
+        Ok(())
+    }
+
+    /// A message of a node came.
+    pub fn heard(&mut self, name: &str, session: u64, at: Instant) -> Result<(), SessionError> {
+        self.check(name, session)?;
+        self.entry(name).heard(at);
+        Ok(())
+    }
+
+    fn entry(&mut self, name: &str) -> &mut Entry {
+        self.entries.get_mut(name).expect("just checked")
+    }
+
+    /// The enforcers that were turned away since no Node object has their name.
+    pub fn strangers(&self, at: Instant) -> Strangers {
+        self.strangers.status(at)
+    }
+
+    /// How many enforcers were turned away, by reason.
+    pub fn turned_away(&self) -> &BTreeMap<Reason, u64> {
+        &self.turned_away
+    }
+}
+
+/// Why no enforcer of a node with clones has a session.
+pub(super) fn cloned(name: &str, entry: &Entry) -> SessionError {
+    let seen = entry.rivals.clones().map_or(&[][..], |(seen, _)| seen);
+    SessionError::Cloned {
+        name: name.to_owned(),
+        message: clones(name, seen),
+    }
+}
