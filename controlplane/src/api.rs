@@ -31,6 +31,7 @@ pub use self::failure::{REASON, REVISION_CONFLICT};
 use self::list::Listings;
 pub use self::watching::Watches;
 use crate::{
+    listener::Client,
     manifest::UnknownKinds,
     nodes::{self, Nodes, Unreachable},
     transaction::not_found,
@@ -174,7 +175,8 @@ impl PolicyService for Api {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let client = request.remote_addr().map(|address| address.ip());
+        let client = request.extensions().get::<Client>();
+        let client = client.and_then(|client| client.address);
         let WatchRequest {
             after_revision,
             bookmark_interval_ms,

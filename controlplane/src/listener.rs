@@ -5,7 +5,7 @@ mod connection;
 use std::{
     fs::{self, Permissions},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::Arc,
@@ -14,10 +14,10 @@ use std::{
 
 use futures::{Stream, stream::unfold};
 use sallyport_process::accept::{Acceptor, Counts, Listen};
-use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tonic::transport::server::Router;
 
-pub(crate) use self::connection::Asked;
+pub(crate) use self::connection::Client;
 use self::connection::{Connection, Patience};
 use crate::config::Address;
 
@@ -94,13 +94,13 @@ impl Listener {
         let counts = self.counts;
         match self.socket {
             Socket::Tcp(listener) => {
-                let incoming = Box::pin(connections(counts, listener));
+                let incoming = Box::pin(connections(counts, listener, address_of));
                 router
                     .serve_with_incoming_shutdown(incoming, shutdown)
                     .await
             }
             Socket::Unix(listener) => {
-                let incoming = Box::pin(connections(counts, listener));
+                let incoming = Box::pin(connections(counts, listener, |_| None));
                 router
                     .serve_with_incoming_shutdown(incoming, shutdown)
                     .await
@@ -109,17 +109,24 @@ impl Listener {
     }
 }
 
+/// The address of a client; none if it has left already.
+fn address_of(stream: &TcpStream) -> Option<IpAddr> {
+    Some(stream.peer_addr().ok()?.ip().to_canonical())
+}
+
 /// Connections as they come, for ever.
 fn connections<L: Listen + Send>(
     counts: Arc<Counts>,
     listener: L,
+    address: fn(&L::Stream) -> Option<IpAddr>,
 ) -> impl Stream<Item = io::Result<Connection<L::Stream>>> + Send {
     let acceptor = Acceptor::new(counts.clone());
     unfold(
         (acceptor, listener, counts),
-        |(acceptor, listener, counts)| async move {
+        move |(acceptor, listener, counts)| async move {
             let (stream, counted) = acceptor.accept(&listener).await;
-            let connection = Connection::new(stream, counted, counts.clone(), PATIENCE);
+            let address = address(&stream);
+            let connection = Connection::new(stream, address, counted, counts.clone(), PATIENCE);
             Some((Ok(connection), (acceptor, listener, counts)))
         },
     )

@@ -23,7 +23,7 @@ use crate::{
     api::{Api, MAX_REQUEST, Watches},
     config::{Address, Config},
     journal::{JournalError, Note, SledJournal},
-    listener::{Asked, Listener},
+    listener::{Client, Listener},
     metrics::{self, Appends, Source, Timed},
     nodes::Nodes,
     oversize::Oversize,
@@ -198,8 +198,8 @@ async fn router(
     Ok(Server::builder()
         // Called with each request, whatever it asks for; there are no spans.
         .trace_fn(|request| {
-            if let Some(asked) = request.extensions().get::<Asked>() {
-                asked.set();
+            if let Some(client) = request.extensions().get::<Client>() {
+                client.asks();
             }
             Span::none()
         })

@@ -7,7 +7,10 @@ use sallyport_proto::wire::{
     ApplyRequest, Edit, Manifest, WatchRequest, edit::Op,
     policy_service_client::PolicyServiceClient,
 };
-use tonic::{Code, transport::Channel};
+use tonic::{
+    Code,
+    transport::{Channel, Endpoint},
+};
 
 /// As many as one client may have.
 const WATCHERS: usize = 1_000;
@@ -94,6 +97,16 @@ async fn watchers_that_never_read_cost_little_and_hold_up_nobody() {
     let request = WatchRequest::default();
     let error = connect().await.unwrap().watch(request).await.unwrap_err();
     assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+    // Another client has a number of its own.
+    let other = Endpoint::from_shared(url.clone()).unwrap();
+    let other = other.local_address(Some([127, 0, 0, 2].into()));
+    let mut other = PolicyServiceClient::new(other.connect().await.unwrap());
+    drop(
+        other
+            .watch(request)
+            .await
+            .expect("a watch of another client"),
+    );
 
     let watched = edits(&client).await;
     let grown = resident().saturating_sub(before) >> 20;

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc, LazyLock,
@@ -38,14 +39,18 @@ pub(crate) struct Patience {
     pub(crate) request: Duration,
 }
 
-/// Whether a connection asked for something. Every request carries the one of its connection.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Asked(Arc<AtomicBool>);
+/// The client of a connection. Every request carries it.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    asked: Arc<AtomicBool>,
+    /// Its address; none of one that came by a unix socket.
+    pub(crate) address: Option<IpAddr>,
+}
 
-impl Asked {
+impl Client {
     /// A request came.
-    pub(crate) fn set(&self) {
-        self.0.store(true, Relaxed);
+    pub(crate) fn asks(&self) {
+        self.asked.store(true, Relaxed);
     }
 }
 
@@ -53,7 +58,7 @@ impl Asked {
 #[derive(Debug)]
 pub(crate) struct Connection<S> {
     stream: S,
-    asked: Asked,
+    client: Client,
     /// None once it asked.
     deadline: Option<Pin<Box<Sleep>>>,
     patience: Patience,
@@ -66,13 +71,17 @@ impl<S> Connection<S> {
     /// A connection that was just opened.
     pub(crate) fn new(
         stream: S,
+        address: Option<IpAddr>,
         counted: Counted,
         counts: Arc<Counts>,
         patience: Patience,
     ) -> Connection<S> {
         Connection {
             stream,
-            asked: Asked::default(),
+            client: Client {
+                asked: Arc::default(),
+                address,
+            },
             deadline: Some(Box::pin(sleep(patience.preface))),
             patience,
             read: 0,
@@ -87,7 +96,7 @@ impl<S> Connection<S> {
         let Some(deadline) = &mut self.deadline else {
             return Ok(());
         };
-        if self.asked.0.load(Relaxed) {
+        if self.client.asked.load(Relaxed) {
             self.deadline = None;
         } else if deadline.as_mut().poll(context).is_ready() {
             self.deadline = None;
@@ -102,10 +111,10 @@ impl<S> Connection<S> {
 }
 
 impl<S> Connected for Connection<S> {
-    type ConnectInfo = Asked;
+    type ConnectInfo = Client;
 
-    fn connect_info(&self) -> Asked {
-        self.asked.clone()
+    fn connect_info(&self) -> Client {
+        self.client.clone()
     }
 }
 
@@ -195,13 +204,13 @@ mod tests {
             preface: Duration::from_millis(200),
             request: Duration::from_millis(600),
         };
-        let mut connection = Connection::new(server, counted, counts.clone(), patience);
+        let mut connection = Connection::new(server, None, counted, counts.clone(), patience);
         assert_eq!(counts.open(), 1);
-        let (asked, started) = (connection.connect_info(), Instant::now());
+        let (info, started) = (connection.connect_info(), Instant::now());
         let asking = async {
             sleep(Duration::from_millis(50)).await;
             if asks {
-                asked.set();
+                info.asks();
             }
             // It reads on when something comes.
             client.write_all(b".").await.unwrap();
