@@ -7,8 +7,9 @@ mod lease;
 mod thread;
 mod whole;
 
-use std::{collections::BTreeSet, net::IpAddr, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
+use parking_lot::Mutex;
 use sallyport_proto::{Misfit, Position, Update, policy::NodePolicy};
 use tracing::{debug, error, info, warn};
 
@@ -86,7 +87,7 @@ pub struct Agent<K, L> {
     /// Whether the kernel keeps others from changing the table.
     protected: bool,
     drift: Drift,
-    lease: Lease,
+    lease: Arc<Mutex<Lease>>,
 }
 
 impl<K: Kernel, L: Log> Agent<K, L> {
@@ -109,10 +110,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             foreign: false,
             protected: false,
             drift: Drift::default(),
-            lease: Lease::default(),
+            lease: Arc::default(),
         };
         agent.adopt(recovered)?;
         agent.change_mode()?;
+        agent.allow_leases();
         Ok(agent)
     }
 
@@ -201,6 +203,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 };
                 error!(%refusal, "an update stopped half-way: what both versions allow is enforced until it goes on");
                 self.unfinished = Some((plan, done));
+                self.allow_leases();
                 Err(refusal)
             }
         }
@@ -302,6 +305,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         match self.carry_out(&plan, done) {
             Ok(()) => {
                 self.settle(plan);
+                self.allow_leases();
                 Ok(())
             }
             Err(refusal) => {

@@ -12,6 +12,7 @@ use std::{
     collections::BTreeSet,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -22,6 +23,7 @@ use nix::{
         self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
     },
 };
+use parking_lot::FairMutex;
 use rustables::sys;
 
 use crate::nft::{
@@ -47,8 +49,9 @@ const OWNER: u32 = 2;
 /// `NFTA_TABLE_OWNER`, of Linux 5.12.
 const TABLE_OWNER: u16 = 7;
 
-/// Larger batches gain nothing, and hold the kernel's commit mutex for long.
-const BATCH_PRIVILEGED: usize = 16 << 20;
+/// The kernel carries out one batch at a time, of whoever sent it: a lease that is renewed meanwhile waits for the end of
+/// this one.
+const BATCH_PRIVILEGED: usize = 1 << 20;
 
 /// Why the kernel did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -123,10 +126,12 @@ pub struct TableState {
     pub lease: Option<Slot>,
 }
 
-/// A socket to nf_tables of the network namespace that it was opened in.
-#[derive(Debug)]
+/// A socket to nf_tables of the network namespace that it was opened in. Clones share it: the table belongs to the socket.
+#[derive(Clone, Debug)]
 pub struct Netlink {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
+    /// Held from a request to the end of its answer. Who waits for it is next.
+    turn: Arc<FairMutex<()>>,
     batch: usize,
 }
 
@@ -151,17 +156,21 @@ impl Netlink {
             BATCH_UNPRIVILEGED
         };
         extended_errors(&socket);
-        let netlink = Netlink { socket, batch };
+        let netlink = Netlink::over(socket, batch);
         netlink
             .timeout(Duration::from_secs(10))
             .map_err(failed("timeout"))?;
         Ok(netlink)
     }
 
-    /// Talks over a socket whose other end is no kernel: for fuzzing.
+    /// Talks over a socket, which a fuzzer may hold the other end of.
     #[doc(hidden)]
     pub fn over(socket: OwnedFd, batch: usize) -> Netlink {
-        Netlink { socket, batch }
+        Netlink {
+            socket: Arc::new(socket),
+            turn: Arc::default(),
+            batch,
+        }
     }
 
     /// The most bytes that a batch should have.
@@ -187,8 +196,11 @@ impl Netlink {
 
     fn carry_out(&self, commands: &[Command], generation: Option<u32>) -> Result<(), Error> {
         let encoded = encode::batch(commands, generation);
+        let turn = self.turn.lock();
         self.send(&encoded.bytes)?;
-        let (seq, errno) = match self.answer(encoded.acknowledged())? {
+        let answer = self.answer(encoded.acknowledged());
+        drop(turn);
+        let (seq, errno) = match answer? {
             Some((_, 0)) => return Ok(()),
             Some((seq, errno)) => (seq, Errno::from_raw(errno)),
             None if encoded.origins.is_empty() => return Ok(()),
@@ -427,6 +439,7 @@ impl Netlink {
         request: &[u8],
         is_wanted: impl Fn(&[u8]) -> bool,
     ) -> Result<Option<Vec<Vec<u8>>>, Error> {
+        let _turn = self.turn.lock();
         self.send(request)?;
         let (mut bodies, mut disturbed) = (Vec::new(), false);
         let mut buffer = vec![0; 1 << 17];

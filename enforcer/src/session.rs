@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use rand::RngExt;
 use sallyport_process::text::one_line;
-use sallyport_proto::{Assembly, Unknown, Update, WireError, wire};
+use sallyport_proto::{Assembled, Assembly, Unknown, Update, WireError, wire};
 use tokio::{
     sync::mpsc,
     time::{Sleep, sleep},
@@ -43,7 +43,7 @@ const PROBATION: Duration = Duration::from_millis(300);
 /// The same after a Ping: the control plane may be asking which of two enforcers has the name, for 2 seconds.
 const CONTESTED: Duration = Duration::from_secs(3);
 
-/// While an update is applied, this many messages are read: Pings are answered at once, and the others wait.
+/// While an update is applied, this many messages are read: Pings and leases are dealt with at once, and the others wait.
 const MOST_WAITING: usize = 16;
 
 /// A part of an update is at most 1 MiB; leave room for its frame.
@@ -164,7 +164,7 @@ async fn try_session(
     let mut health = identity.health.watch();
     let mut told = None;
     let mut assembly = Assembly::default();
-    let mut applying: Option<BoxFuture<'_, Message>> = None;
+    let mut applying: Option<BoxFuture<'_, Result<Message, Status>>> = None;
     let mut waiting = VecDeque::new();
     loop {
         let report = health.borrow_and_update().troubles.clone();
@@ -183,7 +183,7 @@ async fn try_session(
                 let response = tokio::select! {
                     answer = applied(&mut applying) => {
                         applying = None;
-                        send(&requests, answer).await?;
+                        send(&requests, answer?).await?;
                         same_lease(agent, lease)?;
                         continue;
                     }
@@ -194,7 +194,7 @@ async fn try_session(
                         establish(established);
                         continue;
                     }
-                    () = leases.due(), if applying.is_none() => {
+                    () = leases.due() => {
                         if let Some(request) = leases.ask().await {
                             send(&requests, request).await?;
                         }
@@ -220,15 +220,15 @@ async fn try_session(
                     *probation = Box::pin(sleep(CONTESTED));
                 }
             }
-            message if applying.is_some() => waiting.push_back(message),
-            sync_response::Message::Update(part) => {
-                if let Some(update) = assembly.take(part).map_err(malformed)? {
-                    applying = Some(Box::pin(answer(update, agent)));
-                }
-            }
             sync_response::Message::Lease(grant) => {
                 leases.granted(grant.number).await;
                 same_lease(agent, lease)?;
+            }
+            message if applying.is_some() => waiting.push_back(message),
+            sync_response::Message::Update(part) => {
+                if let Some(update) = assembly.gather(part).map_err(malformed)? {
+                    applying = Some(Box::pin(answer(update, agent)));
+                }
             }
         }
     }
@@ -244,7 +244,9 @@ fn same_lease(agent: &Handle, said: Option<Duration>) -> Result<(), Status> {
 }
 
 /// Returns what became of the update that is being applied.
-async fn applied(applying: &mut Option<BoxFuture<'_, Message>>) -> Message {
+async fn applied(
+    applying: &mut Option<BoxFuture<'_, Result<Message, Status>>>,
+) -> Result<Message, Status> {
     match applying {
         Some(answer) => answer.await,
         None => std::future::pending().await,
@@ -278,10 +280,14 @@ async fn send(requests: &mpsc::Sender<wire::SyncRequest>, message: Message) -> R
         .map_err(|_| Status::unavailable("the stream is closed"))
 }
 
-/// Has an update applied, and says what became of it.
-async fn answer(update: Update, agent: &Handle) -> Message {
+/// Has an update applied, and says what became of it. Leases are asked for meanwhile, so a large update is understood on
+/// another thread.
+async fn answer(update: Assembled, agent: &Handle) -> Result<Message, Status> {
+    let update = tokio::task::spawn_blocking(move || Update::try_from(update));
+    let update = update.await.expect("to understand does not panic");
+    let update = update.map_err(malformed)?;
     let target = update.target;
-    match agent.apply(update).await {
+    Ok(match agent.apply(update).await {
         Ok(()) => Message::Ack(wire::Ack {
             window: window(agent),
         }),
@@ -294,7 +300,7 @@ async fn answer(update: Update, agent: &Handle) -> Message {
                 want_snapshot: matches!(refusal, Refusal::Misfit(_)),
             })
         }
-    }
+    })
 }
 
 /// A status as an operator wants to read it.

@@ -11,7 +11,7 @@ pub mod policy;
 mod ranges;
 mod window;
 
-pub use assembly::Assembly;
+pub use assembly::{Assembled, Assembly};
 pub use convert::{WireError, positions};
 pub use delta::{ApplyError, Change, Delta, Difference};
 pub use digest::{Digest, Hasher};

@@ -162,11 +162,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let Some(table) = self.kernel.read()? else {
             return Ok(self.create(&self.installed.clone(), false)?);
         };
-        self.lease.slot = table.lease;
+        self.lease.lock().slot = table.lease;
         let is_same = frame == Some(&*frame::fingerprint(&self.options, &self.installed.policy));
         if !is_same {
             info!("writing the frame of the table for the options given now");
-            self.lease.slot = Some(table.lease.unwrap_or_default());
+            self.lease.lock().slot = Some(table.lease.unwrap_or_default());
             let found = FoundFrame {
                 slot: table.lease,
                 described: frame.is_some(),

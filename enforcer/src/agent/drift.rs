@@ -1,8 +1,10 @@
 //! Drift: whether the kernel's table is what it should be, and making it so again. It hears of nobody, and knows no time.
 
+use std::sync::Arc;
+
 use tracing::{error, warn};
 
-use super::Agent;
+use super::{Agent, lease::Lease};
 use crate::{
     journal::Log,
     kernel::Kernel,
@@ -10,7 +12,7 @@ use crate::{
     nft::{
         command::Command,
         content::{Found, Wanted},
-        lease,
+        lease::{self, Slot},
     },
     plan::{self, Garbage, Plan, Repair},
 };
@@ -56,6 +58,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         under_way: Option<(&Plan, usize)>,
     ) -> Result<bool, Error> {
         let mut mended: Vec<String> = Vec::new();
+        let shared = Arc::clone(&self.lease);
+        let mut lease = shared.lock();
         for tries_left in (0..TRIES).rev() {
             let found = self.kernel.content()?;
             if self.foreign {
@@ -65,7 +69,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 // What nobody knew is gone: what the journal has is the last that was accepted.
                 self.foreign = false;
             }
-            let repair = self.plan_repair(under_way, &found)?;
+            let repair = self.plan_repair(&mut lease, under_way, &found)?;
             if repair.differences.is_empty() {
                 let garbage = &mut self.garbage;
                 garbage
@@ -86,12 +90,14 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 Err(Error::AnswerLost(_)) => {}
                 Err(error @ Error::Refused { .. }) if found.flags.is_some() => {
                     warn!(%error, differences = ?repair.differences, "the table cannot be mended as it is: making it anew");
-                    self.make_anew(under_way)?;
+                    self.make_anew(&mut lease, under_way)?;
                     mended = repair.differences;
                 }
                 Err(error) => return Err(error),
             }
         }
+        drop(lease);
+        self.allow_leases();
         if mended.is_empty() {
             return Ok(false);
         }
@@ -106,16 +112,19 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     fn plan_repair(
         &mut self,
+        lease: &mut Lease,
         under_way: Option<(&Plan, usize)>,
         found: &Found,
     ) -> Result<Repair, Error> {
         if found.flags.is_none() {
-            self.lease.start_anew();
+            lease.start_anew();
         }
-        if self.lease.slot.is_none() {
-            self.lease.slot = Some(self.kernel.read_lease()?.unwrap_or_default());
-        }
-        let wanted = self.wanted(under_way);
+        let slot = match lease.slot {
+            Some(slot) => slot,
+            None => self.kernel.read_lease()?.unwrap_or_default(),
+        };
+        lease.slot = Some(slot);
+        let wanted = self.wanted(slot, under_way);
         let mut known = self.garbage.clone();
         if let Some((plan, _)) = under_way {
             known.extend(plan.garbage.clone());
@@ -129,8 +138,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         ))
     }
 
-    /// What the table should hold.
-    fn wanted(&self, under_way: Option<(&Plan, usize)>) -> Wanted {
+    /// What the table should hold, where packets look for a lease in a set.
+    fn wanted(&self, slot: Slot, under_way: Option<(&Plan, usize)>) -> Wanted {
         fn commands(steps: &[plan::Step]) -> impl Iterator<Item = &Command> {
             steps.iter().flat_map(|step| &step.commands)
         }
@@ -140,7 +149,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             wanted.extend(commands(&plan.steps[..done]));
         }
         if let Some(chain) = wanted.chains.get_mut(lease::CHAIN) {
-            chain.rules = lease::rules(self.lease.slot.unwrap_or_default());
+            chain.rules = lease::rules(slot);
         }
         wanted
     }
@@ -160,9 +169,13 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     }
 
     /// Makes the whole table in place of the one that is there, in one batch.
-    fn make_anew(&mut self, under_way: Option<(&Plan, usize)>) -> Result<(), Error> {
-        self.lease.start_anew();
-        let wanted = self.wanted(under_way);
+    fn make_anew(
+        &mut self,
+        lease: &mut Lease,
+        under_way: Option<(&Plan, usize)>,
+    ) -> Result<(), Error> {
+        lease.start_anew();
+        let wanted = self.wanted(Slot::default(), under_way);
         let nothing = Garbage::default();
         let limits = self.limits();
         let repair = plan::repair(&wanted, &Found::default(), &nothing, self.protected, limits);

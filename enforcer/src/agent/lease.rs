@@ -1,7 +1,7 @@
 //! The node's lease: made ready in the kernel before the control plane is asked, in force once it is granted. It asks
 //! nobody, and knows no time: the kernel ends a lease by itself.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tracing::{info, warn};
 
@@ -14,9 +14,12 @@ use crate::{
     plan::{self, FoundFrame, Garbage},
 };
 
-/// Where the node's lease stands.
+/// Where the node's lease stands. The agent shares it with the session, which renews the lease while an update is
+/// applied. Who changes or reads the part of the table that is the lease's holds it locked.
 #[derive(Debug, Default)]
 pub(super) struct Lease {
+    /// How long a lease is; `None` while the node is to ask for none.
+    pub(super) lasts: Option<Duration>,
     /// The set that packets look into; not known after the kernel's answer was lost.
     pub(super) slot: Option<Slot>,
     /// The number of the last lease that was made ready. Numbers are used once.
@@ -24,29 +27,87 @@ pub(super) struct Lease {
     /// Whether it waits to be granted.
     ready: bool,
     /// Set when the node had leases and is to have none: the next grant says that the control plane knows.
-    pub(super) ends: bool,
+    ends: bool,
 }
 
-impl Lease {
-    /// The table is a new one: without a lease, until one is granted.
-    pub(super) fn start_anew(&mut self) {
-        *self = Lease {
-            slot: Some(Slot::default()),
-            ready: false,
-            ..*self
-        };
-    }
+/// What became of a lease that was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is in force.
+    InForce,
+    /// It is not there any more: another one was made ready since.
+    Gone,
+    /// The node is to have no leases, and the control plane knows: the agent is to [end](Agent::end_leases) them.
+    Last,
 }
 
 /// How often a node asks that is to have leases no more.
 const ENDS: Duration = Duration::from_secs(1);
+
+impl Lease {
+    /// The table is a new one: without a lease, until one is granted.
+    pub(super) fn start_anew(&mut self) {
+        self.slot = Some(Slot::default());
+        self.ready = false;
+    }
+
+    /// Makes a lease ready, whose time runs from now on, and returns the number to ask for it by. `None` when there is
+    /// nothing to ask for.
+    pub(super) fn prepare(
+        &mut self,
+        kernel: &mut impl Kernel,
+    ) -> Result<Option<u64>, netlink::Error> {
+        self.ready = false;
+        let Some(lasts) = self.lasts else {
+            return Ok(None);
+        };
+        let standby = self.current(kernel)?.other();
+        kernel.commit(&lease::fill(standby, lasts))?;
+        self.number += 1;
+        self.ready = true;
+        Ok(Some(self.number))
+    }
+
+    /// The lease of a number was granted: puts it in force.
+    pub(super) fn take(
+        &mut self,
+        kernel: &mut impl Kernel,
+        number: u64,
+    ) -> Result<Taken, netlink::Error> {
+        if self.number != number || !std::mem::take(&mut self.ready) {
+            return Ok(Taken::Gone);
+        }
+        if self.ends {
+            return Ok(Taken::Last);
+        }
+        let standby = self.current(kernel)?.other();
+        // Until the kernel has answered nobody knows.
+        self.slot = None;
+        kernel.commit(&lease::look_into(standby))?;
+        self.slot = Some(standby);
+        Ok(Taken::InForce)
+    }
+
+    /// The set that packets look into.
+    fn current(&mut self, kernel: &mut impl Kernel) -> Result<Slot, netlink::Error> {
+        let slot = match self.slot {
+            Some(slot) => slot,
+            None => {
+                let slot = kernel.read_lease()?;
+                slot.ok_or(netlink::Error::Malformed("the lease's chain is empty"))?
+            }
+        };
+        self.slot = Some(slot);
+        Ok(slot)
+    }
+}
 
 impl<K: Kernel, L: Log> Agent<K, L> {
     /// How long the leases are without which the node closes by itself; `None` while it does not.
     pub fn lease(&self) -> Option<Duration> {
         self.options
             .lease
-            .filter(|_| !self.foreign && !self.lease.ends)
+            .filter(|_| !self.foreign && !self.lease.lock().ends)
     }
 
     /// How long a lease is that the node asks for; `None` when it asks for none.
@@ -57,46 +118,25 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// Makes a lease ready, whose time runs from now on, and returns the number to ask for it by. `None` when there is
     /// nothing to ask for.
     pub fn prepare_lease(&mut self) -> Result<Option<u64>, netlink::Error> {
-        self.lease.ready = false;
-        // What enforces something unknown must not go on for longer than it was allowed to.
-        let Some(lasts) = self.options.lease.filter(|_| !self.foreign) else {
-            return Ok(None);
-        };
-        let standby = self.lease_slot()?.other();
-        self.kernel.commit(&lease::fill(standby, lasts))?;
-        self.lease.number += 1;
-        self.lease.ready = true;
-        Ok(Some(self.lease.number))
+        self.lease.lock().prepare(&mut self.kernel)
     }
 
     /// The lease of a number was granted: puts it in force. Returns whether it did; a number that is not the last one is
     /// of a lease that is not there any more.
     pub fn take_lease(&mut self, number: u64) -> Result<bool, netlink::Error> {
-        if self.lease.number != number || !std::mem::take(&mut self.lease.ready) {
-            return Ok(false);
+        let taken = self.lease.lock().take(&mut self.kernel, number)?;
+        match taken {
+            Taken::InForce => Ok(true),
+            Taken::Gone => Ok(false),
+            Taken::Last => self.end_leases().map(|()| true),
         }
-        if self.lease.ends {
-            return self.end_leases().map(|()| true);
-        }
-        let standby = self.lease_slot()?.other();
-        // Until the kernel has answered nobody knows.
-        self.lease.slot = None;
-        self.kernel.commit(&lease::look_into(standby))?;
-        self.lease.slot = Some(standby);
-        Ok(true)
     }
 
-    /// The set that packets look into.
-    fn lease_slot(&mut self) -> Result<Slot, netlink::Error> {
-        let slot = match self.lease.slot {
-            Some(slot) => slot,
-            None => {
-                let slot = self.kernel.read_lease()?;
-                slot.ok_or(netlink::Error::Malformed("the lease's chain is empty"))?
-            }
-        };
-        self.lease.slot = Some(slot);
-        Ok(slot)
+    /// Has the node ask for leases if it may. What enforces something unknown, or stopped half-way, must not go on for
+    /// longer than it was allowed to.
+    pub(super) fn allow_leases(&self) {
+        let may_ask = !self.foreign && !self.is_half_way();
+        self.lease.lock().lasts = self.options.lease.filter(|_| may_ask);
     }
 
     /// The operator wants no leases any more where the table has them. Without one nothing closes the node, so the table
@@ -106,10 +146,13 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             "--lease is gone: the node goes on with the lease that it has until the control plane says that it knows"
         );
         self.options.lease = Some(ENDS);
-        self.lease.ends = true;
+        self.lease.lock().ends = true;
     }
 
-    fn end_leases(&mut self) -> Result<(), netlink::Error> {
+    /// Takes the leases out of the table, once the control plane knows.
+    pub(super) fn end_leases(&mut self) -> Result<(), netlink::Error> {
+        let shared = Arc::clone(&self.lease);
+        let mut lease = shared.lock();
         let (had, limits) = (self.options.lease.take(), self.limits());
         let found = FoundFrame {
             slot: Some(Slot::default()),
@@ -121,7 +164,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             self.options.lease = had;
             return Err(error);
         }
-        self.lease = Lease::default();
+        *lease = Lease::default();
         self.garbage.extend(Garbage {
             chains: lease::CHAINS.map(Into::into).into(),
             sets: Slot::BOTH.map(|slot| slot.name().into()).into(),

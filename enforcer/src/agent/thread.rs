@@ -11,11 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use sallyport_proto::{Position, Update, wire::trouble::Kind};
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, error, info, warn};
 
-use super::{Agent, Refusal, StartError};
+use super::{
+    Agent, Refusal, StartError,
+    lease::{Lease, Taken},
+};
 use crate::{
     health::Health,
     journal::{self, Journal},
@@ -44,8 +48,7 @@ const LISTEN: Duration = Duration::from_secs(1);
 enum Request {
     Settle(Reply<()>),
     Apply(Update, Reply<Result<(), Refusal>>),
-    PrepareLease(Reply<Result<Option<u64>, netlink::Error>>),
-    TakeLease(u64, Reply<Result<bool, netlink::Error>>),
+    EndLeases(Reply<Result<(), netlink::Error>>),
     Heard(Notice),
 }
 
@@ -57,6 +60,8 @@ type Reply<T> = oneshot::Sender<T>;
 pub struct Handle {
     requests: Arc<mpsc::Sender<Request>>,
     said: watch::Receiver<Said>,
+    lease: Arc<Mutex<Lease>>,
+    kernel: Netlink,
     asks_for: Option<Duration>,
     protected: bool,
 }
@@ -103,12 +108,30 @@ impl Handle {
     /// Makes a lease ready, whose time runs from now on, and returns the number to ask for it by. `None` when there is
     /// nothing to ask for.
     pub async fn prepare_lease(&self) -> Result<Option<u64>, netlink::Error> {
-        self.ask(Request::PrepareLease).await
+        self.beside(Lease::prepare).await
     }
 
     /// The lease of a number was granted: puts it in force. Returns whether it did.
     pub async fn take_lease(&self, number: u64) -> Result<bool, netlink::Error> {
-        self.ask(|reply| Request::TakeLease(number, reply)).await
+        let taken = self
+            .beside(move |lease, kernel| lease.take(kernel, number))
+            .await?;
+        match taken {
+            Taken::InForce => Ok(true),
+            Taken::Gone => Ok(false),
+            Taken::Last => self.ask(Request::EndLeases).await.map(|()| true),
+        }
+    }
+
+    /// Changes the lease beside the agent, whatever that is at: an update can take longer than a lease lasts.
+    async fn beside<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Lease, &mut Netlink) -> T + Send + 'static,
+    ) -> T {
+        let (lease, mut kernel) = (Arc::clone(&self.lease), self.kernel.clone());
+        let change = move || change(&mut lease.lock(), &mut kernel);
+        let changed = tokio::task::spawn_blocking(change).await;
+        changed.expect("a change of the lease does not panic")
     }
 
     /// An agent that holds nothing, and applies an update once it is let go on.
@@ -127,16 +150,18 @@ impl Handle {
                         let _ = go_on.recv();
                         drop(reply.send(Ok(())));
                     }
-                    Request::PrepareLease(reply) => drop(reply.send(Ok(None))),
-                    Request::TakeLease(_, reply) => drop(reply.send(Ok(false))),
+                    Request::EndLeases(reply) => drop(reply.send(Ok(()))),
                     Request::Heard(_) => {}
                 }
             }
             drop(says);
         });
+        let nobody = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
         Handle {
             requests: Arc::new(requests),
             said,
+            lease: Arc::default(),
+            kernel: Netlink::over(nobody.into(), 0),
             asks_for: None,
             protected: false,
         }
@@ -175,6 +200,7 @@ pub fn start(data_dir: &Path, options: Options, health: Health) -> Result<Handle
         let _ = requests.send(Request::Heard(Notice::Lost));
     }
     let asks_for = agent.asks_for();
+    let (lease, kernel) = (Arc::clone(&agent.lease), agent.kernel().clone());
     let (say, said) = watch::channel(Said::of(&agent));
     thread::Builder::new()
         .name("agent".into())
@@ -183,6 +209,8 @@ pub fn start(data_dir: &Path, options: Options, health: Health) -> Result<Handle
     Ok(Handle {
         requests,
         said,
+        lease,
+        kernel,
         asks_for,
         protected,
     })
@@ -256,8 +284,11 @@ fn run(
                 let _ = reply.send(result);
             }
             Ok(Request::Settle(reply)) => drop(reply.send(())),
-            Ok(Request::PrepareLease(reply)) => drop(reply.send(agent.prepare_lease())),
-            Ok(Request::TakeLease(number, reply)) => drop(reply.send(agent.take_lease(number))),
+            Ok(Request::EndLeases(reply)) => {
+                let result = agent.end_leases();
+                say.send_replace(Said::of(&agent));
+                let _ = reply.send(result);
+            }
             Ok(Request::Heard(notice)) => mending.hear(notice, &mut agent),
             Err(RecvTimeoutError::Timeout) if mending.again.is_some() => mending.mend(&mut agent),
             Err(RecvTimeoutError::Timeout) => agent.clean(),

@@ -56,7 +56,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.installed = plan.after;
         self.foreign = false;
         self.garbage = Garbage::default();
-        self.lease.start_anew();
+        self.lease.lock().start_anew();
+        self.allow_leases();
         Ok(())
     }
 
@@ -123,7 +124,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.installed = plan.after;
         self.foreign = false;
         self.garbage = plan.garbage;
-        self.lease.start_anew();
+        self.lease.lock().start_anew();
+        self.allow_leases();
         Ok(())
     }
 }

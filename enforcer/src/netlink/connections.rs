@@ -82,8 +82,11 @@ impl Netlink {
             number(Family::of(connection.client.address)),
             &identity(body),
         );
+        let turn = self.turn.lock();
         self.send(&request)?;
-        match self.acknowledgement()? {
+        let errno = self.acknowledgement();
+        drop(turn);
+        match errno? {
             // It ended by itself.
             0 | libc::ENOENT => Ok(()),
             errno => {

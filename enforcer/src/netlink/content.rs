@@ -36,13 +36,12 @@ impl Netlink {
     /// Counts the commits in this network namespace, of everybody.
     pub fn generation(&self) -> Result<u64, Error> {
         let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | sys::NFT_MSG_GETGEN as u16;
-        self.send(&request(
-            kind,
-            0,
-            libc::AF_UNSPEC as u8,
-            &Attributes::default(),
-        ))?;
-        let body = self.one(sys::NFT_MSG_NEWGEN)?;
+        let request = request(kind, 0, libc::AF_UNSPEC as u8, &Attributes::default());
+        let turn = self.turn.lock();
+        self.send(&request)?;
+        let body = self.one(sys::NFT_MSG_NEWGEN);
+        drop(turn);
+        let body = body?;
         let id = attributes::find(&body, sys::NFTA_GEN_ID).and_then(attributes::number);
         id.map(u64::from)
             .ok_or(Error::Malformed("a generation without a number"))

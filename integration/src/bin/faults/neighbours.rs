@@ -1,10 +1,11 @@
-//! What others do that must hold up nobody: watchers that read nothing, and logs that cannot be written. Where it is about
-//! time, it is compared with how it was before, in the same run.
+//! What others do that must hold up nobody: watchers that read nothing, a tenant with the worst policy, and logs that
+//! cannot be written. Where it is about time, it is compared with how it was before, in the same run.
 
 use std::{
     fs::{self, File},
     io::{self, Write as _},
     os::fd::{AsFd as _, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -14,14 +15,16 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::signal::Signal,
 };
+use sallyport_controlplane::validate::MAX_RULES;
 use sallyport_integration::{
-    deployment::{Deployment, PATIENCE, put},
+    deployment::{Client, Deployment, PATIENCE, delete, put},
     tracer,
 };
 
 use crate::{
     Settings,
-    scene::{FAR, NEAR, Scene, policy},
+    rows::LEASE,
+    scene::{FAR, NEAR, Scene, addresses, policy, workload},
 };
 
 /// As many watches as one client may have, and how many of them share a connection.
@@ -37,9 +40,14 @@ fn tick(number: u16) -> String {
 /// The median time from an edit to its being enforced everywhere.
 fn edits(scene: &Scene) -> Result<Duration> {
     let times: Result<Vec<Duration>> = (0..40).map(|number| scene.edit(tick(number))).collect();
-    let mut times = times?;
+    Ok(quantile(times?, 0.5))
+}
+
+/// A quantile of some times.
+fn quantile(mut times: Vec<Duration>, part: f64) -> Duration {
     times.sort_unstable();
-    Ok(times[times.len() / 2])
+    let last = times.len().saturating_sub(1);
+    times[((last as f64) * part).round() as usize]
 }
 
 /// The memory of the control plane that is resident, in MiB.
@@ -82,6 +90,97 @@ pub(crate) fn watchers(scene: &mut Scene, _: Settings) -> Result<String> {
     Ok(format!(
         "{WATCHES} watches: {grown} MiB more, an edit {watched:.1?} instead of {quiet:.1?}"
     ))
+}
+
+/// How long the answers to `status` take while something is done.
+fn statuses(mut client: Client, done: &AtomicBool) -> Result<Vec<Duration>> {
+    let mut times = Vec::new();
+    while !done.load(Ordering::SeqCst) {
+        let started = Instant::now();
+        client.status()?;
+        times.push(started.elapsed());
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(times)
+}
+
+/// Does something, and tells how long the answers to `status` took meanwhile.
+fn beside(scene: &Scene, what: impl FnOnce() -> Result<()>) -> Result<Vec<Duration>> {
+    let (client, done) = (scene.client()?, AtomicBool::new(false));
+    thread::scope(|scope| {
+        let statuses = scope.spawn(|| statuses(client, &done));
+        let result = what();
+        done.store(true, Ordering::SeqCst);
+        let times = statuses.join().expect("it does not panic");
+        result?;
+        times
+    })
+}
+
+/// The workloads of the other tenant, half of them on each node, each with a label of its own.
+fn tenants() -> String {
+    (0..100)
+        .map(|number| {
+            let node = if number % 2 == 0 { NEAR } else { FAR };
+            let [v4, _] = addresses(node, 100 + number);
+            let labels = format!("one: v{number}");
+            workload(&format!("other-{number}"), node, &labels, &[v4])
+                .replace("namespace: default", "namespace: other")
+        })
+        .collect()
+}
+
+/// A policy with as many rules as there may be, some 1 MiB: their ranges of ports lie in each other, each with peers of its own.
+fn worst() -> String {
+    let mut rules = String::new();
+    for number in 0..MAX_RULES {
+        let (first, last) = (1 + number, 65_535 - number);
+        rules += &format!(
+            "{{\"from\":[{{\"podSelector\":{{\"matchLabels\":{{\"one\":\"v{number}\"}}}}}}],\
+             \"ports\":[{{\"port\":{first},\"endPort\":{last}}}]}},"
+        );
+    }
+    format!(
+        "{{\"apiVersion\":\"networking.k8s.io/v1\",\"kind\":\"NetworkPolicy\",\"metadata\":{{\"namespace\":\"other\",\
+         \"name\":\"worst\"}},\"spec\":{{\"podSelector\":{{}},\"ingress\":[{}]}}}}",
+        rules.trim_end_matches(',')
+    )
+}
+
+/// A tenant applies and deletes the worst policy that there may be, beside one that wants to be left alone.
+pub(crate) fn tenant(scene: &mut Scene, _: Settings) -> Result<String> {
+    let mut client = scene.client()?;
+    client.enforce(vec![put(format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: other}}\n---\n{}",
+        tenants()
+    ))])?;
+    let quiet = beside(scene, || {
+        thread::sleep(Duration::from_secs(5));
+        Ok(())
+    })?;
+    let worst = worst();
+    let started = Instant::now();
+    let busy = beside(scene, || {
+        for _ in 0..20 {
+            for edit in [put(worst.clone()), delete(worst.clone())] {
+                let revision = client.apply(vec![edit])?;
+                ensure!(
+                    client.is_enforced_within(revision, PATIENCE * 3)?,
+                    "the nodes do not enforce it"
+                );
+            }
+        }
+        Ok(())
+    })?;
+    let took = started.elapsed() / 20;
+    let (before, after) = (quantile(quiet, 0.99), quantile(busy, 0.99));
+    let told = format!(
+        "a policy of {} KiB 20 times, {took:.1?} each; status p99 {after:.1?}, {before:.1?} before",
+        worst.len() >> 10
+    );
+    ensure!(after <= before * 5, "{told}");
+    ensure!(after <= LEASE / 3, "{told}");
+    Ok(told)
 }
 
 /// Standard error is a disk that is full.

@@ -1,5 +1,7 @@
 //! The table of all faults: what each is called, what it needs, and who does it.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use sallyport_integration::binaries::binaries;
 
@@ -53,9 +55,15 @@ const UNPROTECTED: Spec = Spec {
     ..PLAIN
 };
 
-/// Nodes close by themselves when they are away, and edits go on without them.
+/// How long leases last where a row has them.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+
 const FENCED: Spec = Spec {
     control_plane: &["--unreachable", "fence"],
+    ..LEASED
+};
+
+const LEASED: Spec = Spec {
     enforcers: &["--lease", "2s"],
     ..PLAIN
 };
@@ -83,6 +91,13 @@ impl Row {
     const fn fenced(self) -> Row {
         Row {
             spec: FENCED,
+            ..self
+        }
+    }
+
+    const fn leased(self) -> Row {
+        Row {
+            spec: LEASED,
             ..self
         }
     }
@@ -328,6 +343,12 @@ pub(crate) const ROWS: &[Row] = &[
         "1,000 watchers that read nothing: edits as fast as before, little memory",
         neighbours::watchers,
     ),
+    row(
+        "tenant-worst-policy",
+        "the worst policy that there may be, applied and deleted 20 times by another tenant, with leases of 2 s",
+        neighbours::tenant,
+    )
+    .leased(),
     row(
         "log-disk-full",
         "standard error of all programs is a full disk",
