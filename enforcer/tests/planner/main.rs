@@ -180,8 +180,7 @@ fn renewals_open_nothing_and_break_nothing() {
             world.pass(LEASE / 3)?;
             world.renew()?;
             let plan = world.plan(&random_edit(rng, &world.installed.policy));
-            world.carry_out(&plan, 0..plan.steps.len())?;
-            world.done(plan);
+            world.update(plan)?;
             world.settle()?;
             world.pass(LEASE / 3)?;
             world.renew()?;

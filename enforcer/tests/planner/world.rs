@@ -144,12 +144,18 @@ impl World {
         result.map_err(|error| Violation::Refused(error.to_string()))
     }
 
-    /// Carries out a plan as an agent does: if need be, once packets under way are through.
+    /// Carries out a plan as an agent does: if need be, once packets under way are through. The session renews the lease
+    /// whenever it likes.
     pub(crate) fn update(&mut self, plan: Plan) -> Checked {
         if plan.must_wait_for(&self.recent, &self.installed) {
             self.settle()?;
         }
-        self.carry_out(&plan, 0..plan.steps.len())?;
+        for step in 0..plan.steps.len() {
+            self.carry_out(&plan, step..step + 1)?;
+            if self.others.random_bool(0.2) {
+                self.renew()?;
+            }
+        }
         self.done(plan);
         Ok(())
     }
