@@ -6,6 +6,7 @@
 
 mod bound;
 mod moves;
+mod port_names;
 mod rules;
 #[cfg(test)]
 mod tests;

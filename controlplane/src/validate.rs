@@ -72,5 +72,9 @@ pub const MAX_NODE_ADDRESSES: usize = 1_000;
 /// [`PEER_ADDRESSES`] more.
 pub const MAX_COMPILED_ADDRESSES: u64 = 20_000_000;
 
+/// The most ingress rules that one NetworkPolicy may compile to, when it is put: its rules times the different sets of
+/// numbers that their port names mean to the pods that it selects.
+pub const MAX_COMPILED_RULES: usize = 1_000_000;
+
 /// The addresses that a peer counts as, wherever a port range with it begins or ends.
 pub const PEER_ADDRESSES: u64 = 20;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Reason, bound, moves, not_found};
+use super::{Reason, bound, moves, not_found, port_names};
 use crate::{
     cluster::{Cluster, Stored},
     model::{Body, Kind, ObjectKey, Workload},
@@ -26,7 +26,9 @@ pub(super) fn broken(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<
         && !before.get(key).is_some_and(is_same)
     {
         let too_large = bound::exceeded(after, &key.namespace, policy);
-        found.extend(too_large.map(|message| (Reason::Invalid, message)));
+        let too_often = port_names::exceeded(after, &key.namespace, policy);
+        let exceeded = too_large.into_iter().chain(too_often);
+        found.extend(exceeded.map(|message| (Reason::Invalid, message)));
     }
     if let Body::Workload(workload) = &stored.object.body {
         found.extend(missing_node(after, workload));

@@ -126,7 +126,7 @@ pub(crate) fn closed(node: &NodeStatus) -> String {
     }
     let over = duration::rough(Duration::from_millis(node.lease_over_ms));
     format!(
-        "its lease ran out {over} ago, and a node that enforces closes itself by then; not confirmed, as it cannot be reached"
+        "its lease ran out {over} ago, and a node that enforces closes itself by then; the node has not confirmed it"
     )
 }
 
@@ -238,8 +238,8 @@ mod tests {
         fenced.lease_over_ms = 12_000;
         assert_eq!(
             said(fenced.clone()),
-            "warning: a is fenced: its lease ran out 12s ago, and a node that enforces closes itself by then; not \
-             confirmed, as it cannot be reached\n"
+            "warning: a is fenced: its lease ran out 12s ago, and a node that enforces closes itself by then; the \
+             node has not confirmed it\n"
         );
         let mut trouble = Trouble::default();
         trouble.set_kind(Kind::Closed);

@@ -124,7 +124,7 @@ fn of_nodes_that_nobody_knows_of_there_are_no_numbers() {
          gone   left      -         -    3m12s  -        0          nothing is enforced on it\n\
          quiet  not-seen  -         -    3m12s  -        0          has not connected since the control plane started\n\
          shut   fenced    40        2    3m12s  -        0          its lease ran out 12s ago, and a node that \
-         enforces closes itself by then; not confirmed, as it cannot be reached\n"
+         enforces closes itself by then; the node has not confirmed it\n"
     );
     let json: serde_json::Value =
         serde_json::from_str(&report.show(Form::Json, false)).expect("JSON");
