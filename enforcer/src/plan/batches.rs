@@ -12,6 +12,10 @@ use crate::{
     plan::{Installed, Limits, Review, Step},
 };
 
+/// The most commands that a batch has, if it can be cut. Each command that names a set costs the kernel a walk along all
+/// sets of the table: 500 take 0.1 s where there are 10,000 sets, and the node's lease is renewed between batches.
+const COMMANDS: usize = 500;
+
 /// Commands that must be in one batch.
 pub(super) type Atom = Vec<Command>;
 
@@ -94,7 +98,8 @@ fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
             .flat_map(|atom| split(atom, limits.batch / 2))
         {
             let bytes: usize = atom.iter().map(encode::size_bound).sum();
-            if size + bytes > limits.batch && !commands.is_empty() {
+            let is_full = size + bytes > limits.batch || commands.len() + atom.len() > COMMANDS;
+            if is_full && !commands.is_empty() {
                 steps.push(Step {
                     commands: std::mem::take(&mut commands),
                     grace: std::mem::take(&mut grace),
