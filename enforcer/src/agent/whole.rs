@@ -56,6 +56,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.installed = plan.after;
         self.foreign = false;
         self.garbage = Garbage::default();
+        self.clean_failed = false;
         self.lease.start_anew();
         Ok(())
     }
@@ -123,6 +124,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.installed = plan.after;
         self.foreign = false;
         self.garbage = plan.garbage;
+        self.clean_failed = false;
         self.lease.start_anew();
         Ok(())
     }

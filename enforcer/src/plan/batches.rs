@@ -79,7 +79,7 @@ pub(super) fn cut(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
 }
 
 /// A part may be cut between any two atoms: what it prepares cannot be reached, and what can be reached changes one way.
-fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
+pub(super) fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for part in parts {
         let Part {
