@@ -76,6 +76,8 @@ pub struct Agent<K, L> {
     options: Options,
     installed: Installed,
     garbage: Garbage,
+    /// Whether the kernel refused to delete garbage. That is tried again after the next update.
+    clean_failed: bool,
     /// What changed since packets under way were last seen through.
     recent: Reach,
     /// An update that stopped half-way, and the step to go on with.
@@ -104,6 +106,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             options,
             installed: Installed::default(),
             garbage: Garbage::default(),
+            clean_failed: false,
             recent: Reach::default(),
             unfinished: None,
             forgetting: false,
@@ -141,10 +144,14 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         &mut self.kernel
     }
 
-    /// How much there is to clean when nothing happens: objects that updates have left behind, connections of addresses
-    /// that are nobody's any more, packets to see through.
+    /// How much there is to clean when nothing happens: objects that updates have left behind, unless the kernel has just
+    /// refused to delete them; connections of addresses that are nobody's any more; packets to see through.
     pub fn left_behind(&self) -> usize {
-        self.garbage.len() + usize::from(self.forgetting || !self.recent.is_empty())
+        let objects = match self.clean_failed {
+            true => 0,
+            false => self.garbage.len(),
+        };
+        objects + usize::from(self.forgetting || !self.recent.is_empty())
     }
 
     fn limits(&self) -> Limits {
@@ -282,6 +289,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     fn settle(&mut self, plan: Plan) {
         self.recent.merge(&plan.reach);
         self.garbage.after(&plan);
+        self.clean_failed = false;
         self.installed = plan.after;
         self.forgetting = self.installed.departed.len() > DEPARTED;
     }
@@ -383,25 +391,34 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     }
 
     /// Deletes what no packet can reach any more, and forgets the connections of addresses that are nobody's, if they are
-    /// many.
+    /// many. What the kernel refuses to delete stays garbage.
     pub fn clean(&mut self) {
         self.grace();
         if self.forgetting {
             self.forget_departed();
         }
-        if self.garbage.is_empty() {
+        if self.garbage.is_empty() || self.clean_failed {
             return;
         }
-        match self.kernel.commit(&self.garbage.delete()) {
-            Ok(()) => debug!(
-                objects = self.garbage.len(),
-                "deleted what updates left behind"
-            ),
-            Err(error) => {
-                warn!(%error, "could not delete what updates left behind; it does no harm and goes with a restart");
+        let objects = self.garbage.len();
+        for batch in self.garbage.delete_in_batches(self.limits()) {
+            if let Err(error) = self.kernel.commit(&batch) {
+                self.clean_fails(&error);
+                return;
             }
+            self.garbage.without_deleted(&batch);
         }
-        self.garbage = Garbage::default();
+        debug!(objects, "deleted what updates left behind");
+    }
+
+    fn clean_fails(&mut self, error: &netlink::Error) {
+        self.clean_failed = true;
+        // What is not there any more was deleted by others, or by a batch whose answer was lost.
+        if let Ok(Some(table)) = self.kernel.read() {
+            self.garbage.retain(&table.chains, &table.sets);
+        }
+        let left = self.garbage.len();
+        warn!(%error, left, "could not delete all that updates left behind; it does no harm, and is tried again after the next update");
     }
 
     fn forget_departed(&mut self) {

@@ -5,6 +5,7 @@ pub mod command;
 pub mod content;
 pub mod decode;
 pub mod encode;
+pub mod families;
 pub mod frame;
 pub mod lease;
 pub mod names;

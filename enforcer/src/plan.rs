@@ -6,11 +6,13 @@
 //! reachable change goes one way, so whichever mix of before and after a packet's lookups see, it passes only if
 //! `before` or `after` of that half lets it pass, and passes surely if both do. What is not monotone is out of reach:
 //!
-//! 1. **prepare** fresh sets and chains that no packet can reach; a commit of the stamp alone comes before what leads there,
+//! 1. **prepare** fresh sets and chains that no packet can reach, and rules that look into a set that is still empty; a commit
+//!    of the stamp alone comes before what leads there,
 //! 2. **revoke**: point endpoints at the meet's classes, then take members out of groups; end connections that conntrack
 //!    would carry on all the same (`review`),
 //! 3. **grant**: let members in, then point endpoints at the new classes,
-//! 4. **clean** what no packet can reach any more, once those that could are through.
+//! 4. take out the rules that look into sets which are empty now,
+//! 5. **clean** what no packet can reach any more, once those that could are through.
 //!
 //! A packet looks up its endpoint before a group. So members come before an endpoint that needs them, and go after it;
 //! where an endpoint leaves a class whose group also loses members, a grace period lies between. So it does between the
@@ -21,6 +23,8 @@
 //! There the connections of the one are forgotten, before the other is granted that what is established goes on.
 
 mod batches;
+mod families;
+mod garbage;
 mod half;
 mod members;
 mod reach;
@@ -47,6 +51,7 @@ use crate::nft::{
 use batches::{Atom, Part, Work, steps};
 use half::{Planner, Version};
 
+pub use garbage::Garbage;
 pub use reach::Reach;
 pub use repair::{Repair, repair};
 pub use review::{Review, must_end};
@@ -54,7 +59,7 @@ pub use whole::{Replaced, create, replace};
 
 /// Raised when an update is planned in other steps than before: what an earlier enforcer left half-way is then not gone on
 /// with by counting them.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// What a node enforces, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,15 +79,6 @@ pub struct Installed {
     /// Addresses that were workloads' and are nobody's now, and whose they were. Another workload must not have one before
     /// the connections of that one are forgotten. (Some may have been since.)
     pub departed: OrdMap<IpAddr, Arc<Endpoint>>,
-}
-
-/// Kernel objects that no packet can reach any more, to be deleted when those that could are through.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Garbage {
-    /// Chains, by name.
-    pub chains: BTreeSet<String>,
-    /// Sets and maps, by name.
-    pub sets: BTreeSet<String>,
 }
 
 /// One kernel transaction.
@@ -172,61 +168,10 @@ impl Installed {
     }
 }
 
-impl Garbage {
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.chains.is_empty() && self.sets.is_empty()
-    }
-
-    /// How many objects there are.
-    pub fn len(&self) -> usize {
-        self.chains.len() + self.sets.len()
-    }
-
-    /// Takes in what a plan left behind, and out what it makes again.
-    pub fn after(&mut self, plan: &Plan) {
-        let made = Garbage::made_by(plan.steps.iter().flat_map(|step| &step.commands));
-        self.chains.retain(|name| !made.chains.contains(name));
-        self.sets.retain(|name| !made.sets.contains(name));
-        self.extend(plan.garbage.clone());
-    }
-
-    /// Takes in what else is garbage.
-    pub fn extend(&mut self, other: Garbage) {
-        self.chains.extend(other.chains);
-        self.sets.extend(other.sets);
-    }
-
-    /// The objects that commands make.
-    fn made_by<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Garbage {
-        let mut made = Garbage::default();
-        for command in commands {
-            match command {
-                Command::AddChain { name, .. } => made.chains.insert(name.clone()),
-                Command::AddSet { name, .. } => made.sets.insert(name.clone()),
-                _ => false,
-            };
-        }
-        made
-    }
-
-    /// The commands that delete all of it: first what refers, then what is referred to. A map may lead to chains.
-    pub fn delete(&self) -> Vec<Command> {
-        let flush = self.chains.iter().cloned().map(Command::FlushChain);
-        let sets = self.sets.iter().cloned().map(Command::DeleteSet);
-        let chains = self.chains.iter().cloned().map(Command::DeleteChain);
-        flush.chain(sets).chain(chains).collect()
-    }
-}
-
 /// Plans the update of a table that is there. `new` is what `old` is [`updated`](Installed::updated) to.
 pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limits) -> Plan {
     let meet = old.policy.meet(&new.policy, &new.unknown);
     let births_meet = births(&old.births, &old.policy, &meet, new.generation);
-    let mut planner = Planner {
-        options,
-        garbage: Garbage::default(),
-    };
     let before = Version {
         policy: &old.policy,
         births: &old.births,
@@ -239,6 +184,12 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
         policy: &new.policy,
         births: &new.births,
     };
+    let sets = families::Changes::between(before, after);
+    let mut planner = Planner {
+        options,
+        families: sets.between,
+        garbage: Garbage::default(),
+    };
     let revoke = planner.half(before, between);
     let grant = planner.half(between, after);
 
@@ -249,10 +200,10 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     reach.merge(&grant.reach);
     let mut remove = Part::of(revoke.remove_members);
     let members = members::Changes::between(old, new, options);
-    let mut parts = vec![
-        Part::of([revoke.prepare, grant.prepare, members.first].concat()),
-        Part::new(revoke.dispatch),
-    ];
+    let mut prepare = Part::new(sets.first);
+    let others = Part::of([revoke.prepare, grant.prepare, members.first].concat());
+    prepare.atoms.extend(others.atoms);
+    let mut parts = vec![prepare, Part::new(revoke.dispatch)];
     if !revoke.grace {
         parts[1].atoms.append(&mut remove.atoms);
     }
@@ -278,6 +229,8 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     }
     parts.append(&mut grants);
     parts.push(Part::of(members.last).after_grace());
+    parts.push(Part::new(sets.last));
+    planner.garbage.sets.extend(sets.garbage);
 
     Plan {
         steps: steps(parts, new, limits, Work::Update),

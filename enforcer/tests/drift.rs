@@ -1,6 +1,9 @@
 //! Others change the table of the fake kernel, or nobody knows what it is: it is made what it should be, whatever fails, and
 //! no packet of which the changed table and the whole one say the same is judged otherwise on the way.
 
+#[path = "drift/clean.rs"]
+mod clean;
+
 use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use nix::errno::Errno;

@@ -483,6 +483,19 @@ fn counting() -> Outcome {
     if strict == 0 || policy != counted {
         return Err(format!("{sent} sent, {strict} strict, policy {policy}").into());
     }
+    // Packets of no connection: of a workload that is isolated they are dropped, whatever the policy says.
+    nft(
+        node,
+        "add table inet untracking; \
+         add chain inet untracking early { type filter hook prerouting priority raw; }; \
+         add rule inet untracking early udp dport 8000 notrack",
+    )?;
+    let sent = send(&client, 300)?;
+    nft(node, "delete table inet untracking")?;
+    let (unjudgeable, policy) = (denied("unjudgeable")?, denied("policy")?);
+    if unjudgeable == 0 || unjudgeable > sent || policy != counted {
+        return Err(format!("{sent} sent, {unjudgeable} unjudgeable, policy {policy}").into());
+    }
 
     let closed = |expected: u64| -> Outcome {
         let deadline = Instant::now() + Duration::from_secs(8);

@@ -1,6 +1,9 @@
 //! The table that updates arrive at is the table that would be made from scratch: random histories of policies on the
 //! real kernel, compared as stock nft lists them. And what nft lists is fit for people.
 
+#[path = "table/many.rs"]
+mod many;
+
 use std::{
     process::{ExitCode, Stdio},
     sync::Arc,
@@ -46,6 +49,10 @@ fn main() -> ExitCode {
         ("a_class_that_keeps_lists_well", listing_of_keep),
         ("leases_list_well", listing_of_leases),
         ("a_restarted_agent_owns_its_table_again", restart),
+        (
+            "the_kernel_takes_ten_thousand_groups",
+            many::takes_ten_thousand_groups,
+        ),
     ])
 }
 
@@ -86,8 +93,10 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
         let description = format!("pods default/group={n}");
         let id = GroupId::of([description.as_str()], &ranges);
         let mut group = PeerGroup::new(description, ranges);
-        group.addresses = (0..20)
-            .filter(|_| rng.random_bool(0.4))
+        // Of some groups no member is of one family, or of either.
+        let chances = [(); 2].map(|()| [0.0, 0.4, 0.4][rng.random_range(0..3)]);
+        group.addresses = (0..20u8)
+            .filter(|n| rng.random_bool(chances[usize::from(n % 2)]))
             .map(address)
             .collect();
         groups.push((id, Arc::new(group)));
@@ -189,6 +198,16 @@ impl Table {
             netns,
             netlink,
             limits: Limits { batch },
+        })
+    }
+
+    /// One whose batches are as long as its socket takes.
+    fn of_any_batch() -> Result<Table, kernel_tests::Failed> {
+        let table = Table::new(0)?;
+        let batch = table.netlink.batch_limit();
+        Ok(Table {
+            limits: Limits { batch },
+            ..table
         })
     }
 

@@ -56,6 +56,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.installed = plan.after;
         self.foreign = false;
         self.garbage = Garbage::default();
+        self.clean_failed = false;
         self.lease.lock().start_anew();
         self.allow_leases();
         Ok(())
@@ -124,6 +125,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.installed = plan.after;
         self.foreign = false;
         self.garbage = plan.garbage;
+        self.clean_failed = false;
         self.lease.lock().start_anew();
         self.allow_leases();
         Ok(())

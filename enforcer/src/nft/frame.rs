@@ -8,7 +8,8 @@
 //! lease (where there are leases) ─ there is one: accept | goto fenced: all of this node's workloads is dropped
 //! forward_egress:  jump egress
 //!    map egress4/6, by the connection's source   ─ goto class ─ goto group ─ accept | deny
-//!    no connection ─ goto untracked_source ─ goto header_source: by the packet's own source ─ accept | drop
+//!    no connection ─ goto untracked_source ─ goto header_source:
+//!       map header4/6, by the packet's own source ─ accept | goto unjudgeable: drop
 //!    a workload that the map should have, or none that there is (strict) ─ drop | others ─ accept
 //! forward_ingress: jump ingress, the same by the destination (after translation)
 //! ```
@@ -45,11 +46,17 @@ pub const DENY: &str = "deny";
 /// The chain of packets that begin no connection, of one that conntrack does not know.
 const UNBEGUN: &str = "unbegun";
 
+/// The chain of packets of no connection, of a workload that is isolated in a direction.
+pub(super) const UNJUDGEABLE: &str = "unjudgeable";
+
 /// The chain that judges a workload in the direction in which it is not isolated, where it is in the other.
 pub(super) const UNRESTRICTED: &str = "unrestricted";
 
 /// The comment of the rule that ends a base chain. It counts nothing unless the table is not what it should be.
 pub const NOTHING_ALLOWED: &str = "nothing allowed it";
+
+/// The comment of the rule that drops packets of no connection.
+const UNCONNECTED: &str = "of no connection: no policy tells what to do with it";
 
 /// The comment of the rules that drop addresses of workloads that are no endpoint.
 const STRICT: &str = "strict: no such workload (yet)";
@@ -58,9 +65,10 @@ const STRICT: &str = "strict: no such workload (yet)";
 const MISSED: &str = "a workload that the map did not show";
 
 /// The chains whose rules count what they drop. Those of classes and groups count too, on the way to `deny`.
-pub const COUNTING: [&str; 10] = [
+pub const COUNTING: [&str; 11] = [
     DENY,
     UNBEGUN,
+    UNJUDGEABLE,
     "header_source",
     "header_destination",
     "egress",
@@ -80,7 +88,8 @@ pub enum Denial {
     Strict,
     /// The node has no lease.
     Closed,
-    /// It begins no connection, and conntrack does not know the one that it is of.
+    /// It begins no connection, and conntrack does not know the one that it is of; or it is of none, and a policy selects the
+    /// workload.
     Unjudgeable,
     /// The table is not what it should be, or a lookup missed what is in it.
     NothingAllowedIt,
@@ -100,7 +109,7 @@ impl Denial {
     pub fn of(chain: &str, comment: &str) -> Option<Denial> {
         match (chain, comment) {
             (DENY, _) => Some(Denial::Policy),
-            (UNBEGUN, _) => Some(Denial::Unjudgeable),
+            (UNBEGUN | UNJUDGEABLE, _) => Some(Denial::Unjudgeable),
             (lease::CLOSED, _) => Some(Denial::Closed),
             (_, STRICT) => Some(Denial::Strict),
             (_, MISSED | NOTHING_ALLOWED) => Some(Denial::NothingAllowedIt),
@@ -121,7 +130,7 @@ impl Denial {
 }
 
 /// Raised when objects of a table change their meaning: an upgraded enforcer replaces the table whole.
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
 
 /// The sets and maps that are always there.
 pub fn sets(options: &Options) -> Vec<Command> {
@@ -174,10 +183,12 @@ pub fn chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str, Vec<
         Rule::when(Match::NoTcpBeginning, Verdict::Reset).counted(),
         Rule::when(Match::NoSctpBeginning, Verdict::Drop).counted(),
     ];
+    let unconnected = Rule::always(Verdict::Drop).counted();
     let unrestricted = [unbegun(), Rule::always(Verdict::Accept)];
     let mut chains = vec![
         (DENY, deny_rules()),
         (UNBEGUN, begins.to_vec()),
+        (UNJUDGEABLE, vec![unconnected.comment(UNCONNECTED)]),
         (UNRESTRICTED, unrestricted.to_vec()),
         ("header_source", unknown.header(End::Source)),
         ("header_destination", unknown.header(End::Destination)),
@@ -358,6 +369,7 @@ pub fn add_chain(name: &str) -> Command {
     let comment = match name {
         DENY => "where every denial ends",
         UNBEGUN => "packets that begin no connection, of one that conntrack does not know",
+        UNJUDGEABLE => "packets of no connection, of a workload that is isolated",
         UNRESTRICTED => "workloads that are isolated in the other direction alone",
         "egress" => "by the source of the connection",
         "ingress" => "by the destination of the connection, after translation",

@@ -10,6 +10,7 @@ use sallyport_proto::{
 
 use crate::nft::{
     command::{Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict},
+    families::Families,
     frame, names,
 };
 
@@ -94,14 +95,24 @@ fn is_everyone(group: &PeerGroup) -> bool {
     group.spec.ranges.is_everything()
 }
 
-/// The sets of a group.
+/// The sets of a group: one of addresses for each family that it has members of, and those of its ranges.
 pub fn group_set_names(name: &str, group: &PeerGroup) -> Vec<String> {
     if is_everyone(group) {
         return Vec::new();
     }
-    let addresses = Family::BOTH.map(|family| names::group_addresses(name, family));
+    let families = Families::of(group).iter();
+    let addresses = families.map(|family| names::group_addresses(name, family));
     let ranges = range_families(group).map(|family| names::group_ranges(name, family));
-    addresses.into_iter().chain(ranges).collect()
+    addresses.chain(ranges).collect()
+}
+
+/// Makes the set of a group's addresses of a family, empty.
+pub fn add_empty_set(name: &str, group: &PeerGroup, family: Family) -> Command {
+    Command::AddSet {
+        name: names::group_addresses(name, family),
+        kind: SetKind::Addresses(family),
+        comment: group.spec.description.clone(),
+    }
 }
 
 /// Makes the sets of a group, filled.
@@ -110,24 +121,18 @@ pub fn add_group(name: &str, group: &PeerGroup) -> Vec<Command> {
         return Vec::new();
     }
     let mut commands = Vec::new();
-    for family in Family::BOTH {
+    for family in Families::of(group).iter() {
         let (set, kind) = (
             names::group_addresses(name, family),
             SetKind::Addresses(family),
         );
-        commands.push(Command::AddSet {
-            name: set.clone(),
-            kind,
-            comment: group.spec.description.clone(),
-        });
+        commands.push(add_empty_set(name, group, family));
         let members = group
             .addresses
             .iter()
             .filter(|address| Family::of(**address) == family);
-        let elements: Vec<Element> = members.map(|&address| Element::Address(address)).collect();
-        if !elements.is_empty() {
-            commands.push(Command::AddElements(set, kind, elements));
-        }
+        let elements = members.map(|&address| Element::Address(address)).collect();
+        commands.push(Command::AddElements(set, kind, elements));
     }
     for family in range_families(group) {
         let set = names::group_ranges(name, family);
@@ -174,8 +179,13 @@ fn change_addresses(
     Family::BOTH.into_iter().filter_map(of).collect()
 }
 
-/// The rules of the chain that lets a group's peers through.
-pub fn group_rules(direction: Direction, name: &str, group: &PeerGroup) -> Vec<Rule> {
+/// The rules of the chain that lets a group's peers through. `families` are those that there is a set of addresses for.
+pub fn group_rules(
+    direction: Direction,
+    name: &str,
+    group: &PeerGroup,
+    families: Families,
+) -> Vec<Rule> {
     if is_everyone(group) {
         return vec![Rule::always(Verdict::Accept)];
     }
@@ -186,9 +196,10 @@ pub fn group_rules(direction: Direction, name: &str, group: &PeerGroup) -> Vec<R
             Verdict::Accept,
         )
     };
-    let mut rules: Vec<Rule> = Family::BOTH
+    let mut rules: Vec<Rule> = families
+        .iter()
         .map(|family| looked_up(&names::group_addresses, family))
-        .to_vec();
+        .collect();
     rules.extend(range_families(group).map(|family| looked_up(&names::group_ranges, family)));
     rules.push(deny());
     rules
@@ -313,7 +324,10 @@ pub fn endpoint_elements(
     let label = format!("{}/{}", endpoint.namespace, endpoint.name);
     let (other, header) = match endpoint.is_isolated() {
         false => (Verdict::Accept, Verdict::Accept),
-        true => (Verdict::Goto(frame::UNRESTRICTED.into()), Verdict::Drop),
+        true => (
+            Verdict::Goto(frame::UNRESTRICTED.into()),
+            Verdict::Goto(frame::UNJUDGEABLE.into()),
+        ),
     };
     let verdict = |direction| chain(direction).map_or_else(|| other.clone(), Verdict::Goto);
     let verdicts = [

@@ -12,9 +12,9 @@ use crate::{
     plan::{Installed, Limits, Review, Step},
 };
 
-/// The most commands that a batch has, if it can be cut. Each command that names a set costs the kernel a walk along all
-/// sets of the table: 500 take 0.1 s where there are 10,000 sets, and the node's lease is renewed between batches.
-const COMMANDS: usize = 500;
+/// The most commands that a batch has, if it can be cut. For each that names a set the kernel walks the list of all sets
+/// of the table, and holds back all other commits of the namespace meanwhile: that of a lease, too.
+pub(super) const COMMANDS: usize = 256;
 
 /// Commands that must be in one batch.
 pub(super) type Atom = Vec<Command>;
@@ -83,7 +83,7 @@ pub(super) fn cut(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
 }
 
 /// A part may be cut between any two atoms: what it prepares cannot be reached, and what can be reached changes one way.
-fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
+pub(super) fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for part in parts {
         let Part {

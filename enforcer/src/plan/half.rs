@@ -18,7 +18,7 @@ use crate::{
         render::{self, Options},
         stamp,
     },
-    plan::{Garbage, batches::Atom, reach::Reach},
+    plan::{Garbage, batches::Atom, families::Between, reach::Reach},
 };
 
 /// One half of an update.
@@ -78,6 +78,7 @@ pub(super) fn group_uses(policy: &NodePolicy) -> BTreeSet<(Direction, GroupId)> 
 
 pub(super) struct Planner<'a> {
     pub(super) options: &'a Options,
+    pub(super) families: Between,
     pub(super) garbage: Garbage,
 }
 
@@ -120,7 +121,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Sets of groups that come and go, members of groups that stay. Returns the groups that lose members.
+    /// Sets of groups that come and go, members of groups that stay: those have the sets that they need. Returns the groups that
+    /// lose members.
     fn groups(&mut self, old: Version<'_>, new: Version<'_>, half: &mut Half) -> BTreeSet<GroupId> {
         let mut shrinking = BTreeSet::new();
         for item in old.policy.groups().diff(new.policy.groups()) {
@@ -166,7 +168,8 @@ impl Planner<'_> {
         let (before, after) = (old.group_uses(), new.group_uses());
         for &(direction, id) in after.difference(&before) {
             let (name, group) = (new.group(id), &new.policy.groups()[&id]);
-            let rules = render::group_rules(direction, &name, group);
+            let families = self.families.of(id, group);
+            let rules = render::group_rules(direction, &name, group, families);
             self.add_chain(
                 names::group_chain(direction, &name),
                 &group.spec.description,
@@ -194,9 +197,9 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether what is wanted was let go of in this update's other half. It is as it would be made: names of chains and
-    /// of workload ranges say all that is in them. (What an earlier update let go of is made again, which changes
-    /// nothing: so that a plan does not depend on what happens to be left.)
+    /// Whether what is wanted was let go of in this update's other half. It is as it would be made: names of class chains
+    /// and of workload ranges say all that is in them, and a group's chain looks into the same sets in both halves. (What an
+    /// earlier update let go of is made again, so that a plan does not depend on what happens to be left.)
     fn is_still_there(&mut self, name: &str) -> bool {
         self.garbage.chains.remove(name) || self.garbage.sets.remove(name)
     }

@@ -15,6 +15,7 @@ use crate::{
     plan::{
         Garbage, Installed, Limits, Plan, Reach, Review, Step,
         batches::{Part, Work, cut, steps},
+        families::Between,
         half::{Planner, Version},
         members,
     },
@@ -86,18 +87,25 @@ pub fn replace(
     garbage.chains.extend(bases.clone());
     let let_go =
         |bases: &BTreeSet<String>| bases.iter().cloned().map(Command::FlushChain).collect();
-    let parts = vec![
+    let deletions = found.objects.delete_in_batches(limits).into_iter();
+    let deletions = deletions.enumerate().map(|(earlier, batch)| Part {
+        grace: earlier == 0,
+        ..Part::of(batch)
+    });
+    let mut parts = vec![
         Part::of(prepare),
         Part::whole(hook),
         Part {
             forget: found.forget.clone(),
             ..Part::whole(let_go(&found.bases)).after_grace()
         },
-        Part::of(found.objects.delete()).after_grace(),
+    ];
+    parts.extend(deletions);
+    parts.extend([
         Part::of(there.prepare),
         Part::whole(there.hook),
         Part::whole(let_go(&bases)).after_grace(),
-    ];
+    ]);
     let mut steps = cut(parts, limits);
     let last = steps.last_mut().expect("there are base chains");
     last.review = Some(Review::All);
@@ -140,6 +148,7 @@ impl Whole {
         let no_births = OrdMap::new();
         let mut planner = Planner {
             options,
+            families: Between::default(),
             garbage: Garbage::default(),
         };
         let before = Version {

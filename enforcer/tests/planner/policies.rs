@@ -101,7 +101,13 @@ fn random_group(rng: &mut StdRng, n: u8) -> (GroupId, Arc<PeerGroup>) {
     let description = format!("group {n}");
     let id = GroupId::of([description.as_str()], &ranges);
     let mut group = PeerGroup::new(description, ranges);
-    group.addresses = some_addresses(rng, 0.4).into_iter().collect();
+    let mut members = some_addresses(rng, 0.4);
+    // Members of IPv6 are few, and often there is none. A single one of IPv4 is left out, so that there often is none of
+    // that either.
+    if members.iter().filter(|address| address.is_ipv4()).count() == 1 {
+        members.retain(IpAddr::is_ipv6);
+    }
+    group.addresses = members.into_iter().collect();
     (id, Arc::new(group))
 }
 

@@ -1,7 +1,11 @@
 //! Owns one node's table in the fake kernel while plans are carried out, and the check of every packet; never makes a
 //! policy.
 
-use std::{fmt, sync::OnceLock, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
@@ -13,7 +17,7 @@ use sallyport_enforcer::{
     },
     plan::{self, FoundFrame, Garbage, Installed, Limits, Plan, Reach, Replaced},
 };
-use sallyport_proto::{Position, Window, policy::NodePolicy};
+use sallyport_proto::{Position, Version, Window, policy::NodePolicy};
 
 use crate::policies::{LEASE, WORKLOADS, can_be, is_known, packets, permits};
 
@@ -23,6 +27,7 @@ pub(crate) enum Violation {
     Refused(String),
     Leaked(String),
     Lost(String),
+    Untidy(String),
 }
 
 impl fmt::Display for Violation {
@@ -31,6 +36,9 @@ impl fmt::Display for Violation {
             Violation::Refused(what) => write!(f, "refused: {what}"),
             Violation::Leaked(what) => write!(f, "passes though every version denies it: {what}"),
             Violation::Lost(what) => write!(f, "dropped though every version allows it: {what}"),
+            Violation::Untidy(what) => {
+                write!(f, "the table has other objects than it must: {what}")
+            }
         }
     }
 }
@@ -107,8 +115,17 @@ impl World {
     }
 
     pub(crate) fn plan(&self, policy: &NodePolicy) -> Plan {
-        let revision = self.installed.position().map_or(0, |at| at.revision) + 1;
-        let window = Window::alone(position(policy, revision), policy.clone());
+        self.plan_window(std::slice::from_ref(policy))
+    }
+
+    /// Plans the update to a window of several versions, oldest first.
+    pub(crate) fn plan_window(&self, held: &[NodePolicy]) -> Plan {
+        let first = self.installed.position().map_or(0, |at| at.revision) + 1;
+        let versions = held.iter().zip(first..).map(|(policy, revision)| Version {
+            position: position(policy, revision),
+            policy: Arc::new(policy.clone()),
+        });
+        let window = Window::new(versions);
         let after = self.installed.updated(window, &self.options.unknown());
         plan::update(&self.installed, &after, &self.options, self.limits)
     }
@@ -157,6 +174,22 @@ impl World {
             }
         }
         self.done(plan);
+        Ok(())
+    }
+
+    /// The same, by an agent that ends after any step and of which the next one knows the journal alone.
+    pub(crate) fn update_with_a_crash(&mut self, held: &[NodePolicy], rng: &mut StdRng) -> Checked {
+        let plan = self.plan_window(held);
+        if plan.must_wait_for(&self.recent, &self.installed) {
+            self.settle()?;
+        }
+        let stop = rng.random_range(0..=plan.steps.len());
+        self.carry_out(&plan, 0..stop)?;
+        // A process takes longer to start than a packet to pass.
+        self.grace()?;
+        let again = self.plan_window(held);
+        self.carry_out(&again, stop..again.steps.len())?;
+        self.done(again);
         Ok(())
     }
 
@@ -266,23 +299,29 @@ impl World {
             sets: table.sets.difference(&expected.sets).cloned().collect(),
         };
         self.clean()?;
-        let table = self
-            .kernel
-            .read()
-            .expect("it can be read")
-            .expect("it is there");
-        assert_eq!((table.chains, table.sets), (expected.chains, expected.sets));
-        let stamp = table.reading.stamp.expect("there is a stamp");
+        let reading = self.kernel.read_stamp().expect("it can be read");
+        let stamp = reading.stamp.expect("there is a stamp");
         assert!(stamp.is_of(&self.installed), "{stamp}");
         assert_eq!(stamp.progress, None);
         Ok(())
     }
 
-    /// Deletes what updates left behind. Whoever calls it has waited.
+    /// Deletes what updates left behind, and looks that no more and no less is left. Whoever calls it has waited.
     pub(crate) fn clean(&mut self) -> Checked {
         let commands = self.garbage.delete();
         self.garbage = Garbage::default();
         self.commit(&commands)?;
+        let expected = plan::objects(&self.installed, &self.options);
+        let table = self.kernel.read().expect("it can be read");
+        let table = table.expect("it is there");
+        let there = Garbage {
+            chains: table.chains,
+            sets: table.sets,
+        };
+        if there != expected {
+            let what = format!("{there:#?} instead of {expected:#?}");
+            return Err(Violation::Untidy(what));
+        }
         self.check()
     }
 

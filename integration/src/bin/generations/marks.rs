@@ -59,11 +59,12 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// The messages that let each class's and group's chain which commands make begin with a rule that marks.
+    /// The messages that let each class's and group's chain whose rules commands write begin with a rule that marks. Those
+    /// rules come after a flush, also in a chain that is new.
     pub(crate) fn rules(&mut self, commands: &[Command]) -> Vec<u8> {
         let mut messages = Vec::new();
         for command in commands {
-            if let Command::AddChain { name, .. } = command
+            if let Command::FlushChain(name) = command
                 && let Some((_, shift)) = HALVES.iter().find(|(begin, _)| name.starts_with(begin))
             {
                 // 0 is no chain's number. After 65,535 the oldest names are forgotten.
