@@ -1,7 +1,7 @@
 //! How often a policy's ingress rules would be compiled: once for each different meaning that their port names have for
 //! the pods it selects. Workloads that come later are not its business: they are never refused.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sallyport_proto::policy::Protocol;
 
@@ -18,27 +18,25 @@ pub(super) fn exceeded(
     policy: &NetworkPolicy,
 ) -> Option<String> {
     let rules = policy.ingress.as_ref()?;
-    let names: BTreeSet<(&str, Protocol)> = rules
+    let names: HashMap<(&str, Protocol), usize> = rules
         .iter()
         .flat_map(|rule| &rule.ports)
         .filter_map(|port| match &port.ports {
             PortMatch::Named(name) => Some((&**name, port.protocol)),
             _ => None,
         })
+        .zip(0..)
         .collect();
     if names.is_empty() || rules.len().saturating_mul(cluster.len()) <= MAX_COMPILED_RULES {
         return None;
     }
     let meaning = |workload: &Workload| {
-        // The first port of a name counts.
-        let mut known = BTreeSet::new();
-        let ports = workload.ports.iter().filter_map(|port| {
+        // The first port of a name counts, and a map keeps the last.
+        let ports = workload.ports.iter().rev().filter_map(|port| {
             let name = names.get(&(&*port.name, port.protocol))?;
-            known.insert(*name).then_some((*name, port.port))
+            Some((*name, port.port))
         });
-        let mut ports: Vec<_> = ports.collect();
-        ports.sort_unstable();
-        ports
+        ports.collect::<BTreeMap<usize, u16>>()
     };
     let meanings: HashSet<_> = cluster
         .within(namespace)
