@@ -18,6 +18,7 @@ use crate::{
     client::Client,
     enforced,
     failure::Failure,
+    kind,
     output::{self, Grid},
 };
 
@@ -56,6 +57,22 @@ struct Report {
     /// How many names without a Node object were forgotten.
     #[serde(skip_serializing_if = "is_zero")]
     forgotten_names: u64,
+    /// The first addresses that several workloads claim.
+    contests: Vec<Contest>,
+    /// How many more there are.
+    #[serde(skip_serializing_if = "is_zero")]
+    more_contests: u64,
+}
+
+/// An address that several workloads claim.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Contest {
+    address: String,
+    claimants: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    more_claimants: u64,
+    message: String,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -146,6 +163,7 @@ impl From<StatusResponse> for Report {
     fn from(status: StatusResponse) -> Report {
         let enforced_on = enforced::nodes(&status, status.revision);
         let strangers = status.turned_away.unwrap_or_default();
+        let contests = status.contests.unwrap_or_default();
         let unregistered = strangers.names.into_iter().filter_map(|stranger| {
             let turned_away = stranger.turned_away?;
             Some(TurnedAway::new(&stranger.name, turned_away))
@@ -189,6 +207,8 @@ impl From<StatusResponse> for Report {
             rollouts: status.rollouts.into_iter().map(OnItsWay::from).collect(),
             turned_away,
             forgotten_names: strangers.forgotten,
+            contests: contests.addresses.into_iter().map(Contest::from).collect(),
+            more_contests: contests.more,
         }
     }
 }
@@ -251,6 +271,17 @@ impl Enforcer {
             process,
         } = self;
         format!("instance {instance}, start {start}, process {process}")
+    }
+}
+
+impl From<wire::Contest> for Contest {
+    fn from(contest: wire::Contest) -> Contest {
+        Contest {
+            address: contest.address,
+            claimants: contest.claimants.iter().map(kind::path).collect(),
+            more_claimants: contest.more_claimants,
+            message: contest.message,
+        }
     }
 }
 
@@ -360,7 +391,7 @@ impl Report {
             );
         }
         if self.nodes.is_empty() {
-            return text + "no nodes\n" + &self.turned_away_text();
+            return text + "no nodes\n" + &self.conditions_text() + &self.turned_away_text();
         }
         let is_many = self.nodes.len() > MANY && !wide;
         if is_many {
@@ -403,15 +434,7 @@ impl Report {
                 text += &format!("  {}: {}\n", node.name, trouble.line());
             }
         }
-        let conditions = self.nodes.iter().flat_map(|node| {
-            let conditions = node.conditions.iter();
-            conditions.map(|condition| (&node.name, condition))
-        });
-        for (n, (node, condition)) in conditions.enumerate() {
-            let since = duration::rough(Duration::from_millis(condition.since_ms));
-            text += if n == 0 { "\nconditions:\n" } else { "" };
-            text += &format!("  {node}, {since} ago: {}\n", condition.message);
-        }
+        text += &self.conditions_text();
         text += &self.turned_away_text();
         if !self.rollouts.is_empty() {
             text += "\non their way:\n";
@@ -420,6 +443,28 @@ impl Report {
             text += &format!("  {}\n", rollout.line);
         }
         text
+    }
+
+    /// The lines about conditions of nodes and of addresses.
+    fn conditions_text(&self) -> String {
+        let mut text = String::new();
+        for node in &self.nodes {
+            for condition in &node.conditions {
+                let since = duration::rough(Duration::from_millis(condition.since_ms));
+                text += &format!("  {}, {since} ago: {}\n", node.name, condition.message);
+            }
+        }
+        for contest in &self.contests {
+            text += &format!("  {}\n", contest.message);
+        }
+        if self.more_contests > 0 {
+            let more = self.more_contests;
+            text += &format!("  and {more} more addresses that several workloads claim\n");
+        }
+        match text.is_empty() {
+            true => text,
+            false => format!("\nconditions:\n{text}"),
+        }
     }
 
     /// The lines about enforcers that were turned away.
