@@ -145,6 +145,7 @@ fn compare(
     (addresses, packets): (&[IpAddr], &[Packet]),
     seen: &Seen,
 ) -> Result<(), TestCaseError> {
+    let contested = cluster.contested();
     let locals: BTreeSet<IpAddr> = oracle.selectable(node).collect();
     prop_assert_eq!(&locals, &policy.endpoints().keys().copied().collect());
     for &local in &locals {
@@ -169,8 +170,7 @@ fn compare(
                     );
                     let count = if does { &seen.allowed } else { &seen.denied };
                     count.set(count.get() + 1);
-                    let mut ends = [local, peer].iter();
-                    let is_contested = ends.any(|end| cluster.contested().contains(end));
+                    let is_contested = contested.contains(&local) || contested.contains(&peer);
                     seen.contested
                         .set(seen.contested.get() + u64::from(is_contested));
                 }
