@@ -19,7 +19,7 @@ use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
 
 use crate::{
     table::{CLIENT, OTHER, WEB, compiled, compiled_under},
-    universe::any_cluster,
+    universe::{self, any_cluster},
     write::*,
 };
 
@@ -255,20 +255,30 @@ fn choices(cluster: &Cluster, address: IpAddr) -> Vec<Cluster> {
 struct Seen {
     contested_locals: usize,
     contested_peers: usize,
+    /// Locals whose class has a group that is a meet.
+    met: usize,
     verdicts: [usize; 2],
 }
 
 #[test]
 fn a_contested_address_allows_what_it_allows_whoever_has_it() {
     let config = Config {
-        cases: 300,
+        cases: 1_000,
         failure_persistence: None,
         ..Config::default()
     };
     let mut runner = TestRunner::new(config);
     let picks = vec(any::<Index>(), 5);
     let seen = std::cell::RefCell::new(Seen::default());
-    let law = runner.run(&(any_cluster(), picks), |(cluster, picks)| {
+    // More policies than other laws have, so that several claimants are isolated.
+    let crowded =
+        (any_cluster(), vec(universe::policy(), 3..9)).prop_map(|(mut cluster, policies)| {
+            for policy in policies {
+                cluster.put(policy, 1);
+            }
+            cluster
+        });
+    let law = runner.run(&(crowded, picks), |(cluster, picks)| {
         for pick in picks {
             holds(&cluster, pick, &mut seen.borrow_mut())?;
         }
@@ -278,11 +288,12 @@ fn a_contested_address_allows_what_it_allows_whoever_has_it() {
     let seen = seen.into_inner();
     let [denied, allowed] = seen.verdicts;
     println!(
-        "contested locals {}, contested peers {}, allowed {allowed}, denied {denied}",
-        seen.contested_locals, seen.contested_peers
+        "contested locals {}, of which {} with groups that are meets; contested peers {}, allowed {allowed}, denied {denied}",
+        seen.contested_locals, seen.met, seen.contested_peers
     );
-    assert!(seen.contested_locals.min(seen.contested_peers) > 200);
-    assert!(allowed.min(denied) > 2_000);
+    assert!(seen.contested_locals.min(seen.contested_peers) > 1_000);
+    assert!(seen.met > 200);
+    assert!(allowed.min(denied) > 10_000);
 }
 
 fn holds(cluster: &Cluster, pick: Index, seen: &mut Seen) -> Result<(), TestCaseError> {
@@ -320,6 +331,14 @@ fn holds(cluster: &Cluster, pick: Index, seen: &mut Seen) -> Result<(), TestCase
         seen.contested_locals += usize::from(is_contested(&local));
         seen.contested_peers += usize::from(is_contested(&peer));
         for direction in Direction::BOTH {
+            let class = policy.endpoints()[&local].class(direction);
+            let groups = class.map(|class| policy.classes()[&class].groups().collect());
+            let mut groups = groups.into_iter().flat_map(|groups: Vec<_>| groups);
+            let is_met = groups.any(|id| {
+                let description = &policy.groups()[&id].spec.description;
+                description.starts_with("in each of")
+            });
+            seen.met += usize::from(is_met);
             for &port in &ports {
                 let mut of = worlds.iter();
                 let should = of.all(|world| world.allows(direction, local, peer, port));
