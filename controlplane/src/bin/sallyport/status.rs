@@ -1,5 +1,6 @@
 //! `sallyport status`: how the control plane and every node stand. Never changes anything.
 
+mod conditions;
 #[cfg(test)]
 mod tests;
 
@@ -8,17 +9,17 @@ use std::{io, time::Duration};
 use clap::builder::styling::{AnsiColor, Style};
 use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
-    self, NodeStatus, Rollout, StatusResponse, condition, node_status::State, rollout::Phase,
-    trouble::Kind, turned_away::Reason,
+    self, NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase, trouble::Kind,
+    turned_away::Reason,
 };
 use serde::Serialize;
 
+use self::conditions::{Condition, Contest};
 use crate::{
     args::{self, Form},
     client::Client,
     enforced,
     failure::Failure,
-    kind,
     output::{self, Grid},
 };
 
@@ -64,17 +65,6 @@ struct Report {
     more_contests: u64,
 }
 
-/// An address that several workloads claim.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Contest {
-    address: String,
-    claimants: Vec<String>,
-    #[serde(skip_serializing_if = "is_zero")]
-    more_claimants: u64,
-    message: String,
-}
-
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
@@ -89,15 +79,6 @@ struct TurnedAway {
     since_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     enforcer: Option<Enforcer>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Condition {
-    kind: &'static str,
-    message: String,
-    since_ms: u64,
-    enforcers: Vec<Enforcer>,
 }
 
 #[derive(Debug, Serialize)]
@@ -274,36 +255,6 @@ impl Enforcer {
     }
 }
 
-impl From<wire::Contest> for Contest {
-    fn from(contest: wire::Contest) -> Contest {
-        Contest {
-            address: contest.address,
-            claimants: contest.claimants.iter().map(kind::path).collect(),
-            more_claimants: contest.more_claimants,
-            message: contest.message,
-        }
-    }
-}
-
-impl From<wire::Condition> for Condition {
-    fn from(condition: wire::Condition) -> Condition {
-        Condition {
-            kind: match condition.kind() {
-                condition::Kind::Unspecified => "?",
-                condition::Kind::Replaced => "replaced",
-                condition::Kind::Cloned => "cloned",
-            },
-            message: condition.message,
-            since_ms: condition.since_ms,
-            enforcers: condition
-                .enforcers
-                .into_iter()
-                .map(Enforcer::from)
-                .collect(),
-        }
-    }
-}
-
 fn remark(node: &NodeStatus) -> String {
     match node.state() {
         State::Fenced => enforced::closed(node),
@@ -391,7 +342,7 @@ impl Report {
             );
         }
         if self.nodes.is_empty() {
-            return text + "no nodes\n" + &self.conditions_text() + &self.turned_away_text();
+            return text + "no nodes\n" + &conditions::text(self) + &self.turned_away_text();
         }
         let is_many = self.nodes.len() > MANY && !wide;
         if is_many {
@@ -434,7 +385,7 @@ impl Report {
                 text += &format!("  {}: {}\n", node.name, trouble.line());
             }
         }
-        text += &self.conditions_text();
+        text += &conditions::text(self);
         text += &self.turned_away_text();
         if !self.rollouts.is_empty() {
             text += "\non their way:\n";
@@ -443,28 +394,6 @@ impl Report {
             text += &format!("  {}\n", rollout.line);
         }
         text
-    }
-
-    /// The lines about conditions of nodes and of addresses.
-    fn conditions_text(&self) -> String {
-        let mut text = String::new();
-        for node in &self.nodes {
-            for condition in &node.conditions {
-                let since = duration::rough(Duration::from_millis(condition.since_ms));
-                text += &format!("  {}, {since} ago: {}\n", node.name, condition.message);
-            }
-        }
-        for contest in &self.contests {
-            text += &format!("  {}\n", contest.message);
-        }
-        if self.more_contests > 0 {
-            let more = self.more_contests;
-            text += &format!("  and {more} more addresses that several workloads claim\n");
-        }
-        match text.is_empty() {
-            true => text,
-            false => format!("\nconditions:\n{text}"),
-        }
     }
 
     /// The lines about enforcers that were turned away.
