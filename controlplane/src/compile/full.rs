@@ -56,6 +56,8 @@ struct World<'a> {
     members: BTreeMap<&'a str, Vec<Rc<Member<'a>>>>,
     /// The workloads that claim each address.
     claimants: BTreeMap<IpAddr, Claimants<'a>>,
+    /// The addresses whose claimants name a node.
+    placed: BTreeMap<&'a str, BTreeSet<IpAddr>>,
     policies: BTreeMap<&'a str, Vec<Policy<'a>>>,
 }
 
@@ -79,6 +81,7 @@ impl<'a> World<'a> {
                 .map(|(name, namespace)| (name, &*namespace.labels))
                 .collect(),
             claimants: claimants(&members),
+            placed: placed(&members),
             members,
             policies,
         }
@@ -87,11 +90,12 @@ impl<'a> World<'a> {
     fn node(&self, name: &str, node: &Node, groups: &mut Groups) -> NodePolicy {
         let mut policy = NodePolicy::default();
         policy.set_workload_ranges(Arc::new(workload_ranges(node)));
-        for (&address, claimants) in &self.claimants {
+        for &address in self.placed.get(name).into_iter().flatten() {
+            let claimants = &self.claimants[&address];
             // Of several claimants on the node the endpoint names the first.
             let mut here = claimants.values();
             let here = here.find(|member| member.workload.node.as_deref() == Some(name));
-            let Some(member) = here else { continue };
+            let member = here.expect("a claimant is on the node");
             let endpoint = Endpoint {
                 namespace: member.key.namespace.clone(),
                 name: member.key.name.clone(),
@@ -283,6 +287,20 @@ fn claimants<'a>(members: &BTreeMap<&str, Vec<Rc<Member<'a>>>>) -> BTreeMap<IpAd
         }
     }
     claimants
+}
+
+/// The addresses whose claimants name a node, by node.
+fn placed<'a>(
+    members: &BTreeMap<&str, Vec<Rc<Member<'a>>>>,
+) -> BTreeMap<&'a str, BTreeSet<IpAddr>> {
+    let mut placed: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
+    for member in members.values().flatten() {
+        if let Some(node) = &member.workload.node {
+            let addresses = &member.workload.addresses;
+            placed.entry(node).or_default().extend(addresses);
+        }
+    }
+    placed
 }
 
 fn has_target(term: &Term, member: &Member<'_>) -> bool {
