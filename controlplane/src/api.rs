@@ -23,7 +23,7 @@ use sallyport_proto::{
 use tokio::{sync::watch, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-use tracing::info;
+use tracing::{info, warn};
 
 #[doc(hidden)]
 pub use self::edits::read as edits;
@@ -31,6 +31,7 @@ pub use self::failure::{REASON, REVISION_CONFLICT};
 use self::list::Listings;
 pub use self::watching::Watches;
 use crate::{
+    contests,
     listener::Client,
     manifest::UnknownKinds,
     nodes::{self, Nodes, Unreachable},
@@ -143,7 +144,7 @@ impl PolicyService for Api {
             .submit(submission)
             .await
             .map_err(|refusal| failure::refusal(&refusal))?;
-        let mut response = told(&carried);
+        let mut response = told(&carried, dry_run);
         response.ignored = ignored;
         if let Some(limit) = enforced_within_ms.filter(|_| !dry_run) {
             let waited = self.wait(carried.revision, limit).await?;
@@ -221,8 +222,10 @@ impl PolicyService for Api {
         &self,
         request: Request<RollbackRequest>,
     ) -> Result<Response<ApplyResponse>, Status> {
-        let carried = past::roll_back(&self.writer, request.into_inner()).await?;
-        Ok(Response::new(told(&carried)))
+        let request = request.into_inner();
+        let dry_run = request.dry_run;
+        let carried = past::roll_back(&self.writer, request).await?;
+        Ok(Response::new(told(&carried, dry_run)))
     }
 
     async fn backup(
@@ -241,6 +244,7 @@ impl PolicyService for Api {
             rollouts: self.nodes.rollouts().iter().map(Into::into).collect(),
             trouble: self.writer.unwritable().as_ref().map(Into::into),
             turned_away: convert::strangers(&self.nodes.strangers()),
+            contests: convert::contests(&contests::first(&state.cluster)),
         }))
     }
 
@@ -261,9 +265,21 @@ impl PolicyService for Api {
 }
 
 /// What a transaction came to.
-fn told(carried: &Carried) -> ApplyResponse {
+fn told(carried: &Carried, dry_run: bool) -> ApplyResponse {
+    let Carried {
+        revision, warnings, ..
+    } = carried;
+    if let Some(first) = warnings.first().filter(|_| !dry_run) {
+        warn!(
+            revision,
+            warnings = warnings.len(),
+            first,
+            "a transaction was accepted with warnings"
+        );
+    }
     ApplyResponse {
-        revision: carried.revision,
+        revision: *revision,
+        warnings: warnings.clone(),
         changes: carried.changes.iter().map(Into::into).collect(),
         ..ApplyResponse::default()
     }

@@ -23,8 +23,10 @@ pub struct Stored {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cluster {
     objects: OrdMap<ObjectKey, Arc<Stored>>,
-    /// Which workload has which address. Two may have the same while a transaction is under way.
+    /// Which workload has which address.
     holders: OrdSet<(IpAddr, ObjectKey)>,
+    /// The addresses that several workloads have.
+    contested: OrdSet<IpAddr>,
     /// Which workloads are on which node.
     placed: OrdSet<(String, ObjectKey)>,
     /// What policies mean that do not say what becomes of established connections.
@@ -57,6 +59,14 @@ fn held(stored: &Stored) -> impl Iterator<Item = (IpAddr, ObjectKey)> + use<'_> 
     addresses.map(|&address| (address, stored.object.key.clone()))
 }
 
+/// The addresses that several workloads have.
+fn shared(holders: &OrdSet<(IpAddr, ObjectKey)>) -> OrdSet<IpAddr> {
+    let addresses = || holders.iter().map(|(address, _)| *address);
+    let pairs = addresses().zip(addresses().skip(1));
+    let pairs = pairs.filter(|(address, next)| address == next);
+    pairs.map(|(address, _)| address).collect()
+}
+
 /// The node that an object is on, as the index has it.
 fn place(stored: &Stored) -> Option<(String, ObjectKey)> {
     let node = workload(stored)?.node.clone()?;
@@ -77,10 +87,12 @@ impl Cluster {
             let holders = scope.spawn(|| objects.iter().flat_map(|stored| held(stored)).collect());
             let placed =
                 scope.spawn(|| objects.iter().filter_map(|stored| place(stored)).collect());
+            let holders: OrdSet<_> = holders.join().expect("an index can be made");
             let by_key = |stored: &Arc<Stored>| (stored.object.key.clone(), stored.clone());
             Cluster {
                 objects: objects.iter().map(by_key).collect(),
-                holders: holders.join().expect("an index can be made"),
+                contested: shared(&holders),
+                holders,
                 placed: placed.join().expect("an index can be made"),
                 established: Established::default(),
             }
@@ -146,6 +158,16 @@ impl Cluster {
             .map(|(_, key)| key)
     }
 
+    /// Whether a workload has an address, and does not share its node's network.
+    pub fn holds(&self, address: IpAddr, key: &ObjectKey) -> bool {
+        self.holders.contains(&(address, key.clone()))
+    }
+
+    /// The addresses that several workloads have, ascending.
+    pub fn contested(&self) -> &OrdSet<IpAddr> {
+        &self.contested
+    }
+
     /// The workloads of a node.
     pub fn on_node(&self, node: &str) -> impl Iterator<Item = &ObjectKey> {
         self.placed
@@ -186,10 +208,17 @@ impl Cluster {
     /// Enters an object into the indexes, or takes it out.
     fn index(&mut self, stored: &Stored, enter: bool) {
         for entry in held(stored) {
+            let address = entry.0;
             match enter {
                 true => self.holders.insert(entry),
                 false => self.holders.remove(&entry),
             };
+            let is_shared = || self.holders(address).nth(1).is_some();
+            if enter && is_shared() {
+                self.contested.insert(address);
+            } else if !enter && !self.contested.is_empty() && !is_shared() {
+                self.contested.remove(&address);
+            }
         }
         if let Some(entry) = place(stored) {
             match enter {
@@ -285,14 +314,25 @@ spec: {{node: n{}, addresses: [10.0.{}.{}]}}
             let revision = 1;
             Arc::new(Stored { object, revision })
         };
-        let objects: Vec<_> = (0..WORTH_A_THREAD).map(workload).collect();
+        let mut objects: Vec<_> = (0..WORTH_A_THREAD).map(workload).collect();
+        // The last has the address of the first.
+        let text = "{apiVersion: sallyport.dev/v1, kind: Workload, metadata: {name: x}, \
+                    spec: {addresses: [10.0.0.0]}}";
+        let object = manifest::parse(text, "").expect("a workload").remove(0);
+        let revision = 1;
+        objects.push(Arc::new(Stored { object, revision }));
         let mut expected = Cluster::default();
         for stored in &objects {
             expected.put_stored(stored.clone());
         }
         assert_eq!(Cluster::of(&objects), expected);
         assert!(expected.holders([10, 0, 0, 1].into()).count() == 1);
+        let shared = IpAddr::from([10, 0, 0, 0]);
+        assert_eq!(expected.contested(), &OrdSet::unit(shared));
         assert!(expected.on_node("n3").count() > 0);
         assert_eq!(Cluster::of(&objects[1..]).len(), objects.len() - 1);
+        expected.remove(&objects[0].object.key);
+        assert_eq!(expected, Cluster::of(&objects[1..]));
+        assert!(expected.contested().is_empty());
     }
 }

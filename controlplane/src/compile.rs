@@ -13,6 +13,7 @@
 //! | a workload's selections | those that isolate it | profile | `profiles` |
 //! | a profile | the union of its rules | class, peer groups | `class`, `classes` |
 //! | a workload's profiles and node | endpoint | the node's policy | `nodes` |
+//! | the classes of a contested address's claimants | their meet | class, peer groups | `contests`, `classes` |
 //!
 //! Selections are the hub: each is interned, knows its members, and knows who must hear when they change.
 //!
@@ -20,18 +21,21 @@
 //! are a persistent set (`trie`) that `union` brings from one range to the next; groups share its nodes, and `holders`
 //! finds the groups of a selection through them. Peers of n overlapping ranges cost n log n, and what nodes get.
 //!
-//! Of several workloads that claim one address (a transaction that leads to this is refused, but a pod may be listed
-//! twice while it ends) the first by kind, namespace and name has it, and to policies the others do not.
+//! An address that several workloads claim is *contested*. As an endpoint it allows what the policies of all claimants
+//! allow (`meet`), on each node that a claimant names. As a peer it is in a group if each claimant is, by whatever term.
+//! A contest costs what its claimants and their classes cost (`contests`), and nothing where there is none.
 //! A namespace that is no object has no labels; a selector by its name (`kubernetes.io/metadata.name`) means it all the
 //! same, since that is another spelling of the namespace itself.
 
 mod by_key;
 mod class;
 mod classes;
+mod contests;
 mod families;
 mod full;
 mod holders;
 mod index;
+mod meet;
 mod nodes;
 mod peers;
 mod profiles;
@@ -56,6 +60,7 @@ pub use full::full;
 
 use self::{
     classes::{Classes, Group},
+    contests::Contest,
     families::Family,
     nodes::{Changes, Nodes, OldGroups},
     profiles::{Profile, Profiles},
@@ -78,6 +83,8 @@ pub struct Compiler {
     profiles: Profiles,
     classes: Classes,
     nodes: Nodes,
+    /// The addresses that several workloads claim, as endpoints.
+    contests: BTreeMap<IpAddr, Contest>,
 }
 
 /// What a transaction has touched and has yet to be followed up.
@@ -85,6 +92,8 @@ pub struct Compiler {
 struct Work {
     /// Workloads that may be in other selections, or have other addresses or ports.
     rows: BTreeSet<Id<Row>>,
+    /// Addresses that several workloads claim, or claimed before, of which that may change something.
+    contested: BTreeSet<IpAddr>,
     /// Selections whose members may have another profile.
     reselected: BTreeSet<Id<Selected>>,
     /// Workloads that may have another profile.
@@ -183,7 +192,7 @@ impl Compiler {
             }
         };
         work.rows.insert(row);
-        work.rows.extend(self.workloads.set(row, stored));
+        work.contested.extend(self.workloads.set(row, stored));
         let node = stored.and_then(|stored| workloads::workload(stored).node.as_deref());
         let place = self.workloads.get(row).place;
         let place = self.nodes.move_row(row, place, node, &mut work.changes);

@@ -6,6 +6,7 @@ pub mod backup;
 pub mod cluster;
 pub mod compile;
 pub mod config;
+pub mod contests;
 pub mod duration;
 pub mod history;
 pub mod journal;

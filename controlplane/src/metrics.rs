@@ -110,6 +110,11 @@ fn render(source: &Source) -> String {
         published.epoch,
     );
     gauge(
+        "contested_addresses",
+        "Addresses that several workloads claim",
+        published.cluster.contested().len() as u64,
+    );
+    gauge(
         "connections",
         "Connections that are open",
         source.connections.open(),

@@ -17,6 +17,7 @@ use sallyport_proto::Revision;
 
 use crate::{
     cluster::{Cluster, Stored},
+    contests,
     history::{Committed, Event, Replaced},
     manifest,
     model::{Kind, Object, ObjectKey},
@@ -121,6 +122,8 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// What is to be committed, without a time; `None` when it changes nothing.
     pub committed: Option<Committed>,
+    /// What an operator should look at, each on one line; at most so many, and a line that counts the rest.
+    pub warnings: Vec<String>,
     /// What is to be committed before: the removal of the workloads whose addresses go to another node.
     pub removal: Option<Step>,
 }
@@ -267,6 +270,8 @@ impl<'a> Draft<'a> {
         }
         let mut changes = Vec::with_capacity(touched.len());
         let (mut events, mut replaced) = (Vec::new(), Vec::new());
+        let keys = touched.iter().map(|(key, _)| key);
+        let warnings = contests::begun(self.base, &self.cluster, keys);
         for (key, _) in touched {
             let before = self.base.get(&key);
             let (action, event) = became(&key, before, self.cluster.get(&key));
@@ -287,6 +292,7 @@ impl<'a> Draft<'a> {
             cluster: self.cluster,
             changes,
             committed: Some(committed).filter(|committed| !committed.events.is_empty()),
+            warnings,
             removal: None,
         };
         Ok(moves::split(self.base, outcome))

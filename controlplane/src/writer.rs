@@ -51,6 +51,8 @@ pub struct Carried {
     pub revision: Revision,
     /// What it did, one entry an object.
     pub changes: Vec<Change>,
+    /// What an operator should look at, each on one line.
+    pub warnings: Vec<String>,
 }
 
 /// The journal could not be written the last time that was tried: transactions are refused.

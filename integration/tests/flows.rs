@@ -1,6 +1,8 @@
 //! Established connections: a revoke cuts them at once, both ways, whoever spoke first; or lets them go on, where they
 //! are to be kept. And ICMP is judged apart from ports, but for errors of what is permitted.
 
+#[path = "flows/contests.rs"]
+mod contests;
 #[path = "flows/keep.rs"]
 mod keep;
 #[path = "flows/path_mtu.rs"]
@@ -34,6 +36,14 @@ fn main() -> ExitCode {
         (
             "an_address_in_new_hands_keeps_nothing",
             keep::an_address_in_new_hands,
+        ),
+        (
+            "a_contested_address_is_judged_by_all_claimants_routed",
+            || contests::judged_by_both(Mode::Routed),
+        ),
+        (
+            "a_contested_address_is_judged_by_all_claimants_bridged",
+            || contests::judged_by_both(Mode::Bridged),
         ),
         ("icmp_is_judged_apart_from_ports", icmp),
         (

@@ -7,6 +7,7 @@ use tonic::Status;
 
 use crate::{
     cluster::Stored,
+    contests::{Contest, Contests},
     history::{Committed, Event},
     model::{Kind, ObjectKey},
     nodes::{self, Unreachable},
@@ -269,6 +270,21 @@ pub(super) fn strangers(strangers: &nodes::Strangers) -> Option<wire::Strangers>
         forgotten: strangers.forgotten,
     };
     (message != wire::Strangers::default()).then_some(message)
+}
+
+/// Contests as a message; none where there are none.
+pub(super) fn contests(contests: &Contests) -> Option<wire::Contests> {
+    let contest = |contest: &Contest| wire::Contest {
+        address: contest.address.to_string(),
+        claimants: contest.claimants.iter().map(Into::into).collect(),
+        more_claimants: contest.more,
+        message: contest.message.clone(),
+    };
+    let message = wire::Contests {
+        addresses: contests.first.iter().map(contest).collect(),
+        more: contests.more,
+    };
+    (message != wire::Contests::default()).then_some(message)
 }
 
 impl From<&Unwritable> for wire::Trouble {

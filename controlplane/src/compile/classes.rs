@@ -13,11 +13,12 @@ use sallyport_proto::policy::{Class, ClassId, GroupId, PeerGroup, SharedGroup};
 use super::{
     class::{Built, BuiltGroup},
     holders::Holders,
+    meet,
     nodes::Place,
     peers::Terms,
     selections::{Selected, Selections},
     slab::{Id, Slab},
-    workloads::Workloads,
+    workloads::{Claimants, Row, Workloads},
 };
 
 /// A class that some profile has.
@@ -29,7 +30,7 @@ pub(super) struct Judge {
     pub(super) class: Arc<Class>,
     /// The groups that it names, each once.
     pub(super) groups: Vec<Id<Group>>,
-    /// How many profiles have it.
+    /// How many profiles and contests have it.
     users: usize,
 }
 
@@ -40,9 +41,13 @@ pub(super) struct Group {
     pub(super) shared: SharedGroup,
     /// The nodes that know it.
     pub(super) places: BTreeSet<Id<Place>>,
-    /// The terms that its addresses are in.
+    /// The terms that its addresses are in; of a meet, none.
     pub(super) terms: Terms,
-    /// How many classes name it.
+    /// Of a meet, the groups that its addresses are all in.
+    parts: Vec<Id<Group>>,
+    /// The meets that it is a part of.
+    meets: BTreeSet<Id<Group>>,
+    /// How many classes name it, and how many meets it is a part of.
     users: usize,
 }
 
@@ -50,8 +55,10 @@ pub(super) struct Group {
 #[derive(Default)]
 struct Members {
     terms: Terms,
-    /// How many terms each address is in.
+    /// How many terms each address is in; of a contested address, how many claimants are in any.
     counts: HashMap<IpAddr, usize>,
+    /// How many terms each claimant of a contested address is in.
+    by_claimant: HashMap<(IpAddr, Id<Row>), usize>,
     addresses: OrdSet<IpAddr>,
 }
 
@@ -74,6 +81,7 @@ impl Members {
         let Members {
             terms: before,
             counts,
+            by_claimant,
             addresses,
         } = self;
         before.compare(terms, |named, is_new| {
@@ -89,17 +97,27 @@ impl Members {
                     within.is_none_or(|within| within.contains(**address))
                 };
                 for &address in facts.addresses.iter().filter(within) {
+                    let claimants = workloads.contest(address);
+                    if claimants.is_some() {
+                        let count = by_claimant.entry((address, row)).or_insert(0);
+                        let before = *count;
+                        *count = if is_new { before + 1 } else { before - 1 };
+                        if before.min(*count) > 0 {
+                            continue;
+                        }
+                    }
+                    let all = claimants.map_or(1, Claimants::len);
                     let count = counts.entry(address).or_insert(0);
                     if is_new {
                         *count += 1;
-                        if *count == 1 {
+                        if *count == all {
                             addresses.insert(address);
                         }
                     } else {
-                        *count -= 1;
-                        if *count == 0 {
+                        if *count == all {
                             addresses.remove(&address);
                         }
+                        *count -= 1;
                     }
                 }
             }
@@ -160,7 +178,7 @@ impl Classes {
         Some(judge)
     }
 
-    /// One profile less has a class. The class stays until `sweep`.
+    /// One profile or contest less has a class. The class stays until `sweep`.
     pub(super) fn release(&mut self, id: Id<Judge>) {
         self.judges[id].users -= 1;
         if self.judges[id].users == 0 {
@@ -168,7 +186,7 @@ impl Classes {
         }
     }
 
-    /// Removes the classes that no profile has, and the groups that no class names.
+    /// Removes the classes that nobody has, and the groups that no class names.
     pub(super) fn sweep(&mut self, selections: &mut Selections) {
         for id in distinct(&mut self.idle) {
             if self.judges[id].users > 0 {
@@ -181,15 +199,90 @@ impl Classes {
                 self.idle_groups.push(group);
             }
         }
-        for id in distinct(&mut self.idle_groups) {
-            if self.groups[id].users > 0 {
-                continue;
+        // A meet that goes may be the last user of its parts.
+        while !self.idle_groups.is_empty() {
+            for id in distinct(&mut self.idle_groups) {
+                let is_idle = |group: &Group| group.users == 0;
+                if self.groups.get(id).is_some_and(is_idle) {
+                    self.remove_group(id, selections);
+                }
             }
-            let gone = self.groups.remove(id);
-            debug_assert!(gone.places.is_empty());
-            self.group_by_id.remove(&gone.shared.id());
-            self.holders.leave(id, &gone.terms, selections);
         }
+    }
+
+    fn remove_group(&mut self, id: Id<Group>, selections: &mut Selections) {
+        let gone = self.groups.remove(id);
+        debug_assert!(gone.places.is_empty() && gone.meets.is_empty());
+        self.group_by_id.remove(&gone.shared.id());
+        self.holders.leave(id, &gone.terms, selections);
+        for part in gone.parts {
+            self.groups[part].meets.remove(&id);
+            self.groups[part].users -= 1;
+            self.idle_groups.push(part);
+        }
+    }
+
+    /// One more contest has the class of what some classes all allow; `None` for no classes. A meet has no part that is
+    /// a meet.
+    pub(super) fn acquire_meet(&mut self, judges: &BTreeSet<Id<Judge>>) -> Option<Id<Judge>> {
+        let classes = judges.iter().map(|&judge| &*self.judges[judge].class);
+        let met = meet::of(&classes.collect::<Vec<_>>())?;
+        let id = met.class.id();
+        if let Some(&judge) = self.by_id.get(&id) {
+            self.judges[judge].users += 1;
+            return Some(judge);
+        }
+        let groups = met.groups.into_iter();
+        let groups = groups
+            .map(|(id, parts)| self.acquire_met_group(id, &parts))
+            .collect();
+        let judge = self.judges.insert(Judge {
+            id,
+            class: Arc::new(met.class),
+            groups,
+            users: 1,
+        });
+        self.by_id.insert(id, judge);
+        Some(judge)
+    }
+
+    fn acquire_met_group(&mut self, id: GroupId, parts: &BTreeSet<GroupId>) -> Id<Group> {
+        if let Some(&group) = self.group_by_id.get(&id) {
+            self.groups[group].users += 1;
+            return group;
+        }
+        let parts: Vec<Id<Group>> = parts.iter().map(|part| self.group_by_id[part]).collect();
+        let number = self.groups.insert(Group {
+            shared: SharedGroup::new(id, meet::members(&self.contents(&parts))),
+            places: BTreeSet::new(),
+            terms: Terms::default(),
+            parts: parts.clone(),
+            meets: BTreeSet::new(),
+            users: 1,
+        });
+        for part in parts {
+            self.groups[part].meets.insert(number);
+            self.groups[part].users += 1;
+        }
+        self.group_by_id.insert(id, number);
+        number
+    }
+
+    /// The meets of which a group is a part, each with whether an address belongs to it now.
+    pub(super) fn meets(&self, part: Id<Group>, address: IpAddr) -> Vec<(Id<Group>, bool)> {
+        let meets = self.groups[part].meets.iter();
+        let is_in = |&meet: &Id<Group>| {
+            let parts = self.contents(&self.groups[meet].parts);
+            (meet, meet::has(&parts, address))
+        };
+        meets.map(is_in).collect()
+    }
+
+    fn contents(&self, groups: &[Id<Group>]) -> Vec<&PeerGroup> {
+        let groups = groups.iter();
+        groups
+            .map(|&group| &**self.groups[group].shared.group())
+            .collect()
     }
 
     /// One more class names a group. `members` are those of a group before it, or of none.
@@ -215,6 +308,8 @@ impl Classes {
             shared: SharedGroup::new(peers.id(), group),
             places: BTreeSet::new(),
             terms: peers.terms().clone(),
+            parts: Vec::new(),
+            meets: BTreeSet::new(),
             users: 1,
         });
         self.holders.enter(number, peers.terms(), selections);

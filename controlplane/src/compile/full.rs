@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    rc::Rc,
     sync::Arc,
 };
 
@@ -13,7 +14,8 @@ use sallyport_proto::{
 };
 
 use super::{
-    class,
+    class::{self, Built},
+    meet,
     peers::{Peers, Scope, Selection, Term},
     rule::{self, NamedTarget, Rule},
 };
@@ -35,11 +37,10 @@ pub fn full(cluster: &Cluster) -> BTreeMap<String, Arc<NodePolicy>> {
         .collect()
 }
 
-/// A workload that policies see, with the addresses that are its own.
+/// A workload that policies see, with the addresses that it claims.
 struct Member<'a> {
     key: &'a ObjectKey,
     workload: &'a Workload,
-    addresses: Vec<IpAddr>,
 }
 
 /// A policy: whom it selects, and its rules in each direction that it isolates for.
@@ -52,9 +53,16 @@ struct Policy<'a> {
 
 struct World<'a> {
     namespaces: BTreeMap<&'a str, &'a Labels>,
-    members: BTreeMap<&'a str, Vec<Member<'a>>>,
+    members: BTreeMap<&'a str, Vec<Rc<Member<'a>>>>,
+    /// The workloads that claim each address.
+    claimants: BTreeMap<IpAddr, Claimants<'a>>,
+    /// The addresses whose claimants name a node.
+    placed: BTreeMap<&'a str, BTreeSet<IpAddr>>,
     policies: BTreeMap<&'a str, Vec<Policy<'a>>>,
 }
+
+/// The workloads that claim an address, by kind, namespace and name.
+type Claimants<'a> = BTreeMap<&'a ObjectKey, Rc<Member<'a>>>;
 
 /// Groups that some node has already.
 type Groups = BTreeMap<GroupId, Arc<PeerGroup>>;
@@ -66,12 +74,15 @@ impl<'a> World<'a> {
             let of_namespace = policies.entry(&key.namespace).or_default();
             of_namespace.push(Policy::new(&key.namespace, policy, cluster.established()));
         }
+        let members = members(cluster);
         World {
             namespaces: cluster
                 .namespaces()
                 .map(|(name, namespace)| (name, &*namespace.labels))
                 .collect(),
-            members: members(cluster),
+            claimants: claimants(&members),
+            placed: placed(&members),
+            members,
             policies,
         }
     }
@@ -79,30 +90,67 @@ impl<'a> World<'a> {
     fn node(&self, name: &str, node: &Node, groups: &mut Groups) -> NodePolicy {
         let mut policy = NodePolicy::default();
         policy.set_workload_ranges(Arc::new(workload_ranges(node)));
-        let members = self.members.values().flatten();
-        for member in members.filter(|member| member.workload.node.as_deref() == Some(name)) {
-            let endpoint = Arc::new(Endpoint {
+        for &address in self.placed.get(name).into_iter().flatten() {
+            let claimants = &self.claimants[&address];
+            // Of several claimants on the node the endpoint names the first.
+            let mut here = claimants.values();
+            let here = here.find(|member| member.workload.node.as_deref() == Some(name));
+            let member = here.expect("a claimant is on the node");
+            let endpoint = Endpoint {
                 namespace: member.key.namespace.clone(),
                 name: member.key.name.clone(),
                 uid: member.workload.uid.clone(),
-                ingress: self.class(member, Direction::Ingress, &mut policy, groups),
-                egress: self.class(member, Direction::Egress, &mut policy, groups),
-            });
-            for &address in &member.addresses {
-                policy.set_endpoint(address, endpoint.clone());
-            }
+                ingress: self.class(claimants, Direction::Ingress, &mut policy, groups),
+                egress: self.class(claimants, Direction::Egress, &mut policy, groups),
+            };
+            policy.set_endpoint(address, Arc::new(endpoint));
         }
         policy
     }
 
-    /// The class that judges a workload, added to the node's policy with all that it names.
+    /// The class that judges an address, added to the node's policy with all that it names: what all claimants allow.
     fn class(
         &self,
-        member: &Member<'_>,
+        claimants: &Claimants<'_>,
         direction: Direction,
         policy: &mut NodePolicy,
         groups: &mut Groups,
     ) -> Option<ClassId> {
+        let built = claimants.values();
+        let built = built.filter_map(|member| self.built(member, direction));
+        let (mut classes, mut peers) = (Vec::new(), BTreeMap::new());
+        for Built { class, groups } in built {
+            classes.extend(class);
+            peers.extend(
+                groups
+                    .into_iter()
+                    .map(|group| (group.peers.id(), group.peers)),
+            );
+        }
+        let met = meet::of(&classes.iter().collect::<Vec<_>>())?;
+        for (id, parts) in met.groups {
+            let mut part = |id: GroupId| {
+                let group = groups.entry(id);
+                group
+                    .or_insert_with(|| Arc::new(self.group(&peers[&id])))
+                    .clone()
+            };
+            let parts: Vec<Arc<PeerGroup>> = parts.into_iter().map(&mut part).collect();
+            let group = match &parts[..] {
+                [only] => only.clone(),
+                _ => Arc::new(meet::members(
+                    &parts.iter().map(|part| &**part).collect::<Vec<_>>(),
+                )),
+            };
+            policy.set_group(id, group);
+        }
+        let id = met.class.id();
+        policy.add_class(id, Arc::new(met.class));
+        Some(id)
+    }
+
+    /// What the policies of a workload allow; `None` if no policy isolates it.
+    fn built(&self, member: &Member<'_>, direction: Direction) -> Option<Built> {
         let policies = self.policies.get(member.key.namespace.as_str())?;
         let isolating: Vec<(&BTreeSet<Rule>, bool)> = policies
             .iter()
@@ -122,18 +170,7 @@ impl<'a> World<'a> {
                 &mut grants,
             );
         }
-        let built = class::build(direction, keep, &grants);
-        for group in built.groups {
-            let id = group.peers.id();
-            let group = groups
-                .entry(id)
-                .or_insert_with(|| Arc::new(self.group(&group.peers)));
-            policy.set_group(id, group.clone());
-        }
-        let class = built.class?;
-        let id = class.id();
-        policy.add_class(id, Arc::new(class));
-        Some(id)
+        Some(class::build(direction, keep, &grants))
     }
 
     /// The numbers that a destination's pods have for a name.
@@ -142,7 +179,7 @@ impl<'a> World<'a> {
         let numbers: BTreeSet<u16> = self
             .selected(selection)
             .filter(|member| {
-                let mut addresses = member.addresses.iter();
+                let mut addresses = member.workload.addresses.iter();
                 within
                     .as_ref()
                     .is_none_or(|within| addresses.any(|&address| within.contains(address)))
@@ -152,7 +189,9 @@ impl<'a> World<'a> {
         numbers.into_iter().collect()
     }
 
+    /// The peers as a group. An address is in it if some term selects it for every claimant.
     fn group(&self, peers: &Peers) -> PeerGroup {
+        let mut selected: BTreeMap<IpAddr, BTreeSet<&ObjectKey>> = BTreeMap::new();
         let mut group = PeerGroup::new(peers.description(), peers.ranges().clone());
         for named in peers.terms().iter() {
             let term = &named.term;
@@ -165,15 +204,22 @@ impl<'a> World<'a> {
                         .as_ref()
                         .is_none_or(|within| within.contains(**address))
                 };
-                group
-                    .addresses
-                    .extend(member.addresses.iter().filter(within).copied());
+                for address in member.workload.addresses.iter().filter(within) {
+                    selected.entry(*address).or_default().insert(member.key);
+                }
             }
         }
+        let is_by_all =
+            |(address, keys): &(_, BTreeSet<_>)| keys.len() == self.claimants[address].len();
+        let selected = selected.into_iter().filter(is_by_all);
+        group.addresses = selected.map(|(address, _)| address).collect();
         group
     }
 
-    fn selected<'b>(&'b self, selection: &'b Selection) -> impl Iterator<Item = &'b Member<'a>> {
+    fn selected<'b>(
+        &'b self,
+        selection: &'b Selection,
+    ) -> impl Iterator<Item = &'b Rc<Member<'a>>> {
         self.members
             .iter()
             .filter(|(namespace, _)| self.is_in_scope(namespace, &selection.scope))
@@ -218,29 +264,43 @@ impl<'a> Policy<'a> {
     }
 }
 
-/// The workloads that policies see, by namespace. Of several that claim one address, the first by key has it.
-fn members(cluster: &Cluster) -> BTreeMap<&str, Vec<Member<'_>>> {
-    let mut taken = BTreeSet::new();
-    let mut members: BTreeMap<&str, Vec<Member<'_>>> = BTreeMap::new();
+/// The workloads that policies see, by namespace.
+fn members(cluster: &Cluster) -> BTreeMap<&str, Vec<Rc<Member<'_>>>> {
+    let mut members: BTreeMap<&str, Vec<Rc<Member<'_>>>> = BTreeMap::new();
     for (key, workload) in cluster
         .workloads()
-        .filter(|(_, workload)| !workload.host_network)
+        .filter(|(_, workload)| !workload.host_network && !workload.addresses.is_empty())
     {
-        let addresses: Vec<IpAddr> = workload
-            .addresses
-            .iter()
-            .copied()
-            .filter(|&address| taken.insert(address))
-            .collect();
-        if !addresses.is_empty() {
-            members.entry(&key.namespace).or_default().push(Member {
-                key,
-                workload,
-                addresses,
-            });
-        }
+        let member = Rc::new(Member { key, workload });
+        members.entry(&key.namespace).or_default().push(member);
     }
     members
+}
+
+/// The workloads that claim each address, by kind, namespace and name.
+fn claimants<'a>(members: &BTreeMap<&str, Vec<Rc<Member<'a>>>>) -> BTreeMap<IpAddr, Claimants<'a>> {
+    let mut claimants: BTreeMap<IpAddr, Claimants<'_>> = BTreeMap::new();
+    for member in members.values().flatten() {
+        for &address in &member.workload.addresses {
+            let claimants = claimants.entry(address).or_default();
+            claimants.insert(member.key, member.clone());
+        }
+    }
+    claimants
+}
+
+/// The addresses whose claimants name a node, by node.
+fn placed<'a>(
+    members: &BTreeMap<&str, Vec<Rc<Member<'a>>>>,
+) -> BTreeMap<&'a str, BTreeSet<IpAddr>> {
+    let mut placed: BTreeMap<&str, BTreeSet<IpAddr>> = BTreeMap::new();
+    for member in members.values().flatten() {
+        if let Some(node) = &member.workload.node {
+            let addresses = &member.workload.addresses;
+            placed.entry(node).or_default().extend(addresses);
+        }
+    }
+    placed
 }
 
 fn has_target(term: &Term, member: &Member<'_>) -> bool {

@@ -294,10 +294,7 @@ impl Peers {
 
     /// The group in words, for people.
     pub(super) fn description(&self) -> String {
-        let mut cut = Cut {
-            text: String::new(),
-            room: DESCRIPTION_LIMIT,
-        };
+        let mut cut = Cut::new();
         // An error is the end of the room.
         let _ = self.describe(&mut cut);
         cut.text
@@ -346,6 +343,23 @@ impl Ord for Peers {
 struct Cut {
     text: String,
     room: usize,
+}
+
+impl Cut {
+    fn new() -> Cut {
+        Cut {
+            text: String::new(),
+            room: DESCRIPTION_LIMIT,
+        }
+    }
+}
+
+/// A text that is no longer than a description may be.
+pub(super) fn shorten(text: &str) -> String {
+    let mut cut = Cut::new();
+    // An error is the end of the room.
+    let _ = cut.write_str(text);
+    cut.text
 }
 
 impl Write for Cut {

@@ -7,7 +7,7 @@ use sallyport_proto::policy::{Direction, Endpoint};
 
 use super::{
     Compiler, Work,
-    classes::Classes,
+    classes::{Classes, Judge},
     families::Families,
     holders::Memberships,
     nodes,
@@ -16,20 +16,27 @@ use super::{
     slab::Id,
     workloads::{Facts, Placed, Row, workload},
 };
+use crate::cluster::Stored;
 
 impl Compiler {
     /// Carries everything out that `work` says is to be done. Returns the nodes whose policy is another now.
     pub(super) fn settle(&mut self, mut work: Work) -> BTreeSet<String> {
         work.rows.extend(self.selections.rows_of_fresh());
+        self.leave_groups(&mut work);
         for row in std::mem::take(&mut work.rows) {
             self.match_row(row, &mut work);
         }
+        self.join_groups(&mut work);
         self.change_groups(&mut work);
         self.resolve_names(&mut work);
         self.regroup(&mut work);
         self.rebuild(&mut work);
+        self.note_contests(&mut work);
         for row in std::mem::take(&mut work.placements) {
             self.place(row, &mut work);
+        }
+        for address in std::mem::take(&mut work.contested) {
+            self.place_contest(address, &mut work);
         }
         let changes = std::mem::take(&mut work.changes);
         let changed = self
@@ -44,7 +51,7 @@ impl Compiler {
         let row = self.workloads.get(id);
         let mut new = Facts {
             stored: row.stored.clone(),
-            addresses: self.workloads.owned(id),
+            addresses: self.workloads.claimed(id),
             selections: Vec::new(),
         };
         let labels = new.workload().map(|workload| workload.labels.clone());
@@ -96,7 +103,8 @@ impl Compiler {
             } else {
                 shared.remove_address(address)
             };
-            debug_assert!(changed, "an address has one owner at a time");
+            debug_assert!(changed, "an address joins and leaves a group by turns");
+            self.change_meets(id, address, work);
         }
     }
 
@@ -171,31 +179,23 @@ impl Compiler {
             .profiles
             .map(|profile| profile.and_then(|profile| self.profiles.get(profile).judge));
         let place = row.place.filter(|&place| self.nodes.is_object(place));
+        let addresses = row.facts.addresses.iter().copied();
+        let addresses = addresses.filter(|&address| !self.workloads.is_contested(address));
         let new = match (place, &row.facts.stored) {
-            (Some(place), Some(stored)) if !row.facts.addresses.is_empty() => {
+            (Some(place), Some(stored)) if addresses.clone().next().is_some() => {
                 let uid = &workload(stored).uid;
                 if row.placed.as_ref().is_some_and(|placed| {
                     (placed.place, placed.judges) == (place, judges)
-                        && placed.addresses == row.facts.addresses
+                        && placed.addresses.iter().copied().eq(addresses.clone())
                         && placed.endpoint.uid == *uid
                 }) {
                     return;
                 }
-                let class = |direction: Direction| {
-                    judges[direction as usize].map(|judge| self.classes.get(judge).id)
-                };
-                let key = &stored.object.key;
                 Some(Placed {
                     place,
-                    addresses: row.facts.addresses.clone(),
+                    addresses: addresses.collect(),
                     judges,
-                    endpoint: Arc::new(Endpoint {
-                        namespace: key.namespace.clone(),
-                        name: key.name.clone(),
-                        uid: uid.clone(),
-                        ingress: class(Direction::Ingress),
-                        egress: class(Direction::Egress),
-                    }),
+                    endpoint: Arc::new(endpoint(stored, judges, &self.classes)),
                 })
             }
             _ => None,
@@ -221,6 +221,24 @@ impl Compiler {
             let selections = &mut self.workloads.get_mut(row).facts.selections;
             selections.retain(|selection| !swept.contains_key(selection));
         }
+    }
+}
+
+/// An address of a workload as an endpoint that classes judge.
+pub(super) fn endpoint(
+    stored: &Stored,
+    judges: [Option<Id<Judge>>; 2],
+    classes: &Classes,
+) -> Endpoint {
+    let class =
+        |direction: Direction| judges[direction as usize].map(|judge| classes.get(judge).id);
+    let key = &stored.object.key;
+    Endpoint {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        uid: workload(stored).uid.clone(),
+        ingress: class(Direction::Ingress),
+        egress: class(Direction::Egress),
     }
 }
 
@@ -259,11 +277,13 @@ fn note(
             family.count_in(new);
         }
     }
+    // A contested address is not one workload's: it leaves its groups before, and joins them afterwards.
     let addresses: BTreeSet<_> = old
         .addresses
         .iter()
         .chain(&new.addresses)
         .copied()
+        .filter(|address| !work.contested.contains(address))
         .collect();
     let (before, after) = (
         Memberships::of(old, selections),

@@ -1,4 +1,4 @@
-//! The workloads: what each of them is, who has which address, and what was derived from that when it was last looked
+//! The workloads: what each of them is, who claims which address, and what was derived from that when it was last looked
 //! at. It knows nothing of labels and policies.
 
 use std::{
@@ -36,7 +36,7 @@ pub(super) struct Row {
     pub(super) facts: Facts,
     /// Which policies isolate it: ingress, egress.
     pub(super) profiles: [Option<Id<Profile>>; 2],
-    /// Where it is an endpoint.
+    /// Where it is an endpoint, by the addresses that it alone claims.
     pub(super) placed: Option<Placed>,
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Row {
 pub(super) struct Facts {
     /// The object.
     pub(super) stored: Option<Arc<Stored>>,
-    /// The addresses that are its own. Policies see it if it has any.
+    /// The addresses that it claims. Policies see it if it claims any.
     pub(super) addresses: Vec<IpAddr>,
     /// The selections that it is in, ascending.
     pub(super) selections: Vec<Id<Selected>>,
@@ -60,14 +60,18 @@ pub(super) struct Placed {
     pub(super) endpoint: Arc<Endpoint>,
 }
 
+/// The claimants of an address, by kind, namespace and name.
+pub(super) type Claimants = BTreeMap<ObjectKey, Id<Row>>;
+
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Workloads {
     rows: Slab<Row>,
     by_key: HashMap<ByKey, Id<Row>>,
-    owners: HashMap<IpAddr, Id<Row>>,
+    /// Who claims an address; of several, any one.
+    claimants: HashMap<IpAddr, Id<Row>>,
     /// All claimants of the addresses that several claim.
-    contested: BTreeMap<IpAddr, BTreeMap<ObjectKey, Id<Row>>>,
+    contested: BTreeMap<IpAddr, Claimants>,
 }
 
 impl Facts {
@@ -142,7 +146,7 @@ impl Workloads {
     /// Makes room for many workloads.
     pub(super) fn reserve(&mut self, workloads: usize) {
         self.by_key.reserve(workloads);
-        self.owners.reserve(workloads);
+        self.claimants.reserve(workloads);
     }
 
     /// Adds a workload that was not there; what it is comes with `set`.
@@ -157,8 +161,9 @@ impl Workloads {
         })
     }
 
-    /// Takes note of what a workload is now. Returns the others whose addresses that may concern.
-    pub(super) fn set(&mut self, id: Id<Row>, stored: Option<&Arc<Stored>>) -> Vec<Id<Row>> {
+    /// Takes note of what a workload is now. Returns the addresses of which it is a new claimant beside others, or no
+    /// longer one.
+    pub(super) fn set(&mut self, id: Id<Row>, stored: Option<&Arc<Stored>>) -> Vec<IpAddr> {
         let old = std::mem::replace(&mut self.rows[id].stored, stored.cloned());
         if let Some(old) = &old {
             self.by_key.remove(&old.object.key);
@@ -167,23 +172,48 @@ impl Workloads {
             self.by_key.insert(ByKey(stored.clone()), id);
         }
         let (before, now) = (claims(old.as_ref()), claims(stored));
-        let mut concerned = Vec::new();
+        let mut contested = Vec::new();
         for &address in before.iter().filter(|address| !now.contains(address)) {
             let key = &old.as_ref().expect("it had claims").object.key;
-            concerned.extend(self.disclaim(address, id, key));
+            if self.disclaim(address, id, key) {
+                contested.push(address);
+            }
         }
         for &address in now.iter().filter(|address| !before.contains(address)) {
             let key = &stored.expect("it has claims").object.key;
-            concerned.extend(self.claim(address, id, key));
+            if self.claim(address, id, key) {
+                contested.push(address);
+            }
         }
-        concerned
+        contested
     }
 
-    /// The addresses that a workload has: of those that it claims the ones that nobody before it claims.
-    pub(super) fn owned(&self, id: Id<Row>) -> Vec<IpAddr> {
-        let claims = claims(self.rows[id].stored.as_ref());
-        let owned = |address: &IpAddr| self.owners[address] == id;
-        claims.into_iter().filter(owned).collect()
+    /// The addresses that a workload claims.
+    pub(super) fn claimed(&self, id: Id<Row>) -> Vec<IpAddr> {
+        claims(self.rows[id].stored.as_ref())
+    }
+
+    /// Whether no address has several claimants.
+    pub(super) fn are_distinct(&self) -> bool {
+        self.contested.is_empty()
+    }
+
+    /// The claimants of an address that several claim.
+    pub(super) fn contest(&self, address: IpAddr) -> Option<&Claimants> {
+        self.contested.get(&address)
+    }
+
+    /// Whether several workloads claim an address.
+    pub(super) fn is_contested(&self, address: IpAddr) -> bool {
+        self.contested.contains_key(&address)
+    }
+
+    /// The claimants of an address.
+    pub(super) fn claimants(&self, address: IpAddr) -> Vec<Id<Row>> {
+        match self.contest(address) {
+            Some(claimants) => claimants.values().copied().collect(),
+            None => self.claimants.get(&address).copied().into_iter().collect(),
+        }
     }
 
     /// Forgets a deleted workload.
@@ -192,39 +222,35 @@ impl Workloads {
         debug_assert!(row.stored.is_none() && row.placed.is_none());
     }
 
-    /// Enters a claim. Returns the owner before, if there is one: it may have lost the address.
-    fn claim(&mut self, address: IpAddr, id: Id<Row>, key: &ObjectKey) -> Option<Id<Row>> {
-        let Some(&owner) = self.owners.get(&address) else {
-            self.owners.insert(address, id);
-            return None;
+    /// Enters a claim. Returns whether others claim the address too.
+    fn claim(&mut self, address: IpAddr, id: Id<Row>, key: &ObjectKey) -> bool {
+        let Some(&first) = self.claimants.get(&address) else {
+            self.claimants.insert(address, id);
+            return false;
         };
-        let owner_key = self.rows[owner]
-            .stored
-            .as_ref()
-            .map(|stored| stored.object.key.clone());
         let claimants = self.contested.entry(address).or_default();
-        claimants
-            .entry(owner_key.expect("owners are there"))
-            .or_insert(owner);
+        if claimants.is_empty() {
+            let stored = self.rows[first].stored.as_ref();
+            let key = &stored.expect("a claimant is there").object.key;
+            claimants.insert(key.clone(), first);
+        }
         claimants.insert(key.clone(), id);
-        let first = *claimants.values().next().expect("two claimants");
-        self.owners.insert(address, first);
-        Some(owner)
+        true
     }
 
-    /// Withdraws a claim. Returns the owner after it, who may have won the address.
-    fn disclaim(&mut self, address: IpAddr, id: Id<Row>, key: &ObjectKey) -> Option<Id<Row>> {
+    /// Withdraws a claim. Returns whether others claim the address too.
+    fn disclaim(&mut self, address: IpAddr, id: Id<Row>, key: &ObjectKey) -> bool {
         let Some(claimants) = self.contested.get_mut(&address) else {
-            debug_assert_eq!(self.owners.get(&address), Some(&id));
-            self.owners.remove(&address);
-            return None;
+            debug_assert_eq!(self.claimants.get(&address), Some(&id));
+            self.claimants.remove(&address);
+            return false;
         };
         claimants.remove(key);
         let first = *claimants.values().next().expect("another claimant");
         if claimants.len() == 1 {
             self.contested.remove(&address);
         }
-        self.owners.insert(address, first);
-        Some(first)
+        self.claimants.insert(address, first);
+        true
     }
 }

@@ -1,6 +1,9 @@
 //! Addresses that go from one node to another in one transaction. A peer that knows such an address all the while lets it
 //! speak where its new node does not judge it yet, or its old one does not any more. So who has it now is removed first, as
 //! a transaction of its own: the second one is behind the barrier of the first, when no peer knows the address.
+//!
+//! An address that several workloads claim is judged by the policies of all of them. So either all claimants are removed
+//! first, or none: if one of them stays where it is, the transaction is one revision.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
@@ -18,7 +21,7 @@ struct Departure<'a> {
     node: &'a str,
 }
 
-/// The addresses that a workload takes to its node from others.
+/// The addresses that a workload takes to its node from others, of those that nobody keeps where it was.
 fn departures<'a>(
     before: &'a Cluster,
     after: &'a Cluster,
@@ -29,7 +32,12 @@ fn departures<'a>(
     let addresses = to
         .and(workload)
         .map_or(&[][..], |workload| &workload.addresses);
-    addresses.iter().flat_map(move |&address| {
+    let leaves = move |address: IpAddr| {
+        let mut holders = before.holders(address);
+        holders.all(|holder| !stays(before, after, holder, address))
+    };
+    let leaving = addresses.iter().filter(move |&&address| leaves(address));
+    leaving.flat_map(move |&address| {
         before.holders(address).filter_map(move |holder| {
             let node = self::workload(before, holder)?.node.as_deref()?;
             (Some(node) != to).then_some(Departure {
@@ -46,9 +54,7 @@ pub(super) fn torn(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<(R
     let torn = departures(before, after, key).filter(|from| {
         workload(after, from.holder).is_some_and(|holder| {
             let stays = holder.node.as_deref() == Some(from.node);
-            // An address that two would have is another rule's matter.
-            let lets_go = !holder.addresses.contains(&from.address);
-            stays && lets_go && !holder.host_network && !holder.addresses.is_empty()
+            stays && !holder.host_network && !holder.addresses.is_empty()
         })
     });
     let message = |from: Departure<'_>| {
@@ -67,7 +73,8 @@ pub(super) fn split(before: &Cluster, mut outcome: Outcome) -> Outcome {
     let changed = outcome.changes.iter();
     let leaving: BTreeSet<&ObjectKey> = changed
         .flat_map(|change| departures(before, &outcome.cluster, &change.key))
-        .map(|from| from.holder)
+        .filter_map(|from| removed_with(before, &outcome.cluster, from.holder))
+        .flatten()
         .collect();
     let Some(committed) = outcome.committed.as_mut().filter(|_| !leaving.is_empty()) else {
         return outcome;
@@ -109,6 +116,39 @@ pub(super) fn split(before: &Cluster, mut outcome: Outcome) -> Outcome {
         committed: first,
     });
     outcome
+}
+
+/// The workloads that are removed first where one of them is: those with which it shares addresses. `None` if another
+/// keeps one of these addresses: that one's policies alone would judge it meanwhile.
+fn removed_with<'a>(
+    before: &'a Cluster,
+    after: &Cluster,
+    holder: &'a ObjectKey,
+) -> Option<BTreeSet<&'a ObjectKey>> {
+    let mut removed = BTreeSet::new();
+    let mut next = vec![holder];
+    while let Some(key) = next.pop() {
+        if !removed.insert(key) {
+            continue;
+        }
+        for &address in workload(before, key).map_or(&[][..], |workload| &workload.addresses) {
+            for other in before.holders(address) {
+                if stays(before, after, other, address) {
+                    return None;
+                }
+                next.push(other);
+            }
+        }
+    }
+    Some(removed)
+}
+
+/// Whether a workload keeps an address on the node where it has it.
+fn stays(before: &Cluster, after: &Cluster, key: &ObjectKey, address: IpAddr) -> bool {
+    let (Some(before), Some(after)) = (workload(before, key), workload(after, key)) else {
+        return false;
+    };
+    before.node == after.node && !after.host_network && after.addresses.contains(&address)
 }
 
 fn workload<'a>(cluster: &'a Cluster, key: &ObjectKey) -> Option<&'a Workload> {

@@ -33,7 +33,6 @@ pub(super) fn broken(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<
     if let Body::Workload(workload) = &stored.object.body {
         found.extend(missing_node(after, workload));
         found.extend(twin(after, key));
-        found.extend(held_addresses(after, key, workload));
         found.extend(moves::torn(before, after, key));
     }
     found
@@ -88,16 +87,4 @@ fn twin(after: &Cluster, key: &ObjectKey) -> Option<(Reason, String)> {
         key.name
     );
     Some((Reason::AlreadyExists, message))
-}
-
-fn held_addresses(after: &Cluster, key: &ObjectKey, workload: &Workload) -> Vec<(Reason, String)> {
-    if workload.host_network {
-        return Vec::new();
-    }
-    let held = workload.addresses.iter().filter_map(|&address| {
-        let holder = after.holders(address).find(|&holder| holder != key)?;
-        let message = format!("address {address} is already held by {holder}");
-        Some((Reason::AlreadyExists, message))
-    });
-    held.collect()
 }

@@ -81,6 +81,7 @@ impl Group {
             cluster,
             changes,
             committed,
+            warnings,
             removal,
         } = outcome.map_err(Refusal::Problems)?;
         let last = committed.map(|committed| Step { cluster, committed });
@@ -98,6 +99,7 @@ impl Group {
         Ok(Carried {
             revision: self.after.revision,
             changes,
+            warnings,
         })
     }
 

@@ -97,9 +97,14 @@ async fn of_what_is_refused_nothing_is_visible() {
             r#"nodes "m" not found"#,
         ),
         (
-            vec![put(&good), put(&pod("a", "thief", "n", "10.0.0.1", "x"))],
+            vec![
+                put(&good),
+                put(
+                    "{apiVersion: sallyport.dev/v1, kind: Workload, metadata: {name: web, namespace: a}, spec: {}}",
+                ),
+            ],
             Code::AlreadyExists,
-            "t.yaml: Pod a/thief: address 10.0.0.1 is already held by Pod a/web",
+            "t.yaml: Workload a/web: pods \"web\" already exists in the namespace: a Pod and a Workload cannot share",
         ),
         (
             vec![put(&good), Edit { op: None }],

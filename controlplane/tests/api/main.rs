@@ -1,6 +1,7 @@
 //! The control plane over real gRPC on the loopback address, in this process; for crashes, its real binary.
 
 mod applying;
+mod contests;
 mod crash;
 mod doors;
 mod established;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Runs the CLI. Returns its exit code, what it printed, and what it complained of.
-fn cli(line: &str, server: &str) -> (i32, String, String) {
+pub(crate) fn cli(line: &str, server: &str) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sallyport"));
     command
         .args(line.split_whitespace())
@@ -29,7 +29,7 @@ fn cli(line: &str, server: &str) -> (i32, String, String) {
     (code, text(&output.stdout), text(&output.stderr))
 }
 
-fn ok(line: &str, server: &str) -> String {
+pub(crate) fn ok(line: &str, server: &str) -> String {
     let (code, stdout, stderr) = cli(line, server);
     assert_eq!(code, 0, "{line}: {stderr}");
     stdout
@@ -157,7 +157,7 @@ async fn what_cannot_be_any_more_is_refused_whole() {
     world.apply(&pod("a", "new", "m", "10.0.0.1", "web")).await;
     let (code, _, stderr) = cli("rollback 3 --only pod", &world.url());
     assert_eq!(code, 0, "{stderr}");
-    // An address that another has now is not taken from it.
+    // An address that another has now is both's.
     world
         .try_apply(vec![delete(Kind::Pod, "a", "new")])
         .await
@@ -169,8 +169,13 @@ async fn what_cannot_be_any_more_is_refused_whole() {
         )
         .await;
     let (code, _, stderr) = cli("rollback 3 --only pod", &world.url());
-    let expected =
-        "rollback to revision 3: Pod a/new: address 10.0.0.1 is already held by Workload a/vm";
+    let expected = "warning: address 10.0.0.1 is claimed by Pod a/new on node \"n\" and Workload a/vm on node \"m\": ";
+    assert!(code == 0 && stderr.contains(expected), "{stderr}");
+    // What names a node that is gone is refused.
+    let edits = vec![delete(Kind::Pod, "a", "new"), delete(Kind::Node, "", "n")];
+    world.try_apply(edits).await.unwrap();
+    let (code, _, stderr) = cli("rollback 3 --only pod", &world.url());
+    let expected = "rollback to revision 3: Pod a/new: nodes \"n\" not found";
     assert!(code == 1 && stderr.contains(expected), "{stderr}");
 }
 

@@ -1,5 +1,5 @@
 //! What becomes of established connections: the strictest of the policies that isolate a pod says so, in each direction
-//! for itself; held against random clusters.
+//! for itself, and the strictest of the pods that claim an address; held against random clusters.
 
 use proptest::prelude::*;
 use sallyport_controlplane::{
@@ -9,7 +9,7 @@ use sallyport_controlplane::{
 };
 use sallyport_proto::policy::Direction;
 
-use crate::universe::any_cluster;
+use crate::{contests::alone, universe::any_cluster};
 
 fn isolates(policy: &NetworkPolicy, direction: Direction) -> bool {
     match direction {
@@ -41,10 +41,17 @@ proptest! {
                 let holds = |(_, pod): &(&ObjectKey, &Workload)| {
                     !pod.host_network && pod.addresses.contains(&address)
                 };
-                let (key, pod) = cluster.workloads().find(holds).expect("an endpoint is a pod");
+                let claimants: Vec<_> = cluster.workloads().filter(holds).collect();
+                prop_assert!(!claimants.is_empty());
                 for direction in Direction::BOTH {
                     // A class that restricts nothing is none, whatever its policies say of what they would cut.
-                    let should = endpoint.class(direction).is_none() || keeps(&cluster, direction, key, pod);
+                    let restricts = |key: &ObjectKey| {
+                        let alone = full(&alone(&cluster, address, key));
+                        alone["n0"].endpoints()[&address].class(direction).is_some()
+                    };
+                    let mut of = claimants.iter();
+                    let should = endpoint.class(direction).is_none()
+                        || of.all(|&(key, pod)| keeps(&cluster, direction, key, pod) || !restricts(key));
                     prop_assert_eq!(policy.keeps(direction, address), should, "{} {} {}", node, direction, address);
                 }
             }

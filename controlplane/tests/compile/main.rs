@@ -2,6 +2,7 @@
 //! spellings against meaning, and the canonical form. Uses the crate's public API only; an oracle that shares nothing
 //! with the compiler judges it in `integration`.
 
+mod contests;
 mod established;
 mod history;
 mod meaning;

@@ -41,7 +41,7 @@ pub(crate) fn compiled(objects: Vec<Object>) -> Arc<NodePolicy> {
     compiled_under(Established::Recheck, objects)
 }
 
-fn compiled_under(default: Established, objects: Vec<Object>) -> Arc<NodePolicy> {
+pub(crate) fn compiled_under(default: Established, objects: Vec<Object>) -> Arc<NodePolicy> {
     let cluster = cluster(objects).with_established(default);
     let all = full(&cluster);
     let compiler = Compiler::new(&cluster);
@@ -399,30 +399,6 @@ fn host_network_and_addressless_pods() {
     assert!(
         allows(&run(block("10.9.9.9/32", &[])), "10.9.9.9"),
         "an ipBlock does"
-    );
-}
-
-#[test]
-fn of_two_claimants_of_an_address_the_first_by_key_has_it() {
-    let policy = compiled(vec![
-        node("n", &[]),
-        node("m", &[]),
-        namespace("default", ""),
-        pod("default", "a", "n", "app=a", WEB),
-        pod("default", "b", "m", "app=b", WEB),
-        pod("default", "c", "n", "app=c", CLIENT),
-        policy(
-            "default",
-            "p",
-            "app=c",
-            Some(vec![rule(&[pods("app=b")], &[])]),
-            None,
-        ),
-    ]);
-    assert_eq!(policy.endpoints()[&ip(WEB)].name, "a");
-    assert!(
-        !policy.allows(Ingress, ip(CLIENT), ip(WEB), None),
-        "b does not have the address"
     );
 }
 

@@ -188,9 +188,11 @@ pub(crate) fn workload() -> impl Strategy<Value = Object> {
         0..4u8,
         option::weighted(0.9, select(&NODES)),
     );
+    // Few enough that two or three workloads often claim one.
+    let number = || prop_oneof![1 => 0..12u8, 1 => 0..3u8];
     let addresses = (
-        option::weighted(0.85, 0..12u8),
-        option::weighted(0.4, 0..12u8),
+        option::weighted(0.85, number()),
+        option::weighted(0.4, number()),
     );
     let host_network = prop::bool::weighted(0.1);
     let named = (labels(), select(vec!["", "u", "v"]));

@@ -28,14 +28,25 @@ pub enum Side {
 /// What policies say of packets from one address to another.
 #[derive(Debug)]
 pub struct Flow<'a> {
-    ingress: Isolation<'a>,
-    egress: Isolation<'a>,
-    /// Who gives a port's name its number.
-    destination: Option<&'a Member>,
+    /// Of every pod that the source may be with every pod that the destination may be: it is not known which of them
+    /// speak, so what all pairs allow is allowed.
+    pairs: Vec<Pair<'a>>,
     /// "Traffic to and from the node where a Pod is running is always allowed, regardless of the IP address of the Pod
     /// or the node."
     is_of_node: bool,
 }
+
+/// What policies say of packets between two pods, of which either may be no pod.
+#[derive(Debug)]
+struct Pair<'a> {
+    ingress: Isolation<'a>,
+    egress: Isolation<'a>,
+    /// Who gives a port's name its number.
+    destination: Option<&'a Member>,
+}
+
+/// A pod at one end of a flow, with its namespace; `None` for an address of no pod.
+type End<'a> = (IpAddr, Option<(&'a str, &'a Member)>);
 
 /// What one side's policies leave of a flow.
 #[derive(Debug)]
@@ -48,20 +59,54 @@ enum Isolation<'a> {
 
 impl<'a> Flow<'a> {
     pub(super) fn of(oracle: &'a Oracle, from: IpAddr, to: IpAddr) -> Flow<'a> {
-        let is_of_node = match (oracle.place(from), oracle.place(to)) {
-            (Some((a, a_is_node)), Some((b, b_is_node))) => a == b && (a_is_node || b_is_node),
-            _ => false,
+        let to_places = oracle.places(to);
+        let mut from_places = oracle.places(from).into_iter();
+        let is_of_node = from_places.any(|(a, a_is_node)| {
+            let mut to_places = to_places.iter();
+            to_places.any(|&(b, b_is_node)| a == b && (a_is_node || b_is_node))
+        });
+        let ends = |address: IpAddr| -> Vec<End<'a>> {
+            let pods = oracle.at(address);
+            match pods.is_empty() {
+                true => vec![(address, None)],
+                false => pods.into_iter().map(|pod| (address, Some(pod))).collect(),
+            }
         };
+        let destinations = ends(to);
+        let pairs = ends(from).into_iter().flat_map(|source| {
+            let pairs = destinations.iter();
+            pairs.map(move |&destination| Pair::of(oracle, source, destination))
+        });
         Flow {
-            ingress: Isolation::of(oracle, Side::Ingress, to, from),
-            egress: Isolation::of(oracle, Side::Egress, from, to),
-            destination: oracle.at(to).map(|(_, member)| member),
+            pairs: pairs.collect(),
             is_of_node,
         }
     }
 
     /// Whether the policies of one side alone allow a packet.
     pub fn allowed_by(&self, side: Side, packet: Packet) -> bool {
+        let mut pairs = self.pairs.iter();
+        pairs.all(|pair| pair.allowed_by(side, packet))
+    }
+
+    /// Whether a packet passes: "both the egress policy on the source pod and the ingress policy on the destination pod
+    /// need to allow the connection".
+    pub fn allows(&self, packet: Packet) -> bool {
+        self.is_of_node
+            || self.allowed_by(Side::Ingress, packet) && self.allowed_by(Side::Egress, packet)
+    }
+}
+
+impl<'a> Pair<'a> {
+    fn of(oracle: &'a Oracle, from: End<'a>, to: End<'a>) -> Pair<'a> {
+        Pair {
+            ingress: Isolation::of(oracle, Side::Ingress, to, from),
+            egress: Isolation::of(oracle, Side::Egress, from, to),
+            destination: to.1.map(|(_, member)| member),
+        }
+    }
+
+    fn allowed_by(&self, side: Side, packet: Packet) -> bool {
         let isolation = match side {
             Side::Ingress => &self.ingress,
             Side::Egress => &self.egress,
@@ -72,13 +117,6 @@ impl<'a> Flow<'a> {
         // "If this field is empty or missing, this rule matches all ports (traffic not restricted by port)."
         let mut rules = rules.iter();
         rules.any(|ports| ports.is_empty() || ports.iter().any(|port| self.matches(port, packet)))
-    }
-
-    /// Whether a packet passes: "both the egress policy on the source pod and the ingress policy on the destination pod
-    /// need to allow the connection".
-    pub fn allows(&self, packet: Packet) -> bool {
-        self.is_of_node
-            || self.allowed_by(Side::Ingress, packet) && self.allowed_by(Side::Egress, packet)
     }
 
     fn matches(&self, port: &PolicyPort, packet: Packet) -> bool {
@@ -107,11 +145,11 @@ impl<'a> Flow<'a> {
 }
 
 impl<'a> Isolation<'a> {
-    fn of(oracle: &'a Oracle, side: Side, own: IpAddr, peer: IpAddr) -> Isolation<'a> {
-        let Some((namespace, member)) = oracle.at(own) else {
+    fn of(oracle: &'a Oracle, side: Side, own: End<'a>, peer: End<'a>) -> Isolation<'a> {
+        let (_, Some((namespace, member))) = own else {
             return Isolation::Absent;
         };
-        if member.addresses.contains(&peer) {
+        if member.addresses.contains(&peer.0) {
             return Isolation::Absent;
         }
         let mut isolated = false;
@@ -179,12 +217,12 @@ impl Rule {
 }
 
 impl Peer {
-    fn matches(&self, oracle: &Oracle, own_namespace: &str, address: IpAddr) -> bool {
+    fn matches(&self, oracle: &Oracle, own_namespace: &str, (address, pod): End<'_>) -> bool {
         if let Some(block) = &self.ip_block {
             let mut except = block.except.iter().flatten();
             return block.cidr.contains(address) && !except.any(|one| one.contains(address));
         }
-        let Some((namespace, member)) = oracle.at(address) else {
+        let Some((namespace, member)) = pod else {
             return false;
         };
         // A podSelector alone is of "the same namespace as the NetworkPolicy"; a namespaceSelector alone allows "all

@@ -125,25 +125,29 @@ impl Oracle {
         Flow::of(self, from, to)
     }
 
-    /// The pod that an address stands for. "hostNetwork pods are ignored when matching podSelector and
-    /// namespaceSelector": traffic with them "is treated the same as all other traffic to and from the node IP".
-    fn at(&self, address: IpAddr) -> Option<(&str, &Member)> {
-        let mut members = self.members.iter();
-        let found =
-            members.find(|(_, member)| !member.host_network && member.addresses.contains(&address));
-        found.map(|((namespace, _), member)| (namespace.as_str(), member))
+    /// The pods that an address may stand for, each with its namespace. "hostNetwork pods are ignored when matching
+    /// podSelector and namespaceSelector": traffic with them "is treated the same as all other traffic to and from the
+    /// node IP". No two pods should have one address, but an API may show a pod that is gone beside its successor.
+    fn at(&self, address: IpAddr) -> Vec<(&str, &Member)> {
+        let members = self.members.iter();
+        let found = members
+            .filter(|(_, member)| !member.host_network && member.addresses.contains(&address));
+        found
+            .map(|((namespace, _), member)| (namespace.as_str(), member))
+            .collect()
     }
 
-    /// The node that an address is on, and whether it is the node itself, as far as pods tell.
-    fn place(&self, address: IpAddr) -> Option<(&str, bool)> {
-        let member = match self.at(address) {
-            Some((_, member)) => member,
-            None => {
-                let mut members = self.members.values();
-                members.find(|member| member.addresses.contains(&address))?
-            }
-        };
-        Some((member.node.as_deref()?, member.host_network))
+    /// The nodes that an address is on, each with whether it is the node itself, as far as pods tell.
+    fn places(&self, address: IpAddr) -> Vec<(&str, bool)> {
+        let mut members: Vec<&Member> = self.at(address).into_iter().map(|(_, one)| one).collect();
+        if members.is_empty() {
+            let mut all = self.members.values();
+            members.extend(all.find(|member| member.addresses.contains(&address)));
+        }
+        let places = members.into_iter();
+        places
+            .filter_map(|member| Some((member.node.as_deref()?, member.host_network)))
+            .collect()
     }
 
     fn namespace_labels(&self, namespace: &str) -> &Labels {

@@ -102,7 +102,8 @@ impl Universe {
             }
             30..40 => self.delete_policy(rng),
             40..62 => self.relabel(rng, revision),
-            62..78 => self.swap(rng, revision),
+            62..73 => self.swap(rng, revision),
+            73..78 => self.contest(rng, revision),
             78..86 => self.come_or_go(rng, revision),
             86..92 => self.other_owner(rng, revision),
             _ => self.go_back(rng, revision),
@@ -305,6 +306,35 @@ impl Universe {
         let key = self.put_named(&name, node, pod, label, revision);
         let what = format!("pod {name} ({label}) has the address of {}", gone.name);
         (vec![gone, key], what)
+    }
+
+    /// Another pod, on any node, claims the address of one; or the last of several that claim one goes.
+    fn contest(&mut self, rng: &mut StdRng, revision: Revision) -> (Vec<ObjectKey>, String) {
+        let Some((first, node, pod)) = self.some_pod(rng) else {
+            return (Vec::new(), "nothing".into());
+        };
+        let claimants = self.cluster.holders(address(node, pod));
+        let last = claimants.last().expect("there is one").clone();
+        if last != first {
+            self.cluster.remove(&last);
+            let what = format!("pod {} goes, which had an address of others", last.name);
+            return (vec![last], what);
+        }
+        let label = LABELS[rng.random_range(0..3)];
+        let beside = rng.random_range(0..self.nodes);
+        let name = format!("r{revision}{node}{pod}");
+        let what = format!(
+            "pod {name} ({label}) on n{beside} claims the address of {}",
+            first.name
+        );
+        let body = Workload {
+            labels: Arc::new(Labels::from([("app".to_owned(), label.to_owned())])),
+            node: Some(node_name(beside)),
+            addresses: vec![address(node, pod)],
+            ..Workload::default()
+        };
+        let key = self.put(object(Kind::Pod, &name, Body::Workload(body)), revision);
+        (vec![key], what)
     }
 
     /// The cluster is as it was once.

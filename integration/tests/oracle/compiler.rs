@@ -49,19 +49,28 @@ fn agree() -> Result<(), Failed> {
     let result = TestRunner::new(config).run(&(cluster(), any::<bool>()), |(manifests, listed)| {
         let (oracle, cluster) = both(&manifests, listed)?;
         for (node, policy) in full(&cluster) {
-            compare(&oracle, &node, &policy, &addresses, &packets, &seen)?;
+            compare(
+                &oracle,
+                &cluster,
+                (&node, &policy),
+                (&addresses, &packets),
+                &seen,
+            )?;
         }
         Ok(())
     });
     result.map_err(|failure| Failed::from(failure.to_string()))?;
     let (allowed, denied) = (seen.allowed.get(), seen.denied.get());
+    let contested = seen.contested.get();
     println!(
-        "clusters={cases} verdicts={} allowed={allowed} denied={denied} differences=0",
+        "clusters={cases} verdicts={} allowed={allowed} denied={denied} contested={contested} differences=0",
         allowed + denied
     );
     // A comparison in which hardly anything is denied, or allowed, would say little.
-    if allowed.min(denied) < u64::from(cases) * 100 {
-        return Err(format!("{allowed} allowed, {denied} denied: too one-sided").into());
+    if allowed.min(denied).min(contested) < u64::from(cases) * 100 {
+        let seen =
+            format!("{allowed} allowed, {denied} denied, {contested} of contested addresses");
+        return Err(format!("{seen}: too one-sided").into());
     }
     Ok(())
 }
@@ -71,6 +80,8 @@ fn agree() -> Result<(), Failed> {
 struct Seen {
     allowed: Cell<u64>,
     denied: Cell<u64>,
+    /// Those of an endpoint or a peer that several workloads claim.
+    contested: Cell<u64>,
 }
 
 /// The manifests as the oracle and as the control plane read them.
@@ -129,12 +140,12 @@ fn incremental(cluster: &Cluster, keys: &[ObjectKey]) -> Result<(), TestCaseErro
 /// Compares every packet that an endpoint of a node may send or receive.
 fn compare(
     oracle: &Oracle,
-    node: &str,
-    policy: &NodePolicy,
-    addresses: &[IpAddr],
-    packets: &[Packet],
+    cluster: &Cluster,
+    (node, policy): (&str, &NodePolicy),
+    (addresses, packets): (&[IpAddr], &[Packet]),
     seen: &Seen,
 ) -> Result<(), TestCaseError> {
+    let contested = cluster.contested();
     let locals: BTreeSet<IpAddr> = oracle.selectable(node).collect();
     prop_assert_eq!(&locals, &policy.endpoints().keys().copied().collect());
     for &local in &locals {
@@ -159,6 +170,9 @@ fn compare(
                     );
                     let count = if does { &seen.allowed } else { &seen.denied };
                     count.set(count.get() + 1);
+                    let is_contested = contested.contains(&local) || contested.contains(&peer);
+                    seen.contested
+                        .set(seen.contested.get() + u64::from(is_contested));
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Random pods and workloads of the universe, at every point of their lives, and how their manifests look. Decides nothing
 //! about what they mean.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use proptest::{
     collection::{btree_map, vec},
@@ -204,6 +204,24 @@ impl Being {
         }
         pod
     }
+}
+
+/// Pods of which no two have one name; some have one address.
+pub(crate) fn named_apart(beings: Vec<Being>, is_crowded: bool) -> Vec<Being> {
+    let mut named: BTreeMap<(String, String), Being> = BTreeMap::new();
+    for mut being in beings {
+        if is_crowded && !being.host_network {
+            // The same few addresses for all.
+            let near = |ip: &IpAddr| match ip {
+                IpAddr::V4(ip) => address(1 + ip.octets()[3] % 3, false),
+                IpAddr::V6(ip) => address(1 + ip.octets()[15] % 3, true),
+            };
+            being.addresses = being.addresses.iter().map(near).collect();
+        }
+        let name = (being.namespace.clone(), being.name.clone());
+        named.entry(name).or_insert(being);
+    }
+    named.into_values().collect()
 }
 
 /// Pods of which no two have one name, nor hold one address.

@@ -12,7 +12,7 @@ use proptest::{
 use sallyport_integration::oracle::{Packet, Transport};
 use serde_json::{Map, Value, json};
 
-use crate::pods::{Being, being, distinct};
+use crate::pods::{Being, being, named_apart};
 
 pub(crate) type Labels = BTreeMap<String, String>;
 
@@ -271,7 +271,9 @@ impl std::fmt::Debug for Manifests {
 /// A cluster that a control plane accepts.
 pub(crate) fn cluster() -> impl Strategy<Value = Manifests> {
     let spaces = vec(namespace_labels(), NAMESPACES.len());
-    let beings = vec(being(), 0..10).prop_map(distinct);
+    // In half of the clusters most pods share their addresses with others.
+    let beings = (vec(being(), 0..10), any::<bool>());
+    let beings = beings.prop_map(|(beings, is_crowded)| named_apart(beings, is_crowded));
     (spaces, beings, vec(policy(), 0..6)).prop_map(|(spaces, beings, policies)| {
         let nodes = NODES.map(|name| match name {
             "n0" => json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}),

@@ -101,6 +101,9 @@ pub(crate) fn report(
         let word = word(change.action());
         writeln!(out, "{} {word}{suffix}", kind::path(&reference))?;
     }
+    for warning in &response.warnings {
+        output::remark(&format!("warning: {}", printable(warning)));
+    }
     let revision = response.revision;
     let changed = |action| !matches!(action, Action::Unchanged | Action::Unspecified);
     match response

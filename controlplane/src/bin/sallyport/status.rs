@@ -1,5 +1,6 @@
 //! `sallyport status`: how the control plane and every node stand. Never changes anything.
 
+mod conditions;
 #[cfg(test)]
 mod tests;
 
@@ -8,11 +9,12 @@ use std::{io, time::Duration};
 use clap::builder::styling::{AnsiColor, Style};
 use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
-    self, NodeStatus, Rollout, StatusResponse, condition, node_status::State, rollout::Phase,
-    trouble::Kind, turned_away::Reason,
+    self, NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase, trouble::Kind,
+    turned_away::Reason,
 };
 use serde::Serialize;
 
+use self::conditions::{Condition, Contest};
 use crate::{
     args::{self, Form},
     client::Client,
@@ -56,6 +58,11 @@ struct Report {
     /// How many names without a Node object were forgotten.
     #[serde(skip_serializing_if = "is_zero")]
     forgotten_names: u64,
+    /// The first addresses that several workloads claim.
+    contests: Vec<Contest>,
+    /// How many more there are.
+    #[serde(skip_serializing_if = "is_zero")]
+    more_contests: u64,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -72,15 +79,6 @@ struct TurnedAway {
     since_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     enforcer: Option<Enforcer>,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Condition {
-    kind: &'static str,
-    message: String,
-    since_ms: u64,
-    enforcers: Vec<Enforcer>,
 }
 
 #[derive(Debug, Serialize)]
@@ -146,6 +144,7 @@ impl From<StatusResponse> for Report {
     fn from(status: StatusResponse) -> Report {
         let enforced_on = enforced::nodes(&status, status.revision);
         let strangers = status.turned_away.unwrap_or_default();
+        let contests = status.contests.unwrap_or_default();
         let unregistered = strangers.names.into_iter().filter_map(|stranger| {
             let turned_away = stranger.turned_away?;
             Some(TurnedAway::new(&stranger.name, turned_away))
@@ -189,6 +188,8 @@ impl From<StatusResponse> for Report {
             rollouts: status.rollouts.into_iter().map(OnItsWay::from).collect(),
             turned_away,
             forgotten_names: strangers.forgotten,
+            contests: contests.addresses.into_iter().map(Contest::from).collect(),
+            more_contests: contests.more,
         }
     }
 }
@@ -251,25 +252,6 @@ impl Enforcer {
             process,
         } = self;
         format!("instance {instance}, start {start}, process {process}")
-    }
-}
-
-impl From<wire::Condition> for Condition {
-    fn from(condition: wire::Condition) -> Condition {
-        Condition {
-            kind: match condition.kind() {
-                condition::Kind::Unspecified => "?",
-                condition::Kind::Replaced => "replaced",
-                condition::Kind::Cloned => "cloned",
-            },
-            message: condition.message,
-            since_ms: condition.since_ms,
-            enforcers: condition
-                .enforcers
-                .into_iter()
-                .map(Enforcer::from)
-                .collect(),
-        }
     }
 }
 
@@ -360,7 +342,7 @@ impl Report {
             );
         }
         if self.nodes.is_empty() {
-            return text + "no nodes\n" + &self.turned_away_text();
+            return text + "no nodes\n" + &conditions::text(self) + &self.turned_away_text();
         }
         let is_many = self.nodes.len() > MANY && !wide;
         if is_many {
@@ -403,15 +385,7 @@ impl Report {
                 text += &format!("  {}: {}\n", node.name, trouble.line());
             }
         }
-        let conditions = self.nodes.iter().flat_map(|node| {
-            let conditions = node.conditions.iter();
-            conditions.map(|condition| (&node.name, condition))
-        });
-        for (n, (node, condition)) in conditions.enumerate() {
-            let since = duration::rough(Duration::from_millis(condition.since_ms));
-            text += if n == 0 { "\nconditions:\n" } else { "" };
-            text += &format!("  {node}, {since} ago: {}\n", condition.message);
-        }
+        text += &conditions::text(self);
         text += &self.turned_away_text();
         if !self.rollouts.is_empty() {
             text += "\non their way:\n";

@@ -247,6 +247,41 @@ fn conditions_are_told_with_their_node() {
 }
 
 #[test]
+fn contested_addresses_are_conditions() {
+    let contest = |address: &str| wire::Contest {
+        address: address.into(),
+        claimants: vec![wire::ObjectRef {
+            kind: wire::Kind::Pod.into(),
+            namespace: "a".into(),
+            name: "old".into(),
+        }],
+        more_claimants: 1,
+        message: format!("address {address} is claimed by two"),
+    };
+    let contests = wire::Contests {
+        addresses: vec![contest("10.0.0.1"), contest("fd00::1")],
+        more: 7,
+    };
+    // Whether there are nodes or not.
+    for nodes in [vec![], vec![NodeStatus::default()]] {
+        let report = Report::from(StatusResponse {
+            nodes,
+            contests: Some(contests.clone()),
+            ..StatusResponse::default()
+        });
+        let lines = "\nconditions:\n  address 10.0.0.1 is claimed by two\n  address fd00::1 is claimed by two\n  \
+                     and 7 more addresses that several workloads claim\n";
+        let table = report.show(Form::Table, false);
+        assert!(table.ends_with(lines), "{table}");
+        let json = report.show(Form::Json, false);
+        assert!(
+            json.contains("\"pod/a/old\"") && json.contains("\"moreContests\": 7"),
+            "{json}"
+        );
+    }
+}
+
+#[test]
 fn colours_change_nothing_but_the_colour() {
     let painted = report().show(Form::Table, true);
     assert!(
