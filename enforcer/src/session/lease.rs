@@ -36,7 +36,10 @@ impl Leases {
     pub(super) async fn ask(&mut self) -> Option<Message> {
         self.asked = Instant::now();
         match self.agent.prepare_lease().await {
-            Ok(Some(number)) => Some(Message::Lease(LeaseRequest { number })),
+            Ok(Some(number)) => {
+                debug!(number, took = ?self.asked.elapsed(), "made a lease ready");
+                Some(Message::Lease(LeaseRequest { number }))
+            }
             Ok(None) => None,
             Err(error) => {
                 warn!(%error, "could not make a lease ready");
@@ -47,8 +50,9 @@ impl Leases {
 
     /// The control plane agreed.
     pub(super) async fn granted(&self, number: u64) {
+        let granted = Instant::now();
         match self.agent.take_lease(number).await {
-            Ok(true) => {}
+            Ok(true) => debug!(number, took = ?granted.elapsed(), "put a lease in force"),
             Ok(false) => debug!(number, "a lease was granted that is not there any more"),
             Err(error) => warn!(%error, "could not put a lease in force"),
         }

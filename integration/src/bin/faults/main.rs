@@ -57,6 +57,10 @@ struct Arguments {
     #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     kills: u32,
 
+    /// How often the row `tenant-worst-policy` applies and deletes the policy; each takes half a minute
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    worst: u32,
+
     /// What the random choices are drawn from
     #[arg(long, default_value_t = 5)]
     seed: u64,
@@ -78,6 +82,7 @@ enum Output {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) kills: u32,
+    pub(crate) worst: u32,
     pub(crate) seed: u64,
 }
 
@@ -108,6 +113,7 @@ fn main() -> Result<ExitCode> {
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
     let settings = Settings {
         kills: arguments.kills,
+        worst: arguments.worst,
         seed: arguments.seed,
     };
     let mut report = Report::default();

@@ -148,7 +148,7 @@ fn worst() -> String {
 }
 
 /// A tenant applies and deletes the worst policy that there may be, beside one that wants to be left alone.
-pub(crate) fn tenant(scene: &mut Scene, _: Settings) -> Result<String> {
+pub(crate) fn tenant(scene: &mut Scene, settings: Settings) -> Result<String> {
     let mut client = scene.client()?;
     client.enforce(vec![put(format!(
         "apiVersion: v1\nkind: Namespace\nmetadata: {{name: other}}\n---\n{}",
@@ -161,7 +161,7 @@ pub(crate) fn tenant(scene: &mut Scene, _: Settings) -> Result<String> {
     let worst = worst();
     let started = Instant::now();
     let busy = beside(scene, || {
-        for _ in 0..20 {
+        for _ in 0..settings.worst {
             for edit in [put(worst.clone()), delete(worst.clone())] {
                 let revision = client.apply(vec![edit])?;
                 ensure!(
@@ -172,11 +172,12 @@ pub(crate) fn tenant(scene: &mut Scene, _: Settings) -> Result<String> {
         }
         Ok(())
     })?;
-    let took = started.elapsed() / 20;
+    let took = started.elapsed() / settings.worst;
     let (before, after) = (quantile(quiet, 0.99), quantile(busy, 0.99));
     let told = format!(
-        "a policy of {} KiB 20 times, {took:.1?} each; status p99 {after:.1?}, {before:.1?} before",
-        worst.len() >> 10
+        "a policy of {} KiB {} times, {took:.1?} each; status p99 {after:.1?}, {before:.1?} before",
+        worst.len() >> 10,
+        settings.worst
     );
     ensure!(after <= before * 5, "{told}");
     ensure!(after <= LEASE / 3, "{told}");

@@ -345,7 +345,7 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     row(
         "tenant-worst-policy",
-        "the worst policy that there may be, applied and deleted 20 times by another tenant, with leases of 2 s",
+        "the worst policy that there may be, applied and deleted by another tenant, with leases of 2 s",
         neighbours::tenant,
     )
     .leased(),
