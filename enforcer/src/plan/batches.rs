@@ -12,9 +12,16 @@ use crate::{
     plan::{Installed, Limits, Review, Step},
 };
 
-/// The most commands that a batch has, if it can be cut. For each that names a set the kernel walks the list of all sets
-/// of the table, and holds back all other commits of the namespace meanwhile: that of a lease, too.
+/// The most commands that a batch has, if it can be cut.
 pub(super) const COMMANDS: usize = 256;
+
+/// The fewest commands after which a batch is cut: each batch has a price of its own.
+const COMMANDS_LEAST: usize = 8;
+
+/// The most sets that the kernel looks at for the commands of a batch. It finds a set by walking the list of all sets of the
+/// table. Meanwhile it holds back all other commits of the namespace, that of a lease too, and kernels without preemption
+/// (`PREEMPT_NONE`) let nothing else run on that processor.
+const SETS_LOOKED_AT: usize = 200_000;
 
 /// Commands that must be in one batch.
 pub(super) type Atom = Vec<Command>;
@@ -84,6 +91,7 @@ pub(super) fn cut(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
 
 /// A part may be cut between any two atoms: what it prepares cannot be reached, and what can be reached changes one way.
 pub(super) fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
+    let most = commands_at_once(&parts);
     let mut steps: Vec<Step> = Vec::new();
     for part in parts {
         let Part {
@@ -98,7 +106,7 @@ pub(super) fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
             .flat_map(|atom| split(atom, limits.batch / 2))
         {
             let bytes: usize = atom.iter().map(encode::size_bound).sum();
-            let is_full = size + bytes > limits.batch || commands.len() + atom.len() > COMMANDS;
+            let is_full = size + bytes > limits.batch || commands.len() + atom.len() > most;
             if is_full && !commands.is_empty() {
                 steps.push(Step {
                     commands: std::mem::take(&mut commands),
@@ -122,6 +130,23 @@ pub(super) fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// How many commands a batch has at most. There are at least about as many sets in the table as parts name.
+fn commands_at_once(parts: &[Part]) -> usize {
+    let names_a_set = |command: &&Command| {
+        matches!(
+            command,
+            Command::AddSet { .. }
+                | Command::FlushSet(_)
+                | Command::DeleteSet(_)
+                | Command::AddElements(..)
+                | Command::DeleteElements(..)
+        )
+    };
+    let commands = parts.iter().flat_map(|part| &part.atoms).flatten();
+    let sets = commands.filter(names_a_set).count();
+    (SETS_LOOKED_AT / sets.max(1)).clamp(COMMANDS_LEAST, COMMANDS)
 }
 
 /// Puts a step that does `nothing` between one that makes chains, or rules of theirs, and the next, if that leads to them.
