@@ -57,8 +57,8 @@ struct Arguments {
     #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     kills: u32,
 
-    /// How often the row `tenant-worst-policy` applies and deletes the policy; each takes half a minute
-    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    /// How often the row `tenant-worst-policy` applies and deletes the policy; each takes two minutes
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     worst: u32,
 
     /// What the random choices are drawn from
