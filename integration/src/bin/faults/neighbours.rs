@@ -119,14 +119,13 @@ fn beside(scene: &Scene, what: impl FnOnce() -> Result<()>) -> Result<Vec<Durati
     })
 }
 
-/// The workloads of the other tenant, half of them on each node, each with a label of its own.
+/// The workloads of the other tenant, on one of the nodes, each with a label of its own.
 fn tenants() -> String {
     (0..100)
         .map(|number| {
-            let node = if number % 2 == 0 { NEAR } else { FAR };
-            let [v4, _] = addresses(node, 100 + number);
+            let [v4, _] = addresses(NEAR, 100 + number);
             let labels = format!("one: v{number}");
-            workload(&format!("other-{number}"), node, &labels, &[v4])
+            workload(&format!("other-{number}"), NEAR, &labels, &[v4])
                 .replace("namespace: default", "namespace: other")
         })
         .collect()
