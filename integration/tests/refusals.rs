@@ -115,11 +115,11 @@ const CASES: [Case; 10] = [
         ],
     },
     Case {
-        name: "address used by another",
+        name: "address used by another, dry run",
         manifest: "apiVersion: sallyport.dev/v1\nkind: Workload\nmetadata: {namespace: demo, name: db}\nspec: {node: node-2, addresses: [10.9.1.2]}\n",
-        arguments: &[],
-        exit: 1,
-        says: &["10.9.1.2", "demo/web"],
+        arguments: &["--dry-run"],
+        exit: 0,
+        says: &["warning: address 10.9.1.2", "demo/db", "demo/web", "dry run"],
     },
     Case {
         name: "stale expected revision",
