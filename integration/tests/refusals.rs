@@ -119,7 +119,12 @@ const CASES: [Case; 10] = [
         manifest: "apiVersion: sallyport.dev/v1\nkind: Workload\nmetadata: {namespace: demo, name: db}\nspec: {node: node-2, addresses: [10.9.1.2]}\n",
         arguments: &["--dry-run"],
         exit: 0,
-        says: &["warning: address 10.9.1.2", "demo/db", "demo/web", "dry run"],
+        says: &[
+            "warning: address 10.9.1.2",
+            "demo/db",
+            "demo/web",
+            "dry run",
+        ],
     },
     Case {
         name: "stale expected revision",
