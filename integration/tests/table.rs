@@ -3,6 +3,8 @@
 
 #[path = "table/many.rs"]
 mod many;
+#[path = "table/saved.rs"]
+mod saved;
 
 use std::{
     process::{ExitCode, Stdio},
@@ -48,6 +50,11 @@ fn main() -> ExitCode {
         ("another_cannot_touch_an_owned_table", ownership),
         ("a_class_that_keeps_lists_well", listing_of_keep),
         ("leases_list_well", listing_of_leases),
+        ("what_nft_lists_can_be_loaded", saved::a_listing_loads),
+        (
+            "the_tables_of_others_are_saved_without_ours",
+            saved::the_tables_of_others_are_saved,
+        ),
         ("a_restarted_agent_owns_its_table_again", restart),
         (
             "the_kernel_takes_ten_thousand_groups",

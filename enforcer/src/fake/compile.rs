@@ -54,6 +54,7 @@ pub(super) enum Check {
     Output(String),
     Protocol(u8),
     ProtocolWithoutPorts,
+    ProtocolOrError(u8),
     Set(Field, SetId),
     Map(Field, SetId),
     Ports(Vec<(u16, u16, Target)>),
@@ -187,10 +188,15 @@ impl Check {
             Check::Protocol(number) => protocol == Some(*number),
             // The other constant set, that of protocols without ports, is looked up negated.
             Check::NeighbourDiscovery if packet.icmpv6.is_none() => false,
-            Check::ProtocolWithoutPorts | Check::Ports(_) if connection.is_none() => false,
+            Check::ProtocolWithoutPorts | Check::ProtocolOrError(_) | Check::Ports(_)
+                if connection.is_none() =>
+            {
+                false
+            }
             Check::Set(field, _) | Check::Map(field, _) if field.of(packet).is_none() => false,
             Check::NeighbourDiscovery
             | Check::ProtocolWithoutPorts
+            | Check::ProtocolOrError(_)
             | Check::Set(..)
             | Check::Map(..)
             | Check::Ports(_) => return None,
@@ -282,6 +288,11 @@ impl Rule {
                     .is_some_and(|of| [6, 17, 132].contains(&of.protocol));
                 yes(at < self.born || !with_ports)
             }
+            Check::ProtocolOrError(number) => {
+                let protocol = packet.connection.as_ref().map(|of| of.protocol);
+                let found = protocol.is_some_and(|of| [1, *number, 58].contains(&of));
+                yes(at >= self.born && found)
+            }
             Check::Ports(ports) => {
                 let port = packet.connection.as_ref().map_or(0, |of| of.port);
                 let found = ports
@@ -364,6 +375,7 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::OutputInterface(name) => Check::Output(name.clone()),
         Match::Protocol(number) => Check::Protocol(*number),
         Match::ProtocolWithoutPorts => Check::ProtocolWithoutPorts,
+        Match::ProtocolOrError(number) => Check::ProtocolOrError(*number),
         Match::TupleSource(tuple, family, name) => look(Field::Tuple(*tuple, *family), name)?,
         Match::TupleSources(family, name) => look(Field::Tuples(*family), name)?,
         Match::TupleSourceTwice(tuple, family, name) => {

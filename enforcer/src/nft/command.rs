@@ -161,6 +161,9 @@ pub enum Match {
     Protocol(u8),
     /// The connection's IP protocol is none of TCP, UDP and SCTP.
     ProtocolWithoutPorts,
+    /// The packet's own IP protocol is this one, ICMP or ICMPv6: so is that of all packets of such a connection, and of the
+    /// ICMP errors that belong to it. nft 1.0.6 reads a port of a connection only behind it.
+    ProtocolOrError(u8),
     /// The verdict is what a map says of the source of a tuple.
     TupleSourceMap(Tuple, Family, String),
     /// The verdict is what a map says of the packet's own source.
@@ -363,7 +366,8 @@ impl Match {
             | Match::InputInterface(_)
             | Match::OutputInterface(_)
             | Match::Protocol(_)
-            | Match::ProtocolWithoutPorts => Vec::new(),
+            | Match::ProtocolWithoutPorts
+            | Match::ProtocolOrError(_) => Vec::new(),
         }
     }
 }
@@ -447,6 +451,7 @@ impl fmt::Display for Match {
             Match::OutputInterface(name) => write!(f, "oifname \"{name}\""),
             Match::Protocol(number) => write!(f, "ct protocol {number}"),
             Match::ProtocolWithoutPorts => f.write_str("ct protocol != { 6, 17, 132 }"),
+            Match::ProtocolOrError(number) => write!(f, "meta l4proto {{ 1, {number}, 58 }}"),
             Match::TupleSourceMap(of, family, map) => {
                 write!(f, "{} {} saddr vmap @{map}", tuple(of), family.keyword())
             }

@@ -78,6 +78,7 @@ pub fn size_bound(command: &Command) -> usize {
                 .iter()
                 .map(|condition| match condition {
                     crate::nft::command::Match::ServerPortMap(ports) => ports.len() * 360 + 512,
+                    crate::nft::command::Match::ProtocolOrError(_) => 512,
                     _ => 128,
                 })
                 .sum();

@@ -130,7 +130,7 @@ impl Denial {
 }
 
 /// Raised when objects of a table change their meaning: an upgraded enforcer replaces the table whole.
-const LAYOUT: u32 = 4;
+const LAYOUT: u32 = 5;
 
 /// The sets and maps that are always there.
 pub fn sets(options: &Options) -> Vec<Command> {

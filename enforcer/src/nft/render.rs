@@ -287,7 +287,9 @@ pub fn class_rules(class: &Class, chain: impl Fn(GroupId) -> String) -> Vec<Rule
                 let map = ports
                     .iter()
                     .map(|rule| (rule.first, rule.last, goto(rule.group)));
-                rules.push(Rule::map(of).and(Match::ServerPortMap(map.collect())));
+                let errors = Match::ProtocolOrError(protocol.number());
+                let map = Match::ServerPortMap(map.collect());
+                rules.push(Rule::map(of).and(errors).and(map));
             }
         }
     }

@@ -216,6 +216,10 @@ pub(crate) fn rules() -> Vec<Case> {
                     "c",
                     Rule::when(Match::ProtocolWithoutPorts, Verdict::Drop),
                 )],
+                vec![rule(
+                    "c",
+                    Rule::when(Match::ProtocolOrError(6), Verdict::Drop),
+                )],
                 vec![rule("c", Rule::default())],
             ],
         ),

@@ -25,6 +25,10 @@ fn second(family: Family) -> u32 {
 /// IANA protocol numbers of the protocols that have ports in a NetworkPolicy.
 const WITH_PORTS: [u8; 3] = [6, 17, 132];
 
+/// IANA protocol numbers of ICMP and of ICMPv6, whose errors belong to other connections.
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
 /// ICMPv6 types that keep a link working: MLD (RFC 2710, RFC 3810) and neighbour discovery (RFC 4861).
 const NEIGHBOUR_DISCOVERY: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
 
@@ -153,6 +157,14 @@ impl Expressions {
                     values: &WITH_PORTS,
                 });
                 self.lookup(name, Some(id), None, true);
+            }
+            Match::ProtocolOrError(number) => {
+                self.meta(sys::NFT_META_L4PROTO);
+                let (name, id) = make_set(Anonymous::Bytes {
+                    datatype: 12, // TYPE_INET_PROTOCOL of nft
+                    values: &[ICMP, *number, ICMPV6],
+                });
+                self.lookup(name, Some(id), None, false);
             }
             Match::ServerPortMap(ports) => {
                 self.ct(sys::NFT_CT_PROTO_SRC, Some(Tuple::Reply), REG);
