@@ -232,6 +232,8 @@ pub(crate) fn rules() -> Vec<Case> {
                     rule("f", Rule::when(Match::Astray, Verdict::Drop)),
                 ],
                 vec![base("f")],
+                vec![called("f", Base::prerouting(-299))],
+                vec![called("f", Base::prerouting(-300))],
             ],
         ),
         case(

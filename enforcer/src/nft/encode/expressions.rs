@@ -162,7 +162,8 @@ impl Expressions {
                     .u32(sys::NFTA_FIB_RESULT, sys::NFT_FIB_RESULT_OIF)
                     .u32(sys::NFTA_FIB_FLAGS, flags);
                 self.add("fib", &data);
-                self.compare(sys::NFT_CMP_EQ, &[0]);
+                // One byte says it; nft lists none but the whole register.
+                self.compare(sys::NFT_CMP_EQ, &0u32.to_ne_bytes());
             }
             Match::Protocol(number) => {
                 self.ct(sys::NFT_CT_PROTOCOL, Some(Tuple::Original), REG);
