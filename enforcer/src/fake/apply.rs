@@ -263,8 +263,7 @@ impl Batch<'_> {
             // A hook, once made, does not change, nor is one made of a chain without.
             return match (base, self.table.chain(id).base) {
                 (Some(_), None) => Err(Errno::EOPNOTSUPP),
-                (Some(wanted), Some(there)) if wanted.hook != there.hook => Err(Errno::EOPNOTSUPP),
-                (Some(wanted), Some(there)) if wanted != there => Err(Errno::EEXIST),
+                (Some(wanted), Some(there)) if wanted != there => Err(Errno::EOPNOTSUPP),
                 _ => Ok(()),
             };
         }
