@@ -41,6 +41,9 @@ use crate::{
 /// it drops makes no connection.
 const SOURCE: &str = "source";
 
+/// The chain of packets that come in where the route to their source does not lead.
+const ASTRAY: &str = "astray";
+
 /// The base chains that are always there, and where the kernel calls them: what packets meet first comes first. The
 /// priorities are those that nft calls `raw`, `filter` and `filter + 1`.
 pub const BASES: [(&str, Base); 3] = [
@@ -73,12 +76,12 @@ const STRICT: &str = "strict: no such workload (yet)";
 /// The comment of the rules that drop what a map should have shown. A lookup can miss an element for a moment.
 const MISSED: &str = "a workload that the map did not show";
 
-/// The comment of the rules that drop packets whose source is elsewhere.
-const ASTRAY: &str = "its source is behind another interface";
+/// The comment of the rule that drops packets whose source is elsewhere.
+const ELSEWHERE: &str = "its source is behind another interface";
 
 /// The chains whose rules count what they drop. Those of classes and groups count too, on the way to `deny`.
 pub const COUNTING: [&str; 12] = [
-    SOURCE,
+    ASTRAY,
     DENY,
     UNBEGUN,
     UNJUDGEABLE,
@@ -127,7 +130,7 @@ impl Denial {
             (DENY, _) => Some(Denial::Policy),
             (UNBEGUN | UNJUDGEABLE, _) => Some(Denial::Unjudgeable),
             (lease::CLOSED, _) => Some(Denial::Closed),
-            (SOURCE, _) => Some(Denial::Spoofed),
+            (ASTRAY, _) => Some(Denial::Spoofed),
             (_, STRICT) => Some(Denial::Strict),
             (_, MISSED | NOTHING_ALLOWED) => Some(Denial::NothingAllowedIt),
             _ => None,
@@ -227,6 +230,7 @@ pub fn chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str, Vec<
         chains.push((lease::FENCED, lease::fenced_rules()));
         chains.push((lease::CHAIN, lease::rules(Slot::default())));
     }
+    chains.push((ASTRAY, astray_rules()));
     chains.push((SOURCE, source_rules(options)));
     for (base, chain) in [("forward_egress", "egress"), ("forward_ingress", "ingress")] {
         let jump = Rule::always(Verdict::Jump(chain.into()));
@@ -235,21 +239,25 @@ pub fn chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str, Vec<
     chains
 }
 
-/// The rules that drop what does not come from where its source is: a workload's address that comes in by another interface than
-/// the node's route to it leads to, and by an interface of workloads alone whatever the node would not send there. Behind a
-/// bridge there are many, and which port is whose the routes do not tell.
+/// The rules that find what does not come from where its source is: a workload's address that comes in by another interface than
+/// the node's route to it leads to, and by an interface of workloads alone whatever the node would not send there.
 fn source_rules(options: &Options) -> Vec<Rule> {
-    let drop = |condition| {
-        let rule = Rule::when(condition, Verdict::Drop).and(Match::Astray);
-        rule.counted().comment(ASTRAY)
-    };
-    let mut rules = vec![Rule::when(Match::ByBridge, Verdict::Accept)];
-    rules.extend(Family::BOTH.map(|family| drop(Match::Source(family, map_name("known", family)))));
+    let known = |family| Match::Source(family, map_name("known", family));
+    let mut sources = Family::BOTH.map(known).to_vec();
     if options.strict {
         let interfaces = options.workload_interfaces.iter().cloned();
-        rules.extend(interfaces.map(|name| drop(Match::InputInterface(name))));
+        sources.extend(interfaces.map(Match::InputInterface));
     }
-    rules
+    let astray = |source| Rule::when(source, Verdict::Goto(ASTRAY.into())).and(Match::Astray);
+    sources.into_iter().map(astray).collect()
+}
+
+/// The rules for packets whose source is elsewhere. Behind a bridge there are many, and which port is whose the routes do not
+/// tell.
+fn astray_rules() -> Vec<Rule> {
+    let drop = Rule::always(Verdict::Drop).counted();
+    let bridged = Rule::when(Match::ByBridge, Verdict::Accept);
+    vec![bridged, drop.comment(ELSEWHERE)]
 }
 
 /// The end of a base chain.
@@ -415,6 +423,7 @@ pub fn add_chain(name: &str) -> Command {
         lease::CHAIN => "whether the node may go on",
         lease::FENCED => "there is no lease",
         lease::CLOSED => "nothing of this node's workloads passes",
+        ASTRAY => "packets that come in where the route to their source does not lead",
         SOURCE => "whether packets come from where their source is",
         _ => "every forwarded packet",
     };
