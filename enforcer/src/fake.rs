@@ -44,7 +44,7 @@ use crate::{
 use table::Table;
 
 pub use explore::{Trace, Verdicts};
-pub use packet::{Connection, Packet};
+pub use packet::{Connection, Entry, Packet};
 pub use walk::{Judgement, Walk};
 
 /// Counts commits that changed something, of everybody in the network namespace.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use sallyport_enforcer::{
     fake::{FakeKernel, Judgement, Packet, Verdicts, Walk},
     kernel::Kernel,
-    nft::command::{Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict},
+    nft::command::{Base, Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict},
 };
 
 const V4: Family = Family::V4;
@@ -24,7 +24,7 @@ fn chain(name: &str, forward: bool) -> Command {
     let (name, comment) = (name.into(), String::new());
     Command::AddChain {
         name,
-        forward: forward.then_some(0),
+        base: forward.then_some(Base::forward(0)),
         comment,
     }
 }

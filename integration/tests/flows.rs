@@ -7,6 +7,8 @@ mod contests;
 mod keep;
 #[path = "flows/path_mtu.rs"]
 mod path_mtu;
+#[path = "flows/spoofed.rs"]
+mod spoofed;
 
 use std::{net::IpAddr, process::ExitCode, thread, time::Duration};
 
@@ -49,6 +51,11 @@ fn main() -> ExitCode {
         (
             "paths_of_permitted_flows_tell_their_mtu",
             path_mtu::discovered,
+        ),
+        ("another_pods_source_is_dropped", spoofed::another_pods),
+        (
+            "a_strangers_source_is_dropped_at_named_interfaces",
+            spoofed::a_strangers,
         ),
         ("services_are_judged_by_their_true_endpoints", services),
     ])

@@ -14,7 +14,7 @@ use crate::{
         validate,
     },
     nft::{
-        command::{Command, Element, Family, SetKind, Verdict},
+        command::{Base, Command, Element, Family, SetKind, Verdict},
         encode::{TABLE_OWNED, TABLE_PERSISTS},
     },
 };
@@ -125,7 +125,7 @@ impl Batch<'_> {
                 self.flush_set(id);
                 Ok(())
             }
-            Command::AddChain { name, forward, .. } => self.add_chain(name, *forward),
+            Command::AddChain { name, base, .. } => self.add_chain(name, *base),
             Command::FlushChain(name) => {
                 let id = self.chain(name)?;
                 self.delete_rules(id);
@@ -255,21 +255,21 @@ impl Batch<'_> {
         self.undo.push(Undo::DeletedSet(id));
     }
 
-    fn add_chain(&mut self, name: &str, forward: Option<i32>) -> Result<(), Errno> {
+    fn add_chain(&mut self, name: &str, base: Option<Base>) -> Result<(), Errno> {
         if name.is_empty() {
             return Err(Errno::ERANGE);
         }
         if let Ok(id) = self.chain(name) {
             // A hook, once made, does not change, nor is one made of a chain without.
-            return match (forward, self.table.chain(id).base) {
+            return match (base, self.table.chain(id).base) {
                 (Some(_), None) => Err(Errno::EOPNOTSUPP),
-                (Some(wanted), Some(there)) if wanted != there => Err(Errno::EEXIST),
+                (Some(wanted), Some(there)) if wanted != there => Err(Errno::EOPNOTSUPP),
                 _ => Ok(()),
             };
         }
         let id = self.table.insert_chain(Chain {
             name: name.to_owned(),
-            base: forward,
+            base,
             born: self.next,
             died: Generation::MAX,
             versions: Vec::new(),

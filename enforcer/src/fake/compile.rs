@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use crate::{
     fake::{
-        Generation, Packet,
+        Entry, Generation, Packet,
         elements::Key,
         table::{ChainId, SetId, Table},
     },
@@ -52,6 +52,8 @@ pub(super) enum Check {
     NeighbourDiscovery,
     Input(String),
     Output(String),
+    ByBridge,
+    Astray,
     Protocol(u8),
     ProtocolWithoutPorts,
     ProtocolOrError(u8),
@@ -185,6 +187,8 @@ impl Check {
             }
             Check::Input(name) => interface(&packet.input, name),
             Check::Output(name) => interface(&packet.output, name),
+            Check::ByBridge => packet.entry == Entry::Bridge,
+            Check::Astray => packet.entry == Entry::Elsewhere,
             Check::Protocol(number) => protocol == Some(*number),
             // The other constant set, that of protocols without ports, is looked up negated.
             Check::NeighbourDiscovery if packet.icmpv6.is_none() => false,
@@ -373,6 +377,8 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::NeighbourDiscovery => Check::NeighbourDiscovery,
         Match::InputInterface(name) => Check::Input(name.clone()),
         Match::OutputInterface(name) => Check::Output(name.clone()),
+        Match::ByBridge => Check::ByBridge,
+        Match::Astray => Check::Astray,
         Match::Protocol(number) => Check::Protocol(*number),
         Match::ProtocolWithoutPorts => Check::ProtocolWithoutPorts,
         Match::ProtocolOrError(number) => Check::ProtocolOrError(*number),

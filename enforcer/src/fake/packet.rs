@@ -17,6 +17,20 @@ pub struct Packet {
     pub input: String,
     /// The interface by which it goes out.
     pub output: String,
+    /// Where it came in, seen from the node's routes.
+    pub entry: Entry,
+}
+
+/// Where a packet came in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Entry {
+    /// By the interface that the route to its source leads to.
+    #[default]
+    Route,
+    /// By another one.
+    Elsewhere,
+    /// By a bridge.
+    Bridge,
 }
 
 /// A connection as conntrack knows it.
@@ -64,6 +78,7 @@ impl Packet {
             icmpv6: None,
             input: String::new(),
             output: String::new(),
+            entry: Entry::default(),
         }
     }
 
@@ -90,6 +105,12 @@ impl Packet {
         if let Some(connection) = &mut self.connection {
             connection.original = !connection.original;
         }
+        self
+    }
+
+    /// The same packet, from elsewhere than its source is.
+    pub fn astray(mut self) -> Packet {
+        self.entry = Entry::Elsewhere;
         self
     }
 

@@ -17,7 +17,7 @@ use crate::{
         elements::{Data, Elements, Key, Listed},
     },
     nft::{
-        command::{Element, Family, SetKind, Verdict},
+        command::{Base, Element, Family, SetKind, Verdict},
         content::{Found, FoundChain, FoundRule, FoundSet, Hook},
         encode,
     },
@@ -36,7 +36,7 @@ pub(super) type Rules = Arc<Vec<Arc<Rule>>>;
 pub(super) struct Chain {
     pub(super) name: String,
     /// The priority at which the forward hook calls it, if it does.
-    pub(super) base: Option<i32>,
+    pub(super) base: Option<Base>,
     pub(super) born: Generation,
     pub(super) died: Generation,
     /// What its rules are from which generation on. None before the first.
@@ -192,7 +192,7 @@ impl Table {
     pub(super) fn content(&self) -> Found {
         let chains = self.chain_ids.iter().map(|(name, &id)| {
             let chain = self.chain(id);
-            let hook = chain.base.map_or(Hook::None, Hook::Forward);
+            let hook = chain.base.map_or(Hook::None, Hook::Base);
             let rules = chain.latest().iter().map(|rule| FoundRule {
                 handle: rule.handle,
                 spelling: encode::spelling(&rule.source),

@@ -8,6 +8,7 @@ use rustables::sys;
 
 use super::{Error, Netlink, of_table, ours, request};
 use crate::nft::{
+    command::{self, Base},
     content::{Found, FoundChain, FoundRule, FoundSet, Hook},
     decode,
     encode::{
@@ -133,15 +134,18 @@ fn hook(chain: &[u8]) -> Hook {
     let Some(hook) = attributes::find(chain, sys::NFTA_CHAIN_HOOK) else {
         return Hook::None;
     };
-    let is_forward = number(hook, sys::NFTA_HOOK_HOOKNUM) == Some(libc::NF_INET_FORWARD as u32)
-        && text(chain, sys::NFTA_CHAIN_TYPE) == "filter";
+    let called = match number(hook, sys::NFTA_HOOK_HOOKNUM).map(|number| number as i32) {
+        Some(libc::NF_INET_PRE_ROUTING) => Some(command::Hook::Prerouting),
+        Some(libc::NF_INET_FORWARD) => Some(command::Hook::Forward),
+        _ => None,
+    };
+    let called = called.filter(|_| text(chain, sys::NFTA_CHAIN_TYPE) == "filter");
     let priority = number(hook, sys::NFTA_HOOK_PRIORITY).map(|priority| priority as i32);
     let policy = number(chain, sys::NFTA_CHAIN_POLICY).map(|policy| policy as i32);
-    match (priority, policy) {
-        (Some(priority), Some(libc::NF_ACCEPT)) if is_forward => {
-            Hook::Forward(priority - libc::NF_IP_PRI_FILTER)
-        }
-        (Some(priority), _) if is_forward => Hook::ForwardDrop(priority - libc::NF_IP_PRI_FILTER),
-        _ => Hook::Other,
+    let base = called.zip(priority);
+    match base.map(|(hook, priority)| Base { hook, priority }) {
+        Some(base) if policy == Some(libc::NF_ACCEPT) => Hook::Base(base),
+        Some(base) => Hook::Dropping(base),
+        None => Hook::Other,
     }
 }

@@ -157,6 +157,10 @@ pub enum Match {
     InputInterface(String),
     /// It goes out by an interface; a name that ends in `*` is a prefix.
     OutputInterface(String),
+    /// It came in by a bridge: by its own interface, or by a port that br_netfilter shows as the bridge.
+    ByBridge,
+    /// It came in by another interface than the node's route to its source leads to (RFC 3704, strict reverse path).
+    Astray,
     /// The connection's IP protocol.
     Protocol(u8),
     /// The connection's IP protocol is none of TCP, UDP and SCTP.
@@ -172,6 +176,48 @@ pub enum Match {
     DestinationMap(Family, String),
     /// The verdict depends on the port of the connection's server: `first..=last`, disjoint, ascending.
     ServerPortMap(Vec<(u16, u16, Verdict)>),
+}
+
+/// Where the kernel calls a base chain. What is called first is less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Base {
+    /// For which packets.
+    pub hook: Hook,
+    /// The priority, as `linux/netfilter_ipv4.h` counts: the lowest first.
+    pub priority: i32,
+}
+
+/// Packets on their way through the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// All that come in, before it is known whether they are the node's own.
+    Prerouting,
+    /// Those that are forwarded.
+    Forward,
+}
+
+impl Base {
+    /// Where the forward hook calls a chain, at a priority.
+    pub const fn forward(priority: i32) -> Base {
+        let hook = Hook::Forward;
+        Base { hook, priority }
+    }
+
+    /// Where the kernel calls a chain for all packets that come in, at a priority.
+    pub const fn prerouting(priority: i32) -> Base {
+        let hook = Hook::Prerouting;
+        Base { hook, priority }
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hook = match self.hook {
+            Hook::Prerouting => "prerouting",
+            Hook::Forward => "forward",
+        };
+        write!(f, "hook {hook} priority {}", self.priority)
+    }
 }
 
 /// A rule.
@@ -210,12 +256,12 @@ pub enum Command {
     DeleteSet(String),
     /// Deletes all elements of a set or map, if there are any.
     FlushSet(String),
-    /// Adds a chain; with `forward`, one that the kernel calls for forwarded packets.
+    /// Adds a chain; with `base`, one that the kernel calls.
     AddChain {
         /// Its name.
         name: String,
-        /// The priority, if it is a base chain of the forward hook, from that which nft calls `filter`.
-        forward: Option<i32>,
+        /// Where the kernel calls it, if it is a base chain.
+        base: Option<Base>,
         /// A word to the reader of a listing.
         comment: String,
     },
@@ -365,6 +411,8 @@ impl Match {
             | Match::NeighbourDiscovery
             | Match::InputInterface(_)
             | Match::OutputInterface(_)
+            | Match::ByBridge
+            | Match::Astray
             | Match::Protocol(_)
             | Match::ProtocolWithoutPorts
             | Match::ProtocolOrError(_) => Vec::new(),
@@ -449,6 +497,8 @@ impl fmt::Display for Match {
             Match::Destination(family, set) => write!(f, "{} daddr @{set}", family.keyword()),
             Match::InputInterface(name) => write!(f, "iifname \"{name}\""),
             Match::OutputInterface(name) => write!(f, "oifname \"{name}\""),
+            Match::ByBridge => f.write_str("meta iifkind \"bridge\""),
+            Match::Astray => f.write_str("fib saddr . iif oif missing"),
             Match::Protocol(number) => write!(f, "ct protocol {number}"),
             Match::ProtocolWithoutPorts => f.write_str("ct protocol != { 6, 17, 132 }"),
             Match::ProtocolOrError(number) => write!(f, "meta l4proto {{ 1, {number}, 58 }}"),
@@ -525,13 +575,11 @@ impl fmt::Display for Command {
             Command::FlushSet(name) => write!(f, "flush set {t} {name}"),
             Command::AddChain {
                 name,
-                forward,
+                base,
                 comment,
             } => {
-                let hook = match forward {
-                    Some(place) => format!(
-                        "type filter hook forward priority filter {place:+}; policy accept; "
-                    ),
+                let hook = match base {
+                    Some(base) => format!("type filter {base}; policy accept; "),
                     None => String::new(),
                 };
                 write!(f, "add chain {t} {name} {{ {hook}comment \"{comment}\"; }}")

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::nft::{
-    command::{Command, Element, Rule, SetKind},
+    command::{Base, Command, Element, Rule, SetKind},
     encode,
 };
 
@@ -22,8 +22,8 @@ pub struct Wanted {
 pub struct WantedChain {
     /// The command that makes it.
     pub make: Command,
-    /// The priority at which the forward hook calls it, if it does, from that which nft calls `filter`.
-    pub forward: Option<i32>,
+    /// Where the kernel calls it, if it does.
+    pub base: Option<Base>,
     /// Its rules.
     pub rules: Vec<Rule>,
 }
@@ -76,10 +76,10 @@ pub enum Hook {
     /// Other chains.
     #[default]
     None,
-    /// The forward hook, at a priority, from that which nft calls `filter`.
-    Forward(i32),
+    /// The kernel, and what falls off its end is accepted.
+    Base(Base),
     /// The same, but what falls off its end is dropped.
-    ForwardDrop(i32),
+    Dropping(Base),
     /// The kernel, in some other way.
     Other,
 }
@@ -125,12 +125,12 @@ impl Wanted {
                     set.elements.clear();
                 }
             }
-            Command::AddChain { name, forward, .. } => {
+            Command::AddChain { name, base, .. } => {
                 self.chains
                     .entry(name.clone())
                     .or_insert_with(|| WantedChain {
                         make: command.clone(),
-                        forward: *forward,
+                        base: *base,
                         rules: Vec::new(),
                     });
             }
@@ -164,8 +164,8 @@ impl Wanted {
 impl WantedChain {
     /// Whether a chain is called by who should call this one.
     pub fn has_hook_of(&self, found: &FoundChain) -> bool {
-        match self.forward {
-            Some(place) => found.hook == Hook::Forward(place),
+        match self.base {
+            Some(base) => found.hook == Hook::Base(base),
             None => found.hook == Hook::None,
         }
     }

@@ -14,7 +14,7 @@ use rustables::{
 };
 
 use crate::nft::{
-    command::{Command, Element, Family, Rule, SetKind, TABLE, Verdict},
+    command::{self, Base, Command, Element, Family, Rule, SetKind, TABLE, Verdict},
     encode::{attributes::Attributes, expressions::Expressions},
 };
 
@@ -77,8 +77,8 @@ pub fn size_bound(command: &Command) -> usize {
                 .matches
                 .iter()
                 .map(|condition| match condition {
-                    crate::nft::command::Match::ServerPortMap(ports) => ports.len() * 360 + 512,
-                    crate::nft::command::Match::ProtocolOrError(_) => 512,
+                    command::Match::ServerPortMap(ports) => ports.len() * 360 + 512,
+                    command::Match::ProtocolOrError(_) => 512,
                     _ => 128,
                 })
                 .sum();
@@ -197,16 +197,19 @@ impl Encoder {
             ),
             Command::AddChain {
                 name,
-                forward,
+                base,
                 comment,
             } => {
                 let mut chain = Chain::new(&table())
                     .with_name(name)
                     .with_userdata(comment_userdata(0, comment));
-                if let Some(place) = forward {
-                    let priority = libc::NF_IP_PRI_FILTER + place;
+                if let Some(Base { hook, priority }) = *base {
+                    let class = match hook {
+                        command::Hook::Prerouting => HookClass::PreRouting,
+                        command::Hook::Forward => HookClass::Forward,
+                    };
                     chain = chain
-                        .with_hook(Hook::new(HookClass::Forward, priority))
+                        .with_hook(Hook::new(class, priority))
                         .with_type(ChainType::Filter)
                         .with_policy(ChainPolicy::Accept);
                 }

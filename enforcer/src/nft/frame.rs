@@ -5,6 +5,7 @@
 //! live connection at once. Its way through the table, of which each base chain must say `accept`:
 //!
 //! ```text
+//! source (of all that comes in): a workload's address where that workload is not ─ drop
 //! lease (where there are leases) ─ there is one: accept | goto fenced: all of this node's workloads is dropped
 //! forward_egress:  jump egress
 //!    map egress4/6, by the connection's source   ─ goto class ─ goto group ─ accept | deny
@@ -28,7 +29,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     nft::{
-        command::{Command, Family, Match, Rule, SetKind, Tuple, Verdict},
+        command::{Base, Command, Family, Match, Rule, SetKind, Tuple, Verdict},
         lease::{self, Slot},
         render::{Options, map_name, range_set},
         stamp,
@@ -36,9 +37,20 @@ use crate::{
     plan,
 };
 
-/// The base chains that are always there, and their priorities, from that which nft calls `filter`: what packets meet first
-/// comes first.
-pub const BASES: [(&str, i32); 2] = [("forward_egress", 0), ("forward_ingress", 1)];
+/// The chain of all packets that come in: whether they come from where their source is. It is before conntrack, so that what
+/// it drops makes no connection.
+const SOURCE: &str = "source";
+
+/// The chain of packets that come in where the route to their source does not lead.
+const ASTRAY: &str = "astray";
+
+/// The base chains that are always there, and where the kernel calls them: what packets meet first comes first. The
+/// priorities are those that nft calls `raw`, `filter` and `filter + 1`.
+pub const BASES: [(&str, Base); 3] = [
+    (SOURCE, Base::prerouting(libc::NF_IP_PRI_RAW)),
+    ("forward_egress", Base::forward(libc::NF_IP_PRI_FILTER)),
+    ("forward_ingress", Base::forward(libc::NF_IP_PRI_FILTER + 1)),
+];
 
 /// Where every denial ends.
 pub const DENY: &str = "deny";
@@ -64,8 +76,12 @@ const STRICT: &str = "strict: no such workload (yet)";
 /// The comment of the rules that drop what a map should have shown. A lookup can miss an element for a moment.
 const MISSED: &str = "a workload that the map did not show";
 
+/// The comment of the rule that drops packets whose source is elsewhere.
+const ELSEWHERE: &str = "its source is behind another interface";
+
 /// The chains whose rules count what they drop. Those of classes and groups count too, on the way to `deny`.
-pub const COUNTING: [&str; 11] = [
+pub const COUNTING: [&str; 12] = [
+    ASTRAY,
     DENY,
     UNBEGUN,
     UNJUDGEABLE,
@@ -91,17 +107,20 @@ pub enum Denial {
     /// It begins no connection, and conntrack does not know the one that it is of; or it is of none, and a policy selects the
     /// workload.
     Unjudgeable,
+    /// Its source is a workload's, and it came in where that workload is not.
+    Spoofed,
     /// The table is not what it should be, or a lookup missed what is in it.
     NothingAllowedIt,
 }
 
 impl Denial {
     /// All.
-    pub const ALL: [Denial; 5] = [
+    pub const ALL: [Denial; 6] = [
         Denial::Policy,
         Denial::Strict,
         Denial::Closed,
         Denial::Unjudgeable,
+        Denial::Spoofed,
         Denial::NothingAllowedIt,
     ];
 
@@ -111,6 +130,7 @@ impl Denial {
             (DENY, _) => Some(Denial::Policy),
             (UNBEGUN | UNJUDGEABLE, _) => Some(Denial::Unjudgeable),
             (lease::CLOSED, _) => Some(Denial::Closed),
+            (ASTRAY, _) => Some(Denial::Spoofed),
             (_, STRICT) => Some(Denial::Strict),
             (_, MISSED | NOTHING_ALLOWED) => Some(Denial::NothingAllowedIt),
             _ => None,
@@ -124,6 +144,7 @@ impl Denial {
             Denial::Strict => "strict",
             Denial::Closed => "closed",
             Denial::Unjudgeable => "unjudgeable",
+            Denial::Spoofed => "spoofed",
             Denial::NothingAllowedIt => "nothing_allowed_it",
         }
     }
@@ -209,11 +230,34 @@ pub fn chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str, Vec<
         chains.push((lease::FENCED, lease::fenced_rules()));
         chains.push((lease::CHAIN, lease::rules(Slot::default())));
     }
-    for ((base, _), chain) in BASES.into_iter().zip(["egress", "ingress"]) {
+    chains.push((ASTRAY, astray_rules()));
+    chains.push((SOURCE, source_rules(options)));
+    for (base, chain) in [("forward_egress", "egress"), ("forward_ingress", "ingress")] {
         let jump = Rule::always(Verdict::Jump(chain.into()));
         chains.push((base, vec![jump, nothing_allowed()]));
     }
     chains
+}
+
+/// The rules that find what does not come from where its source is: a workload's address that comes in by another interface than
+/// the node's route to it leads to, and by an interface of workloads alone whatever the node would not send there.
+fn source_rules(options: &Options) -> Vec<Rule> {
+    let known = |family| Match::Source(family, map_name("known", family));
+    let mut sources = Family::BOTH.map(known).to_vec();
+    if options.strict {
+        let interfaces = options.workload_interfaces.iter().cloned();
+        sources.extend(interfaces.map(Match::InputInterface));
+    }
+    let astray = |source| Rule::when(source, Verdict::Goto(ASTRAY.into())).and(Match::Astray);
+    sources.into_iter().map(astray).collect()
+}
+
+/// The rules for packets whose source is elsewhere. Behind a bridge there are many, and which port is whose the routes do not
+/// tell.
+fn astray_rules() -> Vec<Rule> {
+    let drop = Rule::always(Verdict::Drop).counted();
+    let bridged = Rule::when(Match::ByBridge, Verdict::Accept);
+    vec![bridged, drop.comment(ELSEWHERE)]
 }
 
 /// The end of a base chain.
@@ -379,20 +423,23 @@ pub fn add_chain(name: &str) -> Command {
         lease::CHAIN => "whether the node may go on",
         lease::FENCED => "there is no lease",
         lease::CLOSED => "nothing of this node's workloads passes",
+        ASTRAY => "packets that come in where the route to their source does not lead",
+        SOURCE => "whether packets come from where their source is",
         _ => "every forwarded packet",
     };
     Command::AddChain {
         name: name.into(),
-        forward: priority(name),
+        base: base(name),
         comment: comment.into(),
     }
 }
 
-/// The priority of a base chain, from that which nft calls `filter`; `None` for chains that others lead to.
-pub fn priority(chain: &str) -> Option<i32> {
-    let bases = BASES.into_iter().chain([(lease::CHAIN, -1)]);
-    let mut bases = bases.filter(|(base, _)| *base == chain);
-    bases.next().map(|(_, place)| place)
+/// Where the kernel calls a base chain; `None` for chains that others lead to.
+pub fn base(chain: &str) -> Option<Base> {
+    let lease = (lease::CHAIN, Base::forward(libc::NF_IP_PRI_FILTER - 1));
+    let mut bases = BASES.into_iter().chain([lease]);
+    let found = bases.find(|(base, _)| *base == chain);
+    found.map(|(_, place)| place)
 }
 
 /// The node's workload addresses, from both who may know.

@@ -80,7 +80,7 @@ pub(super) fn cut(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
     let nothing = "nothing".to_owned();
     let made = Command::AddChain {
         name: nothing.clone(),
-        forward: None,
+        base: None,
         comment: String::new(),
     };
     apart(

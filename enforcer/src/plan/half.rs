@@ -210,7 +210,7 @@ impl Planner<'_> {
         }
         half.prepare.push(Command::AddChain {
             name: name.clone(),
-            forward: None,
+            base: None,
             comment: comment.into(),
         });
         half.prepare.extend(render::replace_rules(&name, rules));

@@ -188,7 +188,7 @@ impl Work {
         };
         let Some(found) = found.chains.get(name) else {
             self.says(format!("chain {name} is gone"));
-            match wanted.forward {
+            match wanted.base {
                 Some(_) => {
                     self.last.push(wanted.make.clone());
                     self.last.extend(rules());
@@ -217,9 +217,9 @@ impl Work {
             return;
         }
         self.says(format!("chain {name} is called otherwise"));
-        match (wanted.forward, found.hook) {
+        match (wanted.base, found.hook) {
             // To make it again says what becomes of packets at its end.
-            (Some(place), Hook::ForwardDrop(at)) if place == at => {
+            (Some(base), Hook::Dropping(at)) if base == at => {
                 self.rules.extend((!mend.is_empty()).then_some(mend));
                 self.last.push(wanted.make.clone());
             }
@@ -293,7 +293,7 @@ fn changes_base(atom: &Atom) -> bool {
     atom.iter().any(|command| match command {
         Command::AddRule(chain, _)
         | Command::InsertRule(chain, ..)
-        | Command::DeleteRule(chain, _) => frame::priority(chain).is_some(),
+        | Command::DeleteRule(chain, _) => frame::base(chain).is_some(),
         _ => false,
     })
 }

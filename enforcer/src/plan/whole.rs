@@ -165,7 +165,7 @@ impl Whole {
         prepare.extend(workloads.into_values().flatten());
         let mut hook = Vec::new();
         for (name, rules) in frame::chains(options, policy) {
-            let commands = if frame::priority(name).is_some() {
+            let commands = if frame::base(name).is_some() {
                 &mut hook
             } else {
                 &mut prepare

@@ -8,7 +8,7 @@ use std::{
 
 use rand::{RngExt, rngs::StdRng};
 use sallyport_enforcer::{
-    fake::{Connection, Packet},
+    fake::{Connection, Entry, Packet},
     nft::render::Options,
 };
 use sallyport_proto::{
@@ -217,7 +217,8 @@ pub(crate) fn packets() -> Vec<Packet> {
         let of = [(6, 80), (6, 85), (17, 53), (1, 0)]
             .map(|(protocol, port)| Packet::of_connection(client, server, protocol, port));
         let late = Packet::of_connection(client, server, 6, 80).in_the_middle();
-        let others = [late, Packet::without_connection(client, server)];
+        let astray = Packet::of_connection(client, server, 6, 80).astray();
+        let others = [late, astray, Packet::without_connection(client, server)];
         for packet in of.into_iter().chain(others) {
             packets.push(packet.clone().by(WORKLOADS, WORKLOADS));
             packets.push(packet);
@@ -257,8 +258,19 @@ pub(crate) fn can_be(policy: &NodePolicy, options: &Options, packet: &Packet) ->
     behind(client, input) && behind(server, output)
 }
 
+/// Whether a packet comes from where its source is not: an endpoint's came in elsewhere, or anybody's by an interface that has
+/// only workloads behind it.
+pub(crate) fn is_spoofed(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
+    let behind = !options.workload_interfaces.is_empty() && packet.input == WORKLOADS;
+    packet.entry == Entry::Elsewhere
+        && (policy.endpoints().contains_key(&packet.source) || options.strict && behind)
+}
+
 /// Whether a policy lets a packet pass: what the documentation says, with nothing of how the table says it.
 pub(crate) fn permits(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
+    if is_spoofed(policy, options, packet) {
+        return false;
+    }
     match &packet.connection {
         Some(connection) => permits_connection(policy, options, packet, connection),
         None if packet.icmpv6.is_some() => true,

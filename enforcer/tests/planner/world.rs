@@ -2,6 +2,7 @@
 //! policy.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -19,7 +20,7 @@ use sallyport_enforcer::{
 };
 use sallyport_proto::{Position, Version, Window, policy::NodePolicy};
 
-use crate::policies::{LEASE, WORKLOADS, can_be, is_known, packets, permits};
+use crate::policies::{LEASE, WORKLOADS, can_be, is_known, is_spoofed, packets, permits};
 
 /// A packet that met a verdict it must not meet, or a batch that was refused.
 #[derive(Debug)]
@@ -361,7 +362,13 @@ impl World {
             let mut versions = self.versions.iter();
             versions.all(|(policy, options)| can_be(policy, options, packet))
         };
-        for packet in all_packets().iter().filter(possible) {
+        // Nothing is promised to a packet that only some versions take for one whose source is elsewhere.
+        let agreed = |packet: &&Packet| {
+            let versions = self.versions.iter();
+            let spoofed = versions.map(|(policy, options)| is_spoofed(policy, options, packet));
+            spoofed.collect::<BTreeSet<bool>>().len() < 2
+        };
+        for packet in all_packets().iter().filter(possible).filter(agreed) {
             let permitted =
                 |(policy, options): &(NodePolicy, Options)| permits(policy, options, packet);
             let verdicts = self.kernel.verdicts_now(packet);

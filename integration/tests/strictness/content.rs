@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::words::*;
-use sallyport_enforcer::nft::command::{Command, Element, Family, Match, Rule, Verdict};
+use sallyport_enforcer::nft::command::{Base, Command, Element, Family, Match, Rule, Verdict};
 
 pub(crate) fn elements() -> Vec<Case> {
     let other_comment = Element::Verdict(ip(1), goto("c"), "others".into());
@@ -221,6 +221,19 @@ pub(crate) fn rules() -> Vec<Case> {
                     Rule::when(Match::ProtocolOrError(6), Verdict::Drop),
                 )],
                 vec![rule("c", Rule::default())],
+            ],
+        ),
+        case(
+            "rules of packets that come in",
+            [
+                vec![table(), called("f", Base::prerouting(-300))],
+                vec![
+                    rule("f", Rule::when(Match::ByBridge, Verdict::Accept)),
+                    rule("f", Rule::when(Match::Astray, Verdict::Drop)),
+                ],
+                vec![base("f")],
+                vec![called("f", Base::prerouting(-299))],
+                vec![called("f", Base::prerouting(-300))],
             ],
         ),
         case(

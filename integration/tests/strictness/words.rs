@@ -6,7 +6,7 @@ use std::{
 };
 
 use sallyport_enforcer::nft::command::{
-    Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict,
+    Base, Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict,
 };
 
 pub(crate) const A4: SetKind = SetKind::Addresses(Family::V4);
@@ -66,16 +66,20 @@ pub(crate) fn chain(name: &str) -> Command {
     let (name, comment) = (name.into(), "words".into());
     Command::AddChain {
         name,
-        forward: None,
+        base: None,
         comment,
     }
 }
 
 pub(crate) fn base(name: &str) -> Command {
+    called(name, Base::forward(0))
+}
+
+pub(crate) fn called(name: &str, base: Base) -> Command {
     let (name, comment) = (name.into(), "words".into());
     Command::AddChain {
         name,
-        forward: Some(0),
+        base: Some(base),
         comment,
     }
 }

@@ -32,6 +32,9 @@ const ICMPV6: u8 = 58;
 /// ICMPv6 types that keep a link working: MLD (RFC 2710, RFC 3810) and neighbour discovery (RFC 4861).
 const NEIGHBOUR_DISCOVERY: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
 
+/// The kind of bridges (`br_link_ops` of the kernel).
+const BRIDGE: &[u8] = b"bridge";
+
 /// Flags of TCP in the byte of its header that holds them (RFC 9293, section 3.1).
 const TCP_FIN: u8 = 1;
 const TCP_SYN: u8 = 2;
@@ -146,6 +149,22 @@ impl Expressions {
             }
             Match::InputInterface(name) => self.interface(sys::NFT_META_IIFNAME, name),
             Match::OutputInterface(name) => self.interface(sys::NFT_META_OIFNAME, name),
+            Match::ByBridge => {
+                self.meta(sys::NFT_META_IIFKIND);
+                let mut kind = [0; libc::IFNAMSIZ];
+                kind[..BRIDGE.len()].copy_from_slice(BRIDGE);
+                self.compare(sys::NFT_CMP_EQ, &kind);
+            }
+            Match::Astray => {
+                let flags = sys::NFTA_FIB_F_SADDR | sys::NFTA_FIB_F_IIF | sys::NFTA_FIB_F_PRESENT;
+                let mut data = Attributes::default();
+                data.u32(sys::NFTA_FIB_DREG, REG)
+                    .u32(sys::NFTA_FIB_RESULT, sys::NFT_FIB_RESULT_OIF)
+                    .u32(sys::NFTA_FIB_FLAGS, flags);
+                self.add("fib", &data);
+                // One byte says it; nft lists none but the whole register.
+                self.compare(sys::NFT_CMP_EQ, &0u32.to_ne_bytes());
+            }
             Match::Protocol(number) => {
                 self.ct(sys::NFT_CT_PROTOCOL, Some(Tuple::Original), REG);
                 self.compare(sys::NFT_CMP_EQ, &[*number]);

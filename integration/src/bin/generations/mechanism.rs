@@ -282,7 +282,7 @@ fn make(number: u32) -> Vec<Command> {
     vec![
         Command::AddChain {
             name: chain(number),
-            forward: None,
+            base: None,
             comment: "leads on".into(),
         },
         Command::AddRule(chain(number), rule),
