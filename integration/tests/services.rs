@@ -1,6 +1,8 @@
 //! Services as traffic: kube-proxy's rules as it writes them, in each of its modes, host ports and the node's DNS cache, and
 //! real packets that take each way under each policy. Policies speak of the pods at both ends and their ports.
 
+#[path = "services/live.rs"]
+mod live;
 #[path = "services/policies.rs"]
 mod policies;
 #[path = "services/ways.rs"]
@@ -12,11 +14,14 @@ use std::{collections::BTreeSet, process::ExitCode};
 
 use sallyport_integration::{
     binaries::binaries,
-    deployment::{Client, Deployment, Streams, delete, put},
+    deployment::{Client, Deployment, delete, put},
     kernel_tests::{self, Failed, Outcome},
     probe::{self, Probe, Prober, Protocol},
-    services::Proxy,
-    testbed::{Family, Host, Mode},
+    services::Proxy::{self, Iptables, Nftables, NftablesMaps},
+    testbed::{
+        Family, Host,
+        Mode::{self, Bridged, Routed},
+    },
 };
 
 use policies::{ONLY_NEAR, Policy, policies};
@@ -32,15 +37,29 @@ fn main() -> ExitCode {
     kernel_tests::run_with(
         &programs,
         &[
-            ("iptables_routed", || table(Proxy::Iptables, Mode::Routed)),
-            ("iptables_bridged", || table(Proxy::Iptables, Mode::Bridged)),
-            ("nftables_routed", || table(Proxy::Nftables, Mode::Routed)),
-            ("nftables_bridged", || table(Proxy::Nftables, Mode::Bridged)),
-            ("nftables_maps_routed", || {
-                table(Proxy::NftablesMaps, Mode::Routed)
+            ("iptables_routed", || table(Iptables, Routed)),
+            ("iptables_bridged", || table(Iptables, Bridged)),
+            ("nftables_routed", || table(Nftables, Routed)),
+            ("nftables_bridged", || table(Nftables, Bridged)),
+            ("nftables_maps_routed", || table(NftablesMaps, Routed)),
+            ("nftables_maps_bridged", || table(NftablesMaps, Bridged)),
+            ("live_iptables_routed", || {
+                live::connections(Iptables, Routed)
             }),
-            ("nftables_maps_bridged", || {
-                table(Proxy::NftablesMaps, Mode::Bridged)
+            ("live_iptables_bridged", || {
+                live::connections(Iptables, Bridged)
+            }),
+            ("live_nftables_routed", || {
+                live::connections(Nftables, Routed)
+            }),
+            ("live_nftables_bridged", || {
+                live::connections(Nftables, Bridged)
+            }),
+            ("live_nftables_maps_routed", || {
+                live::connections(NftablesMaps, Routed)
+            }),
+            ("live_nftables_maps_bridged", || {
+                live::connections(NftablesMaps, Bridged)
             }),
         ],
     )
@@ -50,17 +69,16 @@ fn main() -> ExitCode {
 /// blocked but for those that are always allowed.
 fn table(proxy: Proxy, mode: Mode) -> Outcome {
     let world = World::build(proxy, mode)?;
-    let ways = ways(&world);
+    let (ways, _servers) = (ways(&world), world.serve()?);
     let mut wrong = differences("no Sallyport", &ways, |_| true);
     let World {
         bed,
         client,
         near,
         far,
-        servers: _servers,
         ..
     } = world;
-    let deployment = Deployment::start_with(bed, &[], &[], Streams::default())?;
+    let deployment = Deployment::start(bed, &[])?;
     let mut api = deployment.client()?;
     api.enforce(vec![put(CLUSTER)])?;
     wrong.extend(differences("no policy", &ways, |_| true));

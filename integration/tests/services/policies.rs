@@ -32,7 +32,8 @@ impl Policy {
     }
 }
 
-const DENY_ALL: &str = "
+/// Nobody may send or be sent anything.
+pub(crate) const DENY_ALL: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {namespace: default, name: deny-all}

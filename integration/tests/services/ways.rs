@@ -12,12 +12,14 @@ use crate::world::{self, HOST_PORT, NODE_PORTS, TARGET, World};
 /// A way of packets.
 pub(crate) struct Way {
     pub(crate) name: &'static str,
-    from: Host,
+    pub(crate) from: Host,
     to: Host,
     protocol: Protocol,
     at: Box<dyn Fn(Family) -> SocketAddr>,
     /// Whether no policy may stop it.
     pub(crate) always: bool,
+    /// Whether the pod sees the address of a node as the client's.
+    pub(crate) masqueraded: bool,
     /// Whether it begins at the pod `client`.
     pub(crate) of_client: bool,
     /// Whether it ends at one of the pods with the label `app: server`.
@@ -26,7 +28,23 @@ pub(crate) struct Way {
 
 impl Way {
     pub(crate) fn probe(&self, family: Family) -> Probe {
-        Probe::new(&self.from, &self.to, self.protocol, 0, family).at((self.at)(family))
+        Probe::new(&self.from, &self.to, self.protocol, 0, family).at(self.target(family))
+    }
+
+    pub(crate) fn target(&self, family: Family) -> SocketAddr {
+        (self.at)(family)
+    }
+
+    /// Whether TCP by this way ends at a pod.
+    pub(crate) fn leads_to(&self, pod: &Host) -> bool {
+        self.protocol == Protocol::Tcp && self.to.name() == pod.name()
+    }
+
+    fn masqueraded(self) -> Way {
+        Way {
+            masqueraded: true,
+            ..self
+        }
     }
 
     fn always(self) -> Way {
@@ -62,6 +80,7 @@ pub(crate) fn ways(world: &World) -> Vec<Way> {
         protocol: Protocol::Tcp,
         at,
         always: false,
+        masqueraded: false,
         of_client: from.name() == client.name(),
         to_server: to.name() == near.name() || to.name() == far.name(),
     };
@@ -77,26 +96,36 @@ pub(crate) fn ways(world: &World) -> Vec<Way> {
         way("other-clusterip-near", other, near, Box::new(world::near)),
         way("other-clusterip-far", other, far, Box::new(world::far)),
         // By the node of the pod: its source is replaced by the node's on the way to the pod.
-        way("outside-nodeport-near", outside, near, node_port(0)),
+        way("outside-nodeport-near", outside, near, node_port(0)).masqueraded(),
         // By another node than the pod's: the pod's node sees it come from the first node.
-        way("outside-nodeport-far", outside, far, node_port(1)),
+        way("outside-nodeport-far", outside, far, node_port(1)).masqueraded(),
         way("outside-nodeport-local", outside, near, node_port(2)),
-        way("pod-nodeport-near", client, near, node_port(0)),
-        way("pod-nodeport-far", client, far, node_port(1)),
+        way("pod-nodeport-near", client, near, node_port(0)).masqueraded(),
+        way("pod-nodeport-far", client, far, node_port(1)).masqueraded(),
         way("outside-hostport", outside, near, host_port()),
-        way("pod-hostport", client, near, host_port()),
+        way("pod-hostport", client, near, host_port()).masqueraded(),
         // What a process of the node sends to a Service: to the node's own pod, and to one of another node.
-        way("node-clusterip-near", node, near, Box::new(world::near)).always(),
-        way("node-clusterip-far", node, far, Box::new(world::far)),
+        way("node-clusterip-near", node, near, Box::new(world::near))
+            .masqueraded()
+            .always(),
+        way("node-clusterip-far", node, far, Box::new(world::far)).masqueraded(),
         // Kubelet's probes, and what is none of them: another node's packets to the pod.
         way("kubelet-near", node, near, Box::new(at(near, TARGET))).always(),
         way("kubelet-far", node_2, far, Box::new(at(far, TARGET))).always(),
         way("node-to-pod-far", node, far, Box::new(at(far, TARGET))),
         // A pod by its own Service to itself. The source is replaced, or the pod would answer itself.
-        way("hairpin-near", near, near, Box::new(world::near)).always(),
-        way("hairpin-far", far, far, Box::new(world::far)).always(),
-        way("hairpin-nodeport", near, near, node_port(0)).always(),
-        way("hairpin-hostport", near, near, host_port()).always(),
+        way("hairpin-near", near, near, Box::new(world::near))
+            .masqueraded()
+            .always(),
+        way("hairpin-far", far, far, Box::new(world::far))
+            .masqueraded()
+            .always(),
+        way("hairpin-nodeport", near, near, node_port(0))
+            .masqueraded()
+            .always(),
+        way("hairpin-hostport", near, near, host_port())
+            .masqueraded()
+            .always(),
         // The node's DNS cache answers at an address of its own and at that of the cluster's DNS.
         udp(way("pod-node-dns", client, node, Box::new(world::node_dns))).always(),
         udp(way(

@@ -1,6 +1,9 @@
 //! The world of the rows: two nodes, pods on them, hosts outside, Services of the pods, and what answers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use sallyport_integration::{
     kernel_tests::Failed,
@@ -84,8 +87,6 @@ pub(crate) struct World {
     pub(crate) far: Host,
     pub(crate) dns: Host,
     pub(crate) outside: Host,
-    /// What answers.
-    pub(crate) servers: Vec<Server>,
 }
 
 impl World {
@@ -119,12 +120,6 @@ impl World {
             .collect();
         bed.add_link(0, "nodelocaldns", &cached)?;
         write_node_dns(bed.node(0), &cached)?;
-        let servers = vec![
-            Server::start(&near, &[(Protocol::Tcp, TARGET)])?,
-            Server::start(&far, &[(Protocol::Tcp, TARGET)])?,
-            Server::start(&dns, &[(Protocol::Udp, 53)])?,
-            Server::start(bed.node(0), &[(Protocol::Udp, 53)])?,
-        ];
         Ok(World {
             bed,
             client,
@@ -133,8 +128,19 @@ impl World {
             far,
             dns,
             outside,
-            servers,
         })
+    }
+
+    /// What answers: the pods, and the first node's DNS cache.
+    pub(crate) fn serve(&self) -> io::Result<Vec<Server>> {
+        [
+            Server::start(&self.near, &[(Protocol::Tcp, TARGET)]),
+            Server::start(&self.far, &[(Protocol::Tcp, TARGET)]),
+            Server::start(&self.dns, &[(Protocol::Udp, 53)]),
+            Server::start(self.bed.node(0), &[(Protocol::Udp, 53)]),
+        ]
+        .into_iter()
+        .collect()
     }
 }
 
@@ -169,6 +175,19 @@ fn services(near: &Host, far: &Host, dns: &Host) -> Vec<Service> {
     services[4].node_port = Some(NODE_PORTS[2]);
     services[4].external = ExternalTrafficPolicy::Local;
     services
+}
+
+/// All addresses that are a node's own: of its uplink, of its bridge, of its DNS cache. The kernel takes any of them for the
+/// source where it masquerades to a pod whose link has none.
+pub(crate) fn addresses_of_nodes(bed: &Testbed) -> Vec<IpAddr> {
+    let mut addresses = ips(NODE_DNS);
+    addresses.push(IpAddr::from([169, 254, 1, 1]));
+    addresses.extend(
+        [0, 1]
+            .into_iter()
+            .flat_map(|node| bed.node(node).addresses()),
+    );
+    addresses
 }
 
 fn ips(texts: [&str; 2]) -> Vec<IpAddr> {
