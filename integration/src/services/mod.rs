@@ -54,11 +54,11 @@ pub struct Service {
     pub node_port: Option<u16>,
     /// Where that leads.
     pub external: ExternalTrafficPolicy,
-    /// The pods behind it.
+    /// What is behind it.
     pub endpoints: Vec<Endpoint>,
 }
 
-/// A pod behind a Service.
+/// A pod behind a Service, or a node where the pod has no network of its own.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// The pod.

@@ -196,6 +196,12 @@ pub(crate) fn policies() -> Vec<Policy> {
             "to: [{ipBlock: {cidr: 198.18.0.10/32}}, {ipBlock: {cidr: 'fdff:5a11::a/128'}}]",
             &[],
         ),
+        // By a Service of the second node itself: what is asked is that node.
+        client(
+            "egress to the second node",
+            "to: [{ipBlock: {cidr: 198.18.0.11/32}}, {ipBlock: {cidr: 'fdff:5a11::b/128'}}]",
+            &["pod-other-node"],
+        ),
         all(
             "both ends deny but for each other",
             both_ends.concat(),

@@ -126,6 +126,14 @@ pub(crate) fn ways(world: &World) -> Vec<Way> {
         way("hairpin-hostport", near, near, host_port())
             .masqueraded()
             .always(),
+        // A Service of something that runs on nodes themselves.
+        way("pod-own-node", client, node, Box::new(world::own_node)).always(),
+        way(
+            "pod-other-node",
+            client,
+            node_2,
+            Box::new(world::other_node),
+        ),
         // The node's DNS cache answers at an address of its own and at that of the cluster's DNS.
         udp(way("pod-node-dns", client, node, Box::new(world::node_dns))).always(),
         udp(way(

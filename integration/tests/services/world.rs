@@ -66,12 +66,17 @@ pub(crate) const NODE_PORTS: [u16; 3] = [30080, 30081, 30082];
 /// The host port of the near pod.
 pub(crate) const HOST_PORT: u16 = 9080;
 
-/// The ClusterIPs: of the near pod, of the far pod, of both, of the cluster's DNS.
-const CLUSTER_IPS: [[&str; 2]; 4] = [
+/// The port of what nodes themselves serve by Services, as API servers do.
+pub(crate) const API: u16 = 6443;
+
+/// The ClusterIPs: of the near pod, of the far pod, of both, of the cluster's DNS, of the first node, of the second.
+const CLUSTER_IPS: [[&str; 2]; 6] = [
     ["10.96.0.1", "fd00:96::1"],
     ["10.96.0.2", "fd00:96::2"],
     ["10.96.0.3", "fd00:96::3"],
     ["10.96.0.10", "fd00:96::a"],
+    ["10.96.0.5", "fd00:96::5"],
+    ["10.96.0.6", "fd00:96::6"],
 ];
 
 /// Where a node's DNS cache listens, beside the ClusterIP of the cluster's DNS.
@@ -107,7 +112,7 @@ impl World {
         let cluster = Cluster {
             pods: ["10.9.0.0/16", "fd00:9::/32"],
             ranges: ["10.96.0.0/16", "fd00:96::/112"],
-            services: services(&near, &far, &dns),
+            services: services(&bed, [&near, &far, &dns]),
         };
         for node in 0..2 {
             proxy.write(&cluster, node, bed.node(node))?;
@@ -131,20 +136,24 @@ impl World {
         })
     }
 
-    /// What answers: the pods, and the first node's DNS cache.
+    /// What answers: the pods, the first node's DNS cache, and both nodes themselves.
     pub(crate) fn serve(&self) -> io::Result<Vec<Server>> {
         [
             Server::start(&self.near, &[(Protocol::Tcp, TARGET)]),
             Server::start(&self.far, &[(Protocol::Tcp, TARGET)]),
             Server::start(&self.dns, &[(Protocol::Udp, 53)]),
-            Server::start(self.bed.node(0), &[(Protocol::Udp, 53)]),
+            Server::start(
+                self.bed.node(0),
+                &[(Protocol::Udp, 53), (Protocol::Tcp, API)],
+            ),
+            Server::start(self.bed.node(1), &[(Protocol::Tcp, API)]),
         ]
         .into_iter()
         .collect()
     }
 }
 
-fn services(near: &Host, far: &Host, dns: &Host) -> Vec<Service> {
+fn services(bed: &Testbed, [near, far, dns]: [&Host; 3]) -> Vec<Service> {
     let at = |pod: &Host, node, port| Endpoint {
         pod: pod.clone(),
         node,
@@ -166,6 +175,8 @@ fn services(near: &Host, far: &Host, dns: &Host) -> Vec<Service> {
         service("default/both", 2, vec![near.clone(), far]),
         service("kube-system/kube-dns", 3, vec![dns]),
         service("default/near-local", 0, vec![near]),
+        service("default/own-node", 4, vec![at(bed.node(0), 0, API)]),
+        service("default/other-node", 5, vec![at(bed.node(1), 1, API)]),
     ];
     services[0].node_port = Some(NODE_PORTS[0]);
     services[1].node_port = Some(NODE_PORTS[1]);
@@ -201,6 +212,7 @@ fn of(texts: [&str; 2], family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(text.parse().expect("an address"), port)
 }
 
+/// The ClusterIPs with the ports of their Services.
 pub(crate) fn near(family: Family) -> SocketAddr {
     of(CLUSTER_IPS[0], family, 80)
 }
@@ -217,6 +229,15 @@ pub(crate) fn cluster_dns(family: Family) -> SocketAddr {
     of(CLUSTER_IPS[3], family, 53)
 }
 
+pub(crate) fn own_node(family: Family) -> SocketAddr {
+    of(CLUSTER_IPS[4], family, 80)
+}
+
+pub(crate) fn other_node(family: Family) -> SocketAddr {
+    of(CLUSTER_IPS[5], family, 80)
+}
+
+/// Where the first node's DNS cache listens.
 pub(crate) fn node_dns(family: Family) -> SocketAddr {
     of(NODE_DNS, family, 53)
 }
