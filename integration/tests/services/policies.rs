@@ -79,8 +79,17 @@ spec:
 const FROM_CLIENT: &str = "from: [{podSelector: {matchLabels: {app: client}}}]";
 const TO_SERVER: &str = "to: [{podSelector: {matchLabels: {app: server}}}]";
 
-/// The client's ways whose ends, as the nodes see them, are the client and a server.
-const CLIENT_TO_SERVERS: &[&str] = &[
+/// The client's ways whose ends, as the servers' nodes see them, are the client and a server.
+const FROM_CLIENT_TO_SERVERS: &[&str] = &[
+    "pod-clusterip-near",
+    "pod-clusterip-far",
+    "pod-nodeport-near",
+    "pod-other-nodeport",
+    "pod-hostport",
+];
+
+/// Those of them that the client's node sees so, too.
+const BETWEEN_CLIENT_AND_SERVERS: &[&str] = &[
     "pod-clusterip-near",
     "pod-clusterip-far",
     "pod-nodeport-near",
@@ -121,12 +130,12 @@ pub(crate) fn policies() -> Vec<Policy> {
         servers(
             "ingress from the client at the pod's port",
             &ports(FROM_CLIENT, "8080"),
-            CLIENT_TO_SERVERS,
+            FROM_CLIENT_TO_SERVERS,
         ),
         servers(
             "ingress from the client at the port's name",
             &ports(FROM_CLIENT, "http"),
-            CLIENT_TO_SERVERS,
+            FROM_CLIENT_TO_SERVERS,
         ),
         servers(
             "ingress from the client at the Service's port",
@@ -164,7 +173,7 @@ pub(crate) fn policies() -> Vec<Policy> {
                 "node-to-pod-far",
             ],
         ),
-        // Egress is judged on the client's own node, where the client is known by whatever address it asks.
+        // Egress is judged on the client's own node, which knows the pod behind what it translates itself.
         client(
             "egress to the servers at the pod's port",
             &ports(TO_SERVER, "8080"),
@@ -196,16 +205,16 @@ pub(crate) fn policies() -> Vec<Policy> {
             "to: [{ipBlock: {cidr: 198.18.0.10/32}}, {ipBlock: {cidr: 'fdff:5a11::a/128'}}]",
             &[],
         ),
-        // By a Service of the second node itself: what is asked is that node.
+        // By a Service of the second node itself, or a node port there: what is asked is that node.
         client(
             "egress to the second node",
             "to: [{ipBlock: {cidr: 198.18.0.11/32}}, {ipBlock: {cidr: 'fdff:5a11::b/128'}}]",
-            &["pod-other-node"],
+            &["pod-other-node", "pod-other-nodeport"],
         ),
         all(
             "both ends deny but for each other",
             both_ends.concat(),
-            CLIENT_TO_SERVERS,
+            BETWEEN_CLIENT_AND_SERVERS,
         ),
     ]
 }

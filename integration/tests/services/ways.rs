@@ -18,6 +18,10 @@ pub(crate) struct Way {
     at: Box<dyn Fn(Family) -> SocketAddr>,
     /// Whether no policy may stop it.
     pub(crate) always: bool,
+    /// Whether its packets are neither forwarded nor translated.
+    pub(crate) direct: bool,
+    /// Whether another node than the client's translates it.
+    pub(crate) elsewhere: bool,
     /// Whether the pod sees the address of a node as the client's.
     pub(crate) masqueraded: bool,
     /// Whether it begins at the pod `client`.
@@ -38,6 +42,24 @@ impl Way {
     /// Whether TCP by this way ends at a pod.
     pub(crate) fn leads_to(&self, pod: &Host) -> bool {
         self.protocol == Protocol::Tcp && self.to.name() == pod.name()
+    }
+
+    pub(crate) fn begins_at_pod(&self) -> bool {
+        self.from.name().starts_with("default/")
+    }
+
+    fn elsewhere(self) -> Way {
+        Way {
+            elsewhere: true,
+            ..self
+        }
+    }
+
+    fn direct(self) -> Way {
+        Way {
+            direct: true,
+            ..self
+        }
     }
 
     fn masqueraded(self) -> Way {
@@ -80,6 +102,8 @@ pub(crate) fn ways(world: &World) -> Vec<Way> {
         protocol: Protocol::Tcp,
         at,
         always: false,
+        direct: false,
+        elsewhere: false,
         masqueraded: false,
         of_client: from.name() == client.name(),
         to_server: to.name() == near.name() || to.name() == far.name(),
@@ -102,6 +126,15 @@ pub(crate) fn ways(world: &World) -> Vec<Way> {
         way("outside-nodeport-local", outside, near, node_port(2)),
         way("pod-nodeport-near", client, near, node_port(0)).masqueraded(),
         way("pod-nodeport-far", client, far, node_port(1)).masqueraded(),
+        // By the node of the pod, which is not the client's own: that one sees a packet to the other node.
+        way(
+            "pod-other-nodeport",
+            client,
+            far,
+            Box::new(at(node_2, NODE_PORTS[1])),
+        )
+        .masqueraded()
+        .elsewhere(),
         way("outside-hostport", outside, near, host_port()),
         way("pod-hostport", client, near, host_port()).masqueraded(),
         // What a process of the node sends to a Service: to the node's own pod, and to one of another node.
@@ -110,8 +143,12 @@ pub(crate) fn ways(world: &World) -> Vec<Way> {
             .always(),
         way("node-clusterip-far", node, far, Box::new(world::far)).masqueraded(),
         // Kubelet's probes, and what is none of them: another node's packets to the pod.
-        way("kubelet-near", node, near, Box::new(at(near, TARGET))).always(),
-        way("kubelet-far", node_2, far, Box::new(at(far, TARGET))).always(),
+        way("kubelet-near", node, near, Box::new(at(near, TARGET)))
+            .direct()
+            .always(),
+        way("kubelet-far", node_2, far, Box::new(at(far, TARGET)))
+            .direct()
+            .always(),
         way("node-to-pod-far", node, far, Box::new(at(far, TARGET))),
         // A pod by its own Service to itself. The source is replaced, or the pod would answer itself.
         way("hairpin-near", near, near, Box::new(world::near))
