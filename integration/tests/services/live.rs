@@ -160,18 +160,28 @@ fn speak_unknown(live: &mut [Live], mode: Mode) -> Result<Vec<String>, Failed> {
         one.ends[0].write_all(b"x")?;
     }
     thread::sleep(WATCHED);
+    let deadline = Instant::now() + PATIENCE;
     let mut wrong = Vec::new();
     for one in live {
-        let [client, server] = &mut one.ends;
-        let answer = client.read(&mut [0; 64]).map_err(|error| error.kind());
-        let arrived = matches!(server.read(&mut [0; 64]), Ok(1..));
-        let is_reset = answer == Err(ErrorKind::ConnectionReset);
         // A reset to a port of a bridge is sent past all translation: who asked a Service does not know it for an answer.
         let is_missed = mode == Mode::Bridged && one.translated_at_pod;
         let wanted = (one.direct, !one.direct && !is_missed);
-        if (arrived, is_reset) != wanted {
-            let name = &one.name;
-            wrong.push(format!("unknown: {name}: arrived: {arrived}, {answer:?}"));
+        let mut seen = (false, false);
+        loop {
+            let [client, server] = &mut one.ends;
+            let answer = client.read(&mut [0; 64]).map_err(|error| error.kind());
+            seen.0 |= matches!(server.read(&mut [0; 64]), Ok(1..));
+            seen.1 |= answer == Err(ErrorKind::ConnectionReset);
+            if seen == wanted || Instant::now() > deadline {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        if seen != wanted {
+            let (name, (arrived, reset)) = (&one.name, seen);
+            wrong.push(format!(
+                "unknown: {name}: arrived: {arrived}, reset: {reset}"
+            ));
         }
     }
     Ok(wrong)
