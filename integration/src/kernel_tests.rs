@@ -37,9 +37,20 @@ pub fn run(tests: &[Test]) -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials(tests)).exit_code()
 }
 
+/// The same for tests that need programs beside the kernel. A program that is missing counts as a missing privilege.
+pub fn run_with(programs: &[&str], tests: &[Test]) -> ExitCode {
+    let trials = trials_where(found(programs), tests);
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
 /// Enters the privileges like [`run`], and returns the tests, for a file that has others beside them.
 pub fn trials(tests: &[Test]) -> Vec<Trial> {
+    trials_where(Ok(()), tests)
+}
+
+fn trials_where(found: Result<(), String>, tests: &[Test]) -> Vec<Trial> {
     let entered = testbed::enter().map_err(|error| error.to_string());
+    let entered = found.and(entered);
     let required = std::env::var_os("SALLYPORT_REQUIRE_KERNEL").is_some_and(|value| value == "1");
     let trials = tests.iter().map(|&(name, test)| {
         let entered = entered.clone();
@@ -50,4 +61,19 @@ pub fn trials(tests: &[Test]) -> Vec<Trial> {
         })
     });
     trials.collect()
+}
+
+/// Whether the programs are on the path.
+fn found(programs: &[&str]) -> Result<(), String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |program: &str| {
+        let mut folders = std::env::split_paths(&path);
+        folders.any(|folder| folder.join(program).exists())
+    };
+    match programs.iter().find(|program| !is_there(program)) {
+        Some(program) => Err(format!(
+            "there is no {program}: deploy/dependencies installs it"
+        )),
+        None => Ok(()),
+    }
 }

@@ -13,6 +13,7 @@ pub mod progress;
 mod reactor;
 pub mod relay;
 pub mod scenario;
+pub mod services;
 pub mod simulation;
 pub mod testbed;
 pub mod tracer;

@@ -39,6 +39,8 @@ pub enum Change {
         peer_name: String,
         peer_mac: Mac,
     },
+    /// Has a bridge send frames back to the port that they came from.
+    Hairpin { index: u32 },
     /// Sets a link up.
     Up { index: u32 },
     /// The most bytes of a packet that leaves by a link.
@@ -116,6 +118,9 @@ impl fmt::Display for Change {
                     "type veth peer {peer_name} address {peer_mac} netns {:?}",
                     peer.label()
                 )
+            }
+            Self::Hairpin { index } => {
+                write!(f, "ip link set if{index} type bridge_slave hairpin on")
             }
             Self::Up { index } => write!(f, "ip link set if{index} up"),
             Self::Mtu { index, mtu } => write!(f, "ip link set if{index} mtu {mtu}"),

@@ -11,8 +11,8 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-    State,
+    InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
+    LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -169,6 +169,16 @@ fn encode(change: &Change) -> (RouteNetlinkMessage, u16) {
                 .attributes
                 .push(RouteAttribute::Destination(route_address(*address)));
             (RouteNetlinkMessage::GetRoute(query), 0)
+        }
+        Change::Hairpin { index } => {
+            let mut link = LinkMessage::default();
+            link.header.index = *index;
+            let hairpin = vec![InfoBridgePort::HairpinMode(true)];
+            link.attributes = vec![LinkAttribute::LinkInfo(vec![
+                LinkInfo::PortKind(InfoPortKind::Bridge),
+                LinkInfo::PortData(InfoPortData::BridgePort(hairpin)),
+            ])];
+            (RouteNetlinkMessage::NewLink(link), 0)
         }
         Change::Up { index } => {
             let mut link = LinkMessage::default();

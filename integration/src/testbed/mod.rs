@@ -242,6 +242,28 @@ impl Testbed {
             .apply(vec![Change::Mtu { index, mtu }])
     }
 
+    /// Has the bridge that a pod is on send the pod's frames back to it, where they are for it. Kubelet's `hairpin-veth`
+    /// and the CNI plugin's `hairpinMode` do the same.
+    pub fn set_hairpin(&self, name: &str) -> Result<(), Error> {
+        let Attached { node, port, .. } = self.state().find(name)?;
+        let index = port.0;
+        self.owner(node)?
+            .netns
+            .apply(vec![Change::Hairpin { index }])
+    }
+
+    /// Gives a node a link to nobody, with addresses, as a dummy is. Not every kernel has dummies.
+    pub fn add_link(&self, node: usize, name: &str, addresses: &[IpAddr]) -> Result<(), Error> {
+        let (owner, port) = (self.owner(Some(node))?, self.state().take_port());
+        carry_out(wiring::nowhere(
+            &owner,
+            self.fabric.netns(),
+            port,
+            name,
+            addresses,
+        ))
+    }
+
     /// Cuts a pod or external off, as when its node is down. Its namespace and sockets live on.
     pub fn cut_off(&self, name: &str) -> Result<(), Error> {
         let state = self.state();

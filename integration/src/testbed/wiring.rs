@@ -131,6 +131,38 @@ pub(super) fn uplink(
     ]
 }
 
+/// Gives a node a link with addresses whose other end has none.
+pub(super) fn nowhere(
+    owner: &Owner,
+    fabric: &Netns,
+    port: Port,
+    name: &str,
+    addresses: &[IpAddr],
+) -> Plan {
+    let index = port.0;
+    let pair = Change::Veth {
+        index,
+        name: name.to_owned(),
+        mac: port.inner(),
+        bridge: None,
+        peer: fabric.clone(),
+        peer_name: format!("n{index}"),
+        peer_mac: port.outer(),
+    };
+    let mut near = vec![Change::AwaitUp { index }];
+    near.extend(
+        addresses
+            .iter()
+            .map(|&address| Change::Address { index, address }),
+    );
+    near.extend(settled(addresses));
+    vec![
+        vec![(owner.netns.clone(), vec![pair])],
+        vec![(fabric.clone(), vec![Change::Up { index }])],
+        vec![(owner.netns.clone(), near)],
+    ]
+}
+
 /// Gives a node its bridge.
 pub(super) fn bridge(node: &Netns, port: Port) -> Plan {
     let index = port.0;
