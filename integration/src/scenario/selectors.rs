@@ -1,11 +1,11 @@
 //! States that differ in labels, or in which policy says the same: what a node has classes and groups of workloads for.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::{
     blocks::pods,
     state::{State, Way, block, namespace, policy, ports, workload},
-    traffic::{PEERS, PORT, SERVER},
+    traffic::{ALLOWED_PEERS, DENIED_PEERS, PEERS, PORT, SERVER, peer},
 };
 
 fn port() -> String {
@@ -15,12 +15,10 @@ fn port() -> String {
 /// The pods that packets come from: some that are always allowed, and some that never are.
 fn peers(namespaces: [&str; 2], labels: [&str; 2]) -> State {
     let mut state = State::default();
-    for (which, (namespace, labels)) in (8u8..).zip(namespaces.into_iter().zip(labels)) {
+    let kinds = [DENIED_PEERS, ALLOWED_PEERS].into_iter();
+    for (which, (namespace, labels)) in kinds.zip(namespaces.into_iter().zip(labels)) {
         for number in 0..PEERS as u8 {
-            let addresses: [IpAddr; 2] = [
-                Ipv4Addr::new(10, 9, which, 16 + number).into(),
-                Ipv6Addr::new(0xfd00, 9, which.into(), 0, 0, 0, 0, 16 + u16::from(number)).into(),
-            ];
+            let addresses = peer(which, number);
             let name = format!("peer-{which}-{number}");
             state = state.and(workload("node-1", namespace, &name, labels, &addresses));
         }

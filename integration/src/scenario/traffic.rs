@@ -49,9 +49,22 @@ const DENIED: &str = "denied";
 /// What must always pass.
 pub const ALLOWED: &str = "allowed";
 
-/// Makes the pods: the one that floods, and the one that is flooded.
+/// The pods that send where pods are told apart: some that must never be heard, and some that always must.
+pub(super) const DENIED_PEERS: u8 = 8;
+pub(super) const ALLOWED_PEERS: u8 = 9;
+
+/// The addresses of one of them.
+pub(super) const fn peer(which: u8, number: u8) -> [IpAddr; 2] {
+    both(which, 16 + number)
+}
+
+/// Makes the pods: the one that floods, and the one that is flooded. The one that floods has the addresses of all pods that
+/// send: the node's routes lead to it, or else the node would take its packets for spoofed.
 pub fn pods(bed: &Testbed) -> Result<(Host, Host), Error> {
-    let client = bed.add_pod(0, "default/client", &CLIENT)?;
+    let numbers = (0..PEERS as u8).flat_map(|n| [DENIED_PEERS, ALLOWED_PEERS].map(|p| peer(p, n)));
+    let peers = numbers.flatten();
+    let addresses: Vec<IpAddr> = CLIENT.into_iter().chain(peers).collect();
+    let client = bed.add_pod(0, "default/client", &addresses)?;
     let server = match bed.nodes() {
         1 => bed.add_pod(0, "default/server", &SERVER)?,
         _ => bed.add_pod(1, "default/server", &FAR_SERVER)?,
@@ -100,8 +113,8 @@ fn always() -> [IpAddr; 2] {
 /// From pods that are never selected, and pods that always are.
 pub(super) fn peers() -> Vec<Class> {
     [
-        classes(DENIED, both(8, 16), PEERS, PORT),
-        classes(ALLOWED, both(9, 16), PEERS, PORT),
+        classes(DENIED, peer(DENIED_PEERS, 0), PEERS, PORT),
+        classes(ALLOWED, peer(ALLOWED_PEERS, 0), PEERS, PORT),
     ]
     .concat()
 }
