@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
-    NodeStatus, Rollout, StatusResponse, Trouble, node_status::State, rollout::Phase, trouble::Kind,
+    NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase, trouble::Kind,
 };
 
 use crate::{args, client::Client, failure::Failure};
@@ -185,6 +185,8 @@ pub(crate) fn state(state: State) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use sallyport_proto::wire::Trouble;
+
     use super::*;
 
     fn node(name: &str, state: State, pending_revision: u64) -> NodeStatus {
