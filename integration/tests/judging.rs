@@ -41,6 +41,7 @@ fn main() -> ExitCode {
         ("a_second_port_makes_a_bridge", second_port),
         ("an_ignored_bridge_is_nobodys_business", ignored),
         ("a_bridge_may_ask_for_itself", asks_for_itself),
+        ("a_new_session_knows_it_from_its_start", new_session),
         ("an_enforcer_that_cannot_start_is_not_forgotten", restarted),
         ("sysctls_are_set_right_where_that_is_allowed", managed),
     ])
@@ -330,6 +331,23 @@ fn ask(node: &Netns, [v4, v6]: [bool; 2]) -> Outcome {
 
 fn text(error: impl fmt::Display) -> String {
     error.to_string()
+}
+
+/// A control plane that starts meanwhile never takes it for one that enforces.
+fn new_session() -> Outcome {
+    let mut scene = scene(&[])?;
+    scene.node().sysctl(V4, "0")?;
+    scene.is_not_judging(&[])?;
+    scene.deployment.kill_control_plane();
+    scene.deployment.start_control_plane()?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match scene.status()?.state() {
+            State::NotJudging => return Ok(()),
+            State::NotSeen if Instant::now() < deadline => {}
+            other => return Err(format!("it is {other:?}").into()),
+        }
+    }
 }
 
 /// Its enforcer refuses to start while it does not judge: that the node is gone is not taken for good news.
