@@ -65,11 +65,18 @@ pub enum Problem {
 /// The traffic that is not judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unjudged {
-    /// Of each family concerned: its sysctl, what that is, and the bridges.
-    families: Vec<(Call, Value, Vec<(String, usize)>)>,
+    families: Vec<Open>,
     /// Why the sysctls could not be set, if they were to be.
     refused: Option<String>,
     managed: bool,
+}
+
+/// Traffic of one family that is not judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Open {
+    call: Call,
+    value: Value,
+    bridges: Vec<Bridge>,
 }
 
 /// The node's bridges, and what is done about them.
@@ -77,9 +84,11 @@ pub struct Unjudged {
 pub struct Bridges {
     rules: Rules,
     sysctls: Sysctls,
-    /// When it was last said that a sysctl was set, and how many times one was set since.
+    /// How often a sysctl was set.
+    set: u64,
+    /// When that was last said, and how often one had been set by then.
     said: Option<Instant>,
-    unsaid: u64,
+    told: u64,
 }
 
 impl Bridges {
@@ -92,15 +101,16 @@ impl Bridges {
         Bridges {
             rules,
             sysctls: Sysctls::new(directory),
+            set: 0,
             said: None,
-            unsaid: 0,
+            told: 0,
         }
     }
 
     /// Checks once that all bridged traffic meets the forward hook. Sets the sysctls before, if that is allowed.
     pub async fn check(&mut self) -> Result<(), Problem> {
         let listed = links::list().await;
-        self.look(&listed).map(drop)
+        self.look(&listed)
     }
 
     /// Looks after the bridges for ever, and says in the node's health when traffic is not judged.
@@ -113,11 +123,12 @@ impl Bridges {
     }
 
     async fn look_after(mut self, mut listed: watch::Receiver<Listed>, health: Health) {
-        let mut told = Told::new(health);
+        let (mut told, mut counted) = (Told::new(health), 0);
         loop {
             let found = self.look(&listed.borrow_and_update());
-            if let Ok(set @ 1..) = found {
-                told.health.count(|state| state.sysctls_set += set);
+            if self.set != counted {
+                counted = self.set;
+                told.health.count(|state| state.sysctls_set = counted);
             }
             // Where there is no bridge the sysctls are no matter.
             let matters = match &*listed.borrow() {
@@ -141,21 +152,20 @@ impl Bridges {
             .collect()
     }
 
-    /// Looks whether all traffic is judged. Returns how many sysctls were set for that.
-    fn look(&mut self, listed: &Listed) -> Result<u64, Problem> {
+    /// Looks whether all traffic is judged. Sets the sysctls before, if that is allowed.
+    fn look(&mut self, listed: &Listed) -> Result<(), Problem> {
         let bridges = match listed {
             Ok(bridges) => self.concerned(bridges),
             Err(error) => {
                 let is_on = |call| self.sysctls.read(call) == Value::On;
                 return match Call::ALL.into_iter().all(is_on) {
                     // Then it does not matter which bridges there are.
-                    true => Ok(0),
+                    true => Ok(()),
                     false => Err(Problem::Unknown(error.clone())),
                 };
             }
         };
-        let (mut set, mut refused) = (0, None);
-        let mut families = Vec::new();
+        let (mut families, mut refused) = (Vec::new(), None);
         for call in Call::ALL.into_iter().filter(|_| !bridges.is_empty()) {
             let mut value = self.sysctls.read(call);
             let passes_by = |value: &Value, bridge: &Bridge| !value.judges(bridge.asks_for(call));
@@ -164,8 +174,7 @@ impl Bridges {
             if let Some(bridge) = needs.filter(|_| self.rules.manage) {
                 match self.sysctls.set(call) {
                     Ok(()) => {
-                        set += 1;
-                        self.unsaid += 1;
+                        self.set += 1;
                         self.say(call, &value, &bridge.name);
                         value = self.sysctls.read(call);
                     }
@@ -175,15 +184,15 @@ impl Bridges {
             let open = bridges
                 .iter()
                 .filter(|bridge| bridge.ports >= FORWARDS && passes_by(&value, bridge));
-            let open: Vec<_> = open
-                .map(|bridge| (bridge.name.clone(), bridge.ports))
-                .collect();
-            if !open.is_empty() {
-                families.push((call, value, open));
-            }
+            let open = Open {
+                call,
+                bridges: open.copied().cloned().collect(),
+                value,
+            };
+            families.extend(Some(open).filter(|open| !open.bridges.is_empty()));
         }
         if families.is_empty() {
-            return Ok(set);
+            return Ok(());
         }
         Err(Problem::Unjudged(Unjudged {
             families,
@@ -200,7 +209,7 @@ impl Bridges {
         self.said = Some(Instant::now());
         warn!(
             bridge,
-            times = std::mem::take(&mut self.unsaid),
+            times = self.set - std::mem::replace(&mut self.told, self.set),
             "set {call} to 1, since it {was} and traffic of the bridge would not be judged; who changed it cannot be known"
         );
     }
@@ -243,10 +252,15 @@ impl Told {
 impl fmt::Display for Unjudged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("traffic between the ports of a bridge meets no policy: ")?;
-        for (n, (call, value, bridges)) in self.families.iter().enumerate() {
+        for (n, open) in self.families.iter().enumerate() {
+            let Open {
+                call,
+                value,
+                bridges,
+            } = open;
             let named = bridges.iter().take(NAMED);
             let named: Vec<_> = named
-                .map(|(name, ports)| format!("{name} ({ports} ports)"))
+                .map(|bridge| format!("{} ({} ports)", bridge.name, bridge.ports))
                 .collect();
             let more = match bridges.len().saturating_sub(NAMED) {
                 0 => String::new(),
@@ -260,7 +274,7 @@ impl fmt::Display for Unjudged {
             write!(f, ", and it cannot be set: {refused}")?;
         }
         let values = self.families.iter();
-        let is_missing = values.clone().any(|(_, value, _)| *value == Value::Missing);
+        let is_missing = values.clone().any(|open| open.value == Value::Missing);
         let modprobe = if is_missing {
             "`modprobe br_netfilter` and "
         } else {
@@ -268,15 +282,15 @@ impl fmt::Display for Unjudged {
         };
         let settings: Vec<_> = values
             .clone()
-            .map(|(call, ..)| format!("{call}=1"))
+            .map(|open| format!("{}=1", open.call))
             .collect();
         write!(f, ". Remedy: {modprobe}`sysctl -w {}`", settings.join(" "))?;
         if !self.managed {
             f.write_str(", or start the enforcer with --manage-sysctls")?;
         }
-        let mut names = values.flat_map(|(_, _, bridges)| bridges);
-        let first = names.next().map_or("NAME", |(name, _)| name);
-        let name = match names.all(|(name, _)| name == first) {
+        let mut names = values.flat_map(|open| &open.bridges);
+        let first = names.next().map_or("NAME", |bridge| &bridge.name);
+        let name = match names.all(|bridge| bridge.name == first) {
             true => first,
             false => "NAME",
         };

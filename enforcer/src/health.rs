@@ -32,7 +32,7 @@ pub struct State {
     pub journal_errors: u64,
     /// How many damaged journals were moved aside since the start.
     pub quarantines: u64,
-    /// How often a sysctl of bridges was set that others had changed, or that was not set at the start.
+    /// How often a sysctl of bridges was set, at the start and since.
     pub sysctls_set: u64,
     /// How many updates were applied...
     pub applied: u64,

@@ -27,9 +27,11 @@ fn bridge(name: &str, ports: usize) -> Bridge {
     }
 }
 
+/// Returns how many sysctls were set, or the problem.
 fn look_as(rules: Rules, directory: &Path, bridges: &[Bridge]) -> Result<u64, String> {
     let mut all = Bridges::of(rules, directory.into());
     all.look(&Ok(bridges.to_vec()))
+        .map(|()| all.set)
         .map_err(|problem| problem.to_string())
 }
 
