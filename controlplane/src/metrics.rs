@@ -155,7 +155,7 @@ fn render(source: &Source) -> String {
         let state = NodeStatus::from(status).state().as_str_name();
         nodes.get_or_create(&[("state", label(state))]).inc();
         for trouble in &status.troubles {
-            let kind = label(trouble.kind.as_str_name());
+            let kind = label(trouble.kind.as_str_name()).replace('_', "-");
             troubles.get_or_create(&[("kind", kind)]).inc();
         }
     }

@@ -102,6 +102,8 @@ pub enum State {
     Silent,
     /// Connected, with an update under way for seconds, and its enforcer answers.
     Slow,
+    /// Connected, and it says that it does not judge all traffic.
+    NotJudging,
 }
 
 /// What is known of one node.
@@ -111,7 +113,8 @@ pub struct Status {
     pub name: String,
     /// How it stands.
     pub state: State,
-    /// The oldest version that it said it holds: what it fully enforces.
+    /// The oldest version that it said it holds: what it fully enforces. None if it said last that it does not judge all
+    /// traffic.
     pub enforced: Option<Position>,
     /// The newest version that it said it holds: what it takes away is taken away.
     pub holds: Option<Position>,
@@ -119,13 +122,14 @@ pub struct Status {
     pub pending: Option<Revision>,
     /// How long it has been standing so.
     pub since: Duration,
-    /// Why it refuses; empty when it does not.
+    /// Why it refuses, or does not judge all traffic; empty otherwise.
     pub reason: String,
     /// Its enforcer's version; empty when it was never seen.
     pub version: String,
     /// How many endpoints it must judge traffic of.
     pub endpoints: usize,
-    /// What it says is wrong with it, or was.
+    /// What it says is wrong with it, or was. When it is not connected, only that it did not judge all traffic, if it said
+    /// that last.
     pub troubles: Vec<Trouble>,
     /// How long ago its enforcer was last heard.
     pub heard: Option<Duration>,

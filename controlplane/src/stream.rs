@@ -271,6 +271,7 @@ fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
         },
         lease: Duration::from_millis(hello.lease_ms.into()),
         enforcer: enforcer_of(&hello)?,
+        troubles: hello.health.map(troubles_of),
     })
 }
 

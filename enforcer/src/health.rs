@@ -32,6 +32,8 @@ pub struct State {
     pub journal_errors: u64,
     /// How many damaged journals were moved aside since the start.
     pub quarantines: u64,
+    /// How often a sysctl of bridges was set, at the start and since.
+    pub sysctls_set: u64,
     /// How many updates were applied...
     pub applied: u64,
     /// ... and how long that took in all.
@@ -96,6 +98,14 @@ impl State {
             troubles: troubles.collect(),
             repairs: self.repairs,
         }
+    }
+
+    /// What the control plane is told as a session begins: all but that there is none.
+    pub fn report_to_begin_with(&self) -> wire::Health {
+        let mut report = self.report();
+        let session = i32::from(Kind::Session);
+        report.troubles.retain(|trouble| trouble.kind != session);
+        report
     }
 }
 

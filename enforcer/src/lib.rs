@@ -2,6 +2,7 @@
 //! nftables so that no packet ever meets a half-applied policy.
 
 pub mod agent;
+pub mod bridges;
 pub mod closed;
 pub mod connection;
 pub mod fake;

@@ -9,10 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::FalseyValueParser};
 use ipnetwork::IpNetwork;
 use sallyport_enforcer::{
-    agent, closed,
+    agent,
+    bridges::{Bridges, Rules},
+    closed,
     health::Health,
     instance, journal,
     leave::{self, Membership, Told},
@@ -24,7 +26,7 @@ use sallyport_process::{descriptors, log};
 use sallyport_proto::Ranges;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 /// Enforces NetworkPolicy on this node.
@@ -88,6 +90,16 @@ struct Arguments {
     /// A bridge without workloads, whose traffic need not be seen (repeatable)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     ignore_bridge: Vec<String>,
+
+    /// Set `net.bridge.bridge-nf-call-iptables` and `net.bridge.bridge-nf-call-ip6tables` of this node to 1 where a bridge
+    /// needs it, at the start and whenever they are found to be something else [default: only say so]
+    ///
+    /// A bridge needs it once it has a port, unless it is ignored or asks for it itself (`nf_call_iptables`). While it is
+    /// not so, traffic between the bridge's ports meets no policy, and the node is no longer said to enforce. Nothing else
+    /// is set, and no module is loaded: load br_netfilter at boot. Needs a /proc/sys that can be written (not under
+    /// systemd's ProtectKernelTunables=yes).
+    #[arg(long, env = "SALLYPORT_MANAGE_SYSCTLS", value_parser = FalseyValueParser::new())]
+    manage_sysctls: bool,
 
     /// Where to serve Prometheus metrics, at /metrics [default: nowhere]
     #[arg(long, env = "SALLYPORT_METRICS", value_name = "ADDR")]
@@ -205,9 +217,6 @@ enum LogFormat {
     Json,
 }
 
-/// How often the node is checked for traffic that would bypass enforcement.
-const CHECK: Duration = Duration::from_secs(10);
-
 /// An interface name that the kernel could have (`dev_valid_name`), perhaps with a `*` at its end.
 fn interface(text: &str) -> Result<String, String> {
     let name = text.strip_suffix('*').unwrap_or(text);
@@ -289,7 +298,11 @@ async fn main() -> Result<()> {
     descriptors::raise();
     let node = arguments.node_name.map_or_else(host_name, Ok)?;
     preflight::privilege()?;
-    preflight::bridges(&arguments.ignore_bridge).await?;
+    let mut bridges = Bridges::new(Rules {
+        ignored: arguments.ignore_bridge,
+        manage: arguments.manage_sysctls,
+    });
+    bridges.check().await?;
     let options = Options {
         strict: matches!(arguments.mode, Mode::Strict),
         workload_ranges: ranges(&arguments.workload_cidr),
@@ -324,8 +337,8 @@ async fn main() -> Result<()> {
         tokio::spawn(metrics::serve(address, metrics::Source { agent, health }));
     }
     tokio::spawn(closed::watch(agent.clone(), health.clone()));
+    tokio::spawn(bridges.watch(health.clone()));
     tokio::spawn(supervision::report(agent.clone(), health));
-    tokio::spawn(watch_bridges(arguments.ignore_bridge));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     tokio::select! {
         () = session::run(identity, arguments.control_plane.endpoint, agent) => {}
@@ -430,15 +443,6 @@ fn print(text: &str) -> Result<()> {
             Err(error).context("cannot write the output")
         }
         _ => Ok(()),
-    }
-}
-
-async fn watch_bridges(ignored: Vec<String>) {
-    loop {
-        tokio::time::sleep(CHECK).await;
-        if let Err(problem) = preflight::bridges(&ignored).await {
-            error!(%problem, "traffic may bypass enforcement");
-        }
     }
 }
 

@@ -68,10 +68,11 @@ struct Seen {
     closed: bool,
 }
 
-/// `journal`, `table`, ...
+/// `journal`, `not-judged`, ...
 fn label(kind: &Kind) -> String {
     let name = kind.as_str_name();
-    name.trim_start_matches("KIND_").to_lowercase()
+    let word = name.trim_start_matches("KIND_").to_lowercase();
+    word.replace('_', "-")
 }
 
 fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
@@ -147,6 +148,11 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
         "journal_quarantines",
         "How many damaged journals were moved aside since the start",
         counter(state.quarantines),
+    );
+    all.register(
+        "sysctls_set",
+        "How often --manage-sysctls set a sysctl of bridges",
+        counter(state.sysctls_set),
     );
     all.register(
         "log_lines_lost",

@@ -146,6 +146,7 @@ async fn try_session(
         instance: identity.instance.id.to_vec(),
         start: identity.instance.start,
         process: identity.instance.process,
+        health: Some(identity.health.watch().borrow().report_to_begin_with()),
     };
     send(&requests, Message::Hello(hello)).await?;
     if let Some(request) = leases.ask().await {

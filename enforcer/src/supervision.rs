@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use sallyport_proto::wire::trouble::Kind;
 use sd_notify::NotifyState;
 use tokio::time::sleep;
 use tracing::debug;
@@ -62,7 +63,11 @@ fn status(agent: &Handle, state: &State) -> String {
         .values()
         .map(|trouble| format!("; since {:.0}: {}", trouble.since, trouble.reason))
         .collect();
-    format!("enforcing {position}{troubles}").replace('\n', "; ")
+    let how = match state.troubles.contains_key(&Kind::NotJudged) {
+        true => "not judging all traffic by",
+        false => "enforcing",
+    };
+    format!("{how} {position}{troubles}").replace('\n', "; ")
 }
 
 /// Messages that wait for a manager that does not read. READY=1 is the first, so that it is never the one dropped.

@@ -20,6 +20,10 @@ fn main() -> ExitCode {
         ("cap_net_admin_is_enough", cap_net_admin_is_enough),
         ("without_cap_net_admin_it_says_so", without_cap_net_admin),
         ("a_bridge_that_bypasses_is_refused", bridge_bypass),
+        (
+            "a_bridge_is_set_right_where_that_is_allowed",
+            managed_bridge,
+        ),
         ("a_second_enforcer_is_refused", second_enforcer),
     ])
 }
@@ -83,7 +87,7 @@ fn bridge_bypass() -> Outcome {
     expect(
         &refused,
         &[
-            "would bypass enforcement",
+            "between the ports of a bridge meets no policy: IPv6 of br0 (2 ports)",
             "bridge-nf-call-ip6tables is 0",
             "--ignore-bridge br0",
         ],
@@ -91,6 +95,49 @@ fn bridge_bypass() -> Outcome {
     expect(
         &run(bed.node(0), "+all", &["--ignore-bridge", "br0"])?,
         &[" enforcing "],
+    )
+}
+
+/// That takes no other capability. Where it cannot be, the reason is said.
+fn managed_bridge() -> Outcome {
+    let sysctl = "net.bridge.bridge-nf-call-ip6tables";
+    let bed = Testbed::builder().nodes(1).mode(Mode::Bridged).build()?;
+    bed.add_pod(0, "a", &[[10, 9, 1, 2].into()])?;
+    bed.add_pod(0, "b", &[[10, 9, 1, 3].into()])?;
+    let node = bed.node(0);
+    node.sysctl(sysctl, "0")?;
+    let said = run(node, "-all,+net_admin", &["--manage-sysctls"])?;
+    expect(
+        &said,
+        &[
+            "set net.bridge.bridge-nf-call-ip6tables to 1",
+            " enforcing ",
+        ],
+    )?;
+    match node.netns().read_sysctl(sysctl)?.as_str() {
+        "1" => {}
+        other => return Err(format!("{sysctl} is {other}").into()),
+    }
+    node.sysctl(sysctl, "0")?;
+    let mut command = node.netns().command("unshare");
+    let read_only =
+        "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$@\"";
+    command
+        .args(["--mount", "sh", "-c", read_only, "sh"])
+        .arg(binaries()?.enforcer)
+        .args(["--node-name", "node-1", "--data-dir", "/nowhere"])
+        .env("SALLYPORT_MANAGE_SYSCTLS", "1")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let refused = node.netns().spawn(command)?.wait_with_output()?;
+    expect(
+        &refused,
+        &[
+            "and it cannot be set: ",
+            "/proc/sys is read-only for the enforcer",
+        ],
     )
 }
 

@@ -206,6 +206,7 @@ impl From<&nodes::Status> for NodeStatus {
             nodes::State::Cloned => Wire::Cloned,
             nodes::State::Silent => Wire::Silent,
             nodes::State::Slow => Wire::Slow,
+            nodes::State::NotJudging => Wire::NotJudging,
         };
         NodeStatus {
             name: status.name.clone(),

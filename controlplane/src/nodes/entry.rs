@@ -13,7 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{Digest, Position, Revision, Unknown, Version, policy::NodePolicy};
+use sallyport_proto::{
+    Digest, Position, Revision, Unknown, Version, policy::NodePolicy, wire::trouble::Kind,
+};
 use tokio::sync::Notify;
 
 pub(super) use self::status::clones;
@@ -58,7 +60,7 @@ pub(super) struct Entry {
     pub(super) refusals: Refusals,
     /// The node's last refusal, until it accepts something.
     refusal: Option<String>,
-    /// What it says is wrong with it, and when it said so.
+    /// What it says is wrong with it, and when it said so. While it is not connected, only that it did not judge all traffic.
     troubles: (Vec<Trouble>, Instant),
     version: String,
     unknown: Unknown,
@@ -169,9 +171,27 @@ impl Entry {
                 .is_none_or(|update| has(&update.held))
     }
 
-    /// The first revision that changed its policy and that it does not enforce.
+    /// What it said of traffic that passes it by unjudged, if it has not said since that there is none.
+    pub(super) fn not_judged(&self) -> Option<&Trouble> {
+        let mut troubles = self.troubles.0.iter();
+        troubles.find(|trouble| trouble.kind == Kind::NotJudged)
+    }
+
+    /// Whether a barrier may count on it: it holds a version for sure, and judges all traffic.
+    pub(super) fn enforces(&self, version: Digest) -> bool {
+        self.not_judged().is_none() && self.holds(version)
+    }
+
+    /// The first revision that changed its policy and that it does not enforce. A node that does not judge all traffic
+    /// enforces none.
     pub(super) fn pending(&self, now: Now) -> Option<Revision> {
-        if self.left || self.enforces_all() {
+        if self.left {
+            return None;
+        }
+        if self.not_judged().is_some() {
+            return Some(1);
+        }
+        if self.enforces_all() {
             return None;
         }
         let Some(oldest) = self.held.first() else {
@@ -288,6 +308,9 @@ impl Entry {
         self.version = hello.version;
         self.unknown = hello.unknown;
         self.refusal = None;
+        if let Some(troubles) = hello.troubles {
+            self.says(troubles, now);
+        }
         self.reported(&hello.window, known);
         wake
     }
@@ -348,7 +371,10 @@ impl Entry {
     pub(super) fn disconnected(&mut self) {
         self.rivals.wake();
         self.connection = None;
-        self.troubles.0.clear();
+        // It may be gone just because it cannot start where it does not judge all traffic.
+        self.troubles
+            .0
+            .retain(|trouble| trouble.kind == Kind::NotJudged);
         self.refusal = None;
     }
 
@@ -359,6 +385,7 @@ impl Entry {
         (self.joined, self.passed_over, self.lease_until) = (None, None, None);
         (self.in_flight, self.refusal) = (None, None);
         self.held.clear();
+        self.troubles.0.clear();
         self.version.clear();
         (self.unproven, self.may_be_fenced) = (true, true);
         (self.state, self.since) = (State::Left, at);
@@ -452,11 +479,12 @@ impl Entry {
             .map_or(Duration::ZERO, |connection| connection.lease)
     }
 
-    /// Whether it cannot be waited for: not connected, or silent for long, or refusing.
+    /// Whether it cannot be waited for: not connected, or silent for long, or refusing, or not judging all traffic.
     pub(super) fn is_unreachable(&self, patience: Duration, now: Instant) -> bool {
         let silent = |update: &InFlight| now.saturating_duration_since(update.since) >= patience;
         !self.is_connected()
             || self.refusal.is_some()
+            || self.not_judged().is_some()
             || self.in_flight.as_ref().is_some_and(silent)
     }
 
@@ -583,7 +611,9 @@ impl Entry {
             None => self.held.iter().all(|held| holds(&held.position)),
         };
         if as_far {
-            self.passed_over = None;
+            if self.not_judged().is_none() {
+                self.passed_over = None;
+            }
             self.unproven &= self.settled.is_none();
         }
         // In the middle of rollouts nobody knows what the others are settled on: the latest version may be ahead of it.
@@ -613,6 +643,7 @@ impl Entry {
             None if self.rivals.clones().is_some() => State::Cloned,
             None if self.version.is_empty() => State::Unknown,
             None => State::Disconnected,
+            Some(_) if self.not_judged().is_some() => State::NotJudging,
             Some(_) if self.refusal.is_some() => State::Refusing,
             Some(_) if self.enforces_all() && !self.held.is_empty() => State::Enforcing,
             Some(_) if self.in_flight.is_none() && self.holds_exactly(desired) => State::Holding,

@@ -33,6 +33,8 @@ pub struct Hello {
     pub lease: Duration,
     /// Which enforcer it is; none of a version that does not say.
     pub enforcer: Option<Enforcer>,
+    /// What it says is wrong with it; none of a version that says it later.
+    pub troubles: Option<Vec<Trouble>>,
 }
 
 /// What to bring a node to.

@@ -382,7 +382,8 @@ impl Table {
         // A lease that it had lasts; without leases nothing closes it.
         entry.lease_until = leased.then(|| entry.lease_until.unwrap_or(at));
         if before.is_none() {
-            self.rollouts.ask(name, |version| entry.holds(version), at);
+            self.rollouts
+                .ask(name, |version| entry.enforces(version), at);
         }
         self.look_again = Look::Now;
         self.update(name, at, |_| {});
@@ -468,13 +469,15 @@ impl Table {
             entry.nacked(target, window, reason, &known)
         })?;
         let entry = &self.entries[name];
-        self.rollouts.ask(name, |version| entry.holds(version), at);
+        self.rollouts
+            .ask(name, |version| entry.enforces(version), at);
         self.look_again = Look::Now;
         self.advance(at);
         Ok(())
     }
 
-    /// A node says what is wrong with it.
+    /// A node says what is wrong with it. One that does not judge all traffic is waited for by the edits on their way,
+    /// whatever it acknowledged.
     pub fn says(
         &mut self,
         name: &str,
@@ -484,7 +487,17 @@ impl Table {
     ) -> Result<(), SessionError> {
         self.check(name, session)?;
         let entry = self.entries.get_mut(name).expect("just checked");
+        let was_judging = entry.not_judged().is_none();
         entry.says(troubles, at);
+        if was_judging != entry.not_judged().is_none() {
+            if entry.joined.is_some() {
+                self.rollouts
+                    .ask(name, |version| entry.enforces(version), at);
+            }
+            self.look_again = Look::Now;
+            self.update(name, at, |_| {});
+            self.advance(at);
+        }
         Ok(())
     }
 
@@ -565,7 +578,7 @@ impl Table {
         let now = self.now;
         let entry = self.entries.get_mut(name).expect("a node that is known");
         let result = change(entry);
-        self.rollouts.held(name, |version| entry.holds(version));
+        self.rollouts.held(name, |version| entry.enforces(version));
         if entry.begins_with_nothing() {
             self.rollouts.begin_without(name);
         }

@@ -196,6 +196,7 @@ impl World {
             instance: vec![node as u8; 16],
             start: u64::from(enforcer.life),
             process: u64::from(enforcer.life),
+            health: None,
         };
         self.say_to_control(stream, Some(Message::Hello(hello)));
         if lease.is_some() {

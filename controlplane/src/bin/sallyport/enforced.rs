@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
-    NodeStatus, Rollout, StatusResponse, Trouble, node_status::State, rollout::Phase, trouble::Kind,
+    NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase, trouble::Kind,
 };
 
 use crate::{args, client::Client, failure::Failure};
@@ -88,11 +88,16 @@ pub(crate) fn nodes(status: &StatusResponse, revision: u64) -> String {
     }
 }
 
-/// Whether it is known what a node in this state enforces, from what it reported.
+/// Whether it is known what a node in this state enforces, from what it reported, and whether that is anything.
 pub(crate) fn has_reported(state: State) -> bool {
     !matches!(
         state,
-        State::Unspecified | State::Unknown | State::NotSeen | State::Left | State::Cloned
+        State::Unspecified
+            | State::Unknown
+            | State::NotSeen
+            | State::Left
+            | State::Cloned
+            | State::NotJudging
     )
 }
 
@@ -120,8 +125,13 @@ pub(crate) fn without(status: &StatusResponse) -> String {
 
 /// The words about a fenced node's traffic: no more than is known.
 pub(crate) fn closed(node: &NodeStatus) -> String {
-    let says = |trouble: &Trouble| trouble.kind() == Kind::Closed;
-    if node.troubles.iter().any(says) {
+    let says = |kind: Kind| node.troubles.iter().any(|trouble| trouble.kind() == kind);
+    if says(Kind::NotJudged) {
+        return "it said last that it does not judge all traffic, so that nothing closes all of it, and flows that touch it may be \
+                open"
+            .to_owned();
+    }
+    if says(Kind::Closed) {
         return "it says that it drops all traffic of its workloads".to_owned();
     }
     let over = duration::rough(Duration::from_millis(node.lease_over_ms));
@@ -169,11 +179,14 @@ pub(crate) fn state(state: State) -> &'static str {
         State::Cloned => "cloned",
         State::Silent => "silent",
         State::Slow => "slow",
+        State::NotJudging => "not-judging",
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use sallyport_proto::wire::Trouble;
+
     use super::*;
 
     fn node(name: &str, state: State, pending_revision: u64) -> NodeStatus {
@@ -214,6 +227,7 @@ mod tests {
             State::Left,
             State::NotSeen,
             State::Cloned,
+            State::NotJudging,
         ] {
             // It reported all that there is, once.
             let other = node("e", state, 0);
@@ -248,6 +262,11 @@ mod tests {
             said(fenced),
             "warning: a is fenced: it says that it drops all traffic of its workloads\n"
         );
+        let mut trouble = Trouble::default();
+        trouble.set_kind(Kind::NotJudged);
+        let mut open = node("a", State::Fenced, 42);
+        open.troubles.push(trouble);
+        assert!(said(open).contains("nothing closes all of it"));
         assert_eq!(
             said(node("a", State::Skipped, 42)),
             "warning: a was skipped: it last reported revision 40, and flows that touch it may be open\n"
@@ -288,12 +307,16 @@ mod tests {
         refusing.reason = "kernel: no space left on device\n".to_owned();
         let unknown = node("node-c", State::Unknown, 1);
         let not_seen = node("node-d", State::NotSeen, 1);
+        let mut not_judging = node("node-e", State::NotJudging, 1);
+        not_judging.reason = "IPv4 of br0".to_owned();
+        let nodes = [refusing, unknown, not_seen, not_judging];
         assert_eq!(
-            lagging(42, Duration::from_secs(30), &[refusing, unknown, not_seen]),
-            "timed out after 30s waiting for revision 42: 3 nodes lag\n\
+            lagging(42, Duration::from_secs(30), &nodes),
+            "timed out after 30s waiting for revision 42: 4 nodes lag\n\
              node-b: refusing for 2m5s, enforces revision 40; kernel: no space left on device\n\
              node-c: unknown for 2m5s\n\
-             node-d: not-seen for 2m5s"
+             node-d: not-seen for 2m5s\n\
+             node-e: not-judging for 2m5s; IPv4 of br0"
         );
     }
 }

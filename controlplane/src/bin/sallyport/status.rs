@@ -276,6 +276,7 @@ impl From<wire::Trouble> for Trouble {
                 Kind::Mended => "mended",
                 Kind::Quarantine => "quarantine",
                 Kind::Closed => "closed",
+                Kind::NotJudged => "not-judged",
             },
             reason: trouble.reason,
             since_ms: trouble.since_ms,
@@ -293,6 +294,7 @@ impl Trouble {
             "mended" => format!("{since} ago others changed its table; it was mended"),
             "quarantine" => format!("{since} ago its journal was damaged; it was moved aside"),
             "closed" => format!("for {since}, has dropped all traffic of its workloads"),
+            "not-judged" => format!("for {since}, has not judged all traffic"),
             other => format!("for {since}, {other}"),
         };
         format!("{what}: {}", self.reason.trim_end().replace('\n', "; "))
@@ -449,7 +451,8 @@ fn style(state: &str) -> Option<Style> {
     let colour = match state {
         "enforcing" => AnsiColor::Green,
         "updating" | "holding" | "unknown" | "not-seen" | "slow" => AnsiColor::Yellow,
-        "refusing" | "disconnected" | "fenced" | "skipped" | "cloned" | "silent" => AnsiColor::Red,
+        "refusing" | "disconnected" | "fenced" | "skipped" | "cloned" | "silent"
+        | "not-judging" => AnsiColor::Red,
         _ => return None,
     };
     Some(colour.on_default())

@@ -54,6 +54,15 @@ impl Entry {
         replaced.into_iter().chain(cloned).collect()
     }
 
+    /// Why it does not judge all traffic, or else why it refuses.
+    fn reason(&self) -> String {
+        match (self.not_judged(), &self.refusal) {
+            (Some(trouble), _) if self.is_connected() => trouble.reason.clone(),
+            (Some(trouble), _) => format!("it did not judge all traffic: {}", trouble.reason),
+            (None, refusal) => refusal.clone().unwrap_or_default(),
+        }
+    }
+
     /// All of it.
     pub(in crate::nodes) fn status(&self, name: &str, now: Now, at: Instant) -> Status {
         let passed = |since: Instant| at.saturating_duration_since(since);
@@ -66,15 +75,20 @@ impl Entry {
                 let passed = duration::rough(passed(under_way));
                 format!("applying an update for {passed}, last heard {heard_text} ago")
             }
-            None => self.refusal.clone().unwrap_or_default(),
+            None => self.reason(),
         };
+        let is_judging = self.not_judged().is_none();
         Status {
             name: name.to_owned(),
             state: late.map_or(self.state, |(state, _)| state),
             heard,
             turned_away: self.refusals.status(at),
             conditions: self.conditions(name, at),
-            enforced: self.held.first().map(|held| held.position),
+            enforced: self
+                .held
+                .first()
+                .filter(|_| is_judging)
+                .map(|held| held.position),
             holds: self.held.last().map(|held| held.position),
             pending: self.pending(now),
             since: passed(late.map_or(self.since, |(_, since)| since)),

@@ -112,7 +112,8 @@ impl Table {
         let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
         let wake = entry.connected(stream, hello, &known, at);
         if entry.joined.is_some() {
-            self.rollouts.ask(&name, |version| entry.holds(version), at);
+            self.rollouts
+                .ask(&name, |version| entry.enforces(version), at);
         }
         self.look_again = Look::Now;
         self.update(&name, at, |_| {});

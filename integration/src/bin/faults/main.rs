@@ -1,6 +1,7 @@
 //! Every fault that Sallyport must survive, done for real: real programs, real journals, real kernel, while packets go
 //! both ways. Owns the command line; what a row does is its family's.
 
+mod bridged;
 mod conntrack;
 mod flows;
 mod hostile;

@@ -6,9 +6,9 @@ use anyhow::Result;
 use sallyport_integration::binaries::binaries;
 
 use crate::{
-    Settings, conntrack, flows, hostile, journals, kernel, kills, machines, neighbours, outages,
-    picked_up,
-    scene::{Scene, Spec},
+    Settings, bridged, conntrack, flows, hostile, journals, kernel, kills, machines, neighbours,
+    outages, picked_up,
+    scene::{self, Scene, Spec},
     streams, upgrade,
 };
 
@@ -29,6 +29,7 @@ const PLAIN: Spec = Spec {
     control_plane: &[],
     enforcers: &[],
     relayed: false,
+    bed: scene::bed,
 };
 
 const RELAYED: Spec = Spec {
@@ -68,6 +69,11 @@ const LEASED: Spec = Spec {
     ..PLAIN
 };
 
+const BRIDGED: Spec = Spec {
+    bed: bridged::bed,
+    ..PLAIN
+};
+
 /// The journal keeps all that is written in the course of a row.
 const WHOLE_HISTORY: Spec = Spec {
     control_plane: &["--history", "1000000"],
@@ -98,6 +104,13 @@ impl Row {
     const fn leased(self) -> Row {
         Row {
             spec: LEASED,
+            ..self
+        }
+    }
+
+    const fn bridged(self) -> Row {
+        Row {
+            spec: BRIDGED,
             ..self
         }
     }
@@ -282,6 +295,12 @@ pub(crate) const ROWS: &[Row] = &[
         kernel::orphan_flushed,
     )
     .control(),
+    row(
+        "bridge-sysctl-off",
+        "bridge-nf-call-iptables is set to 0: said within a second and nothing counts as enforced, or set right",
+        bridged::sysctl_off,
+    )
+    .bridged(),
     row(
         "conntrack-full",
         "no room for connections on a node: what is denied is, known flows go on, addresses change hands",

@@ -17,7 +17,7 @@ use sallyport_integration::{
     binaries::{self, Binaries},
     deployment::{Client, Deployment, PATIENCE, Streams, put},
     probe::{Counts, Pattern, Stream, Traffic},
-    testbed::{Family, Host, Testbed},
+    testbed::{Family, Host, Mode, Testbed},
 };
 
 use crate::report::Outcome;
@@ -32,6 +32,8 @@ pub(crate) struct Spec {
     pub(crate) enforcers: &'static [&'static str],
     /// The nodes' streams run over relays.
     pub(crate) relayed: bool,
+    /// Where it is played.
+    pub(crate) bed: fn() -> Result<Testbed>,
 }
 
 /// The client's node, and the server's.
@@ -104,7 +106,7 @@ spec:
 /// Ports that both ends allow, that the server's end alone denies, and that the client's end alone denies.
 pub(crate) const OPEN: (u16, u16) = (8000, 8019);
 const DENIED_FAR: (u16, u16) = (8100, 8119);
-const DENIED_NEAR: (u16, u16) = (8200, 8219);
+pub(crate) const DENIED_NEAR: (u16, u16) = (8200, 8219);
 
 /// The cluster that every row begins with. Its policies are not touched by rows.
 pub(crate) fn cluster() -> String {
@@ -161,7 +163,7 @@ pub(crate) struct Probes {
 
 impl Scene {
     pub(crate) fn start(spec: &Spec) -> Result<Scene> {
-        let bed = bed()?;
+        let bed = (spec.bed)()?;
         let streams = Streams {
             delays: (0..bed.nodes())
                 .filter(|_| spec.relayed)
@@ -372,9 +374,14 @@ impl Scene {
     }
 }
 
-/// Two nodes with a pod each.
+/// Two nodes with a routed pod each.
 pub(crate) fn bed() -> Result<Testbed> {
-    let bed = Testbed::builder().nodes(2).build()?;
+    bed_of(Mode::Routed)
+}
+
+/// Two nodes with a pod each.
+pub(crate) fn bed_of(mode: Mode) -> Result<Testbed> {
+    let bed = Testbed::builder().nodes(2).mode(mode).build()?;
     bed.add_pod(NEAR, "default/client", &addresses(NEAR, 2))?;
     bed.add_pod(FAR, "default/server", &addresses(FAR, 2))?;
     Ok(bed)

@@ -1,5 +1,7 @@
 //! The table of nodes, told the time and driven by hand: what the simulation found wrong, each in few steps.
 
+mod judging;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -62,6 +64,7 @@ fn hello(name: &str, window: &[Position], lease: Duration) -> Hello {
         unknown: Unknown::drop(),
         lease,
         enforcer: None,
+        troubles: None,
     }
 }
 

@@ -1,0 +1,176 @@
+//! Nodes that say that they do not judge all traffic.
+
+use sallyport_controlplane::nodes::Trouble;
+use sallyport_proto::wire::trouble::Kind;
+
+use super::*;
+
+fn not_judged() -> Vec<Trouble> {
+    vec![Trouble {
+        kind: Kind::NotJudged,
+        reason: "br0".to_owned(),
+        since: Duration::ZERO,
+    }]
+}
+
+/// n and m, which enforce revision 1.
+fn two(unreachable: Unreachable, lease: Duration) -> (World, u64, u64) {
+    let nodes = [("n", allow(&[1])), ("m", allow(&[1]))];
+    let mut world = World::start((1, 1), unreachable, (&[], false), &nodes);
+    let n = world.connect("n", &[], lease);
+    let m = world.connect("m", &[], lease);
+    world.follow("n", n);
+    world.follow("m", m);
+    assert!(world.table.enforces(1));
+    (world, n, m)
+}
+
+impl World {
+    fn says(&mut self, name: &str, session: u64, troubles: Vec<Trouble>) {
+        let now = self.now;
+        self.table.says(name, session, troubles, now).unwrap();
+    }
+
+    fn state(&self, name: &str) -> State {
+        self.node(name).state
+    }
+
+    fn node(&self, name: &str) -> sallyport_controlplane::nodes::Status {
+        let mut all = self.table.status(self.now).into_iter();
+        all.find(|node| node.name == name).unwrap()
+    }
+}
+
+#[test]
+fn nothing_counts_as_enforced_on_a_node_that_does_not_judge() {
+    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    world.says("n", n, not_judged());
+    assert!(!world.table.enforces(1));
+    let node = world.node("n");
+    assert_eq!((node.state, node.pending), (State::NotJudging, Some(1)));
+    assert_eq!((node.enforced, node.reason.as_str()), (None, "br0"));
+    let lagging: Vec<_> = world.table.lagging(1, world.now);
+    assert_eq!(lagging.len(), 1);
+    assert_eq!(lagging[0].name, "n");
+    // Without an update it counts again.
+    world.says("n", n, Vec::new());
+    assert!(world.table.enforces(1));
+    let node = world.node("n");
+    assert_eq!((node.state, node.pending), (State::Enforcing, None));
+    assert_eq!(node.enforced.unwrap().revision, 1);
+}
+
+/// It may be gone just because its enforcer cannot start there.
+#[test]
+fn what_it_said_last_counts_until_it_says_something_else() {
+    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    world.says("n", n, not_judged());
+    world.table.disconnected("n", n, world.now);
+    assert_eq!(world.state("n"), State::Disconnected);
+    assert!(!world.table.enforces(1));
+    assert!(world.node("n").reason.contains("br0"));
+    let window = [position(1, &allow(&[1]))];
+    // An enforcer of a version that says it later.
+    let session = world.connect("n", &window, NONE);
+    assert_eq!(world.state("n"), State::NotJudging);
+    world.table.disconnected("n", session, world.now);
+    let mut hello = hello("n", &window, NONE);
+    hello.troubles = Some(Vec::new());
+    let session = world.table.accept();
+    world.table.connect(session, hello, world.now).unwrap();
+    assert_eq!(world.state("n"), State::Enforcing);
+    assert!(world.table.enforces(1));
+    // A node that left enforces nothing, and is not waited for.
+    world.says("n", session, not_judged());
+    world.table.disconnected("n", session, world.now);
+    world.table.leave("n", world.now);
+    assert!(world.table.enforces(1));
+    assert_eq!(world.node("n").troubles, []);
+}
+
+#[test]
+fn it_is_never_taken_for_one_that_enforces_as_it_connects() {
+    let nodes = [("n", allow(&[1]))];
+    let mut world = World::start((1, 1), Unreachable::Wait, (&["n"], false), &nodes);
+    let mut hello = hello("n", &[position(1, &allow(&[1]))], NONE);
+    hello.troubles = Some(not_judged());
+    let session = world.table.accept();
+    world.table.connect(session, hello, world.now).unwrap();
+    assert_eq!(world.state("n"), State::NotJudging);
+    assert!(!world.table.enforces(1));
+}
+
+#[test]
+fn a_barrier_waits_for_it_as_if_it_had_not_acknowledged() {
+    let (mut world, n, m) = two(Unreachable::Wait, NONE);
+    // It says so before the edit.
+    world.says("n", n, not_judged());
+    world.commit(2, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    world.follow("n", n);
+    world.follow("m", m);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.table.settled(), 1);
+    assert_eq!(world.table.rollouts(world.now)[0].waits_for, ["n"]);
+    world.says("n", n, Vec::new());
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.table.settled(), 2);
+    // It says so when it has acknowledged, and m has not.
+    world.follow("n", n);
+    world.follow("m", m);
+    world.commit(3, &[("n", allow(&[3])), ("m", allow(&[3]))]);
+    world.follow("n", n);
+    world.says("n", n, not_judged());
+    world.follow("m", m);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.table.settled(), 2);
+    world.says("n", n, Vec::new());
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.table.settled(), 3);
+    world.follow("n", n);
+    world.follow("m", m);
+    assert!(world.table.enforces(3));
+}
+
+#[test]
+fn it_is_skipped_as_one_that_does_not_answer() {
+    let (mut world, n, m) = two(Unreachable::Skip, NONE);
+    world.says("n", n, not_judged());
+    world.commit(2, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    world.follow("n", n);
+    world.follow("m", m);
+    world.pass(Duration::from_millis(299));
+    assert_eq!(world.table.settled(), 1);
+    world.pass(Duration::from_millis(2));
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.table.settled(), 2);
+    world.follow("n", n);
+    world.follow("m", m);
+    assert_eq!(world.state("n"), State::Skipped);
+    assert!(world.table.enforces(2), "those who wait do not wait for it");
+    world.says("n", n, Vec::new());
+    assert_eq!(world.state("n"), State::Enforcing);
+}
+
+#[test]
+fn of_a_fence_its_lease_decides() {
+    let (mut world, n, m) = two(Unreachable::Fence, LEASE);
+    assert!(world.lease("n", n) && world.lease("m", m));
+    world.says("n", n, not_judged());
+    assert!(world.lease("n", n), "no edit waits for it");
+    world.commit(2, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    world.follow("n", n);
+    world.follow("m", m);
+    world.pass(LEASE * 3 / 4);
+    assert!(!world.lease("n", n));
+    assert!(world.lease("m", m));
+    assert_eq!(world.table.settled(), 1);
+    world.pass(LEASE / 2);
+    world.pass(Duration::from_millis(20));
+    assert_eq!(world.table.settled(), 2);
+    assert_eq!(world.state("n"), State::Fenced);
+    assert!(!world.lease("n", n), "it is not back");
+    world.follow("n", n);
+    world.says("n", n, Vec::new());
+    assert_eq!(world.state("n"), State::Enforcing);
+    assert!(world.lease("n", n));
+}

@@ -1,0 +1,302 @@
+//! Bridges whose traffic the table does not see: found before the node enforces and while it does, said in its health and
+//! its log, and set right where the operator allows it. It decides nothing about policy.
+//!
+//! Frames from one port of a bridge to another meet the forward hook only where br_netfilter is loaded and asked for it:
+//! by a sysctl of the network namespace for each family, or by an attribute of the bridge (`br_nf_pre_routing` of the
+//! kernel's `net/bridge/br_netfilter_hooks.c`). The kernel tells of links by itself. Of sysctls procfs tells no change, so
+//! that they are read again and again while there is a bridge.
+
+mod links;
+mod sysctls;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use sallyport_proto::wire::trouble::Kind;
+use tokio::{sync::watch, time::sleep};
+use tracing::{error, info, warn};
+
+use self::{
+    links::{Bridge, Listed},
+    sysctls::{Call, Sysctls, Value},
+};
+use crate::health::Health;
+
+/// How often the sysctls are read.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// How often it is said at most that a sysctl was set.
+const SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// A bridge with fewer ports forwards nothing.
+const FORWARDS: usize = 2;
+
+/// How many bridges a reason names.
+const NAMED: usize = 5;
+
+/// What the operator says of the node's bridges.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// The bridges without workloads, by name.
+    pub ignored: Vec<String>,
+    /// Whether the sysctls may be set.
+    pub manage: bool,
+}
+
+/// Why traffic is not judged, or may not be. It names the bridges, the sysctls with their values, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Traffic between the ports of some bridges does not meet the forward hook.
+    #[error("{0}")]
+    Unjudged(Unjudged),
+    /// The kernel does not say which bridges there are, and the sysctls are not both 1.
+    #[error(
+        "it is not known whether there is a bridge whose traffic meets no policy: the network interfaces cannot be \
+         listed ({0})"
+    )]
+    Unknown(String),
+}
+
+/// The traffic that is not judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unjudged {
+    families: Vec<Open>,
+    /// Why the sysctls could not be set, if they were to be.
+    refused: Option<String>,
+    managed: bool,
+}
+
+/// Traffic of one family that is not judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Open {
+    call: Call,
+    value: Value,
+    bridges: Vec<Bridge>,
+}
+
+/// The node's bridges, and what is done about them.
+#[derive(Debug)]
+pub struct Bridges {
+    rules: Rules,
+    sysctls: Sysctls,
+    /// How often a sysctl was set.
+    set: u64,
+    /// When that was last said, and how often one had been set by then.
+    said: Option<Instant>,
+    told: u64,
+}
+
+impl Bridges {
+    /// The bridges of the network namespace that this process is in.
+    pub fn new(rules: Rules) -> Bridges {
+        Bridges::of(rules, sysctls::DIRECTORY.into())
+    }
+
+    fn of(rules: Rules, directory: PathBuf) -> Bridges {
+        Bridges {
+            rules,
+            sysctls: Sysctls::new(directory),
+            set: 0,
+            said: None,
+            told: 0,
+        }
+    }
+
+    /// Checks once that all bridged traffic meets the forward hook. Sets the sysctls before, if that is allowed.
+    pub async fn check(&mut self) -> Result<(), Problem> {
+        let listed = links::list().await;
+        self.look(&listed)
+    }
+
+    /// Looks after the bridges for ever, and says in the node's health when traffic is not judged.
+    pub async fn watch(self, health: Health) {
+        let (known, listed) = watch::channel(links::list().await);
+        tokio::select! {
+            () = links::follow(known) => {}
+            () = self.look_after(listed, health) => {}
+        }
+    }
+
+    async fn look_after(mut self, mut listed: watch::Receiver<Listed>, health: Health) {
+        let (mut told, mut counted) = (Told::new(health), 0);
+        loop {
+            let found = self.look(&listed.borrow_and_update());
+            if self.set != counted {
+                counted = self.set;
+                told.health.count(|state| state.sysctls_set = counted);
+            }
+            // Where there is no bridge the sysctls are no matter.
+            let matters = match &*listed.borrow() {
+                Ok(bridges) => !self.concerned(bridges).is_empty(),
+                Err(_) => true,
+            };
+            told.tell(found.err());
+            tokio::select! {
+                () = sleep(EVERY), if matters => {}
+                Ok(()) = listed.changed() => {}
+            }
+        }
+    }
+
+    /// The bridges with a port that are not ignored.
+    fn concerned<'a>(&self, bridges: &'a [Bridge]) -> Vec<&'a Bridge> {
+        let is_ignored = |bridge: &Bridge| self.rules.ignored.contains(&bridge.name);
+        let concerned = bridges.iter();
+        concerned
+            .filter(|bridge| bridge.ports > 0 && !is_ignored(bridge))
+            .collect()
+    }
+
+    /// Looks whether all traffic is judged. Sets the sysctls before, if that is allowed.
+    fn look(&mut self, listed: &Listed) -> Result<(), Problem> {
+        let bridges = match listed {
+            Ok(bridges) => self.concerned(bridges),
+            Err(error) => {
+                let is_on = |call| self.sysctls.read(call) == Value::On;
+                return match Call::ALL.into_iter().all(is_on) {
+                    // Then it does not matter which bridges there are.
+                    true => Ok(()),
+                    false => Err(Problem::Unknown(error.clone())),
+                };
+            }
+        };
+        let (mut families, mut refused) = (Vec::new(), None);
+        for call in Call::ALL.into_iter().filter(|_| !bridges.is_empty()) {
+            let mut value = self.sysctls.read(call);
+            let passes_by = |value: &Value, bridge: &Bridge| !value.judges(bridge.asks_for(call));
+            // From the first port on: nothing is to pass when the second one joins.
+            let needs = bridges.iter().find(|bridge| passes_by(&value, bridge));
+            if let Some(bridge) = needs.filter(|_| self.rules.manage) {
+                match self.sysctls.set(call) {
+                    Ok(()) => {
+                        self.set += 1;
+                        self.say(call, &value, &bridge.name);
+                        value = self.sysctls.read(call);
+                    }
+                    Err(error) => refused = Some(error),
+                }
+            }
+            let open = bridges
+                .iter()
+                .filter(|bridge| bridge.ports >= FORWARDS && passes_by(&value, bridge));
+            let open = Open {
+                call,
+                bridges: open.copied().cloned().collect(),
+                value,
+            };
+            families.extend(Some(open).filter(|open| !open.bridges.is_empty()));
+        }
+        if families.is_empty() {
+            return Ok(());
+        }
+        Err(Problem::Unjudged(Unjudged {
+            families,
+            refused,
+            managed: self.rules.manage,
+        }))
+    }
+
+    /// Says that a sysctl was set, unless that was said a moment ago.
+    fn say(&mut self, call: Call, was: &Value, bridge: &str) {
+        if self.said.is_some_and(|said| said.elapsed() < SAID_EVERY) {
+            return;
+        }
+        self.said = Some(Instant::now());
+        warn!(
+            bridge,
+            times = self.set - std::mem::replace(&mut self.told, self.set),
+            "set {call} to 1, since it {was} and traffic of the bridge would not be judged; who changed it cannot be known"
+        );
+    }
+}
+
+/// What was said of the bridges last.
+struct Told {
+    health: Health,
+    trouble: Option<(Problem, Instant)>,
+}
+
+impl Told {
+    fn new(health: Health) -> Told {
+        Told {
+            health,
+            trouble: None,
+        }
+    }
+
+    /// Says it if it is something else.
+    fn tell(&mut self, problem: Option<Problem>) {
+        match (problem, &self.trouble) {
+            (Some(problem), Some((last, _))) if problem == *last => {}
+            (Some(problem), last) => {
+                let since = last.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+                self.health.begins(Kind::NotJudged, problem.to_string());
+                error!(%problem, "not all traffic is judged");
+                self.trouble = Some((problem, since));
+            }
+            (None, Some((_, since))) => {
+                self.health.ends(Kind::NotJudged);
+                info!(not_judged_for = ?since.elapsed(), "all traffic is judged again");
+                self.trouble = None;
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+impl fmt::Display for Unjudged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("traffic between the ports of a bridge meets no policy: ")?;
+        for (n, open) in self.families.iter().enumerate() {
+            let Open {
+                call,
+                value,
+                bridges,
+            } = open;
+            let named = bridges.iter().take(NAMED);
+            let named: Vec<_> = named
+                .map(|bridge| format!("{} ({} ports)", bridge.name, bridge.ports))
+                .collect();
+            let more = match bridges.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let then = if n == 0 { "" } else { "; " };
+            let (family, named) = (call.family(), named.join(", "));
+            write!(f, "{then}{family} of {named}{more}, since {call} {value}")?;
+        }
+        if let Some(refused) = &self.refused {
+            write!(f, ", and it cannot be set: {refused}")?;
+        }
+        let values = self.families.iter();
+        let is_missing = values.clone().any(|open| open.value == Value::Missing);
+        let modprobe = if is_missing {
+            "`modprobe br_netfilter` and "
+        } else {
+            ""
+        };
+        let settings: Vec<_> = values
+            .clone()
+            .map(|open| format!("{}=1", open.call))
+            .collect();
+        write!(f, ". Remedy: {modprobe}`sysctl -w {}`", settings.join(" "))?;
+        if !self.managed {
+            f.write_str(", or start the enforcer with --manage-sysctls")?;
+        }
+        let mut names = values.flat_map(|open| &open.bridges);
+        let first = names.next().map_or("NAME", |bridge| &bridge.name);
+        let name = match names.all(|bridge| bridge.name == first) {
+            true => first,
+            false => "NAME",
+        };
+        write!(
+            f,
+            "; for a bridge without workloads say --ignore-bridge {name}"
+        )
+    }
+}

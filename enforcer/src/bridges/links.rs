@@ -1,0 +1,165 @@
+//! Which bridges there are in the network namespace, and how many ports each has. Asks the kernel when it tells of a link
+//! that came, went or changed (rtnetlink's multicast), and changes nothing.
+
+use std::time::Duration;
+
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use rtnetlink::{
+    Handle, MulticastGroup,
+    packet_route::{
+        AddressFamily,
+        link::{
+            InfoBridge, InfoData, InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+        },
+    },
+};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use super::sysctls::Call;
+
+/// How long after the kernel told of a link all are listed: most links come with several messages.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// How often they are listed though the kernel tells of none.
+const REFRESH: Duration = Duration::from_secs(10);
+
+/// How long a listing may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long to wait before they are listed again after that failed.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// A bridge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bridge {
+    pub(super) name: String,
+    pub(super) ports: usize,
+    /// Whether it asks br_netfilter for IPv4 and for IPv6 by itself (`IFLA_BR_NF_CALL_IPTABLES` and
+    /// `IFLA_BR_NF_CALL_IP6TABLES`).
+    pub(super) asks: [bool; 2],
+}
+
+impl Bridge {
+    /// Whether it asks br_netfilter for a family by itself.
+    pub(super) fn asks_for(&self, call: Call) -> bool {
+        match call {
+            Call::V4 => self.asks[0],
+            Call::V6 => self.asks[1],
+        }
+    }
+}
+
+/// The bridges, or why they are not known.
+pub(super) type Listed = Result<Vec<Bridge>, String>;
+
+/// Lists them once.
+pub(super) async fn list() -> Listed {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| error.to_string())?;
+    let _connection = Running(tokio::spawn(connection));
+    dump(&handle).await
+}
+
+/// Keeps them known, for ever.
+pub(super) async fn follow(known: watch::Sender<Listed>) {
+    loop {
+        let mut was_listed = false;
+        let Err(error) = listen(&known, &mut was_listed).await;
+        if !was_listed {
+            tell(&known, Err(error));
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Lists them now and whenever the kernel tells of a link, until that fails.
+async fn listen(
+    known: &watch::Sender<Listed>,
+    was_listed: &mut bool,
+) -> Result<std::convert::Infallible, String> {
+    let (connection, handle, mut notices) =
+        rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
+            .map_err(|error| error.to_string())?;
+    let _connection = Running(tokio::spawn(connection));
+    loop {
+        let bridges = dump(&handle).await?;
+        *was_listed = true;
+        tell(known, Ok(bridges));
+        // Messages that were lost are told of by one, too.
+        if let Ok(None) = timeout(REFRESH, notices.next()).await {
+            return Err("the kernel closed the socket".to_owned());
+        }
+        sleep(SETTLE).await;
+        while let Some(Some(_)) = notices.next().now_or_never() {}
+    }
+}
+
+fn tell(known: &watch::Sender<Listed>, listed: Listed) {
+    known.send_if_modified(|last| {
+        let is_other = *last != listed;
+        *last = listed;
+        is_other
+    });
+}
+
+async fn dump(handle: &Handle) -> Listed {
+    let mask = vec![LinkExtentMask::SkipStats];
+    let links = handle
+        .link()
+        .get()
+        .set_filter_mask(AddressFamily::Unspec, mask);
+    let links = links.execute().try_collect::<Vec<LinkMessage>>();
+    let links = timeout(PATIENCE, links)
+        .await
+        .map_err(|_| format!("no answer within {PATIENCE:?}"))?
+        .map_err(|error| error.to_string())?;
+    Ok(among(&links))
+}
+
+/// The bridges among all links.
+pub(super) fn among(links: &[LinkMessage]) -> Vec<Bridge> {
+    let bridges = links.iter().filter_map(|link| {
+        let attributes = &link.attributes;
+        let infos = attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => Some(infos),
+            _ => None,
+        })?;
+        if !infos.contains(&LinkInfo::Kind(InfoKind::Bridge)) {
+            return None;
+        }
+        let name = attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name.clone()),
+            _ => None,
+        })?;
+        let asks = |attribute: InfoBridge| {
+            infos.iter().any(
+                |info| matches!(info, LinkInfo::Data(InfoData::Bridge(data)) if data.contains(&attribute)),
+            )
+        };
+        let port = LinkAttribute::Controller(link.header.index);
+        Some(Bridge {
+            name,
+            ports: links
+                .iter()
+                .filter(|link| link.attributes.contains(&port))
+                .count(),
+            asks: [
+                asks(InfoBridge::NfCallIpTables(true)),
+                asks(InfoBridge::NfCallIp6Tables(true)),
+            ],
+        })
+    });
+    bridges.collect()
+}
+
+/// A task that ends with this.
+struct Running(JoinHandle<()>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

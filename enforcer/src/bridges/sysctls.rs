@@ -1,0 +1,123 @@
+//! The two sysctls of a network namespace that send bridged frames through the forward hook. Knows no bridge.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+/// Where br_netfilter has its sysctls, those of the network namespace of whoever looks. Without the module it is not there.
+pub(super) const DIRECTORY: &str = "/proc/sys/net/bridge";
+
+/// What sends the bridged frames of one family through the forward hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// `bridge-nf-call-iptables`.
+    V4,
+    /// `bridge-nf-call-ip6tables`.
+    V6,
+}
+
+impl Call {
+    pub(super) const ALL: [Call; 2] = [Call::V4, Call::V6];
+
+    pub(super) fn family(self) -> &'static str {
+        match self {
+            Call::V4 => "IPv4",
+            Call::V6 => "IPv6",
+        }
+    }
+
+    fn file(self) -> &'static str {
+        match self {
+            Call::V4 => "bridge-nf-call-iptables",
+            Call::V6 => "bridge-nf-call-ip6tables",
+        }
+    }
+}
+
+/// As `sysctl` takes it.
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "net.bridge.{}", self.file())
+    }
+}
+
+/// What a sysctl is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    On,
+    /// Something else than 1.
+    Off(String),
+    /// There is none: br_netfilter is not loaded.
+    Missing,
+    /// It is there, and does not tell.
+    Unreadable(String),
+}
+
+impl Value {
+    /// Whether frames of a bridge meet the forward hook, which asks for it itself or does not. A bridge that asks is
+    /// heard by br_netfilter alone.
+    pub(super) fn judges(&self, bridge_asks: bool) -> bool {
+        match self {
+            Value::On => true,
+            Value::Off(_) => bridge_asks,
+            Value::Missing | Value::Unreadable(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::On => f.write_str("is 1"),
+            Value::Off(value) => write!(f, "is {value}"),
+            Value::Missing => f.write_str("is not there"),
+            Value::Unreadable(error) => write!(f, "cannot be read ({error})"),
+        }
+    }
+}
+
+/// The sysctls in a directory.
+#[derive(Debug)]
+pub(super) struct Sysctls(PathBuf);
+
+impl Sysctls {
+    pub(super) fn new(directory: PathBuf) -> Sysctls {
+        Sysctls(directory)
+    }
+
+    /// What a sysctl is now.
+    pub(super) fn read(&self, call: Call) -> Value {
+        match fs::read_to_string(self.0.join(call.file())) {
+            Ok(text) if text.trim() == "1" => Value::On,
+            Ok(text) => Value::Off(text.trim().to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Value::Missing,
+            Err(error) => Value::Unreadable(error.to_string()),
+        }
+    }
+
+    /// Sets a sysctl to 1. Makes no file. Returns why it cannot, in words.
+    pub(super) fn set(&self, call: Call) -> Result<(), String> {
+        let path = self.0.join(call.file());
+        let file = File::options().write(true).open(path);
+        file.and_then(|mut file| file.write_all(b"1\n"))
+            .map_err(|error| format!("{error}{}", hint(error.kind())))
+    }
+}
+
+/// What lies behind an error.
+fn hint(error: io::ErrorKind) -> &'static str {
+    match error {
+        io::ErrorKind::ReadOnlyFilesystem => {
+            ": /proc/sys is read-only for the enforcer, as in containers that are not privileged and under systemd's \
+             ProtectKernelTunables=yes"
+        }
+        io::ErrorKind::PermissionDenied => {
+            ": that takes CAP_NET_ADMIN in the user namespace of the network namespace"
+        }
+        io::ErrorKind::NotFound => ": br_netfilter is not loaded",
+        _ => "",
+    }
+}
