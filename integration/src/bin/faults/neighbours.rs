@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Write as _},
     os::fd::{AsFd as _, OwnedFd},
+    process,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -12,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::{
+    errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::signal::Signal,
@@ -148,19 +150,50 @@ fn worst() -> String {
     )
 }
 
-/// Leaves the control plane a processor of its own, as a machine of its own has: the enforcers get the last one.
-fn separate(scene: &Scene) -> Result<()> {
-    let processors = sched_getaffinity(Pid::this())?;
-    let last = (0..CpuSet::count()).rfind(|&n| processors.is_set(n).unwrap_or(false));
-    let mut own = CpuSet::new();
-    own.set(last.context("there is a processor")?)?;
-    for node in [NEAR, FAR] {
-        let pid = scene.deployment.enforcer_pid(node);
-        let pid = pid.context("the enforcer does not run")?;
-        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-            let thread = thread?.file_name();
-            let thread = thread.to_str().context("a number")?.parse()?;
-            sched_setaffinity(Pid::from_raw(thread), &own)?;
+/// The nodes have a processor, and the control plane has another, as machines of their own have. It ends with this.
+struct Apart {
+    all: CpuSet,
+}
+
+impl Apart {
+    /// Gives the enforcers the last processor, and the control plane and this process the others. Where there is one alone they
+    /// share it.
+    fn keep(scene: &Scene) -> Result<Apart> {
+        let all = sched_getaffinity(Pid::this())?;
+        let mut there = (0..CpuSet::count()).filter(|&n| all.is_set(n).unwrap_or(false));
+        let last = there.next_back().context("there is no processor")?;
+        let (mut nodes, mut others) = (CpuSet::new(), all);
+        nodes.set(last)?;
+        if there.next().is_some() {
+            others.unset(last)?;
+        }
+        let apart = Apart { all };
+        for node in [NEAR, FAR] {
+            let pid = scene.deployment.enforcer_pid(node);
+            run_on(pid.context("the enforcer does not run")?, &nodes)?;
+        }
+        let control_plane = scene.deployment.control_plane_pid();
+        run_on(control_plane.context("it does not run")?, &others)?;
+        run_on(process::id(), &others)?;
+        Ok(apart)
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        let _ = run_on(process::id(), &self.all);
+    }
+}
+
+/// Has a process run on some processors alone, with all threads that it has and will have.
+fn run_on(pid: u32, processors: &CpuSet) -> Result<()> {
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = thread?.file_name();
+        let thread = thread.to_str().context("a number")?.parse()?;
+        match sched_setaffinity(Pid::from_raw(thread), processors) {
+            // It ended meanwhile.
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
     Ok(())
@@ -168,7 +201,7 @@ fn separate(scene: &Scene) -> Result<()> {
 
 /// A tenant applies and deletes the worst policy that there may be, beside one that wants to be left alone.
 pub(crate) fn tenant(scene: &mut Scene, settings: Settings) -> Result<String> {
-    separate(scene)?;
+    let _apart = Apart::keep(scene)?;
     let mut client = scene.client()?;
     client.enforce(vec![put(format!(
         "apiVersion: v1\nkind: Namespace\nmetadata: {{name: other}}\n---\n{}",
