@@ -39,7 +39,7 @@ const FORWARDS: usize = 2;
 /// How many bridges a reason names.
 const NAMED: usize = 5;
 
-/// What the operator says of the node's bridges.
+/// The operator's rules for the node's bridges.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// The bridges without workloads, by name.
@@ -215,7 +215,7 @@ impl Bridges {
     }
 }
 
-/// What was said of the bridges last.
+/// The last report about the bridges.
 struct Told {
     health: Health,
     trouble: Option<(Problem, Instant)>,

@@ -171,7 +171,7 @@ impl Entry {
                 .is_none_or(|update| has(&update.held))
     }
 
-    /// What it said of traffic that passes it by unjudged, if it has not said since that there is none.
+    /// The trouble of traffic that passes it by unjudged, if it has not said since that there is none.
     pub(super) fn not_judged(&self) -> Option<&Trouble> {
         let mut troubles = self.troubles.0.iter();
         troubles.find(|trouble| trouble.kind == Kind::NotJudged)

@@ -10,7 +10,7 @@ use std::{
 /// Where br_netfilter has its sysctls, those of the network namespace of whoever looks. Without the module it is not there.
 pub(super) const DIRECTORY: &str = "/proc/sys/net/bridge";
 
-/// What sends the bridged frames of one family through the forward hook.
+/// A sysctl that sends the bridged frames of one family through the forward hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     /// `bridge-nf-call-iptables`.
@@ -44,7 +44,7 @@ impl fmt::Display for Call {
     }
 }
 
-/// What a sysctl is.
+/// The value of a sysctl.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
     On,
@@ -88,7 +88,7 @@ impl Sysctls {
         Sysctls(directory)
     }
 
-    /// What a sysctl is now.
+    /// The value that a sysctl has now.
     pub(super) fn read(&self, call: Call) -> Value {
         match fs::read_to_string(self.0.join(call.file())) {
             Ok(text) if text.trim() == "1" => Value::On,
@@ -107,7 +107,7 @@ impl Sysctls {
     }
 }
 
-/// What lies behind an error.
+/// The likely cause of an error, in words.
 fn hint(error: io::ErrorKind) -> &'static str {
     match error {
         io::ErrorKind::ReadOnlyFilesystem => {

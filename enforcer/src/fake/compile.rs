@@ -188,7 +188,8 @@ impl Check {
             Check::Input(name) => interface(&packet.input, name),
             Check::Output(name) => interface(&packet.output, name),
             Check::ByBridge => packet.entry == Entry::Bridge,
-            Check::Astray => packet.entry == Entry::Elsewhere,
+            // The routes tell nothing of the ports behind a bridge.
+            Check::Astray => packet.entry != Entry::Route,
             Check::Protocol(number) => protocol == Some(*number),
             // The other constant set, that of protocols without ports, is looked up negated.
             Check::NeighbourDiscovery if packet.icmpv6.is_none() => false,

@@ -29,7 +29,7 @@ pub enum Entry {
     Route,
     /// By another one.
     Elsewhere,
-    /// By a bridge.
+    /// By a bridge, to which the route to its source does not lead.
     Bridge,
 }
 
@@ -108,9 +108,9 @@ impl Packet {
         self
     }
 
-    /// The same packet, from elsewhere than its source is.
-    pub fn astray(mut self) -> Packet {
-        self.entry = Entry::Elsewhere;
+    /// The same packet, come in there.
+    pub fn at(mut self, entry: Entry) -> Packet {
+        self.entry = entry;
         self
     }
 

@@ -35,7 +35,7 @@ pub(super) type Rules = Arc<Vec<Arc<Rule>>>;
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) name: String,
-    /// The priority at which the forward hook calls it, if it does.
+    /// Where the kernel calls it, if it does.
     pub(super) base: Option<Base>,
     pub(super) born: Generation,
     pub(super) died: Generation,

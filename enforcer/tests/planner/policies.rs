@@ -217,8 +217,10 @@ pub(crate) fn packets() -> Vec<Packet> {
         let of = [(6, 80), (6, 85), (17, 53), (1, 0)]
             .map(|(protocol, port)| Packet::of_connection(client, server, protocol, port));
         let late = Packet::of_connection(client, server, 6, 80).in_the_middle();
-        let astray = Packet::of_connection(client, server, 6, 80).astray();
-        let others = [late, astray, Packet::without_connection(client, server)];
+        let [astray, bridged] = [Entry::Elsewhere, Entry::Bridge]
+            .map(|entry| Packet::of_connection(client, server, 6, 80).at(entry));
+        let unconnected = Packet::without_connection(client, server);
+        let others = [late, astray, bridged, unconnected];
         for packet in of.into_iter().chain(others) {
             packets.push(packet.clone().by(WORKLOADS, WORKLOADS));
             packets.push(packet);
