@@ -2,6 +2,7 @@
 //! one update at a time: journal, kernel, acknowledgement. It knows no time and no thread: those are `thread`'s.
 
 mod adopt;
+mod bridge;
 mod drift;
 mod lease;
 mod thread;

@@ -34,7 +34,7 @@ use crate::{
     kernel::Kernel,
     netlink::{self, Error, TableState},
     nft::{
-        command::Command,
+        command::{Command, TableFamily},
         content::Found,
         encode,
         lease::{self, Slot},
@@ -201,7 +201,7 @@ impl FakeKernel {
     fn fits(&self, commands: &[Command]) -> Result<(), Errno> {
         let limit = self.batch.saturating_add(SLACK);
         let bound: usize = commands.iter().map(encode::size_bound).sum();
-        if bound <= limit || encode::batch(commands, None).bytes.len() <= limit {
+        if bound <= limit || encode::batch(TableFamily::Inet, commands, None).bytes.len() <= limit {
             return Ok(());
         }
         Err(Errno::EMSGSIZE)

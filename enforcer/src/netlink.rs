@@ -1,4 +1,4 @@
-//! The socket to netfilter: commits batches and reads back what our table holds. It never decides anything, and never
+//! The socket to netfilter: commits batches and reads back what our tables hold. It never decides anything, and never
 //! names a table but ours.
 
 mod connections;
@@ -27,7 +27,7 @@ use parking_lot::FairMutex;
 use rustables::sys;
 
 use crate::nft::{
-    command::{Command, Element, SetKind, TABLE},
+    command::{Command, Element, SetKind, TABLE, TableFamily},
     decode,
     encode::{
         self, TABLE_OWNED, TABLE_PERSISTS,
@@ -126,10 +126,12 @@ pub struct TableState {
     pub lease: Option<Slot>,
 }
 
-/// A socket to nf_tables of the network namespace that it was opened in. Clones share it: the table belongs to the socket.
+/// A socket to nf_tables of the network namespace that it was opened in, for our table of one family. Clones share the socket:
+/// the tables belong to it.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     socket: Arc<OwnedFd>,
+    family: TableFamily,
     /// Held from a request to the end of its answer. Who waits for it is next.
     turn: Arc<FairMutex<()>>,
     batch: usize,
@@ -168,8 +170,17 @@ impl Netlink {
     pub fn over(socket: OwnedFd, batch: usize) -> Netlink {
         Netlink {
             socket: Arc::new(socket),
+            family: TableFamily::Inet,
             turn: Arc::default(),
             batch,
+        }
+    }
+
+    /// The same socket, for our table of family bridge.
+    pub fn for_bridges(&self) -> Netlink {
+        Netlink {
+            family: TableFamily::Bridge,
+            ..self.clone()
         }
     }
 
@@ -195,7 +206,7 @@ impl Netlink {
     }
 
     fn carry_out(&self, commands: &[Command], generation: Option<u32>) -> Result<(), Error> {
-        let encoded = encode::batch(commands, generation);
+        let encoded = encode::batch(self.family, commands, generation);
         let turn = self.turn.lock();
         self.send(&encoded.bytes)?;
         let answer = self.answer(encoded.acknowledged());
@@ -211,7 +222,7 @@ impl Netlink {
             .and_then(|at| encoded.origins.get(at));
         match index {
             Some(&index) => Err(Error::Refused {
-                command: shorten(&commands[index].to_string()),
+                command: shorten(&commands[index].of(self.family).to_string()),
                 errno,
             }),
             None => Err(Error::Socket {
@@ -415,8 +426,7 @@ impl Netlink {
     /// The bodies of everything that a dump of nf_tables returns.
     fn dump(&self, kind: u32, which: &Attributes) -> Result<Vec<Vec<u8>>, Error> {
         let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
-        let family = libc::NFPROTO_INET as u8;
-        let request = request(kind, libc::NLM_F_DUMP, family, which);
+        let request = request(kind, libc::NLM_F_DUMP, self.family.number(), which);
         self.dump_wanted(&request, |_| true)
     }
 

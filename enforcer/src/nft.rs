@@ -1,6 +1,7 @@
 //! nftables as data: the commands we use, how they read as an nft script, and how they are encoded. Pure; the socket
 //! is `netlink`'s.
 
+pub mod bridge;
 pub mod command;
 pub mod content;
 pub mod decode;

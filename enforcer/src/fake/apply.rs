@@ -215,6 +215,13 @@ impl Batch<'_> {
     }
 
     fn add_set(&mut self, name: &str, kind: SetKind) -> Result<(), Errno> {
+        if matches!(
+            kind,
+            SetKind::Ports | SetKind::PortAddresses(_) | SetKind::PortVerdicts
+        ) {
+            // They are the other table's, of family bridge.
+            return Err(Errno::EOPNOTSUPP);
+        }
         if let Some(id) = self.table.set_id(name) {
             return if self.table.set(id).kind == kind {
                 Ok(())

@@ -161,7 +161,9 @@ impl Field {
             SetKind::Pairs(of) => !map && pair && is_of(of),
             SetKind::Verdicts(of) => map && !pair && is_of(of),
             SetKind::Families => !map && self.family().is_none(),
-            SetKind::Stamp => false,
+            SetKind::Stamp | SetKind::Ports | SetKind::PortAddresses(_) | SetKind::PortVerdicts => {
+                false
+            }
         };
         if right { Ok(()) } else { Err(Errno::EINVAL) }
     }
@@ -397,6 +399,8 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::SourceMap(family, name) => map(Field::Source(*family), name)?,
         Match::DestinationMap(family, name) => map(Field::Destination(*family), name)?,
         Match::ServerPortMap(ports) => Check::Ports(port_map(ports, table)?),
+        // This kernel has the table of family inet alone.
+        Match::Bridge(_) => return Err(Errno::EOPNOTSUPP),
     })
 }
 
@@ -456,5 +460,7 @@ fn key_length(kind: SetKind) -> usize {
         SetKind::Pairs(family) => 2 * address_length(family),
         SetKind::Stamp => 4,
         SetKind::Families => 1,
+        SetKind::Ports | SetKind::PortVerdicts => libc::IFNAMSIZ,
+        SetKind::PortAddresses(family) => libc::IFNAMSIZ + address_length(family),
     }
 }

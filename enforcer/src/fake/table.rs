@@ -17,7 +17,7 @@ use crate::{
         elements::{Data, Elements, Key, Listed},
     },
     nft::{
-        command::{Base, Element, Family, SetKind, Verdict},
+        command::{Base, Element, Family, SetKind, TableFamily, Verdict},
         content::{Found, FoundChain, FoundRule, FoundSet, Hook},
         encode,
     },
@@ -195,7 +195,7 @@ impl Table {
             let hook = chain.base.map_or(Hook::None, Hook::Base);
             let rules = chain.latest().iter().map(|rule| FoundRule {
                 handle: rule.handle,
-                spelling: encode::spelling(&rule.source),
+                spelling: encode::spelling(TableFamily::Inet, &rule.source),
             });
             let rules = rules.collect();
             (name.clone(), FoundChain { hook, rules })
@@ -244,6 +244,9 @@ impl Table {
             }
             (SetKind::Verdicts(_) | SetKind::Stamp, _) => {
                 unreachable!("these say something beside their key")
+            }
+            (SetKind::Ports | SetKind::PortAddresses(_) | SetKind::PortVerdicts, _) => {
+                unreachable!("this kernel takes no such set")
             }
         };
         set.elements.entries().into_iter().map(element).collect()

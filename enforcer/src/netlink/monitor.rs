@@ -21,7 +21,10 @@ use nix::{
 use rustables::sys;
 
 use super::{Error, Netlink, messages};
-use crate::nft::{command::TABLE, encode::attributes};
+use crate::nft::{
+    command::{TABLE, TableFamily},
+    encode::attributes,
+};
 
 /// What the socket holds while nobody reads: then the kernel drops messages, and the table is to be read.
 const BUFFER: usize = 4 << 20;
@@ -51,7 +54,7 @@ impl fmt::Display for Culprit {
 /// What was heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// Somebody else changed our table.
+    /// Somebody else changed one of our tables.
     Touched(Culprit),
     /// Somebody else committed, and our table was not touched.
     Elsewhere(Culprit),
@@ -120,11 +123,10 @@ impl Monitor {
                 continue;
             };
             if kind != sys::NFT_MSG_NEWGEN {
-                self.touches |= header[0] == libc::NFPROTO_INET as u8
-                    && attributes::find(body, NAME)
-                        .map(attributes::text)
-                        .as_deref()
-                        == Some(TABLE);
+                let families = [TableFamily::Inet, TableFamily::Bridge];
+                let name = || attributes::find(body, NAME).map(attributes::text);
+                self.touches |= families.map(TableFamily::number).contains(&header[0])
+                    && name().as_deref() == Some(TABLE);
                 continue;
             }
             let pid = attributes::find(body, sys::NFTA_GEN_PROC_PID).and_then(attributes::number);

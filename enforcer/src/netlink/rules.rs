@@ -8,6 +8,8 @@ use rustables::sys;
 
 use super::{Error, Netlink, of_table, ours};
 use crate::nft::{
+    bridge,
+    command::TableFamily,
     encode::attributes,
     frame::{self, Denial},
     lease::{self, Slot},
@@ -33,11 +35,17 @@ impl Netlink {
     /// How many packets were denied since the table was made, and why; nothing when there is no table.
     pub fn denied(&self) -> Result<BTreeMap<Denial, u64>, Error> {
         let mut denied = BTreeMap::new();
-        for chain in frame::COUNTING {
+        let chains: &[&str] = match self.family {
+            TableFamily::Inet => &frame::COUNTING,
+            TableFamily::Bridge => &bridge::COUNTING,
+        };
+        for chain in chains {
             for rule in self.rules_of(chain)? {
-                if let (Some(why), Some(packets)) =
-                    (Denial::of(chain, &comment(&rule)), counted(&rule))
-                {
+                let why = match self.family {
+                    TableFamily::Inet => Denial::of(chain, &comment(&rule)),
+                    TableFamily::Bridge => bridge::reason(chain),
+                };
+                if let Some((why, packets)) = why.zip(counted(&rule)) {
                     *denied.entry(why).or_default() += packets;
                 }
             }

@@ -2,8 +2,39 @@
 
 use std::{fmt, net::IpAddr, time::Duration};
 
-/// The name of our table, of family inet. Nothing else is ever touched.
+use crate::nft::bridge::BridgeMatch;
+
+/// The name of both of our tables. Nothing else is ever touched.
 pub const TABLE: &str = "sallyport";
+
+/// The family of one of our tables: which packets its chains are called for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TableFamily {
+    /// IPv4 and IPv6 packets, routed ones and those that br_netfilter shows: the table that policy is compiled to.
+    #[default]
+    Inet,
+    /// Frames at the ports of bridges: the table that keeps out what the other one cannot judge.
+    Bridge,
+}
+
+impl TableFamily {
+    /// The number of the family in netlink messages.
+    pub fn number(self) -> u8 {
+        match self {
+            TableFamily::Inet => libc::NFPROTO_INET as u8,
+            TableFamily::Bridge => libc::NFPROTO_BRIDGE as u8,
+        }
+    }
+}
+
+impl fmt::Display for TableFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TableFamily::Inet => "inet",
+            TableFamily::Bridge => "bridge",
+        })
+    }
+}
 
 /// The family of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,6 +130,19 @@ pub enum SetKind {
     Stamp,
     /// Families, each for a while: the kernel takes them out by itself.
     Families,
+    /// Names of interfaces, hashed.
+    Ports,
+    /// Names of interfaces, each with an address.
+    PortAddresses(Family),
+    /// A verdict for each name of an interface.
+    PortVerdicts,
+}
+
+impl SetKind {
+    /// Whether it is a map, whose elements have verdicts.
+    pub fn is_map(self) -> bool {
+        matches!(self, SetKind::Verdicts(_) | SetKind::PortVerdicts)
+    }
 }
 
 /// An element of a set or map.
@@ -116,6 +160,12 @@ pub enum Element {
     Stamp(u32, String),
     /// A family, and for how long it is there.
     Family(Family, Duration),
+    /// The name of an interface.
+    Port(String),
+    /// The name of an interface with an address.
+    PortAddress(String, IpAddr),
+    /// The name of an interface and its verdict.
+    PortVerdict(String, Verdict),
 }
 
 /// A condition of a rule. All must hold.
@@ -176,6 +226,8 @@ pub enum Match {
     DestinationMap(Family, String),
     /// The verdict depends on the port of the connection's server: `first..=last`, disjoint, ascending.
     ServerPortMap(Vec<(u16, u16, Verdict)>),
+    /// Conditions that only the table of family bridge has.
+    Bridge(BridgeMatch),
 }
 
 /// Where the kernel calls a base chain. What is called first is less.
@@ -357,7 +409,9 @@ impl Command {
             }
             Command::AddElements(set, _, elements) | Command::DeleteElements(set, _, elements) => {
                 let chains = elements.iter_mut().filter_map(|element| match element {
-                    Element::Verdict(_, verdict, _) => verdict.chain_mut(),
+                    Element::Verdict(_, verdict, _) | Element::PortVerdict(_, verdict) => {
+                        verdict.chain_mut()
+                    }
                     _ => None,
                 });
                 [set].into_iter().chain(chains).collect()
@@ -415,7 +469,8 @@ impl Match {
             | Match::Astray
             | Match::Protocol(_)
             | Match::ProtocolWithoutPorts
-            | Match::ProtocolOrError(_) => Vec::new(),
+            | Match::ProtocolOrError(_)
+            | Match::Bridge(_) => Vec::new(),
         }
     }
 }
@@ -453,6 +508,9 @@ impl fmt::Display for Element {
             Element::Family(family, lasts) => {
                 write!(f, "{} timeout {}ms", family.protocol(), lasts.as_millis())
             }
+            Element::Port(name) => write!(f, "\"{name}\""),
+            Element::PortAddress(name, address) => write!(f, "\"{name}\" . {address}"),
+            Element::PortVerdict(name, verdict) => write!(f, "\"{name}\" : {verdict}"),
         }
     }
 }
@@ -516,6 +574,7 @@ impl fmt::Display for Match {
                 });
                 write!(f, "ct reply proto-src vmap {{ {} }}", join(ports))
             }
+            Match::Bridge(condition) => condition.fmt(f),
         }
     }
 }
@@ -543,13 +602,28 @@ impl fmt::Display for SetKind {
             SetKind::Verdicts(family) => write!(f, "type {} : verdict;", family.datatype()),
             SetKind::Stamp => f.write_str("type mark;"),
             SetKind::Families => f.write_str("type nf_proto; flags timeout;"),
+            SetKind::Ports => f.write_str("type ifname;"),
+            SetKind::PortAddresses(family) => write!(f, "type ifname . {};", family.datatype()),
+            SetKind::PortVerdicts => f.write_str("type ifname : verdict;"),
         }
     }
 }
 
+/// As nft spells it for the table of family inet.
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let t = format_args!("inet {TABLE}").to_string();
+        self.spell(TableFamily::Inet, f)
+    }
+}
+
+impl Command {
+    /// As nft spells it for our table of a family.
+    pub fn of(&self, family: TableFamily) -> impl fmt::Display + '_ {
+        fmt::from_fn(move |f| self.spell(family, f))
+    }
+
+    fn spell(&self, family: TableFamily, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let t = format_args!("{family} {TABLE}").to_string();
         match self {
             Command::AddTable { owned: true } => {
                 write!(f, "add table {t} {{ flags owner, persist; }}")
@@ -561,11 +635,7 @@ impl fmt::Display for Command {
                 kind,
                 comment,
             } => {
-                let what = if matches!(kind, SetKind::Verdicts(_)) {
-                    "map"
-                } else {
-                    "set"
-                };
+                let what = if kind.is_map() { "map" } else { "set" };
                 write!(
                     f,
                     "add {what} {t} {name} {{ {kind} comment \"{comment}\"; }}"

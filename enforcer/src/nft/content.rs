@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::nft::{
-    command::{Base, Command, Element, Rule, SetKind},
+    command::{Base, Command, Element, Rule, SetKind, TableFamily},
     encode,
 };
 
@@ -173,7 +173,8 @@ impl WantedChain {
     /// The commands that make a chain's rules this one's. As many as can be stay: rules with constant sets do not change
     /// well while packets look.
     pub fn mend(&self, name: &str, found: &FoundChain) -> Vec<Command> {
-        let wanted: Vec<String> = self.rules.iter().map(encode::spelling).collect();
+        let spell = |rule| encode::spelling(TableFamily::Inet, rule);
+        let wanted: Vec<String> = self.rules.iter().map(spell).collect();
         let there: Vec<&str> = found.rules.iter().map(|rule| &*rule.spelling).collect();
         let (mut delete, mut add, mut next) = (Vec::new(), Vec::new(), 0);
         let stay = common(&there, &wanted);

@@ -15,7 +15,7 @@ use crate::nft::{
 };
 
 /// Every kind of set that we make.
-const KINDS: [SetKind; 10] = [
+const KINDS: [SetKind; 14] = [
     SetKind::Addresses(Family::V4),
     SetKind::Addresses(Family::V6),
     SetKind::Ranges(Family::V4),
@@ -26,6 +26,10 @@ const KINDS: [SetKind; 10] = [
     SetKind::Verdicts(Family::V6),
     SetKind::Stamp,
     SetKind::Families,
+    SetKind::Ports,
+    SetKind::PortAddresses(Family::V4),
+    SetKind::PortAddresses(Family::V6),
+    SetKind::PortVerdicts,
 ];
 
 /// What a set holds, by the kernel's description of it; `None` when it is none of ours.
@@ -44,7 +48,7 @@ pub fn set_kind(set: &[u8]) -> Option<SetKind> {
     KINDS.into_iter().find(|&kind| {
         let ours = SetDescription::of(kind);
         (ours.flags, ours.datatype, ours.length) == (flags, datatype, length)
-            && verdicts == matches!(kind, SetKind::Verdicts(_))
+            && verdicts == kind.is_map()
     })
 }
 
@@ -95,6 +99,15 @@ fn single(kind: SetKind, element: &[u8]) -> Option<Element> {
             let millis = timeout.map_or(0, u64::from_be_bytes);
             Element::Family(family, Duration::from_millis(millis))
         }
+        SetKind::Ports => Element::Port(name(key)?),
+        SetKind::PortAddresses(family) => {
+            let (port, octets) = key.split_at_checked(libc::IFNAMSIZ)?;
+            Element::PortAddress(name(port)?, address(family, octets)?)
+        }
+        SetKind::PortVerdicts => {
+            let data = attributes::find(element, sys::NFTA_SET_ELEM_DATA)?;
+            Element::PortVerdict(name(key)?, verdict(data)?)
+        }
         SetKind::Ranges(_) => return None,
     })
 }
@@ -139,6 +152,14 @@ fn address(family: Family, octets: &[u8]) -> Option<IpAddr> {
         Family::V4 => IpAddr::from(<[u8; 4]>::try_from(octets).ok()?),
         Family::V6 => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
     })
+}
+
+/// The name of an interface. Nothing follows its first NUL.
+fn name(key: &[u8]) -> Option<String> {
+    let end = key.iter().position(|&byte| byte == 0)?;
+    let (name, rest) = key.split_at(end);
+    let is_name = !name.is_empty() && rest.iter().all(|&byte| byte == 0);
+    String::from_utf8(name.to_vec()).ok().filter(|_| is_name)
 }
 
 fn before(address: IpAddr) -> Option<IpAddr> {

@@ -14,7 +14,7 @@ use rustables::{
 };
 
 use crate::nft::{
-    command::{self, Base, Command, Element, Family, Rule, SetKind, TABLE, Verdict},
+    command::{self, Base, Command, Element, Family, Rule, SetKind, TABLE, TableFamily, Verdict},
     encode::{attributes::Attributes, expressions::Expressions},
 };
 
@@ -52,9 +52,13 @@ impl Encoded {
     }
 }
 
-/// Encodes commands as one batch. With a generation, the kernel takes it only if its ruleset is still of that.
-pub fn batch(commands: &[Command], generation: Option<u32>) -> Encoded {
-    let mut encoder = Encoder::default();
+/// Encodes commands to our table of a family as one batch. With a generation, the kernel takes it only if its ruleset is still
+/// of that.
+pub fn batch(family: TableFamily, commands: &[Command], generation: Option<u32>) -> Encoded {
+    let mut encoder = Encoder {
+        family,
+        ..Encoder::default()
+    };
     encoder.begin(generation);
     for (index, command) in commands.iter().enumerate() {
         encoder.command(index, command);
@@ -90,6 +94,7 @@ pub fn size_bound(command: &Command) -> usize {
 
 #[derive(Default)]
 struct Encoder {
+    family: TableFamily,
     bytes: Vec<u8>,
     origins: Vec<usize>,
     /// Ids of sets that are named and referred to in one batch.
@@ -147,8 +152,14 @@ impl Encoder {
         self.last = self.bytes.len();
         let seq = self.origins.len() as u32;
         let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
-        let family = libc::NFPROTO_INET as u8;
-        self.raw(kind, flags as u16, family, 0, seq, &body.bytes);
+        self.raw(
+            kind,
+            flags as u16,
+            self.family.number(),
+            0,
+            seq,
+            &body.bytes,
+        );
     }
 
     /// Takes one message over from a rustables batch: without its begin, its end and its wish for an acknowledgement.
@@ -171,13 +182,16 @@ impl Encoder {
         match command {
             Command::AddTable { owned } => {
                 let table = if *owned {
-                    table().with_flags(TABLE_OWNED)
+                    self.table().with_flags(TABLE_OWNED)
                 } else {
-                    table()
+                    self.table()
                 };
                 self.splice(|batch| batch.add(&table, MsgType::Add));
             }
-            Command::DeleteTable => self.splice(|batch| batch.add(&table(), MsgType::Del)),
+            Command::DeleteTable => {
+                let table = self.table();
+                self.splice(|batch| batch.add(&table, MsgType::Del));
+            }
             Command::AddSet {
                 name,
                 kind,
@@ -200,7 +214,7 @@ impl Encoder {
                 base,
                 comment,
             } => {
-                let mut chain = Chain::new(&table())
+                let mut chain = Chain::new(&self.table())
                     .with_name(name)
                     .with_userdata(comment_userdata(0, comment));
                 if let Some(Base { hook, priority }) = *base {
@@ -247,6 +261,14 @@ impl Encoder {
                 self.elements(NFT_MSG_DELSETELEM, 0, set, *kind, elements);
             }
         }
+    }
+
+    fn table(&self) -> Table {
+        let family = match self.family {
+            TableFamily::Inet => ProtocolFamily::Inet,
+            TableFamily::Bridge => ProtocolFamily::Bridge,
+        };
+        Table::new(family).with_name(TABLE)
     }
 
     fn named(&mut self, kind: u32, table: u16, attribute: u16, name: &str) {
@@ -311,7 +333,7 @@ impl Encoder {
 
     /// Adds a rule before another, or behind all.
     fn add_rule(&mut self, chain: &str, rule: &Rule, before: Option<u64>) {
-        let mut expressions = Expressions::default();
+        let mut expressions = Expressions::of(self.family);
         for condition in &rule.matches {
             expressions.condition(condition, &mut |anonymous| self.anonymous(anonymous));
         }
@@ -359,14 +381,12 @@ impl Encoder {
     }
 }
 
-fn table() -> Table {
-    Table::new(ProtocolFamily::Inet).with_name(TABLE)
-}
-
 /// A set that belongs to one rule and never changes.
 enum Anonymous<'a> {
     /// Single numbers of one byte.
     Bytes { datatype: u32, values: &'a [u8] },
+    /// EtherTypes.
+    EtherTypes(&'a [u16]),
     /// Ports and verdicts.
     Ports(&'a [(u16, u16, Verdict)]),
 }
@@ -384,6 +404,19 @@ impl Anonymous<'_> {
                     concatenated: None,
                 },
                 values.iter().map(|value| key_element(&[*value])).collect(),
+            ),
+            Anonymous::EtherTypes(types) => (
+                "__set%d",
+                SetDescription {
+                    flags: fixed,
+                    datatype: 10, // TYPE_ETHERTYPE of nft
+                    length: 2,
+                    concatenated: None,
+                },
+                types
+                    .iter()
+                    .map(|value| key_element(&value.to_be_bytes()))
+                    .collect(),
             ),
             Anonymous::Ports(ports) => {
                 let ranges = ports.iter().any(|(first, last, _)| first != last);
@@ -425,8 +458,8 @@ pub(super) struct SetDescription {
     /// The key's type, in nft's numbers (`enum datatypes` of its source); the kernel keeps it for nft.
     pub(super) datatype: u32,
     pub(super) length: u32,
-    /// The length of each of two concatenated fields.
-    concatenated: Option<u32>,
+    /// The lengths of two concatenated fields.
+    concatenated: Option<[u32; 2]>,
 }
 
 impl SetDescription {
@@ -442,7 +475,14 @@ impl SetDescription {
             SetKind::Pairs(family) => {
                 let (datatype, length) = address(family);
                 let pair = (datatype << 6 | datatype, 2 * length);
-                (NFT_SET_CONCAT, pair, Some(length))
+                (NFT_SET_CONCAT, pair, Some([length; 2]))
+            }
+            SetKind::Ports => (0, IFNAME, None),
+            SetKind::PortVerdicts => (sys::NFT_SET_MAP, IFNAME, None),
+            SetKind::PortAddresses(family) => {
+                let ((name, name_length), (datatype, length)) = (IFNAME, address(family));
+                let pair = (name << 6 | datatype, name_length + length);
+                (NFT_SET_CONCAT, pair, Some([name_length, length]))
             }
             SetKind::Stamp => (0, (19, 4), None),
             SetKind::Families => (sys::NFT_SET_TIMEOUT, (2, 1), None), // TYPE_NFPROTO of nft
@@ -465,13 +505,13 @@ impl SetDescription {
         if self.flags & sys::NFT_SET_MAP != 0 {
             body.u32(sys::NFTA_SET_DATA_TYPE, sys::NFT_DATA_VERDICT);
         }
-        if let Some(length) = self.concatenated {
-            let mut field = Attributes::default();
-            field.u32(1, length); // NFTA_SET_FIELD_LEN
+        if let Some(lengths) = self.concatenated {
             let mut fields = Attributes::default();
-            fields
-                .nest(sys::NFTA_LIST_ELEM, &field)
-                .nest(sys::NFTA_LIST_ELEM, &field);
+            for length in lengths {
+                let mut field = Attributes::default();
+                field.u32(1, length); // NFTA_SET_FIELD_LEN
+                fields.nest(sys::NFTA_LIST_ELEM, &field);
+            }
             let mut description = Attributes::default();
             description.nest(2, &fields); // NFTA_SET_DESC_CONCAT
             body.nest(sys::NFTA_SET_DESC, &description);
@@ -480,6 +520,9 @@ impl SetDescription {
         body
     }
 }
+
+/// The name of an interface as a key: its type in nft's numbers (TYPE_IFNAME), and its length.
+const IFNAME: (u32, u32) = (41, libc::IFNAMSIZ as u32);
 
 /// `NFT_SET_CONCAT`, Linux 5.6.
 const NFT_SET_CONCAT: u32 = 0x80;
@@ -493,6 +536,16 @@ fn element(element: &Element, whole: bool) -> Attributes {
             let mut element = key_element(&[nfproto(*family)]);
             element.u64(sys::NFTA_SET_ELEM_TIMEOUT, millis(*lasts));
             element
+        }
+        Element::Port(name) => key_element(&padded(name)),
+        Element::PortVerdict(name, _) if !whole => key_element(&padded(name)),
+        Element::PortVerdict(name, verdict) => {
+            let mut element = key_element(&padded(name));
+            element.nest(sys::NFTA_SET_ELEM_DATA, &verdict_data(verdict));
+            element
+        }
+        Element::PortAddress(name, address) => {
+            key_element(&[&padded(name)[..], &octets(*address)].concat())
         }
         Element::Address(address) => key_element(&octets(*address)),
         Element::Pair(address) => key_element(&octets(*address).repeat(2)),
@@ -572,6 +625,13 @@ fn comment_userdata(kind: u8, comment: &str) -> Vec<u8> {
     data.extend_from_slice(&comment.as_bytes()[..end]);
     data.push(0);
     data
+}
+
+/// The name of an interface with all its bytes.
+fn padded(name: &str) -> [u8; libc::IFNAMSIZ] {
+    let mut padded = [0; libc::IFNAMSIZ];
+    padded[..name.len()].copy_from_slice(name.as_bytes());
+    padded
 }
 
 /// A family as packets have it in nf_tables.

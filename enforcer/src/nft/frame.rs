@@ -109,18 +109,30 @@ pub enum Denial {
     Unjudgeable,
     /// Its source is a workload's, and it came in where that workload is not.
     Spoofed,
+    /// A workload speaks as a router or a DHCP server.
+    Announced,
+    /// It is a frame that meets no policy: it has a VLAN tag, or is neither IP's nor ARP's.
+    NeverJudged,
+    /// It is of a link-local address, which no policy knows.
+    LinkLocal,
+    /// It came to the port of a workload, and its destination is no address that the workload lists.
+    Unlisted,
     /// The table is not what it should be, or a lookup missed what is in it.
     NothingAllowedIt,
 }
 
 impl Denial {
     /// All.
-    pub const ALL: [Denial; 6] = [
+    pub const ALL: [Denial; 10] = [
         Denial::Policy,
         Denial::Strict,
         Denial::Closed,
         Denial::Unjudgeable,
         Denial::Spoofed,
+        Denial::Announced,
+        Denial::NeverJudged,
+        Denial::LinkLocal,
+        Denial::Unlisted,
         Denial::NothingAllowedIt,
     ];
 
@@ -145,6 +157,10 @@ impl Denial {
             Denial::Closed => "closed",
             Denial::Unjudgeable => "unjudgeable",
             Denial::Spoofed => "spoofed",
+            Denial::Announced => "announced",
+            Denial::NeverJudged => "never_judged",
+            Denial::LinkLocal => "link_local",
+            Denial::Unlisted => "unlisted",
             Denial::NothingAllowedIt => "nothing_allowed_it",
         }
     }

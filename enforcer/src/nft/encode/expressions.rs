@@ -3,9 +3,11 @@
 use rustables::sys;
 
 use crate::nft::{
-    command::{Family, Match, Tuple, Verdict},
-    encode::{Anonymous, attributes::Attributes, nfproto, verdict_data},
+    command::{Family, Match, TableFamily, Tuple, Verdict},
+    encode::{Anonymous, attributes::Attributes, nfproto, padded, verdict_data},
 };
+
+mod bridge;
 
 /// The first 16-byte register; the verdict register is 0.
 const REG: u32 = sys::NFT_REG_1;
@@ -33,7 +35,7 @@ const ICMPV6: u8 = 58;
 const NEIGHBOUR_DISCOVERY: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
 
 /// The kind of bridges (`br_link_ops` of the kernel).
-const BRIDGE: &[u8] = b"bridge";
+const BRIDGE: &str = "bridge";
 
 /// Flags of TCP in the byte of its header that holds them (RFC 9293, section 3.1).
 const TCP_FIN: u8 = 1;
@@ -45,8 +47,8 @@ const TCP_ACK: u8 = 16;
 const SCTP_INIT: u8 = 1;
 
 /// A list of expressions under way.
-#[derive(Default)]
 pub(super) struct Expressions {
+    family: TableFamily,
     pub(super) list: Attributes,
 }
 
@@ -54,6 +56,13 @@ pub(super) struct Expressions {
 type MakeSet<'a> = &'a mut dyn FnMut(Anonymous<'_>) -> (&'static str, u32);
 
 impl Expressions {
+    pub(super) fn of(family: TableFamily) -> Expressions {
+        Expressions {
+            family,
+            list: Attributes::default(),
+        }
+    }
+
     fn add(&mut self, name: &str, data: &Attributes) {
         let mut expression = Attributes::default();
         expression
@@ -151,9 +160,7 @@ impl Expressions {
             Match::OutputInterface(name) => self.interface(sys::NFT_META_OIFNAME, name),
             Match::ByBridge => {
                 self.meta(sys::NFT_META_IIFKIND);
-                let mut kind = [0; libc::IFNAMSIZ];
-                kind[..BRIDGE.len()].copy_from_slice(BRIDGE);
-                self.compare(sys::NFT_CMP_EQ, &kind);
+                self.compare(sys::NFT_CMP_EQ, &padded(BRIDGE));
             }
             Match::Astray => {
                 let flags = sys::NFTA_FIB_F_SADDR | sys::NFTA_FIB_F_IIF | sys::NFTA_FIB_F_PRESENT;
@@ -190,6 +197,7 @@ impl Expressions {
                 let (name, id) = make_set(Anonymous::Ports(ports));
                 self.lookup(name, Some(id), Some(0), false);
             }
+            Match::Bridge(condition) => self.bridge_condition(condition, make_set),
         }
     }
 
@@ -266,8 +274,7 @@ impl Expressions {
             Family::V4 => (12, 4),
             Family::V6 => (8, 16),
         };
-        self.meta(sys::NFT_META_NFPROTO);
-        self.compare(sys::NFT_CMP_EQ, &[nfproto(family)]);
+        self.is_of(family);
         let offset = if source {
             source_offset
         } else {
@@ -278,15 +285,24 @@ impl Expressions {
         }
     }
 
+    /// Whether the packet is of a family. To the table of family bridge, the EtherType tells: frames are all of one family there.
+    fn is_of(&mut self, family: Family) {
+        match self.family {
+            TableFamily::Inet => {
+                self.meta(sys::NFT_META_NFPROTO);
+                self.compare(sys::NFT_CMP_EQ, &[nfproto(family)]);
+            }
+            TableFamily::Bridge => self.ether_type(bridge::ether_type(family)),
+        }
+    }
+
     /// Interface names are compared with all their 16 bytes, prefixes with as many as they have.
     fn interface(&mut self, key: u32, name: &str) {
         self.meta(key);
         match name.strip_suffix('*') {
             Some(prefix) => self.compare(sys::NFT_CMP_EQ, prefix.as_bytes()),
             None => {
-                let mut padded = [0; 16];
-                padded[..name.len()].copy_from_slice(name.as_bytes());
-                self.compare(sys::NFT_CMP_EQ, &padded);
+                self.compare(sys::NFT_CMP_EQ, &padded(name));
             }
         }
     }

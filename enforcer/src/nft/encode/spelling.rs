@@ -9,16 +9,16 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use rustables::sys;
 
 use crate::nft::{
-    command::Rule,
+    command::{Rule, TableFamily},
     encode::{
         attributes::{self, Attributes},
         expressions::Expressions,
     },
 };
 
-/// The spelling of a rule of ours.
-pub fn spelling(rule: &Rule) -> String {
-    let (mut expressions, mut sets) = (Expressions::default(), Vec::new());
+/// The spelling of a rule of our table of a family.
+pub fn spelling(family: TableFamily, rule: &Rule) -> String {
+    let (mut expressions, mut sets) = (Expressions::of(family), Vec::new());
     for condition in &rule.matches {
         expressions.condition(condition, &mut |anonymous| {
             let (name, _, elements) = anonymous.describe();

@@ -9,7 +9,10 @@ use nix::{
 };
 use sallyport_enforcer::{
     netlink::{Error, Netlink},
-    nft::{command::Command, encode},
+    nft::{
+        command::{Command, TableFamily},
+        encode,
+    },
 };
 
 use crate::marks::Marks;
@@ -23,7 +26,7 @@ pub(crate) struct Batch(Vec<u8>);
 impl Batch {
     /// Encodes commands, and the rules that mark, if they are wanted.
     pub(crate) fn of(commands: &[Command], marks: Option<&mut Marks>) -> Batch {
-        let mut bytes = encode::batch(commands, None).bytes;
+        let mut bytes = encode::batch(TableFamily::Inet, commands, None).bytes;
         if let Some(marks) = marks {
             let end = bytes.split_off(bytes.len() - END);
             bytes.extend(marks.rules(commands));

@@ -1,0 +1,202 @@
+//! The table of family bridge in the kernel: made to hold what it should, at the cost of what changes. It knows no policy.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nix::errno::Errno;
+use tracing::{debug, info};
+
+use crate::{
+    netlink::{self, Netlink},
+    nft::{
+        bridge::{self, Ground},
+        command::{Command, Element, SetKind, TableFamily},
+        content::{Found, Wanted, WantedChain, WantedSet},
+        encode,
+        render::replace_rules,
+    },
+};
+
+/// How often the table is read anew because others commit meanwhile.
+const TRIES: usize = 8;
+
+/// The table, and what is in it.
+#[derive(Debug)]
+pub(super) struct BridgeTable {
+    kernel: Netlink,
+    /// Whether the kernel is asked to protect it.
+    owned: bool,
+    ground: Ground,
+    wanted: Wanted,
+    /// Whether the kernel is known to hold what is wanted.
+    holds: bool,
+    /// Whether the kernel said that it has no such tables.
+    missing: bool,
+}
+
+impl BridgeTable {
+    /// The table beside another, of the same owner. Nothing is read or changed yet.
+    pub(super) fn beside(table: &Netlink, owned: bool) -> BridgeTable {
+        BridgeTable {
+            kernel: table.for_bridges(),
+            owned,
+            ground: Ground::default(),
+            wanted: Wanted::default(),
+            holds: false,
+            missing: false,
+        }
+    }
+
+    /// Has the table hold what the ground asks for.
+    pub(super) fn set(&mut self, ground: Ground) -> Result<(), netlink::Error> {
+        if self.holds && self.ground == ground {
+            return Ok(());
+        }
+        let wanted = Wanted::of(&bridge::commands(&ground));
+        let before = std::mem::replace(&mut self.wanted, wanted);
+        self.ground = ground;
+        if self.holds
+            && let Some(changes) = changes(&before, &self.wanted)
+        {
+            match self.kernel.commit(&changes) {
+                Ok(()) => return Ok(()),
+                Err(error) => debug!(%error, "reading the table bridge sallyport"),
+            }
+        }
+        self.holds = false;
+        self.restore().map(drop)
+    }
+
+    /// Reads the table, and writes it anew if it is not what it should be. Returns whether it was there and was not.
+    pub(super) fn restore(&mut self) -> Result<bool, netlink::Error> {
+        if self.wanted.chains.is_empty() {
+            // Nothing is known yet that it should be.
+            return Ok(false);
+        }
+        let result = self.write();
+        let is_needed = self.ground != Ground::default();
+        match result {
+            Err(error) if !is_needed && is_unsupported(&error) => {
+                if !std::mem::replace(&mut self.missing, true) {
+                    info!(%error, "this kernel has no nf_tables for bridges: no workload on a bridge can be guarded");
+                }
+                Ok(false)
+            }
+            result => {
+                self.missing = false;
+                result
+            }
+        }
+    }
+
+    fn write(&mut self) -> Result<bool, netlink::Error> {
+        let mut tries = 0;
+        loop {
+            let found = self.kernel.content()?;
+            if is_as(&self.wanted, &found) && self.is_protected(&found) {
+                self.holds = true;
+                return Ok(tries > 0 && found.flags.is_some());
+            }
+            tries += 1;
+            let was_there = found.flags.is_some();
+            let delete = was_there.then_some(Command::DeleteTable);
+            let make = Command::AddTable { owned: self.owned };
+            let all = bridge::commands(&self.ground);
+            let commands: Vec<Command> = delete.into_iter().chain([make]).chain(all).collect();
+            match self.kernel.commit_at(found.generation, &commands) {
+                Ok(()) => {
+                    self.holds = true;
+                    info!(replaced = was_there, "wrote the table bridge sallyport");
+                    return Ok(was_there);
+                }
+                Err(error) if error.is_outdated() && tries < TRIES => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn is_protected(&self, found: &Found) -> bool {
+        !self.owned || found.flags.is_some_and(|flags| flags & 0x2 != 0)
+    }
+}
+
+fn is_unsupported(error: &netlink::Error) -> bool {
+    let (netlink::Error::Refused { errno, .. } | netlink::Error::Socket { errno, .. }) = error
+    else {
+        return false;
+    };
+    matches!(
+        errno,
+        Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP | Errno::ENOENT | Errno::EPROTONOSUPPORT
+    )
+}
+
+/// Whether a table holds what it should, and nothing else.
+fn is_as(wanted: &Wanted, found: &Found) -> bool {
+    let spell = |chain: &WantedChain| -> Vec<String> {
+        let rules = chain.rules.iter();
+        rules
+            .map(|rule| encode::spelling(TableFamily::Bridge, rule))
+            .collect()
+    };
+    let has_chain = |(name, chain): (&String, &WantedChain)| {
+        found.chains.get(name).is_some_and(|there| {
+            let spelt = there.rules.iter().map(|rule| &rule.spelling);
+            chain.has_hook_of(there) && spell(chain).iter().eq(spelt)
+        })
+    };
+    let has_set = |(name, set): (&String, &WantedSet)| {
+        found.sets.get(name).is_some_and(|there| {
+            there.kind == Some(set.kind) && there.elements.as_ref() == Some(&set.elements)
+        })
+    };
+    found.flags.is_some()
+        && (wanted.chains.len(), wanted.sets.len()) == (found.chains.len(), found.sets.len())
+        && wanted.chains.iter().all(has_chain)
+        && wanted.sets.iter().all(has_set)
+}
+
+/// The commands that lead from one content to another; none where the table had better be written anew. Chains and verdicts
+/// that are gone are deleted last, what is new is made first: each is there before it is named.
+fn changes(before: &Wanted, after: &Wanted) -> Option<Vec<Command>> {
+    if !before.sets.keys().eq(after.sets.keys()) {
+        return None;
+    }
+    let (mut delete, mut add) = (Vec::new(), Vec::new());
+    for (name, set) in &after.sets {
+        let old = &before.sets[name];
+        if old.elements == set.elements {
+            continue;
+        }
+        // The kernel cannot put ranges in the place of others in one batch.
+        if matches!(set.kind, SetKind::Ranges(_)) {
+            return None;
+        }
+        let of = |elements: BTreeSet<Element>| elements.into_iter().collect::<Vec<_>>();
+        let gone = of(&old.elements - &set.elements);
+        let new = of(&set.elements - &old.elements);
+        if !gone.is_empty() {
+            delete.push(Command::DeleteElements(name.clone(), set.kind, gone));
+        }
+        if !new.is_empty() {
+            add.push(Command::AddElements(name.clone(), set.kind, new));
+        }
+    }
+    let (old, new) = (&before.chains, &after.chains);
+    let missing = |one: &BTreeMap<String, WantedChain>, other: &BTreeMap<String, WantedChain>| {
+        let names = one.keys().filter(|name| !other.contains_key(*name));
+        names.cloned().collect::<Vec<_>>()
+    };
+    let make = missing(new, old).into_iter().flat_map(|name| {
+        let chain = &new[&name];
+        let rules = chain.rules.iter().cloned();
+        let rules = rules.map(move |rule| Command::AddRule(name.clone(), rule));
+        [chain.make.clone()].into_iter().chain(rules)
+    });
+    let changed = new
+        .iter()
+        .filter(|(name, chain)| old.get(*name).is_some_and(|old| old.rules != chain.rules));
+    let changed = changed.flat_map(|(name, chain)| replace_rules(name, chain.rules.clone()));
+    let gone = missing(old, new).into_iter().map(Command::DeleteChain);
+    let commands = delete.into_iter().chain(make).chain(changed);
+    Some(commands.chain(add).chain(gone).collect())
+}

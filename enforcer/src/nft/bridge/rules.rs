@@ -1,0 +1,478 @@
+//! The table of family bridge: its sets, chains and rules, made from what is known of the ports of the node's bridges.
+//!
+//! Frames from port to port pass `inet sallyport` by where br_netfilter does not show them, and policy judges addresses: a
+//! workload with an address that its object does not list is nobody there. So this table keeps out such frames and such
+//! addresses. It knows no policy. Its way, for a port behind which a workload is:
+//!
+//! ```text
+//! source (of all that comes in by a port of a bridge):
+//!    a workload's port ─ announcements of routers and servers ─ drop
+//!    a port that is known ─ goto from_known: ARP, neighbour discovery and packets with the workload's own addresses ─ accept | drop
+//!    a port that is not known ─ goto from_unknown: with addresses of this node's workloads ─ accept | drop
+//! forward (from one port to another):
+//!    between two of them ─ goto among   │ each: VLAN tags and all else but IP and ARP ─ drop
+//!    from one ─ goto leaving            │       fe80::/10, but for neighbour discovery ─ drop
+//!    to one ─ goto entering             │       to an isolated workload: with its own address ─ accept | drop
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::IpAddr,
+};
+
+use sallyport_proto::Ranges;
+use sha2::{Digest as _, Sha256};
+
+use super::{BridgeMatch, End};
+use crate::nft::{
+    command::{Base, Command, Element, Family, Match, Rule, SetKind, Verdict},
+    frame::Denial,
+    stamp,
+};
+
+/// Raised when objects of the table change their meaning.
+pub const LAYOUT: u32 = 1;
+
+/// What is known of the ports of the node's bridges, and of who is behind them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ground {
+    /// Whether all that would be dropped passes, and is counted.
+    pub counts_only: bool,
+    /// The ports whose workloads are known and guarded, each with the addresses of its workloads.
+    pub known: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// Those of them behind which there is a workload that is isolated for ingress.
+    pub isolated: BTreeSet<String>,
+    /// What is known of guarded workloads whose ports are not known, if there are any.
+    pub unknown: Option<Unknown>,
+}
+
+/// What is known of workloads on a bridge whose ports are not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unknown {
+    /// All ports of bridges behind which none of them is.
+    pub elsewhere: BTreeSet<String>,
+    /// The addresses of the node's workloads.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The addresses that workloads of the node may have.
+    pub ranges: Ranges,
+    /// Whether one of them is isolated for ingress.
+    pub isolated: bool,
+}
+
+const SOURCE: &str = "source";
+const FROM_KNOWN: &str = "from_known";
+const FROM_UNKNOWN: &str = "from_unknown";
+const FORWARD: &str = "forward";
+const AMONG: &str = "among";
+const LEAVING: &str = "leaving";
+const ENTERING: &str = "entering";
+const ANNOUNCED: &str = "announced";
+const FORGED: &str = "forged";
+const NEVER_JUDGED: &str = "never_judged";
+const LINK_LOCAL: &str = "link_local";
+const UNLISTED: &str = "unlisted";
+
+/// The chains whose rules count what is dropped.
+pub const COUNTING: [&str; 5] = [ANNOUNCED, FORGED, NEVER_JUDGED, LINK_LOCAL, UNLISTED];
+
+/// The ports that are known.
+const KNOWN: &str = "known";
+/// Those of them whose workload is isolated for ingress.
+const ISOLATED: &str = "isolated";
+/// The ports behind which there is no workload of the node.
+const ELSEWHERE: &str = "elsewhere";
+/// The chains that know the targets of a port's neighbour advertisements.
+const TARGETS: &str = "targets";
+
+/// ICMP's redirect (RFC 792).
+const REDIRECT: u8 = 5;
+/// What only routers send: router advertisement and redirect (RFC 4861).
+const OF_ROUTERS: [u8; 2] = [134, 137];
+const SOLICITATION: [u8; 1] = [135];
+const ADVERTISEMENT: [u8; 1] = [136];
+/// What is sent without a source: MLD (RFC 2710, RFC 3810), router solicitation.
+const WITHOUT_SOURCE: [u8; 5] = [130, 131, 132, 133, 143];
+
+/// The ports of DHCP: of the client, and of the server (RFC 2131, RFC 8415).
+const DHCP: [(Family, u16, u16); 2] = [(Family::V4, 68, 67), (Family::V6, 546, 547)];
+
+/// Why a chain of the table drops frames.
+pub fn reason(chain: &str) -> Option<Denial> {
+    match chain {
+        FORGED => Some(Denial::Spoofed),
+        ANNOUNCED => Some(Denial::Announced),
+        NEVER_JUDGED => Some(Denial::NeverJudged),
+        LINK_LOCAL => Some(Denial::LinkLocal),
+        UNLISTED => Some(Denial::Unlisted),
+        _ => None,
+    }
+}
+
+/// The commands that make all that an empty table should hold.
+pub fn commands(ground: &Ground) -> Vec<Command> {
+    let mut commands = sets(ground);
+    for (port, addresses) in &ground.known {
+        commands.extend(chain(&target_chain(port), port, targets(addresses)));
+    }
+    let to_chains = ground.known.keys().map(|port| {
+        let chain = target_chain(port);
+        Element::PortVerdict(port.clone(), Verdict::Goto(chain))
+    });
+    commands.extend(fill(TARGETS, SetKind::PortVerdicts, to_chains));
+    for (name, comment, rules) in chains(ground) {
+        commands.extend(chain(name, comment, rules));
+    }
+    commands
+}
+
+fn base(chain: &str) -> Option<Base> {
+    // What nft calls `filter` in this family: before br_netfilter, at 0.
+    const FILTER: i32 = libc::NF_BR_PRI_FILTER_BRIDGED;
+    match chain {
+        SOURCE => Some(Base::prerouting(FILTER)),
+        FORWARD => Some(Base::forward(FILTER)),
+        _ => None,
+    }
+}
+
+fn chain(name: &str, comment: &str, rules: Vec<Rule>) -> Vec<Command> {
+    let add = Command::AddChain {
+        name: name.into(),
+        base: base(name),
+        comment: comment.into(),
+    };
+    let rules = rules.into_iter();
+    let rules = rules.map(|rule| Command::AddRule(name.into(), rule));
+    [add].into_iter().chain(rules).collect()
+}
+
+fn fill(set: &str, kind: SetKind, elements: impl IntoIterator<Item = Element>) -> Option<Command> {
+    let elements: Vec<Element> = elements.into_iter().collect();
+    (!elements.is_empty()).then(|| Command::AddElements(set.into(), kind, elements))
+}
+
+fn name(what: &str, family: Family) -> String {
+    format!("{what}{}", family.digit())
+}
+
+/// The chain of the targets of a port: names of interfaces may hold what names of chains may not.
+fn target_chain(port: &str) -> String {
+    let hash = Sha256::digest(port);
+    hash[..8]
+        .iter()
+        .fold("target-".to_owned(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+fn sets(ground: &Ground) -> Vec<Command> {
+    let nobody = Unknown::default();
+    let unknown = ground.unknown.as_ref().unwrap_or(&nobody);
+    let mut commands = Vec::new();
+    let mut set = |name: String, kind, comment: &str, elements: Vec<Element>| {
+        commands.push(Command::AddSet {
+            name: name.clone(),
+            kind,
+            comment: comment.into(),
+        });
+        commands.extend(fill(&name, kind, elements));
+    };
+    let ports = |ports: &BTreeSet<String>| ports.iter().cloned().map(Element::Port).collect();
+    let stamp = Element::Stamp(0, format!("layout {LAYOUT}"));
+    set(
+        stamp::SET.into(),
+        SetKind::Stamp,
+        "what this table is",
+        vec![stamp],
+    );
+    set(
+        KNOWN.into(),
+        SetKind::Ports,
+        "ports whose workloads are known",
+        ground.known.keys().cloned().map(Element::Port).collect(),
+    );
+    set(
+        ISOLATED.into(),
+        SetKind::Ports,
+        "of those, the ports of workloads that are isolated for ingress",
+        ports(&ground.isolated),
+    );
+    set(
+        ELSEWHERE.into(),
+        SetKind::Ports,
+        "ports of bridges that lead to no workload of this node",
+        ports(&unknown.elsewhere),
+    );
+    set(
+        TARGETS.into(),
+        SetKind::PortVerdicts,
+        "which addresses a port may advertise",
+        Vec::new(),
+    );
+    for family in Family::BOTH {
+        let pairs = ground.known.iter().flat_map(|(port, addresses)| {
+            let of_family = addresses.iter().filter(|&&a| Family::of(a) == family);
+            of_family.map(|&address| Element::PortAddress(port.clone(), address))
+        });
+        set(
+            name("port_addresses", family),
+            SetKind::PortAddresses(family),
+            "which addresses are behind which port",
+            pairs.collect(),
+        );
+        let addresses = unknown.addresses.iter().copied();
+        set(
+            name("addresses", family),
+            SetKind::Addresses(family),
+            "this node's workloads",
+            addresses
+                .filter(|&address| Family::of(address) == family)
+                .map(Element::Address)
+                .collect(),
+        );
+        let ranges = unknown.ranges.iter();
+        set(
+            name("workloads", family),
+            SetKind::Ranges(family),
+            "addresses of this node's workloads",
+            ranges
+                .filter(|&(first, _)| Family::of(first) == family)
+                .map(|(first, last)| Element::Range(first, last))
+                .collect(),
+        );
+    }
+    commands
+}
+
+fn on(condition: BridgeMatch, verdict: Verdict) -> Rule {
+    Rule::when(Match::Bridge(condition), verdict)
+}
+
+fn port(end: End, listed: bool, set: &str) -> BridgeMatch {
+    BridgeMatch::Port(end, listed, set.into())
+}
+
+fn to(chain: &str) -> Verdict {
+    Verdict::Goto(chain.into())
+}
+
+fn with_targets(condition: BridgeMatch) -> Rule {
+    Rule::map(Match::Bridge(condition)).and(Match::Bridge(BridgeMatch::PortMap(TARGETS.into())))
+}
+
+/// The targets of neighbour advertisements from a port. Which link-local addresses a workload has is not known.
+fn targets(addresses: &BTreeSet<IpAddr>) -> Vec<Rule> {
+    let addresses = addresses.iter().filter_map(|address| match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    });
+    let own = addresses.map(|address| on(BridgeMatch::Target(address), Verdict::Accept));
+    let link_local = on(BridgeMatch::TargetLinkLocal, Verdict::Accept);
+    own.chain([link_local, Rule::always(to(FORGED))]).collect()
+}
+
+/// The chains that are always there, in an order in which each is there before it is named.
+fn chains(ground: &Ground) -> Vec<(&'static str, &'static str, Vec<Rule>)> {
+    let end = |comment: &str| {
+        let verdict = match ground.counts_only {
+            true => Verdict::Accept,
+            false => Verdict::Drop,
+        };
+        let rule = Rule::always(verdict).counted();
+        vec![rule.comment(comment)]
+    };
+    let unknown = ground.unknown.as_ref();
+    // Where no port can be one that is not known, all others lead elsewhere.
+    let of_workload = |end| match unknown {
+        Some(_) => port(end, false, ELSEWHERE),
+        None => port(end, true, KNOWN),
+    };
+    let (from, to_one) = (of_workload(End::Source), of_workload(End::Destination));
+    let from_one = |verdict| on(from.clone(), verdict);
+    let both = from_one(to(AMONG)).and(Match::Bridge(to_one.clone()));
+    let mut source: Vec<Rule> = announcements()
+        .map(|condition| from_one(to(ANNOUNCED)).and(Match::Bridge(condition)))
+        .collect();
+    source.push(on(port(End::Source, true, KNOWN), to(FROM_KNOWN)));
+    if unknown.is_some() {
+        source.push(from_one(to(FROM_UNKNOWN)));
+    }
+    let requests = DHCP.map(|(family, client, server)| BridgeMatch::Udp(family, client, server));
+    let replies = DHCP.map(|(family, client, server)| BridgeMatch::Udp(family, server, client));
+    vec![
+        (
+            ANNOUNCED,
+            "what routers and DHCP servers say, from a workload",
+            end("a workload that speaks as a router or a DHCP server"),
+        ),
+        (
+            FORGED,
+            "addresses that are not the sender's",
+            end("an address that is not the sender's"),
+        ),
+        (
+            NEVER_JUDGED,
+            "frames that the forward hook does not see",
+            end("a VLAN tag, or neither IP nor ARP"),
+        ),
+        (
+            LINK_LOCAL,
+            "addresses that no policy knows",
+            end("a link-local address"),
+        ),
+        (
+            UNLISTED,
+            "packets to a workload, with an address that its object does not list",
+            end("no address that a workload lists"),
+        ),
+        (FROM_KNOWN, "a port whose workloads are known", from_known()),
+        (
+            FROM_UNKNOWN,
+            "a port behind which a workload may be",
+            from_unknown(),
+        ),
+        (
+            AMONG,
+            "from one workload to another",
+            [
+                judgeable(&[], Some(port(End::Source, true, KNOWN))),
+                destination(unknown),
+            ]
+            .concat(),
+        ),
+        (
+            LEAVING,
+            "from a workload to elsewhere",
+            judgeable(&requests, None),
+        ),
+        (
+            ENTERING,
+            "from elsewhere to a workload",
+            [judgeable(&replies, None), destination(unknown)].concat(),
+        ),
+        (SOURCE, "every frame that comes in", source),
+        (
+            FORWARD,
+            "every frame from one port to another",
+            vec![both, from_one(to(LEAVING)), on(to_one, to(ENTERING))],
+        ),
+    ]
+}
+
+/// What only routers and DHCP servers have to say.
+fn announcements() -> impl Iterator<Item = BridgeMatch> {
+    let replies = DHCP.map(|(family, client, server)| BridgeMatch::Udp(family, server, client));
+    [
+        BridgeMatch::Icmp(REDIRECT),
+        BridgeMatch::Icmpv6(&OF_ROUTERS),
+    ]
+    .into_iter()
+    .chain(replies)
+}
+
+/// The rules for a port whose workloads are known.
+fn from_known() -> Vec<Rule> {
+    let own =
+        |family| BridgeMatch::PortAddress(End::Source, family, name("port_addresses", family));
+    let [(v4, client, server), _] = DHCP;
+    vec![
+        on(BridgeMatch::ArpProbe, Verdict::Accept),
+        on(
+            BridgeMatch::PortArpSender(name("port_addresses", Family::V4)),
+            Verdict::Accept,
+        ),
+        with_targets(BridgeMatch::Icmpv6(&ADVERTISEMENT)),
+        on(BridgeMatch::Icmpv6(&ADVERTISEMENT), to(FORGED)),
+        on(own(Family::V4), Verdict::Accept),
+        on(own(Family::V6), Verdict::Accept),
+        on(BridgeMatch::LinkLocal(End::Source), Verdict::Accept),
+        on(BridgeMatch::NoSource(v4), Verdict::Accept)
+            .and(Match::Bridge(BridgeMatch::Udp(v4, client, server))),
+        // Whether an address is free is asked without a source (RFC 4862, section 5.4.2).
+        Rule::map(Match::Bridge(BridgeMatch::NoSource(Family::V6)))
+            .and(Match::Bridge(BridgeMatch::Icmpv6(&SOLICITATION)))
+            .and(Match::Bridge(BridgeMatch::PortMap(TARGETS.into()))),
+        on(BridgeMatch::NoSource(Family::V6), Verdict::Accept)
+            .and(Match::Bridge(BridgeMatch::Icmpv6(&WITHOUT_SOURCE))),
+        on(BridgeMatch::NeverJudged, to(NEVER_JUDGED)),
+        Rule::always(to(FORGED)),
+    ]
+}
+
+/// The rules for a port behind which any workload of the bridge may be.
+fn from_unknown() -> Vec<Rule> {
+    let accept = |condition| Rule::when(condition, Verdict::Accept);
+    let [(v4, client, server), _] = DHCP;
+    let mut rules = vec![
+        on(
+            BridgeMatch::EtherType(libc::ETH_P_ARP as u16),
+            Verdict::Accept,
+        ),
+        // The chain of what is forwarded judges them: to the node itself they may go.
+        on(BridgeMatch::NeverJudged, Verdict::Accept),
+    ];
+    for family in Family::BOTH {
+        rules.push(accept(Match::Source(family, name("addresses", family))));
+        rules.push(accept(Match::Source(family, name("workloads", family))));
+    }
+    rules.extend([
+        on(BridgeMatch::NoSource(v4), Verdict::Accept)
+            .and(Match::Bridge(BridgeMatch::Udp(v4, client, server))),
+        on(BridgeMatch::LinkLocal(End::Source), Verdict::Accept),
+        on(BridgeMatch::NoSource(Family::V6), Verdict::Accept).and(Match::NeighbourDiscovery),
+        Rule::always(to(FORGED)),
+    ]);
+    rules
+}
+
+/// The rules for frames that policy can judge. `also` are link-local packets that pass; what comes in by `but` advertises no
+/// link-local address: that may be the router's of the other one.
+fn judgeable(also: &[BridgeMatch], but: Option<BridgeMatch>) -> Vec<Rule> {
+    let mut rules = vec![
+        on(
+            BridgeMatch::EtherType(libc::ETH_P_ARP as u16),
+            Verdict::Accept,
+        ),
+        on(BridgeMatch::NeverJudged, to(NEVER_JUDGED)),
+    ];
+    rules.extend(but.map(|by| {
+        on(by, to(LINK_LOCAL))
+            .and(Match::Bridge(BridgeMatch::Icmpv6(&ADVERTISEMENT)))
+            .and(Match::Bridge(BridgeMatch::TargetLinkLocal))
+    }));
+    let is_v6 = BridgeMatch::EtherType(libc::ETH_P_IPV6 as u16);
+    rules.push(on(is_v6, Verdict::Accept).and(Match::NeighbourDiscovery));
+    let also = also.iter().cloned();
+    rules.extend(also.map(|condition| on(condition, Verdict::Accept)));
+    for end in [End::Source, End::Destination] {
+        rules.push(on(BridgeMatch::LinkLocal(end), to(LINK_LOCAL)));
+    }
+    rules
+}
+
+/// The rules for packets to a workload that is isolated for ingress, which have its own address or none that policy judges.
+fn destination(unknown: Option<&Unknown>) -> Vec<Rule> {
+    let isolated = || port(End::Destination, true, ISOLATED);
+    let own = |family| {
+        let set = name("port_addresses", family);
+        BridgeMatch::PortAddress(End::Destination, family, set)
+    };
+    let own =
+        Family::BOTH.map(|family| on(isolated(), Verdict::Accept).and(Match::Bridge(own(family))));
+    let mut rules = own.to_vec();
+    rules.push(on(isolated(), to(UNLISTED)));
+    if unknown.is_some_and(|unknown| unknown.isolated) {
+        rules.push(on(port(End::Destination, true, KNOWN), Verdict::Accept));
+        rules.push(on(BridgeMatch::GroupAddressed, to(UNLISTED)));
+        for family in Family::BOTH {
+            for set in ["addresses", "workloads"] {
+                let condition = Match::Destination(family, name(set, family));
+                rules.push(Rule::when(condition, Verdict::Accept));
+            }
+        }
+        rules.push(Rule::always(to(UNLISTED)));
+    }
+    rules
+}
