@@ -147,6 +147,8 @@ pub struct Workload {
     pub node: Option<String>,
     /// Its addresses: none before it has any and after it ended; at most one of each family.
     pub addresses: Vec<IpAddr>,
+    /// The interface of its node behind which it is, and nothing else that has other addresses. Empty when it is not known.
+    pub interface: String,
     /// Its named ports, in the order of the manifest.
     pub ports: Vec<NamedPort>,
     /// Whether it shares its node's network: then no policy selects it, and peers match it by `ipBlock` only.

@@ -199,6 +199,7 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
             namespace: "default".into(),
             name: format!("pod-{n}"),
             uid: String::new(),
+            interface: String::new(),
             ingress: class(Direction::Ingress),
             egress: class(Direction::Egress),
         };

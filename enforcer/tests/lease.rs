@@ -176,6 +176,7 @@ fn policy(workloads: std::ops::RangeInclusive<u8>) -> NodePolicy {
             namespace: "default".into(),
             name: format!("pod-{n}"),
             uid: String::new(),
+            interface: String::new(),
             ingress: None,
             egress: None,
         };

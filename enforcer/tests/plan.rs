@@ -61,6 +61,7 @@ fn policy(endpoints: &[(u8, &str, Option<bool>)]) -> NodePolicy {
             namespace: "default".into(),
             name: name.into(),
             uid: String::new(),
+            interface: String::new(),
             ingress: class,
             egress: None,
         };
@@ -214,4 +215,37 @@ fn another_uid_is_another_heir() {
         let handed_over = plan::handed_over(&with_uid("a"), &with_uid(uid));
         assert_eq!(!handed_over.is_empty(), is_heir, "{uid}");
     }
+}
+
+/// The table does not say behind which interface an endpoint is.
+#[test]
+fn another_interface_is_no_other_workload_and_changes_no_element() {
+    let behind = |interface: &str, keep| {
+        let mut policy = policy(&[(1, "one", keep), (2, "two", Some(true))]);
+        let mut endpoint = Endpoint::clone(&policy.endpoints()[&address(1)]);
+        endpoint.interface = interface.into();
+        policy.set_endpoint(address(1), Arc::new(endpoint));
+        policy
+    };
+    for strict in [true, false] {
+        for keep in [None, Some(false), Some(true)] {
+            let stamp_alone = update(&behind("a", keep), &behind("a", keep), strict);
+            for (old, new) in [("", "a"), ("a", "b"), ("a", "")] {
+                let (old, new) = (behind(old, keep), behind(new, keep));
+                assert_ne!(old.digest(), new.digest());
+                assert!(plan::handed_over(&old, &new).is_empty());
+                let plan = update(&old, &new, strict);
+                assert_eq!(plan.steps.len(), 1);
+                let step = &plan.steps[0];
+                assert_eq!(step.commands.len(), stamp_alone.steps[0].commands.len());
+                assert!(!step.grace && step.forget.is_empty() && step.review.is_none());
+                assert!(plan.reach.is_empty());
+                assert_eq!(plan.garbage, stamp_alone.garbage);
+                assert_eq!(plan.after.policy, new);
+            }
+        }
+    }
+    let first = installed(&behind("a", None), true);
+    let gone = updated(&first, &policy(&[(2, "two", Some(true))]), 2, true);
+    assert!(gone.inherited(&behind("b", None)).is_empty());
 }

@@ -95,6 +95,7 @@ fn policy(peers: u8) -> NodePolicy {
             namespace: "default".into(),
             name: format!("pod-{n}"),
             uid: String::new(),
+            interface: String::new(),
             ingress: (n == 2).then(|| class.id()),
             egress: None,
         };

@@ -132,6 +132,7 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
             namespace: "default".into(),
             name: format!("pod-{n}-{owner}"),
             uid: String::new(),
+            interface: String::new(),
             ingress: class(Direction::Ingress),
             egress: class(Direction::Egress),
         };
@@ -409,6 +410,7 @@ fn listing_of_keep() -> Outcome {
             namespace: "default".into(),
             name: format!("pod-{n}"),
             uid: String::new(),
+            interface: String::new(),
             ingress: Some(class(keep).id()),
             egress: None,
         };

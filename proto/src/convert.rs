@@ -9,7 +9,7 @@ use std::{
 use prost::{Message as _, bytes::Bytes};
 
 use crate::{
-    Change, Delta, Digest, Position, Ranges,
+    Change, Delta, Digest, Position, Ranges, interface,
     policy::{Class, ClassId, Direction, Endpoint, GroupId, GroupSpec, PortRule, Protocol, octets},
     wire,
 };
@@ -242,6 +242,7 @@ impl From<&Change> for wire::PolicyChange {
                 ingress: endpoint.ingress.map(|id| id.0.to_vec()),
                 egress: endpoint.egress.map(|id| id.0.to_vec()),
                 uid: endpoint.uid.clone(),
+                interface: endpoint.interface.clone(),
             }),
             Change::RemoveEndpoint(address) => Wire::RemoveEndpoint(octets(*address)),
             Change::RemoveClass(id) => Wire::RemoveClass(id.0.to_vec()),
@@ -308,6 +309,7 @@ impl TryFrom<&wire::PolicyChange> for Change {
                         namespace: endpoint.namespace.clone(),
                         name: endpoint.name.clone(),
                         uid: endpoint.uid.clone(),
+                        interface: interface(&endpoint.interface)?,
                         ingress: class("endpoint.ingress", &endpoint.ingress)?,
                         egress: class("endpoint.egress", &endpoint.egress)?,
                     }),
@@ -319,6 +321,16 @@ impl TryFrom<&wire::PolicyChange> for Change {
             Wire::RemoveClass(id) => Change::RemoveClass(ClassId(sixteen("remove_class", id)?)),
             Wire::RemoveGroup(id) => Change::RemoveGroup(GroupId(sixteen("remove_group", id)?)),
         })
+    }
+}
+
+/// The name of an interface, or none.
+fn interface(name: &str) -> Result<String, WireError> {
+    match interface::name_faults(name).first() {
+        Some(fault) if !name.is_empty() => {
+            Err(malformed("endpoint.interface", format!("{name:?} {fault}")))
+        }
+        _ => Ok(name.to_owned()),
     }
 }
 

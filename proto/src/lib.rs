@@ -6,6 +6,7 @@ pub mod codec;
 mod convert;
 mod delta;
 mod digest;
+pub mod interface;
 mod meet;
 pub mod policy;
 mod ranges;

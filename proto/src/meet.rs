@@ -265,6 +265,8 @@ impl Meet<'_> {
             namespace: named.namespace.clone(),
             name: named.name.clone(),
             uid: known.uid.clone(),
+            // Unlike the uid that of the newest version alone: no interface is an interface that is not checked any more.
+            interface: named.interface.clone(),
             ingress: self.class(class(old, true), class(new, true), same_owner),
             egress: self.class(class(old, false), class(new, false), same_owner),
         };

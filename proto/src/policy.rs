@@ -147,6 +147,8 @@ pub struct Endpoint {
     pub name: String,
     /// The uid of the workload's object: another one of the same name is another workload. Empty when it is unknown.
     pub uid: String,
+    /// The interface of the node behind which the workload is. Empty when it is not known.
+    pub interface: String,
     /// What may come to it; `None` when it is not isolated for ingress.
     pub ingress: Option<ClassId>,
     /// What it may send; `None` when it is not isolated for egress.
@@ -271,6 +273,7 @@ impl Endpoint {
     }
 
     /// Whether it is the same workload's as another: the namespaces and names are equal, and the uids, if both are known.
+    /// A workload may change its interface.
     pub fn has_owner_of(&self, other: &Endpoint) -> bool {
         let unknown = self.uid.is_empty() || other.uid.is_empty();
         (&self.namespace, &self.name) == (&other.namespace, &other.name)
@@ -429,7 +432,9 @@ pub(crate) fn hash_ranges(mut hasher: Hasher, ranges: &Ranges) -> Hasher {
     hasher
 }
 
-/// The entry of an endpoint. One without a uid has the entry that it had before there were uids: nodes and journals hold it.
+/// The entry of an endpoint. One without a uid has the entry that it had before there were uids, and one without an
+/// interface the entry that it had before there were interfaces: nodes and journals hold it. Where there is an interface the
+/// uid is a field even if it is empty, so that neither is taken for the other.
 fn endpoint_entry(address: IpAddr, endpoint: &Endpoint) -> u128 {
     let class = |id: Option<ClassId>| id.map_or(Vec::new(), |id| id.0.to_vec());
     let hasher = Hasher::new("endpoint")
@@ -438,9 +443,11 @@ fn endpoint_entry(address: IpAddr, endpoint: &Endpoint) -> u128 {
         .field(endpoint.name.as_bytes())
         .field(&class(endpoint.ingress))
         .field(&class(endpoint.egress));
-    match endpoint.uid.is_empty() {
-        true => hasher.finish(),
-        false => hasher.field(endpoint.uid.as_bytes()).finish(),
+    let (uid, interface) = (endpoint.uid.as_bytes(), endpoint.interface.as_bytes());
+    match (uid, interface) {
+        ([], []) => hasher.finish(),
+        (_, []) => hasher.field(uid).finish(),
+        _ => hasher.field(uid).field(interface).finish(),
     }
 }
 
@@ -508,8 +515,7 @@ mod tests {
             namespace: namespace.into(),
             name: name.into(),
             uid: uid.into(),
-            ingress: None,
-            egress: None,
+            ..Endpoint::default()
         }
     }
 
@@ -529,6 +535,11 @@ mod tests {
         }
         let unknown = endpoint("a", "web", "");
         assert!(unknown.has_owner_of(&unknown));
+        let elsewhere = Endpoint {
+            interface: "veth-web".into(),
+            ..known.clone()
+        };
+        assert!(known.has_owner_of(&elsewhere) && elsewhere.has_owner_of(&known));
     }
 
     #[test]
@@ -541,5 +552,34 @@ mod tests {
         assert_ne!(digest("1"), digest("2"));
         let before_there_were_uids = "bf47556e89ca809ff4ece90c595bce48";
         assert_eq!(digest("").to_string(), before_there_were_uids);
+    }
+
+    #[test]
+    fn an_interface_that_is_known_is_in_the_digest() {
+        let digest = |uid: &str, interface: &str| {
+            let endpoint = Endpoint {
+                interface: interface.into(),
+                ..endpoint("a", "web", uid)
+            };
+            let mut policy = NodePolicy::default();
+            policy.set_endpoint([10, 0, 0, 1].into(), Arc::new(endpoint));
+            policy.digest().to_string()
+        };
+        // As they were before there were interfaces.
+        assert_eq!(digest("", ""), "bf47556e89ca809ff4ece90c595bce48");
+        assert_eq!(digest("x", ""), "225484fa13ec50db8275e9b6259234d7");
+        let all = [
+            ("", ""),
+            ("x", ""),
+            ("", "x"),
+            ("x", "x"),
+            ("x", "y"),
+            ("", "y"),
+        ];
+        let digests: std::collections::BTreeSet<_> = all
+            .iter()
+            .map(|(uid, interface)| digest(uid, interface))
+            .collect();
+        assert_eq!(digests.len(), all.len(), "one is taken for another");
     }
 }

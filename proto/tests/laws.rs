@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use sallyport_proto::{
-    ApplyError, Change, Delta, Digest, Position, Ranges, Unknown, Update, Version, Window,
+    ApplyError, Change, Delta, Digest, Position, Ranges, Unknown, Update, Version, Ways, Window,
     policy::{
         Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol,
     },
@@ -26,8 +26,8 @@ struct Recipe {
     endpoints: Vec<(u8, Owner, Option<Choice>, Option<Choice>)>,
 }
 
-/// The number of a workload, and its uid.
-type Owner = (u8, &'static str);
+/// The number of a workload, its uid, and its interface.
+type Owner = (u8, &'static str, &'static str);
 
 /// The number of a class, and whether it keeps.
 type Choice = (u8, bool);
@@ -89,7 +89,7 @@ fn build(recipe: &Recipe) -> NodePolicy {
         group.addresses = members.iter().map(|&n| address(n)).collect();
         policy.set_group(group_id(n as u8), Arc::new(group));
     }
-    for &(n, (owner, uid), ingress, egress) in &recipe.endpoints {
+    for &(n, (owner, uid, interface), ingress, egress) in &recipe.endpoints {
         let mut add = |choice: Option<Choice>, direction| -> Option<ClassId> {
             let class = class(choice?, direction);
             let id = class.id();
@@ -100,6 +100,7 @@ fn build(recipe: &Recipe) -> NodePolicy {
             namespace: "default".into(),
             name: format!("pod-{owner}"),
             uid: uid.into(),
+            interface: interface.into(),
             ingress: add(ingress, Direction::Ingress),
             egress: add(egress, Direction::Egress),
         };
@@ -125,7 +126,11 @@ fn build(recipe: &Recipe) -> NodePolicy {
 
 fn recipe() -> impl Strategy<Value = Recipe> {
     let choice = || option::of((0..6u8, any::<bool>()));
-    let owner = (0..2u8, select(vec!["", "u", "v"]));
+    let owner = (
+        0..2u8,
+        select(vec!["", "u", "v"]),
+        select(vec!["", "veth", "u"]),
+    );
     let endpoint = (0..ADDRESSES, owner, choice(), choice());
     let members = vec(vec(0..ADDRESSES, 0..5), 4);
     (members, (0..4u8, 4..ADDRESSES), vec(endpoint, 0..6)).prop_map(
@@ -350,6 +355,40 @@ proptest! {
         prop_assert_eq!(&window.updated(&release).unwrap().enforced(unknown), &*newest.policy);
     }
 
+    /// An endpoint of several versions is behind the interface that the newest of these says.
+    #[test]
+    fn the_newest_version_says_the_interface(recipes in vec(recipe(), 1..4), strict in any::<bool>()) {
+        let policies: Vec<NodePolicy> = recipes.iter().map(build).collect();
+        let versions = (1..).zip(&policies).map(|(revision, policy)| {
+            let position = Position { epoch: 1, revision, digest: policy.digest() };
+            Version { position, policy: Arc::new(policy.clone()) }
+        });
+        for (address, endpoint) in Window::new(versions).enforced(&unknown(strict)).endpoints() {
+            let mut newest = policies.iter().rev().filter_map(|policy| policy.endpoints().get(address));
+            let newest = newest.next().expect("an endpoint of some version");
+            prop_assert_eq!(&endpoint.interface, &newest.interface);
+        }
+    }
+
+    /// An edit of interfaces goes no way, whatever the classes are: no flow passes or is denied by it.
+    #[test]
+    fn an_interface_goes_no_way(
+        old in recipe(), interfaces in vec(select(vec!["", "veth", "w"]), ADDRESSES as usize), strict in any::<bool>(),
+    ) {
+        let old = build(&old);
+        let mut new = old.clone();
+        for (n, interface) in (0..).zip(interfaces) {
+            if let Some(endpoint) = old.endpoints().get(&address(n)) {
+                let endpoint = Endpoint { interface: interface.into(), ..Endpoint::clone(endpoint) };
+                new.set_endpoint(address(n), Arc::new(endpoint));
+            }
+        }
+        let unknown = &unknown(strict);
+        prop_assert_eq!(old.ways_to(&new, unknown), Ways::default());
+        prop_assert_eq!(&old.meet(&new, unknown), &new);
+        prop_assert_eq!(old == new, old.digest() == new.digest());
+    }
+
     /// What lets a node change groups in place: between the versions a group only loses members, then only gains.
     #[test]
     fn groups_lose_members_first_and_gain_them_afterwards(old in recipe(), new in recipe()) {
@@ -372,7 +411,10 @@ fn the_way_of_a_plain_edit_is_told_exactly() {
     let recipe = |members: [&[u8]; 4], ingress| Recipe {
         groups: members.map(<[u8]>::to_vec).to_vec(),
         workloads: (0, 7),
-        endpoints: vec![(0, (0, ""), ingress, None), (1, (0, ""), None, None)],
+        endpoints: vec![
+            (0, (0, "", ""), ingress, None),
+            (1, (0, "", ""), None, None),
+        ],
     };
     let two: [&[u8]; 4] = [&[], &[2], &[], &[]];
     let (free, few) = (recipe(two, None), recipe(two, Some((1, false))));
@@ -383,7 +425,7 @@ fn the_way_of_a_plain_edit_is_told_exactly() {
     let mut with_pod = few.clone();
     with_pod
         .endpoints
-        .push((5, (0, ""), Some((1, false)), Some((0, false))));
+        .push((5, (0, "", ""), Some((1, false)), Some((0, false))));
     let way = |old: &Recipe, new: &Recipe| {
         let ways = build(old).ways_to(&build(new), &Unknown::drop());
         (ways.revokes, ways.grants)
@@ -432,7 +474,7 @@ fn an_unknown_uid_between_two_hides_no_change_of_owner() {
         let recipe = Recipe {
             groups: vec![vec![]; 4],
             workloads: (0, 7),
-            endpoints: vec![(1, (0, uid), Some((1, true)), None)],
+            endpoints: vec![(1, (0, uid, ""), Some((1, true)), None)],
         };
         let policy = Arc::new(build(&recipe));
         let position = Position {
@@ -449,6 +491,40 @@ fn an_unknown_uid_between_two_hides_no_change_of_owner() {
     };
     assert!(keeps(&versions[..2]) && keeps(&versions[1..]));
     assert!(!keeps(&versions));
+}
+
+/// What a node is told is looked at, and what an earlier control plane does not tell is not there.
+#[test]
+fn interfaces_that_the_kernel_cannot_have_are_refused() {
+    let endpoint = Arc::new(Endpoint::default());
+    let delta = Delta {
+        changes: vec![Change::SetEndpoint(address(1), endpoint)],
+    };
+    let told = |interface: &str| {
+        let mut changes = Vec::<wire::PolicyChange>::from(&delta);
+        if let Some(wire::policy_change::Change::SetEndpoint(endpoint)) = &mut changes[0].change {
+            assert_eq!(endpoint.interface, "", "the field is not on the wire");
+            endpoint.interface = interface.into();
+        }
+        let delta = Delta::try_from(&changes[..]).map_err(|error| error.to_string())?;
+        match &delta.changes[0] {
+            Change::SetEndpoint(_, endpoint) => Ok(endpoint.interface.clone()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    for name in ["", "veth-web", "fifteen-bytes-x"] {
+        assert_eq!(told(name), Ok(name.to_owned()));
+    }
+    for (name, fault) in [
+        ("sixteen-bytes-xx", "must be no more than 15 bytes"),
+        ("..", "may not be '..'"),
+        ("a b", "may not contain white space"),
+        ("a:0", "may not contain ':'"),
+    ] {
+        let told = told(name).unwrap_err();
+        let expected = format!("malformed message: endpoint.interface: {name:?} {fault}");
+        assert_eq!(told, expected);
+    }
 }
 
 /// Endpoints that go from one class to the same other cost one class, not one each.

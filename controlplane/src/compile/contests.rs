@@ -10,6 +10,8 @@ use std::{
     sync::Arc,
 };
 
+use sallyport_proto::policy::Endpoint;
+
 use super::{
     Compiler, Work,
     classes::{Group, Judge},
@@ -17,7 +19,7 @@ use super::{
     nodes::{self, Place},
     settle::endpoint,
     slab::Id,
-    workloads::{Placed, Row},
+    workloads::{Placed, Row, workload},
 };
 
 /// A contested address as an endpoint.
@@ -167,20 +169,33 @@ impl Compiler {
             judges.collect::<BTreeSet<_>>()
         });
         let judges = sides.map(|side| self.classes.acquire_meet(&side));
-        let mut placed = BTreeMap::new();
+        let mut endpoints: BTreeMap<Id<Place>, Endpoint> = BTreeMap::new();
         for row in rows() {
             let place = row.place.filter(|&place| self.nodes.is_object(place));
             let (Some(place), Some(stored)) = (place, &row.facts.stored) else {
                 continue;
             };
             // Of several claimants on the node the endpoint names the first.
-            placed.entry(place).or_insert_with(|| Placed {
+            let endpoint = endpoints
+                .entry(place)
+                .or_insert_with(|| endpoint(stored, judges, &self.classes));
+            // The address is behind an interface if all of them say so.
+            if endpoint.interface != workload(stored).interface {
+                endpoint.interface.clear();
+            }
+        }
+        let placed = endpoints.into_iter().map(|(place, endpoint)| {
+            let placed = Placed {
                 place,
                 addresses: vec![address],
                 judges,
-                endpoint: Arc::new(endpoint(stored, judges, &self.classes)),
-            });
+                endpoint: Arc::new(endpoint),
+            };
+            (place, placed)
+        });
+        Contest {
+            judges,
+            placed: placed.collect(),
         }
-        Contest { judges, placed }
     }
 }

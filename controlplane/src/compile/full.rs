@@ -93,13 +93,21 @@ impl<'a> World<'a> {
         for &address in self.placed.get(name).into_iter().flatten() {
             let claimants = &self.claimants[&address];
             // Of several claimants on the node the endpoint names the first.
-            let mut here = claimants.values();
-            let here = here.find(|member| member.workload.node.as_deref() == Some(name));
-            let member = here.expect("a claimant is on the node");
+            let here = claimants.values();
+            let mut here = here.filter(|member| member.workload.node.as_deref() == Some(name));
+            let member = here.next().expect("a claimant is on the node");
+            // The address is behind an interface if all of them say so.
+            let interface = &member.workload.interface;
+            let agree = here.all(|other| other.workload.interface == *interface);
             let endpoint = Endpoint {
                 namespace: member.key.namespace.clone(),
                 name: member.key.name.clone(),
                 uid: member.workload.uid.clone(),
+                interface: if agree {
+                    interface.clone()
+                } else {
+                    String::new()
+                },
                 ingress: self.class(claimants, Direction::Ingress, &mut policy, groups),
                 egress: self.class(claimants, Direction::Egress, &mut policy, groups),
             };

@@ -16,7 +16,7 @@ use super::{
     slab::Id,
     workloads::{Facts, Placed, Row, workload},
 };
-use crate::cluster::Stored;
+use crate::{cluster::Stored, model::Workload};
 
 impl Compiler {
     /// Carries everything out that `work` says is to be done. Returns the nodes whose policy is another now.
@@ -183,11 +183,11 @@ impl Compiler {
         let addresses = addresses.filter(|&address| !self.workloads.is_contested(address));
         let new = match (place, &row.facts.stored) {
             (Some(place), Some(stored)) if addresses.clone().next().is_some() => {
-                let uid = &workload(stored).uid;
+                let Workload { uid, interface, .. } = workload(stored);
                 if row.placed.as_ref().is_some_and(|placed| {
                     (placed.place, placed.judges) == (place, judges)
                         && placed.addresses.iter().copied().eq(addresses.clone())
-                        && placed.endpoint.uid == *uid
+                        && (&placed.endpoint.uid, &placed.endpoint.interface) == (uid, interface)
                 }) {
                     return;
                 }
@@ -232,11 +232,12 @@ pub(super) fn endpoint(
 ) -> Endpoint {
     let class =
         |direction: Direction| judges[direction as usize].map(|judge| classes.get(judge).id);
-    let key = &stored.object.key;
+    let (key, workload) = (&stored.object.key, workload(stored));
     Endpoint {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
-        uid: workload(stored).uid.clone(),
+        uid: workload.uid.clone(),
+        interface: workload.interface.clone(),
         ingress: class(Direction::Ingress),
         egress: class(Direction::Egress),
     }

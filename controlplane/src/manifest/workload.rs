@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use sallyport_proto::interface;
 use serde::Deserialize;
 
 use super::kinds::Resource;
@@ -26,6 +27,7 @@ pub(super) struct Workload {
 struct WorkloadSpec {
     node: Option<String>,
     addresses: Option<Vec<String>>,
+    interface: Option<String>,
     ports: Option<Vec<WorkloadPort>>,
 }
 
@@ -56,6 +58,7 @@ impl Resource for Workload {
             at.field("addresses"),
             faults,
         );
+        let interface = interface(spec.interface, at.field("interface"), faults);
         let given = spec.ports.unwrap_or_default();
         let at = at.field("ports");
         let mut ports = Vec::new();
@@ -80,6 +83,7 @@ impl Resource for Workload {
             uid: meta.uid.unwrap_or_default(),
             node,
             addresses,
+            interface,
             ports,
             host_network: false,
         })
@@ -91,6 +95,15 @@ fn node_name(name: Option<String>, at: Path<'_>, faults: &mut Faults) -> Option<
     let name = name.filter(|name| !name.is_empty())?;
     faults.invalid_each(at, &name, validate::dns1123_subdomain(&name));
     Some(name)
+}
+
+/// The name of the interface that a workload is behind; an empty one is none.
+fn interface(name: Option<String>, at: Path<'_>, faults: &mut Faults) -> String {
+    let name = name.unwrap_or_default();
+    if !name.is_empty() {
+        faults.invalid_each(at, &name, interface::name_faults(&name));
+    }
+    name
 }
 
 /// A workload's addresses: usable ones, at most one of each family.
@@ -135,6 +148,8 @@ impl Resource for core::Pod {
             uid: meta.uid.unwrap_or_default(),
             node,
             addresses,
+            // A pod's object does not say it.
+            interface: String::new(),
             ports,
             host_network: spec.host_network.unwrap_or_default(),
         })

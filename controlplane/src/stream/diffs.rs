@@ -168,6 +168,7 @@ mod tests {
             namespace: "default".into(),
             name: format!("pod-{n}"),
             uid: String::new(),
+            interface: String::new(),
             ingress: None,
             egress: None,
         };

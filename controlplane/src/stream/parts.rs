@@ -109,6 +109,7 @@ mod tests {
                 namespace: "default".into(),
                 name: format!("a-pod-with-a-name-of-some-length-{n}"),
                 uid: String::new(),
+                interface: String::new(),
                 ingress: None,
                 egress: None,
             };

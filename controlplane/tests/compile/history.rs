@@ -10,9 +10,9 @@ use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::Te
 use sallyport_controlplane::{
     cluster::Cluster,
     compile::{Compiler, full},
-    model::{Body, Established, ObjectKey},
+    model::{Body, Established, Kind, ObjectKey},
 };
-use sallyport_proto::{Change, Delta, policy::NodePolicy};
+use sallyport_proto::{Change, Delta, Unknown, Ways, policy::NodePolicy};
 
 use crate::{
     universe::{Edit, edit, established, nobody},
@@ -151,5 +151,80 @@ fn a_uid_alone_is_a_change_of_one_endpoint() {
             })
             .collect();
         assert_eq!(uids, [uid, uid]);
+    }
+}
+
+/// The interfaces of a node's endpoints, by address.
+fn interfaces(policy: &NodePolicy) -> Vec<(String, String)> {
+    let endpoints = policy.endpoints().iter();
+    endpoints
+        .map(|(address, endpoint)| (address.to_string(), endpoint.interface.clone()))
+        .collect()
+}
+
+#[test]
+fn an_interface_alone_is_a_change_of_one_endpoint() {
+    let web = |interface| {
+        let web = write::pod("a", "web", "n", "app=web", "10.0.0.1 fd00::1");
+        write::behind(web, interface)
+    };
+    let mut checked = Checked::new(Established::Recheck);
+    let policy = write::policy("a", "p", "app=web", Some(vec![write::rule(&[], &[])]), None);
+    let objects = [write::node("n", &["10.0.0.0/24"]), web(""), policy];
+    checked.step(&objects.map(Edit::Put));
+    for interface in ["veth-web", "tap0", ""] {
+        let before = checked.policies["n"].clone();
+        checked.step(&[Edit::Put(web(interface))]);
+        let after = &checked.policies["n"];
+        let changes = Delta::between(&before, after).changes;
+        let told: Vec<_> = changes
+            .iter()
+            .map(|change| match change {
+                Change::SetEndpoint(_, endpoint) => endpoint.interface.as_str(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(told, [interface, interface]);
+        // It takes nothing away and gives nothing: no other node is waited for.
+        let ways = before.ways_to(after, &Unknown::drop());
+        assert_eq!(ways, Ways::default());
+    }
+}
+
+/// An address of several workloads is behind an interface of a node if all of them that are there say so.
+#[test]
+fn claimants_of_a_node_agree_on_the_interface_or_there_is_none() {
+    let pod = |name, node, interface| {
+        let pod = write::pod("a", name, node, "app=web", "10.0.0.1");
+        Edit::Put(write::behind(pod, interface))
+    };
+    let mut checked = Checked::new(Established::Recheck);
+    let nodes = ["n", "m"].map(|name| Edit::Put(write::node(name, &["10.0.0.0/24"])));
+    checked.step(&nodes);
+    let gone = |name| Edit::Delete(write::key(Kind::Pod, "a", name));
+    for (edit, on_n, on_m) in [
+        (pod("p", "n", "veth"), Some("veth"), None),
+        (pod("q", "n", "veth"), Some("veth"), None),
+        (pod("q", "n", "tap"), Some(""), None),
+        (pod("q", "n", ""), Some(""), None),
+        (pod("p", "n", ""), Some(""), None),
+        (pod("p", "n", "veth"), Some(""), None),
+        (pod("q", "n", "veth"), Some("veth"), None),
+        // One that is on another node has no say here.
+        (pod("r", "m", "tap"), Some("veth"), Some("tap")),
+        (pod("q", "m", "tap"), Some("veth"), Some("tap")),
+        (pod("q", "m", "veth"), Some("veth"), Some("")),
+        (gone("r"), Some("veth"), Some("veth")),
+        (gone("p"), None, Some("veth")),
+        (pod("q", "n", "veth"), Some("veth"), None),
+        (pod("q", "", "veth"), None, None),
+    ] {
+        let what = format!("{edit:?}");
+        checked.step(&[edit]);
+        for (node, expected) in [("n", on_n), ("m", on_m)] {
+            let expected = expected.map(|interface| ("10.0.0.1".into(), interface.into()));
+            let found = interfaces(&checked.policies[node]);
+            assert_eq!(found, Vec::from_iter(expected), "on {node} after {what}");
+        }
     }
 }

@@ -195,15 +195,20 @@ pub(crate) fn workload() -> impl Strategy<Value = Object> {
         option::weighted(0.4, number()),
     );
     let host_network = prop::bool::weighted(0.1);
-    let named = (labels(), select(vec!["", "u", "v"]));
+    let named = (
+        labels(),
+        select(vec!["", "u", "v"]),
+        select(vec!["", "veth", "tap"]),
+    );
     (place, named, addresses, vec(port, 0..3), host_network).prop_map(
-        |((kind, namespace, n, node), (labels, uid), (v4, v6), ports, host_network)| {
+        |((kind, namespace, n, node), (labels, uid, interface), (v4, v6), ports, host_network)| {
             let v4 = v4.map(|n| address(n, false));
             let workload = Workload {
                 labels,
                 uid: uid.into(),
                 node: node.map(String::from),
                 addresses: v4.into_iter().chain(v6.map(|n| address(n, true))).collect(),
+                interface: interface.into(),
                 ports,
                 host_network,
             };

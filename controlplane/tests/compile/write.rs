@@ -105,10 +105,19 @@ pub(crate) fn pod(namespace: &str, name: &str, node: &str, text: &str, addresses
         uid: String::new(),
         node: (!node.is_empty()).then(|| node.into()),
         addresses: addresses.split_whitespace().map(ip).collect(),
+        interface: String::new(),
         ports: Vec::new(),
         host_network: false,
     };
     object(Kind::Pod, namespace, name, Body::Workload(workload))
+}
+
+/// A workload that is behind an interface.
+pub(crate) fn behind(mut workload: Object, interface: &str) -> Object {
+    if let Body::Workload(workload) = &mut workload.body {
+        workload.interface = interface.into();
+    }
+    workload
 }
 
 /// A pod with named ports.

@@ -169,10 +169,11 @@ fn workload() -> impl Strategy<Value = Value> {
         protocol(),
         1_u16..,
         port_name(),
+        option::of("[a-z][a-z0-9.-]{0,14}"),
     )
-        .prop_map(|(metadata, node, ips, protocol, port, name)| {
+        .prop_map(|(metadata, node, ips, protocol, port, name, interface)| {
             json!({"apiVersion": "sallyport.dev/v1", "kind": "Workload", "metadata": metadata,
-                   "spec": {"node": node, "addresses": ips,
+                   "spec": {"node": node, "addresses": ips, "interface": interface,
                             "ports": [{"name": name, "port": port, "protocol": protocol}]}})
         })
 }

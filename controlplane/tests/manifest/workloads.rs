@@ -3,7 +3,7 @@
 use sallyport_controlplane::model::{Body, NamedPort, Workload};
 use sallyport_proto::policy::Protocol;
 
-use super::{SUBDOMAIN, addresses, one, told_of_fields};
+use super::{SUBDOMAIN, accepted, addresses, one, told_of_fields};
 
 pub(super) fn workload(text: &str) -> Workload {
     match one(text).body {
@@ -183,7 +183,7 @@ fn vm(spec: &str) -> String {
 #[test]
 fn a_workload_is_what_its_spec_says() {
     let object = one(&vm(
-        "{node: m1, addresses: [10.1.0.5, \"fd01::5\"], ports: [{name: http, port: 8080}, \
+        "{node: m1, addresses: [10.1.0.5, \"fd01::5\"], interface: veth-vm, ports: [{name: http, port: 8080}, \
          {name: dns, port: 53, protocol: UDP}]}",
     ));
     assert_eq!(object.key.to_string(), "Workload shop/vm");
@@ -192,6 +192,7 @@ fn a_workload_is_what_its_spec_says() {
     };
     assert_eq!(workload.node.as_deref(), Some("m1"));
     assert_eq!(workload.addresses, addresses(&["10.1.0.5", "fd01::5"]));
+    assert_eq!(workload.interface, "veth-vm");
     assert_eq!(
         workload.ports,
         [
@@ -201,6 +202,38 @@ fn a_workload_is_what_its_spec_says() {
     );
     assert!(!workload.host_network);
     assert_eq!(one(&vm("{}")).body, Body::Workload(Workload::default()));
+}
+
+/// What the kernel takes for a name is taken, and an empty one is none. Several workloads may be behind one interface.
+#[test]
+fn a_workload_may_be_behind_an_interface() {
+    for (interface, expected) in [
+        ("null", ""),
+        ("''", ""),
+        ("tap0", "tap0"),
+        ("eth0.100", "eth0.100"),
+        ("fifteen-bytes-x", "fifteen-bytes-x"),
+        ("été", "été"),
+        ("'1'", "1"),
+    ] {
+        let text = vm(&format!("{{interface: {interface}}}"));
+        assert_eq!(workload(&text).interface, expected, "{interface}");
+    }
+    let nested = [vm("{interface: veth-vm}"), vm("{interface: veth-vm}")];
+    let nested = nested
+        .join("\n---\n")
+        .replacen("name: vm", "name: inner", 1);
+    assert_eq!(accepted(&nested).len(), 2);
+}
+
+/// The interface of a pod is not in its object.
+#[test]
+fn a_pod_has_no_interface() {
+    let told = told_of_fields(&pod("{interface: veth-pod}", "{}"));
+    assert_eq!(told, ["unknown field \"spec.interface\""]);
+    for spec in ["{nodeName: n1}", "{nodeName: n1, hostNetwork: true}"] {
+        assert_eq!(workload(&pod(spec, "{podIP: 10.0.0.1}")).interface, "");
+    }
 }
 
 #[test]
@@ -246,6 +279,42 @@ fn workloads_are_refused_with_the_fields_name() {
         (
             "{ports: [{name: web, port: 1}, {name: web, port: 2, protocol: UDP}]}".into(),
             &["spec.ports[1].name: Duplicate value: \"web\""],
+        ),
+        (
+            "{interface: [veth-vm]}".into(),
+            &["spec.interface: Invalid value: a list: must be a string"],
+        ),
+        (
+            "{interfaces: veth-vm}".into(),
+            &["unknown field \"spec.interfaces\""],
+        ),
+        (
+            "{interface: sixteen-bytes-xx}".into(),
+            &["spec.interface: Invalid value: \"sixteen-bytes-xx\": must be no more than 15 bytes"],
+        ),
+        (
+            "{interface: .}".into(),
+            &["spec.interface: Invalid value: \".\": may not be '.'"],
+        ),
+        (
+            "{interface: ..}".into(),
+            &["spec.interface: Invalid value: \"..\": may not be '..'"],
+        ),
+        (
+            "{interface: 'veth*'}".into(),
+            &["spec.interface: Invalid value: \"veth*\": may not contain '*'"],
+        ),
+        (
+            "{interface: \"a\\tb\"}".into(),
+            &["spec.interface: Invalid value: \"a\\tb\": may not contain white space"],
+        ),
+        (
+            "{interface: 'net/eth0:1 b'}".into(),
+            &[
+                "spec.interface: Invalid value: \"net/eth0:1 b\": may not contain '/'",
+                "spec.interface: Invalid value: \"net/eth0:1 b\": may not contain ':'",
+                "spec.interface: Invalid value: \"net/eth0:1 b\": may not contain white space",
+            ],
         ),
         (
             format!("{{ports: [{many}]}}"),

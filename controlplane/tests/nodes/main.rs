@@ -41,6 +41,7 @@ fn allow(peers: &[u8]) -> Arc<NodePolicy> {
         namespace: "a".into(),
         name: "web".into(),
         uid: String::new(),
+        interface: String::new(),
         ingress: Some(id),
         egress: None,
     };

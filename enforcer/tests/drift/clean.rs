@@ -34,6 +34,7 @@ fn policy_of_groups(numbers: std::ops::Range<u16>) -> NodePolicy {
         namespace: "default".into(),
         name: "pod".into(),
         uid: String::new(),
+        interface: String::new(),
         ingress: Some(class.id()),
         egress: None,
     };

@@ -72,6 +72,8 @@ pub(crate) fn policy(members: &[u8], groups: u8) -> NodePolicy {
             namespace: "default".into(),
             name: format!("pod-{n}"),
             uid: String::new(),
+            // One that changes, and often is none.
+            interface: "veth".repeat(usize::from(groups)),
             ingress: None,
             egress: None,
         };

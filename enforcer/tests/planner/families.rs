@@ -286,6 +286,7 @@ fn policy_of(members: &[u8]) -> NodePolicy {
         namespace: "default".into(),
         name: "pod".into(),
         uid: String::new(),
+        interface: String::new(),
         ingress: Some(id),
         egress: None,
     };

@@ -86,6 +86,7 @@ pub(crate) fn random_policy(rng: &mut StdRng) -> NodePolicy {
             egress: class(Direction::Egress),
             name: format!("pod-{n}"),
             uid: String::new(),
+            interface: ["", "veth", "tap"][rng.random_range(0..3)].into(),
         };
         policy.set_endpoint(address(n), Arc::new(endpoint));
     }

@@ -85,6 +85,7 @@ fn node(pod: Option<Ingress>) -> NodePolicy {
         namespace: "default".into(),
         name: "pod".into(),
         uid: String::new(),
+        interface: String::new(),
         ingress: class,
         egress: None,
     };

@@ -137,6 +137,8 @@ pub fn policy(u: &mut Unstructured<'_>) -> Result<NodePolicy> {
             namespace: text(u)?,
             name: text(u)?,
             uid: text(u)?,
+            // No enforcer takes any other from a stream or a journal.
+            interface: (*u.choose(&["", "veth-web", "tap0", "fifteen-bytes-x"])?).into(),
             ingress,
             egress,
         };

@@ -160,6 +160,7 @@ impl Being {
                 "spec": {
                     "node": self.node,
                     "addresses": self.addresses,
+                    "interface": "veth-web",
                     "ports": ports(&self.ports[0], "port"),
                 },
             });

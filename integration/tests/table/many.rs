@@ -54,6 +54,7 @@ fn policy() -> NodePolicy {
             namespace: "default".into(),
             name: format!("pod-{n}"),
             uid: String::new(),
+            interface: String::new(),
             ingress: Some(id),
             egress: None,
         };
