@@ -15,6 +15,7 @@ pub mod leave;
 pub mod metrics;
 pub mod netlink;
 pub mod nft;
+pub mod places;
 pub mod plan;
 pub mod preflight;
 pub mod session;

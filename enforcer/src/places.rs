@@ -1,0 +1,170 @@
+//! Places in the network namespace of this process: its bridges, their ports, and where the node's routes to endpoints lead.
+//! It decides nothing about policy, and changes nothing.
+//!
+//! The kernel tells of changes by rtnetlink's multicast, and what it tells is only taken for a reason to ask. Some changes
+//! of IPv4 routes are not told: a device that goes down and an address that goes take routes with them (`fib_disable_ip`
+//! and `fib_sync_down_addr` of the kernel's `net/ipv4/fib_frontend.c` and `fib_semantics.c`), so that what leads to the
+//! device or has the address for its source is asked for anew. What no message tells is found by the listing of everything
+//! every ten seconds.
+
+mod changes;
+mod kernel;
+mod state;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use self::{
+    changes::{Changes, Notices},
+    kernel::Kernel,
+    state::State,
+};
+
+/// How long after the kernel told of a change it is asked: most changes come with several messages.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// How often everything is listed though the kernel tells of nothing.
+const REFRESH: Duration = Duration::from_secs(10);
+
+/// How long the answers of a refresh may take, and how much longer for each endpoint.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE_EACH: Duration = Duration::from_millis(1);
+
+/// How long to wait before everything is listed again after that failed.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// The links of the node, and where its routes lead.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// The interfaces that are a port of a bridge, by name.
+    pub ports: BTreeMap<String, Port>,
+    /// The bridges, by name.
+    pub bridges: BTreeMap<String, Bridge>,
+    /// Where the node's route to the address of each endpoint leads.
+    pub routes: BTreeMap<IpAddr, Route>,
+}
+
+/// A port of a bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The name of the bridge.
+    pub bridge: String,
+    /// Whether there may be a workload behind it: its kind (`IFLA_INFO_KIND` of `linux/if_link.h`) is `veth`, `netkit` or
+    /// `tun`, which taps are too. All other kinds lead away from the node or to another interface of it.
+    pub may_be_workload: bool,
+}
+
+/// A bridge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bridge {
+    /// Whether it has an IPv4 address, or an IPv6 address that is not link-local (`fe80::/10` of RFC 4291).
+    pub has_address: bool,
+    /// Whether it keeps VLANs apart (`IFLA_BR_VLAN_FILTERING` of `linux/if_link.h`).
+    pub vlan_filtering: bool,
+}
+
+/// Where the node's route to an address leads, as the kernel answers `RTM_GETROUTE` (rtnetlink(7)). The answer heeds the
+/// rules of policy routing that hold for packets of the node itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// An interface that is no bridge, without a gateway.
+    Interface(String),
+    /// A bridge, without a gateway.
+    Bridge(String),
+    /// The node itself: the address is its own.
+    Local,
+    /// A gateway, or nothing (unreachable, blackhole, prohibit, no route): no interface of the node leads straight to it.
+    Elsewhere,
+}
+
+/// The places, or why they are not known.
+pub type Listed = Result<Places, String>;
+
+/// Lists the places once, with the routes to these endpoints.
+pub async fn list(endpoints: &BTreeSet<IpAddr>) -> Listed {
+    let kernel = Kernel::open()?;
+    let mut state = State::default();
+    refresh(&mut state, &kernel, Changes::everything(), endpoints).await?;
+    Ok(state.places())
+}
+
+/// Keeps the places known, for ever, with the routes to the endpoints that there are at the time. Receivers of `known` are
+/// woken when it is another value.
+pub async fn follow(
+    mut endpoints: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
+    known: watch::Sender<Listed>,
+) {
+    loop {
+        let mut was_listed = false;
+        let Err(error) = listen(&mut endpoints, &known, &mut was_listed).await;
+        if !was_listed {
+            tell(&known, Err(error));
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Lists the places now, and refreshes them whenever the kernel tells of a change, until that fails.
+async fn listen(
+    endpoints: &mut watch::Receiver<Arc<BTreeSet<IpAddr>>>,
+    known: &watch::Sender<Listed>,
+    was_listed: &mut bool,
+) -> Result<Infallible, String> {
+    // Before the first listing: a change after it is told.
+    let mut notices = Notices::open()?;
+    let kernel = Kernel::open()?;
+    let mut state = State::default();
+    let mut changes = Changes::everything();
+    let mut next_listing = Instant::now();
+    loop {
+        if changes.are_everything() {
+            next_listing = Instant::now() + REFRESH;
+        }
+        let wanted = Arc::clone(&endpoints.borrow_and_update());
+        let refreshed = refresh(&mut state, &kernel, changes, &wanted);
+        notices.gather_during(refreshed).await??;
+        *was_listed = true;
+        tell(known, Ok(state.places()));
+        changes = tokio::select! {
+            heard = notices.heard() => {
+                heard?;
+                notices.gather_during(sleep(SETTLE)).await?;
+                notices.take()
+            }
+            Ok(()) = endpoints.changed() => Changes::default(),
+            () = sleep_until(next_listing) => Changes::everything(),
+        };
+    }
+}
+
+async fn refresh(
+    state: &mut State,
+    kernel: &Kernel,
+    changes: Changes,
+    endpoints: &BTreeSet<IpAddr>,
+) -> Result<(), String> {
+    let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+    let patience = PATIENCE + PATIENCE_EACH.saturating_mul(count);
+    let refreshed = state.refresh(kernel, &changes, endpoints);
+    timeout(patience, refreshed)
+        .await
+        .map_err(|_| format!("no answer within {patience:?}"))?
+}
+
+fn tell(known: &watch::Sender<Listed>, listed: Listed) {
+    known.send_if_modified(|last| {
+        let is_other = *last != listed;
+        *last = listed;
+        is_other
+    });
+}

@@ -1,0 +1,157 @@
+//! The kernel's answers so far, by index and address, and how changes make them anew.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{
+    Bridge, Places, Port, Route,
+    changes::Changes,
+    kernel::{Answer, Kernel, Kind, Link, Way},
+};
+
+/// The answers of the kernel.
+#[derive(Default)]
+pub(super) struct State {
+    links: BTreeMap<u32, Link>,
+    /// The indexes of the links with an address that is not link-local.
+    addressed: BTreeSet<u32>,
+    answers: BTreeMap<IpAddr, Answer>,
+}
+
+impl State {
+    /// Asks anew what the changes may have made different, and what was not asked of the endpoints yet. Links come first:
+    /// the kernel answers for them under its lock (`rtnl_lock`), when a change that was told of is complete.
+    pub(super) async fn refresh(
+        &mut self,
+        kernel: &Kernel,
+        changes: &Changes,
+        endpoints: &BTreeSet<IpAddr>,
+    ) -> Result<(), String> {
+        if changes.are_everything() {
+            self.links = kernel.links().await?;
+            self.addressed = kernel.addressed().await?;
+            self.answers = kernel.routes(endpoints.clone()).await?;
+        } else {
+            let moved = self.refresh_links(kernel, changes).await?;
+            let mut readdressed = changes.readdressed.iter();
+            if readdressed.any(|index| self.bridge(*index).is_some()) {
+                self.addressed = kernel.addressed().await?;
+            }
+            self.answers
+                .retain(|address, _| endpoints.contains(address));
+            let doubted = self.doubted(changes, &moved, endpoints);
+            self.answers.extend(kernel.routes(doubted).await?);
+        }
+        // A link may have come after the links were asked for.
+        let links = self.answers.values().filter_map(|answer| answer.link);
+        let unknown: BTreeSet<_> = links
+            .filter(|link| !self.links.contains_key(link))
+            .collect();
+        for index in unknown {
+            self.links
+                .extend(kernel.link(index).await?.map(|link| (index, link)));
+        }
+        Ok(())
+    }
+
+    /// Returns the links whose routes may be others.
+    async fn refresh_links(
+        &mut self,
+        kernel: &Kernel,
+        changes: &Changes,
+    ) -> Result<BTreeSet<u32>, String> {
+        let mut moved = BTreeSet::new();
+        for (&index, &was_down) in &changes.links {
+            let link = kernel.link(index).await?;
+            let routed = |link: &Link| (link.controller, link.is_up, link.has_carrier);
+            let before = self.links.get(&index).map(routed);
+            if was_down || before != link.as_ref().map(routed) {
+                moved.insert(index);
+            }
+            match link {
+                Some(link) => drop(self.links.insert(index, link)),
+                None => drop(self.links.remove(&index)),
+            }
+        }
+        Ok(moved)
+    }
+
+    /// The endpoints whose routes may be others.
+    fn doubted(
+        &self,
+        changes: &Changes,
+        moved: &BTreeSet<u32>,
+        endpoints: &BTreeSet<IpAddr>,
+    ) -> BTreeSet<IpAddr> {
+        if changes.rules {
+            return endpoints.clone();
+        }
+        let was_down = changes.links.values().any(|was_down| *was_down);
+        let is_doubted = |answer: &Answer| {
+            let link = answer.link.as_ref();
+            let source = answer.source.as_ref();
+            // The kernel says of its own addresses that they are at the loopback, wherever they are.
+            was_down && answer.way == Way::Local
+                || link.is_some_and(|link| moved.contains(link) || changes.bereft.contains(link))
+                || source.is_some_and(|source| changes.lost.contains(source))
+        };
+        let mut doubted: BTreeSet<IpAddr> = endpoints
+            .iter()
+            .filter(|address| self.answers.get(address).is_none_or(is_doubted))
+            .copied()
+            .collect();
+        for network in &changes.destinations {
+            doubted.extend(endpoints.range(network.network()..=network.broadcast()));
+        }
+        doubted
+    }
+
+    fn bridge(&self, index: u32) -> Option<&Link> {
+        let link = self.links.get(&index);
+        link.filter(|link| matches!(link.kind, Kind::Bridge { .. }))
+    }
+
+    /// The same by name.
+    pub(super) fn places(&self) -> Places {
+        let (mut ports, mut bridges) = (BTreeMap::new(), BTreeMap::new());
+        for (index, link) in &self.links {
+            if let Some(bridge) = link.controller.and_then(|index| self.bridge(index)) {
+                let port = Port {
+                    bridge: bridge.name.clone(),
+                    may_be_workload: link.kind == Kind::Workload,
+                };
+                ports.insert(link.name.clone(), port);
+            }
+            if let Kind::Bridge { vlan_filtering } = link.kind {
+                let bridge = Bridge {
+                    has_address: self.addressed.contains(index),
+                    vlan_filtering,
+                };
+                bridges.insert(link.name.clone(), bridge);
+            }
+        }
+        let routes = self.answers.iter();
+        Places {
+            ports,
+            bridges,
+            routes: routes
+                .map(|(address, answer)| (*address, self.route(answer)))
+                .collect(),
+        }
+    }
+
+    fn route(&self, answer: &Answer) -> Route {
+        let link = answer.link.and_then(|index| self.links.get(&index));
+        match (answer.way, link) {
+            (Way::Local, _) => Route::Local,
+            (Way::Straight, Some(link)) if matches!(link.kind, Kind::Bridge { .. }) => {
+                Route::Bridge(link.name.clone())
+            }
+            (Way::Straight, Some(link)) => Route::Interface(link.name.clone()),
+            // A link that is unknown here went a moment ago.
+            (Way::Straight, None) | (Way::Gateway | Way::Nowhere, _) => Route::Elsewhere,
+        }
+    }
+}
