@@ -4,6 +4,7 @@
 mod adopt;
 mod bridge;
 mod drift;
+mod guarding;
 mod lease;
 mod thread;
 mod whole;

@@ -60,6 +60,12 @@ pub enum Problem {
          listed ({0})"
     )]
     Unknown(String),
+    /// The table of family bridge does not hold what it should.
+    #[error(
+        "frames and addresses that no policy judges may pass between the ports of bridges: the table bridge sallyport \
+         cannot be written ({0})"
+    )]
+    Unguarded(String),
 }
 
 /// The traffic that is not judged.
@@ -113,16 +119,22 @@ impl Bridges {
         self.look(&listed)
     }
 
-    /// Looks after the bridges for ever, and says in the node's health when traffic is not judged.
-    pub async fn watch(self, health: Health) {
+    /// Looks after the bridges for ever, and says in the node's health when traffic is not judged. `unguarded` tells why the table of
+    /// family bridge cannot be written, while it cannot.
+    pub async fn watch(self, health: Health, unguarded: watch::Receiver<Option<String>>) {
         let (known, listed) = watch::channel(links::list().await);
         tokio::select! {
             () = links::follow(known) => {}
-            () = self.look_after(listed, health) => {}
+            () = self.look_after(listed, unguarded, health) => {}
         }
     }
 
-    async fn look_after(mut self, mut listed: watch::Receiver<Listed>, health: Health) {
+    async fn look_after(
+        mut self,
+        mut listed: watch::Receiver<Listed>,
+        mut unguarded: watch::Receiver<Option<String>>,
+        health: Health,
+    ) {
         let (mut told, mut counted) = (Told::new(health), 0);
         loop {
             let found = self.look(&listed.borrow_and_update());
@@ -135,10 +147,12 @@ impl Bridges {
                 Ok(bridges) => !self.concerned(bridges).is_empty(),
                 Err(_) => true,
             };
-            told.tell(found.err());
+            let why = unguarded.borrow_and_update().clone();
+            told.tell(found.err().or(why.map(Problem::Unguarded)));
             tokio::select! {
                 () = sleep(EVERY), if matters => {}
                 Ok(()) = listed.changed() => {}
+                Ok(()) = unguarded.changed() => {}
             }
         }
     }

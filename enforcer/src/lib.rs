@@ -7,6 +7,7 @@ pub mod closed;
 pub mod connection;
 pub mod fake;
 mod grace;
+pub mod guard;
 pub mod health;
 pub mod instance;
 pub mod journal;

@@ -14,13 +14,13 @@ use ipnetwork::IpNetwork;
 use sallyport_enforcer::{
     agent,
     bridges::{Bridges, Rules},
-    closed,
+    closed, guard,
     health::Health,
     instance, journal,
     leave::{self, Membership, Told},
     metrics,
     nft::{lease::LONGEST, render::Options},
-    preflight, session, supervision, uninstall,
+    places, preflight, session, supervision, uninstall,
 };
 use sallyport_process::{descriptors, log};
 use sallyport_proto::Ranges;
@@ -32,7 +32,7 @@ use tracing_subscriber::EnvFilter;
 /// Enforces NetworkPolicy on this node.
 ///
 /// Takes the node's policy from the control plane, keeps a journal of it, and judges every forwarded packet by the
-/// nftables table `inet sallyport`. Nothing else on the node is touched. When the enforcer stops, crashes or loses the
+/// nftables table `inet sallyport`; the table `bridge sallyport` keeps out what no policy can judge. Nothing else on the node is touched. When the enforcer stops, crashes or loses the
 /// control plane, the table stays and goes on enforcing; the next start takes it over without a packet noticing.
 ///
 /// Needs CAP_NET_ADMIN and a kernel with nf_tables and ctnetlink (Linux 5.6 or later; 6.9 protects the table from
@@ -91,6 +91,20 @@ struct Arguments {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     ignore_bridge: Vec<String>,
 
+    /// A port of a bridge that leads away from this node though it is a veth or a tap; `up*` means all that begin so
+    /// (repeatable)
+    ///
+    /// Ports of other kinds, such as physical interfaces, VLANs, bonds and VXLAN, are taken for such ports by themselves. From
+    /// all others of a bridge with workloads whose Workload objects name no `interface`, only packets with addresses of this
+    /// node's workloads pass.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = interface)]
+    uplink: Vec<String>,
+
+    /// What becomes of frames and packets from a workload's port of a bridge that no policy can judge, or whose addresses are not
+    /// the workload's
+    #[arg(long, value_enum, env = "SALLYPORT_SOURCE_CHECK", default_value_t = SourceCheck::Drop)]
+    source_check: SourceCheck,
+
     /// Set `net.bridge.bridge-nf-call-iptables` and `net.bridge.bridge-nf-call-ip6tables` of this node to 1 where a bridge
     /// needs it, at the start and whenever they are found to be something else [default: only say so]
     ///
@@ -120,7 +134,8 @@ enum Command {
     /// Look into the journal of an enforcer that is stopped; never changes it
     #[command(subcommand)]
     Journal(JournalCommand),
-    /// Take this node out: tell the control plane that it leaves, and delete the table `inet sallyport`, and nothing else
+    /// Take this node out: tell the control plane that it leaves, and delete the tables `inet sallyport` and `bridge sallyport`,
+    /// and nothing else
     ///
     /// From then on no policy is enforced here, and no edit waits for this node. Refuses while an enforcer runs, and when
     /// the control plane cannot be told within 5 seconds. The journal stays; delete its directory if nobody wants it.
@@ -195,8 +210,9 @@ Examples:
   sallyport-enforcer uninstall              Takes this node out
   sallyport-enforcer new-identity           Gives a copied data directory an id of its own
 
-The table, as stock nft shows it:
+The tables, as stock nft shows them:
   nft list table inet sallyport
+  nft list table bridge sallyport
 
 Log detail is set by RUST_LOG (default: info).";
 
@@ -207,6 +223,15 @@ enum Mode {
     Strict,
     /// Its traffic passes, as in Kubernetes' own words for a pod that no policy selects.
     Standard,
+}
+
+/// What becomes of what the table of family bridge is against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SourceCheck {
+    /// It passes and is counted: to see what an upgrade would drop. Policy can be evaded then.
+    Count,
+    /// It is dropped.
+    Drop,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -298,6 +323,11 @@ async fn main() -> Result<()> {
     descriptors::raise();
     let node = arguments.node_name.map_or_else(host_name, Ok)?;
     preflight::privilege()?;
+    let guard_rules = guard::Rules {
+        ignored: arguments.ignore_bridge.clone(),
+        uplinks: arguments.uplink,
+        counts_only: arguments.source_check == SourceCheck::Count,
+    };
     let mut bridges = Bridges::new(Rules {
         ignored: arguments.ignore_bridge,
         manage: arguments.manage_sysctls,
@@ -312,7 +342,13 @@ async fn main() -> Result<()> {
     };
     let health = Health::default();
     let unknown = options.unknown();
-    let agent = agent::start(&arguments.data_dir, options, health.clone())?;
+    let agent = agent::start(&arguments.data_dir, options, guard_rules, health.clone())?;
+    let sought = agent.sought().borrow().clone();
+    let places = places::list(&sought).await.map_err(anyhow::Error::msg);
+    let places = places.context("list the network interfaces and routes")?;
+    let guarded = agent.set_places(places).await;
+    guarded.context("cannot set up the table bridge sallyport")?;
+    tokio::spawn(guard::watch(agent.clone()));
     let identity = session::Identity {
         name: node,
         unknown,
@@ -337,7 +373,7 @@ async fn main() -> Result<()> {
         tokio::spawn(metrics::serve(address, metrics::Source { agent, health }));
     }
     tokio::spawn(closed::watch(agent.clone(), health.clone()));
-    tokio::spawn(bridges.watch(health.clone()));
+    tokio::spawn(bridges.watch(health.clone(), agent.bridge_problem()));
     tokio::spawn(supervision::report(agent.clone(), health));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     tokio::select! {
@@ -362,8 +398,8 @@ async fn take_out(arguments: &UninstallArguments) -> Result<()> {
         false => tell(arguments, is_installed).await?,
     };
     let deleted = match uninstall::uninstall(data_dir)? {
-        true => "deleted the table inet sallyport: no policy is enforced on this node any more",
-        false => "there is no table inet sallyport: nothing to delete",
+        true => "deleted the tables inet sallyport and bridge sallyport: no policy is enforced on this node any more",
+        false => "there are no tables of sallyport: nothing to delete",
     };
     if !arguments.without_telling {
         Membership::forget(data_dir)

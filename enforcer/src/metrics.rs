@@ -51,8 +51,12 @@ pub async fn serve(address: SocketAddr, source: Source) {
     info!(%address, "serving metrics");
     metrics::serve(listener, move || {
         let kernel = Netlink::open().and_then(|netlink| {
+            let (mut denied, of_bridges) = (netlink.denied()?, netlink.for_bridges().denied()?);
+            for (why, packets) in of_bridges {
+                *denied.entry(why).or_default() += packets;
+            }
             Ok(Seen {
-                denied: netlink.denied()?,
+                denied,
                 closed: netlink.is_closed()?,
             })
         });
@@ -178,7 +182,7 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
         }
         all.register(
             "denied_packets",
-            "Packets that the table dropped or answered with a reset since it was made, by why",
+            "Packets that the tables dropped or answered with a reset since they were made, by why",
             packets,
         );
     }

@@ -359,6 +359,11 @@ impl Netlink {
         Ok(self.table()?.and_then(owner))
     }
 
+    /// Whether our table is there.
+    pub fn is_there(&self) -> Result<bool, Error> {
+        Ok(self.table()?.is_some())
+    }
+
     fn table_flags(&self) -> Result<Option<u32>, Error> {
         let flags = |body: Vec<u8>| {
             attributes::find(&body, sys::NFTA_TABLE_FLAGS)

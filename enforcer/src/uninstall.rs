@@ -1,4 +1,4 @@
-//! Takes our table off a node, and nothing else. It refuses while an enforcer runs.
+//! Takes our tables off a node, and nothing else. It refuses while an enforcer runs.
 
 use std::{fs, io, path::Path};
 
@@ -24,23 +24,26 @@ pub enum Error {
     #[error(transparent)]
     Journal(#[from] journal::Error),
     /// The kernel refused.
-    #[error("cannot delete the table inet sallyport: {0}")]
+    #[error("cannot delete the tables of sallyport: {0}")]
     Kernel(#[from] netlink::Error),
 }
 
-/// Refuses while an enforcer runs. Returns whether there is a table.
+/// Refuses while an enforcer runs. Returns whether there is a table that policy is enforced by.
 pub fn refuse_while_one_runs(data_dir: &Path) -> Result<bool, Error> {
-    Ok(unowned(data_dir)?.read()?.is_some())
+    Ok(unowned(data_dir)?.is_there()?)
 }
 
-/// Deletes the table. Returns whether there was one.
+/// Deletes both tables. Returns whether there was any.
 pub fn uninstall(data_dir: &Path) -> Result<bool, Error> {
     let netlink = unowned(data_dir)?;
-    if netlink.read()?.is_none() {
-        return Ok(false);
+    let mut any = false;
+    for table in [netlink.for_bridges(), netlink] {
+        if table.is_there()? {
+            table.commit(&[Command::DeleteTable])?;
+            any = true;
+        }
     }
-    netlink.commit(&[Command::DeleteTable])?;
-    Ok(true)
+    Ok(any)
 }
 
 /// A way to the table, which no enforcer has.

@@ -14,6 +14,7 @@ use std::{
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
     agent,
+    guard::Rules,
     health::Health,
     netlink::Netlink,
     nft::{
@@ -511,7 +512,7 @@ fn restart() -> Outcome {
     };
     for _ in 0..2 {
         let agent =
-            netns.run(|| agent::start(directory.path(), options.clone(), Health::default()))?;
+            netns.run(|| agent::start(directory.path(), options.clone(), Rules::default(), Health::default()))?;
         wait_for(true)?;
         drop(agent);
         wait_for(false)?;

@@ -89,33 +89,38 @@ impl BridgeTable {
     }
 
     fn write(&mut self) -> Result<bool, netlink::Error> {
-        let mut tries = 0;
-        loop {
+        for tries_left in (0..TRIES).rev() {
             let found = self.kernel.content()?;
-            if is_as(&self.wanted, &found) && self.is_protected(&found) {
-                self.holds = true;
-                return Ok(tries > 0 && found.flags.is_some());
-            }
-            tries += 1;
-            let was_there = found.flags.is_some();
-            let delete = was_there.then_some(Command::DeleteTable);
-            let make = Command::AddTable { owned: self.owned };
-            let all = bridge::commands(&self.ground);
-            let commands: Vec<Command> = delete.into_iter().chain([make]).chain(all).collect();
+            let is_there = found.flags.is_some();
+            let is_right = is_as(&self.wanted, &found) && self.is_made_as_it_should(&found);
+            let take = Command::AddTable { owned: self.owned };
+            let commands: Vec<Command> = match is_right {
+                // The one that an earlier life left becomes ours, and nothing else changes.
+                true => vec![take],
+                // In one batch, so that there is no moment without a table.
+                false => is_there
+                    .then_some(Command::DeleteTable)
+                    .into_iter()
+                    .chain([take])
+                    .chain(bridge::commands(&self.ground))
+                    .collect(),
+            };
             match self.kernel.commit_at(found.generation, &commands) {
                 Ok(()) => {
                     self.holds = true;
-                    info!(replaced = was_there, "wrote the table bridge sallyport");
-                    return Ok(was_there);
+                    return Ok(is_there && !is_right);
                 }
-                Err(error) if error.is_outdated() && tries < TRIES => {}
+                Err(error) if error.is_outdated() && tries_left > 0 => {}
                 Err(error) => return Err(error),
             }
         }
+        unreachable!("the last try returns")
     }
 
-    fn is_protected(&self, found: &Found) -> bool {
-        !self.owned || found.flags.is_some_and(|flags| flags & 0x2 != 0)
+    /// Whether the table has the flag that lets it be protected where that is asked for.
+    fn is_made_as_it_should(&self, found: &Found) -> bool {
+        let persists = found.flags.unwrap_or_default() & encode::TABLE_PERSISTS != 0;
+        persists == self.owned
     }
 }
 

@@ -2,6 +2,8 @@
 //! nothing comes, and says what the node holds. It changes nothing itself.
 
 use std::{
+    collections::BTreeSet,
+    net::IpAddr,
     path::Path,
     sync::{
         Arc, Weak,
@@ -18,13 +20,16 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     Agent, Refusal, StartError,
+    guarding::Guarding,
     lease::{Lease, Taken},
 };
 use crate::{
+    guard::Rules,
     health::Health,
     journal::{self, Journal},
     netlink::{self, Culprit, Monitor, Netlink, Notice},
     nft::render::Options,
+    places::Places,
 };
 
 /// How long nothing must happen before what is left behind is deleted.
@@ -49,6 +54,7 @@ enum Request {
     Settle(Reply<()>),
     Apply(Update, Reply<Result<(), Refusal>>),
     EndLeases(Reply<Result<(), netlink::Error>>),
+    Places(Places, Reply<Result<(), netlink::Error>>),
     Heard(Notice),
 }
 
@@ -62,6 +68,8 @@ pub struct Handle {
     said: watch::Receiver<Said>,
     lease: Arc<Mutex<Lease>>,
     kernel: Netlink,
+    sought: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
+    problem: watch::Receiver<Option<String>>,
     asks_for: Option<Duration>,
     protected: bool,
 }
@@ -103,6 +111,21 @@ impl Handle {
     /// Whether the kernel keeps others from changing the table.
     pub fn is_protected(&self) -> bool {
         self.protected
+    }
+
+    /// The endpoints whose places are to be [told](Handle::set_places).
+    pub fn sought(&self) -> watch::Receiver<Arc<BTreeSet<IpAddr>>> {
+        self.sought.clone()
+    }
+
+    /// The links of the node, and where its routes lead: has the table of family bridge hold what they ask for.
+    pub async fn set_places(&self, places: Places) -> Result<(), netlink::Error> {
+        self.ask(|reply| Request::Places(places, reply)).await
+    }
+
+    /// Why the table of family bridge does not hold what it should, while it does not.
+    pub fn bridge_problem(&self) -> watch::Receiver<Option<String>> {
+        self.problem.clone()
     }
 
     /// Makes a lease ready, whose time runs from now on, and returns the number to ask for it by. `None` when there is
@@ -150,7 +173,9 @@ impl Handle {
                         let _ = go_on.recv();
                         drop(reply.send(Ok(())));
                     }
-                    Request::EndLeases(reply) => drop(reply.send(Ok(()))),
+                    Request::EndLeases(reply) | Request::Places(_, reply) => {
+                        drop(reply.send(Ok(())));
+                    }
                     Request::Heard(_) => {}
                 }
             }
@@ -162,6 +187,8 @@ impl Handle {
             said,
             lease: Arc::default(),
             kernel: Netlink::over(nobody.into(), 0),
+            sought: watch::Sender::new(Arc::default()).subscribe(),
+            problem: watch::Sender::new(None).subscribe(),
             asks_for: None,
             protected: false,
         }
@@ -177,8 +204,13 @@ impl Handle {
 }
 
 /// Starts the agent: brings journal and kernel together without a packet noticing, then waits for updates. What is wrong
-/// it says in `health`.
-pub fn start(data_dir: &Path, options: Options, health: Health) -> Result<Handle, StartError> {
+/// it says in `health`. The table of family bridge is left as it is until the [places](Handle::set_places) are told.
+pub fn start(
+    data_dir: &Path,
+    options: Options,
+    rules: Rules,
+    health: Health,
+) -> Result<Handle, StartError> {
     let netlink = Netlink::open()?;
     netlink.await_orphan(ORPHAN_PATIENCE)?;
     let (journal, recovered, quarantined) = journal::open(data_dir)?;
@@ -189,7 +221,7 @@ pub fn start(data_dir: &Path, options: Options, health: Health) -> Result<Handle
             format!("{}: {}", quarantined.path.display(), quarantined.cause),
         );
     }
-    let agent = Agent::start(netlink, journal, recovered, options)?;
+    let agent = Agent::start(netlink, journal, recovered, options.clone())?;
     let (requests, queue) = mpsc::channel();
     let requests = Arc::new(requests);
     let protected = agent.is_protected();
@@ -201,16 +233,21 @@ pub fn start(data_dir: &Path, options: Options, health: Health) -> Result<Handle
     }
     let asks_for = agent.asks_for();
     let (lease, kernel) = (Arc::clone(&agent.lease), agent.kernel().clone());
+    let policy = &agent.installed().policy;
+    let guarding = Guarding::new(&kernel, protected, options, rules, policy);
+    let (sought, problem) = (guarding.sought(), guarding.problem());
     let (say, said) = watch::channel(Said::of(&agent));
     thread::Builder::new()
         .name("agent".into())
-        .spawn(move || run(agent, &queue, &say, health))
+        .spawn(move || run(agent, guarding, &queue, &say, health))
         .expect("a thread can be started");
     Ok(Handle {
         requests,
         said,
         lease,
         kernel,
+        sought,
+        problem,
         asks_for,
         protected,
     })
@@ -250,6 +287,7 @@ impl Said {
 
 fn run(
     mut agent: Agent<Netlink, Journal>,
+    mut guarding: Guarding,
     queue: &mpsc::Receiver<Request>,
     say: &watch::Sender<Said>,
     health: Health,
@@ -261,10 +299,8 @@ fn run(
         told: agent.drift().repairs,
     };
     loop {
-        let request = match mending
-            .again
-            .map(|at| at.saturating_duration_since(Instant::now()))
-        {
+        let again = mending.again.into_iter().chain(guarding.again).min();
+        let request = match again.map(|at| at.saturating_duration_since(Instant::now())) {
             Some(wait) => queue.recv_timeout(wait),
             None if agent.left_behind() > 0 => queue.recv_timeout(IDLE),
             None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -280,6 +316,8 @@ fn run(
                     result = agent.finish();
                 }
                 tell(&health, &result, started.elapsed());
+                // Before the control plane hears of it.
+                guarding.set_policy(&agent.installed().policy);
                 say.send_replace(Said::of(&agent));
                 let _ = reply.send(result);
             }
@@ -289,8 +327,16 @@ fn run(
                 say.send_replace(Said::of(&agent));
                 let _ = reply.send(result);
             }
-            Ok(Request::Heard(notice)) => mending.hear(notice, &mut agent),
-            Err(RecvTimeoutError::Timeout) if mending.again.is_some() => mending.mend(&mut agent),
+            Ok(Request::Places(places, reply)) => drop(reply.send(guarding.set_places(places))),
+            Ok(Request::Heard(notice)) => mending.hear(notice, &mut agent, &mut guarding),
+            Err(RecvTimeoutError::Timeout) if again.is_some() => {
+                if mending.again.is_some() {
+                    mending.mend(&mut agent);
+                }
+                if guarding.again.is_some() {
+                    guarding.try_again();
+                }
+            }
             Err(RecvTimeoutError::Timeout) => agent.clean(),
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -341,7 +387,12 @@ struct Mending {
 }
 
 impl Mending {
-    fn hear(&mut self, notice: Notice, agent: &mut Agent<Netlink, Journal>) {
+    fn hear(
+        &mut self,
+        notice: Notice,
+        agent: &mut Agent<Netlink, Journal>,
+        guarding: &mut Guarding,
+    ) {
         match notice {
             Notice::Elsewhere(who) => {
                 debug!(%who, "a commit that does not touch the table");
@@ -351,6 +402,13 @@ impl Mending {
             Notice::Lost => self.culprit = Culprit::default(),
         }
         self.mend(agent);
+        if guarding.restore() {
+            self.health.count(|state| state.repairs += 1);
+            let what = "the table bridge sallyport was not as it should be";
+            self.health
+                .happened(Kind::Mended, format!("{}: {what}", self.culprit));
+            warn!(culprit = %self.culprit, "the table bridge sallyport was changed: it is mended");
+        }
     }
 
     fn mend(&mut self, agent: &mut Agent<Netlink, Journal>) {

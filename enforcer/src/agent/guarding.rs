@@ -1,0 +1,132 @@
+//! Keeps the table of family bridge at what the node's policy and the node's links ask for. What that is says `guard`.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use sallyport_proto::policy::NodePolicy;
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use super::bridge::BridgeTable;
+use crate::{
+    guard::{self, Rules},
+    netlink::{self, Netlink},
+    nft::render::Options,
+    places::Places,
+};
+
+/// How long to wait before what failed is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// The table of family bridge, and what it is made from.
+#[derive(Debug)]
+pub(super) struct Guarding {
+    table: BridgeTable,
+    options: Options,
+    rules: Rules,
+    places: Places,
+    /// What the table was last made for.
+    policy: NodePolicy,
+    /// When to try again.
+    pub(super) again: Option<Instant>,
+    /// The endpoints whose places are to be known.
+    sought: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    /// Why the table does not hold what it should, if it does not.
+    problem: watch::Sender<Option<String>>,
+}
+
+impl Guarding {
+    pub(super) fn new(
+        kernel: &Netlink,
+        is_protected: bool,
+        options: Options,
+        rules: Rules,
+        policy: &NodePolicy,
+    ) -> Guarding {
+        let sought = Arc::new(guard::without_interface(policy));
+        Guarding {
+            table: BridgeTable::beside(kernel, is_protected),
+            options,
+            rules,
+            places: Places::default(),
+            policy: policy.clone(),
+            again: None,
+            sought: watch::Sender::new(sought),
+            problem: watch::Sender::new(None),
+        }
+    }
+
+    pub(super) fn sought(&self) -> watch::Receiver<Arc<BTreeSet<IpAddr>>> {
+        self.sought.subscribe()
+    }
+
+    pub(super) fn problem(&self) -> watch::Receiver<Option<String>> {
+        self.problem.subscribe()
+    }
+
+    /// The links of the node, or its routes, are others.
+    pub(super) fn set_places(&mut self, places: Places) -> Result<(), netlink::Error> {
+        self.places = places;
+        self.set()
+    }
+
+    /// The node's policy may be another.
+    pub(super) fn set_policy(&mut self, policy: &NodePolicy) {
+        let is_same = self.policy.endpoints().ptr_eq(policy.endpoints())
+            && Arc::ptr_eq(self.policy.workload_ranges(), policy.workload_ranges());
+        if is_same {
+            return;
+        }
+        self.policy = policy.clone();
+        let sought = guard::without_interface(policy);
+        self.sought.send_if_modified(|before| {
+            let is_other = **before != sought;
+            if is_other {
+                *before = Arc::new(sought);
+            }
+            is_other
+        });
+        let _ = self.set();
+    }
+
+    /// Tries again what failed.
+    pub(super) fn try_again(&mut self) {
+        let _ = self.set();
+    }
+
+    /// Reads the table, since others may have changed it. Returns whether they had.
+    pub(super) fn restore(&mut self) -> bool {
+        let restored = self.table.restore();
+        let mended = *restored.as_ref().unwrap_or(&false);
+        self.note(restored.map(drop)).is_ok() && mended
+    }
+
+    fn set(&mut self) -> Result<(), netlink::Error> {
+        let ground = guard::ground(&self.policy, &self.options, &self.rules, &self.places);
+        let result = self.table.set(ground);
+        self.note(result)
+    }
+
+    fn note(&mut self, result: Result<(), netlink::Error>) -> Result<(), netlink::Error> {
+        let (problem, again) = match &result {
+            Ok(()) => (None, None),
+            Err(error) => (Some(error.to_string()), Some(Instant::now() + AGAIN)),
+        };
+        self.again = again;
+        self.problem.send_if_modified(|before| {
+            let is_other = *before != problem;
+            match &problem {
+                Some(error) if is_other => error!(%error, "cannot write the table bridge sallyport"),
+                None if is_other => info!("the table bridge sallyport is written again"),
+                _ => {}
+            }
+            *before = problem;
+            is_other
+        });
+        result
+    }
+}
