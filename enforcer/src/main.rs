@@ -398,7 +398,9 @@ async fn take_out(arguments: &UninstallArguments) -> Result<()> {
         false => tell(arguments, is_installed).await?,
     };
     let deleted = match uninstall::uninstall(data_dir)? {
-        true => "deleted the tables inet sallyport and bridge sallyport: no policy is enforced on this node any more",
+        true => {
+            "deleted the tables inet sallyport and bridge sallyport: no policy is enforced on this node any more"
+        }
         false => "there are no tables of sallyport: nothing to delete",
     };
     if !arguments.without_telling {

@@ -511,8 +511,14 @@ fn restart() -> Outcome {
         Err(format!("after 5 s the table is still not as it should be: owned {owned}").into())
     };
     for _ in 0..2 {
-        let agent =
-            netns.run(|| agent::start(directory.path(), options.clone(), Rules::default(), Health::default()))?;
+        let agent = netns.run(|| {
+            agent::start(
+                directory.path(),
+                options.clone(),
+                Rules::default(),
+                Health::default(),
+            )
+        })?;
         wait_for(true)?;
         drop(agent);
         wait_for(false)?;

@@ -120,7 +120,9 @@ impl Guarding {
         self.problem.send_if_modified(|before| {
             let is_other = *before != problem;
             match &problem {
-                Some(error) if is_other => error!(%error, "cannot write the table bridge sallyport"),
+                Some(error) if is_other => {
+                    error!(%error, "cannot write the table bridge sallyport")
+                }
                 None if is_other => info!("the table bridge sallyport is written again"),
                 _ => {}
             }

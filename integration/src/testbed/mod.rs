@@ -201,6 +201,21 @@ impl Testbed {
             .and_then(|attached| attached.node)
     }
 
+    /// The interface of its node behind which a pod is.
+    pub fn interface_of(&self, name: &str) -> Result<String, Error> {
+        Ok(wiring::interface(self.state().find(name)?.port))
+    }
+
+    /// The hardware addresses of a pod, and of its node where the pod's packets leave the link: that of the bridge, if there is one.
+    pub fn macs_of(&self, name: &str) -> Result<(Mac, Mac), Error> {
+        let Attached { node, port, .. } = self.state().find(name)?;
+        let router = match self.owner(node)?.bridge {
+            Some(bridge) => bridge.inner(),
+            None => port.outer(),
+        };
+        Ok((port.inner(), router))
+    }
+
     /// Takes a pod or external away. Its namespace lives on, cut off, while somebody holds a handle, socket or process.
     pub fn remove(&self, name: &str) -> Result<(), Error> {
         let mut state = self.state();

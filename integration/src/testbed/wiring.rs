@@ -29,7 +29,7 @@ impl Port {
         Self::mac(0x02, self.0)
     }
 
-    fn outer(self) -> Mac {
+    pub(super) fn outer(self) -> Mac {
         Self::mac(0x06, self.0)
     }
 
@@ -176,12 +176,17 @@ pub(super) fn bridge(node: &Netns, port: Port) -> Plan {
     vec![vec![(node.clone(), changes)]]
 }
 
+/// The name of the owner's end of the link at a port.
+pub(super) fn interface(Port(index): Port) -> String {
+    format!("p{index}")
+}
+
 /// Plugs a namespace into its owner, without any address yet.
 pub(super) fn plug(owner: &Owner, netns: &Netns, port: Port) -> Plan {
     let index = port.0;
     let pair = Change::Veth {
         index,
-        name: format!("p{index}"),
+        name: interface(port),
         mac: port.outer(),
         bridge: owner.bridge.map(|bridge| bridge.0),
         peer: netns.clone(),

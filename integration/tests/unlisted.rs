@@ -1,0 +1,228 @@
+//! Frames and addresses that no policy judges: those that a workload's object does not list, and those that the forward hook
+//! does not see. Each row of the table in docs/UNLISTED.md is sent between pods of a node, on every kind of node, and
+//! comes to what the table says.
+
+#[path = "unlisted/frames.rs"]
+mod frames;
+#[path = "unlisted/table.rs"]
+mod table;
+
+use std::{collections::BTreeMap, net::IpAddr, process::ExitCode};
+
+use sallyport_integration::{
+    binaries::binaries,
+    deployment::{Deployment, put},
+    kernel_tests::{self, Failed, Outcome},
+    testbed::{Host, Mode, Testbed},
+};
+
+use frames::{Kind, Party, arrivals};
+use table::{Cell, SETUPS, Setup, Verdict};
+
+fn main() -> ExitCode {
+    if let Err(error) = binaries() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    kernel_tests::run(&[
+        ("routed_strict", || agrees(0)),
+        ("routed_standard", || agrees(1)),
+        ("known_ports_strict", || agrees(2)),
+        ("known_ports_standard", || agrees(3)),
+        ("unknown_ports_strict", || agrees(4)),
+        ("unknown_ports_standard", || agrees(5)),
+        ("without_tables_all_frames_arrive", control),
+        ("what_is_only_counted_arrives", counted),
+    ])
+}
+
+/// Two workloads that policies select, one more that the same allow, and two that none selects.
+const PODS: [(&str, u8); 5] = [
+    ("client", 2),
+    ("server", 3),
+    ("peer", 4),
+    ("free-1", 5),
+    ("free-2", 6),
+];
+
+const POLICIES: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: default, name: clients}
+spec:
+  podSelector: {matchLabels: {app: client}}
+  policyTypes: [Egress]
+  egress: [{to: [{podSelector: {matchLabels: {app: server}}}]}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: default, name: servers}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  ingress:
+  - from:
+    - podSelector: {matchLabels: {app: client}}
+    - ipBlock: {cidr: 192.0.2.0/24}
+    - ipBlock: {cidr: '2001:db8::/32'}
+";
+
+struct Bed {
+    deployment: Deployment,
+    parties: BTreeMap<&'static str, Party>,
+}
+
+fn addresses(last: u8) -> [IpAddr; 2] {
+    [
+        [10, 9, 1, last].into(),
+        [0xfd00, 9, 1, 0, 0, 0, 0, u16::from(last)].into(),
+    ]
+}
+
+fn bed(setup: Setup, arguments: &[&str]) -> Result<Bed, Failed> {
+    let mode = match setup.bridged {
+        true => Mode::Bridged,
+        false => Mode::Routed,
+    };
+    let bed = Testbed::builder().mode(mode).build()?;
+    let mut manifests = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: default}
+---
+apiVersion: sallyport.dev/v1
+kind: Node
+metadata: {name: node-1}
+spec: {workloadCIDRs: [10.9.1.0/24, 'fd00:9:1::/64']}
+"
+    .to_owned();
+    let mut parties = BTreeMap::new();
+    for (name, last) in PODS {
+        let addresses = addresses(last);
+        let host: Host = bed.add_pod(0, name, &addresses)?;
+        // What arrives is looked at, and believed by nobody.
+        for setting in ["accept_ra", "accept_redirects"] {
+            host.sysctl(&format!("net.ipv6.conf.eth0.{setting}"), "0")?;
+        }
+        let interface = match setup.known {
+            true => format!(", interface: {}", bed.interface_of(name)?),
+            false => String::new(),
+        };
+        let app = match name {
+            "peer" => "client",
+            other => other,
+        };
+        let [v4, v6] = addresses;
+        manifests += &format!(
+            "---
+apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {{namespace: default, name: {name}, labels: {{app: {app}}}}}
+spec: {{node: node-1, addresses: [{v4}, '{v6}']{interface}}}
+"
+        );
+        let (mac, router) = bed.macs_of(name)?;
+        parties.insert(name, Party::new(host, mac, router));
+    }
+    let mode = match setup.strict {
+        true => "strict",
+        false => "standard",
+    };
+    let arguments = [&["--mode", mode], arguments].concat();
+    let deployment = Deployment::start(bed, &arguments)?;
+    let mut api = deployment.client()?;
+    api.enforce(vec![put(&manifests)])?;
+    api.enforce(vec![put(POLICIES)])?;
+    Ok(Bed {
+        deployment,
+        parties,
+    })
+}
+
+/// What becomes of each kind of frame between two pods.
+fn measure(bed: &Bed, setup: Setup, from: &str, to: &str) -> Result<BTreeMap<Kind, bool>, Failed> {
+    let (from, to, peer) = (&bed.parties[from], &bed.parties[to], &bed.parties["peer"]);
+    arrivals(from, to, peer, !setup.bridged)
+}
+
+/// What the table says of a kind of node is so.
+fn agrees(column: usize) -> Outcome {
+    let setup = SETUPS[column];
+    let bed = bed(setup, &[])?;
+    let selected = measure(&bed, setup, "client", "server")?;
+    let free = measure(&bed, setup, "free-1", "free-2")?;
+    let said = table::read()?;
+    let (mut measured, mut wrong) = (Vec::new(), Vec::new());
+    for (row, kind) in Kind::ALL.into_iter().enumerate() {
+        let cell = Cell {
+            selected: Verdict::of(selected[&kind]),
+            free: Verdict::of(free[&kind]),
+        };
+        measured.push(format!("{kind}: {cell}"));
+        match said.get(row) {
+            Some(said) if said.kind == kind.to_string() && said.cells[column] == cell => {}
+            Some(said) => wrong.push(format!("{}: {}", said.kind, said.cells[column])),
+            None => wrong.push(format!("nothing of {kind}")),
+        }
+    }
+    match wrong.is_empty() && said.len() == Kind::ALL.len() {
+        true => Ok(()),
+        false => Err(format!(
+            "measured:\n{}\nwhere the table says:\n{}",
+            measured.join("\n"),
+            wrong.join("\n")
+        )
+        .into()),
+    }
+}
+
+/// Without the tables all of it arrives: it is the tables that keep it out.
+fn control() -> Outcome {
+    let setup = SETUPS[2];
+    let mut bed = bed(setup, &[])?;
+    bed.deployment.kill_enforcer(0);
+    if !bed.deployment.nft(0, &["flush", "ruleset"])? {
+        return Err("the tables cannot be taken away".into());
+    }
+    let arrived = measure(&bed, setup, "client", "server")?;
+    let lost: Vec<String> = arrived
+        .iter()
+        .filter(|(_, arrived)| !**arrived)
+        .map(|(kind, _)| kind.to_string())
+        .collect();
+    match lost.is_empty() {
+        true => Ok(()),
+        false => Err(format!("lost without any table: {}", lost.join(", ")).into()),
+    }
+}
+
+/// With `--source-check count` what the table of family bridge is against passes, and is counted.
+fn counted() -> Outcome {
+    let setup = SETUPS[2];
+    let bed = bed(setup, &["--source-check", "count"])?;
+    let arrived = measure(&bed, setup, "client", "server")?;
+    for kind in [
+        Kind::LinkLocal,
+        Kind::PriorityTag,
+        Kind::RouterAdvertisement,
+    ] {
+        if !arrived[&kind] {
+            return Err(format!("{kind} was dropped").into());
+        }
+    }
+    let listed = bed.deployment.ruleset(0)?;
+    let counted = |comment: &str| {
+        let mut lines = listed.lines().filter(|line| line.contains(comment));
+        lines.any(|line| line.contains("accept") && !line.contains("packets 0 "))
+    };
+    for comment in [
+        "a link-local address",
+        "a VLAN tag",
+        "speaks as a router",
+        "is not the sender's",
+    ] {
+        if !counted(comment) {
+            return Err(format!("nothing was counted as `{comment}`:\n{listed}").into());
+        }
+    }
+    Ok(())
+}
