@@ -89,7 +89,7 @@ pub(crate) fn read() -> Result<Vec<Row>, Failed> {
     let text = include_str!("../../../docs/UNLISTED.md");
     let rows = text
         .lines()
-        .filter(|line| line.starts_with("| ") && !line.starts_with("| sent"));
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| sent "));
     rows.map(|line| {
         let mut columns = line.trim_matches('|').split('|').map(str::trim);
         let kind = columns.next().unwrap_or_default().to_owned();
