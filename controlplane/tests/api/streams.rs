@@ -6,7 +6,7 @@ use std::{
 };
 
 use sallyport_proto::{
-    Change, Digest, Position, Version, Window,
+    Change, Digest, Position, Update, Version, Window,
     policy::NodePolicy,
     wire::{Kind, WaitEnforcedRequest, node_status::State},
 };
@@ -14,6 +14,7 @@ use tonic::Code;
 
 use crate::{
     node::FakeNode,
+    past::ok,
     world::{World, namespace, node, pod, policy},
 };
 
@@ -368,6 +369,71 @@ async fn a_change_of_a_uid_alone_is_a_delta() {
         assert_eq!(world.apply(&text).await, revision);
         n.hears_nothing().await;
     }
+}
+
+/// A node hears of the interface of a workload at once, other nodes are not waited for, and all of that outlives the
+/// control plane.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_an_interface_alone_is_a_delta_and_is_kept() {
+    let mut world = world().await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
+    n.follow().await;
+    world.until("n", (State::Enforcing, 0)).await;
+    let vm = |interface: &str| {
+        format!(
+            "{{apiVersion: sallyport.dev/v1, kind: Workload, metadata: {{name: vm, namespace: a}}, \
+             spec: {{node: 'n', addresses: [10.0.0.77], interface: {interface}}}}}"
+        )
+    };
+    let told = |update: &Update| {
+        let [Change::SetEndpoint(address, endpoint)] = &update.delta.changes[..] else {
+            panic!("{:?}", update.delta);
+        };
+        assert_eq!(
+            (address.to_string().as_str(), endpoint.name.as_str()),
+            ("10.0.0.77", "vm")
+        );
+        endpoint.interface.clone()
+    };
+    let mut revisions = Vec::new();
+    for interface in ["veth-vm", "tap0"] {
+        let before = n.newest();
+        let revision = world.apply(&vm(interface)).await;
+        let update = n.follow().await.update;
+        assert_eq!(update.base, Some(before));
+        assert_eq!(update.target.revision, revision);
+        assert_eq!(update.keep, [], "it holds nothing beside it");
+        assert_eq!(told(&update), interface);
+        world.until("n", (State::Enforcing, 0)).await;
+        // The same again is no change.
+        assert_eq!(world.apply(&vm(interface)).await, revision);
+        n.hears_nothing().await;
+        revisions.push(revision);
+    }
+    let held = n.window.clone();
+    drop(n);
+    world.restart().await;
+    let kept = world.get(Kind::Workload, "a", "vm").await.unwrap();
+    let expected = r#""spec":{"node":"n","addresses":["10.0.0.77"],"interface":"tap0"}"#;
+    assert!(kept.manifest.contains(expected), "{}", kept.manifest);
+    let yaml = ok("get workload vm -n a -o yaml", &world.url());
+    assert!(yaml.contains("interface: tap0"), "{yaml}");
+    let mut n = FakeNode::connect(world.url(), "n", held).await;
+    world.until("n", (State::Enforcing, 0)).await;
+    n.hears_nothing().await;
+    ok(&format!("rollback {}", revisions[0]), &world.url());
+    assert_eq!(told(&n.follow().await.update), "veth-vm");
+    // Who comes anew is told, too.
+    world.until("n", (State::Enforcing, 0)).await;
+    drop(n);
+    world.until("n", (State::Disconnected, 0)).await;
+    let mut new = FakeNode::connect(world.url(), "n", Window::default()).await;
+    let update = new.follow().await.update;
+    let interface = update.delta.changes.iter().find_map(|change| match change {
+        Change::SetEndpoint(_, endpoint) if endpoint.name == "vm" => Some(&*endpoint.interface),
+        _ => None,
+    });
+    assert_eq!(interface, Some("veth-vm"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

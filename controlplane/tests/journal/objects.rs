@@ -76,6 +76,8 @@ pub(crate) fn edit() -> impl Strategy<Value = Edit> {
             let filler = if large { "x".repeat(120_000) } else { String::new() };
             put("Pod", namespace, name, &filler, n)
         }),
+        2 => (namespace.clone(), name.clone(), 0u8..9)
+            .prop_map(|(namespace, name, n)| put("Workload", namespace, name, "", n)),
         3 => (namespace.clone(), name.clone(), 0u8..9)
             .prop_map(|(namespace, name, n)| put("NetworkPolicy", namespace, name, "", n)),
         1 => namespace.clone().prop_map(|name| delete(Kind::Namespace, "", name)),
@@ -90,10 +92,10 @@ pub(crate) fn edit() -> impl Strategy<Value = Edit> {
 }
 
 pub(crate) fn put(kind: &str, namespace: &str, name: &str, filler: &str, n: u8) -> Op {
-    let api = if kind == "NetworkPolicy" {
-        "networking.k8s.io/v1"
-    } else {
-        "v1"
+    let api = match kind {
+        "NetworkPolicy" => "networking.k8s.io/v1",
+        "Workload" => "sallyport.dev/v1",
+        _ => "v1",
     };
     let namespaced = if namespace.is_empty() {
         String::new()
@@ -105,6 +107,8 @@ pub(crate) fn put(kind: &str, namespace: &str, name: &str, filler: &str, n: u8) 
             r#","spec":{{"nodeName":"{}","containers":[{{"name":"c"}}]}},"status":{{"podIP":"10.0.0.{n}","podIPs":[{{"ip":"10.0.0.{n}"}}]}}"#,
             if n.is_multiple_of(2) { "p" } else { "q" }
         ),
+        // Workloads without a node, so that none is refused.
+        "Workload" => format!(r#","spec":{{"addresses":["10.0.0.{n}"],"interface":"veth{n}"}}"#),
         "NetworkPolicy" => format!(r#","spec":{{"podSelector":{{"matchLabels":{{"n":"{n}"}}}}}}"#),
         _ => String::new(),
     };

@@ -281,7 +281,9 @@ fn point_elsewhere(
             .map(|(map, (kind, all))| Command::AddElements(map, kind, all));
         gone.chain(come).collect()
     };
-    changes.chunks(ENDPOINTS_IN_ATOM).map(atom).collect()
+    // What the table does not say of endpoints may be all that changes: whose they are, and behind which interface.
+    let atoms = changes.chunks(ENDPOINTS_IN_ATOM).map(atom);
+    atoms.filter(|atom: &Atom| !atom.is_empty()).collect()
 }
 
 /// Elements by the map that they are of.

@@ -42,6 +42,11 @@ pub(super) fn address(node: usize, pod: usize) -> IpAddr {
     [10, 0, node as u8, pod as u8 + 1].into()
 }
 
+/// The interface of what is put at a revision: some edits change nothing else.
+fn interface(revision: Revision) -> String {
+    ["", "veth", "tap"][revision as usize % 3].to_owned()
+}
+
 impl Universe {
     /// A cluster with so many nodes, so many pods on each, and a few policies. Revision 1.
     pub(super) fn new(nodes: usize, pods: usize, rng: &mut StdRng) -> Universe {
@@ -132,6 +137,7 @@ impl Universe {
             labels: Arc::new(Labels::from([("app".to_owned(), label.to_owned())])),
             node: Some(node_name(node)),
             addresses: vec![address(node, pod)],
+            interface: interface(revision),
             ..Workload::default()
         };
         self.put(object(Kind::Pod, name, Body::Workload(body)), revision)
@@ -331,6 +337,7 @@ impl Universe {
             labels: Arc::new(Labels::from([("app".to_owned(), label.to_owned())])),
             node: Some(node_name(beside)),
             addresses: vec![address(node, pod)],
+            interface: interface(revision),
             ..Workload::default()
         };
         let key = self.put(object(Kind::Pod, &name, Body::Workload(body)), revision);
