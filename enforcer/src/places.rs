@@ -10,6 +10,8 @@
 mod changes;
 mod kernel;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +29,7 @@ use tokio::{
 use self::{
     changes::{Changes, Notices},
     kernel::Kernel,
-    state::State,
+    state::{State, Touched},
 };
 
 /// How long after the kernel told of a change it is asked: most changes come with several messages.
@@ -108,7 +110,11 @@ pub async fn follow(
         let mut was_listed = false;
         let Err(error) = listen(&mut endpoints, &known, &mut was_listed).await;
         if !was_listed {
-            tell(&known, Err(error));
+            known.send_if_modified(|last| {
+                let is_other = last.as_ref().err() != Some(&error);
+                *last = Err(error);
+                is_other
+            });
         }
         sleep(AGAIN).await;
     }
@@ -132,9 +138,15 @@ async fn listen(
         }
         let wanted = Arc::clone(&endpoints.borrow_and_update());
         let refreshed = refresh(&mut state, &kernel, changes, &wanted);
-        notices.gather_during(refreshed).await??;
+        let touched = notices.gather_during(refreshed).await??;
         *was_listed = true;
-        tell(known, Ok(state.places()));
+        known.send_if_modified(|listed| match listed {
+            Ok(places) => state.write(places, &touched),
+            Err(_) => {
+                *listed = Ok(state.places());
+                true
+            }
+        });
         changes = tokio::select! {
             heard = notices.heard() => {
                 heard?;
@@ -152,19 +164,11 @@ async fn refresh(
     kernel: &Kernel,
     changes: Changes,
     endpoints: &BTreeSet<IpAddr>,
-) -> Result<(), String> {
+) -> Result<Touched, String> {
     let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
     let patience = PATIENCE + PATIENCE_EACH.saturating_mul(count);
     let refreshed = state.refresh(kernel, &changes, endpoints);
     timeout(patience, refreshed)
         .await
         .map_err(|_| format!("no answer within {patience:?}"))?
-}
-
-fn tell(known: &watch::Sender<Listed>, listed: Listed) {
-    known.send_if_modified(|last| {
-        let is_other = *last != listed;
-        *last = listed;
-        is_other
-    });
 }

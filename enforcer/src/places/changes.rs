@@ -67,7 +67,7 @@ impl Changes {
         self.everything
     }
 
-    fn note(&mut self, notice: NetlinkPayload<RouteNetlinkMessage>) {
+    pub(super) fn note(&mut self, notice: NetlinkPayload<RouteNetlinkMessage>) {
         use RouteNetlinkMessage as Message;
         match notice {
             _ if self.everything => return,

@@ -165,7 +165,8 @@ fn said(error: Error) -> String {
     error.to_string()
 }
 
-fn indexed(link: LinkMessage) -> Option<(u32, Link)> {
+/// A link and its index, if it has a name.
+pub(super) fn indexed(link: LinkMessage) -> Option<(u32, Link)> {
     let (index, flags) = (link.header.index, link.header.flags);
     let (mut name, mut controller, mut kind) = (None, None, Kind::Other);
     for attribute in link.attributes {

@@ -11,6 +11,15 @@ use super::{
     kernel::{Answer, Kernel, Kind, Link, Way},
 };
 
+/// What was asked anew.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    /// Everything, or the name or the kind of a link that routes may lead to.
+    everything: bool,
+    links: bool,
+    routes: BTreeSet<IpAddr>,
+}
+
 /// The answers of the kernel.
 #[derive(Default)]
 pub(super) struct State {
@@ -28,20 +37,25 @@ impl State {
         kernel: &Kernel,
         changes: &Changes,
         endpoints: &BTreeSet<IpAddr>,
-    ) -> Result<(), String> {
+    ) -> Result<Touched, String> {
+        let mut touched = Touched::default();
         if changes.are_everything() {
+            touched.everything = true;
             self.links = kernel.links().await?;
             self.addressed = kernel.addressed().await?;
             self.answers = kernel.routes(endpoints.clone()).await?;
         } else {
-            let moved = self.refresh_links(kernel, changes).await?;
+            let moved = self.refresh_links(kernel, changes, &mut touched).await?;
             let mut readdressed = changes.readdressed.iter();
             if readdressed.any(|index| self.bridge(*index).is_some()) {
                 self.addressed = kernel.addressed().await?;
             }
-            self.answers
-                .retain(|address, _| endpoints.contains(address));
+            let left_out = self
+                .answers
+                .extract_if(.., |address, _| !endpoints.contains(address));
+            touched.routes.extend(left_out.map(|(address, _)| address));
             let doubted = self.doubted(changes, &moved, endpoints);
+            touched.routes.extend(&doubted);
             self.answers.extend(kernel.routes(doubted).await?);
         }
         // A link may have come after the links were asked for.
@@ -50,10 +64,11 @@ impl State {
             .filter(|link| !self.links.contains_key(link))
             .collect();
         for index in unknown {
+            touched.everything = true;
             self.links
                 .extend(kernel.link(index).await?.map(|link| (index, link)));
         }
-        Ok(())
+        Ok(touched)
     }
 
     /// Returns the links whose routes may be others.
@@ -61,15 +76,21 @@ impl State {
         &mut self,
         kernel: &Kernel,
         changes: &Changes,
+        touched: &mut Touched,
     ) -> Result<BTreeSet<u32>, String> {
         let mut moved = BTreeSet::new();
         for (&index, &was_down) in &changes.links {
+            touched.links = true;
             let link = kernel.link(index).await?;
             let routed = |link: &Link| (link.controller, link.is_up, link.has_carrier);
-            let before = self.links.get(&index).map(routed);
-            if was_down || before != link.as_ref().map(routed) {
+            let before = self.links.get(&index);
+            if was_down || before.map(routed) != link.as_ref().map(routed) {
                 moved.insert(index);
             }
+            let is_another = |link: &Link| {
+                before.is_some_and(|before| (&before.name, before.kind) != (&link.name, link.kind))
+            };
+            touched.everything |= link.as_ref().is_some_and(is_another);
             match link {
                 Some(link) => drop(self.links.insert(index, link)),
                 None => drop(self.links.remove(&index)),
@@ -113,8 +134,44 @@ impl State {
         link.filter(|link| matches!(link.kind, Kind::Bridge { .. }))
     }
 
-    /// The same by name.
+    /// Makes these the places, where something was asked anew. Returns whether they are others than before.
+    pub(super) fn write(&self, places: &mut Places, touched: &Touched) -> bool {
+        if touched.everything {
+            let now = self.places();
+            let are_others = *places != now;
+            *places = now;
+            return are_others;
+        }
+        let mut are_others = false;
+        if touched.links {
+            let (ports, bridges) = self.ports_and_bridges();
+            are_others = (&ports, &bridges) != (&places.ports, &places.bridges);
+            (places.ports, places.bridges) = (ports, bridges);
+        }
+        for address in &touched.routes {
+            let now = self.answers.get(address).map(|answer| self.route(answer));
+            are_others |= places.routes.get(address) != now.as_ref();
+            match now {
+                Some(now) => drop(places.routes.insert(*address, now)),
+                None => drop(places.routes.remove(address)),
+            }
+        }
+        are_others
+    }
+
+    /// The places, by name.
     pub(super) fn places(&self) -> Places {
+        let (ports, bridges) = self.ports_and_bridges();
+        let routes = self.answers.iter();
+        let routes = routes.map(|(address, answer)| (*address, self.route(answer)));
+        Places {
+            ports,
+            bridges,
+            routes: routes.collect(),
+        }
+    }
+
+    fn ports_and_bridges(&self) -> (BTreeMap<String, Port>, BTreeMap<String, Bridge>) {
         let (mut ports, mut bridges) = (BTreeMap::new(), BTreeMap::new());
         for (index, link) in &self.links {
             if let Some(bridge) = link.controller.and_then(|index| self.bridge(index)) {
@@ -132,14 +189,7 @@ impl State {
                 bridges.insert(link.name.clone(), bridge);
             }
         }
-        let routes = self.answers.iter();
-        Places {
-            ports,
-            bridges,
-            routes: routes
-                .map(|(address, answer)| (*address, self.route(answer)))
-                .collect(),
-        }
+        (ports, bridges)
     }
 
     fn route(&self, answer: &Answer) -> Route {
