@@ -46,6 +46,11 @@ impl Following {
         println!("{what}: known after {:?}", at.elapsed());
     }
 
+    /// Waits until what the kernel told so far is known, so that what follows is known for a reason of its own.
+    async fn rest(&self) {
+        sleep(SETTLE * 5).await;
+    }
+
     async fn until_route(&mut self, what: &str, address: &str, route: Option<Route>) {
         let address = ip(address);
         let is_so = |places: &Places| places.routes.get(&address) == route.as_ref();
@@ -88,10 +93,12 @@ fn changes_of_routes_are_known_soon() {
             .await;
 
         net.route(to("10.1.0.0/24").output_interface(v0)).await;
+        following.rest().await;
         net.delete(v1).await;
         following
             .until_route("a link deleted", four, interface("v0"))
             .await;
+        following.rest().await;
         net.set(unspec(v0).down().build()).await;
         following
             .until_route("a link set down, IPv4", four, elsewhere())
@@ -104,11 +111,15 @@ fn changes_of_routes_are_known_soon() {
         net.address(v2, "10.3.0.1/24").await;
         net.set(unspec(v0).up().build()).await;
         net.route(to("10.1.0.0/24").output_interface(v0)).await;
+        following
+            .until_route("a link set up, with a route", four, interface("v0"))
+            .await;
         net.route(to("10.1.0.1/32").gateway(ip("10.3.0.9")).unwrap())
             .await;
         following
             .until_route("a route by a gateway", four, elsewhere())
             .await;
+        following.rest().await;
         net.drop_address(v2).await;
         following
             .until_route("the last address of its link gone", four, interface("v0"))
@@ -122,6 +133,7 @@ fn changes_of_routes_are_known_soon() {
         following
             .until_route("a route with a source", four, interface("v2"))
             .await;
+        following.rest().await;
         let address = net
             .handle
             .address()
@@ -144,6 +156,7 @@ fn changes_of_routes_are_known_soon() {
         following.until_route("a rule", four, elsewhere()).await;
 
         net.route(to("10.8.0.1/32").output_interface(v2)).await;
+        following.rest().await;
         following
             .endpoints
             .send_replace(Arc::new(set(&[six, "10.8.0.1"])));
@@ -157,6 +170,7 @@ fn changes_of_routes_are_known_soon() {
         following
             .until_route("an address of its own", "10.8.0.1", Some(Route::Local))
             .await;
+        following.rest().await;
         net.set(unspec(v2).down().build()).await;
         net.delete(v2).await;
         following
