@@ -23,6 +23,7 @@ use crate::{
     plan::{self, Garbage, Installed, Limits, Plan, Reach, Review},
 };
 
+pub use bridge::BridgeTable;
 pub use drift::Drift;
 use lease::Lease;
 pub use thread::{Handle, start};

@@ -282,11 +282,11 @@ fn uninstall() -> Outcome {
         if done || !said.contains("give --control-plane and --node-name") {
             return Err(format!("an unknown control plane: {said}").into());
         }
-        if !nft(&netns, "list tables")?.contains("table inet sallyport") {
+        if !nft(&netns, "list tables")?.contains("table bridge sallyport") {
             return Err("the table is gone though nobody was told".into());
         }
         let (done, said) = take_off("data", &["--without-telling"])?;
-        if !done || !said.contains("deleted the table inet sallyport") {
+        if !done || !said.contains("deleted the tables inet sallyport and bridge sallyport") {
             return Err(said.into());
         }
         if !said.contains("was not told: edits go on treating this node as before") {

@@ -1,6 +1,8 @@
 //! The table that updates arrive at is the table that would be made from scratch: random histories of policies on the
 //! real kernel, compared as stock nft lists them. And what nft lists is fit for people.
 
+#[path = "table/bridge.rs"]
+mod bridge;
 #[path = "table/many.rs"]
 mod many;
 #[path = "table/saved.rs"]
@@ -55,6 +57,22 @@ fn main() -> ExitCode {
         (
             "the_tables_of_others_are_saved_without_ours",
             saved::the_tables_of_others_are_saved,
+        ),
+        (
+            "changes_of_the_bridge_table_lead_to_what_is_written_whole",
+            bridge::changes_lead_there,
+        ),
+        (
+            "what_nft_lists_of_the_bridge_table_can_be_loaded",
+            bridge::its_listing_loads,
+        ),
+        (
+            "what_others_do_to_the_bridge_table_is_mended",
+            bridge::it_is_mended,
+        ),
+        (
+            "the_bridge_table_of_an_earlier_life_is_taken_over",
+            bridge::the_next_life_takes_it_over,
         ),
         ("a_restarted_agent_owns_its_table_again", restart),
         (

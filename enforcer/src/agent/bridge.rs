@@ -21,7 +21,7 @@ const TRIES: usize = 8;
 
 /// The table, and what is in it.
 #[derive(Debug)]
-pub(super) struct BridgeTable {
+pub struct BridgeTable {
     kernel: Netlink,
     /// Whether the kernel is asked to protect it.
     owned: bool,
@@ -35,7 +35,7 @@ pub(super) struct BridgeTable {
 
 impl BridgeTable {
     /// The table beside another, of the same owner. Nothing is read or changed yet.
-    pub(super) fn beside(table: &Netlink, owned: bool) -> BridgeTable {
+    pub fn beside(table: &Netlink, owned: bool) -> BridgeTable {
         BridgeTable {
             kernel: table.for_bridges(),
             owned,
@@ -47,7 +47,7 @@ impl BridgeTable {
     }
 
     /// Has the table hold what the ground asks for.
-    pub(super) fn set(&mut self, ground: Ground) -> Result<(), netlink::Error> {
+    pub fn set(&mut self, ground: Ground) -> Result<(), netlink::Error> {
         if self.holds && self.ground == ground {
             return Ok(());
         }
@@ -67,7 +67,7 @@ impl BridgeTable {
     }
 
     /// Reads the table, and writes it anew if it is not what it should be. Returns whether it was there and was not.
-    pub(super) fn restore(&mut self) -> Result<bool, netlink::Error> {
+    pub fn restore(&mut self) -> Result<bool, netlink::Error> {
         if self.wanted.chains.is_empty() {
             // Nothing is known yet that it should be.
             return Ok(false);

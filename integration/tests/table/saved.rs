@@ -8,7 +8,9 @@ use std::{
 
 use rand::{SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
-    nft::render::Options,
+    agent::BridgeTable,
+    netlink::Netlink,
+    nft::{bridge::Ground, render::Options},
     plan::{self, Installed},
 };
 use sallyport_integration::{
@@ -64,7 +66,7 @@ fn run(netns: &Netns, program: &str, arguments: &[&str], input: &str) -> Result<
 }
 
 /// Loads rules as nftables.service does.
-fn load(netns: &Netns, rules: &str) -> Outcome {
+pub(crate) fn load(netns: &Netns, rules: &str) -> Outcome {
     let output = run(netns, "nft", &["-f", "-"], rules)?;
     match output.status.success() {
         true => Ok(()),
@@ -90,6 +92,8 @@ pub(crate) fn a_listing_loads() -> Outcome {
 pub(crate) fn the_tables_of_others_are_saved() -> Outcome {
     let table = table(1, true)?;
     let netns = &table.netns;
+    let mut of_bridges = BridgeTable::beside(&netns.run(Netlink::open)?, true);
+    of_bridges.set(Ground::default())?;
     load(netns, OTHERS)?;
     let before = listing::objects(netns)?;
 
