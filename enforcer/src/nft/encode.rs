@@ -281,7 +281,14 @@ impl Encoder {
         self.set_id += 1;
         let description = SetDescription::of(kind);
         let mut body = description.attributes(name, self.set_id);
-        body.bytes(sys::NFTA_SET_USERDATA, &comment_userdata(7, comment)); // NFTNL_UDATA_SET_COMMENT
+        let mut userdata = Vec::new();
+        if matches!(kind, SetKind::Ports | SetKind::PortVerdicts) {
+            // NFTNL_UDATA_SET_KEYBYTEORDER, four bytes: nft lists names backwards that are not said to be in the order of the host.
+            userdata.extend([0, 4]);
+            userdata.extend(1u32.to_ne_bytes());
+        }
+        userdata.extend(comment_userdata(7, comment)); // NFTNL_UDATA_SET_COMMENT
+        body.bytes(sys::NFTA_SET_USERDATA, &userdata);
         self.message(NFT_MSG_NEWSET, libc::NLM_F_CREATE, &body);
     }
 

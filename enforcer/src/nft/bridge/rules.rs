@@ -111,19 +111,49 @@ pub fn reason(chain: &str) -> Option<Denial> {
 
 /// The commands that make all that an empty table should hold.
 pub fn commands(ground: &Ground) -> Vec<Command> {
-    let mut commands = sets(ground);
-    for (port, addresses) in &ground.known {
-        commands.extend(chain(&target_chain(port), port, targets(addresses)));
-    }
+    let of_ports = ground.known.iter().map(|(port, addresses)| Chain {
+        name: target_chain(port),
+        comment: port.clone(),
+        rules: targets(addresses),
+    });
+    let fixed = chains(ground).into_iter();
+    let fixed = fixed.map(|(name, comment, rules)| Chain {
+        name: name.into(),
+        comment: comment.into(),
+        rules,
+    });
+    let chains: Vec<Chain> = fixed.chain(of_ports).collect();
     let to_chains = ground.known.keys().map(|port| {
         let chain = target_chain(port);
         Element::PortVerdict(port.clone(), Verdict::Goto(chain))
     });
+    // Each chain is there before it is named.
+    let mut commands = sets(ground);
+    commands.extend(chains.iter().map(Chain::make));
+    commands.extend(chains.into_iter().flat_map(Chain::fill));
     commands.extend(fill(TARGETS, SetKind::PortVerdicts, to_chains));
-    for (name, comment, rules) in chains(ground) {
-        commands.extend(chain(name, comment, rules));
-    }
     commands
+}
+
+struct Chain {
+    name: String,
+    comment: String,
+    rules: Vec<Rule>,
+}
+
+impl Chain {
+    fn make(&self) -> Command {
+        Command::AddChain {
+            name: self.name.clone(),
+            base: base(&self.name),
+            comment: self.comment.clone(),
+        }
+    }
+
+    fn fill(self) -> impl Iterator<Item = Command> {
+        let rules = self.rules.into_iter();
+        rules.map(move |rule| Command::AddRule(self.name.clone(), rule))
+    }
 }
 
 fn base(chain: &str) -> Option<Base> {
@@ -134,17 +164,6 @@ fn base(chain: &str) -> Option<Base> {
         FORWARD => Some(Base::forward(FILTER)),
         _ => None,
     }
-}
-
-fn chain(name: &str, comment: &str, rules: Vec<Rule>) -> Vec<Command> {
-    let add = Command::AddChain {
-        name: name.into(),
-        base: base(name),
-        comment: comment.into(),
-    };
-    let rules = rules.into_iter();
-    let rules = rules.map(|rule| Command::AddRule(name.into(), rule));
-    [add].into_iter().chain(rules).collect()
 }
 
 fn fill(set: &str, kind: SetKind, elements: impl IntoIterator<Item = Element>) -> Option<Command> {
@@ -273,7 +292,7 @@ fn targets(addresses: &BTreeSet<IpAddr>) -> Vec<Rule> {
     own.chain([link_local, Rule::always(to(FORGED))]).collect()
 }
 
-/// The chains that are always there, in an order in which each is there before it is named.
+/// The chains that are always there.
 fn chains(ground: &Ground) -> Vec<(&'static str, &'static str, Vec<Rule>)> {
     let end = |comment: &str| {
         let verdict = match ground.counts_only {
