@@ -4,6 +4,8 @@
 
 #[path = "unlisted/frames.rs"]
 mod frames;
+#[path = "unlisted/lifetimes.rs"]
+mod lifetimes;
 #[path = "unlisted/table.rs"]
 mod table;
 
@@ -33,6 +35,19 @@ fn main() -> ExitCode {
         ("unknown_ports_standard", || agrees(5)),
         ("without_tables_all_frames_arrive", control),
         ("what_is_only_counted_arrives", counted),
+        ("a_node_without_a_lease", lifetimes::closed_by_a_lease),
+        (
+            "the_table_outlives_its_enforcer",
+            lifetimes::outlives_its_enforcer,
+        ),
+        (
+            "a_workload_is_guarded_once_it_is_selected",
+            lifetimes::guarded_once_it_is_selected,
+        ),
+        (
+            "a_port_that_comes_later",
+            lifetimes::a_port_that_comes_later,
+        ),
     ])
 }
 

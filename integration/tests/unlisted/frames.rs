@@ -72,6 +72,7 @@ kinds! {
     ArpOwn "ARP, own address",
     ArpAnother "ARP, another pod's address",
     Solicitation "neighbour solicitation",
+    SolicitationLinkLocal "neighbour solicitation, link-local source",
     AdvertisesOwn "neighbour advertisement, own address",
     AdvertisesAnother "neighbour advertisement, another pod's address",
     AdvertisesLinkLocal "neighbour advertisement, a link-local address",
@@ -278,6 +279,10 @@ impl<'a> Frames<'a> {
             Kind::Solicitation => {
                 let target = to.v6.octets();
                 self.discovery(from.v6, to.v6, self.unicast(), 135, 0, &[&target, &mark])?
+            }
+            Kind::SolicitationLinkLocal => {
+                let (source, target) = (from.link_local(), to.v6.octets());
+                self.discovery(source, to.v6, self.unicast(), 135, 0, &[&target, &mark])?
             }
             Kind::AdvertisesOwn => self.advertisement(from.v6, &mark)?,
             Kind::AdvertisesAnother => self.advertisement(another.v6, &mark)?,

@@ -446,8 +446,8 @@ fn from_unknown() -> Vec<Rule> {
     rules
 }
 
-/// The rules for frames that policy can judge. `also` are link-local packets that pass; what comes in by `but` advertises no
-/// link-local address: that may be the router's of the other one.
+/// The rules for frames that policy can judge. `also` are link-local packets that pass; what comes in by `but` claims no link-local
+/// address, by an advertisement or as the source of a solicitation: that may be the router's of the other one.
 fn judgeable(also: &[BridgeMatch], but: Option<BridgeMatch>) -> Vec<Rule> {
     let mut rules = vec![
         on(
@@ -456,11 +456,15 @@ fn judgeable(also: &[BridgeMatch], but: Option<BridgeMatch>) -> Vec<Rule> {
         ),
         on(BridgeMatch::NeverJudged, to(NEVER_JUDGED)),
     ];
-    rules.extend(but.map(|by| {
-        on(by, to(LINK_LOCAL))
+    for by in but {
+        let advertises = on(by.clone(), to(LINK_LOCAL))
             .and(Match::Bridge(BridgeMatch::Icmpv6(&ADVERTISEMENT)))
-            .and(Match::Bridge(BridgeMatch::TargetLinkLocal))
-    }));
+            .and(Match::Bridge(BridgeMatch::TargetLinkLocal));
+        let solicits = on(by, to(LINK_LOCAL))
+            .and(Match::Bridge(BridgeMatch::LinkLocal(End::Source)))
+            .and(Match::Bridge(BridgeMatch::Icmpv6(&SOLICITATION)));
+        rules.extend([advertises, solicits]);
+    }
     let is_v6 = BridgeMatch::EtherType(libc::ETH_P_IPV6 as u16);
     rules.push(on(is_v6, Verdict::Accept).and(Match::NeighbourDiscovery));
     let also = also.iter().cloned();
