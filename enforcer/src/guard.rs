@@ -1,5 +1,5 @@
-//! The guard of the node's bridges: which ports are whose, and so what the table of family bridge holds. It changes nothing
-//! itself.
+//! The guard of the node's bridges: which ports are whose, and so what the table of family bridge holds. It asks nobody and
+//! changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,17 +8,14 @@ use std::{
 };
 
 use sallyport_proto::policy::{Endpoint, NodePolicy};
-use tokio::sync::watch;
-use tracing::{error, info};
 
 use crate::{
-    agent::Handle,
     nft::{
         bridge::{Ground, Unknown},
         frame,
         render::Options,
     },
-    places::{self, Listed, Places, Port, Route},
+    places::{Places, Port, Route},
 };
 
 /// The operator's rules for the ports of the node's bridges.
@@ -40,35 +37,6 @@ impl Rules {
                 Some(prefix) => name.starts_with(prefix),
                 None => name == uplink,
             })
-    }
-}
-
-/// Tells the agent of the node's links and routes, for ever. What it was told last holds while they cannot be listed.
-pub async fn watch(agent: Handle) {
-    let (known, listed) = watch::channel(Ok(Places::default()));
-    tokio::select! {
-        () = places::follow(agent.sought(), known) => {}
-        () = tell(agent, listed) => {}
-    }
-}
-
-async fn tell(agent: Handle, mut listed: watch::Receiver<Listed>) {
-    let mut fails = false;
-    while listed.changed().await.is_ok() {
-        let places = listed.borrow_and_update().clone();
-        match places {
-            Ok(places) => {
-                if std::mem::take(&mut fails) {
-                    info!("the network interfaces and routes can be listed again");
-                }
-                // What is wrong then the agent says.
-                let _ = agent.set_places(places).await;
-            }
-            Err(error) if !std::mem::replace(&mut fails, true) => {
-                error!(%error, "cannot list the network interfaces and routes: new ports of bridges are taken for workloads'");
-            }
-            Err(_) => {}
-        }
     }
 }
 

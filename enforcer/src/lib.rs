@@ -21,4 +21,5 @@ pub mod plan;
 pub mod preflight;
 pub mod session;
 pub mod supervision;
+pub mod surroundings;
 pub mod uninstall;

@@ -20,7 +20,7 @@ use sallyport_enforcer::{
     leave::{self, Membership, Told},
     metrics,
     nft::{lease::LONGEST, render::Options},
-    places, preflight, session, supervision, uninstall,
+    places, preflight, session, supervision, surroundings, uninstall,
 };
 use sallyport_process::{descriptors, log};
 use sallyport_proto::Ranges;
@@ -348,7 +348,7 @@ async fn main() -> Result<()> {
     let places = places.context("list the network interfaces and routes")?;
     let guarded = agent.set_places(places).await;
     guarded.context("cannot set up the table bridge sallyport")?;
-    tokio::spawn(guard::watch(agent.clone()));
+    tokio::spawn(surroundings::watch(agent.clone()));
     let identity = session::Identity {
         name: node,
         unknown,

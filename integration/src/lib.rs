@@ -4,6 +4,7 @@ pub mod binaries;
 pub mod conformance;
 pub mod connections;
 pub mod deployment;
+pub mod frames;
 pub mod kernel_tests;
 pub mod ledger;
 pub mod listing;

@@ -95,6 +95,7 @@ fn modules_of_the_enforcer_point_one_way() {
     );
     never("enforcer", &["netlink", "journal"], &["agent", "session"]);
     never("enforcer", &["agent"], &["session"]);
+    never("enforcer", &["guard", "places"], &["agent", "session"]);
     // The fake kernel is an oracle of plans: it shares nothing with what makes them.
     never(
         "enforcer",
@@ -146,9 +147,10 @@ fn the_oracle_shares_nothing() {
 
 #[test]
 fn only_its_owner_names_a_library() {
-    let owners: [(&str, &str, &[&str]); 4] = [
+    let owners: [(&str, &str, &[&str]); 5] = [
         ("enforcer", "sled::", &["journal"]),
         ("enforcer", "rustables::", &["nft", "netlink"]),
+        ("enforcer", "rtnetlink::", &["bridges", "places"]),
         ("controlplane", "sled::", &["journal"]),
         ("controlplane", "k8s_openapi::", &["manifest", "validate"]),
     ];

@@ -2,8 +2,6 @@
 //! does not see. Each row of the table in docs/UNLISTED.md is sent between pods of a node, on every kind of node, and
 //! comes to what the table says.
 
-#[path = "unlisted/frames.rs"]
-mod frames;
 #[path = "unlisted/lifetimes.rs"]
 mod lifetimes;
 #[path = "unlisted/table.rs"]
@@ -14,11 +12,11 @@ use std::{collections::BTreeMap, net::IpAddr, process::ExitCode};
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, put},
+    frames::{Kind, Party, arrivals},
     kernel_tests::{self, Failed, Outcome},
     testbed::{Host, Mode, Testbed},
 };
 
-use frames::{Kind, Party, arrivals};
 use table::{Cell, SETUPS, Setup, Verdict};
 
 fn main() -> ExitCode {

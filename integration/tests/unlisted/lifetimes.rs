@@ -5,13 +5,12 @@ use std::{thread, time::Duration};
 
 use sallyport_integration::{
     deployment::{Deployment, delete, put},
+    frames::{Kind, Party},
     kernel_tests::Outcome,
 };
 
 use crate::{
-    Bed, bed,
-    frames::Kind,
-    measure,
+    Bed, bed, measure,
     table::{SETUPS, Setup},
 };
 
@@ -150,8 +149,7 @@ pub(crate) fn a_port_that_comes_later() -> Outcome {
     let addresses = crate::addresses(2);
     let host = bed.deployment.bed.add_pod(0, "client", &addresses)?;
     let (mac, router) = bed.deployment.bed.macs_of("client")?;
-    bed.parties
-        .insert("client", crate::frames::Party::new(host, mac, router));
+    bed.parties.insert("client", Party::new(host, mac, router));
     let ends = ["client", "server"];
     expect("a new port", &bed, setup, ends, &UNJUDGED, false)?;
     expect(

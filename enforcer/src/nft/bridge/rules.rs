@@ -456,7 +456,7 @@ fn judgeable(also: &[BridgeMatch], but: Option<BridgeMatch>) -> Vec<Rule> {
         ),
         on(BridgeMatch::NeverJudged, to(NEVER_JUDGED)),
     ];
-    for by in but {
+    if let Some(by) = but {
         let advertises = on(by.clone(), to(LINK_LOCAL))
             .and(Match::Bridge(BridgeMatch::Icmpv6(&ADVERTISEMENT)))
             .and(Match::Bridge(BridgeMatch::TargetLinkLocal));

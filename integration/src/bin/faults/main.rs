@@ -17,6 +17,7 @@ mod rows;
 mod scene;
 mod steps;
 mod streams;
+mod unlisted;
 mod upgrade;
 
 use std::{

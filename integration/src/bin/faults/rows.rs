@@ -9,7 +9,7 @@ use crate::{
     Settings, bridged, conntrack, flows, hostile, journals, kernel, kills, machines, neighbours,
     outages, picked_up,
     scene::{self, Scene, Spec},
-    streams, upgrade,
+    streams, unlisted, upgrade,
 };
 
 /// A fault.
@@ -299,6 +299,12 @@ pub(crate) const ROWS: &[Row] = &[
         "bridge-sysctl-off",
         "bridge-nf-call-iptables is set to 0: said within a second and nothing counts as enforced, or set right",
         bridged::sysctl_off,
+    )
+    .bridged(),
+    row(
+        "unlisted-on-a-bridge",
+        "link-local and foreign addresses, announcements, groups and tagged frames while enforcer, ports and policies change",
+        unlisted::on_a_bridge,
     )
     .bridged(),
     row(

@@ -5,15 +5,21 @@ use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd as _,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use etherparse::{Ethernet2Header, IpNumber, Ipv6Header, PacketBuilder, PacketBuilderStep};
-use sallyport_integration::{
-    kernel_tests::Failed,
-    testbed::{Family, Host, Mac},
-};
 use socket2::{Domain, Socket, Type};
+
+use crate::testbed::{Family, Host, Mac};
+
+/// Why frames cannot be made, sent or received.
+pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long a frame may be under way.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -25,7 +31,7 @@ const FROM: u16 = 40_000;
 const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// A pod that sends and receives.
-pub(crate) struct Party {
+pub struct Party {
     host: Host,
     mac: [u8; 6],
     /// The node's hardware address on the pod's link.
@@ -37,11 +43,13 @@ pub(crate) struct Party {
 macro_rules! kinds {
     ($($kind:ident $text:literal,)*) => {
         /// What is sent. Each displays as it does in docs/UNLISTED.md.
+        #[allow(missing_docs)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub(crate) enum Kind { $($kind,)* }
+        pub enum Kind { $($kind,)* }
 
         impl Kind {
-            pub(crate) const ALL: [Kind; [$($text),*].len()] = [$(Kind::$kind,)*];
+            /// All, in the order of the table.
+            pub const ALL: [Kind; [$($text),*].len()] = [$(Kind::$kind,)*];
         }
 
         impl fmt::Display for Kind {
@@ -91,7 +99,8 @@ kinds! {
 }
 
 impl Party {
-    pub(crate) fn new(host: Host, mac: Mac, router: Mac) -> Party {
+    /// A pod with both families, its hardware address, and that of its router.
+    pub fn new(host: Host, mac: Mac, router: Mac) -> Party {
         let address = |family| host.address(family).expect("it has both families");
         let (IpAddr::V4(v4), IpAddr::V6(v6)) = (address(Family::V4), address(Family::V6)) else {
             unreachable!("each is of its family");
@@ -123,7 +132,7 @@ impl Party {
 }
 
 /// Which kinds arrive at one pod from another. `routed` are all sent to the router, which passes on what it can.
-pub(crate) fn arrivals(
+pub fn arrivals(
     from: &Party,
     to: &Party,
     another: &Party,
@@ -144,31 +153,107 @@ pub(crate) fn arrivals(
     let mut arrived: BTreeMap<Kind, bool> = Kind::ALL.map(|kind| (kind, false)).into();
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
-        let mut buffer = [0; 2_048];
-        // SAFETY: the buffer is as long as is said, and lives as long as the call.
-        let length = unsafe {
-            libc::recv(
-                receiver.as_raw_fd(),
-                buffer.as_mut_ptr().cast(),
-                buffer.len(),
-                0,
-            )
-        };
-        let Ok(length) = usize::try_from(length) else {
-            std::thread::sleep(Duration::from_millis(5));
-            continue;
-        };
-        for kind in Kind::ALL {
-            let mark = mark(kind as u32 + 1);
-            if buffer[..length]
-                .windows(mark.len())
-                .any(|part| part == mark)
-            {
-                arrived.insert(kind, true);
-            }
-        }
+        arrived.extend(receive(&receiver).map(|kind| (kind, true)));
     }
     Ok(arrived)
+}
+
+/// Frames of some kinds from one pod to another, all the time, until it is dropped.
+pub struct Rain {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    arrived: Arc<Mutex<BTreeMap<Kind, u64>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Rain {
+    /// Begins, with a frame each millisecond.
+    pub fn start(
+        from: &Party,
+        to: &Party,
+        another: &Party,
+        kinds: &[Kind],
+    ) -> Result<Rain, Failed> {
+        let frames = Frames::new(from, to, another, false);
+        let frames: Vec<Vec<u8>> = kinds
+            .iter()
+            .map(|&kind| frames.of(kind, kind as u32 + 1))
+            .collect::<Result<_, _>>()?;
+        let receiver = to.host.netns().run(open)?;
+        receiver.set_nonblocking(true)?;
+        let sender = from.host.netns().run(open)?;
+        let mut rain = Rain {
+            stop: Arc::default(),
+            sent: Arc::default(),
+            arrived: Arc::default(),
+            threads: Vec::new(),
+        };
+        let (stop, sent) = (Arc::clone(&rain.stop), Arc::clone(&rain.sent));
+        rain.threads.push(thread::spawn(move || {
+            for frame in frames.iter().cycle() {
+                if stop.load(Relaxed) {
+                    return;
+                }
+                sent.fetch_add(u64::from(sender.send(frame).is_ok()), Relaxed);
+                thread::sleep(Duration::from_millis(1));
+            }
+        }));
+        let (stop, arrived) = (Arc::clone(&rain.stop), Arc::clone(&rain.arrived));
+        rain.threads.push(thread::spawn(move || {
+            while !stop.load(Relaxed) {
+                for kind in receive(&receiver) {
+                    *arrived
+                        .lock()
+                        .expect("nobody panics")
+                        .entry(kind)
+                        .or_default() += 1;
+                }
+            }
+        }));
+        Ok(rain)
+    }
+
+    /// How many frames were sent.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
+    }
+
+    /// How many of each kind arrived.
+    pub fn arrived(&self) -> BTreeMap<Kind, u64> {
+        self.arrived.lock().expect("nobody panics").clone()
+    }
+}
+
+impl Drop for Rain {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The kind of a frame that has come; waits a moment if none has.
+fn receive(receiver: &Socket) -> impl Iterator<Item = Kind> + use<> {
+    let mut buffer = [0; 2_048];
+    // SAFETY: the buffer is as long as is said, and lives as long as the call.
+    let length = unsafe {
+        libc::recv(
+            receiver.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            0,
+        )
+    };
+    let length = usize::try_from(length).unwrap_or_else(|_| {
+        thread::sleep(Duration::from_millis(2));
+        0
+    });
+    Kind::ALL.into_iter().filter(move |&kind| {
+        let mark = mark(kind as u32 + 1);
+        let mut parts = buffer[..length].windows(mark.len());
+        parts.any(|part| part == mark)
+    })
 }
 
 /// A socket for frames of the pod's only link.

@@ -1,0 +1,38 @@
+//! Tells the agent what surrounds it: the node's links, and where its routes lead. It decides nothing.
+
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use crate::{
+    agent::Handle,
+    places::{self, Listed, Places},
+};
+
+/// Tells the agent of the node's links and routes, for ever. What it was told last holds while they cannot be listed.
+pub async fn watch(agent: Handle) {
+    let (known, listed) = watch::channel(Ok(Places::default()));
+    tokio::select! {
+        () = places::follow(agent.sought(), known) => {}
+        () = tell(agent, listed) => {}
+    }
+}
+
+async fn tell(agent: Handle, mut listed: watch::Receiver<Listed>) {
+    let mut fails = false;
+    while listed.changed().await.is_ok() {
+        let places = listed.borrow_and_update().clone();
+        match places {
+            Ok(places) => {
+                if std::mem::take(&mut fails) {
+                    info!("the network interfaces and routes can be listed again");
+                }
+                // What is wrong then the agent says.
+                let _ = agent.set_places(places).await;
+            }
+            Err(error) if !std::mem::replace(&mut fails, true) => {
+                error!(%error, "cannot list the network interfaces and routes: new ports of bridges are taken for workloads'");
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Frames and addresses that no policy judges, sent to the server by its neighbour on the bridge while everything around the
+//! table of family bridge fails. None may arrive; in the end that table is taken away, and all do.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use sallyport_integration::{
+    deployment::put,
+    frames::{Kind, Party, Rain},
+};
+
+use crate::{
+    Settings,
+    scene::{FAR, Scene, addresses, policy, workload},
+};
+
+/// What is dropped between workloads of a bridge, whether their ports are known or not.
+const KINDS: [Kind; 11] = [
+    Kind::Stranger4,
+    Kind::Stranger6,
+    Kind::LinkLocal,
+    Kind::ToLinkLocal,
+    Kind::Multicast4,
+    Kind::Broadcast,
+    Kind::RouterAdvertisement,
+    Kind::Redirect6,
+    Kind::DhcpReply,
+    Kind::PriorityTag,
+    Kind::StackedTags,
+];
+
+const TABLE: [&str; 4] = ["delete", "table", "bridge", "sallyport"];
+
+/// Kills and starts the enforcer, edits policies and workloads, loses the control plane and br_netfilter's sysctl.
+pub(crate) fn on_a_bridge(scene: &mut Scene, _: Settings) -> Result<String> {
+    let party = |scene: &Scene, name: &str| -> Result<Party> {
+        let host = scene
+            .deployment
+            .bed
+            .host(name)
+            .context("a pod is missing")?;
+        let (mac, router) = scene.deployment.bed.macs_of(name)?;
+        Ok(Party::new(host, mac, router))
+    };
+    let (neighbour, server) = (
+        party(scene, "default/neighbour")?,
+        party(scene, "default/server")?,
+    );
+    let declared = workload("neighbour", FAR, "app: neighbour", &addresses(FAR, 3));
+    scene.edit(declared.clone())?;
+    let start =
+        || Rain::start(&neighbour, &server, &neighbour, &KINDS).map_err(|error| anyhow!("{error}"));
+    let rain = start()?;
+    let pause = || thread::sleep(Duration::from_millis(300));
+    for round in 0..3u16 {
+        scene.deployment.kill_enforcer(FAR);
+        pause();
+        scene.deployment.start_enforcer(FAR)?;
+        scene.edit(policy(
+            "more",
+            "app: server",
+            true,
+            "app: client",
+            &[(9600 + round, 9600 + round)],
+        ))?;
+        // Ports become known, and are not known any more.
+        for name in ["default/neighbour", "default/server"] {
+            let interface = scene.deployment.bed.interface_of(name)?;
+            let (_, name) = name.split_once('/').context("it has a namespace")?;
+            let number = if name == "server" { 2 } else { 3 };
+            let labels = format!("app: {name}");
+            let known = workload(name, FAR, &labels, &addresses(FAR, number));
+            let known = known.replace("spec: {", &format!("spec: {{interface: {interface}, "));
+            scene.client()?.enforce(vec![put(known)])?;
+            pause();
+        }
+        scene.deployment.stop_control_plane();
+        pause();
+        scene.deployment.start_control_plane()?;
+        scene.edit(declared.clone())?;
+        let node = scene.deployment.bed.node(FAR);
+        node.sysctl("net.bridge.bridge-nf-call-ip6tables", "0")?;
+        pause();
+        node.sysctl("net.bridge.bridge-nf-call-ip6tables", "1")?;
+    }
+    let (sent, arrived) = (rain.sent(), rain.arrived());
+    drop(rain);
+    ensure!(
+        arrived.is_empty(),
+        "arrived, of {sent} that were sent: {arrived:?}"
+    );
+    ensure!(sent > 1_000, "only {sent} were sent");
+    // The control.
+    scene.deployment.kill_enforcer(FAR);
+    for tries_left in (0..100).rev() {
+        if scene.deployment.nft(FAR, &TABLE)? {
+            break;
+        }
+        ensure!(tries_left > 0, "the table cannot be taken away");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let rain = start()?;
+    thread::sleep(Duration::from_secs(1));
+    let leaked = rain.arrived();
+    drop(rain);
+    for kind in [
+        Kind::LinkLocal,
+        Kind::PriorityTag,
+        Kind::StackedTags,
+        Kind::RouterAdvertisement,
+    ] {
+        ensure!(
+            leaked.contains_key(&kind),
+            "{kind} does not arrive without the table"
+        );
+    }
+    scene.deployment.start_enforcer(FAR)?;
+    Ok(format!(
+        "0 of {sent} frames arrived; without the table, {} of {} kinds",
+        leaked.len(),
+        KINDS.len()
+    ))
+}
