@@ -18,7 +18,13 @@ use sallyport_controlplane::{
     journal::{self, within},
 };
 use sallyport_enforcer::{
-    journal::inspect, netlink::Netlink, nft::render::Options, plan, plan::Limits,
+    agent::BridgeTable,
+    guard,
+    journal::inspect,
+    netlink::Netlink,
+    nft::render::Options,
+    places,
+    plan::{self, Limits},
 };
 use sallyport_proto::{Ranges, Revision, wire::Kind};
 
@@ -281,10 +287,25 @@ fn compare_node(
     for step in plan::create(&installed, &options, limits).steps {
         netlink.commit(&step.commands)?;
     }
+    let sought = guard::without_interface(&installed.policy);
+    let places = netns.run(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let listed = runtime.block_on(places::list(&sought));
+        listed.map_err(anyhow::Error::msg)
+    })?;
+    let ground = guard::ground(
+        &installed.policy,
+        &options,
+        &guard::Rules::default(),
+        &places,
+    );
+    BridgeTable::beside(&netlink, true).set(ground)?;
     let (mut have, mut want) = (listing::objects(netns)?, listing::objects(&fresh)?);
     // Its flags say whether it has an owner, who is dead here and alive there.
     for listing in [&mut have, &mut want] {
-        listing.retain(|name, _| !name.starts_with("table "));
+        listing.retain(|name, _| !name.contains(" table "));
     }
     match listing::difference(&have, &want) {
         Some(difference) => bail!("its table is not the one that its journal makes: {difference}"),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io, process::Stdio};
 
 use crate::testbed::Netns;
 
-/// The lines of each object, by its first, in order of the alphabet, since sets have none.
+/// The lines of each object, by its table and its first line, in order of the alphabet, since sets have none.
 pub type Listing = BTreeMap<String, Vec<String>>;
 
 /// What nft lists of a namespace's ruleset.
@@ -44,7 +44,7 @@ pub fn difference(one: &Listing, other: &Listing) -> Option<String> {
 
 fn parse(text: &str) -> Listing {
     let mut objects = Listing::new();
-    let mut name = String::new();
+    let (mut table, mut name) = (String::new(), String::new());
     for line in text
         .lines()
         // Who owns a table is no part of it.
@@ -52,7 +52,10 @@ fn parse(text: &str) -> Listing {
         .filter(|line| !line.is_empty() && *line != "}")
     {
         if line.ends_with('{') && !line.contains('=') {
-            name = line.to_owned();
+            if line.starts_with("table ") {
+                table = line.trim_end_matches(" {").to_owned();
+            }
+            name = format!("{table} {line}");
         }
         let elements = line
             .trim_start_matches("elements = {")
