@@ -444,7 +444,7 @@ fn listing_of_keep() -> Outcome {
         let id = class(keep).id().to_string();
         let (name, lines) = listing
             .iter()
-            .find(|(name, _)| name.starts_with("chain in_") && name.contains(&id[..8]))
+            .find(|(name, _)| name.contains(" chain in_") && name.contains(&id[..8]))
             .ok_or("a class has no chain")?;
         let expected = if keep { 1 } else { 0 };
         if lines.iter().filter(|line| *line == kept).count() != expected {
@@ -467,7 +467,7 @@ fn listing_of_leases() -> Outcome {
         let listing = table.listing()?;
         let has = |object: &str, line: &str| -> Outcome {
             let lines = listing
-                .get(&format!("{object} {{"))
+                .get(&format!("table inet sallyport {object} {{"))
                 .ok_or_else(|| format!("there is no {object}: {listing:#?}"))?;
             match lines.iter().any(|there| there.starts_with(line)) {
                 true => Ok(()),

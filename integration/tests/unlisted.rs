@@ -154,7 +154,7 @@ spec: {{node: node-1, addresses: [{v4}, '{v6}']{interface}}}
 /// What becomes of each kind of frame between two pods.
 fn measure(bed: &Bed, setup: Setup, from: &str, to: &str) -> Result<BTreeMap<Kind, bool>, Failed> {
     let (from, to, peer) = (&bed.parties[from], &bed.parties[to], &bed.parties["peer"]);
-    arrivals(from, to, peer, !setup.bridged)
+    Ok(arrivals(from, to, peer, !setup.bridged)?)
 }
 
 /// What the table says of a kind of node is so.

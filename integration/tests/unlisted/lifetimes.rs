@@ -120,7 +120,7 @@ kind: NetworkPolicy
 metadata: {namespace: default, name: selects}
 spec:
   podSelector: {matchLabels: {app: free-2}}
-  ingress: [{}]
+  ingress: [{from: [{podSelector: {}}]}]
 ";
 
 /// In standard mode a workload is guarded from the moment that a policy which selects it counts as enforced.
