@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use tracing::{debug, info};
 
 use crate::{
+    kernel::Kernel as _,
     netlink::{self, Netlink},
     nft::{
         bridge::{self, Ground},
@@ -54,16 +55,27 @@ impl BridgeTable {
         let wanted = Wanted::of(&bridge::commands(&ground));
         let before = std::mem::replace(&mut self.wanted, wanted);
         self.ground = ground;
-        if self.holds
-            && let Some(changes) = changes(&before, &self.wanted)
-        {
-            match self.kernel.commit(&changes) {
-                Ok(()) => return Ok(()),
-                Err(error) => debug!(%error, "reading the table bridge sallyport"),
-            }
+        if self.holds && self.change(&before).is_ok() {
+            return Ok(());
         }
         self.holds = false;
         self.restore().map(drop)
+    }
+
+    /// Leads from a content to the one that is wanted. An error stands for a table that is to be read.
+    fn change(&mut self, before: &Wanted) -> Result<(), Option<netlink::Error>> {
+        let steps = steps(before, &self.wanted).ok_or(None)?;
+        for (at, step) in steps.iter().enumerate() {
+            if at > 0 {
+                // A packet in the rules before is to find what they look for.
+                self.kernel.grace();
+            }
+            self.kernel.commit(step).map_err(|error| {
+                debug!(%error, "reading the table bridge sallyport");
+                Some(error)
+            })?;
+        }
+        Ok(())
     }
 
     /// Reads the table, and writes it anew if it is not what it should be. Returns whether it was there and was not.
@@ -89,11 +101,27 @@ impl BridgeTable {
     }
 
     fn write(&mut self) -> Result<bool, netlink::Error> {
+        let mut replaced = false;
         for tries_left in (0..TRIES).rev() {
             let found = self.kernel.content()?;
             let is_there = found.flags.is_some();
             let is_right = is_as(&self.wanted, &found) && self.is_made_as_it_should(&found);
             let take = Command::AddTable { owned: self.owned };
+            if is_there
+                && !is_right
+                && self.is_made_as_it_should(&found)
+                && let Some(before) = known(&found, &self.wanted)
+                && self
+                    .kernel
+                    .commit_at(found.generation, std::slice::from_ref(&take))
+                    .is_ok()
+                && self.change(&before).is_ok()
+                && tries_left > 0
+            {
+                // What that led to is read once more.
+                replaced = true;
+                continue;
+            }
             let commands: Vec<Command> = match is_right {
                 // The one that an earlier life left becomes ours, and nothing else changes.
                 true => vec![take],
@@ -108,7 +136,7 @@ impl BridgeTable {
             match self.kernel.commit_at(found.generation, &commands) {
                 Ok(()) => {
                     self.holds = true;
-                    return Ok(is_there && !is_right);
+                    return Ok(replaced || is_there && !is_right);
                 }
                 Err(error) if error.is_outdated() && tries_left > 0 => {}
                 Err(error) => return Err(error),
@@ -160,9 +188,51 @@ fn is_as(wanted: &Wanted, found: &Found) -> bool {
         && wanted.sets.iter().all(has_set)
 }
 
-/// The commands that lead from one content to another; none where the table had better be written anew. Chains and verdicts
-/// that are gone are deleted last, what is new is made first: each is there before it is named.
-fn changes(before: &Wanted, after: &Wanted) -> Option<Vec<Command>> {
+/// A table that is there, as commands would have made it, where it differs from what is wanted by that alone which changes while
+/// packets look.
+fn known(found: &Found, wanted: &Wanted) -> Option<Wanted> {
+    let mut before = Wanted::default();
+    for (name, set) in &wanted.sets {
+        let there = found
+            .sets
+            .get(name)
+            .filter(|there| there.kind == Some(set.kind))?;
+        let mut set = set.clone();
+        set.elements = there.elements.clone()?;
+        before.sets.insert(name.clone(), set);
+    }
+    for (name, there) in &found.chains {
+        let known = wanted.chains.get(name);
+        let mut chain = match known {
+            Some(chain) if chain.has_hook_of(there) => chain.clone(),
+            None if bridge::changes(name) => WantedChain {
+                make: Command::DeleteChain(name.clone()),
+                base: None,
+                rules: Vec::new(),
+            },
+            _ => return None,
+        };
+        let spelt = chain.rules.iter();
+        let spelt = spelt.map(|rule| encode::spelling(TableFamily::Bridge, rule));
+        if !spelt.eq(there.rules.iter().map(|rule| rule.spelling.clone())) {
+            if !bridge::changes(name) {
+                return None;
+            }
+            chain.rules.clear();
+        }
+        before.chains.insert(name.clone(), chain);
+    }
+    let is_there = |name: &String| before.chains.contains_key(name) || bridge::changes(name);
+    let is_whole = wanted.chains.keys().all(is_there) && found.sets.len() == wanted.sets.len();
+    is_whole.then_some(before)
+}
+
+/// The batches that lead from one content to another; none where the table had better be written anew.
+///
+/// A packet chooses the rules of a chain once and looks into sets as they are at that moment, so that in one batch a set may change
+/// before the rules that look into it. So where rules change: first what is new, with rules that hold for more ports; then rules
+/// that hold for fewer; last what is gone.
+fn steps(before: &Wanted, after: &Wanted) -> Option<Vec<Vec<Command>>> {
     if !before.sets.keys().eq(after.sets.keys()) {
         return None;
     }
@@ -172,7 +242,7 @@ fn changes(before: &Wanted, after: &Wanted) -> Option<Vec<Command>> {
         if old.elements == set.elements {
             continue;
         }
-        // The kernel cannot put ranges in the place of others in one batch.
+        // The kernel cannot put ranges in the place of others in one batch, and these hardly ever change.
         if matches!(set.kind, SetKind::Ranges(_)) {
             return None;
         }
@@ -191,17 +261,39 @@ fn changes(before: &Wanted, after: &Wanted) -> Option<Vec<Command>> {
         let names = one.keys().filter(|name| !other.contains_key(*name));
         names.cloned().collect::<Vec<_>>()
     };
-    let make = missing(new, old).into_iter().flat_map(|name| {
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for name in missing(new, old) {
         let chain = &new[&name];
+        first.push(chain.make.clone());
         let rules = chain.rules.iter().cloned();
-        let rules = rules.map(move |rule| Command::AddRule(name.clone(), rule));
-        [chain.make.clone()].into_iter().chain(rules)
-    });
-    let changed = new
-        .iter()
-        .filter(|(name, chain)| old.get(*name).is_some_and(|old| old.rules != chain.rules));
-    let changed = changed.flat_map(|(name, chain)| replace_rules(name, chain.rules.clone()));
+        first.extend(rules.map(|rule| Command::AddRule(name.clone(), rule)));
+    }
+    for (name, chain) in new {
+        let Some(old) = old.get(name).filter(|old| old.rules != chain.rules) else {
+            continue;
+        };
+        if !bridge::changes(name) {
+            return None;
+        }
+        let holds = |chain: &WantedChain| bridge::holds_for_unknown(&chain.rules);
+        let holds_for_fewer = chain.rules.len() < old.rules.len() || (holds(old) && !holds(chain));
+        let commands = replace_rules(name, chain.rules.clone());
+        match holds_for_fewer {
+            true => second.extend(commands),
+            false => first.extend(commands),
+        }
+    }
+    first.extend(add);
     let gone = missing(old, new).into_iter().map(Command::DeleteChain);
-    let commands = delete.into_iter().chain(make).chain(changed);
-    Some(commands.chain(add).chain(gone).collect())
+    delete.extend(gone);
+    let rules_change = |commands: &[Command]| {
+        let mut commands = commands.iter();
+        commands.any(|command| matches!(command, Command::FlushChain(_)))
+    };
+    if !rules_change(&first) && second.is_empty() {
+        let all = [first, delete].concat();
+        return Some([all].into_iter().filter(|all| !all.is_empty()).collect());
+    }
+    let steps = [first, second, delete].into_iter();
+    Some(steps.filter(|step| !step.is_empty()).collect())
 }

@@ -7,7 +7,7 @@ use std::{fmt, net::Ipv6Addr};
 
 use crate::nft::command::Family;
 
-pub use rules::{COUNTING, Ground, LAYOUT, Unknown, commands, reason};
+pub use rules::{COUNTING, Ground, LAYOUT, Unknown, changes, commands, holds_for_unknown, reason};
 
 /// An end of a frame's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,8 +12,11 @@
 //! forward (from one port to another):
 //!    between two of them ─ goto among   │ each: VLAN tags and all else but IP and ARP ─ drop
 //!    from one ─ goto leaving            │       fe80::/10, but for neighbour discovery ─ drop
-//!    to one ─ goto entering             │       to an isolated workload: with its own address ─ accept | drop
+//!    to one ─ goto entering             │       goto destination, to an isolated workload: its own address ─ accept | drop
 //! ```
+//!
+//! Only `source`, `forward`, `destination` and the chains of targets ever change, and no rule of theirs has a constant set: a
+//! packet that is in the old rule while they change finds nothing in its set.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,6 +36,17 @@ use crate::nft::{
 
 /// Raised when objects of the table change their meaning.
 pub const LAYOUT: u32 = 1;
+
+/// The chains that change while packets look.
+pub fn changes(chain: &str) -> bool {
+    [SOURCE, FORWARD, DESTINATION].contains(&chain) || chain.starts_with("target-")
+}
+
+/// Whether rules of a chain that changes hold for the ports that are not known.
+pub fn holds_for_unknown(rules: &[Rule]) -> bool {
+    let elsewhere = |condition: &Match| matches!(condition, Match::Bridge(BridgeMatch::Port(_, _, set)) if set == ELSEWHERE);
+    rules.iter().any(|rule| rule.matches.iter().any(elsewhere))
+}
 
 /// What is known of the ports of the node's bridges, and of who is behind them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +75,8 @@ pub struct Unknown {
 }
 
 const SOURCE: &str = "source";
+const ANNOUNCEMENTS: &str = "announcements";
+const DESTINATION: &str = "destination";
 const FROM_KNOWN: &str = "from_known";
 const FROM_UNKNOWN: &str = "from_unknown";
 const FORWARD: &str = "forward";
@@ -89,6 +105,8 @@ const TARGETS: &str = "targets";
 const REDIRECT: u8 = 5;
 /// What only routers send: router advertisement and redirect (RFC 4861).
 const OF_ROUTERS: [u8; 2] = [134, 137];
+/// Neighbour discovery and multicast listener discovery without that.
+const OF_HOSTS: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
 const SOLICITATION: [u8; 1] = [135];
 const ADVERTISEMENT: [u8; 1] = [136];
 /// What is sent without a source: MLD (RFC 2710, RFC 3810), router solicitation.
@@ -311,10 +329,10 @@ fn chains(ground: &Ground) -> Vec<(&'static str, &'static str, Vec<Rule>)> {
     let (from, to_one) = (of_workload(End::Source), of_workload(End::Destination));
     let from_one = |verdict| on(from.clone(), verdict);
     let both = from_one(to(AMONG)).and(Match::Bridge(to_one.clone()));
-    let mut source: Vec<Rule> = announcements()
-        .map(|condition| from_one(to(ANNOUNCED)).and(Match::Bridge(condition)))
-        .collect();
-    source.push(on(port(End::Source, true, KNOWN), to(FROM_KNOWN)));
+    let mut source = vec![
+        from_one(Verdict::Jump(ANNOUNCEMENTS.into())),
+        on(port(End::Source, true, KNOWN), to(FROM_KNOWN)),
+    ];
     if unknown.is_some() {
         source.push(from_one(to(FROM_UNKNOWN)));
     }
@@ -346,6 +364,18 @@ fn chains(ground: &Ground) -> Vec<(&'static str, &'static str, Vec<Rule>)> {
             "packets to a workload, with an address that its object does not list",
             end("no address that a workload lists"),
         ),
+        (
+            ANNOUNCEMENTS,
+            "what only routers and DHCP servers say",
+            announcements()
+                .map(|condition| on(condition, to(ANNOUNCED)))
+                .collect(),
+        ),
+        (
+            DESTINATION,
+            "to a workload, by its own addresses",
+            destination(unknown),
+        ),
         (FROM_KNOWN, "a port whose workloads are known", from_known()),
         (
             FROM_UNKNOWN,
@@ -355,21 +385,21 @@ fn chains(ground: &Ground) -> Vec<(&'static str, &'static str, Vec<Rule>)> {
         (
             AMONG,
             "from one workload to another",
-            [
-                judgeable(&[], Some(port(End::Source, true, KNOWN))),
-                destination(unknown),
-            ]
-            .concat(),
+            [among(), vec![Rule::always(to(DESTINATION))]].concat(),
         ),
         (
             LEAVING,
             "from a workload to elsewhere",
-            judgeable(&requests, None),
+            judgeable(Some(&OF_HOSTS), &requests),
         ),
         (
             ENTERING,
             "from elsewhere to a workload",
-            [judgeable(&replies, None), destination(unknown)].concat(),
+            [
+                judgeable(None, &replies),
+                vec![Rule::always(to(DESTINATION))],
+            ]
+            .concat(),
         ),
         (SOURCE, "every frame that comes in", source),
         (
@@ -446,27 +476,37 @@ fn from_unknown() -> Vec<Rule> {
     rules
 }
 
-/// The rules for frames that policy can judge. `also` are link-local packets that pass; what comes in by `but` claims no link-local
-/// address, by an advertisement or as the source of a solicitation: that may be the router's of the other one.
-fn judgeable(also: &[BridgeMatch], but: Option<BridgeMatch>) -> Vec<Rule> {
-    let mut rules = vec![
-        on(
-            BridgeMatch::EtherType(libc::ETH_P_ARP as u16),
-            Verdict::Accept,
-        ),
-        on(BridgeMatch::NeverJudged, to(NEVER_JUDGED)),
-    ];
-    if let Some(by) = but {
-        let advertises = on(by.clone(), to(LINK_LOCAL))
+/// The rules for frames from one workload to another that policy can judge. A known port claims no link-local address, by an
+/// advertisement or as the source of a solicitation: that may be the router's of the other one.
+fn among() -> Vec<Rule> {
+    let mut rules = judgeable(Some(&OF_HOSTS), &[]);
+    let claims = [
+        on(port(End::Source, true, KNOWN), to(LINK_LOCAL))
             .and(Match::Bridge(BridgeMatch::Icmpv6(&ADVERTISEMENT)))
-            .and(Match::Bridge(BridgeMatch::TargetLinkLocal));
-        let solicits = on(by, to(LINK_LOCAL))
+            .and(Match::Bridge(BridgeMatch::TargetLinkLocal)),
+        on(port(End::Source, true, KNOWN), to(LINK_LOCAL))
             .and(Match::Bridge(BridgeMatch::LinkLocal(End::Source)))
-            .and(Match::Bridge(BridgeMatch::Icmpv6(&SOLICITATION)));
-        rules.extend([advertises, solicits]);
-    }
+            .and(Match::Bridge(BridgeMatch::Icmpv6(&SOLICITATION))),
+    ];
+    // Behind the frames that are never judged.
+    rules.splice(2..2, claims);
+    rules
+}
+
+/// The rules for frames that policy can judge. Of neighbour discovery some types pass, or all; `also` are other link-local
+/// packets that do.
+fn judgeable(discovery: Option<&'static [u8]>, also: &[BridgeMatch]) -> Vec<Rule> {
+    let arp = BridgeMatch::EtherType(libc::ETH_P_ARP as u16);
     let is_v6 = BridgeMatch::EtherType(libc::ETH_P_IPV6 as u16);
-    rules.push(on(is_v6, Verdict::Accept).and(Match::NeighbourDiscovery));
+    let discovery = match discovery {
+        Some(kinds) => on(BridgeMatch::Icmpv6(kinds), Verdict::Accept),
+        None => on(is_v6, Verdict::Accept).and(Match::NeighbourDiscovery),
+    };
+    let mut rules = vec![
+        on(arp, Verdict::Accept),
+        on(BridgeMatch::NeverJudged, to(NEVER_JUDGED)),
+        discovery,
+    ];
     let also = also.iter().cloned();
     rules.extend(also.map(|condition| on(condition, Verdict::Accept)));
     for end in [End::Source, End::Destination] {
