@@ -90,19 +90,21 @@ fn unknown(
 ) -> Option<Unknown> {
     let is_concerned = |bridge: &String| !rules.ignored.contains(bridge);
     // A bridge that the node has no address on leaves no route: what no route leads to may be there.
-    let without_routes: BTreeSet<&String> = places
+    let without_routes = places
         .bridges
         .iter()
-        .filter(|(name, bridge)| !bridge.has_address && is_concerned(name))
-        .map(|(name, _)| name)
-        .collect();
+        .filter(|(_, bridge)| !bridge.has_address);
+    let without_routes: BTreeSet<&String> = without_routes.map(|(name, _)| name).collect();
+    let all: BTreeSet<&String> = places.bridges.keys().collect();
     let mut bridges = BTreeSet::new();
     let mut isolated = false;
     for (address, endpoint) in endpoints {
         let there = match places.routes.get(*address) {
             Some(Route::Bridge(bridge)) => BTreeSet::from([bridge]),
             Some(Route::Interface(_) | Route::Local) => BTreeSet::new(),
-            Some(Route::Elsewhere) | None => without_routes.clone(),
+            Some(Route::Elsewhere) => without_routes.clone(),
+            // Nobody was asked yet.
+            None => all.clone(),
         };
         let there = there.into_iter().filter(|&bridge| is_concerned(bridge));
         let there: Vec<&String> = there.collect();
@@ -122,4 +124,124 @@ fn unknown(
         ranges: frame::workload_ranges(options, policy),
         isolated,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sallyport_proto::policy::ClassId;
+
+    use super::*;
+    use crate::places::Bridge;
+
+    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    fn options(strict: bool) -> Options {
+        Options {
+            strict,
+            workload_ranges: Default::default(),
+            workload_interfaces: Vec::new(),
+            owned: true,
+            lease: None,
+        }
+    }
+
+    fn policy(interface: &str, isolated: bool) -> NodePolicy {
+        let mut policy = NodePolicy::default();
+        let endpoint = Endpoint {
+            name: "a".into(),
+            interface: interface.into(),
+            ingress: isolated.then_some(ClassId([1; 16])),
+            ..Endpoint::default()
+        };
+        policy.set_endpoint(ADDRESS, Arc::new(endpoint));
+        policy
+    }
+
+    /// A bridge with an address, one without, each with a veth and a port that leads away.
+    fn places(route: Option<Route>) -> Places {
+        let mut places = Places::default();
+        for (bridge, has_address) in [("addressed", true), ("plain", false)] {
+            let is = Bridge {
+                has_address,
+                ..Bridge::default()
+            };
+            places.bridges.insert(bridge.into(), is);
+            for (port, may_be_workload) in [("veth", true), ("away", false)] {
+                let port = format!("{bridge}-{port}");
+                let bridge = bridge.into();
+                places.ports.insert(
+                    port,
+                    Port {
+                        bridge,
+                        may_be_workload,
+                    },
+                );
+            }
+        }
+        places.routes.extend(route.map(|route| (ADDRESS, route)));
+        places
+    }
+
+    /// The ports behind which a workload may be that is not known; none where there is no such workload.
+    fn suspected(
+        policy: &NodePolicy,
+        strict: bool,
+        rules: &Rules,
+        route: Option<Route>,
+    ) -> Vec<String> {
+        let places = places(route);
+        let Some(unknown) = ground(policy, &options(strict), rules, &places).unknown else {
+            return Vec::new();
+        };
+        let ports = places.ports.keys();
+        let ports = ports.filter(|port| !unknown.elsewhere.contains(*port));
+        ports.cloned().collect()
+    }
+
+    #[test]
+    fn the_route_to_a_workload_tells_its_bridge() {
+        let (policy, rules) = (policy("", true), Rules::default());
+        let on = |route| suspected(&policy, false, &rules, route);
+        assert_eq!(
+            on(Some(Route::Bridge("addressed".into()))),
+            ["addressed-veth"]
+        );
+        assert_eq!(on(Some(Route::Elsewhere)), ["plain-veth"]);
+        assert_eq!(on(None), ["addressed-veth", "plain-veth"]);
+        assert!(on(Some(Route::Interface("eth0".into()))).is_empty());
+        assert!(on(Some(Route::Local)).is_empty());
+    }
+
+    #[test]
+    fn the_operator_exempts_bridges_and_ports() {
+        let policy = policy("", true);
+        let under = |ignored: &[&str], uplinks: &[&str]| {
+            let own = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+            let rules = Rules {
+                ignored: own(ignored),
+                uplinks: own(uplinks),
+                counts_only: false,
+            };
+            suspected(&policy, true, &rules, None)
+        };
+        assert_eq!(under(&["plain"], &[]), ["addressed-veth"]);
+        assert_eq!(under(&[], &["plain-*"]), ["addressed-veth"]);
+        assert_eq!(under(&[], &["plain-vet"]), ["addressed-veth", "plain-veth"]);
+        assert!(under(&["plain", "addressed"], &[]).is_empty());
+    }
+
+    #[test]
+    fn in_standard_mode_only_restricted_workloads_are_guarded() {
+        let rules = Rules::default();
+        let guarded = |interface: &str, isolated, strict| {
+            let policy = policy(interface, isolated);
+            let ground = ground(&policy, &options(strict), &rules, &places(None));
+            (ground.known.len(), ground.unknown.is_some())
+        };
+        assert_eq!(guarded("veth0", true, false), (1, false));
+        assert_eq!(guarded("veth0", false, false), (0, false));
+        assert_eq!(guarded("veth0", false, true), (1, false));
+        assert_eq!(guarded("", false, false), (0, false));
+        assert_eq!(guarded("", false, true), (0, true));
+    }
 }

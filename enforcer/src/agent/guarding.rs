@@ -8,15 +8,18 @@ use std::{
 };
 
 use sallyport_proto::policy::NodePolicy;
-use tokio::sync::watch;
-use tracing::{error, info};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::watch,
+};
+use tracing::{error, info, warn};
 
 use super::bridge::BridgeTable;
 use crate::{
     guard::{self, Rules},
     netlink::{self, Netlink},
     nft::render::Options,
-    places::Places,
+    places::{self, Places},
 };
 
 /// How long to wait before what failed is tried again.
@@ -29,6 +32,8 @@ pub(super) struct Guarding {
     options: Options,
     rules: Rules,
     places: Places,
+    /// Where the agent's thread asks for the routes to endpoints that are new.
+    runtime: Option<Runtime>,
     /// What the table was last made for.
     policy: NodePolicy,
     /// When to try again.
@@ -53,6 +58,7 @@ impl Guarding {
             options,
             rules,
             places: Places::default(),
+            runtime: Builder::new_current_thread().enable_all().build().ok(),
             policy: policy.clone(),
             again: None,
             sought: watch::Sender::new(sought),
@@ -69,9 +75,28 @@ impl Guarding {
     }
 
     /// The links of the node, or its routes, are others.
-    pub(super) fn set_places(&mut self, places: Places) -> Result<(), netlink::Error> {
+    pub(super) fn set_places(&mut self, mut places: Places) -> Result<(), netlink::Error> {
+        // Who told of them may not have heard of the newest endpoints.
+        let sought = Arc::clone(&self.sought.borrow());
+        for (address, route) in std::mem::take(&mut self.places.routes) {
+            if sought.contains(&address) {
+                places.routes.entry(address).or_insert(route);
+            }
+        }
         self.places = places;
         self.set()
+    }
+
+    /// Asks where the routes to endpoints lead that are new. While that is not known they may be on any bridge.
+    fn look_for(&mut self, sought: &BTreeSet<IpAddr>) {
+        let is_new = |address: &&IpAddr| !self.places.routes.contains_key(*address);
+        let new: BTreeSet<IpAddr> = sought.iter().filter(is_new).copied().collect();
+        if let Some(runtime) = self.runtime.as_ref().filter(|_| !new.is_empty()) {
+            match runtime.block_on(places::list(&new)) {
+                Ok(found) => self.places.routes.extend(found.routes),
+                Err(error) => warn!(%error, "cannot ask for the routes to new workloads"),
+            }
+        }
     }
 
     /// The node's policy may be another.
@@ -83,6 +108,7 @@ impl Guarding {
         }
         self.policy = policy.clone();
         let sought = guard::without_interface(policy);
+        self.look_for(&sought);
         self.sought.send_if_modified(|before| {
             let is_other = **before != sought;
             if is_other {
