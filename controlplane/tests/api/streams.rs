@@ -269,6 +269,28 @@ async fn a_node_that_comes_back_gets_what_it_lacks() {
     assert!(world.node("n").await.enforced_revision <= third);
 }
 
+/// A node that lags behind edits by two or more lets go of nothing, and so holds as many versions as it was sent meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lagged_for_long_comes_back() {
+    let world = world().await;
+    for n in 2..102 {
+        add_client(&world, n).await;
+    }
+    let versions = (1..=100).map(|revision| Version {
+        position: Position {
+            epoch: 1,
+            revision,
+            digest: Digest(revision.into()),
+        },
+        policy: Arc::default(),
+    });
+    let mut n = FakeNode::connect(world.url(), "n", Window::new(versions)).await;
+    while world.stands("n").await.0 != State::Enforcing {
+        n.follow().await;
+    }
+    assert_eq!(n.window.positions().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_cannot_be_are_turned_away() {
     let world = world().await;
