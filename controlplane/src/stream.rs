@@ -175,7 +175,13 @@ async fn greet(
         .await
         .map_err(|_| Status::deadline_exceeded("no Hello within 10 seconds"))??;
     let hello = hello_of(hello)?;
-    let holds: Vec<String> = hello.window.iter().map(Position::to_string).collect();
+    let holds = match &hello.window[..] {
+        [first, _, .., last] => format!("{} versions, {first} to {last}", hello.window.len()),
+        few => {
+            let few: Vec<String> = few.iter().map(Position::to_string).collect();
+            few.join(" and ")
+        }
+    };
     let (version, leased) = (hello.version.clone(), !hello.lease.is_zero());
     let fences = nodes.settings().unreachable == Unreachable::Fence;
     let opened = nodes.connect(stream, hello).inspect_err(turned_away)?;
@@ -183,7 +189,7 @@ async fn greet(
         opened,
         inbound,
         version,
-        holds: holds.join(" and "),
+        holds,
         leased,
         fences,
     })

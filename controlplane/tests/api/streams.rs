@@ -285,9 +285,8 @@ async fn a_node_that_lagged_for_long_comes_back() {
         policy: Arc::default(),
     });
     let mut n = FakeNode::connect(world.url(), "n", Window::new(versions)).await;
-    while world.stands("n").await.0 != State::Enforcing {
-        n.follow().await;
-    }
+    n.follow().await;
+    world.until("n", (State::Enforcing, 0)).await;
     assert_eq!(n.window.positions().len(), 1);
 }
 
