@@ -47,7 +47,7 @@ pub fn without_interface(policy: &NodePolicy) -> BTreeSet<IpAddr> {
     unknown.map(|(address, _)| *address).collect()
 }
 
-/// What the table of family bridge guards, for a policy on a node like this.
+/// The ground that the table of family bridge stands on, for a policy on a node with these places.
 pub fn ground(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Places) -> Ground {
     let is_guarded = |endpoint: &Endpoint| options.strict || endpoint.is_isolated();
     let mut known: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
@@ -80,7 +80,7 @@ pub fn ground(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Pl
     }
 }
 
-/// What is known of workloads without an interface that are on bridges; `None` where there are none.
+/// The workloads without an interface that are on bridges; `None` where there are none.
 fn unknown(
     endpoints: &[(&IpAddr, &Arc<Endpoint>)],
     policy: &NodePolicy,

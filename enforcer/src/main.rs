@@ -32,8 +32,8 @@ use tracing_subscriber::EnvFilter;
 /// Enforces NetworkPolicy on this node.
 ///
 /// Takes the node's policy from the control plane, keeps a journal of it, and judges every forwarded packet by the
-/// nftables table `inet sallyport`; the table `bridge sallyport` keeps out what no policy can judge. Nothing else on the node is touched. When the enforcer stops, crashes or loses the
-/// control plane, the table stays and goes on enforcing; the next start takes it over without a packet noticing.
+/// nftables table `inet sallyport`. The table `bridge sallyport` keeps out what no policy can judge between the ports of a
+/// bridge. Nothing else on the node is touched. When the enforcer stops, crashes or loses the control plane, the table stays and goes on enforcing; the next start takes it over without a packet noticing.
 ///
 /// Needs CAP_NET_ADMIN and a kernel with nf_tables and ctnetlink (Linux 5.6 or later; 6.9 protects the table from
 /// others).
@@ -100,8 +100,8 @@ struct Arguments {
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = interface)]
     uplink: Vec<String>,
 
-    /// What becomes of frames and packets from a workload's port of a bridge that no policy can judge, or whose addresses are not
-    /// the workload's
+    /// The treatment of frames and packets at a workload's port of a bridge that no policy can judge, or whose addresses are not the
+    /// workload's
     #[arg(long, value_enum, env = "SALLYPORT_SOURCE_CHECK", default_value_t = SourceCheck::Drop)]
     source_check: SourceCheck,
 
@@ -225,7 +225,7 @@ enum Mode {
     Standard,
 }
 
-/// What becomes of what the table of family bridge is against.
+/// The treatment of the frames and packets that the table of family bridge is against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum SourceCheck {
     /// It passes and is counted: to see what an upgrade would drop. Policy can be evaded then.

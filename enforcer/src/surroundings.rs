@@ -26,7 +26,7 @@ async fn tell(agent: Handle, mut listed: watch::Receiver<Listed>) {
                 if std::mem::take(&mut fails) {
                     info!("the network interfaces and routes can be listed again");
                 }
-                // What is wrong then the agent says.
+                // The agent says what is wrong, if anything is.
                 let _ = agent.set_places(places).await;
             }
             Err(error) if !std::mem::replace(&mut fails, true) => {

@@ -33,6 +33,8 @@ fn main() -> ExitCode {
         ("unknown_ports_standard", || agrees(5)),
         ("without_tables_all_frames_arrive", control),
         ("what_is_only_counted_arrives", counted),
+        ("ports_that_lead_away_known", || lead_away(2)),
+        ("ports_that_lead_away_unknown", || lead_away(4)),
         ("a_node_without_a_lease", lifetimes::closed_by_a_lease),
         (
             "the_table_outlives_its_enforcer",
@@ -91,7 +93,19 @@ fn addresses(last: u8) -> [IpAddr; 2] {
     ]
 }
 
+/// Machines that are no workloads of the node, on its bridge.
+const OUTSIDE: [(&str, u8); 2] = [("outside-1", 1), ("outside-2", 2)];
+
 fn bed(setup: Setup, arguments: &[&str]) -> Result<Bed, Failed> {
+    bed_among(setup, &[], arguments)
+}
+
+/// The same, with machines outside behind ports that lead away.
+fn bed_among(
+    setup: Setup,
+    outside: &[(&'static str, u8)],
+    arguments: &[&str],
+) -> Result<Bed, Failed> {
     let mode = match setup.bridged {
         true => Mode::Bridged,
         false => Mode::Routed,
@@ -109,13 +123,28 @@ spec: {workloadCIDRs: [10.9.1.0/24, 'fd00:9:1::/64']}
 "
     .to_owned();
     let mut parties = BTreeMap::new();
-    for (name, last) in PODS {
-        let addresses = addresses(last);
-        let host: Host = bed.add_pod(0, name, &addresses)?;
+    let plug = |name: &'static str, addresses: &[IpAddr]| -> Result<Party, Failed> {
+        let host: Host = bed.add_pod(0, name, addresses)?;
         // What arrives is looked at, and believed by nobody.
         for setting in ["accept_ra", "accept_redirects"] {
             host.sysctl(&format!("net.ipv6.conf.eth0.{setting}"), "0")?;
         }
+        let (mac, router) = bed.macs_of(name)?;
+        Ok(Party::new(host, mac, router))
+    };
+    let mut uplinks = Vec::new();
+    for &(name, last) in outside {
+        let last16 = u16::from(last);
+        let addresses = [
+            [192, 0, 2, last].into(),
+            [0x2001, 0xdb8, 0, 0, 0, 0, 0, last16].into(),
+        ];
+        parties.insert(name, plug(name, &addresses)?);
+        uplinks.push(bed.interface_of(name)?);
+    }
+    for (name, last) in PODS {
+        let addresses = addresses(last);
+        parties.insert(name, plug(name, &addresses)?);
         let interface = match setup.known {
             true => format!(", interface: {}", bed.interface_of(name)?),
             false => String::new(),
@@ -133,14 +162,13 @@ metadata: {{namespace: default, name: {name}, labels: {{app: {app}}}}}
 spec: {{node: node-1, addresses: [{v4}, '{v6}']{interface}}}
 "
         );
-        let (mac, router) = bed.macs_of(name)?;
-        parties.insert(name, Party::new(host, mac, router));
     }
     let mode = match setup.strict {
         true => "strict",
         false => "standard",
     };
-    let arguments = [&["--mode", mode], arguments].concat();
+    let uplinks: Vec<&str> = uplinks.iter().flat_map(|name| ["--uplink", name]).collect();
+    let arguments = [&["--mode", mode], &uplinks[..], arguments].concat();
     let deployment = Deployment::start(bed, &arguments)?;
     let mut api = deployment.client()?;
     api.enforce(vec![put(&manifests)])?;
@@ -206,6 +234,79 @@ fn control() -> Outcome {
         true => Ok(()),
         false => Err(format!("lost without any table: {}", lost.join(", ")).into()),
     }
+}
+
+/// Checks which of some kinds arrive between two, and which do not.
+fn expect(
+    what: &str,
+    bed: &Bed,
+    setup: Setup,
+    ends: [&str; 2],
+    kinds: &[Kind],
+    passes: bool,
+) -> Outcome {
+    let arrived = measure(bed, setup, ends[0], ends[1])?;
+    let wrong: Vec<String> = kinds
+        .iter()
+        .filter(|kind| arrived[kind] != passes)
+        .map(Kind::to_string)
+        .collect();
+    match (wrong.is_empty(), passes) {
+        (true, _) => Ok(()),
+        (false, true) => Err(format!("{what}: dropped: {}", wrong.join(", ")).into()),
+        (false, false) => Err(format!("{what}: passed: {}", wrong.join(", ")).into()),
+    }
+}
+
+/// Ports that lead away: routers and servers behind them are believed, what policy cannot judge stays out of workloads, and what
+/// goes from one such port to another is nobody's business.
+fn lead_away(column: usize) -> Outcome {
+    let setup = SETUPS[column];
+    let bed = bed_among(setup, &OUTSIDE, &[])?;
+    let links = [
+        Kind::ArpOwn,
+        Kind::Solicitation,
+        Kind::SolicitationLinkLocal,
+    ];
+    let tags = [
+        Kind::PriorityTag,
+        Kind::VlanTag,
+        Kind::StackedTags,
+        Kind::ServiceTag,
+        Kind::OtherEtherType,
+    ];
+    let link_local = [Kind::LinkLocal, Kind::FromLinkLocal, Kind::ToLinkLocal];
+    let entering = [
+        &links[..],
+        &[Kind::Own4, Kind::Own6, Kind::RouterAdvertisement],
+        &[Kind::DhcpReply, Kind::Dhcp6Reply],
+    ];
+    let ends = ["outside-1", "server"];
+    expect("entering", &bed, setup, ends, &entering.concat(), true)?;
+    let groups = [Kind::Multicast4, Kind::Broadcast, Kind::Mdns4];
+    let kept_out = [&tags[..], &link_local, &groups].concat();
+    expect("entering", &bed, setup, ends, &kept_out, false)?;
+    let leaving = [&links[..], &[Kind::DhcpRequest, Kind::Dhcp6Request]].concat();
+    let ends = ["client", "outside-1"];
+    expect("leaving", &bed, setup, ends, &leaving, true)?;
+    let announced = [
+        Kind::RouterAdvertisement,
+        Kind::Redirect6,
+        Kind::DhcpReply,
+        Kind::Dhcp6Reply,
+        Kind::Stranger4,
+        Kind::Stranger6,
+    ];
+    let kept_in = [&tags[..], &link_local, &announced].concat();
+    expect("leaving", &bed, setup, ends, &kept_in, false)?;
+    // The peer's address is judged by the peer's policy, whoever has it.
+    let is_judged = |kind: &Kind| matches!(kind, Kind::Another4 | Kind::Another6);
+    let beside: Vec<Kind> = Kind::ALL
+        .into_iter()
+        .filter(|kind| !is_judged(kind))
+        .collect();
+    let ends = ["outside-1", "outside-2"];
+    expect("beside", &bed, setup, ends, &beside, true)
 }
 
 /// With `--source-check count` what the table of family bridge is against passes, and is counted.

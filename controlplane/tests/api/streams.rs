@@ -444,7 +444,7 @@ async fn a_change_of_an_interface_alone_is_a_delta_and_is_kept() {
     n.hears_nothing().await;
     ok(&format!("rollback {}", revisions[0]), &world.url());
     assert_eq!(told(&n.follow().await.update), "veth-vm");
-    // Who comes anew is told, too.
+    // A node that connects anew is told, too.
     world.until("n", (State::Enforcing, 0)).await;
     drop(n);
     world.until("n", (State::Disconnected, 0)).await;

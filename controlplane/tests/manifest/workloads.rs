@@ -204,7 +204,7 @@ fn a_workload_is_what_its_spec_says() {
     assert_eq!(one(&vm("{}")).body, Body::Workload(Workload::default()));
 }
 
-/// What the kernel takes for a name is taken, and an empty one is none. Several workloads may be behind one interface.
+/// Names are taken that the kernel takes, and an empty one is none. Several workloads may be behind one interface.
 #[test]
 fn a_workload_may_be_behind_an_interface() {
     for (interface, expected) in [

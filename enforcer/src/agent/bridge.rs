@@ -55,27 +55,29 @@ impl BridgeTable {
         let wanted = Wanted::of(&bridge::commands(&ground));
         let before = std::mem::replace(&mut self.wanted, wanted);
         self.ground = ground;
-        if self.holds && self.change(&before).is_ok() {
+        if self.holds && self.change(&before) {
             return Ok(());
         }
         self.holds = false;
         self.restore().map(drop)
     }
 
-    /// Leads from a content to the one that is wanted. An error stands for a table that is to be read.
-    fn change(&mut self, before: &Wanted) -> Result<(), Option<netlink::Error>> {
-        let steps = steps(before, &self.wanted).ok_or(None)?;
+    /// Leads from a content to the one that is wanted. Returns whether that could be done: if not, the table is to be read.
+    fn change(&mut self, before: &Wanted) -> bool {
+        let Some(steps) = steps(before, &self.wanted) else {
+            return false;
+        };
         for (at, step) in steps.iter().enumerate() {
             if at > 0 {
                 // A packet in the rules before is to find what they look for.
                 self.kernel.grace();
             }
-            self.kernel.commit(step).map_err(|error| {
-                debug!(%error, "reading the table bridge sallyport");
-                Some(error)
-            })?;
+            if let Err(error) = self.kernel.commit(step) {
+                debug!(%error, "the table bridge sallyport cannot be changed: reading it");
+                return false;
+            }
         }
-        Ok(())
+        true
     }
 
     /// Reads the table, and writes it anew if it is not what it should be. Returns whether it was there and was not.
@@ -107,23 +109,22 @@ impl BridgeTable {
             let is_there = found.flags.is_some();
             let is_right = is_as(&self.wanted, &found) && self.is_made_as_it_should(&found);
             let take = Command::AddTable { owned: self.owned };
-            if is_there
+            if tries_left > 0
                 && !is_right
                 && self.is_made_as_it_should(&found)
-                && let Some(before) = known(&found, &self.wanted)
+                && let Some(before) = as_written(&found, &self.wanted)
                 && self
                     .kernel
                     .commit_at(found.generation, std::slice::from_ref(&take))
                     .is_ok()
-                && self.change(&before).is_ok()
-                && tries_left > 0
+                && self.change(&before)
             {
-                // What that led to is read once more.
+                // Others may have committed between the steps: the table is read once more.
                 replaced = true;
                 continue;
             }
             let commands: Vec<Command> = match is_right {
-                // The one that an earlier life left becomes ours, and nothing else changes.
+                // The table that an earlier life left becomes ours, and nothing else changes.
                 true => vec![take],
                 // In one batch, so that there is no moment without a table.
                 false => is_there
@@ -145,10 +146,10 @@ impl BridgeTable {
         unreachable!("the last try returns")
     }
 
-    /// Whether the table has the flag that lets it be protected where that is asked for.
+    /// Whether the table is there, and has the flag that lets it be protected where that is asked for.
     fn is_made_as_it_should(&self, found: &Found) -> bool {
-        let persists = found.flags.unwrap_or_default() & encode::TABLE_PERSISTS != 0;
-        persists == self.owned
+        let persists = |flags| flags & encode::TABLE_PERSISTS != 0;
+        found.flags.map(persists) == Some(self.owned)
     }
 }
 
@@ -182,15 +183,14 @@ fn is_as(wanted: &Wanted, found: &Found) -> bool {
             there.kind == Some(set.kind) && there.elements.as_ref() == Some(&set.elements)
         })
     };
-    found.flags.is_some()
-        && (wanted.chains.len(), wanted.sets.len()) == (found.chains.len(), found.sets.len())
+    (wanted.chains.len(), wanted.sets.len()) == (found.chains.len(), found.sets.len())
         && wanted.chains.iter().all(has_chain)
         && wanted.sets.iter().all(has_set)
 }
 
-/// A table that is there, as commands would have made it, where it differs from what is wanted by that alone which changes while
-/// packets look.
-fn known(found: &Found, wanted: &Wanted) -> Option<Wanted> {
+/// A table that is there, as commands would have written it; none where it differs from what is wanted by more than the chains and
+/// sets that change while packets look.
+fn as_written(found: &Found, wanted: &Wanted) -> Option<Wanted> {
     let mut before = Wanted::default();
     for (name, set) in &wanted.sets {
         let there = found
@@ -202,8 +202,7 @@ fn known(found: &Found, wanted: &Wanted) -> Option<Wanted> {
         before.sets.insert(name.clone(), set);
     }
     for (name, there) in &found.chains {
-        let known = wanted.chains.get(name);
-        let mut chain = match known {
+        let mut chain = match wanted.chains.get(name) {
             Some(chain) if chain.has_hook_of(there) => chain.clone(),
             None if bridge::changes(name) => WantedChain {
                 make: Command::DeleteChain(name.clone()),

@@ -1,4 +1,4 @@
-//! Keeps the table of family bridge at what the node's policy and the node's links ask for. What that is says `guard`.
+//! Keeps the table of family bridge at what the node's policy and the node's links ask for. `guard` says what that is.
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +34,7 @@ pub(super) struct Guarding {
     places: Places,
     /// Where the agent's thread asks for the routes to endpoints that are new.
     runtime: Option<Runtime>,
-    /// What the table was last made for.
+    /// The policy that the table was last made for.
     policy: NodePolicy,
     /// When to try again.
     pub(super) again: Option<Instant>,
@@ -52,7 +52,6 @@ impl Guarding {
         rules: Rules,
         policy: &NodePolicy,
     ) -> Guarding {
-        let sought = Arc::new(guard::without_interface(policy));
         Guarding {
             table: BridgeTable::beside(kernel, is_protected),
             options,
@@ -61,7 +60,7 @@ impl Guarding {
             runtime: Builder::new_current_thread().enable_all().build().ok(),
             policy: policy.clone(),
             again: None,
-            sought: watch::Sender::new(sought),
+            sought: watch::Sender::new(Arc::default()),
             problem: watch::Sender::new(None),
         }
     }
@@ -76,7 +75,7 @@ impl Guarding {
 
     /// The links of the node, or its routes, are others.
     pub(super) fn set_places(&mut self, mut places: Places) -> Result<(), netlink::Error> {
-        // Who told of them may not have heard of the newest endpoints.
+        // The places may be older than the newest endpoints, whose routes are known here.
         let sought = Arc::clone(&self.sought.borrow());
         for (address, route) in std::mem::take(&mut self.places.routes) {
             if sought.contains(&address) {
@@ -84,11 +83,17 @@ impl Guarding {
             }
         }
         self.places = places;
+        self.seek();
         self.set()
     }
 
-    /// Asks where the routes to endpoints lead that are new. While that is not known they may be on any bridge.
-    fn look_for(&mut self, sought: &BTreeSet<IpAddr>) {
+    /// Asks where the routes to endpoints lead that are new. While that is not known they may be on any bridge, and where there is
+    /// none it does not matter.
+    fn seek(&mut self) {
+        let sought = match self.places.bridges.is_empty() {
+            true => BTreeSet::new(),
+            false => guard::without_interface(&self.policy),
+        };
         let is_new = |address: &&IpAddr| !self.places.routes.contains_key(*address);
         let new: BTreeSet<IpAddr> = sought.iter().filter(is_new).copied().collect();
         if let Some(runtime) = self.runtime.as_ref().filter(|_| !new.is_empty()) {
@@ -97,6 +102,13 @@ impl Guarding {
                 Err(error) => warn!(%error, "cannot ask for the routes to new workloads"),
             }
         }
+        self.sought.send_if_modified(|before| {
+            let is_other = **before != sought;
+            if is_other {
+                *before = Arc::new(sought);
+            }
+            is_other
+        });
     }
 
     /// The node's policy may be another.
@@ -107,19 +119,11 @@ impl Guarding {
             return;
         }
         self.policy = policy.clone();
-        let sought = guard::without_interface(policy);
-        self.look_for(&sought);
-        self.sought.send_if_modified(|before| {
-            let is_other = **before != sought;
-            if is_other {
-                *before = Arc::new(sought);
-            }
-            is_other
-        });
+        self.seek();
         let _ = self.set();
     }
 
-    /// Tries again what failed.
+    /// Writes the table again, if that failed.
     pub(super) fn try_again(&mut self) {
         let _ = self.set();
     }

@@ -1,13 +1,15 @@
-//! The conditions of the table of family bridge, which keeps out what the other table cannot judge. Which rules are made of
-//! them says [`rules`].
+//! The conditions of the table of family bridge, which keeps out what the other table cannot judge. [`rules`] makes rules of
+//! them.
 
 mod rules;
+mod sets;
 
 use std::{fmt, net::Ipv6Addr};
 
 use crate::nft::command::Family;
 
-pub use rules::{COUNTING, Ground, LAYOUT, Unknown, changes, commands, holds_for_unknown, reason};
+pub use rules::{COUNTING, changes, commands, holds_for_unknown, reason};
+pub use sets::{Ground, Unknown};
 
 /// An end of a frame's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

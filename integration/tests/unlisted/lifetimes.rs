@@ -9,12 +9,9 @@ use sallyport_integration::{
     kernel_tests::Outcome,
 };
 
-use crate::{
-    Bed, bed, measure,
-    table::{SETUPS, Setup},
-};
+use crate::{bed, expect, table::SETUPS};
 
-/// What no policy judges, of each sort.
+/// Frames and packets that no policy judges, of each sort.
 const UNJUDGED: [Kind; 6] = [
     Kind::Stranger4,
     Kind::LinkLocal,
@@ -23,27 +20,6 @@ const UNJUDGED: [Kind; 6] = [
     Kind::PriorityTag,
     Kind::StackedTags,
 ];
-
-fn expect(
-    what: &str,
-    bed: &Bed,
-    setup: Setup,
-    ends: [&str; 2],
-    kinds: &[Kind],
-    passes: bool,
-) -> Outcome {
-    let arrived = measure(bed, setup, ends[0], ends[1])?;
-    let wrong: Vec<String> = kinds
-        .iter()
-        .filter(|kind| arrived[kind] != passes)
-        .map(Kind::to_string)
-        .collect();
-    match (wrong.is_empty(), passes) {
-        (true, _) => Ok(()),
-        (false, true) => Err(format!("{what}: dropped: {}", wrong.join(", ")).into()),
-        (false, false) => Err(format!("{what}: passed: {}", wrong.join(", ")).into()),
-    }
-}
 
 /// On a node whose lease ran out nothing passes from port to port but what keeps the link working.
 pub(crate) fn closed_by_a_lease() -> Outcome {

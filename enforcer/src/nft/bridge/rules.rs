@@ -1,4 +1,4 @@
-//! The table of family bridge: its sets, chains and rules, made from what is known of the ports of the node's bridges.
+//! The table of family bridge: its chains and rules, made from what is known of the ports of the node's bridges.
 //!
 //! Frames from port to port pass `inet sallyport` by where br_netfilter does not show them, and policy judges addresses: a
 //! workload with an address that its object does not list is nobody there. So this table keeps out such frames and such
@@ -18,24 +18,18 @@
 //! Only `source`, `forward`, `destination` and the chains of targets ever change, and no rule of theirs has a constant set: a
 //! packet that is in the old rule while they change finds nothing in its set.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 
-use sallyport_proto::Ranges;
 use sha2::{Digest as _, Sha256};
 
-use super::{BridgeMatch, End};
+use super::{
+    BridgeMatch, End,
+    sets::{ELSEWHERE, Ground, ISOLATED, KNOWN, TARGETS, Unknown, fill, name, sets},
+};
 use crate::nft::{
     command::{Base, Command, Element, Family, Match, Rule, SetKind, Verdict},
     frame::Denial,
-    stamp,
 };
-
-/// Raised when objects of the table change their meaning.
-pub const LAYOUT: u32 = 1;
 
 /// The chains that change while packets look.
 pub fn changes(chain: &str) -> bool {
@@ -46,32 +40,6 @@ pub fn changes(chain: &str) -> bool {
 pub fn holds_for_unknown(rules: &[Rule]) -> bool {
     let elsewhere = |condition: &Match| matches!(condition, Match::Bridge(BridgeMatch::Port(_, _, set)) if set == ELSEWHERE);
     rules.iter().any(|rule| rule.matches.iter().any(elsewhere))
-}
-
-/// What is known of the ports of the node's bridges, and of who is behind them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ground {
-    /// Whether all that would be dropped passes, and is counted.
-    pub counts_only: bool,
-    /// The ports whose workloads are known and guarded, each with the addresses of its workloads.
-    pub known: BTreeMap<String, BTreeSet<IpAddr>>,
-    /// Those of them behind which there is a workload that is isolated for ingress.
-    pub isolated: BTreeSet<String>,
-    /// What is known of guarded workloads whose ports are not known, if there are any.
-    pub unknown: Option<Unknown>,
-}
-
-/// What is known of workloads on a bridge whose ports are not known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unknown {
-    /// All ports of bridges behind which none of them is.
-    pub elsewhere: BTreeSet<String>,
-    /// The addresses of the node's workloads.
-    pub addresses: BTreeSet<IpAddr>,
-    /// The addresses that workloads of the node may have.
-    pub ranges: Ranges,
-    /// Whether one of them is isolated for ingress.
-    pub isolated: bool,
 }
 
 const SOURCE: &str = "source";
@@ -91,15 +59,6 @@ const UNLISTED: &str = "unlisted";
 
 /// The chains whose rules count what is dropped.
 pub const COUNTING: [&str; 5] = [ANNOUNCED, FORGED, NEVER_JUDGED, LINK_LOCAL, UNLISTED];
-
-/// The ports that are known.
-const KNOWN: &str = "known";
-/// Those of them whose workload is isolated for ingress.
-const ISOLATED: &str = "isolated";
-/// The ports behind which there is no workload of the node.
-const ELSEWHERE: &str = "elsewhere";
-/// The chains that know the targets of a port's neighbour advertisements.
-const TARGETS: &str = "targets";
 
 /// ICMP's redirect (RFC 792).
 const REDIRECT: u8 = 5;
@@ -184,15 +143,6 @@ fn base(chain: &str) -> Option<Base> {
     }
 }
 
-fn fill(set: &str, kind: SetKind, elements: impl IntoIterator<Item = Element>) -> Option<Command> {
-    let elements: Vec<Element> = elements.into_iter().collect();
-    (!elements.is_empty()).then(|| Command::AddElements(set.into(), kind, elements))
-}
-
-fn name(what: &str, family: Family) -> String {
-    format!("{what}{}", family.digit())
-}
-
 /// The chain of the targets of a port: names of interfaces may hold what names of chains may not.
 fn target_chain(port: &str) -> String {
     let hash = Sha256::digest(port);
@@ -202,85 +152,6 @@ fn target_chain(port: &str) -> String {
             let _ = write!(text, "{byte:02x}");
             text
         })
-}
-
-fn sets(ground: &Ground) -> Vec<Command> {
-    let nobody = Unknown::default();
-    let unknown = ground.unknown.as_ref().unwrap_or(&nobody);
-    let mut commands = Vec::new();
-    let mut set = |name: String, kind, comment: &str, elements: Vec<Element>| {
-        commands.push(Command::AddSet {
-            name: name.clone(),
-            kind,
-            comment: comment.into(),
-        });
-        commands.extend(fill(&name, kind, elements));
-    };
-    let ports = |ports: &BTreeSet<String>| ports.iter().cloned().map(Element::Port).collect();
-    let stamp = Element::Stamp(0, format!("layout {LAYOUT}"));
-    set(
-        stamp::SET.into(),
-        SetKind::Stamp,
-        "what this table is",
-        vec![stamp],
-    );
-    set(
-        KNOWN.into(),
-        SetKind::Ports,
-        "ports whose workloads are known",
-        ground.known.keys().cloned().map(Element::Port).collect(),
-    );
-    set(
-        ISOLATED.into(),
-        SetKind::Ports,
-        "of those, the ports of workloads that are isolated for ingress",
-        ports(&ground.isolated),
-    );
-    set(
-        ELSEWHERE.into(),
-        SetKind::Ports,
-        "ports of bridges that lead to no workload of this node",
-        ports(&unknown.elsewhere),
-    );
-    set(
-        TARGETS.into(),
-        SetKind::PortVerdicts,
-        "which addresses a port may advertise",
-        Vec::new(),
-    );
-    for family in Family::BOTH {
-        let pairs = ground.known.iter().flat_map(|(port, addresses)| {
-            let of_family = addresses.iter().filter(|&&a| Family::of(a) == family);
-            of_family.map(|&address| Element::PortAddress(port.clone(), address))
-        });
-        set(
-            name("port_addresses", family),
-            SetKind::PortAddresses(family),
-            "which addresses are behind which port",
-            pairs.collect(),
-        );
-        let addresses = unknown.addresses.iter().copied();
-        set(
-            name("addresses", family),
-            SetKind::Addresses(family),
-            "this node's workloads",
-            addresses
-                .filter(|&address| Family::of(address) == family)
-                .map(Element::Address)
-                .collect(),
-        );
-        let ranges = unknown.ranges.iter();
-        set(
-            name("workloads", family),
-            SetKind::Ranges(family),
-            "addresses of this node's workloads",
-            ranges
-                .filter(|&(first, _)| Family::of(first) == family)
-                .map(|(first, last)| Element::Range(first, last))
-                .collect(),
-        );
-    }
-    commands
 }
 
 fn on(condition: BridgeMatch, verdict: Verdict) -> Rule {

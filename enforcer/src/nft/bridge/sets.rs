@@ -1,0 +1,143 @@
+//! The sets of the table of family bridge, and the ground from which they are filled.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use sallyport_proto::Ranges;
+
+use crate::nft::{
+    command::{Command, Element, Family, SetKind},
+    stamp,
+};
+
+/// The layout that the stamp names, for the reader of a listing: which table it is the comparison of its content tells.
+const LAYOUT: u32 = 1;
+
+/// The ports of the node's bridges as far as they are known, and the workloads behind them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ground {
+    /// Whether all that would be dropped passes, and is counted.
+    pub counts_only: bool,
+    /// The ports whose workloads are known and guarded, each with the addresses of its workloads.
+    pub known: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// Those of them behind which there is a workload that is isolated for ingress.
+    pub isolated: BTreeSet<String>,
+    /// The guarded workloads whose ports are not known, if there are any.
+    pub unknown: Option<Unknown>,
+}
+
+/// The workloads on bridges whose ports are not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unknown {
+    /// All ports of bridges behind which none of them is.
+    pub elsewhere: BTreeSet<String>,
+    /// The addresses of the node's workloads.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The addresses that workloads of the node may have.
+    pub ranges: Ranges,
+    /// Whether one of them is isolated for ingress.
+    pub isolated: bool,
+}
+
+/// The ports that are known.
+pub(super) const KNOWN: &str = "known";
+/// Those of them whose workload is isolated for ingress.
+pub(super) const ISOLATED: &str = "isolated";
+/// The ports behind which there is no workload of the node.
+pub(super) const ELSEWHERE: &str = "elsewhere";
+/// The chains that know the targets of a port's neighbour advertisements.
+pub(super) const TARGETS: &str = "targets";
+
+pub(super) fn fill(
+    set: &str,
+    kind: SetKind,
+    elements: impl IntoIterator<Item = Element>,
+) -> Option<Command> {
+    let elements: Vec<Element> = elements.into_iter().collect();
+    (!elements.is_empty()).then(|| Command::AddElements(set.into(), kind, elements))
+}
+
+pub(super) fn name(what: &str, family: Family) -> String {
+    format!("{what}{}", family.digit())
+}
+
+pub(super) fn sets(ground: &Ground) -> Vec<Command> {
+    let nobody = Unknown::default();
+    let unknown = ground.unknown.as_ref().unwrap_or(&nobody);
+    let mut commands = Vec::new();
+    let mut set = |name: String, kind, comment: &str, elements: Vec<Element>| {
+        commands.push(Command::AddSet {
+            name: name.clone(),
+            kind,
+            comment: comment.into(),
+        });
+        commands.extend(fill(&name, kind, elements));
+    };
+    let ports = |ports: &BTreeSet<String>| ports.iter().cloned().map(Element::Port).collect();
+    let stamp = Element::Stamp(0, format!("layout {LAYOUT}"));
+    set(
+        stamp::SET.into(),
+        SetKind::Stamp,
+        "what this table is",
+        vec![stamp],
+    );
+    set(
+        KNOWN.into(),
+        SetKind::Ports,
+        "ports whose workloads are known",
+        ground.known.keys().cloned().map(Element::Port).collect(),
+    );
+    set(
+        ISOLATED.into(),
+        SetKind::Ports,
+        "of those, the ports of workloads that are isolated for ingress",
+        ports(&ground.isolated),
+    );
+    set(
+        ELSEWHERE.into(),
+        SetKind::Ports,
+        "ports of bridges that lead to no workload of this node",
+        ports(&unknown.elsewhere),
+    );
+    set(
+        TARGETS.into(),
+        SetKind::PortVerdicts,
+        "which addresses a port may advertise",
+        Vec::new(),
+    );
+    for family in Family::BOTH {
+        let pairs = ground.known.iter().flat_map(|(port, addresses)| {
+            let of_family = addresses.iter().filter(|&&a| Family::of(a) == family);
+            of_family.map(|&address| Element::PortAddress(port.clone(), address))
+        });
+        set(
+            name("port_addresses", family),
+            SetKind::PortAddresses(family),
+            "which addresses are behind which port",
+            pairs.collect(),
+        );
+        let addresses = unknown.addresses.iter().copied();
+        set(
+            name("addresses", family),
+            SetKind::Addresses(family),
+            "this node's workloads",
+            addresses
+                .filter(|&address| Family::of(address) == family)
+                .map(Element::Address)
+                .collect(),
+        );
+        let ranges = unknown.ranges.iter();
+        set(
+            name("workloads", family),
+            SetKind::Ranges(family),
+            "addresses of this node's workloads",
+            ranges
+                .filter(|&(first, _)| Family::of(first) == family)
+                .map(|(first, last)| Element::Range(first, last))
+                .collect(),
+        );
+    }
+    commands
+}
