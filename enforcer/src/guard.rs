@@ -131,7 +131,7 @@ mod tests {
     use sallyport_proto::policy::ClassId;
 
     use super::*;
-    use crate::places::Bridge;
+    use crate::places::{Bridge, Interface};
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
@@ -208,7 +208,11 @@ mod tests {
         );
         assert_eq!(on(Some(Route::Elsewhere)), ["plain-veth"]);
         assert_eq!(on(None), ["addressed-veth", "plain-veth"]);
-        assert!(on(Some(Route::Interface("eth0".into()))).is_empty());
+        let routed = Route::Interface(Interface {
+            name: "veth0".into(),
+            may_be_workload: true,
+        });
+        assert!(on(Some(routed)).is_empty());
         assert!(on(Some(Route::Local)).is_empty());
     }
 

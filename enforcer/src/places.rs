@@ -75,12 +75,21 @@ pub struct Bridge {
     pub vlan_filtering: bool,
 }
 
+/// An interface that is no bridge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Whether it may be a workload's alone: its kind is one of those that a [port's](Port::may_be_workload) must be.
+    pub may_be_workload: bool,
+}
+
 /// Where the node's route to an address leads, as the kernel answers `RTM_GETROUTE` (rtnetlink(7)). The answer heeds the
 /// rules of policy routing that hold for packets of the node itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// An interface that is no bridge, without a gateway.
-    Interface(String),
+    Interface(Interface),
     /// A bridge, without a gateway.
     Bridge(String),
     /// The node itself: the address is its own.
@@ -98,6 +107,14 @@ pub async fn list(endpoints: &BTreeSet<IpAddr>) -> Listed {
     let mut state = State::default();
     refresh(&mut state, &kernel, Changes::everything(), endpoints).await?;
     Ok(state.places())
+}
+
+/// Asks once where the routes to these endpoints lead. Of bridges and their ports it tells nothing.
+pub async fn routes(endpoints: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Route>, String> {
+    let kernel = Kernel::open()?;
+    let mut state = State::default();
+    refresh(&mut state, &kernel, Changes::default(), endpoints).await?;
+    Ok(state.places().routes)
 }
 
 /// Keeps the places known, for ever, with the routes to the endpoints that there are at the time. Receivers of `known` are

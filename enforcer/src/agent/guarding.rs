@@ -87,18 +87,14 @@ impl Guarding {
         self.set()
     }
 
-    /// Asks where the routes to endpoints lead that are new. While that is not known they may be on any bridge, and where there is
-    /// none it does not matter.
+    /// Asks where the routes to endpoints lead that are new. While that is not known they may be on any bridge.
     fn seek(&mut self) {
-        let sought = match self.places.bridges.is_empty() {
-            true => BTreeSet::new(),
-            false => guard::without_interface(&self.policy),
-        };
+        let sought = guard::without_interface(&self.policy);
         let is_new = |address: &&IpAddr| !self.places.routes.contains_key(*address);
         let new: BTreeSet<IpAddr> = sought.iter().filter(is_new).copied().collect();
         if let Some(runtime) = self.runtime.as_ref().filter(|_| !new.is_empty()) {
-            match runtime.block_on(places::list(&new)) {
-                Ok(found) => self.places.routes.extend(found.routes),
+            match runtime.block_on(places::routes(&new)) {
+                Ok(routes) => self.places.routes.extend(routes),
                 Err(error) => warn!(%error, "cannot ask for the routes to new workloads"),
             }
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Bridge, Places, Port, Route,
+    Bridge, Interface, Places, Port, Route,
     changes::Changes,
     kernel::{Answer, Kernel, Kind, Link, Way},
 };
@@ -199,7 +199,10 @@ impl State {
             (Way::Straight, Some(link)) if matches!(link.kind, Kind::Bridge { .. }) => {
                 Route::Bridge(link.name.clone())
             }
-            (Way::Straight, Some(link)) => Route::Interface(link.name.clone()),
+            (Way::Straight, Some(link)) => Route::Interface(Interface {
+                name: link.name.clone(),
+                may_be_workload: link.kind == Kind::Workload,
+            }),
             // A link that is unknown here went a moment ago.
             (Way::Straight, None) | (Way::Gateway | Way::Nowhere, _) => Route::Elsewhere,
         }

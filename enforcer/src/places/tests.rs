@@ -21,7 +21,10 @@ use self::net::{in_namespace, ip, set, to, unspec};
 use super::{changes::Changes, kernel::Kind, *};
 
 fn interface(name: &str) -> Option<Route> {
-    Some(Route::Interface(name.to_owned()))
+    Some(Route::Interface(Interface {
+        name: name.to_owned(),
+        may_be_workload: true,
+    }))
 }
 
 fn port(bridge: &str, may_be_workload: bool) -> Port {
