@@ -19,12 +19,13 @@ use crate::{
     journal::{self, Intent, Log, Recovered},
     kernel::Kernel,
     netlink,
-    nft::render::Options,
+    nft::{frame, render::Options},
     plan::{self, Garbage, Installed, Limits, Plan, Reach, Review},
 };
 
 pub use bridge::BridgeTable;
 pub use drift::Drift;
+pub use guarding::Unguarded;
 use lease::Lease;
 pub use thread::{Handle, start};
 
@@ -186,6 +187,25 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             warn!(%error, "the journal stays long");
         }
         debug!(revision, took = ?started.elapsed(), "applied");
+        Ok(())
+    }
+
+    /// The interfaces of workloads are these: has the table know them.
+    pub fn set_ports(&mut self, ports: &BTreeSet<String>) -> Result<(), netlink::Error> {
+        // What nobody knows is replaced by a table that has them.
+        let commands = match self.foreign {
+            true => Vec::new(),
+            false => frame::change_ports(&self.options.ports, ports),
+        };
+        for command in commands {
+            if let Err(error) = self.kernel.commit(&[command]) {
+                if let Ok(Some(table)) = self.kernel.read() {
+                    self.options.ports = table.ports;
+                }
+                return Err(error);
+            }
+        }
+        self.options.ports.clone_from(ports);
         Ok(())
     }
 

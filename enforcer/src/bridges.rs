@@ -60,11 +60,8 @@ pub enum Problem {
          listed ({0})"
     )]
     Unknown(String),
-    /// The table of family bridge does not hold what it should.
-    #[error(
-        "frames and addresses that no policy judges may pass between the ports of bridges: the table bridge sallyport \
-         cannot be written ({0})"
-    )]
+    /// The interfaces of workloads are not guarded as they should be.
+    #[error("frames and addresses that no policy judges may pass: {0}")]
     Unguarded(String),
 }
 
@@ -119,8 +116,8 @@ impl Bridges {
         self.look(&listed)
     }
 
-    /// Looks after the bridges for ever, and says in the node's health when traffic is not judged. `unguarded` tells why the table of
-    /// family bridge cannot be written, while it cannot.
+    /// Looks after the bridges for ever, and says in the node's health when traffic is not judged. `unguarded` tells why the interfaces
+    /// of workloads are not guarded, while they are not.
     pub async fn watch(self, health: Health, unguarded: watch::Receiver<Option<String>>) {
         let (known, listed) = watch::channel(links::list().await);
         tokio::select! {

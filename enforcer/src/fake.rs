@@ -36,7 +36,7 @@ use crate::{
     nft::{
         command::{Command, TableFamily},
         content::Found,
-        encode,
+        encode, frame,
         lease::{self, Slot},
         stamp::{self, Reading},
     },
@@ -264,6 +264,7 @@ impl Kernel for FakeKernel {
             bases: named(self.table.bases().collect()),
             sets: named(self.table.set_names().collect()),
             lease: self.read_lease()?,
+            ports: self.table.ports(frame::PORTS),
         }))
     }
 

@@ -1,5 +1,5 @@
-//! The guard of the node's bridges: which ports are whose, and so what the table of family bridge holds. It asks nobody and
-//! changes nothing.
+//! The guard of the node's interfaces: which are whose, and so what the table of family bridge holds, and which interfaces that are
+//! no bridge's the table of family inet knows for workloads'. It asks nobody and changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,21 +47,45 @@ pub fn without_interface(policy: &NodePolicy) -> BTreeSet<IpAddr> {
     unknown.map(|(address, _)| *address).collect()
 }
 
+/// The interfaces of guarded workloads that are no port of a bridge: those that Workload objects name, and those that the node's
+/// routes to the others lead to.
+pub fn ports(policy: &NodePolicy, options: &Options, places: &Places) -> BTreeSet<String> {
+    let endpoints = policy.endpoints().iter();
+    let guarded = endpoints.filter(|(_, endpoint)| is_guarded(options, endpoint));
+    let interfaces = guarded.filter_map(|(address, endpoint)| {
+        if !endpoint.interface.is_empty() {
+            return Some(&endpoint.interface);
+        }
+        match places.routes.get(address) {
+            Some(Route::Interface(interface)) if interface.may_be_workload => Some(&interface.name),
+            _ => None,
+        }
+    });
+    let is_bridged =
+        |name: &String| places.ports.contains_key(name) || places.bridges.contains_key(name);
+    let interfaces = interfaces.filter(|name| !is_bridged(name));
+    interfaces.cloned().collect()
+}
+
+/// Whether a workload is guarded: in strict mode all are, else those that some policy restricts.
+fn is_guarded(options: &Options, endpoint: &Endpoint) -> bool {
+    options.strict || endpoint.is_isolated()
+}
+
 /// The ground that the table of family bridge stands on, for a policy on a node with these places.
 pub fn ground(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Places) -> Ground {
-    let is_guarded = |endpoint: &Endpoint| options.strict || endpoint.is_isolated();
     let mut known: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
     let mut isolated = BTreeSet::new();
     let mut guarded = BTreeSet::new();
     let mut elsewhere = Vec::new();
     for (address, endpoint) in policy.endpoints() {
         if endpoint.interface.is_empty() {
-            elsewhere.extend(is_guarded(endpoint).then_some((address, endpoint)));
+            elsewhere.extend(is_guarded(options, endpoint).then_some((address, endpoint)));
             continue;
         }
         let interface = &endpoint.interface;
         known.entry(interface.clone()).or_default().insert(*address);
-        if is_guarded(endpoint) {
+        if is_guarded(options, endpoint) {
             guarded.insert(interface.clone());
         }
         if endpoint.ingress.is_some() {
@@ -139,9 +163,8 @@ mod tests {
         Options {
             strict,
             workload_ranges: Default::default(),
-            workload_interfaces: Vec::new(),
             owned: true,
-            lease: None,
+            ..Options::default()
         }
     }
 
@@ -232,6 +255,46 @@ mod tests {
         assert_eq!(under(&[], &["plain-*"]), ["addressed-veth"]);
         assert_eq!(under(&[], &["plain-vet"]), ["addressed-veth", "plain-veth"]);
         assert!(under(&["plain", "addressed"], &[]).is_empty());
+    }
+
+    #[test]
+    fn the_interfaces_of_routed_workloads_are_found() {
+        let found = |policy: &NodePolicy, strict, route| -> Vec<String> {
+            let ports = ports(policy, &options(strict), &places(route));
+            ports.into_iter().collect()
+        };
+        let to = |name: &str, may_be_workload| {
+            let name = name.into();
+            Some(Route::Interface(Interface {
+                name,
+                may_be_workload,
+            }))
+        };
+        let isolated = policy("", true);
+        assert_eq!(found(&isolated, false, to("veth0", true)), ["veth0"]);
+        let nowhere = [
+            to("eth0", false),
+            to("plain-veth", true),
+            Some(Route::Bridge("addressed".into())),
+            Some(Route::Local),
+            Some(Route::Elsewhere),
+            None,
+        ];
+        for route in nowhere {
+            assert!(
+                found(&isolated, true, route.clone()).is_empty(),
+                "{route:?}"
+            );
+        }
+        let free = policy("", false);
+        assert!(found(&free, false, to("veth0", true)).is_empty());
+        assert_eq!(found(&free, true, to("veth0", true)), ["veth0"]);
+        // What the object names needs no route.
+        assert_eq!(found(&policy("veth9", true), false, None), ["veth9"]);
+        assert!(found(&policy("veth9", false), false, None).is_empty());
+        for bridged in ["plain-veth", "plain"] {
+            assert!(found(&policy(bridged, true), true, None).is_empty());
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The enforcer's command line: reads options, checks the node, starts agent and session.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -339,6 +340,8 @@ async fn main() -> Result<()> {
         workload_interfaces: arguments.interface,
         owned: !arguments.unprotected,
         lease: arguments.lease,
+        counts_only: arguments.source_check == SourceCheck::Count,
+        ports: BTreeSet::new(),
     };
     let health = Health::default();
     let unknown = options.unknown();
@@ -347,7 +350,7 @@ async fn main() -> Result<()> {
     let places = places::list(&sought).await.map_err(anyhow::Error::msg);
     let places = places.context("list the network interfaces and routes")?;
     let guarded = agent.set_places(places).await;
-    guarded.context("cannot set up the table bridge sallyport")?;
+    guarded.context("cannot guard the interfaces of workloads")?;
     tokio::spawn(surroundings::watch(agent.clone()));
     let identity = session::Identity {
         name: node,
@@ -373,7 +376,7 @@ async fn main() -> Result<()> {
         tokio::spawn(metrics::serve(address, metrics::Source { agent, health }));
     }
     tokio::spawn(closed::watch(agent.clone(), health.clone()));
-    tokio::spawn(bridges.watch(health.clone(), agent.bridge_problem()));
+    tokio::spawn(bridges.watch(health.clone(), agent.unguarded()));
     tokio::spawn(supervision::report(agent.clone(), health));
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     tokio::select! {

@@ -33,6 +33,7 @@ use crate::nft::{
         self, TABLE_OWNED, TABLE_PERSISTS,
         attributes::{self, Attributes},
     },
+    frame,
     lease::Slot,
     stamp::{self, Reading},
 };
@@ -124,6 +125,8 @@ pub struct TableState {
     pub sets: BTreeSet<String>,
     /// The set that the lease's chain looks into.
     pub lease: Option<Slot>,
+    /// The interfaces of workloads that it knows.
+    pub ports: BTreeSet<String>,
 }
 
 /// A socket to nf_tables of the network namespace that it was opened in, for our table of one family. Clones share the socket:
@@ -297,9 +300,25 @@ impl Netlink {
             reading,
             chains: names(chains, sys::NFTA_CHAIN_NAME),
             bases,
+            ports: match sets.contains(frame::PORTS) {
+                true => self.read_ports()?,
+                false => BTreeSet::new(),
+            },
             sets,
             lease: self.read_lease()?,
         }))
+    }
+
+    /// The interfaces of workloads that our table knows.
+    fn read_ports(&self) -> Result<BTreeSet<String>, Error> {
+        let listed = self.elements(frame::PORTS)?;
+        let listed = listed.iter().map(Vec::as_slice);
+        let elements = decode::elements(SetKind::Ports, listed).unwrap_or_default();
+        let names = elements.into_iter().filter_map(|element| match element {
+            Element::Port(name) => Some(name),
+            _ => None,
+        });
+        Ok(names.collect())
     }
 
     /// Our chains, as the kernel describes them.

@@ -3,6 +3,8 @@
 
 #[path = "drift/clean.rs"]
 mod clean;
+#[path = "drift/ports.rs"]
+mod ports;
 
 use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
@@ -236,9 +238,7 @@ impl Node {
         let options = Options {
             strict: true,
             workload_ranges: Ranges::EMPTY,
-            workload_interfaces: Vec::new(),
-            owned: false,
-            lease: None,
+            ..Options::default()
         };
         let agent = Agent::start(kernel.clone(), journal.clone(), recovered, options).unwrap();
         Node {

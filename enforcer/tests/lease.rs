@@ -160,9 +160,9 @@ fn try_start(
     let options = Options {
         strict: true,
         workload_ranges: Ranges::EMPTY,
-        workload_interfaces: Vec::new(),
         owned: false,
         lease,
+        ..Options::default()
     };
     Agent::start(kernel.clone(), Nowhere, recovered, options)
 }

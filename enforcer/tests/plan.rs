@@ -21,9 +21,7 @@ fn options(strict: bool) -> Options {
     Options {
         strict,
         workload_ranges: Ranges::EMPTY,
-        workload_interfaces: Vec::new(),
-        owned: false,
-        lease: None,
+        ..Options::default()
     }
 }
 

@@ -267,13 +267,21 @@ fn compare_node(
         stamp.is_of(&installed) && stamp.progress.is_none(),
         "its table's stamp says {stamp}, its journal {position}"
     );
-    let options = Options {
+    let sought = guard::without_interface(&installed.policy);
+    let places = netns.run(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let listed = runtime.block_on(places::list(&sought));
+        listed.map_err(anyhow::Error::msg)
+    })?;
+    let mut options = Options {
         strict: true,
         workload_ranges: Ranges::EMPTY,
-        workload_interfaces: Vec::new(),
         owned: true,
-        lease: None,
+        ..Options::default()
     };
+    options.ports = guard::ports(&installed.policy, &options, &places);
     let expected = plan::objects(&installed, &options);
     ensure!(
         (&kernel.chains, &kernel.sets) == (&expected.chains, &expected.sets),
@@ -287,14 +295,6 @@ fn compare_node(
     for step in plan::create(&installed, &options, limits).steps {
         netlink.commit(&step.commands)?;
     }
-    let sought = guard::without_interface(&installed.policy);
-    let places = netns.run(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let listed = runtime.block_on(places::list(&sought));
-        listed.map_err(anyhow::Error::msg)
-    })?;
     let ground = guard::ground(
         &installed.policy,
         &options,

@@ -61,8 +61,9 @@ fn options() -> Options {
         strict: true,
         workload_ranges: Ranges::EMPTY,
         workload_interfaces: vec!["eth0".into()],
-        owned: false,
         lease: Some(Duration::from_secs(60)),
+        ports: ["veth7".to_owned()].into(),
+        ..Options::default()
     }
 }
 

@@ -87,8 +87,9 @@ fn options() -> Options {
         strict: true,
         workload_ranges: Ranges::EMPTY,
         workload_interfaces: vec!["eth0".into(), "veth*".into()],
-        owned: false,
         lease: Some(std::time::Duration::from_secs(60)),
+        ports: ["veth7".to_owned()].into(),
+        ..Options::default()
     }
 }
 

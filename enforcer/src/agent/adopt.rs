@@ -133,6 +133,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// Becomes the owner of a table that an earlier life left.
     fn take_over(&mut self, table: &TableState) -> Result<(), netlink::Error> {
         self.protected = self.options.owned && table.is_made_to_be_owned();
+        // Which they are now is told later. What was right before the last life ended holds until then.
+        self.options.ports.clone_from(&table.ports);
         self.kernel.commit(&[Command::AddTable {
             owned: self.protected,
         }])

@@ -1,4 +1,5 @@
-//! Keeps the table of family bridge at what the node's policy and the node's links ask for. `guard` says what that is.
+//! Keeps the guard of the workloads' interfaces at what the node's policy and the node's links ask for: the table of family bridge, and
+//! the interfaces that the other table knows. `guard` says what that is.
 
 use std::{
     collections::BTreeSet,
@@ -14,9 +15,10 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::bridge::BridgeTable;
+use super::{Agent, bridge::BridgeTable};
 use crate::{
     guard::{self, Rules},
+    journal::Journal,
     netlink::{self, Netlink},
     nft::render::Options,
     places::{self, Places},
@@ -24,6 +26,17 @@ use crate::{
 
 /// How long to wait before what failed is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// Why the guard of the workloads' interfaces is not what it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Unguarded {
+    /// The kernel refused the table of family bridge.
+    #[error("the table bridge sallyport cannot be written ({0})")]
+    Bridges(netlink::Error),
+    /// The kernel refused the interfaces that are no port of a bridge.
+    #[error("the interfaces of workloads cannot be written into the table inet sallyport ({0})")]
+    Interfaces(netlink::Error),
+}
 
 /// The table of family bridge, and what it is made from.
 #[derive(Debug)]
@@ -40,7 +53,7 @@ pub(super) struct Guarding {
     pub(super) again: Option<Instant>,
     /// The endpoints whose places are to be known.
     sought: watch::Sender<Arc<BTreeSet<IpAddr>>>,
-    /// Why the table does not hold what it should, if it does not.
+    /// Why the guard is not what it should be, if it is not.
     problem: watch::Sender<Option<String>>,
 }
 
@@ -74,7 +87,11 @@ impl Guarding {
     }
 
     /// The links of the node, or its routes, are others.
-    pub(super) fn set_places(&mut self, mut places: Places) -> Result<(), netlink::Error> {
+    pub(super) fn set_places(
+        &mut self,
+        mut places: Places,
+        agent: &mut Agent<Netlink, Journal>,
+    ) -> Result<(), Unguarded> {
         // The places may be older than the newest endpoints, whose routes are known here.
         let sought = Arc::clone(&self.sought.borrow());
         for (address, route) in std::mem::take(&mut self.places.routes) {
@@ -84,7 +101,7 @@ impl Guarding {
         }
         self.places = places;
         self.seek();
-        self.set()
+        self.set(agent)
     }
 
     /// Asks where the routes to endpoints lead that are new. While that is not known they may be on any bridge.
@@ -108,7 +125,8 @@ impl Guarding {
     }
 
     /// The node's policy may be another.
-    pub(super) fn set_policy(&mut self, policy: &NodePolicy) {
+    pub(super) fn set_policy(&mut self, agent: &mut Agent<Netlink, Journal>) {
+        let policy = &agent.installed().policy;
         let is_same = self.policy.endpoints().ptr_eq(policy.endpoints())
             && Arc::ptr_eq(self.policy.workload_ranges(), policy.workload_ranges());
         if is_same {
@@ -116,28 +134,31 @@ impl Guarding {
         }
         self.policy = policy.clone();
         self.seek();
-        let _ = self.set();
+        let _ = self.set(agent);
     }
 
-    /// Writes the table again, if that failed.
-    pub(super) fn try_again(&mut self) {
-        let _ = self.set();
+    /// Writes the guard again, if that failed.
+    pub(super) fn try_again(&mut self, agent: &mut Agent<Netlink, Journal>) {
+        let _ = self.set(agent);
     }
 
     /// Reads the table, since others may have changed it. Returns whether they had.
     pub(super) fn restore(&mut self) -> bool {
         let restored = self.table.restore();
         let mended = *restored.as_ref().unwrap_or(&false);
-        self.note(restored.map(drop)).is_ok() && mended
+        let restored = restored.map(drop).map_err(Unguarded::Bridges);
+        self.note(restored).is_ok() && mended
     }
 
-    fn set(&mut self) -> Result<(), netlink::Error> {
+    fn set(&mut self, agent: &mut Agent<Netlink, Journal>) -> Result<(), Unguarded> {
+        let ports = guard::ports(&self.policy, &self.options, &self.places);
+        let ports = agent.set_ports(&ports).map_err(Unguarded::Interfaces);
         let ground = guard::ground(&self.policy, &self.options, &self.rules, &self.places);
-        let result = self.table.set(ground);
-        self.note(result)
+        let table = self.table.set(ground).map_err(Unguarded::Bridges);
+        self.note(ports.and(table))
     }
 
-    fn note(&mut self, result: Result<(), netlink::Error>) -> Result<(), netlink::Error> {
+    fn note(&mut self, result: Result<(), Unguarded>) -> Result<(), Unguarded> {
         let (problem, again) = match &result {
             Ok(()) => (None, None),
             Err(error) => (Some(error.to_string()), Some(Instant::now() + AGAIN)),
@@ -147,9 +168,9 @@ impl Guarding {
             let is_other = *before != problem;
             match &problem {
                 Some(error) if is_other => {
-                    error!(%error, "cannot write the table bridge sallyport")
+                    error!(%error, "cannot guard the interfaces of workloads")
                 }
-                None if is_other => info!("the table bridge sallyport is written again"),
+                None if is_other => info!("the interfaces of workloads are guarded again"),
                 _ => {}
             }
             *before = problem;

@@ -20,7 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     Agent, Refusal, StartError,
-    guarding::Guarding,
+    guarding::{Guarding, Unguarded},
     lease::{Lease, Taken},
 };
 use crate::{
@@ -54,7 +54,7 @@ enum Request {
     Settle(Reply<()>),
     Apply(Update, Reply<Result<(), Refusal>>),
     EndLeases(Reply<Result<(), netlink::Error>>),
-    Places(Places, Reply<Result<(), netlink::Error>>),
+    Places(Places, Reply<Result<(), Unguarded>>),
     Heard(Notice),
 }
 
@@ -118,13 +118,13 @@ impl Handle {
         self.sought.clone()
     }
 
-    /// The links of the node, and where its routes lead: has the table of family bridge hold what they ask for.
-    pub async fn set_places(&self, places: Places) -> Result<(), netlink::Error> {
+    /// The links of the node, and where its routes lead: has the interfaces of workloads guarded accordingly.
+    pub async fn set_places(&self, places: Places) -> Result<(), Unguarded> {
         self.ask(|reply| Request::Places(places, reply)).await
     }
 
-    /// Why the table of family bridge does not hold what it should, while it does not.
-    pub fn bridge_problem(&self) -> watch::Receiver<Option<String>> {
+    /// Why the interfaces of workloads are not guarded as they should be, while they are not.
+    pub fn unguarded(&self) -> watch::Receiver<Option<String>> {
         self.problem.clone()
     }
 
@@ -173,9 +173,8 @@ impl Handle {
                         let _ = go_on.recv();
                         drop(reply.send(Ok(())));
                     }
-                    Request::EndLeases(reply) | Request::Places(_, reply) => {
-                        drop(reply.send(Ok(())));
-                    }
+                    Request::EndLeases(reply) => drop(reply.send(Ok(()))),
+                    Request::Places(_, reply) => drop(reply.send(Ok(()))),
                     Request::Heard(_) => {}
                 }
             }
@@ -317,7 +316,7 @@ fn run(
                 }
                 tell(&health, &result, started.elapsed());
                 // Before the control plane hears of it.
-                guarding.set_policy(&agent.installed().policy);
+                guarding.set_policy(&mut agent);
                 say.send_replace(Said::of(&agent));
                 let _ = reply.send(result);
             }
@@ -327,14 +326,16 @@ fn run(
                 say.send_replace(Said::of(&agent));
                 let _ = reply.send(result);
             }
-            Ok(Request::Places(places, reply)) => drop(reply.send(guarding.set_places(places))),
+            Ok(Request::Places(places, reply)) => {
+                drop(reply.send(guarding.set_places(places, &mut agent)));
+            }
             Ok(Request::Heard(notice)) => mending.hear(notice, &mut agent, &mut guarding),
             Err(RecvTimeoutError::Timeout) if again.is_some() => {
                 if mending.again.is_some() {
                     mending.mend(&mut agent);
                 }
                 if guarding.again.is_some() {
-                    guarding.try_again();
+                    guarding.try_again(&mut agent);
                 }
             }
             Err(RecvTimeoutError::Timeout) => agent.clean(),

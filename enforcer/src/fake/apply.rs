@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use crate::{
     fake::{
         Generation, Process,
-        compile::{Rule, Target, nfproto, number},
+        compile::{Rule, Target, name_key, nfproto, number},
         elements::{Data, Elements, Entry, Key},
         table::{Chain, ChainId, Rules, Set, SetId, Table},
         validate,
@@ -215,10 +215,7 @@ impl Batch<'_> {
     }
 
     fn add_set(&mut self, name: &str, kind: SetKind) -> Result<(), Errno> {
-        if matches!(
-            kind,
-            SetKind::Ports | SetKind::PortAddresses(_) | SetKind::PortVerdicts
-        ) {
+        if matches!(kind, SetKind::PortAddresses(_) | SetKind::PortVerdicts) {
             // They are the other table's, of family bridge.
             return Err(Errno::EOPNOTSUPP);
         }
@@ -438,6 +435,7 @@ impl Batch<'_> {
             (SetKind::Families, Element::Family(family, _)) => {
                 Some((nfproto(*family), nfproto(*family)))
             }
+            (SetKind::Ports, Element::Port(name)) => name_key(name).map(|key| (key, key)),
             _ => None,
         };
         keys.ok_or(Errno::EINVAL)

@@ -38,6 +38,8 @@ pub(super) enum Field {
     DestinationTwice(Family),
     /// The packet's family itself.
     Protocol,
+    /// The name of the interface by which it came in.
+    Input,
 }
 
 /// A condition with its set resolved.
@@ -95,6 +97,7 @@ impl Field {
         let connection = packet.connection.as_ref();
         let (address, family) = match self {
             Field::Protocol => return Some(nfproto(Family::of(packet.source))),
+            Field::Input => return name_key(&packet.input),
             Field::Tuple(Tuple::Original, family) | Field::TupleTwice(Tuple::Original, family) => {
                 (connection?.client, family)
             }
@@ -129,7 +132,7 @@ impl Field {
             | Field::SourceTwice(family)
             | Field::Destination(family)
             | Field::DestinationTwice(family) => Some(family),
-            Field::Protocol => None,
+            Field::Protocol | Field::Input => None,
         }
     }
 
@@ -145,6 +148,9 @@ impl Field {
 
     /// How many bytes of registers it fills: of four each.
     fn length(self) -> usize {
+        if matches!(self, Field::Input) {
+            return libc::IFNAMSIZ;
+        }
         let single = self.family().map_or(4, address_length);
         single * if self.is_pair() { 2 } else { 1 }
     }
@@ -160,10 +166,9 @@ impl Field {
             SetKind::Addresses(of) | SetKind::Ranges(of) => !map && !pair && is_of(of),
             SetKind::Pairs(of) => !map && pair && is_of(of),
             SetKind::Verdicts(of) => map && !pair && is_of(of),
-            SetKind::Families => !map && self.family().is_none(),
-            SetKind::Stamp | SetKind::Ports | SetKind::PortAddresses(_) | SetKind::PortVerdicts => {
-                false
-            }
+            SetKind::Families => !map && matches!(self, Field::Protocol),
+            SetKind::Ports => !map && matches!(self, Field::Input),
+            SetKind::Stamp | SetKind::PortAddresses(_) | SetKind::PortVerdicts => false,
         };
         if right { Ok(()) } else { Err(Errno::EINVAL) }
     }
@@ -379,6 +384,7 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::NoSctpBeginning => Check::NoBeginning(132),
         Match::NeighbourDiscovery => Check::NeighbourDiscovery,
         Match::InputInterface(name) => Check::Input(name.clone()),
+        Match::InputIn(name) => look(Field::Input, name)?,
         Match::OutputInterface(name) => Check::Output(name.clone()),
         Match::ByBridge => Check::ByBridge,
         Match::Astray => Check::Astray,
@@ -435,6 +441,23 @@ pub(super) fn address(family: Family, key: Key) -> IpAddr {
         Family::V4 => Ipv4Addr::from_bits(key as u32).into(),
         Family::V6 => Ipv6Addr::from_bits(key).into(),
     }
+}
+
+/// The name of an interface as a key; `None` for what is no such name.
+pub(super) fn name_key(name: &str) -> Option<Key> {
+    let mut bytes = [0; libc::IFNAMSIZ];
+    // A zero ends it.
+    let fits = name.len() < bytes.len();
+    fits.then(|| {
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        Key::from_be_bytes(bytes)
+    })
+}
+
+/// The name of an interface that a key is.
+pub(super) fn interface_name(key: Key) -> String {
+    let name = String::from_utf8_lossy(&key.to_be_bytes()).into_owned();
+    name.trim_end_matches('\0').to_owned()
 }
 
 /// A family as a key: `NFPROTO_IPV4`, `NFPROTO_IPV6`.

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use crate::{
     fake::{
         Generation, Process,
-        compile::{Hit, Rule, Target, address, nfproto},
+        compile::{Hit, Rule, Target, address, interface_name, nfproto},
         elements::{Data, Elements, Key, Listed},
     },
     nft::{
@@ -188,6 +188,15 @@ impl Table {
             .collect()
     }
 
+    /// The names of interfaces in a set.
+    pub(super) fn ports(&self, set: &str) -> BTreeSet<String> {
+        let Some(id) = self.set_id(set) else {
+            return BTreeSet::new();
+        };
+        let entries = self.set(id).elements.entries().into_iter();
+        entries.map(|(key, ..)| interface_name(key)).collect()
+    }
+
     /// All that it holds.
     pub(super) fn content(&self) -> Found {
         let chains = self.chain_ids.iter().map(|(name, &id)| {
@@ -245,7 +254,8 @@ impl Table {
             (SetKind::Verdicts(_) | SetKind::Stamp, _) => {
                 unreachable!("these say something beside their key")
             }
-            (SetKind::Ports | SetKind::PortAddresses(_) | SetKind::PortVerdicts, _) => {
+            (SetKind::Ports, _) => Element::Port(interface_name(first)),
+            (SetKind::PortAddresses(_) | SetKind::PortVerdicts, _) => {
                 unreachable!("this kernel takes no such set")
             }
         };

@@ -207,6 +207,8 @@ pub enum Match {
     InputInterface(String),
     /// It goes out by an interface; a name that ends in `*` is a prefix.
     OutputInterface(String),
+    /// It came in by an interface whose name is in a set.
+    InputIn(String),
     /// It came in by a bridge: by its own interface, or by a port that br_netfilter shows as the bridge.
     ByBridge,
     /// It came in by another interface than the node's route to its source leads to (RFC 3704, strict reverse path).
@@ -446,6 +448,7 @@ impl Match {
             | Match::SourceTwice(_, set)
             | Match::DestinationTwice(_, set)
             | Match::Family(set)
+            | Match::InputIn(set)
             | Match::Source(_, set)
             | Match::Destination(_, set)
             | Match::TupleSourceMap(_, _, set)
@@ -554,6 +557,7 @@ impl fmt::Display for Match {
             Match::Source(family, set) => write!(f, "{} saddr @{set}", family.keyword()),
             Match::Destination(family, set) => write!(f, "{} daddr @{set}", family.keyword()),
             Match::InputInterface(name) => write!(f, "iifname \"{name}\""),
+            Match::InputIn(set) => write!(f, "iifname @{set}"),
             Match::OutputInterface(name) => write!(f, "oifname \"{name}\""),
             Match::ByBridge => f.write_str("meta iifkind \"bridge\""),
             Match::Astray => f.write_str("fib saddr . iif oif missing"),

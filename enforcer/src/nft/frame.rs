@@ -5,7 +5,9 @@
 //! live connection at once. Its way through the table, of which each base chain must say `accept`:
 //!
 //! ```text
-//! source (of all that comes in): a workload's address where that workload is not ─ drop
+//! source (of all that comes in):
+//!    by an interface of workloads ─ goto from_port: a source to which no route leads back there ─ drop | accept
+//!    a workload's address where that workload is not ─ drop
 //! lease (where there are leases) ─ there is one: accept | goto fenced: all of this node's workloads is dropped
 //! forward_egress:  jump egress
 //!    map egress4/6, by the connection's source   ─ goto class ─ goto group ─ accept | deny
@@ -19,7 +21,7 @@
 //! an end: a chain that is empty to a packet leads back to the base chain, whose last rule drops. Every other way out of a
 //! class ends in `deny`. A class that keeps established connections accepts those first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sallyport_proto::{
     Ranges,
@@ -29,7 +31,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     nft::{
-        command::{Base, Command, Family, Match, Rule, SetKind, Tuple, Verdict},
+        command::{Base, Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict},
         lease::{self, Slot},
         render::{Options, map_name, range_set},
         stamp,
@@ -43,6 +45,12 @@ const SOURCE: &str = "source";
 
 /// The chain of packets that come in where the route to their source does not lead.
 const ASTRAY: &str = "astray";
+
+/// The chain of packets that come in by an interface behind which there is a workload.
+const FROM_PORT: &str = "from_port";
+
+/// The set of the interfaces behind which there are workloads alone, as far as they are known and no bridge's.
+pub const PORTS: &str = "ports";
 
 /// The base chains that are always there, and where the kernel calls them: what packets meet first comes first. The
 /// priorities are those that nft calls `raw`, `filter` and `filter + 1`.
@@ -167,7 +175,7 @@ impl Denial {
 }
 
 /// Raised when objects of a table change their meaning: an upgraded enforcer replaces the table whole.
-const LAYOUT: u32 = 5;
+const LAYOUT: u32 = 6;
 
 /// The sets and maps that are always there.
 pub fn sets(options: &Options) -> Vec<Command> {
@@ -205,10 +213,33 @@ pub fn sets(options: &Options) -> Vec<Command> {
             "workloads that the maps must have",
         ));
     }
+    commands.push(set(
+        PORTS.into(),
+        SetKind::Ports,
+        "interfaces of this node's workloads, by its routes",
+    ));
+    commands.extend(change_ports(&BTreeSet::new(), &options.ports));
     if options.lease.is_some() {
         commands.extend(lease::sets());
     }
     commands
+}
+
+/// The changes that lead from some interfaces of workloads to others, of which each may be committed by itself.
+pub fn change_ports(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<Command> {
+    let (gone, new) = (before - after, after - before);
+    let delete = |some| Command::DeleteElements(PORTS.into(), SetKind::Ports, some);
+    let add = |some| Command::AddElements(PORTS.into(), SetKind::Ports, some);
+    let delete = some_ports(&gone).map(delete);
+    delete.chain(some_ports(&new).map(add)).collect()
+}
+
+/// The elements of interfaces, in parts that a batch has room for.
+fn some_ports(ports: &BTreeSet<String>) -> impl Iterator<Item = Vec<Element>> {
+    const AT_ONCE: usize = 500;
+    let all: Vec<Element> = ports.iter().cloned().map(Element::Port).collect();
+    let parts: Vec<_> = all.chunks(AT_ONCE).map(<[Element]>::to_vec).collect();
+    parts.into_iter()
 }
 
 /// The chains that are always there, in an order in which each is there before it is named, with their rules. That of the
@@ -246,7 +277,8 @@ pub fn chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str, Vec<
         chains.push((lease::FENCED, lease::fenced_rules()));
         chains.push((lease::CHAIN, lease::rules(Slot::default())));
     }
-    chains.push((ASTRAY, astray_rules()));
+    chains.push((ASTRAY, astray_rules(options)));
+    chains.push((FROM_PORT, from_port_rules()));
     chains.push((SOURCE, source_rules(options)));
     for (base, chain) in [("forward_egress", "egress"), ("forward_ingress", "ingress")] {
         let jump = Rule::always(Verdict::Jump(chain.into()));
@@ -264,16 +296,38 @@ fn source_rules(options: &Options) -> Vec<Rule> {
         let interfaces = options.workload_interfaces.iter().cloned();
         sources.extend(interfaces.map(Match::InputInterface));
     }
-    let astray = |source| Rule::when(source, Verdict::Goto(ASTRAY.into())).and(Match::Astray);
-    sources.into_iter().map(astray).collect()
+    let by_port = Rule::when(
+        Match::InputIn(PORTS.into()),
+        Verdict::Goto(FROM_PORT.into()),
+    );
+    [by_port]
+        .into_iter()
+        .chain(sources.into_iter().map(astray))
+        .collect()
+}
+
+fn astray(source: Match) -> Rule {
+    Rule::when(source, Verdict::Goto(ASTRAY.into())).and(Match::Astray)
+}
+
+/// The rules for packets from an interface of workloads: the route to any source tells all that the other rules would ask for.
+fn from_port_rules() -> Vec<Rule> {
+    vec![
+        Rule::when(Match::Astray, Verdict::Goto(ASTRAY.into())),
+        Rule::always(Verdict::Accept),
+    ]
 }
 
 /// The rules for packets whose source is elsewhere. Behind a bridge there are many, and which port is whose the routes do not
 /// tell.
-fn astray_rules() -> Vec<Rule> {
-    let drop = Rule::always(Verdict::Drop).counted();
+fn astray_rules(options: &Options) -> Vec<Rule> {
+    let verdict = match options.counts_only {
+        true => Verdict::Accept,
+        false => Verdict::Drop,
+    };
+    let end = Rule::always(verdict).counted();
     let bridged = Rule::when(Match::ByBridge, Verdict::Accept);
-    vec![bridged, drop.comment(ELSEWHERE)]
+    vec![bridged, end.comment(ELSEWHERE)]
 }
 
 /// The end of a base chain.
@@ -439,6 +493,7 @@ pub fn add_chain(name: &str) -> Command {
         lease::CHAIN => "whether the node may go on",
         lease::FENCED => "there is no lease",
         lease::CLOSED => "nothing of this node's workloads passes",
+        FROM_PORT => "packets from an interface of workloads",
         ASTRAY => "packets that come in where the route to their source does not lead",
         SOURCE => "whether packets come from where their source is",
         _ => "every forwarded packet",

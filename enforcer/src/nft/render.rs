@@ -1,7 +1,7 @@
 //! The nftables objects that each group, class and endpoint of a node's policy becomes. The fixed part of the table, which leads
 //! to them, is `frame`'s.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use sallyport_proto::{
     Ranges, Unknown,
@@ -14,8 +14,8 @@ use crate::nft::{
     frame, names,
 };
 
-/// What the operator of a node chose about the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What the table is made from beside the policy: what the operator of a node chose, and what the node's routes tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Whether traffic of workload addresses that are no endpoint is dropped.
     pub strict: bool,
@@ -28,6 +28,10 @@ pub struct Options {
     /// How long a lease lasts, without which all traffic of this node's workloads is dropped; `None` where none is
     /// needed.
     pub lease: Option<Duration>,
+    /// Whether packets whose source is elsewhere are counted, and not dropped.
+    pub counts_only: bool,
+    /// The interfaces that the routes to workloads lead to: see [`guard::ports`](crate::guard::ports).
+    pub ports: BTreeSet<String>,
 }
 
 impl Options {

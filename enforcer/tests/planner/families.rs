@@ -322,9 +322,7 @@ fn a_set_comes_with_the_first_member_of_its_family_and_goes_with_the_last() {
     let options = Options {
         strict: true,
         workload_ranges: Ranges::EMPTY,
-        workload_interfaces: Vec::new(),
-        owned: false,
-        lease: None,
+        ..Options::default()
     };
     let mut world = World::new(policy_of(&[]), options, 1 << 20, 0)
         .unwrap_or_else(|violation| panic!("{violation}"));

@@ -52,6 +52,11 @@ pub(crate) fn random_options(rng: &mut StdRng) -> Options {
         },
         owned: false,
         lease: rng.random_bool(0.5).then_some(LEASE),
+        ports: match rng.random_bool(0.3) {
+            true => [WORKLOADS.to_owned()].into(),
+            false => Default::default(),
+        },
+        ..Options::default()
     }
 }
 
@@ -262,11 +267,13 @@ pub(crate) fn can_be(policy: &NodePolicy, options: &Options, packet: &Packet) ->
 }
 
 /// Whether a packet comes from where its source is not: an endpoint's came in elsewhere, or anybody's by an interface that has
-/// only workloads behind it.
+/// only workloads behind it, as the operator says of it in strict mode or the routes do.
 pub(crate) fn is_spoofed(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
     let behind = !options.workload_interfaces.is_empty() && packet.input == WORKLOADS;
     packet.entry == Entry::Elsewhere
-        && (policy.endpoints().contains_key(&packet.source) || options.strict && behind)
+        && (policy.endpoints().contains_key(&packet.source)
+            || options.strict && behind
+            || options.ports.contains(&packet.input))
 }
 
 /// Whether a policy lets a packet pass: what the documentation says, with nothing of how the table says it.

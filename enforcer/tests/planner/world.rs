@@ -326,8 +326,14 @@ impl World {
         self.check()
     }
 
+    /// Whether a packet can be, whichever version holds.
+    fn is_possible(&self, packet: &Packet) -> bool {
+        let mut versions = self.versions.iter();
+        versions.all(|(policy, options)| can_be(policy, options, packet))
+    }
+
     /// Every packet that may be under way, while there is no lease: of a workload's nothing passes that was there in all
-    /// versions, and what is nobody's is dropped by none of them alone.
+    /// versions, nor what comes from where its source is not, and what is nobody's is dropped by none of them alone.
     pub(crate) fn check_fenced(&self) -> Checked {
         let is_of = |packet: &Packet| {
             let ends = packet
@@ -339,12 +345,17 @@ impl World {
                 all.iter().any(|&at| is_known(policy, options, at))
             }
         };
-        for packet in all_packets() {
+        for packet in all_packets().iter().filter(|it| self.is_possible(it)) {
             let behind = self.options.strict && !self.options.workload_interfaces.is_empty();
             let workloads =
                 behind && [&packet.input, &packet.output].contains(&&WORKLOADS.to_owned());
-            let all = workloads || self.versions.iter().all(is_of(packet));
-            let none = !workloads && !self.versions.iter().any(is_of(packet));
+            let spoofed =
+                |(policy, options): &(NodePolicy, Options)| is_spoofed(policy, options, packet);
+            let mut versions = self.versions.iter();
+            let all =
+                workloads || versions.clone().all(is_of(packet)) || versions.clone().all(spoofed);
+            let is_anybodys = is_of(packet);
+            let none = !workloads && !versions.any(|it| is_anybodys(it) || spoofed(it));
             let verdicts = self.kernel.verdicts_now(packet);
             if all && packet.icmpv6.is_none() && verdicts.can_pass {
                 return Err(Violation::Leaked(self.tell(packet, Judgement::Pass)));
@@ -358,17 +369,14 @@ impl World {
 
     /// Every packet that may be under way: no mix lets pass what all versions deny, or drops what all allow.
     pub(crate) fn check(&self) -> Checked {
-        let possible = |packet: &&Packet| {
-            let mut versions = self.versions.iter();
-            versions.all(|(policy, options)| can_be(policy, options, packet))
-        };
         // Nothing is promised to a packet that only some versions take for one whose source is elsewhere.
         let agreed = |packet: &&Packet| {
             let versions = self.versions.iter();
             let spoofed = versions.map(|(policy, options)| is_spoofed(policy, options, packet));
             spoofed.collect::<BTreeSet<bool>>().len() < 2
         };
-        for packet in all_packets().iter().filter(possible).filter(agreed) {
+        let possible = all_packets().iter().filter(|it| self.is_possible(it));
+        for packet in possible.filter(agreed) {
             let permitted =
                 |(policy, options): &(NodePolicy, Options)| permits(policy, options, packet);
             let verdicts = self.kernel.verdicts_now(packet);

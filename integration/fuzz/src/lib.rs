@@ -185,6 +185,6 @@ pub fn options(u: &mut Unstructured<'_>) -> Result<Options> {
             false => Vec::new(),
         },
         owned: u.arbitrary()?,
-        lease: None,
+        ..Options::default()
     })
 }

@@ -56,9 +56,7 @@ impl Table {
         let options = Options {
             strict: true,
             workload_ranges: Ranges::EMPTY,
-            workload_interfaces: Vec::new(),
-            owned: false,
-            lease: None,
+            ..Options::default()
         };
         let window = Window::alone(position(policy, 1), policy.clone());
         let installed = Installed::default().updated(window, &options.unknown());

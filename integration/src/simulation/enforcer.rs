@@ -98,9 +98,8 @@ fn options() -> Options {
     Options {
         strict: true,
         workload_ranges: Ranges::EMPTY,
-        workload_interfaces: Vec::new(),
         owned: true,
-        lease: None,
+        ..Options::default()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The table of family bridge through the life of a node: a lease that runs out, an enforcer that dies, others who take the table
+//! What guards the interfaces of workloads, through the life of a node: a lease that runs out, an enforcer that dies, others who take the table
 //! away, policies that come and go.
 
 use std::{thread, time::Duration};
@@ -9,7 +9,7 @@ use sallyport_integration::{
     kernel_tests::Outcome,
 };
 
-use crate::{bed, expect, table::SETUPS};
+use crate::{Bed, bed, expect, table::SETUPS};
 
 /// Frames and packets that no policy judges, of each sort.
 const UNJUDGED: [Kind; 6] = [
@@ -51,6 +51,68 @@ pub(crate) fn closed_by_a_lease() -> Outcome {
         let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| !works(kind)).collect();
         expect("without one", &bed, setup, ends, &kinds, false)?;
     }
+    let setup = SETUPS[0];
+    let mut bed = bed(setup, &["--lease", "1s"])?;
+    let ends = ["client", "server"];
+    expect("with a lease", &bed, setup, ends, &OWN, true)?;
+    bed.deployment.kill_control_plane();
+    thread::sleep(Duration::from_secs(2));
+    expect("without one", &bed, setup, ends, &OWN, false)?;
+    expect("without one", &bed, setup, ends, &FORGED, false)
+}
+
+/// The workload's own addresses.
+const OWN: [Kind; 2] = [Kind::Own4, Kind::Own6];
+
+/// Sources that are not the workload's.
+const FORGED: [Kind; 4] = [
+    Kind::Stranger4,
+    Kind::Stranger6,
+    Kind::Another4,
+    Kind::Another6,
+];
+
+/// Routed, the table that outlives its enforcer knows the interfaces of workloads. Without it forged sources arrive.
+pub(crate) fn routed_outlives_its_enforcer() -> Outcome {
+    let setup = SETUPS[0];
+    let mut bed = bed(setup, &[])?;
+    let ends = ["client", "server"];
+    bed.deployment.kill_enforcer(0);
+    expect("killed", &bed, setup, ends, &FORGED, false)?;
+    bed.deployment.start_enforcer(0)?;
+    expect("started again", &bed, setup, ends, &FORGED, false)?;
+    expect("started again", &bed, setup, ends, &OWN, true)?;
+    bed.deployment.kill_enforcer(0);
+    take_away(&bed.deployment, "inet")?;
+    expect("taken away", &bed, setup, ends, &FORGED, true)
+}
+
+/// Routed, a pod that is plugged in later is guarded once the enforcer hears of it: within a second here.
+pub(crate) fn a_routed_port_that_comes_later() -> Outcome {
+    let setup = SETUPS[0];
+    let mut bed = bed(setup, &[])?;
+    let ends = ["client", "server"];
+    expect("the first", &bed, setup, ends, &FORGED, false)?;
+    bed.deployment.bed.remove("client")?;
+    plug_again(&mut bed)?;
+    thread::sleep(Duration::from_secs(1));
+    expect("the second", &bed, setup, ends, &FORGED, false)?;
+    expect("the second", &bed, setup, ends, &OWN, true)
+}
+
+/// Routed, in standard mode, a workload is guarded from the moment that a policy which selects it counts as enforced.
+pub(crate) fn routed_guarded_once_it_is_selected() -> Outcome {
+    let setup = SETUPS[1];
+    let bed = bed(setup, &[])?;
+    let ends = ["free-2", "free-1"];
+    let kinds = [Kind::Stranger4, Kind::Stranger6];
+    let mut api = bed.deployment.client()?;
+    for _ in 0..3 {
+        expect("not selected", &bed, setup, ends, &kinds, true)?;
+        api.enforce(vec![put(SELECTS)])?;
+        expect("selected", &bed, setup, ends, &kinds, false)?;
+        api.enforce(vec![delete(SELECTS)])?;
+    }
     Ok(())
 }
 
@@ -80,9 +142,13 @@ pub(crate) fn outlives_its_enforcer() -> Outcome {
 }
 
 fn flush(deployment: &Deployment) -> Outcome {
+    take_away(deployment, "bridge")
+}
+
+fn take_away(deployment: &Deployment, family: &str) -> Outcome {
     // The kernel takes the owner off a moment after it died.
     for _ in 0..100 {
-        if deployment.nft(0, &["delete", "table", "bridge", "sallyport"])? {
+        if deployment.nft(0, &["delete", "table", family, "sallyport"])? {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(10));
@@ -122,10 +188,7 @@ pub(crate) fn a_port_that_comes_later() -> Outcome {
     let mut bed = bed(setup, &[])?;
     bed.deployment.kill_enforcer(0);
     bed.deployment.bed.remove("client")?;
-    let addresses = crate::addresses(2);
-    let host = bed.deployment.bed.add_pod(0, "client", &addresses)?;
-    let (mac, router) = bed.deployment.bed.macs_of("client")?;
-    bed.parties.insert("client", Party::new(host, mac, router));
+    plug_again(&mut bed)?;
     let ends = ["client", "server"];
     expect("a new port", &bed, setup, ends, &UNJUDGED, false)?;
     expect(
@@ -136,4 +199,13 @@ pub(crate) fn a_port_that_comes_later() -> Outcome {
         &[Kind::Own4, Kind::Own6],
         true,
     )
+}
+
+/// Plugs in the pod that was unplugged.
+fn plug_again(bed: &mut Bed) -> Outcome {
+    let addresses = crate::addresses(2);
+    let host = bed.deployment.bed.add_pod(0, "client", &addresses)?;
+    let (mac, router) = bed.deployment.bed.macs_of("client")?;
+    bed.parties.insert("client", Party::new(host, mac, router));
+    Ok(())
 }

@@ -156,6 +156,10 @@ impl Expressions {
                 self.header_address(*family, false, &[REG]);
                 self.lookup(map, None, Some(0), false);
             }
+            Match::InputIn(set) => {
+                self.meta(sys::NFT_META_IIFNAME);
+                self.lookup(set, None, None, false);
+            }
             Match::InputInterface(name) => self.interface(sys::NFT_META_IIFNAME, name),
             Match::OutputInterface(name) => self.interface(sys::NFT_META_OIFNAME, name),
             Match::ByBridge => {
