@@ -101,8 +101,8 @@ struct Arguments {
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = interface)]
     uplink: Vec<String>,
 
-    /// The treatment of frames and packets at a workload's port of a bridge that no policy can judge, or whose addresses are not the
-    /// workload's
+    /// The treatment of packets whose source is not behind the interface that they come in by, and, at a workload's port of a bridge,
+    /// of frames that no policy can judge
     #[arg(long, value_enum, env = "SALLYPORT_SOURCE_CHECK", default_value_t = SourceCheck::Drop)]
     source_check: SourceCheck,
 

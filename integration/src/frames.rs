@@ -108,14 +108,15 @@ pub struct Rain {
 }
 
 impl Rain {
-    /// Begins, with a frame each millisecond.
+    /// Begins, with a frame each millisecond. `routed` are all sent to the router.
     pub fn start(
         from: &Party,
         to: &Party,
         another: &Party,
+        routed: bool,
         kinds: &[Kind],
     ) -> Result<Rain, Failed> {
-        let frames = Frames::new(from, to, another, false);
+        let frames = Frames::new(from, to, another, routed);
         let frames: Vec<Vec<u8>> = kinds
             .iter()
             .map(|&kind| frames.of(kind, kind as u32 + 1))

@@ -308,6 +308,11 @@ pub(crate) const ROWS: &[Row] = &[
     )
     .bridged(),
     row(
+        "forged-by-a-router",
+        "sources of strangers and of another node's pod, by the interface of a pod, while enforcer and control plane come and go",
+        unlisted::by_a_router,
+    ),
+    row(
         "conntrack-full",
         "no room for connections on a node: what is denied is, known flows go on, addresses change hands",
         conntrack::full,

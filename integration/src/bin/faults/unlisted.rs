@@ -1,9 +1,9 @@
-//! Frames and addresses that no policy judges, sent to the server by its neighbour on the bridge while everything around the
-//! table of family bridge fails. None may arrive; in the end that table is taken away, and all do.
+//! Frames and addresses that no policy judges, sent to the server by its neighbour, on a bridge or by a router, while everything around
+//! what keeps them out fails. None may arrive; in the end that is taken away, and all do.
 
 use std::{thread, time::Duration};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use sallyport_integration::{
     deployment::put,
     frames::{Kind, Party, Rain},
@@ -31,25 +31,39 @@ const KINDS: [Kind; 11] = [
 
 const TABLE: [&str; 4] = ["delete", "table", "bridge", "sallyport"];
 
+fn party(scene: &Scene, name: &str) -> Result<Party> {
+    let host = scene
+        .deployment
+        .bed
+        .host(name)
+        .context("a pod is missing")?;
+    let (mac, router) = scene.deployment.bed.macs_of(name)?;
+    Ok(Party::new(host, mac, router))
+}
+
+/// Has nft take away what nobody owns any more. The kernel takes the owner off a moment after that died.
+fn take_away(scene: &Scene, words: &[&str]) -> Result<()> {
+    for _ in 0..100 {
+        if scene.deployment.nft(FAR, words)? {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    bail!("`nft {}` fails", words.join(" "))
+}
+
 /// Kills and starts the enforcer, edits policies and workloads, loses the control plane and br_netfilter's sysctl.
 pub(crate) fn on_a_bridge(scene: &mut Scene, _: Settings) -> Result<String> {
-    let party = |scene: &Scene, name: &str| -> Result<Party> {
-        let host = scene
-            .deployment
-            .bed
-            .host(name)
-            .context("a pod is missing")?;
-        let (mac, router) = scene.deployment.bed.macs_of(name)?;
-        Ok(Party::new(host, mac, router))
-    };
     let (neighbour, server) = (
         party(scene, "default/neighbour")?,
         party(scene, "default/server")?,
     );
     let declared = workload("neighbour", FAR, "app: neighbour", &addresses(FAR, 3));
     scene.edit(declared.clone())?;
-    let start =
-        || Rain::start(&neighbour, &server, &neighbour, &KINDS).map_err(|error| anyhow!("{error}"));
+    let start = || {
+        Rain::start(&neighbour, &server, &neighbour, false, &KINDS)
+            .map_err(|error| anyhow!("{error}"))
+    };
     let rain = start()?;
     let pause = || thread::sleep(Duration::from_millis(300));
     for round in 0..3u16 {
@@ -92,13 +106,7 @@ pub(crate) fn on_a_bridge(scene: &mut Scene, _: Settings) -> Result<String> {
     ensure!(sent > 1_000, "only {sent} were sent");
     // The control.
     scene.deployment.kill_enforcer(FAR);
-    for tries_left in (0..100).rev() {
-        if scene.deployment.nft(FAR, &TABLE)? {
-            break;
-        }
-        ensure!(tries_left > 0, "the table cannot be taken away");
-        thread::sleep(Duration::from_millis(10));
-    }
+    take_away(scene, &TABLE)?;
     let rain = start()?;
     thread::sleep(Duration::from_secs(1));
     let leaked = rain.arrived();
@@ -119,5 +127,88 @@ pub(crate) fn on_a_bridge(scene: &mut Scene, _: Settings) -> Result<String> {
         "0 of {sent} frames arrived; without the table, {} of {} kinds",
         leaked.len(),
         KINDS.len()
+    ))
+}
+
+/// Sources that are not the sender's, of strangers whom policy lets in and of a workload of another node.
+const FORGED: [Kind; 4] = [
+    Kind::Stranger4,
+    Kind::Stranger6,
+    Kind::Another4,
+    Kind::Another6,
+];
+
+/// Lets in the strangers, so that nothing but the check of sources is in their way.
+const STRANGERS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {namespace: default, name: strangers}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24}}, {ipBlock: {cidr: '2001:db8::/32'}}]}]
+";
+
+/// Kills and starts the enforcer, edits policies, names the interface of the sender and does not, loses the control plane.
+pub(crate) fn by_a_router(scene: &mut Scene, _: Settings) -> Result<String> {
+    let bed = &scene.deployment.bed;
+    bed.add_pod(FAR, "default/neighbour", &addresses(FAR, 3))?;
+    let (neighbour, server) = (
+        party(scene, "default/neighbour")?,
+        party(scene, "default/server")?,
+    );
+    let client = party(scene, "default/client")?;
+    let declared = workload("neighbour", FAR, "app: neighbour", &addresses(FAR, 3));
+    let interface = scene.deployment.bed.interface_of("default/neighbour")?;
+    let named = declared.replace("spec: {", &format!("spec: {{interface: {interface}, "));
+    scene.client()?.enforce(vec![put(declared.clone())])?;
+    scene.client()?.enforce(vec![put(STRANGERS)])?;
+    let start = || {
+        Rain::start(&neighbour, &server, &client, true, &FORGED).map_err(|error| anyhow!("{error}"))
+    };
+    let rain = start()?;
+    let pause = || thread::sleep(Duration::from_millis(300));
+    for round in 0..3u16 {
+        scene.deployment.kill_enforcer(FAR);
+        pause();
+        scene.deployment.start_enforcer(FAR)?;
+        for declared in [&named, &declared] {
+            let ports = [(9600 + round, 9600 + round)];
+            let more = policy("more", "app: server", true, "app: client", &ports);
+            scene.edit(more)?;
+            scene.client()?.enforce(vec![put(declared.clone())])?;
+            pause();
+        }
+        scene.deployment.stop_control_plane();
+        pause();
+        scene.deployment.start_control_plane()?;
+        scene.edit(declared.clone())?;
+    }
+    let (sent, arrived) = (rain.sent(), rain.arrived());
+    drop(rain);
+    ensure!(
+        arrived.is_empty(),
+        "arrived, of {sent} that were sent: {arrived:?}"
+    );
+    ensure!(sent > 1_000, "only {sent} were sent");
+    // The control: all but the check of sources is as it was.
+    scene.deployment.kill_enforcer(FAR);
+    take_away(scene, &["flush", "chain", "inet", "sallyport", "source"])?;
+    let rain = start()?;
+    thread::sleep(Duration::from_secs(1));
+    let leaked = rain.arrived();
+    drop(rain);
+    // What the client may send policy judges as ever.
+    for kind in [Kind::Stranger4, Kind::Stranger6] {
+        ensure!(
+            leaked.contains_key(&kind),
+            "{kind} does not arrive without the check of sources"
+        );
+    }
+    scene.deployment.start_enforcer(FAR)?;
+    Ok(format!(
+        "0 of {sent} packets arrived; without the check of sources, {} of {} kinds",
+        leaked.len(),
+        FORGED.len()
     ))
 }
