@@ -4,6 +4,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnetwork::IpNetwork;
+
 use super::Netns;
 
 /// The index of every namespace's loopback.
@@ -18,6 +20,8 @@ pub struct Mac(pub [u8; 6]);
 pub enum Destination {
     /// One address.
     Host(IpAddr),
+    /// The addresses of a network.
+    Network(IpNetwork),
     /// Everything of the gateway's family.
     Default,
 }
@@ -86,6 +90,7 @@ impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host(address) => write!(f, "{address}"),
+            Self::Network(network) => write!(f, "{network}"),
             Self::Default => f.write_str("default"),
         }
     }

@@ -267,8 +267,10 @@ fn own_address(index: u32, address: IpAddr) -> AddressMessage {
 }
 
 fn route(to: Destination, via: Option<IpAddr>, index: u32, source: Option<IpAddr>) -> RouteMessage {
-    let like = match (to, via) {
-        (Destination::Host(address), _) | (Destination::Default, Some(address)) => address,
+    let (like, length) = match (to, via) {
+        (Destination::Host(address), _) => (address, prefix(address)),
+        (Destination::Network(network), _) => (network.network(), network.prefix()),
+        (Destination::Default, Some(gateway)) => (gateway, 0),
         (Destination::Default, None) => unreachable!("a default route has a gateway"),
     };
     let mut message = RouteMessage::default();
@@ -282,11 +284,11 @@ fn route(to: Destination, via: Option<IpAddr>, index: u32, source: Option<IpAddr
         RouteScope::Universe
     };
     message.attributes.push(RouteAttribute::Oif(index));
-    if let Destination::Host(address) = to {
-        message.header.destination_prefix_length = prefix(address);
+    if to != Destination::Default {
+        message.header.destination_prefix_length = length;
         message
             .attributes
-            .push(RouteAttribute::Destination(route_address(address)));
+            .push(RouteAttribute::Destination(route_address(like)));
     }
     if let Some(gateway) = via {
         message.header.flags = RouteFlags::Onlink;

@@ -24,6 +24,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard};
 
 use futures::future::try_join_all;
+use ipnetwork::IpNetwork;
 
 pub use change::{Change, Destination, LOOPBACK, Mac};
 pub use error::Error;
@@ -204,6 +205,19 @@ impl Testbed {
     /// The interface of its node behind which a pod is.
     pub fn interface_of(&self, name: &str) -> Result<String, Error> {
         Ok(wiring::interface(self.state().find(name)?.port))
+    }
+
+    /// Has a pod's node send what is for some networks to the pod, as where there are machines behind it.
+    pub fn route_behind(&self, name: &str, networks: &[IpNetwork]) -> Result<(), Error> {
+        let Attached { node, port, .. } = self.state().find(name)?;
+        let route = |&network| Change::Route {
+            to: Destination::Network(network),
+            via: None,
+            index: port.0,
+            source: None,
+        };
+        let routes = networks.iter().map(route).collect();
+        self.owner(node)?.netns.apply(routes)
     }
 
     /// The hardware addresses of a pod, and of its node where the pod's packets leave the link: that of the bridge, if there is one.

@@ -32,6 +32,10 @@ pub(crate) const NAMES: [&str; 3] = [NO_FILTER, CONNTRACK, IPSET];
 const NEW_SENDERS: u32 = 1_000;
 const KNOWN_SENDERS: u32 = 32;
 
+/// The networks of the addresses that send.
+const PEERS: &str = "10.64.0.0/10";
+const STRANGERS: &str = "172.16.0.0/16";
+
 /// From how many ports of each address flows begin. More flows than are ever sent.
 const NEW_PORTS: u16 = 25_000;
 
@@ -167,6 +171,9 @@ impl Bed {
         let bed = Testbed::builder().build()?;
         let server = bed.add_pod(0, "bench/server", &[SERVER.into()])?;
         let client = bed.add_pod(0, "bench/client", &[CLIENT.into()])?;
+        // Or else the node would take the peers' packets for spoofed.
+        let senders = [PEERS, STRANGERS].map(|network| network.parse().expect("it is a network"));
+        bed.route_behind("bench/client", &senders)?;
         feed(server.netns(), &["nft", "-f", "-"], &sink())?;
         for timeout in TIMEOUTS {
             bed.node(0).sysctl(timeout, "600")?;

@@ -25,6 +25,9 @@ const PODS: usize = 250;
 /// How many peers send.
 const SENDERS: u32 = 32;
 
+/// The networks of the addresses from which packets are sent.
+pub(crate) const SENDERS_BEHIND: [&str; 2] = ["10.0.2.0/24", "172.16.7.0/24"];
+
 /// Where the server listens.
 const PORT: u16 = 9000;
 

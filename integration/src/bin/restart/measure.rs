@@ -18,7 +18,7 @@ use sallyport_integration::{
 use sallyport_proto::wire::node_status::State;
 
 use crate::{
-    cluster::{CLIENT, SERVER, Size},
+    cluster::{CLIENT, SENDERS_BEHIND, SERVER, Size},
     report::{Edits, Report, Times},
 };
 
@@ -52,6 +52,9 @@ impl Bench {
         let bed = Testbed::builder().nodes(NODES).build()?;
         let server = bed.add_pod(0, "probe/server", &[IpAddr::from(SERVER)])?;
         let client = bed.add_pod(1, "probe/client", &[IpAddr::from(CLIENT)])?;
+        // Or else the node would take the client's packets for spoofed: it sends with the addresses of others.
+        let senders = SENDERS_BEHIND.map(|network| network.parse().expect("it is a network"));
+        bed.route_behind("probe/client", &senders)?;
         let deployment = Deployment::start(bed, &[])?;
         let started = Instant::now();
         let mut api = deployment.client()?;
