@@ -2,6 +2,7 @@
 //! whose frames have one. With it the node judges what passes between them, and says so when it does not.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     thread,
     time::{Duration, Instant},
@@ -194,6 +195,11 @@ fn check(known: bool, findings: &mut Findings) -> Result<()> {
     // The control: it is not judged, and so it matters.
     scene.probe("not shown", Way::In(OTHER), true, findings);
     scene.probe("not shown", Way::Out(OTHER), true, findings);
+    // A bridge that filters no VLANs asks for nothing.
+    ip(&node, "link set br0 type bridge vlan_filtering 0")?;
+    scene.stands(State::Enforcing)?;
+    ip(&node, "link set br0 type bridge vlan_filtering 1")?;
+    scene.stands(State::NotJudging)?;
     node.sysctl(SHOWN, "1")?;
     scene.stands(State::Enforcing)?;
     scene.is_judged("shown again", findings);
@@ -276,9 +282,15 @@ impl Scene {
         Ok(Party::new(host.clone(), mac, router))
     }
 
-    fn tagged(&self, from: &Host, to: &Host) -> Result<std::collections::BTreeMap<Kind, bool>> {
-        let [from, to, client] = [from, to, &self.client].map(|host| self.party(host));
-        arrivals_tagged(&from?, &to?, &client?, VLAN).map_err(|error| anyhow!("{error}"))
+    /// Who sends, who receives, and who sends once more in the place of another: what says that another's address is its own
+    /// would be believed in the probes that follow.
+    fn parties(&self, from: &Host, to: &Host) -> Result<[Party; 3]> {
+        Ok([self.party(from)?, self.party(to)?, self.party(from)?])
+    }
+
+    fn tagged(&self, from: &Host, to: &Host) -> Result<BTreeMap<Kind, bool>> {
+        let [from, to, another] = self.parties(from, to)?;
+        arrivals_tagged(&from, &to, &another, VLAN).map_err(|error| anyhow!("{error}"))
     }
 
     /// What br_netfilter does not show passes neither in nor out, and a workload sends no tag itself.
@@ -308,10 +320,9 @@ impl Scene {
             true,
             passed.is_empty(),
         );
-        let [server, outside, client] =
-            [&self.server, &self.outside, &self.client].map(|host| self.party(host));
+        let [server, outside, another] = self.parties(&self.server, &self.outside)?;
         let leaving =
-            arrivals(&server?, &outside?, &client?, false).map_err(|error| anyhow!("{error}"))?;
+            arrivals(&server, &outside, &another, false).map_err(|error| anyhow!("{error}"))?;
         for (kind, arrived) in &leaving {
             let kept_in = stacked.contains(kind)
                 || link_local.contains(kind)
