@@ -312,6 +312,11 @@ impl Scene {
                 findings.expect(&format!("entering: {kind}"), !kept_out, *arrived);
             }
         }
+        // To one that no policy isolates for ingress no other rule is in the way.
+        let entering = self.tagged(&self.outside, &self.client)?;
+        for kind in stacked {
+            findings.expect(&format!("entering freely: {kind}"), false, entering[&kind]);
+        }
         let own = self.tagged(&self.server, &self.outside)?;
         let passed = own.iter().filter(|(_, arrived)| **arrived);
         let passed: Vec<String> = passed.map(|(kind, _)| kind.to_string()).collect();
