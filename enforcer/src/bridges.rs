@@ -3,8 +3,11 @@
 //!
 //! Frames from one port of a bridge to another meet the forward hook only where br_netfilter is loaded and asked for it:
 //! by a sysctl of the network namespace for each family, or by an attribute of the bridge (`br_nf_pre_routing` of the
-//! kernel's `net/bridge/br_netfilter_hooks.c`). The kernel tells of links by itself. Of sysctls procfs tells no change, so
-//! that they are read again and again while there is a bridge.
+//! kernel's `net/bridge/br_netfilter_hooks.c`). A frame that comes in with a VLAN tag needs one more sysctl. What that
+//! function did not show is not shown later either (`br_nf_forward_ip` looks for what it left), though a bridge that
+//! filters VLANs took the tag off meanwhile (`br_handle_vlan` comes before the bridge's forward hook). So such bridges
+//! need that sysctl. The kernel tells of links by itself. Of sysctls procfs tells no change, so that they are read again
+//! and again while there is a bridge.
 
 mod links;
 mod sysctls;
@@ -34,7 +37,7 @@ const EVERY: Duration = Duration::from_millis(250);
 const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// A bridge with fewer ports forwards nothing.
-const FORWARDS: usize = 2;
+pub(crate) const FORWARDS: usize = 2;
 
 /// How many bridges a reason names.
 const NAMED: usize = 5;
@@ -54,7 +57,7 @@ pub enum Problem {
     /// Traffic between the ports of some bridges does not meet the forward hook.
     #[error("{0}")]
     Unjudged(Unjudged),
-    /// The kernel does not say which bridges there are, and the sysctls are not both 1.
+    /// The kernel does not say which bridges there are, and the sysctls are not all 1.
     #[error(
         "it is not known whether there is a bridge whose traffic meets no policy: the network interfaces cannot be \
          listed ({0})"
@@ -68,13 +71,13 @@ pub enum Problem {
 /// The traffic that is not judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unjudged {
-    families: Vec<Open>,
+    open: Vec<Open>,
     /// Why the sysctls could not be set, if they were to be.
     refused: Option<String>,
     managed: bool,
 }
 
-/// Traffic of one family that is not judged.
+/// Traffic that is not judged because of one sysctl.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Open {
     call: Call,
@@ -176,10 +179,10 @@ impl Bridges {
                 };
             }
         };
-        let (mut families, mut refused) = (Vec::new(), None);
+        let (mut all_open, mut refused) = (Vec::new(), None);
         for call in Call::ALL.into_iter().filter(|_| !bridges.is_empty()) {
             let mut value = self.sysctls.read(call);
-            let passes_by = |value: &Value, bridge: &Bridge| !value.judges(bridge.asks_for(call));
+            let passes_by = |value: &Value, bridge: &Bridge| !bridge.is_judged(call, value);
             // From the first port on: nothing is to pass when the second one joins.
             let needs = bridges.iter().find(|bridge| passes_by(&value, bridge));
             if let Some(bridge) = needs.filter(|_| self.rules.manage) {
@@ -200,13 +203,13 @@ impl Bridges {
                 bridges: open.copied().cloned().collect(),
                 value,
             };
-            families.extend(Some(open).filter(|open| !open.bridges.is_empty()));
+            all_open.extend(Some(open).filter(|open| !open.bridges.is_empty()));
         }
-        if families.is_empty() {
+        if all_open.is_empty() {
             return Ok(());
         }
         Err(Problem::Unjudged(Unjudged {
-            families,
+            open: all_open,
             refused,
             managed: self.rules.manage,
         }))
@@ -263,7 +266,7 @@ impl Told {
 impl fmt::Display for Unjudged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("traffic between the ports of a bridge meets no policy: ")?;
-        for (n, open) in self.families.iter().enumerate() {
+        for (n, open) in self.open.iter().enumerate() {
             let Open {
                 call,
                 value,
@@ -278,13 +281,13 @@ impl fmt::Display for Unjudged {
                 more => format!(" and {more} more"),
             };
             let then = if n == 0 { "" } else { "; " };
-            let (family, named) = (call.family(), named.join(", "));
-            write!(f, "{then}{family} of {named}{more}, since {call} {value}")?;
+            let (traffic, named) = (call.traffic(), named.join(", "));
+            write!(f, "{then}{traffic} of {named}{more}, since {call} {value}")?;
         }
         if let Some(refused) = &self.refused {
             write!(f, ", and it cannot be set: {refused}")?;
         }
-        let values = self.families.iter();
+        let values = self.open.iter();
         let is_missing = values.clone().any(|open| open.value == Value::Missing);
         let modprobe = if is_missing {
             "`modprobe br_netfilter` and "

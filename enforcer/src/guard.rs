@@ -10,6 +10,7 @@ use std::{
 use sallyport_proto::policy::{Endpoint, NodePolicy};
 
 use crate::{
+    bridges::FORWARDS,
     nft::{
         bridge::{Ground, Unknown},
         frame,
@@ -93,15 +94,31 @@ pub fn ground(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Pl
         }
     }
     known.retain(|interface, _| guarded.contains(interface));
+    let unknown = unknown(&elsewhere, policy, options, rules, places).map(|mut unknown| {
+        unknown.elsewhere.retain(|port| !known.contains_key(port));
+        unknown
+    });
+    let guards_any = !known.is_empty() || unknown.is_some();
     Ground {
         counts_only: rules.counts_only,
-        unknown: unknown(&elsewhere, policy, options, rules, places).map(|mut unknown| {
-            unknown.elsewhere.retain(|port| !known.contains_key(port));
-            unknown
-        }),
+        judges_tags: guards_any && judges_tags(rules, places),
+        unknown,
         known,
         isolated,
     }
+}
+
+/// Whether policy judges frames with a VLAN tag. Where a bridge filters VLANs, `bridges` sees to it that br_netfilter shows them,
+/// or says that not all traffic is judged. So this asks for just the bridges that count there. Elsewhere nothing is known of
+/// it.
+fn judges_tags(rules: &Rules, places: &Places) -> bool {
+    let forwards = |bridge: &String| {
+        let ports = places.ports.values().filter(|port| port.bridge == *bridge);
+        ports.count() >= FORWARDS
+    };
+    places.bridges.iter().any(|(name, bridge)| {
+        bridge.vlan_filtering && !rules.ignored.contains(name) && forwards(name)
+    })
 }
 
 /// The workloads without an interface that are on bridges; `None` where there are none.
@@ -295,6 +312,35 @@ mod tests {
         for bridged in ["plain-veth", "plain"] {
             assert!(found(&policy(bridged, true), true, None).is_empty());
         }
+    }
+
+    #[test]
+    fn tags_are_judged_where_a_bridge_of_workloads_filters_vlans() {
+        let judges = |change: &dyn Fn(&mut Places), ignored: &[&str], isolated| {
+            let rules = Rules {
+                ignored: ignored.iter().map(|&name| name.to_owned()).collect(),
+                ..Rules::default()
+            };
+            let mut places = places(None);
+            change(&mut places);
+            let policy = policy("addressed-veth", isolated);
+            ground(&policy, &options(false), &rules, &places).judges_tags
+        };
+        let filters = |places: &mut Places| {
+            places.bridges.get_mut("plain").unwrap().vlan_filtering = true;
+        };
+        assert!(judges(&filters, &[], true));
+        assert!(!judges(&|_| {}, &[], true));
+        assert!(judges(&filters, &["addressed"], true));
+        assert!(!judges(&filters, &["plain"], true));
+        // Nobody is guarded, and the table may be missing.
+        assert!(!judges(&filters, &[], false));
+        // With one port it forwards nothing, and the sysctl is not asked for.
+        let one_port = |places: &mut Places| {
+            filters(places);
+            places.ports.remove("plain-away");
+        };
+        assert!(!judges(&one_port, &[], true));
     }
 
     #[test]

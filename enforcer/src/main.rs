@@ -106,10 +106,12 @@ struct Arguments {
     #[arg(long, value_enum, env = "SALLYPORT_SOURCE_CHECK", default_value_t = SourceCheck::Drop)]
     source_check: SourceCheck,
 
-    /// Set `net.bridge.bridge-nf-call-iptables` and `net.bridge.bridge-nf-call-ip6tables` of this node to 1 where a bridge
-    /// needs it, at the start and whenever they are found to be something else [default: only say so]
+    /// Set `net.bridge.bridge-nf-call-iptables`, `net.bridge.bridge-nf-call-ip6tables` and
+    /// `net.bridge.bridge-nf-filter-vlan-tagged` of this node to 1 where a bridge needs it, at the start and whenever they are
+    /// found to be something else [default: only say so]
     ///
-    /// A bridge needs it once it has a port, unless it is ignored or asks for it itself (`nf_call_iptables`). While it is
+    /// A bridge needs the first two once it has a port, unless it is ignored or asks for them itself (`nf_call_iptables`). It
+    /// needs the third one, which no bridge can ask for itself, if it filters VLANs (`vlan_filtering`). While it is
     /// not so, traffic between the bridge's ports meets no policy, and the node is no longer said to enforce. Nothing else
     /// is set, and no module is loaded: load br_netfilter at boot. Needs a /proc/sys that can be written (not under
     /// systemd's ProtectKernelTunables=yes).

@@ -19,7 +19,7 @@ use std::{
 use socket2::{Domain, Socket, Type};
 
 use crate::testbed::{Family, Host, Mac};
-use kinds::{Frames, mark};
+use kinds::{Frames, mark, tagged};
 
 pub use kinds::Kind;
 
@@ -79,14 +79,40 @@ pub fn arrivals(
     another: &Party,
     routed: bool,
 ) -> Result<BTreeMap<Kind, bool>, Failed> {
+    let frames = Frames::new(from, to, another, routed);
+    let greeting = Frames::new(to, from, another, routed);
+    arrivals_of(from, to, &greeting, &|kind| {
+        frames.of(kind, kind as u32 + 1)
+    })
+}
+
+/// The same with an 802.1Q tag before each frame, outside of the tags that it has by itself.
+pub fn arrivals_tagged(
+    from: &Party,
+    to: &Party,
+    another: &Party,
+    vlan: u16,
+) -> Result<BTreeMap<Kind, bool>, Failed> {
+    let frames = Frames::new(from, to, another, false);
+    let greeting = Frames::new(to, from, another, false);
+    arrivals_of(from, to, &greeting, &|kind| {
+        Ok(tagged(frames.of(kind, kind as u32 + 1)?, &[(0x8100, vlan)]))
+    })
+}
+
+fn arrivals_of(
+    from: &Party,
+    to: &Party,
+    greeting: &Frames<'_>,
+    frame: &dyn Fn(Kind) -> Result<Vec<u8>, Failed>,
+) -> Result<BTreeMap<Kind, bool>, Failed> {
     let receiver = to.host.netns().run(open)?;
     receiver.set_nonblocking(true)?;
     let sender = from.host.netns().run(open)?;
     // The answer tells the way to conntrack and to the bridge.
-    let greeting = Frames::new(to, from, another, routed).of(Kind::Own4, 0)?;
+    let greeting = greeting.of(Kind::Own4, 0)?;
     for kind in Kind::ALL {
-        let frames = Frames::new(from, to, another, routed);
-        sender.send(&frames.of(kind, kind as u32 + 1)?)?;
+        sender.send(&frame(kind)?)?;
         if kind == Kind::Own4 {
             to.host.netns().run(open)?.send(&greeting)?;
         }

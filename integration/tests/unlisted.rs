@@ -6,6 +6,8 @@
 mod lifetimes;
 #[path = "unlisted/table.rs"]
 mod table;
+#[path = "unlisted/tags.rs"]
+mod tags;
 
 use std::{collections::BTreeMap, net::IpAddr, process::ExitCode};
 
@@ -60,6 +62,8 @@ fn main() -> ExitCode {
             "a_port_that_comes_later",
             lifetimes::a_port_that_comes_later,
         ),
+        ("tags_that_policy_judges_known", || tags::judged(2)),
+        ("tags_that_policy_judges_unknown", || tags::judged(4)),
     ])
 }
 
@@ -258,6 +262,11 @@ fn expect(
     passes: bool,
 ) -> Outcome {
     let arrived = measure(bed, setup, ends[0], ends[1])?;
+    compare(what, &arrived, kinds, passes)
+}
+
+/// Checks that some kinds are among those that arrived, or none of them.
+fn compare(what: &str, arrived: &BTreeMap<Kind, bool>, kinds: &[Kind], passes: bool) -> Outcome {
     let wrong: Vec<String> = kinds
         .iter()
         .filter(|kind| arrived[kind] != passes)

@@ -19,7 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::sysctls::Call;
+use super::sysctls::{Call, Value};
 
 /// How long after the kernel told of a link all are listed: most links come with several messages.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -41,14 +41,23 @@ pub(super) struct Bridge {
     /// Whether it asks br_netfilter for IPv4 and for IPv6 by itself (`IFLA_BR_NF_CALL_IPTABLES` and
     /// `IFLA_BR_NF_CALL_IP6TABLES`).
     pub(super) asks: [bool; 2],
+    /// Whether it keeps VLANs apart (`IFLA_BR_VLAN_FILTERING`), and so puts tags on frames and takes them off.
+    pub(super) vlan_filtering: bool,
 }
 
 impl Bridge {
-    /// Whether it asks br_netfilter for a family by itself.
-    pub(super) fn asks_for(&self, call: Call) -> bool {
+    /// Whether all its frames meet the forward hook, as far as a sysctl with this value decides.
+    pub(super) fn is_judged(&self, call: Call, value: &Value) -> bool {
+        let is_needed = call != Call::VlanTagged || self.vlan_filtering;
+        !is_needed || value.judges(self.asks_for(call))
+    }
+
+    /// Whether it asks br_netfilter for it by itself.
+    fn asks_for(&self, call: Call) -> bool {
         match call {
             Call::V4 => self.asks[0],
             Call::V6 => self.asks[1],
+            Call::VlanTagged => false,
         }
     }
 }
@@ -137,7 +146,7 @@ pub(super) fn among(links: &[LinkMessage]) -> Vec<Bridge> {
             LinkAttribute::IfName(name) => Some(name.clone()),
             _ => None,
         })?;
-        let asks = |attribute: InfoBridge| {
+        let has = |attribute: InfoBridge| {
             infos.iter().any(
                 |info| matches!(info, LinkInfo::Data(InfoData::Bridge(data)) if data.contains(&attribute)),
             )
@@ -150,9 +159,10 @@ pub(super) fn among(links: &[LinkMessage]) -> Vec<Bridge> {
                 .filter(|link| link.attributes.contains(&port))
                 .count(),
             asks: [
-                asks(InfoBridge::NfCallIpTables(true)),
-                asks(InfoBridge::NfCallIp6Tables(true)),
+                has(InfoBridge::NfCallIpTables(true)),
+                has(InfoBridge::NfCallIp6Tables(true)),
             ],
+            vlan_filtering: has(InfoBridge::VlanFiltering(true)),
         })
     });
     bridges.collect()

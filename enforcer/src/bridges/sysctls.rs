@@ -1,4 +1,4 @@
-//! The two sysctls of a network namespace that send bridged frames through the forward hook. Knows no bridge.
+//! The sysctls of a network namespace that send bridged frames through the forward hook. Knows no bridge.
 
 use std::{
     fmt,
@@ -10,22 +10,27 @@ use std::{
 /// Where br_netfilter has its sysctls, those of the network namespace of whoever looks. Without the module it is not there.
 pub(super) const DIRECTORY: &str = "/proc/sys/net/bridge";
 
-/// A sysctl that sends the bridged frames of one family through the forward hook.
+/// A sysctl that sends some bridged frames through the forward hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     /// `bridge-nf-call-iptables`.
     V4,
     /// `bridge-nf-call-ip6tables`.
     V6,
+    /// `bridge-nf-filter-vlan-tagged`, for IPv4 and IPv6 in frames with one tag, which the other two say nothing of
+    /// (`is_vlan_ip` of the kernel's `net/bridge/br_netfilter_hooks.c`). No attribute of a bridge does the same.
+    VlanTagged,
 }
 
 impl Call {
-    pub(super) const ALL: [Call; 2] = [Call::V4, Call::V6];
+    pub(super) const ALL: [Call; 3] = [Call::V4, Call::V6, Call::VlanTagged];
 
-    pub(super) fn family(self) -> &'static str {
+    /// The traffic that meets no policy without it.
+    pub(super) fn traffic(self) -> &'static str {
         match self {
             Call::V4 => "IPv4",
             Call::V6 => "IPv6",
+            Call::VlanTagged => "IPv4 and IPv6 with a VLAN tag",
         }
     }
 
@@ -33,6 +38,7 @@ impl Call {
         match self {
             Call::V4 => "bridge-nf-call-iptables",
             Call::V6 => "bridge-nf-call-ip6tables",
+            Call::VlanTagged => "bridge-nf-filter-vlan-tagged",
         }
     }
 }

@@ -11,11 +11,14 @@ use super::*;
 
 const V4: &str = "bridge-nf-call-iptables";
 const V6: &str = "bridge-nf-call-ip6tables";
+const TAGGED: &str = "bridge-nf-filter-vlan-tagged";
 
 fn sysctls(v4: &str, v6: &str) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join(V4), v4).unwrap();
     fs::write(directory.path().join(V6), v6).unwrap();
+    // As the kernel has it.
+    fs::write(directory.path().join(TAGGED), "0\n").unwrap();
     directory
 }
 
@@ -24,7 +27,19 @@ fn bridge(name: &str, ports: usize) -> Bridge {
         name: name.to_owned(),
         ports,
         asks: [false; 2],
+        vlan_filtering: false,
     }
+}
+
+fn filtering(name: &str, ports: usize) -> Bridge {
+    Bridge {
+        vlan_filtering: true,
+        ..bridge(name, ports)
+    }
+}
+
+fn tagged(directory: &TempDir, value: &str) {
+    fs::write(directory.path().join(TAGGED), value).unwrap();
 }
 
 /// Returns how many sysctls were set, or the problem.
@@ -120,6 +135,44 @@ fn a_bridge_may_ask_for_itself() {
 }
 
 #[test]
+fn a_bridge_that_filters_vlans_needs_tagged_frames_shown() {
+    let directory = sysctls("1\n", "1\n");
+    let bridges = [bridge("br0", 2), filtering("br1", 2)];
+    let said = look(&directory, &bridges).unwrap_err();
+    assert_eq!(
+        said,
+        "traffic between the ports of a bridge meets no policy: IPv4 and IPv6 with a VLAN tag of br1 (2 ports), since \
+         net.bridge.bridge-nf-filter-vlan-tagged is 0. Remedy: `sysctl -w net.bridge.bridge-nf-filter-vlan-tagged=1`, or \
+         start the enforcer with --manage-sysctls; for a bridge without workloads say --ignore-bridge br1"
+    );
+    assert_eq!(look(&directory, &[bridge("br0", 2)]), Ok(0));
+    assert_eq!(look(&directory, &[filtering("br1", 1)]), Ok(0));
+    let rules = Rules {
+        ignored: vec!["br1".to_owned()],
+        ..Rules::default()
+    };
+    assert_eq!(look_as(rules, directory.path(), &bridges), Ok(0));
+    tagged(&directory, "1\n");
+    assert_eq!(look(&directory, &bridges), Ok(0));
+    // A kernel whose br_netfilter has no such sysctl shows no frame with a tag.
+    fs::remove_file(directory.path().join(TAGGED)).unwrap();
+    let said = look(&directory, &bridges).unwrap_err();
+    assert!(said.contains("filter-vlan-tagged is not there"), "{said}");
+}
+
+#[test]
+fn what_a_bridge_asks_for_itself_holds_for_no_tagged_frame() {
+    let mut asking = filtering("br0", 2);
+    asking.asks = [true; 2];
+    let off = sysctls("0", "0");
+    let said = look(&off, std::slice::from_ref(&asking)).unwrap_err();
+    assert!(said.contains("with a VLAN tag of br0"), "{said}");
+    assert!(!said.contains("-call-"), "{said}");
+    tagged(&off, "1");
+    assert_eq!(look(&off, &[asking]), Ok(0));
+}
+
+#[test]
 fn many_bridges_are_counted() {
     let bridges: Vec<_> = (0..7).map(|n| bridge(&format!("br{n}"), 2)).collect();
     let said = look(&sysctls("0", "1"), &bridges).unwrap_err();
@@ -130,11 +183,18 @@ fn many_bridges_are_counted() {
 #[test]
 fn what_is_not_known_is_not_taken_for_judged() {
     let failed = || Err("no buffer space available".to_owned());
-    for (v4, v6, is_judged) in [("1", "1", true), ("1", "0", false), ("0", "1", false)] {
+    for (v4, v6, tags, is_judged) in [
+        ("1", "1", "1", true),
+        ("1", "0", "1", false),
+        ("0", "1", "1", false),
+        // One of the bridges may filter VLANs.
+        ("1", "1", "0", false),
+    ] {
         let directory = sysctls(v4, v6);
+        tagged(&directory, tags);
         let mut all = Bridges::of(Rules::default(), directory.path().into());
         let found = all.look(&failed());
-        assert_eq!(found.is_ok(), is_judged, "{v4} {v6}: {found:?}");
+        assert_eq!(found.is_ok(), is_judged, "{v4} {v6} {tags}: {found:?}");
     }
     let empty = tempfile::tempdir().unwrap();
     let mut all = Bridges::of(Rules::default(), empty.path().into());
@@ -145,17 +205,22 @@ fn what_is_not_known_is_not_taken_for_judged() {
 #[test]
 fn sysctls_are_set_where_that_is_allowed_and_needed() {
     let read = |directory: &TempDir| {
-        [V4, V6].map(|file| fs::read_to_string(directory.path().join(file)).unwrap())
+        [V4, V6, TAGGED].map(|file| fs::read_to_string(directory.path().join(file)).unwrap())
     };
     let off = sysctls("0\n", "1\n");
     assert_eq!(look_as(managed(), off.path(), &[]), Ok(0));
-    assert_eq!(read(&off), ["0\n", "1\n"]);
+    assert_eq!(read(&off), ["0\n", "1\n", "0\n"]);
     // Before the second port joins.
     assert_eq!(look_as(managed(), off.path(), &[bridge("br0", 1)]), Ok(1));
-    assert_eq!(read(&off), ["1\n", "1\n"]);
+    assert_eq!(read(&off), ["1\n", "1\n", "0\n"]);
     let both = sysctls("0\n", "0\n");
     assert_eq!(look_as(managed(), both.path(), &[bridge("br0", 2)]), Ok(2));
-    assert_eq!(read(&both), ["1\n", "1\n"]);
+    assert_eq!(read(&both), ["1\n", "1\n", "0\n"]);
+    assert_eq!(
+        look_as(managed(), both.path(), &[filtering("br0", 1)]),
+        Ok(1)
+    );
+    assert_eq!(read(&both), ["1\n", "1\n", "1\n"]);
 }
 
 #[test]
@@ -210,6 +275,7 @@ fn bridges_are_told_from_other_links() {
     let data = LinkInfo::Data(InfoData::Bridge(vec![
         InfoBridge::NfCallIpTables(true),
         InfoBridge::NfCallIp6Tables(false),
+        InfoBridge::VlanFiltering(true),
     ]));
     let links = [
         link(1, "lo", vec![]),
@@ -224,5 +290,6 @@ fn bridges_are_told_from_other_links() {
     assert_eq!(found.len(), 2);
     assert_eq!((found[0].name.as_str(), found[0].ports), ("br0", 2));
     assert_eq!(found[0].asks, [true, false]);
+    assert!(found[0].vlan_filtering);
     assert_eq!(found[1], bridge("br1", 0));
 }

@@ -1,6 +1,7 @@
 //! The conditions of the table of family bridge, which keeps out what the other table cannot judge. [`rules`] makes rules of
 //! them.
 
+mod forwarded;
 mod rules;
 mod sets;
 
@@ -27,6 +28,18 @@ pub const JUDGED: [u16; 3] = [
     libc::ETH_P_IPV6 as u16,
 ];
 
+/// The same, and 802.1Q's.
+pub const JUDGED_OR_TAGGED: [u16; 4] = [
+    libc::ETH_P_IP as u16,
+    libc::ETH_P_ARP as u16,
+    libc::ETH_P_8021Q as u16,
+    libc::ETH_P_IPV6 as u16,
+];
+
+/// The EtherTypes of the VLAN tags that a bridge may put on frames and take off: 802.1Q and 802.1ad (`br_vlan_set_proto` of the
+/// kernel).
+pub const TAGS: [u16; 2] = [libc::ETH_P_8021Q as u16, libc::ETH_P_8021AD as u16];
+
 /// The first 16 bits of link-local addresses, fe80::/10 (RFC 4291, section 2.5.6).
 pub const LINK_LOCAL: u16 = 0xfe80;
 
@@ -35,10 +48,17 @@ pub const LINK_LOCAL: u16 = 0xfe80;
 pub enum BridgeMatch {
     /// The port at an end is in a set (`true`), or is not.
     Port(End, bool, String),
-    /// The frame has this EtherType.
-    EtherType(u16),
+    /// The packet in the frame is of a protocol, behind a VLAN tag or not.
+    Protocol(u16),
+    /// The frame has a VLAN tag, of [`TAGS`].
+    Tagged,
     /// Its EtherType is none of [`JUDGED`]: a VLAN tag, among others.
     NeverJudged,
+    /// Its EtherType is none of [`JUDGED`] and not 802.1Q's.
+    NeverJudgedOrTagged,
+    /// The packet in the frame is of none of [`JUDGED`]: among others, behind a VLAN tag there is another one, or there was
+    /// one more, which a bridge took off. Such frames br_netfilter shows nobody.
+    NeverJudgedInside,
     /// It is sent to all, or to a group.
     GroupAddressed,
     /// The port at an end, with the address at that end, is in a set.
@@ -87,17 +107,22 @@ impl fmt::Display for BridgeMatch {
         match self {
             BridgeMatch::Port(end, true, set) => write!(f, "{} @{set}", port(end)),
             BridgeMatch::Port(end, false, set) => write!(f, "{} != @{set}", port(end)),
-            BridgeMatch::EtherType(kind) => write!(f, "ether type {kind:#06x}"),
+            BridgeMatch::Protocol(kind) => write!(f, "meta protocol {kind:#06x}"),
+            BridgeMatch::Tagged => f.write_str("ether type { 8021q, 8021ad }"),
             BridgeMatch::NeverJudged => f.write_str("ether type != { ip, arp, ip6 }"),
+            BridgeMatch::NeverJudgedOrTagged => {
+                f.write_str("ether type != { ip, arp, 8021q, ip6 }")
+            }
+            BridgeMatch::NeverJudgedInside => f.write_str("meta protocol != { ip, arp, ip6 }"),
             BridgeMatch::GroupAddressed => {
                 f.write_str("ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00")
             }
             BridgeMatch::PortAddress(end, family, set) => {
                 let (port, ip) = (port(end), ip(family));
-                write!(f, "ether type {ip} {port} . {ip} {end} @{set}")
+                write!(f, "meta protocol {ip} {port} . {ip} {end} @{set}")
             }
             BridgeMatch::PortArpSender(set) => {
-                write!(f, "ether type arp iifname . arp saddr ip @{set}")
+                write!(f, "meta protocol arp iifname . arp saddr ip @{set}")
             }
             BridgeMatch::ArpProbe => f.write_str("arp saddr ip 0.0.0.0"),
             BridgeMatch::NoSource(Family::V4) => f.write_str("ip saddr 0.0.0.0"),
@@ -110,7 +135,7 @@ impl fmt::Display for BridgeMatch {
             }
             BridgeMatch::Udp(family, from, to) => {
                 let ip = ip(family);
-                write!(f, "ether type {ip} udp sport {from} udp dport {to}")
+                write!(f, "meta protocol {ip} udp sport {from} udp dport {to}")
             }
             BridgeMatch::Target(target) => {
                 write!(f, "@th,64,128 {:#034x}", target.to_bits())

@@ -309,7 +309,7 @@ impl<'a> Frames<'a> {
 }
 
 /// A frame with tags, the outer one first.
-fn tagged(frame: Vec<u8>, tags: &[(u16, u16)]) -> Vec<u8> {
+pub(super) fn tagged(frame: Vec<u8>, tags: &[(u16, u16)]) -> Vec<u8> {
     let (addresses, rest) = frame.split_at(12);
     let tags = tags.iter().flat_map(|(kind, number)| {
         let (kind, number) = (kind.to_be_bytes(), number.to_be_bytes());

@@ -50,6 +50,7 @@ fn random_ground(rng: &mut StdRng) -> Ground {
     });
     Ground {
         counts_only: rng.random_bool(0.1),
+        judges_tags: rng.random_bool(0.4),
         isolated: some(rng),
         known,
         unknown,

@@ -10,10 +10,14 @@
 //!    a port that is known ─ goto from_known: ARP, neighbour discovery and packets with the workload's own addresses ─ accept | drop
 //!    a port that is not known ─ goto from_unknown: with addresses of this node's workloads ─ accept | drop
 //! forward (from one port to another):
-//!    between two of them ─ goto among   │ each: VLAN tags and all else but IP and ARP ─ drop
+//!    between two of them ─ goto among   │ each: all else but IP and ARP, and VLAN tags that policy does not judge ─ drop
 //!    from one ─ goto leaving            │       fe80::/10, but for neighbour discovery ─ drop
 //!    to one ─ goto entering             │       goto destination, to an isolated workload: its own address ─ accept | drop
 //! ```
+//!
+//! On a node where policy judges frames with one VLAN tag (`Ground::judges_tags`) those may go to elsewhere and come from there.
+//! A workload sends none itself: they are dropped where they come in by its port, since the bridge puts tags on frames and
+//! takes them off behind that, and then no rule could tell whose tag it was.
 //!
 //! Only `source`, `forward`, `destination` and the chains of targets ever change, and no rule of theirs has a constant set: a
 //! packet that is in the old rule while they change finds nothing in its set.
@@ -24,7 +28,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     BridgeMatch, End,
-    sets::{ELSEWHERE, Ground, ISOLATED, KNOWN, TARGETS, Unknown, fill, name, sets},
+    forwarded::{Tags, among, destination, judgeable},
+    sets::{ELSEWHERE, Ground, KNOWN, TARGETS, fill, name, sets},
 };
 use crate::nft::{
     command::{Base, Command, Element, Family, Match, Rule, SetKind, Verdict},
@@ -53,9 +58,9 @@ const LEAVING: &str = "leaving";
 const ENTERING: &str = "entering";
 const ANNOUNCED: &str = "announced";
 const FORGED: &str = "forged";
-const NEVER_JUDGED: &str = "never_judged";
-const LINK_LOCAL: &str = "link_local";
-const UNLISTED: &str = "unlisted";
+pub(super) const NEVER_JUDGED: &str = "never_judged";
+pub(super) const LINK_LOCAL: &str = "link_local";
+pub(super) const UNLISTED: &str = "unlisted";
 
 /// The chains whose rules count what is dropped.
 pub const COUNTING: [&str; 5] = [ANNOUNCED, FORGED, NEVER_JUDGED, LINK_LOCAL, UNLISTED];
@@ -65,9 +70,9 @@ const REDIRECT: u8 = 5;
 /// What only routers send: router advertisement and redirect (RFC 4861).
 const OF_ROUTERS: [u8; 2] = [134, 137];
 /// Neighbour discovery and multicast listener discovery without that.
-const OF_HOSTS: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
-const SOLICITATION: [u8; 1] = [135];
-const ADVERTISEMENT: [u8; 1] = [136];
+pub(super) const OF_HOSTS: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
+pub(super) const SOLICITATION: [u8; 1] = [135];
+pub(super) const ADVERTISEMENT: [u8; 1] = [136];
 /// What is sent without a source: MLD (RFC 2710, RFC 3810), router solicitation.
 const WITHOUT_SOURCE: [u8; 5] = [130, 131, 132, 133, 143];
 
@@ -154,15 +159,15 @@ fn target_chain(port: &str) -> String {
         })
 }
 
-fn on(condition: BridgeMatch, verdict: Verdict) -> Rule {
+pub(super) fn on(condition: BridgeMatch, verdict: Verdict) -> Rule {
     Rule::when(Match::Bridge(condition), verdict)
 }
 
-fn port(end: End, listed: bool, set: &str) -> BridgeMatch {
+pub(super) fn port(end: End, listed: bool, set: &str) -> BridgeMatch {
     BridgeMatch::Port(end, listed, set.into())
 }
 
-fn to(chain: &str) -> Verdict {
+pub(super) fn to(chain: &str) -> Verdict {
     Verdict::Goto(chain.into())
 }
 
@@ -192,6 +197,10 @@ fn chains(ground: &Ground) -> Vec<(&'static str, &'static str, Vec<Rule>)> {
         vec![rule.comment(comment)]
     };
     let unknown = ground.unknown.as_ref();
+    let tags = match ground.judges_tags {
+        true => Tags::Judged,
+        false => Tags::Dropped,
+    };
     // Where no port can be one that is not known, all others lead elsewhere.
     let of_workload = |end| match unknown {
         Some(_) => port(end, false, ELSEWHERE),
@@ -251,7 +260,7 @@ fn chains(ground: &Ground) -> Vec<(&'static str, &'static str, Vec<Rule>)> {
         (
             FROM_UNKNOWN,
             "a port behind which a workload may be",
-            from_unknown(),
+            from_unknown(tags),
         ),
         (
             AMONG,
@@ -261,13 +270,13 @@ fn chains(ground: &Ground) -> Vec<(&'static str, &'static str, Vec<Rule>)> {
         (
             LEAVING,
             "from a workload to elsewhere",
-            judgeable(Some(&OF_HOSTS), &requests),
+            judgeable(tags, Some(&OF_HOSTS), &requests),
         ),
         (
             ENTERING,
             "from elsewhere to a workload",
             [
-                judgeable(None, &replies),
+                judgeable(tags, None, &replies),
                 vec![Rule::always(to(DESTINATION))],
             ]
             .concat(),
@@ -298,6 +307,8 @@ fn from_known() -> Vec<Rule> {
         |family| BridgeMatch::PortAddress(End::Source, family, name("port_addresses", family));
     let [(v4, client, server), _] = DHCP;
     vec![
+        // First: the others look at what is inside a frame with a tag, too.
+        on(BridgeMatch::NeverJudged, to(NEVER_JUDGED)),
         on(BridgeMatch::ArpProbe, Verdict::Accept),
         on(
             BridgeMatch::PortArpSender(name("port_addresses", Family::V4)),
@@ -316,23 +327,27 @@ fn from_known() -> Vec<Rule> {
             .and(Match::Bridge(BridgeMatch::PortMap(TARGETS.into()))),
         on(BridgeMatch::NoSource(Family::V6), Verdict::Accept)
             .and(Match::Bridge(BridgeMatch::Icmpv6(&WITHOUT_SOURCE))),
-        on(BridgeMatch::NeverJudged, to(NEVER_JUDGED)),
         Rule::always(to(FORGED)),
     ]
 }
 
 /// The rules for a port behind which any workload of the bridge may be.
-fn from_unknown() -> Vec<Rule> {
+fn from_unknown(tags: Tags) -> Vec<Rule> {
     let accept = |condition| Rule::when(condition, Verdict::Accept);
     let [(v4, client, server), _] = DHCP;
-    let mut rules = vec![
-        on(
-            BridgeMatch::EtherType(libc::ETH_P_ARP as u16),
-            Verdict::Accept,
-        ),
+    let mut rules = Vec::new();
+    if tags == Tags::Judged {
+        // The bridge may take the tag off, and then it is a frame whose source nobody looked at.
+        rules.push(on(BridgeMatch::Tagged, to(NEVER_JUDGED)));
+    }
+    rules.extend([
         // The chain of what is forwarded judges them: to the node itself they may go.
         on(BridgeMatch::NeverJudged, Verdict::Accept),
-    ];
+        on(
+            BridgeMatch::Protocol(libc::ETH_P_ARP as u16),
+            Verdict::Accept,
+        ),
+    ]);
     for family in Family::BOTH {
         rules.push(accept(Match::Source(family, name("addresses", family))));
         rules.push(accept(Match::Source(family, name("workloads", family))));
@@ -344,69 +359,5 @@ fn from_unknown() -> Vec<Rule> {
         on(BridgeMatch::NoSource(Family::V6), Verdict::Accept).and(Match::NeighbourDiscovery),
         Rule::always(to(FORGED)),
     ]);
-    rules
-}
-
-/// The rules for frames from one workload to another that policy can judge. A known port claims no link-local address, by an
-/// advertisement or as the source of a solicitation: that may be the router's of the other one.
-fn among() -> Vec<Rule> {
-    let mut rules = judgeable(Some(&OF_HOSTS), &[]);
-    let claims = [
-        on(port(End::Source, true, KNOWN), to(LINK_LOCAL))
-            .and(Match::Bridge(BridgeMatch::Icmpv6(&ADVERTISEMENT)))
-            .and(Match::Bridge(BridgeMatch::TargetLinkLocal)),
-        on(port(End::Source, true, KNOWN), to(LINK_LOCAL))
-            .and(Match::Bridge(BridgeMatch::LinkLocal(End::Source)))
-            .and(Match::Bridge(BridgeMatch::Icmpv6(&SOLICITATION))),
-    ];
-    // Behind the frames that are never judged.
-    rules.splice(2..2, claims);
-    rules
-}
-
-/// The rules for frames that policy can judge. Of neighbour discovery some types pass, or all; `also` are other link-local
-/// packets that do.
-fn judgeable(discovery: Option<&'static [u8]>, also: &[BridgeMatch]) -> Vec<Rule> {
-    let arp = BridgeMatch::EtherType(libc::ETH_P_ARP as u16);
-    let is_v6 = BridgeMatch::EtherType(libc::ETH_P_IPV6 as u16);
-    let discovery = match discovery {
-        Some(kinds) => on(BridgeMatch::Icmpv6(kinds), Verdict::Accept),
-        None => on(is_v6, Verdict::Accept).and(Match::NeighbourDiscovery),
-    };
-    let mut rules = vec![
-        on(arp, Verdict::Accept),
-        on(BridgeMatch::NeverJudged, to(NEVER_JUDGED)),
-        discovery,
-    ];
-    let also = also.iter().cloned();
-    rules.extend(also.map(|condition| on(condition, Verdict::Accept)));
-    for end in [End::Source, End::Destination] {
-        rules.push(on(BridgeMatch::LinkLocal(end), to(LINK_LOCAL)));
-    }
-    rules
-}
-
-/// The rules for packets to a workload that is isolated for ingress, which have its own address or none that policy judges.
-fn destination(unknown: Option<&Unknown>) -> Vec<Rule> {
-    let isolated = || port(End::Destination, true, ISOLATED);
-    let own = |family| {
-        let set = name("port_addresses", family);
-        BridgeMatch::PortAddress(End::Destination, family, set)
-    };
-    let own =
-        Family::BOTH.map(|family| on(isolated(), Verdict::Accept).and(Match::Bridge(own(family))));
-    let mut rules = own.to_vec();
-    rules.push(on(isolated(), to(UNLISTED)));
-    if unknown.is_some_and(|unknown| unknown.isolated) {
-        rules.push(on(port(End::Destination, true, KNOWN), Verdict::Accept));
-        rules.push(on(BridgeMatch::GroupAddressed, to(UNLISTED)));
-        for family in Family::BOTH {
-            for set in ["addresses", "workloads"] {
-                let condition = Match::Destination(family, name(set, family));
-                rules.push(Rule::when(condition, Verdict::Accept));
-            }
-        }
-        rules.push(Rule::always(to(UNLISTED)));
-    }
     rules
 }

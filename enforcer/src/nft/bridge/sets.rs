@@ -20,6 +20,8 @@ const LAYOUT: u32 = 1;
 pub struct Ground {
     /// Whether all that would be dropped passes, and is counted.
     pub counts_only: bool,
+    /// Whether policy judges frames with one 802.1Q tag: br_netfilter shows them (`net.bridge.bridge-nf-filter-vlan-tagged`).
+    pub judges_tags: bool,
     /// The ports whose workloads are known and guarded, each with the addresses of its workloads.
     pub known: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Those of them behind which there is a workload that is isolated for ingress.

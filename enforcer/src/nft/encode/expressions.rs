@@ -289,14 +289,15 @@ impl Expressions {
         }
     }
 
-    /// Whether the packet is of a family. To the table of family bridge, the EtherType tells: frames are all of one family there.
+    /// Whether the packet is of a family. In the table of family bridge all frames are of one family of nf_tables, and the EtherType
+    /// tells.
     fn is_of(&mut self, family: Family) {
         match self.family {
             TableFamily::Inet => {
                 self.meta(sys::NFT_META_NFPROTO);
                 self.compare(sys::NFT_CMP_EQ, &[nfproto(family)]);
             }
-            TableFamily::Bridge => self.ether_type(bridge::ether_type(family)),
+            TableFamily::Bridge => self.ether_protocol(bridge::ether_type(family)),
         }
     }
 

@@ -1,8 +1,10 @@
 //! What the running kernel does with packets, where the kernel that Sallyport is developed on lacks the parts: SCTP of
-//! the kernel's own under policy, and the ways of a packet that meet the forward hook or pass it by. Owns the command line.
+//! the kernel's own under policy, bridges that filter VLANs, and the ways of a packet that meet the forward hook or pass it
+//! by. Owns the command line.
 
 mod measure;
 mod sctp;
+mod vlans;
 mod ways;
 mod wiring;
 
@@ -12,7 +14,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use sallyport_integration::{binaries::binaries, testbed};
 
-/// Looks at what the running kernel does with packets. Needs `nft`, and `ip` and `modprobe` for the ways.
+/// Looks at what the running kernel does with packets. Needs `nft`, `ip` and `modprobe`, and `bridge` for the VLANs.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -24,6 +26,9 @@ struct Arguments {
 enum What {
     /// Associations between the kernel's own SCTP sockets, let through, denied and cut by policy
     Sctp,
+    /// Policy between workloads on a bridge that filters VLANs and a machine behind its trunk. Fails where the kernel has no
+    /// such bridges.
+    Vlans,
     /// A table of the ways from one workload to another: which hooks of its node a packet meets on each, and whether a
     /// drop in the forward hook stops it. Fails where a way cannot be made, or is not as it is known to be.
     Ways,
@@ -37,11 +42,13 @@ fn main() -> Result<ExitCode> {
             testbed::enter()?;
             sctp::run()?
         }
+        What::Vlans => {
+            binaries()?;
+            enter_as_root()?;
+            vlans::run()?
+        }
         What::Ways => {
-            ensure!(
-                testbed::enter()? == testbed::Privilege::Root,
-                "modules are loaded here: run as root"
-            );
+            enter_as_root()?;
             ways::run()
         }
     };
@@ -51,4 +58,12 @@ fn main() -> Result<ExitCode> {
     }
     println!("datapath: FAILED {}", wrong.join("; "));
     Ok(ExitCode::FAILURE)
+}
+
+fn enter_as_root() -> Result<()> {
+    ensure!(
+        testbed::enter()? == testbed::Privilege::Root,
+        "modules are loaded here: run as root"
+    );
+    Ok(())
 }

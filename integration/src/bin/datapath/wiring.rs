@@ -230,12 +230,17 @@ fn hardware(netns: &Netns, link: &str) -> Result<String> {
     address.with_context(|| format!("ip says no hardware address: {text}"))
 }
 
-fn ip(netns: &Netns, arguments: &str) -> Result<()> {
+pub(crate) fn ip(netns: &Netns, arguments: &str) -> Result<()> {
     run(netns, arguments).map(drop)
 }
 
 fn run(netns: &Netns, arguments: &str) -> Result<String> {
-    let mut command = netns.command("ip");
+    run_program(netns, "ip", arguments)
+}
+
+/// Runs a program of iproute2 in a namespace, with arguments between single spaces.
+pub(crate) fn run_program(netns: &Netns, program: &str, arguments: &str) -> Result<String> {
+    let mut command = netns.command(program);
     command
         .args(arguments.split(' '))
         .stdout(Stdio::piped())
@@ -243,15 +248,15 @@ fn run(netns: &Netns, arguments: &str) -> Result<String> {
     let output = netns
         .spawn(command)
         .and_then(|child| child.wait_with_output())
-        .context("run ip")?;
+        .with_context(|| format!("run {program}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        bail!("ip {arguments}: {}", said.trim());
+        bail!("{program} {arguments}: {}", said.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn modprobe(module: &str) -> Result<()> {
+pub(crate) fn modprobe(module: &str) -> Result<()> {
     let output = Command::new("modprobe")
         .arg(module)
         .output()

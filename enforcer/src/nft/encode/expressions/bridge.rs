@@ -1,7 +1,9 @@
 //! The conditions of the table of family bridge as nf_tables expressions.
 //!
-//! Frames are read from their Ethernet header: there an 802.1Q tag shows, also one that the interface took off and the
-//! kernel keeps beside the frame (`nft_payload_copy_vlan` of the kernel). `meta protocol` tells what is behind such a tag.
+//! The kernel takes the outer VLAN tag off each frame that comes in, and keeps it beside the frame
+//! (`__netif_receive_skb_core`). The Ethernet header is read with it (`nft_payload_copy_vlan`), so that the EtherType there
+//! tells of the tag. `meta protocol` and the headers of the packet are what is behind it: `meta protocol` is a tag where
+//! that was not the only one.
 
 use std::net::Ipv6Addr;
 
@@ -9,7 +11,7 @@ use rustables::sys;
 
 use super::{Expressions, MakeSet, REG};
 use crate::nft::{
-    bridge::{BridgeMatch, End, JUDGED, LINK_LOCAL},
+    bridge::{BridgeMatch, End, JUDGED, JUDGED_OR_TAGGED, LINK_LOCAL, TAGS},
     command::Family,
     encode::Anonymous,
 };
@@ -41,9 +43,14 @@ impl Expressions {
                 self.meta(name_of(*end));
                 self.lookup(set, None, None, !listed);
             }
-            BridgeMatch::EtherType(kind) => self.ether_type(*kind),
-            BridgeMatch::NeverJudged => {
-                self.payload(sys::NFT_PAYLOAD_LL_HEADER, ETHER_TYPE, 2, REG);
+            BridgeMatch::Protocol(kind) => self.ether_protocol(*kind),
+            BridgeMatch::Tagged => self.ether_type_among(&TAGS, true, make_set),
+            BridgeMatch::NeverJudged => self.ether_type_among(&JUDGED, false, make_set),
+            BridgeMatch::NeverJudgedOrTagged => {
+                self.ether_type_among(&JUDGED_OR_TAGGED, false, make_set);
+            }
+            BridgeMatch::NeverJudgedInside => {
+                self.meta(sys::NFT_META_PROTOCOL);
                 let (name, id) = make_set(Anonymous::EtherTypes(&JUDGED));
                 self.lookup(name, Some(id), None, true);
             }
@@ -60,13 +67,13 @@ impl Expressions {
                 self.lookup(set, None, None, false);
             }
             BridgeMatch::PortArpSender(set) => {
-                self.ether_type(libc::ETH_P_ARP as u16);
+                self.ether_protocol(libc::ETH_P_ARP as u16);
                 self.meta(sys::NFT_META_IIFNAME);
                 self.payload(sys::NFT_PAYLOAD_NETWORK_HEADER, ARP_SENDER, 4, BEHIND_NAME);
                 self.lookup(set, None, None, false);
             }
             BridgeMatch::ArpProbe => {
-                self.ether_type(libc::ETH_P_ARP as u16);
+                self.ether_protocol(libc::ETH_P_ARP as u16);
                 self.payload(sys::NFT_PAYLOAD_NETWORK_HEADER, ARP_SENDER, 4, REG);
                 self.compare(sys::NFT_CMP_EQ, &[0; 4]);
             }
@@ -123,8 +130,16 @@ impl Expressions {
         }
     }
 
-    pub(super) fn ether_type(&mut self, kind: u16) {
+    /// Whether the EtherType in the Ethernet header is one of some.
+    fn ether_type_among(&mut self, types: &[u16], listed: bool, make_set: MakeSet<'_>) {
         self.payload(sys::NFT_PAYLOAD_LL_HEADER, ETHER_TYPE, 2, REG);
+        let (name, id) = make_set(Anonymous::EtherTypes(types));
+        self.lookup(name, Some(id), None, !listed);
+    }
+
+    /// Whether the packet in the frame is of a protocol, which its EtherType tells.
+    pub(super) fn ether_protocol(&mut self, kind: u16) {
+        self.meta(sys::NFT_META_PROTOCOL);
         self.compare(sys::NFT_CMP_EQ, &kind.to_be_bytes());
     }
 
