@@ -15,7 +15,8 @@ mod table;
 mod turned_away;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,7 +25,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use sallyport_proto::{
     Position, Revision,
     policy::NodePolicy,
-    wire::{condition, trouble, turned_away::Reason},
+    wire::{condition, trouble, turned_away::Reason, unjudged_workload},
 };
 use tokio::sync::watch;
 
@@ -135,23 +136,78 @@ pub struct Status {
     pub heard: Option<Duration>,
     /// The enforcers of this name that were turned away.
     pub turned_away: Vec<TurnedAway>,
-    /// What happened to it that an operator should know.
+    /// What happened to it, or is so, that an operator should know.
     pub conditions: Vec<Condition>,
+    /// The reasons for which no policy judges traffic of workloads of it.
+    pub unjudged: BTreeSet<unjudged_workload::Reason>,
     /// The time for which a fenced node's lease has been over.
     pub lease_over: Option<Duration>,
 }
 
-/// An event in the life of a node that an operator should know.
+impl Status {
+    /// The first revision that those who wait for enforcement would wait for here, if edits do not go on without the node: the
+    /// one that is pending, or the first of all where policy is evaded by a workload.
+    pub fn lacks(&self) -> Option<Revision> {
+        let mut reasons = self.unjudged.iter();
+        match reasons.any(|reason| *reason != unjudged_workload::Reason::NoRoute) {
+            true => Some(1),
+            false => self.pending,
+        }
+    }
+}
+
+/// An event in the life of a node, or the way that it stands, that an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// What happened.
+    /// What happened, or is so.
     pub kind: condition::Kind,
     /// In words, with what to do.
     pub message: String,
-    /// How long ago it happened.
+    /// How long ago it happened, or for how long it has been so.
     pub since: Duration,
     /// The enforcers concerned.
     pub enforcers: Vec<Enforcer>,
+}
+
+/// What a node says of itself beside what it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// What is wrong, one of a kind.
+    pub troubles: Vec<Trouble>,
+    /// The workloads whose traffic no policy judges.
+    pub unjudged: Unjudged,
+}
+
+/// The addresses of a node's workloads whose traffic no policy judges, as the node says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unjudged {
+    /// The first of them, those that no route leads to last.
+    pub named: Vec<UnjudgedWorkload>,
+    /// How many more there are.
+    pub more: u64,
+}
+
+impl Unjudged {
+    /// Whether policy is evaded by any of them: there is one for another reason than that no route leads to it.
+    pub fn evades(&self) -> bool {
+        let mut reasons = self.named.iter().map(|workload| workload.reason);
+        reasons.any(|reason| reason != unjudged_workload::Reason::NoRoute)
+    }
+}
+
+/// An address of a workload whose traffic no policy judges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnjudgedWorkload {
+    /// The workload, as `NAMESPACE/NAME`.
+    pub workload: String,
+    /// The address.
+    pub address: IpAddr,
+    /// Why; unspecified for a reason that this version does not know.
+    pub reason: unjudged_workload::Reason,
+    /// Why in words, with what to do.
+    pub message: String,
+    /// For how long.
+    pub since: Duration,
 }
 
 /// Something that is wrong on a node, or was, as the node says.

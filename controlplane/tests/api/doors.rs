@@ -247,7 +247,7 @@ async fn what_a_node_says_of_itself_is_cut_and_forges_no_line() {
     };
     n.say(Message::Health(Health {
         troubles: (0..3_000).map(|_| trouble(Kind::Journal)).collect(),
-        repairs: 0,
+        ..Health::default()
     }));
     let reason = format!(
         "no\n2026-11-28T00:00:00Z ERROR forged{}",

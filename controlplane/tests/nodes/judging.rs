@@ -1,16 +1,20 @@
 //! Nodes that say that they do not judge all traffic.
 
-use sallyport_controlplane::nodes::Trouble;
+use sallyport_controlplane::nodes::{Health, Trouble};
 use sallyport_proto::wire::trouble::Kind;
 
 use super::*;
 
-fn not_judged() -> Vec<Trouble> {
-    vec![Trouble {
+fn not_judged() -> Health {
+    let trouble = Trouble {
         kind: Kind::NotJudged,
         reason: "br0".to_owned(),
         since: Duration::ZERO,
-    }]
+    };
+    Health {
+        troubles: vec![trouble],
+        ..Health::default()
+    }
 }
 
 /// n and m, which enforce revision 1.
@@ -26,9 +30,9 @@ fn two(unreachable: Unreachable, lease: Duration) -> (World, u64, u64) {
 }
 
 impl World {
-    fn says(&mut self, name: &str, session: u64, troubles: Vec<Trouble>) {
+    fn says(&mut self, name: &str, session: u64, health: Health) {
         let now = self.now;
-        self.table.says(name, session, troubles, now).unwrap();
+        self.table.says(name, session, health, now).unwrap();
     }
 
     fn state(&self, name: &str) -> State {
@@ -53,7 +57,7 @@ fn nothing_counts_as_enforced_on_a_node_that_does_not_judge() {
     assert_eq!(lagging.len(), 1);
     assert_eq!(lagging[0].name, "n");
     // Without an update it counts again.
-    world.says("n", n, Vec::new());
+    world.says("n", n, Health::default());
     assert!(world.table.enforces(1));
     let node = world.node("n");
     assert_eq!((node.state, node.pending), (State::Enforcing, None));
@@ -75,7 +79,7 @@ fn what_it_said_last_counts_until_it_says_something_else() {
     assert_eq!(world.state("n"), State::NotJudging);
     world.table.disconnected("n", session, world.now);
     let mut hello = hello("n", &window, NONE);
-    hello.troubles = Some(Vec::new());
+    hello.health = Some(Health::default());
     let session = world.table.accept();
     world.table.connect(session, hello, world.now).unwrap();
     assert_eq!(world.state("n"), State::Enforcing);
@@ -93,7 +97,7 @@ fn it_is_never_taken_for_one_that_enforces_as_it_connects() {
     let nodes = [("n", allow(&[1]))];
     let mut world = World::start((1, 1), Unreachable::Wait, (&["n"], false), &nodes);
     let mut hello = hello("n", &[position(1, &allow(&[1]))], NONE);
-    hello.troubles = Some(not_judged());
+    hello.health = Some(not_judged());
     let session = world.table.accept();
     world.table.connect(session, hello, world.now).unwrap();
     assert_eq!(world.state("n"), State::NotJudging);
@@ -111,7 +115,7 @@ fn a_barrier_waits_for_it_as_if_it_had_not_acknowledged() {
     world.pass(Duration::from_secs(60));
     assert_eq!(world.table.settled(), 1);
     assert_eq!(world.table.rollouts(world.now)[0].waits_for, ["n"]);
-    world.says("n", n, Vec::new());
+    world.says("n", n, Health::default());
     world.pass(Duration::from_millis(20));
     assert_eq!(world.table.settled(), 2);
     // It says so when it has acknowledged, and m has not.
@@ -123,7 +127,7 @@ fn a_barrier_waits_for_it_as_if_it_had_not_acknowledged() {
     world.follow("m", m);
     world.pass(Duration::from_secs(60));
     assert_eq!(world.table.settled(), 2);
-    world.says("n", n, Vec::new());
+    world.says("n", n, Health::default());
     world.pass(Duration::from_millis(20));
     assert_eq!(world.table.settled(), 3);
     world.follow("n", n);
@@ -147,7 +151,7 @@ fn it_is_skipped_as_one_that_does_not_answer() {
     world.follow("m", m);
     assert_eq!(world.state("n"), State::Skipped);
     assert!(world.table.enforces(2), "those who wait do not wait for it");
-    world.says("n", n, Vec::new());
+    world.says("n", n, Health::default());
     assert_eq!(world.state("n"), State::Enforcing);
 }
 
@@ -170,7 +174,7 @@ fn of_a_fence_its_lease_decides() {
     assert_eq!(world.state("n"), State::Fenced);
     assert!(!world.lease("n", n), "it is not back");
     world.follow("n", n);
-    world.says("n", n, Vec::new());
+    world.says("n", n, Health::default());
     assert_eq!(world.state("n"), State::Enforcing);
     assert!(world.lease("n", n));
 }

@@ -17,6 +17,8 @@ use tracing::{error, info, warn};
 use super::bridge::BridgeTable;
 use crate::{
     guard::{self, Rules},
+    health::Health,
+    judged::Judging,
     netlink::{self, Netlink},
     nft::render::Options,
     places::{self, Places},
@@ -32,6 +34,8 @@ pub(super) struct Guarding {
     options: Options,
     rules: Rules,
     places: Places,
+    /// Says which workloads are judged by neither table.
+    judging: Judging,
     /// Where the agent's thread asks for the routes to endpoints that are new.
     runtime: Option<Runtime>,
     /// The policy that the table was last made for.
@@ -51,10 +55,12 @@ impl Guarding {
         options: Options,
         rules: Rules,
         policy: &NodePolicy,
+        health: Health,
     ) -> Guarding {
         Guarding {
             table: BridgeTable::beside(kernel, is_protected),
             options,
+            judging: Judging::new(rules.ignored.clone(), health),
             rules,
             places: Places::default(),
             runtime: Builder::new_current_thread().enable_all().build().ok(),
@@ -132,6 +138,7 @@ impl Guarding {
     }
 
     fn set(&mut self) -> Result<(), netlink::Error> {
+        self.judging.look(&self.policy, &self.places);
         let ground = guard::ground(&self.policy, &self.options, &self.rules, &self.places);
         let result = self.table.set(ground);
         self.note(result)
