@@ -1,7 +1,7 @@
 //! Nodes that say that they do not judge all traffic.
 
-use sallyport_controlplane::nodes::{Health, Trouble};
-use sallyport_proto::wire::trouble::Kind;
+use sallyport_controlplane::nodes::{Health, Trouble, Unjudged, UnjudgedWorkload};
+use sallyport_proto::wire::{condition, trouble::Kind, unjudged_workload::Reason};
 
 use super::*;
 
@@ -177,4 +177,142 @@ fn of_a_fence_its_lease_decides() {
     world.says("n", n, Health::default());
     assert_eq!(world.state("n"), State::Enforcing);
     assert!(world.lease("n", n));
+}
+
+/// One workload whose traffic is not judged, for a reason.
+fn unjudged(reason: Reason) -> Health {
+    let workload = UnjudgedWorkload {
+        workload: "a/web".to_owned(),
+        address: [10, 0, 0, 1].into(),
+        reason,
+        message: "its words".to_owned(),
+        since: Duration::from_secs(5),
+    };
+    Health {
+        unjudged: Unjudged {
+            named: vec![workload],
+            more: 0,
+        },
+        ..Health::default()
+    }
+}
+
+impl World {
+    fn conditions(&self, name: &str) -> Vec<(condition::Kind, String, Duration)> {
+        let conditions = self.node(name).conditions.into_iter();
+        let told = conditions.map(|one| (one.kind, one.message, one.since));
+        told.collect()
+    }
+}
+
+#[test]
+fn nothing_counts_as_enforced_while_a_workload_is_not_judged() {
+    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    // A reason of a later version counts, too.
+    for reason in [Reason::OwnAddress, Reason::Device, Reason::Unspecified] {
+        world.says("n", n, unjudged(reason));
+        assert!(!world.table.enforces(1), "{reason:?}");
+        let lagging = world.table.lagging(1, world.now);
+        assert_eq!((lagging.len(), &*lagging[0].name), (1, "n"), "{reason:?}");
+        let node = world.node("n");
+        assert_eq!((node.state, node.pending), (State::Enforcing, None));
+        assert_eq!((node.lacks(), node.enforced.is_some()), (Some(1), true));
+        let words = "workload a/web (10.0.0.1): its words".to_owned();
+        let told = (condition::Kind::NotJudged, words, Duration::from_secs(5));
+        assert_eq!(world.conditions("n"), [told]);
+        world.says("n", n, Health::default());
+        assert!(world.table.enforces(1), "{reason:?}");
+        assert_eq!(world.node("n").lacks(), None);
+        assert_eq!(world.conditions("n"), []);
+    }
+}
+
+#[test]
+fn a_workload_that_is_not_judged_holds_no_edit_back() {
+    let (mut world, n, m) = two(Unreachable::Wait, NONE);
+    world.says("n", n, unjudged(Reason::Device));
+    world.commit(2, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    world.follow("n", n);
+    world.follow("m", m);
+    world.pass(Duration::from_millis(20));
+    world.follow("n", n);
+    world.follow("m", m);
+    assert_eq!(world.table.settled(), 2);
+    assert_eq!(world.node("n").enforced.unwrap().revision, 2);
+    assert!(!world.table.enforces(2));
+    world.says("n", n, Health::default());
+    assert!(world.table.enforces(2));
+}
+
+#[test]
+fn a_workload_without_a_route_holds_nothing_back() {
+    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    world.says("n", n, unjudged(Reason::NoRoute));
+    assert!(world.table.enforces(1));
+    assert_eq!(world.node("n").lacks(), None);
+    let [(kind, words, _)] = &world.conditions("n")[..] else {
+        panic!("{:?}", world.conditions("n"));
+    };
+    assert_eq!(*kind, condition::Kind::NoRoute);
+    assert_eq!(words, "workloads a/web (10.0.0.1): its words");
+}
+
+#[test]
+fn what_it_said_of_workloads_counts_until_it_says_something_else() {
+    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    world.says("n", n, unjudged(Reason::Device));
+    world.now += Duration::from_secs(7);
+    world.table.disconnected("n", n, world.now);
+    assert!(!world.table.enforces(1));
+    let (_, _, since) = &world.conditions("n")[0];
+    assert_eq!(*since, Duration::from_secs(12));
+    let mut hello = hello("n", &[position(1, &allow(&[1]))], NONE);
+    hello.health = Some(Health::default());
+    let session = world.table.accept();
+    world
+        .table
+        .connect(session, hello.clone(), world.now)
+        .unwrap();
+    assert!(world.table.enforces(1));
+    // It is never taken for one that enforces as it connects.
+    hello.health = Some(unjudged(Reason::OwnAddress));
+    let session = world.table.accept();
+    world.table.connect(session, hello, world.now).unwrap();
+    assert!(!world.table.enforces(1));
+    world.table.disconnected("n", session, world.now);
+    world.table.leave("n", world.now);
+    assert!(world.table.enforces(1));
+    assert_eq!(world.conditions("n"), []);
+}
+
+#[test]
+fn those_who_wait_do_not_wait_for_a_node_that_is_passed_over() {
+    let (mut world, n, m) = two(Unreachable::Skip, NONE);
+    world.says("n", n, unjudged(Reason::Device));
+    world.table.disconnected("n", n, world.now);
+    world.commit(2, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    world.follow("m", m);
+    world.pass(Duration::from_millis(301));
+    world.pass(Duration::from_millis(20));
+    world.follow("m", m);
+    assert_eq!(world.state("n"), State::Skipped);
+    assert!(world.table.enforces(2));
+}
+
+#[test]
+fn workloads_that_are_not_named_are_counted() {
+    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    let mut many = unjudged(Reason::Device);
+    many.unjudged.more = 9;
+    world.says("n", n, many.clone());
+    let conditions = world.conditions("n");
+    assert_eq!(conditions.len(), 2);
+    assert!(conditions[1].1.contains("9 more"), "{conditions:?}");
+    let mut without = unjudged(Reason::NoRoute).unjudged.named;
+    without = vec![without[0].clone(); 7];
+    many.unjudged.named.extend(without);
+    world.says("n", n, many);
+    let conditions = world.conditions("n");
+    assert_eq!(conditions.len(), 2);
+    assert!(conditions[1].1.contains(" and 11 more: "), "{conditions:?}");
 }

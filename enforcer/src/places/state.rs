@@ -131,6 +131,12 @@ impl State {
         doubted
     }
 
+    /// Has the kernel answered that there is a link.
+    #[cfg(test)]
+    pub(super) fn insert(&mut self, index: u32, link: Link) {
+        self.links.insert(index, link);
+    }
+
     fn bridge(&self, index: u32) -> Option<&Link> {
         let link = self.links.get(&index);
         link.filter(|link| matches!(link.kind, Kind::Bridge { .. }))
