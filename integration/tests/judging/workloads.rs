@@ -96,7 +96,7 @@ impl Scene {
         let log = self.deployment.log("node-1");
         all(
             &log,
-            &["no policy judges the traffic of a workload", words[0]],
+            &["no policy judges the traffic of a workload", words[1]],
         )?;
         self.an_edit_goes_on()
     }
