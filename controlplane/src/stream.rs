@@ -2,14 +2,10 @@
 //! policies and keeps nothing about nodes: that is `nodes`.
 
 mod diffs;
+mod health;
 mod parts;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{
     Stream, StreamExt as _, TryStreamExt as _,
@@ -17,11 +13,10 @@ use futures::{
 };
 use sallyport_process::text::one_line;
 use sallyport_proto::{
-    Position, Unknown, WireError, address, positions,
+    Position, Unknown, WireError, positions,
     wire::{
         self, LeaseGrant, LeaseRequest, LeaveRequest, LeaveResponse, Ping, Pong, SyncRequest,
         SyncResponse, node_service_server::NodeService, sync_request::Message, sync_response,
-        trouble::Kind, unjudged_workload::Reason,
     },
 };
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
@@ -34,10 +29,7 @@ pub use self::{
 };
 use crate::{
     journal::Note,
-    nodes::{
-        Enforcer, Health, Hello, Nodes, Opened, Session, SessionError, Trouble, Unjudged,
-        UnjudgedWorkload, Unreachable,
-    },
+    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, Unreachable},
     writer::{Writer, now_ms},
 };
 
@@ -53,11 +45,6 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// What a node says of itself is kept up to so many bytes.
 const LONGEST_VERSION: usize = 64;
 const LONGEST_REASON: usize = 1024;
-/// A namespace is a DNS label of 63 characters, and a name a subdomain of 253 (RFC 1123), with a slash between them.
-const LONGEST_WORKLOAD: usize = 317;
-const LONGEST_REMEDY: usize = 512;
-/// So many workloads are kept whose traffic a node does not judge. The rest is counted.
-const MOST_UNJUDGED: usize = 20;
 /// A node's name is a DNS subdomain (RFC 1123), as its Node object's.
 const LONGEST_NAME: usize = 253;
 /// A node says at most so many versions. Mostly it holds two while an edit is on its way. A node that lags behind edits by two or
@@ -287,7 +274,7 @@ fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
         },
         lease: Duration::from_millis(hello.lease_ms.into()),
         enforcer: enforcer_of(&hello)?,
-        health: hello.health.map(health_of).transpose()?,
+        health: hello.health.map(health::checked).transpose()?,
     })
 }
 
@@ -373,7 +360,7 @@ struct Conversation {
 
 /// What a conversation waits for.
 enum Signal {
-    Said(Option<SyncRequest>),
+    Said(Option<Box<SyncRequest>>),
     Changed,
     Retry,
     Ping,
@@ -438,7 +425,7 @@ impl Conversation {
             match self.listen(next_ping).await {
                 Signal::Said(Some(request)) => {
                     self.session.heard()?;
-                    if let Some(grant) = self.hear(request)? {
+                    if let Some(grant) = self.hear(*request)? {
                         return Ok(Some(response(sync_response::Message::Lease(grant))));
                     }
                 }
@@ -451,7 +438,7 @@ impl Conversation {
 
     async fn listen(&mut self, next_ping: Option<std::time::Instant>) -> Signal {
         if let Some(request) = self.early.pop_front() {
-            return Signal::Said(Some(request));
+            return Signal::Said(Some(Box::new(request)));
         }
         let ping = async {
             match next_ping {
@@ -462,7 +449,7 @@ impl Conversation {
         tokio::select! {
             biased;
             // An error: the connection broke, or the node hung up in the middle of a message.
-            said = self.inbound.message() => Signal::Said(said.unwrap_or(None)),
+            said = self.inbound.message() => Signal::Said(said.unwrap_or(None).map(Box::new)),
             () = self.session.changed() => Signal::Changed,
             () = self.retry.due() => Signal::Retry,
             () = ping => Signal::Ping,
@@ -483,7 +470,7 @@ impl Conversation {
                 Ok(self.session.lease()?.then_some(LeaseGrant { number }))
             }
             Some(Message::Health(health)) => {
-                self.session.says(health_of(health)?)?;
+                self.session.says(health::checked(health)?)?;
                 Ok(None)
             }
             Some(Message::Pong(Pong { number })) => {
@@ -520,49 +507,6 @@ impl Drop for Conversation {
     fn drop(&mut self) {
         info!(node = self.session.name(), "node disconnected");
     }
-}
-
-/// What a node says of itself: of troubles one of a kind, and of workloads the first ones. What this version does not know of
-/// it cannot tell of; but a workload whose traffic is not judged for a reason that is not known is one.
-fn health_of(health: wire::Health) -> Result<Health, Status> {
-    let unjudged = |workload: wire::UnjudgedWorkload| {
-        let address = address("unjudged.address", &workload.address).map_err(malformed)?;
-        Ok::<_, Status>(UnjudgedWorkload {
-            reason: workload.reason(),
-            workload: one_line(&workload.workload, LONGEST_WORKLOAD),
-            address,
-            message: one_line(&workload.message, LONGEST_REMEDY),
-            since: Duration::from_millis(workload.since_ms),
-        })
-    };
-    let left_out = health.unjudged.len().saturating_sub(MOST_UNJUDGED) as u64;
-    let mut named: Vec<_> = health.unjudged;
-    // What it is to say last goes first.
-    named.sort_by_key(|workload| workload.reason() == Reason::NoRoute);
-    named.truncate(MOST_UNJUDGED);
-    let unjudged = Unjudged {
-        named: named.into_iter().map(unjudged).collect::<Result<_, _>>()?,
-        more: health.unjudged_more.saturating_add(left_out),
-    };
-    Ok(Health {
-        troubles: troubles_of(health.troubles),
-        unjudged,
-    })
-}
-
-fn troubles_of(troubles: Vec<wire::Trouble>) -> Vec<Trouble> {
-    let mut known = BTreeMap::new();
-    for trouble in troubles {
-        if let Ok(kind) = Kind::try_from(trouble.kind) {
-            let trouble = Trouble {
-                kind,
-                reason: one_line(&trouble.reason, LONGEST_REASON),
-                since: Duration::from_millis(trouble.since_ms),
-            };
-            known.entry(kind).or_insert(trouble);
-        }
-    }
-    known.into_values().collect()
 }
 
 fn response(message: sync_response::Message) -> SyncResponse {
