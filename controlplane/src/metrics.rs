@@ -123,7 +123,7 @@ fn render(source: &Source) -> String {
     let statuses = source.nodes.status();
     let enforced = statuses
         .iter()
-        .map(|status| status.pending.map_or(published.revision, |first| first - 1))
+        .map(|status| status.lacks().map_or(published.revision, |first| first - 1))
         .min();
     gauge(
         "revision_enforced",
@@ -151,7 +151,12 @@ fn render(source: &Source) -> String {
     );
     let nodes: Family<[(&str, String); 1], Gauge> = Family::default();
     let troubles: Family<[(&str, String); 1], Gauge> = Family::default();
+    let unjudged: Family<[(&str, String); 1], Gauge> = Family::default();
     for status in &statuses {
+        for reason in &status.unjudged {
+            let reason = label(reason.as_str_name()).replace('_', "-");
+            unjudged.get_or_create(&[("reason", reason)]).inc();
+        }
         let state = NodeStatus::from(status).state().as_str_name();
         nodes.get_or_create(&[("state", label(state))]).inc();
         for trouble in &status.troubles {
@@ -164,6 +169,11 @@ fn render(source: &Source) -> String {
         "troubled_nodes",
         "Nodes that say that something is wrong with them, or was",
         troubles,
+    );
+    all.register(
+        "not_judged_nodes",
+        "Nodes that name workloads whose traffic no policy judges, by why",
+        unjudged,
     );
     let turned_away: Family<[(&str, String); 1], Counter> = Family::default();
     for (reason, count) in source.nodes.turned_away() {

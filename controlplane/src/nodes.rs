@@ -5,6 +5,7 @@
 
 mod entry;
 mod extent;
+mod health;
 mod latency;
 mod pings;
 mod prepare;
@@ -15,7 +16,7 @@ mod table;
 mod turned_away;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,12 +25,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use sallyport_proto::{
     Position, Revision,
     policy::NodePolicy,
-    wire::{condition, trouble, turned_away::Reason},
+    wire::{condition, turned_away::Reason, unjudged_workload},
 };
 use tokio::sync::watch;
 
 use self::latency::Latency;
 pub use self::{
+    health::{Health, Trouble, Unjudged, UnjudgedWorkload},
     prepare::Prepared,
     rivals::{Contested, Enforcer},
     rollout::Phase,
@@ -135,34 +137,37 @@ pub struct Status {
     pub heard: Option<Duration>,
     /// The enforcers of this name that were turned away.
     pub turned_away: Vec<TurnedAway>,
-    /// What happened to it that an operator should know.
+    /// What happened to it, or is so, that an operator should know.
     pub conditions: Vec<Condition>,
+    /// The reasons for which no policy judges traffic of workloads of it.
+    pub unjudged: BTreeSet<unjudged_workload::Reason>,
     /// The time for which a fenced node's lease has been over.
     pub lease_over: Option<Duration>,
 }
 
-/// An event in the life of a node that an operator should know.
+impl Status {
+    /// The first revision that those who wait for enforcement would wait for here, if edits do not go on without the node: the
+    /// one that is pending, or the first of all where policy is evaded by a workload.
+    pub fn lacks(&self) -> Option<Revision> {
+        let mut reasons = self.unjudged.iter();
+        match reasons.any(|reason| *reason != unjudged_workload::Reason::NoRoute) {
+            true => Some(1),
+            false => self.pending,
+        }
+    }
+}
+
+/// An event in the life of a node, or the way that it stands, that an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// What happened.
+    /// What happened, or is so.
     pub kind: condition::Kind,
     /// In words, with what to do.
     pub message: String,
-    /// How long ago it happened.
+    /// How long ago it happened, or for how long it has been so.
     pub since: Duration,
     /// The enforcers concerned.
     pub enforcers: Vec<Enforcer>,
-}
-
-/// Something that is wrong on a node, or was, as the node says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// What.
-    pub kind: trouble::Kind,
-    /// Why, in words.
-    pub reason: String,
-    /// For how long, or how long ago it was.
-    pub since: Duration,
 }
 
 /// An edit, or several, on their way through the cluster.

@@ -2,14 +2,10 @@
 //! policies and keeps nothing about nodes: that is `nodes`.
 
 mod diffs;
+mod health;
 mod parts;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    pin::Pin,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{
     Stream, StreamExt as _, TryStreamExt as _,
@@ -21,7 +17,6 @@ use sallyport_proto::{
     wire::{
         self, LeaseGrant, LeaseRequest, LeaveRequest, LeaveResponse, Ping, Pong, SyncRequest,
         SyncResponse, node_service_server::NodeService, sync_request::Message, sync_response,
-        trouble::Kind,
     },
 };
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
@@ -34,7 +29,7 @@ pub use self::{
 };
 use crate::{
     journal::Note,
-    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, Trouble, Unreachable},
+    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, Unreachable},
     writer::{Writer, now_ms},
 };
 
@@ -279,7 +274,7 @@ fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
         },
         lease: Duration::from_millis(hello.lease_ms.into()),
         enforcer: enforcer_of(&hello)?,
-        troubles: hello.health.map(troubles_of),
+        health: hello.health.map(health::checked).transpose()?,
     })
 }
 
@@ -365,7 +360,7 @@ struct Conversation {
 
 /// What a conversation waits for.
 enum Signal {
-    Said(Option<SyncRequest>),
+    Said(Option<Box<SyncRequest>>),
     Changed,
     Retry,
     Ping,
@@ -430,7 +425,7 @@ impl Conversation {
             match self.listen(next_ping).await {
                 Signal::Said(Some(request)) => {
                     self.session.heard()?;
-                    if let Some(grant) = self.hear(request)? {
+                    if let Some(grant) = self.hear(*request)? {
                         return Ok(Some(response(sync_response::Message::Lease(grant))));
                     }
                 }
@@ -443,7 +438,7 @@ impl Conversation {
 
     async fn listen(&mut self, next_ping: Option<std::time::Instant>) -> Signal {
         if let Some(request) = self.early.pop_front() {
-            return Signal::Said(Some(request));
+            return Signal::Said(Some(Box::new(request)));
         }
         let ping = async {
             match next_ping {
@@ -454,7 +449,7 @@ impl Conversation {
         tokio::select! {
             biased;
             // An error: the connection broke, or the node hung up in the middle of a message.
-            said = self.inbound.message() => Signal::Said(said.unwrap_or(None)),
+            said = self.inbound.message() => Signal::Said(said.unwrap_or(None).map(Box::new)),
             () = self.session.changed() => Signal::Changed,
             () = self.retry.due() => Signal::Retry,
             () = ping => Signal::Ping,
@@ -475,7 +470,7 @@ impl Conversation {
                 Ok(self.session.lease()?.then_some(LeaseGrant { number }))
             }
             Some(Message::Health(health)) => {
-                self.session.says(troubles_of(health))?;
+                self.session.says(health::checked(health)?)?;
                 Ok(None)
             }
             Some(Message::Pong(Pong { number })) => {
@@ -512,22 +507,6 @@ impl Drop for Conversation {
     fn drop(&mut self) {
         info!(node = self.session.name(), "node disconnected");
     }
-}
-
-/// What a node says is wrong with it, one of a kind. What this version does not know of it cannot tell of.
-fn troubles_of(health: wire::Health) -> Vec<Trouble> {
-    let mut known = BTreeMap::new();
-    for trouble in health.troubles {
-        if let Ok(kind) = Kind::try_from(trouble.kind) {
-            let trouble = Trouble {
-                kind,
-                reason: one_line(&trouble.reason, LONGEST_REASON),
-                since: Duration::from_millis(trouble.since_ms),
-            };
-            known.entry(kind).or_insert(trouble);
-        }
-    }
-    known.into_values().collect()
 }
 
 fn response(message: sync_response::Message) -> SyncResponse {

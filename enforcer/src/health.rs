@@ -4,9 +4,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use sallyport_proto::wire;
+use sallyport_proto::{policy::octets, wire};
 use tokio::sync::watch;
 use wire::trouble::Kind;
+
+use crate::judged::{Unjudged, Workload};
 
 /// What is wrong on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Trouble {
 pub struct State {
     /// What is wrong, one of a kind.
     pub troubles: BTreeMap<Kind, Trouble>,
+    /// The workloads whose traffic no policy judges.
+    pub unjudged: Arc<Unjudged>,
     /// Since when there is a session, or there is none: the latter is a trouble.
     pub session_since: Option<Timestamp>,
     /// How often what others did to the table was mended.
@@ -94,9 +98,27 @@ impl State {
                 since_ms: since.as_millis().try_into().unwrap_or_default(),
             }
         });
+        let unjudged = self.unjudged.named.iter().map(|workload| {
+            let Workload {
+                name,
+                address,
+                why,
+                since,
+            } = workload;
+            let since = now.duration_since(*since);
+            wire::UnjudgedWorkload {
+                workload: name.clone(),
+                address: octets(*address),
+                reason: why.reason().into(),
+                message: why.to_string(),
+                since_ms: since.as_millis().try_into().unwrap_or_default(),
+            }
+        });
         wire::Health {
             troubles: troubles.collect(),
             repairs: self.repairs,
+            unjudged: unjudged.collect(),
+            unjudged_more: self.unjudged.more(),
         }
     }
 

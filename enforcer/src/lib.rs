@@ -11,6 +11,7 @@ pub mod guard;
 pub mod health;
 pub mod instance;
 pub mod journal;
+pub mod judged;
 pub mod kernel;
 pub mod leave;
 pub mod metrics;

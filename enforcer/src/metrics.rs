@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use sallyport_process::{log, metrics};
-use sallyport_proto::wire::trouble::Kind;
+use sallyport_proto::wire::{trouble::Kind, unjudged_workload::Reason};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
@@ -76,6 +76,21 @@ struct Seen {
 fn label(kind: &Kind) -> String {
     let name = kind.as_str_name();
     let word = name.trim_start_matches("KIND_").to_lowercase();
+    word.replace('_', "-")
+}
+
+/// The reasons for which traffic of a workload is not judged.
+const REASONS: [Reason; 4] = [
+    Reason::OwnAddress,
+    Reason::Device,
+    Reason::Flowtable,
+    Reason::NoRoute,
+];
+
+/// `own-address`, `no-route`, ...
+fn reason_label(reason: Reason) -> String {
+    let name = reason.as_str_name();
+    let word = name.trim_start_matches("REASON_").to_lowercase();
     word.replace('_', "-")
 }
 
@@ -186,6 +201,18 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
             packets,
         );
     }
+    let unjudged: Family<[(&str, String); 1], Gauge> = Family::default();
+    for reason in REASONS {
+        let count = state.unjudged.counts.get(&reason).copied();
+        let labels = [("reason", reason_label(reason))];
+        let gauge = unjudged.get_or_create(&labels);
+        gauge.set(count.unwrap_or_default() as i64);
+    }
+    all.register(
+        "not_judged_workloads",
+        "Addresses of the node's workloads whose traffic no policy judges, by why",
+        unjudged,
+    );
     let troubles: Family<[(&str, String); 1], Gauge<f64, std::sync::atomic::AtomicU64>> =
         Family::default();
     let now = Timestamp::now();

@@ -1,11 +1,13 @@
 //! The socket to netfilter: commits batches and reads back what our tables hold. It never decides anything, and never
-//! names a table but ours.
+//! changes a table but ours. Of other tables it reads the flowtables.
 
 mod connections;
 mod content;
+mod flowtables;
 mod monitor;
 mod rules;
 
+pub use flowtables::Flowtables;
 pub use monitor::{Culprit, Monitor, Notice};
 
 use std::{
@@ -449,8 +451,13 @@ impl Netlink {
 
     /// The bodies of everything that a dump of nf_tables returns.
     fn dump(&self, kind: u32, which: &Attributes) -> Result<Vec<Vec<u8>>, Error> {
+        self.dump_of(self.family.number(), kind, which)
+    }
+
+    /// The bodies of everything that a dump of nf_tables returns for a family, or for all families (`NFPROTO_UNSPEC`).
+    fn dump_of(&self, family: u8, kind: u32, which: &Attributes) -> Result<Vec<Vec<u8>>, Error> {
         let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
-        let request = request(kind, libc::NLM_F_DUMP, self.family.number(), which);
+        let request = request(kind, libc::NLM_F_DUMP, family, which);
         self.dump_wanted(&request, |_| true)
     }
 

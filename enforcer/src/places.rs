@@ -1,13 +1,16 @@
-//! Places in the network namespace of this process: its bridges, their ports, and where the node's routes to endpoints lead.
-//! It decides nothing about policy, and changes nothing.
+//! Places in the network namespace of this process: its bridges, their ports, where the node's routes to endpoints lead, and
+//! what takes packets past the forward hook. It decides nothing about policy, and changes nothing.
 //!
 //! The kernel tells of changes by rtnetlink's multicast, and what it tells is only taken for a reason to ask. Some changes
 //! of IPv4 routes are not told: a device that goes down and an address that goes take routes with them (`fib_disable_ip`
 //! and `fib_sync_down_addr` of the kernel's `net/ipv4/fib_frontend.c` and `fib_semantics.c`), so that what leads to the
 //! device or has the address for its source is asked for anew. What no message tells is found by the listing of everything
-//! every ten seconds.
+//! every ten seconds. Of flowtables nf_tables tells by messages that also tell of each element of a set, at the cost of all who
+//! commit (see `netlink::monitor`). So they are listed every second.
 
+mod bypass;
 mod changes;
+mod flowtables;
 mod kernel;
 mod state;
 #[cfg(test)]
@@ -23,20 +26,26 @@ use std::{
 
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
+pub use self::bypass::Bypass;
 use self::{
     changes::{Changes, Notices},
+    flowtables::Lister,
     kernel::Kernel,
     state::{State, Touched},
 };
+use crate::netlink::Flowtables;
 
 /// How long after the kernel told of a change it is asked: most changes come with several messages.
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// How often everything is listed though the kernel tells of nothing.
 const REFRESH: Duration = Duration::from_secs(10);
+
+/// How often flowtables are listed.
+const FLOWTABLES: Duration = Duration::from_secs(1);
 
 /// How long the answers of a refresh may take, and how much longer for each endpoint.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -54,6 +63,10 @@ pub struct Places {
     pub bridges: BTreeMap<String, Bridge>,
     /// Where the node's route to the address of each endpoint leads.
     pub routes: BTreeMap<IpAddr, Route>,
+    /// The interfaces whose packets pass the forward hook by, by name.
+    pub bypasses: BTreeMap<String, Bypass>,
+    /// The interfaces that flowtables take packets from, past the forward hook.
+    pub flowtables: Flowtables,
 }
 
 /// A port of a bridge.
@@ -106,7 +119,11 @@ pub async fn list(endpoints: &BTreeSet<IpAddr>) -> Listed {
     let kernel = Kernel::open()?;
     let mut state = State::default();
     refresh(&mut state, &kernel, Changes::everything(), endpoints).await?;
-    Ok(state.places())
+    let mut lister = Lister::default();
+    lister.list().await;
+    let mut places = state.places();
+    lister.write(&mut places);
+    Ok(places)
 }
 
 /// Asks once where the routes to these endpoints lead. Of bridges and their ports it tells nothing.
@@ -149,6 +166,9 @@ async fn listen(
     let mut state = State::default();
     let mut changes = Changes::everything();
     let mut next_listing = Instant::now();
+    let mut lister = Lister::default();
+    let mut ticks = interval(FLOWTABLES);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         if changes.are_everything() {
             next_listing = Instant::now() + REFRESH;
@@ -160,18 +180,29 @@ async fn listen(
         known.send_if_modified(|listed| match listed {
             Ok(places) => state.write(places, &touched),
             Err(_) => {
-                *listed = Ok(state.places());
+                let mut places = state.places();
+                lister.write(&mut places);
+                *listed = Ok(places);
                 true
             }
         });
-        changes = tokio::select! {
-            heard = notices.heard() => {
-                heard?;
-                notices.gather_during(sleep(SETTLE)).await?;
-                notices.take()
+        changes = loop {
+            tokio::select! {
+                heard = notices.heard() => {
+                    heard?;
+                    notices.gather_during(sleep(SETTLE)).await?;
+                    break notices.take();
+                }
+                Ok(()) = endpoints.changed() => break Changes::default(),
+                () = sleep_until(next_listing) => break Changes::everything(),
+                _ = ticks.tick() => {}
             }
-            Ok(()) = endpoints.changed() => Changes::default(),
-            () = sleep_until(next_listing) => Changes::everything(),
+            // Nothing of the rest is asked anew for that.
+            notices.gather_during(lister.list()).await?;
+            known.send_if_modified(|listed| match listed {
+                Ok(places) => lister.write(places),
+                Err(_) => false,
+            });
         };
     }
 }

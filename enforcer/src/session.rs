@@ -4,7 +4,7 @@
 
 mod lease;
 
-use std::{collections::VecDeque, pin::Pin, time::Duration};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -168,7 +168,10 @@ async fn try_session(
     let mut applying: Option<BoxFuture<'_, Result<Message, Status>>> = None;
     let mut waiting = VecDeque::new();
     loop {
-        let report = health.borrow_and_update().troubles.clone();
+        let report = {
+            let state = health.borrow_and_update();
+            (state.troubles.clone(), Arc::clone(&state.unjudged))
+        };
         if probation.is_none() && told.as_ref() != Some(&report) {
             let says = identity.health.watch().borrow().report();
             send(&requests, Message::Health(says)).await?;

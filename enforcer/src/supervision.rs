@@ -67,7 +67,11 @@ fn status(agent: &Handle, state: &State) -> String {
         true => "not judging all traffic by",
         false => "enforcing",
     };
-    format!("{how} {position}{troubles}").replace('\n', "; ")
+    let unjudged = match state.unjudged.evading() {
+        0 => String::new(),
+        count => format!("; no policy judges the traffic of {count} addresses of workloads"),
+    };
+    format!("{how} {position}{troubles}{unjudged}").replace('\n', "; ")
 }
 
 /// Messages that wait for a manager that does not read. READY=1 is the first, so that it is never the one dropped.

@@ -1,6 +1,9 @@
 //! Bridges whose traffic passes the table by, on the real kernel: a node says so within a second and does not count as one
 //! that enforces, and where it may it sets the sysctls right. That packets do pass meanwhile is what makes it matter.
 
+#[path = "judging/workloads.rs"]
+mod workloads;
+
 use std::{
     fmt,
     io::{Read as _, Write as _},
@@ -44,6 +47,18 @@ fn main() -> ExitCode {
         ("a_new_session_knows_it_from_its_start", new_session),
         ("an_enforcer_that_cannot_start_is_not_forgotten", restarted),
         ("sysctls_are_set_right_where_that_is_allowed", managed),
+        (
+            "a_workload_with_an_address_of_the_node_is_not_judged",
+            workloads::own_address,
+        ),
+        (
+            "a_workload_behind_a_macvlan_device_is_not_judged",
+            workloads::macvlan,
+        ),
+        (
+            "a_workload_in_a_flowtable_is_not_judged",
+            workloads::flowtable,
+        ),
     ])
 }
 

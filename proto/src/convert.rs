@@ -37,7 +37,8 @@ fn sixteen(field: &'static str, bytes: &[u8]) -> Result<[u8; 16], WireError> {
         .map_err(|_| malformed(field, format!("must be 16 bytes, is {}", bytes.len())))
 }
 
-fn address(field: &'static str, bytes: &[u8]) -> Result<IpAddr, WireError> {
+/// The address of 4 or 16 bytes that a field of a message has.
+pub fn address(field: &'static str, bytes: &[u8]) -> Result<IpAddr, WireError> {
     if let Ok(four) = <[u8; 4]>::try_from(bytes) {
         return Ok(Ipv4Addr::from(four).into());
     }

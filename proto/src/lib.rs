@@ -13,7 +13,7 @@ mod ranges;
 mod window;
 
 pub use assembly::{Assembled, Assembly};
-pub use convert::{WireError, positions};
+pub use convert::{WireError, address, positions};
 pub use delta::{ApplyError, Change, Delta, Difference};
 pub use digest::{Digest, Hasher};
 pub use meet::{Unknown, Ways};

@@ -481,7 +481,7 @@ fn ranges_entry(ranges: &Ranges) -> u128 {
 }
 
 /// An address's bytes: 4 or 16.
-pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
+pub fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),

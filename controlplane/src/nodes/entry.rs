@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 pub(super) use self::status::clones;
 use super::{
-    Hello, SessionError, State, Trouble, Unreachable, Update,
+    Health, Hello, SessionError, State, Trouble, Unreachable, Update,
     pings::Pings,
     rivals::{Enforcer, First, Rivals},
     table::Now,
@@ -60,8 +60,9 @@ pub(super) struct Entry {
     pub(super) refusals: Refusals,
     /// The node's last refusal, until it accepts something.
     refusal: Option<String>,
-    /// What it says is wrong with it, and when it said so. While it is not connected, only that it did not judge all traffic.
-    troubles: (Vec<Trouble>, Instant),
+    /// What it says of itself, and when it said so. While it is not connected, only that it did not judge all traffic, and which
+    /// workloads it did not judge the traffic of.
+    health: (Health, Instant),
     version: String,
     unknown: Unknown,
     /// Set when it ever enforced anything, to whether it has leases. Until then no barrier waits for it.
@@ -137,7 +138,7 @@ impl Entry {
             replaced: None,
             refusals: Refusals::default(),
             refusal: None,
-            troubles: (Vec::new(), now),
+            health: (Health::default(), now),
             version: String::new(),
             unknown: Unknown::default(),
             joined: None,
@@ -173,7 +174,7 @@ impl Entry {
 
     /// The trouble of traffic that passes it by unjudged, if it has not said since that there is none.
     pub(super) fn not_judged(&self) -> Option<&Trouble> {
-        let mut troubles = self.troubles.0.iter();
+        let mut troubles = self.health.0.troubles.iter();
         troubles.find(|trouble| trouble.kind == Kind::NotJudged)
     }
 
@@ -216,9 +217,11 @@ impl Entry {
         Some(first.unwrap_or(after.min(now.revision).max(1)))
     }
 
-    /// The first revision that those who wait for enforcement have to wait for here.
+    /// The first revision that those who wait for enforcement have to wait for here: all, while policy is evaded by a workload
+    /// of the node.
     pub(super) fn waited_for(&self, now: Now) -> Option<Revision> {
         match self.passed_over {
+            None if self.health.0.unjudged.evades() => Some(1),
             None => self.pending(now),
             Some(_) => None,
         }
@@ -308,8 +311,8 @@ impl Entry {
         self.version = hello.version;
         self.unknown = hello.unknown;
         self.refusal = None;
-        if let Some(troubles) = hello.troubles {
-            self.says(troubles, now);
+        if let Some(health) = hello.health {
+            self.says(health, now);
         }
         self.reported(&hello.window, known);
         wake
@@ -363,17 +366,18 @@ impl Entry {
         stream < self.greeted
     }
 
-    /// What it says is wrong with it.
-    pub(super) fn says(&mut self, troubles: Vec<Trouble>, now: Instant) {
-        self.troubles = (troubles, now);
+    /// What it says of itself.
+    pub(super) fn says(&mut self, health: Health, now: Instant) {
+        self.health = (health, now);
     }
 
     pub(super) fn disconnected(&mut self) {
         self.rivals.wake();
         self.connection = None;
         // It may be gone just because it cannot start where it does not judge all traffic.
-        self.troubles
-            .0
+        let (health, _) = &mut self.health;
+        health
+            .troubles
             .retain(|trouble| trouble.kind == Kind::NotJudged);
         self.refusal = None;
     }
@@ -385,7 +389,7 @@ impl Entry {
         (self.joined, self.passed_over, self.lease_until) = (None, None, None);
         (self.in_flight, self.refusal) = (None, None);
         self.held.clear();
-        self.troubles.0.clear();
+        self.health.0 = Health::default();
         self.version.clear();
         (self.unproven, self.may_be_fenced) = (true, true);
         (self.state, self.since) = (State::Left, at);

@@ -13,7 +13,7 @@ use sallyport_proto::{
 use tokio::sync::Notify;
 
 use super::{
-    Nodes, Trouble,
+    Health, Nodes,
     rivals::{Contested, Enforcer},
 };
 use crate::duration;
@@ -33,8 +33,8 @@ pub struct Hello {
     pub lease: Duration,
     /// Which enforcer it is; none of a version that does not say.
     pub enforcer: Option<Enforcer>,
-    /// What it says is wrong with it; none of a version that says it later.
-    pub troubles: Option<Vec<Trouble>>,
+    /// What it says of itself; none of a version that says it later.
+    pub health: Option<Health>,
 }
 
 /// What to bring a node to.
@@ -362,10 +362,10 @@ impl Session {
             .with(|table, now| table.nacked(&self.name, self.id, (target, window), reason, now))
     }
 
-    /// The node says what is wrong with it.
-    pub fn says(&self, troubles: Vec<Trouble>) -> Result<(), SessionError> {
+    /// The node says something of itself.
+    pub fn says(&self, health: Health) -> Result<(), SessionError> {
         self.nodes
-            .with(|table, now| table.says(&self.name, self.id, troubles, now))
+            .with(|table, now| table.says(&self.name, self.id, health, now))
     }
 
     /// A message of the node came.

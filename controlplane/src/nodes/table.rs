@@ -15,7 +15,7 @@ use sallyport_proto::{
 
 pub use self::admission::Admission;
 use super::{
-    Affected, RolloutStatus, SessionError, Settings, Status, Trouble, Unreachable, Update,
+    Affected, Health, RolloutStatus, SessionError, Settings, Status, Unreachable, Update,
     entry::{Entry, Known},
     prepare::{Before, Prepared},
     rollout::{Leg, Rollout, Rollouts},
@@ -476,19 +476,19 @@ impl Table {
         Ok(())
     }
 
-    /// A node says what is wrong with it. One that does not judge all traffic is waited for by the edits on their way,
-    /// whatever it acknowledged.
+    /// A node says something of itself. One that does not judge all traffic is waited for by the edits on their way, whatever it
+    /// acknowledged. Of one that names workloads whose traffic no policy judges that holds for who waits for enforcement alone.
     pub fn says(
         &mut self,
         name: &str,
         session: u64,
-        troubles: Vec<Trouble>,
+        health: Health,
         at: Instant,
     ) -> Result<(), SessionError> {
         self.check(name, session)?;
         let entry = self.entries.get_mut(name).expect("just checked");
         let was_judging = entry.not_judged().is_none();
-        entry.says(troubles, at);
+        entry.says(health, at);
         if was_judging != entry.not_judged().is_none() {
             if entry.joined.is_some() {
                 self.rollouts
@@ -497,6 +497,8 @@ impl Table {
             self.look_again = Look::Now;
             self.update(name, at, |_| {});
             self.advance(at);
+        } else {
+            self.update(name, at, |_| {});
         }
         Ok(())
     }

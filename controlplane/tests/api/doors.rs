@@ -14,9 +14,10 @@ use std::{
 use sallyport_proto::{
     Window,
     wire::{
-        ApplyRequest, Health, Hello, StatusRequest, SyncRequest, Trouble, WatchRequest,
-        node_service_client::NodeServiceClient, policy_service_client::PolicyServiceClient,
-        sync_request::Message, trouble::Kind,
+        ApplyRequest, Health, Hello, StatusRequest, SyncRequest, Trouble, UnjudgedWorkload,
+        WatchRequest, condition, node_service_client::NodeServiceClient,
+        policy_service_client::PolicyServiceClient, sync_request::Message, trouble::Kind,
+        unjudged_workload::Reason,
     },
 };
 use tempfile::TempDir;
@@ -245,9 +246,23 @@ async fn what_a_node_says_of_itself_is_cut_and_forges_no_line() {
         reason: format!("x\ny{}", "z".repeat(100)),
         since_ms: 0,
     };
+    let unjudged = |n: u32| UnjudgedWorkload {
+        workload: format!("a/x\ny{}", "z".repeat(1_000)),
+        address: n.to_be_bytes().into(),
+        // The last one is to come first.
+        reason: match n {
+            299 => 77,
+            _ => Reason::NoRoute.into(),
+        },
+        message: format!("x\ny{}", "z".repeat(1_000)),
+        since_ms: u64::MAX,
+    };
     n.say(Message::Health(Health {
         troubles: (0..3_000).map(|_| trouble(Kind::Journal)).collect(),
-        repairs: 0,
+        // Under 1 MiB in all, with the troubles.
+        unjudged: (0..300).map(unjudged).collect(),
+        unjudged_more: u64::MAX,
+        ..Health::default()
     }));
     let reason = format!(
         "no\n2026-11-28T00:00:00Z ERROR forged{}",
@@ -260,6 +275,15 @@ async fn what_a_node_says_of_itself_is_cut_and_forges_no_line() {
     let node = &status.nodes[0];
     assert_eq!(node.troubles.len(), 1);
     assert!(node.troubles[0].reason.starts_with("x yz"), "{node:?}");
+    let [first, others] = &node.conditions[..] else {
+        panic!("{node:?}");
+    };
+    assert_eq!(first.kind(), condition::Kind::NotJudged);
+    assert!(first.message.starts_with("workload a/x y"), "{first:?}");
+    assert!(first.message.contains(" (0.0.1.43): x yz"), "{first:?}");
+    assert!(first.message.len() < 900, "{first:?}");
+    assert_eq!(others.kind(), condition::Kind::NoRoute);
+    assert!(others.message.len() < 2_600, "{others:?}");
     assert!(
         node.reason.len() < 1100 && !node.reason.contains('\n'),
         "{node:?}"

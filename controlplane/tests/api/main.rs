@@ -15,4 +15,5 @@ mod node;
 mod past;
 mod rollouts;
 mod streams;
+mod unjudged;
 mod world;

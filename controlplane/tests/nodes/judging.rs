@@ -1,16 +1,20 @@
 //! Nodes that say that they do not judge all traffic.
 
-use sallyport_controlplane::nodes::Trouble;
-use sallyport_proto::wire::trouble::Kind;
+use sallyport_controlplane::nodes::{Health, Trouble, Unjudged, UnjudgedWorkload};
+use sallyport_proto::wire::{condition, trouble::Kind, unjudged_workload::Reason};
 
 use super::*;
 
-fn not_judged() -> Vec<Trouble> {
-    vec![Trouble {
+fn not_judged() -> Health {
+    let trouble = Trouble {
         kind: Kind::NotJudged,
         reason: "br0".to_owned(),
         since: Duration::ZERO,
-    }]
+    };
+    Health {
+        troubles: vec![trouble],
+        ..Health::default()
+    }
 }
 
 /// n and m, which enforce revision 1.
@@ -26,9 +30,9 @@ fn two(unreachable: Unreachable, lease: Duration) -> (World, u64, u64) {
 }
 
 impl World {
-    fn says(&mut self, name: &str, session: u64, troubles: Vec<Trouble>) {
+    fn says(&mut self, name: &str, session: u64, health: Health) {
         let now = self.now;
-        self.table.says(name, session, troubles, now).unwrap();
+        self.table.says(name, session, health, now).unwrap();
     }
 
     fn state(&self, name: &str) -> State {
@@ -53,7 +57,7 @@ fn nothing_counts_as_enforced_on_a_node_that_does_not_judge() {
     assert_eq!(lagging.len(), 1);
     assert_eq!(lagging[0].name, "n");
     // Without an update it counts again.
-    world.says("n", n, Vec::new());
+    world.says("n", n, Health::default());
     assert!(world.table.enforces(1));
     let node = world.node("n");
     assert_eq!((node.state, node.pending), (State::Enforcing, None));
@@ -75,7 +79,7 @@ fn what_it_said_last_counts_until_it_says_something_else() {
     assert_eq!(world.state("n"), State::NotJudging);
     world.table.disconnected("n", session, world.now);
     let mut hello = hello("n", &window, NONE);
-    hello.troubles = Some(Vec::new());
+    hello.health = Some(Health::default());
     let session = world.table.accept();
     world.table.connect(session, hello, world.now).unwrap();
     assert_eq!(world.state("n"), State::Enforcing);
@@ -93,7 +97,7 @@ fn it_is_never_taken_for_one_that_enforces_as_it_connects() {
     let nodes = [("n", allow(&[1]))];
     let mut world = World::start((1, 1), Unreachable::Wait, (&["n"], false), &nodes);
     let mut hello = hello("n", &[position(1, &allow(&[1]))], NONE);
-    hello.troubles = Some(not_judged());
+    hello.health = Some(not_judged());
     let session = world.table.accept();
     world.table.connect(session, hello, world.now).unwrap();
     assert_eq!(world.state("n"), State::NotJudging);
@@ -111,7 +115,7 @@ fn a_barrier_waits_for_it_as_if_it_had_not_acknowledged() {
     world.pass(Duration::from_secs(60));
     assert_eq!(world.table.settled(), 1);
     assert_eq!(world.table.rollouts(world.now)[0].waits_for, ["n"]);
-    world.says("n", n, Vec::new());
+    world.says("n", n, Health::default());
     world.pass(Duration::from_millis(20));
     assert_eq!(world.table.settled(), 2);
     // It says so when it has acknowledged, and m has not.
@@ -123,7 +127,7 @@ fn a_barrier_waits_for_it_as_if_it_had_not_acknowledged() {
     world.follow("m", m);
     world.pass(Duration::from_secs(60));
     assert_eq!(world.table.settled(), 2);
-    world.says("n", n, Vec::new());
+    world.says("n", n, Health::default());
     world.pass(Duration::from_millis(20));
     assert_eq!(world.table.settled(), 3);
     world.follow("n", n);
@@ -147,7 +151,7 @@ fn it_is_skipped_as_one_that_does_not_answer() {
     world.follow("m", m);
     assert_eq!(world.state("n"), State::Skipped);
     assert!(world.table.enforces(2), "those who wait do not wait for it");
-    world.says("n", n, Vec::new());
+    world.says("n", n, Health::default());
     assert_eq!(world.state("n"), State::Enforcing);
 }
 
@@ -170,7 +174,145 @@ fn of_a_fence_its_lease_decides() {
     assert_eq!(world.state("n"), State::Fenced);
     assert!(!world.lease("n", n), "it is not back");
     world.follow("n", n);
-    world.says("n", n, Vec::new());
+    world.says("n", n, Health::default());
     assert_eq!(world.state("n"), State::Enforcing);
     assert!(world.lease("n", n));
+}
+
+/// One workload whose traffic is not judged, for a reason.
+fn unjudged(reason: Reason) -> Health {
+    let workload = UnjudgedWorkload {
+        workload: "a/web".to_owned(),
+        address: [10, 0, 0, 1].into(),
+        reason,
+        message: "its words".to_owned(),
+        since: Duration::from_secs(5),
+    };
+    Health {
+        unjudged: Unjudged {
+            named: vec![workload],
+            more: 0,
+        },
+        ..Health::default()
+    }
+}
+
+impl World {
+    fn conditions(&self, name: &str) -> Vec<(condition::Kind, String, Duration)> {
+        let conditions = self.node(name).conditions.into_iter();
+        let told = conditions.map(|one| (one.kind, one.message, one.since));
+        told.collect()
+    }
+}
+
+#[test]
+fn nothing_counts_as_enforced_while_a_workload_is_not_judged() {
+    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    // A reason of a later version counts, too.
+    for reason in [Reason::OwnAddress, Reason::Device, Reason::Unspecified] {
+        world.says("n", n, unjudged(reason));
+        assert!(!world.table.enforces(1), "{reason:?}");
+        let lagging = world.table.lagging(1, world.now);
+        assert_eq!((lagging.len(), &*lagging[0].name), (1, "n"), "{reason:?}");
+        let node = world.node("n");
+        assert_eq!((node.state, node.pending), (State::Enforcing, None));
+        assert_eq!((node.lacks(), node.enforced.is_some()), (Some(1), true));
+        let words = "workload a/web (10.0.0.1): its words".to_owned();
+        let told = (condition::Kind::NotJudged, words, Duration::from_secs(5));
+        assert_eq!(world.conditions("n"), [told]);
+        world.says("n", n, Health::default());
+        assert!(world.table.enforces(1), "{reason:?}");
+        assert_eq!(world.node("n").lacks(), None);
+        assert_eq!(world.conditions("n"), []);
+    }
+}
+
+#[test]
+fn a_workload_that_is_not_judged_holds_no_edit_back() {
+    let (mut world, n, m) = two(Unreachable::Wait, NONE);
+    world.says("n", n, unjudged(Reason::Device));
+    world.commit(2, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    world.follow("n", n);
+    world.follow("m", m);
+    world.pass(Duration::from_millis(20));
+    world.follow("n", n);
+    world.follow("m", m);
+    assert_eq!(world.table.settled(), 2);
+    assert_eq!(world.node("n").enforced.unwrap().revision, 2);
+    assert!(!world.table.enforces(2));
+    world.says("n", n, Health::default());
+    assert!(world.table.enforces(2));
+}
+
+#[test]
+fn a_workload_without_a_route_holds_nothing_back() {
+    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    world.says("n", n, unjudged(Reason::NoRoute));
+    assert!(world.table.enforces(1));
+    assert_eq!(world.node("n").lacks(), None);
+    let [(kind, words, _)] = &world.conditions("n")[..] else {
+        panic!("{:?}", world.conditions("n"));
+    };
+    assert_eq!(*kind, condition::Kind::NoRoute);
+    assert_eq!(words, "workloads a/web (10.0.0.1): its words");
+}
+
+#[test]
+fn what_it_said_of_workloads_counts_until_it_says_something_else() {
+    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    world.says("n", n, unjudged(Reason::Device));
+    world.now += Duration::from_secs(7);
+    world.table.disconnected("n", n, world.now);
+    assert!(!world.table.enforces(1));
+    let (_, _, since) = &world.conditions("n")[0];
+    assert_eq!(*since, Duration::from_secs(12));
+    let mut hello = hello("n", &[position(1, &allow(&[1]))], NONE);
+    hello.health = Some(Health::default());
+    let session = world.table.accept();
+    world
+        .table
+        .connect(session, hello.clone(), world.now)
+        .unwrap();
+    assert!(world.table.enforces(1));
+    // It is never taken for one that enforces as it connects.
+    hello.health = Some(unjudged(Reason::OwnAddress));
+    let session = world.table.accept();
+    world.table.connect(session, hello, world.now).unwrap();
+    assert!(!world.table.enforces(1));
+    world.table.disconnected("n", session, world.now);
+    world.table.leave("n", world.now);
+    assert!(world.table.enforces(1));
+    assert_eq!(world.conditions("n"), []);
+}
+
+#[test]
+fn those_who_wait_do_not_wait_for_a_node_that_is_passed_over() {
+    let (mut world, n, m) = two(Unreachable::Skip, NONE);
+    world.says("n", n, unjudged(Reason::Device));
+    world.table.disconnected("n", n, world.now);
+    world.commit(2, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    world.follow("m", m);
+    world.pass(Duration::from_millis(301));
+    world.pass(Duration::from_millis(20));
+    world.follow("m", m);
+    assert_eq!(world.state("n"), State::Skipped);
+    assert!(world.table.enforces(2));
+}
+
+#[test]
+fn workloads_that_are_not_named_are_counted() {
+    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    let mut many = unjudged(Reason::Device);
+    many.unjudged.more = 9;
+    world.says("n", n, many.clone());
+    let conditions = world.conditions("n");
+    assert_eq!(conditions.len(), 2);
+    assert!(conditions[1].1.contains("9 more"), "{conditions:?}");
+    let mut without = unjudged(Reason::NoRoute).unjudged.named;
+    without = vec![without[0].clone(); 7];
+    many.unjudged.named.extend(without);
+    world.says("n", n, many);
+    let conditions = world.conditions("n");
+    assert_eq!(conditions.len(), 2);
+    assert!(conditions[1].1.contains(" and 11 more: "), "{conditions:?}");
 }

@@ -65,7 +65,7 @@ fn hello(name: &str, window: &[Position], lease: Duration) -> Hello {
         unknown: Unknown::drop(),
         lease,
         enforcer: None,
-        troubles: None,
+        health: None,
     }
 }
 

@@ -18,7 +18,9 @@ use tracing::{error, info, warn};
 use super::{Agent, bridge::BridgeTable};
 use crate::{
     guard::{self, Rules},
+    health::Health,
     journal::Journal,
+    judged::Judging,
     netlink::{self, Netlink},
     nft::render::Options,
     places::{self, Places},
@@ -45,6 +47,8 @@ pub(super) struct Guarding {
     options: Options,
     rules: Rules,
     places: Places,
+    /// Says which workloads are judged by neither table.
+    judging: Judging,
     /// Where the agent's thread asks for the routes to endpoints that are new.
     runtime: Option<Runtime>,
     /// The policy that the table was last made for.
@@ -64,10 +68,12 @@ impl Guarding {
         options: Options,
         rules: Rules,
         policy: &NodePolicy,
+        health: Health,
     ) -> Guarding {
         Guarding {
             table: BridgeTable::beside(kernel, is_protected),
             options,
+            judging: Judging::new(rules.ignored.clone(), health),
             rules,
             places: Places::default(),
             runtime: Builder::new_current_thread().enable_all().build().ok(),
@@ -151,6 +157,7 @@ impl Guarding {
     }
 
     fn set(&mut self, agent: &mut Agent<Netlink, Journal>) -> Result<(), Unguarded> {
+        self.judging.look(&self.policy, &self.places);
         let ports = guard::ports(&self.policy, &self.options, &self.places);
         let ports = agent.set_ports(&ports).map_err(Unguarded::Interfaces);
         let ground = guard::ground(&self.policy, &self.options, &self.rules, &self.places);

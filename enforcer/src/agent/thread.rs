@@ -233,7 +233,7 @@ pub fn start(
     let asks_for = agent.asks_for();
     let (lease, kernel) = (Arc::clone(&agent.lease), agent.kernel().clone());
     let policy = &agent.installed().policy;
-    let guarding = Guarding::new(&kernel, protected, options, rules, policy);
+    let guarding = Guarding::new(&kernel, protected, options, rules, policy, health.clone());
     let (sought, problem) = (guarding.sought(), guarding.problem());
     let (say, said) = watch::channel(Said::of(&agent));
     thread::Builder::new()

@@ -22,6 +22,8 @@ use rtnetlink::{
 };
 use tokio::task::JoinHandle;
 
+use super::Bypass;
+
 /// How many routes are asked for at the same time.
 const AT_ONCE: usize = 64;
 
@@ -38,13 +40,15 @@ pub(super) struct Link {
 }
 
 /// The kind of a link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Bridge {
         vlan_filtering: bool,
     },
     /// One that workloads are attached by.
     Workload,
+    /// One whose packets pass the forward hook by.
+    Bypass(Bypass),
     Other,
 }
 
@@ -202,7 +206,8 @@ fn among(infos: &[LinkInfo]) -> Kind {
             Kind::Bridge { vlan_filtering }
         }
         Some(InfoKind::Veth | InfoKind::Netkit | InfoKind::Tun) => Kind::Workload,
-        _ => Kind::Other,
+        Some(kind) => Bypass::of(kind).map_or(Kind::Other, Kind::Bypass),
+        None => Kind::Other,
     }
 }
 

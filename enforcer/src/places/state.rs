@@ -6,10 +6,11 @@ use std::{
 };
 
 use super::{
-    Bridge, Interface, Places, Port, Route,
+    Bridge, Bypass, Interface, Places, Port, Route,
     changes::Changes,
     kernel::{Answer, Kernel, Kind, Link, Way},
 };
+use crate::netlink::Flowtables;
 
 /// What was asked anew.
 #[derive(Debug, Default)]
@@ -88,7 +89,8 @@ impl State {
                 moved.insert(index);
             }
             let is_another = |link: &Link| {
-                before.is_some_and(|before| (&before.name, before.kind) != (&link.name, link.kind))
+                before
+                    .is_some_and(|before| (&before.name, &before.kind) != (&link.name, &link.kind))
             };
             touched.everything |= link.as_ref().is_some_and(is_another);
             match link {
@@ -129,6 +131,12 @@ impl State {
         doubted
     }
 
+    /// Has the kernel answered that there is a link.
+    #[cfg(test)]
+    pub(super) fn insert(&mut self, index: u32, link: Link) {
+        self.links.insert(index, link);
+    }
+
     fn bridge(&self, index: u32) -> Option<&Link> {
         let link = self.links.get(&index);
         link.filter(|link| matches!(link.kind, Kind::Bridge { .. }))
@@ -137,7 +145,8 @@ impl State {
     /// Makes these the places, where something was asked anew. Returns whether they are others than before.
     pub(super) fn write(&self, places: &mut Places, touched: &Touched) -> bool {
         if touched.everything {
-            let now = self.places();
+            let mut now = self.places();
+            now.flowtables = places.flowtables.clone();
             let are_others = *places != now;
             *places = now;
             return are_others;
@@ -145,8 +154,10 @@ impl State {
         let mut are_others = false;
         if touched.links {
             let (ports, bridges) = self.ports_and_bridges();
-            are_others = (&ports, &bridges) != (&places.ports, &places.bridges);
-            (places.ports, places.bridges) = (ports, bridges);
+            let bypasses = self.bypasses();
+            are_others =
+                (&ports, &bridges, &bypasses) != (&places.ports, &places.bridges, &places.bypasses);
+            (places.ports, places.bridges, places.bypasses) = (ports, bridges, bypasses);
         }
         for address in &touched.routes {
             let now = self.answers.get(address).map(|answer| self.route(answer));
@@ -159,7 +170,7 @@ impl State {
         are_others
     }
 
-    /// The places, by name.
+    /// The places, by name, without flowtables.
     pub(super) fn places(&self) -> Places {
         let (ports, bridges) = self.ports_and_bridges();
         let routes = self.answers.iter();
@@ -168,7 +179,23 @@ impl State {
             ports,
             bridges,
             routes: routes.collect(),
+            bypasses: self.bypasses(),
+            flowtables: Flowtables::default(),
         }
+    }
+
+    /// The links whose packets pass the forward hook by.
+    fn bypasses(&self) -> BTreeMap<String, Bypass> {
+        let kind = |index| self.links.get(&index).map(|link| &link.kind);
+        let bypass = |link: &Link| match (&link.kind, link.controller.and_then(kind)) {
+            // The datapath has taken each frame that comes in by the port.
+            (_, Some(Kind::Bypass(Bypass::OpenVswitch))) => Some(Bypass::OpenVswitchPort),
+            (Kind::Bypass(bypass), _) => Some(*bypass),
+            _ => None,
+        };
+        let links = self.links.values();
+        let bypasses = links.filter_map(|link| Some((link.name.clone(), bypass(link)?)));
+        bypasses.collect()
     }
 
     fn ports_and_bridges(&self) -> (BTreeMap<String, Port>, BTreeMap<String, Bridge>) {

@@ -7,18 +7,25 @@ mod net;
 use std::net::Ipv4Addr;
 
 use rtnetlink::{
-    LinkVxlan,
+    LinkMacVlan, LinkMacVtap, LinkVxlan,
     packet_core::NetlinkPayload,
     packet_route::{
         RouteNetlinkMessage,
-        link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+        link::{
+            InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage, MacVlanMode,
+            MacVtapMode,
+        },
         route::RouteType,
         rule::RuleAction,
     },
 };
 
 use self::net::{in_namespace, ip, set, to, unspec};
-use super::{changes::Changes, kernel::Kind, *};
+use super::{
+    changes::Changes,
+    kernel::{Kind, Link},
+    *,
+};
 
 fn interface(name: &str) -> Option<Route> {
     Some(Route::Interface(Interface {
@@ -174,11 +181,68 @@ fn kinds_of_links_are_told_apart() {
     for kind in [InfoKind::Veth, InfoKind::Tun, InfoKind::Netkit] {
         assert_eq!(kind_of(vec![LinkInfo::Kind(kind)]), Kind::Workload);
     }
+    let open_vswitch = || InfoKind::Other("openvswitch".to_owned());
+    for (kind, bypass) in [
+        (InfoKind::MacVlan, Bypass::Macvlan),
+        (InfoKind::MacVtap, Bypass::Macvtap),
+        (InfoKind::IpVlan, Bypass::Ipvlan),
+        (InfoKind::IpVtap, Bypass::Ipvtap),
+        (open_vswitch(), Bypass::OpenVswitch),
+    ] {
+        assert_eq!(kind_of(vec![LinkInfo::Kind(kind)]), Kind::Bypass(bypass));
+    }
     for vlan_filtering in [false, true] {
         let data = InfoData::Bridge(vec![InfoBridge::VlanFiltering(vlan_filtering)]);
         let infos = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(data)];
         assert_eq!(kind_of(infos), Kind::Bridge { vlan_filtering });
     }
+}
+
+/// An Open vSwitch datapath's device is the controller of its ports (`ovs_netdev_link` of the kernel's
+/// `net/openvswitch/vport-netdev.c`).
+#[test]
+fn ports_of_open_vswitch_are_told_by_their_controller() {
+    let link = |name: &str, kind, controller| Link {
+        name: name.to_owned(),
+        kind,
+        controller,
+        is_up: true,
+        has_carrier: true,
+    };
+    let mut state = State::default();
+    let datapath = Kind::Bypass(Bypass::OpenVswitch);
+    state.insert(2, link("ovs-system", datapath, None));
+    state.insert(3, link("veth0", Kind::Workload, Some(2)));
+    state.insert(4, link("veth1", Kind::Workload, None));
+    state.insert(5, link("m0", Kind::Bypass(Bypass::Macvlan), Some(9)));
+    let expected = [
+        ("m0", Bypass::Macvlan),
+        ("ovs-system", Bypass::OpenVswitch),
+        ("veth0", Bypass::OpenVswitchPort),
+    ];
+    let expected = expected.map(|(name, bypass)| (name.to_owned(), bypass));
+    assert_eq!(state.places().bypasses, BTreeMap::from(expected));
+}
+
+#[test]
+fn interfaces_that_pass_the_forward_hook_by_are_found() {
+    in_namespace(async |net| {
+        let v0 = net.veth("v0").await;
+        for (name, bypass) in [("m0", Bypass::Macvlan), ("t0", Bypass::Macvtap)] {
+            let mut link = LinkMacVlan::new(name, v0, MacVlanMode::Bridge).up().build();
+            if bypass == Bypass::Macvtap {
+                link = LinkMacVtap::new(name, v0, MacVtapMode::Bridge).up().build();
+            }
+            let added = net.handle.link().add(link).execute().await;
+            if let Err(error) = added {
+                println!("skipped: this kernel makes no {name} ({error})");
+                continue;
+            }
+            let found = list(&BTreeSet::new()).await.unwrap();
+            assert_eq!(found.bypasses.get(name), Some(&bypass));
+            assert_eq!(found.bypasses.get("v0"), None);
+        }
+    });
 }
 
 #[test]

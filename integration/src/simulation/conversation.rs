@@ -100,7 +100,7 @@ impl World {
                 start: hello.start,
                 process: hello.process,
             }),
-            troubles: None,
+            health: None,
         };
         let session = alive.accepted[&stream];
         let Admission::Connected(wake) = alive.table.connect(session, hello, at)? else {

@@ -4,7 +4,8 @@ use std::{io, time::Duration};
 
 use sallyport_controlplane::duration;
 use sallyport_proto::wire::{
-    NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase, trouble::Kind,
+    NodeStatus, Rollout, StatusResponse, condition, node_status::State, rollout::Phase,
+    trouble::Kind,
 };
 
 use crate::{args, client::Client, failure::Failure};
@@ -73,12 +74,13 @@ pub(crate) fn on_its_way(rollout: &Rollout) -> String {
 }
 
 /// `2 nodes`: those that reported that they have nothing left to do for the revision. Nodes that edits go on without do
-/// not count, whatever they reported before.
+/// not count, whatever they reported before, nor do those with a workload whose traffic they do not judge.
 pub(crate) fn nodes(status: &StatusResponse, revision: u64) -> String {
     let done = |node: &&NodeStatus| {
         has_reported(node.state())
             && !matches!(node.state(), State::Fenced | State::Skipped)
             && (node.pending_revision == 0 || node.pending_revision > revision)
+            && unjudged(node).next().is_none()
     };
     match (status.nodes.iter().filter(done).count(), status.nodes.len()) {
         (0, 0) => "0 nodes (there are none)".to_owned(),
@@ -86,6 +88,13 @@ pub(crate) fn nodes(status: &StatusResponse, revision: u64) -> String {
         (count, all) if count == all => format!("{all} nodes"),
         (count, all) => format!("{count} of {all} nodes"),
     }
+}
+
+/// The words about workloads whose traffic a node says that no policy judges, without those that no route leads to.
+pub(crate) fn unjudged(node: &NodeStatus) -> impl Iterator<Item = &str> {
+    let conditions = node.conditions.iter();
+    let unjudged = conditions.filter(|one| one.kind() == condition::Kind::NotJudged);
+    unjudged.map(|condition| &*condition.message)
 }
 
 /// Whether it is known what a node in this state enforces, from what it reported, and whether that is anything.
@@ -158,6 +167,13 @@ fn lagging(revision: u64, timeout: Duration, nodes: &[NodeStatus]) -> String {
         if !node.reason.is_empty() {
             text += &format!("; {}", node.reason.trim_end().replace('\n', "; "));
         }
+        for (n, words) in unjudged(node).enumerate() {
+            text += match n {
+                0 => ", but no policy judges the traffic of:",
+                _ => "",
+            };
+            text += &format!("\n  {words}");
+        }
     }
     text
 }
@@ -185,7 +201,7 @@ pub(crate) fn state(state: State) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use sallyport_proto::wire::Trouble;
+    use sallyport_proto::wire::{Condition, Trouble};
 
     use super::*;
 
@@ -237,6 +253,14 @@ mod tests {
                 "{state:?}"
             );
         }
+        let mut open = node("f", State::Enforcing, 0);
+        open.conditions.push(Condition {
+            kind: condition::Kind::NoRoute.into(),
+            ..Condition::default()
+        });
+        assert_eq!(count(vec![enforcing.clone(), open.clone()]), "2 nodes");
+        open.conditions[0].set_kind(condition::Kind::NotJudged);
+        assert_eq!(count(vec![enforcing, open]), "1 of 2 nodes");
         assert_eq!(count(vec![]), "0 nodes (there are none)");
     }
 
@@ -309,14 +333,36 @@ mod tests {
         let not_seen = node("node-d", State::NotSeen, 1);
         let mut not_judging = node("node-e", State::NotJudging, 1);
         not_judging.reason = "IPv4 of br0".to_owned();
-        let nodes = [refusing, unknown, not_seen, not_judging];
+        let mut open = node("node-f", State::Enforcing, 0);
+        let no_route = condition::Kind::NoRoute;
+        for (kind, message) in [
+            (no_route, "workloads a/z (10.0.0.7): no route"),
+            (
+                condition::Kind::NotJudged,
+                "workload a/x (10.0.0.5): it is behind m0, a macvlan device",
+            ),
+            (
+                condition::Kind::NotJudged,
+                "workload a/y (10.0.0.6): the address is the node's own",
+            ),
+        ] {
+            open.conditions.push(Condition {
+                kind: kind.into(),
+                message: message.to_owned(),
+                ..Condition::default()
+            });
+        }
+        let nodes = [refusing, unknown, not_seen, not_judging, open];
         assert_eq!(
             lagging(42, Duration::from_secs(30), &nodes),
-            "timed out after 30s waiting for revision 42: 4 nodes lag\n\
+            "timed out after 30s waiting for revision 42: 5 nodes lag\n\
              node-b: refusing for 2m5s, enforces revision 40; kernel: no space left on device\n\
              node-c: unknown for 2m5s\n\
              node-d: not-seen for 2m5s\n\
-             node-e: not-judging for 2m5s; IPv4 of br0"
+             node-e: not-judging for 2m5s; IPv4 of br0\n\
+             node-f: enforcing for 2m5s, enforces revision 40, but no policy judges the traffic of:\n  \
+             workload a/x (10.0.0.5): it is behind m0, a macvlan device\n  \
+             workload a/y (10.0.0.6): the address is the node's own"
         );
     }
 }

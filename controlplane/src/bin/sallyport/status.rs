@@ -257,6 +257,9 @@ impl Enforcer {
 
 fn remark(node: &NodeStatus) -> String {
     match node.state() {
+        State::Enforcing if enforced::unjudged(node).next().is_some() => {
+            "does not judge the traffic of some workloads: see the conditions".to_owned()
+        }
         State::Fenced => enforced::closed(node),
         State::NotSeen => "has not connected since the control plane started".to_owned(),
         State::Left => "nothing is enforced on it".to_owned(),
@@ -418,7 +421,11 @@ impl Report {
 impl Node {
     /// Whether an operator of many nodes wants to see it.
     fn is_exception(&self) -> bool {
-        self.state != "enforcing" || self.lag != Some(0) || !self.troubles.is_empty()
+        let is_unjudged = |condition: &Condition| condition.kind == "notJudged";
+        self.state != "enforcing"
+            || self.lag != Some(0)
+            || !self.troubles.is_empty()
+            || self.conditions.iter().any(is_unjudged)
     }
 
     fn row(&self, wide: bool) -> Vec<String> {

@@ -1,5 +1,7 @@
 //! How a node stands, in the words and numbers of a status. It changes nothing.
 
+mod unjudged;
+
 use std::time::Instant;
 
 use sallyport_proto::wire::condition;
@@ -7,12 +9,14 @@ use sallyport_proto::wire::condition;
 use super::Entry;
 use crate::{
     duration,
-    nodes::{Condition, State, Status, Trouble, pings::Pings, rivals::Enforcer, table::Now},
+    nodes::{
+        Condition, Health, State, Status, Trouble, pings::Pings, rivals::Enforcer, table::Now,
+    },
 };
 
 impl Entry {
     fn troubles_at(&self, at: Instant) -> Vec<Trouble> {
-        let (said, when) = &self.troubles;
+        let (Health { troubles: said, .. }, when) = &self.health;
         let passed = at.saturating_duration_since(*when);
         let later = |trouble: &Trouble| Trouble {
             since: trouble.since + passed,
@@ -51,7 +55,8 @@ impl Entry {
             since: since(when),
             enforcers: seen.to_vec(),
         });
-        replaced.into_iter().chain(cloned).collect()
+        let unjudged = unjudged::conditions(&self.health.0.unjudged, since(self.health.1));
+        replaced.into_iter().chain(cloned).chain(unjudged).collect()
     }
 
     /// Why it does not judge all traffic, or else why it refuses.
@@ -84,6 +89,7 @@ impl Entry {
             heard,
             turned_away: self.refusals.status(at),
             conditions: self.conditions(name, at),
+            unjudged: unjudged::reasons(&self.health.0.unjudged),
             enforced: self
                 .held
                 .first()

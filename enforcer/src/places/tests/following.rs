@@ -222,6 +222,26 @@ fn changes_of_bridges_are_known_soon() {
 }
 
 #[test]
+fn a_device_that_passes_the_forward_hook_by_is_known_soon() {
+    in_namespace(async |net| {
+        let v0 = net.veth("v0").await;
+        let mut following = Following::start(set(&[])).await;
+        let link = LinkMacVlan::new("m0", v0, MacVlanMode::Bridge).up().build();
+        if let Err(error) = net.handle.link().add(link).execute().await {
+            println!("skipped: this kernel makes no macvlan device ({error})");
+            return;
+        }
+        let is_there = |places: &Places| places.bypasses.contains_key("m0");
+        following.until("a macvlan device", is_there).await;
+        net.set(unspec(v0).down().build()).await;
+        net.delete(v0).await;
+        following
+            .until("it gone with its lower device", |places| !is_there(places))
+            .await;
+    });
+}
+
+#[test]
 fn the_cost_follows_the_size_of_the_change() {
     in_namespace(async |net| {
         let (v0, v1) = (net.veth("v0").await, net.veth("v1").await);

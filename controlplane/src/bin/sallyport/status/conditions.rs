@@ -48,6 +48,8 @@ impl From<wire::Condition> for Condition {
                 condition::Kind::Unspecified => "?",
                 condition::Kind::Replaced => "replaced",
                 condition::Kind::Cloned => "cloned",
+                condition::Kind::NotJudged => "notJudged",
+                condition::Kind::NoRoute => "noRoute",
             },
             message: condition.message,
             since_ms: condition.since_ms,
@@ -60,13 +62,25 @@ impl From<wire::Condition> for Condition {
     }
 }
 
+impl Condition {
+    /// For a table's reader.
+    fn line(&self, node: &str) -> String {
+        let since = duration::rough(Duration::from_millis(self.since_ms));
+        let when = match self.kind {
+            "notJudged" => format!("for {since}, not judged"),
+            "noRoute" => format!("for {since}, no route"),
+            _ => format!("{since} ago"),
+        };
+        format!("{node}, {when}: {}", self.message)
+    }
+}
+
 /// The lines about conditions of nodes and of addresses.
 pub(super) fn text(report: &Report) -> String {
     let mut text = String::new();
     for node in &report.nodes {
         for condition in &node.conditions {
-            let since = duration::rough(Duration::from_millis(condition.since_ms));
-            text += &format!("  {}, {since} ago: {}\n", node.name, condition.message);
+            text += &format!("  {}\n", condition.line(&node.name));
         }
     }
     for contest in &report.contests {

@@ -247,6 +247,56 @@ fn conditions_are_told_with_their_node() {
 }
 
 #[test]
+fn workloads_that_are_not_judged_are_conditions() {
+    let condition = |kind: wire::condition::Kind, message: &str| wire::Condition {
+        kind: kind.into(),
+        message: message.to_owned(),
+        since_ms: 192_000,
+        ..wire::Condition::default()
+    };
+    let (not_judged, no_route) = (
+        wire::condition::Kind::NotJudged,
+        wire::condition::Kind::NoRoute,
+    );
+    let node = |n: usize| NodeStatus {
+        name: format!("node-{n:03}"),
+        state: State::Enforcing.into(),
+        enforced_revision: 57,
+        since_ms: 192_000,
+        ..NodeStatus::default()
+    };
+    let mut status = StatusResponse {
+        revision: 57,
+        nodes: (0..21).map(node).collect(),
+        ..StatusResponse::default()
+    };
+    status.nodes[3].conditions = vec![
+        condition(not_judged, "workload a/x (10.0.0.5): it is behind m0"),
+        condition(no_route, "workloads a/y (10.0.0.6): no route leads to it"),
+    ];
+    status.nodes[4].conditions = vec![condition(no_route, "workloads a/z (10.0.0.7)")];
+    let report = Report::from(status);
+    assert_eq!(
+        report.show(Form::Table, false),
+        "revision 57, epoch 0\n\
+         20 of 21 nodes enforce revision 57 (-o wide lists all)\n\
+         \n\
+         NODE      STATE      ENFORCED  LAG  SINCE  VERSION  ENDPOINTS  REASON\n\
+         node-003  enforcing  57        0    3m12s  -        0          does not judge the traffic of some workloads: see \
+         the conditions\n\
+         \n\
+         conditions:\n  \
+         node-003, for 3m12s, not judged: workload a/x (10.0.0.5): it is behind m0\n  \
+         node-003, for 3m12s, no route: workloads a/y (10.0.0.6): no route leads to it\n  \
+         node-004, for 3m12s, no route: workloads a/z (10.0.0.7)\n"
+    );
+    let json = report.show(Form::Json, false);
+    for kind in ["\"notJudged\"", "\"noRoute\""] {
+        assert!(json.contains(kind), "{json}");
+    }
+}
+
+#[test]
 fn contested_addresses_are_conditions() {
     let contest = |address: &str| wire::Contest {
         address: address.into(),
