@@ -1,6 +1,6 @@
 //! The network namespace of a test, and what is changed in it.
 
-use std::{collections::BTreeSet, net::IpAddr, thread};
+use std::{collections::BTreeSet, net::IpAddr, thread, time::Duration};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use nix::sched::{CloneFlags, unshare};
@@ -13,7 +13,9 @@ use rtnetlink::{
     },
 };
 
-use crate::places::kernel::Running;
+use tokio::time::sleep;
+
+use crate::places::{self, Route, kernel::Running};
 
 /// The network namespace of a test.
 pub(super) struct Net {
@@ -110,6 +112,15 @@ impl Net {
         let attributes = &mut added.message_mut().attributes;
         attributes.extend(network.is_ipv6().then_some(flags));
         added.execute().await.unwrap();
+        // The kernel makes the route to an own address of IPv6 in the background.
+        let own = BTreeSet::from([network.ip()]);
+        for _ in 0..1_000 {
+            if places::routes(&own).await.unwrap()[&network.ip()] == Route::Local {
+                return;
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        panic!("{address} does not become an own address");
     }
 
     pub(super) async fn drop_address(&self, index: u32) {
