@@ -4,7 +4,12 @@
 
 mod lease;
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -12,7 +17,7 @@ use rand::RngExt;
 use sallyport_process::text::one_line;
 use sallyport_proto::{Assembled, Assembly, Unknown, Update, WireError, wire};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Sleep, sleep},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,8 +29,9 @@ use wire::{
 
 use crate::{
     agent::{Handle, Refusal},
-    health::Health,
+    health::{Health, State, Trouble},
     instance::Instance,
+    judged::Unjudged,
 };
 use lease::Leases;
 
@@ -163,19 +169,13 @@ async fn try_session(
             .count(|state| state.session_since = Some(Timestamp::now()));
     };
     let mut health = identity.health.watch();
-    let mut told = None;
+    let mut told = Told::default();
     let mut assembly = Assembly::default();
     let mut applying: Option<BoxFuture<'_, Result<Message, Status>>> = None;
     let mut waiting = VecDeque::new();
     loop {
-        let report = {
-            let state = health.borrow_and_update();
-            (state.troubles.clone(), Arc::clone(&state.unjudged))
-        };
-        if probation.is_none() && told.as_ref() != Some(&report) {
-            let says = identity.health.watch().borrow().report();
-            send(&requests, Message::Health(says)).await?;
-            told = Some(report);
+        if probation.is_none() {
+            tell(&mut health, &mut told, &requests).await?;
         }
         let next = match applying {
             None => waiting.pop_front(),
@@ -187,7 +187,10 @@ async fn try_session(
                 let response = tokio::select! {
                     answer = applied(&mut applying) => {
                         applying = None;
-                        send(&requests, answer?).await?;
+                        let answer = answer?;
+                        // Whoever waits for the answer alone is to know which workloads of the update are not judged.
+                        tell(&mut health, &mut told, &requests).await?;
+                        send(&requests, answer).await?;
                         same_lease(agent, lease)?;
                         continue;
                     }
@@ -236,6 +239,28 @@ async fn try_session(
             }
         }
     }
+}
+
+/// The troubles and the workloads that the control plane was told of last, in this session.
+type Told = Option<(BTreeMap<Kind, Trouble>, Arc<Unjudged>)>;
+
+/// Tells the control plane what the node says of itself, if it is something else than it was told.
+async fn tell(
+    health: &mut watch::Receiver<State>,
+    told: &mut Told,
+    requests: &mpsc::Sender<wire::SyncRequest>,
+) -> Result<(), Status> {
+    let (report, says) = {
+        let state = health.borrow_and_update();
+        let report = (state.troubles.clone(), Arc::clone(&state.unjudged));
+        if told.as_ref() == Some(&report) {
+            return Ok(());
+        }
+        (report, state.report())
+    };
+    send(requests, Message::Health(says)).await?;
+    *told = Some(report);
+    Ok(())
 }
 
 /// Ends a session in which the node said other leases than it has.

@@ -52,6 +52,10 @@ fn main() -> ExitCode {
             workloads::own_address,
         ),
         (
+            "a_wait_for_an_edit_knows_of_its_workloads",
+            workloads::a_wait_for_its_own_edit,
+        ),
+        (
             "a_workload_behind_a_macvlan_device_is_not_judged",
             workloads::macvlan,
         ),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sallyport_integration::{
-    deployment::{Deployment, put},
+    deployment::{Deployment, delete, put},
     kernel_tests::{Failed, Outcome},
     testbed::{Mode, Testbed},
 };
@@ -168,6 +168,27 @@ pub(super) fn own_address() -> Outcome {
     all(&log, &["the traffic of all workloads is judged again"])
 }
 
+/// Whoever waits for the edit that declares such a workload is not told that it is enforced, however soon the node acknowledges it.
+pub(super) fn a_wait_for_its_own_edit() -> Outcome {
+    let scene = Scene::new()?;
+    scene.ip("address add 10.9.1.9/32 dev lo")?;
+    let workload = "
+apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {namespace: default, name: own}
+spec: {node: node-1, addresses: [10.9.1.9]}
+";
+    let mut api = scene.deployment.client()?;
+    for number in 0..20 {
+        let revision = api.apply(vec![put(workload)])?;
+        if api.is_enforced_within(revision, Duration::from_millis(100))? {
+            return Err(format!("edit {number} counts as enforced").into());
+        }
+        api.enforce(vec![delete(workload)])?;
+    }
+    Ok(())
+}
+
 pub(super) fn macvlan() -> Outcome {
     let mut scene = Scene::new()?;
     let server = scene.server.clone();
@@ -206,8 +227,13 @@ pub(super) fn flowtable() -> Outcome {
         "add flowtable inet shortcut fast {{ hook ingress priority 0; devices = {{ {server} }}; }}"
     );
     if let Err(error) = scene.node("nft", &added)? {
-        println!("skipped: this kernel makes no flowtable ({error})");
-        return Ok(());
+        // Then there is nothing to be found, and nothing that it says of it.
+        println!("this kernel makes no flowtable ({error})");
+        scene.is_judged()?;
+        return match scene.deployment.log("node-1").contains("flowtable") {
+            true => Err(scene.deployment.log("node-1").into()),
+            false => Ok(()),
+        };
     }
     // It has both addresses of the workload.
     let at = Instant::now();
