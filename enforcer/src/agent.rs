@@ -190,6 +190,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         Ok(())
     }
 
+    /// The interfaces of workloads that the table knows.
+    pub fn ports(&self) -> &BTreeSet<String> {
+        &self.options.ports
+    }
+
     /// The interfaces of workloads are these: has the table know them.
     pub fn set_ports(&mut self, ports: &BTreeSet<String>) -> Result<(), netlink::Error> {
         // What nobody knows is replaced by a table that has them.

@@ -90,6 +90,8 @@ struct Open {
 pub struct Bridges {
     rules: Rules,
     sysctls: Sysctls,
+    /// Whether a bridge with workloads filtered VLANs when they were last listed; `None` before that.
+    filters_vlans: Option<bool>,
     /// How often a sysctl was set.
     set: u64,
     /// When that was last said, and how often one had been set by then.
@@ -107,6 +109,7 @@ impl Bridges {
         Bridges {
             rules,
             sysctls: Sysctls::new(directory),
+            filters_vlans: None,
             set: 0,
             said: None,
             told: 0,
@@ -169,9 +172,14 @@ impl Bridges {
     /// Looks whether all traffic is judged. Sets the sysctls before, if that is allowed.
     fn look(&mut self, listed: &Listed) -> Result<(), Problem> {
         let bridges = match listed {
-            Ok(bridges) => self.concerned(bridges),
+            Ok(bridges) => {
+                let bridges = self.concerned(bridges);
+                self.filters_vlans = Some(bridges.iter().any(|bridge| bridge.vlan_filtering));
+                bridges
+            }
             Err(error) => {
-                let is_on = |call| self.sysctls.read(call) == Value::On;
+                let matters = |call| call != Call::VlanTagged || self.filters_vlans != Some(false);
+                let is_on = |call| !matters(call) || self.sysctls.read(call) == Value::On;
                 return match Call::ALL.into_iter().all(is_on) {
                     // Then it does not matter which bridges there are.
                     true => Ok(()),

@@ -19,12 +19,12 @@ use crate::{
     places::{Places, Port, Route},
 };
 
-/// The operator's rules for the ports of the node's bridges.
+/// The operator's rules for the interfaces of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// The bridges without workloads, by name.
     pub ignored: Vec<String>,
-    /// The ports that lead away from the node, whatever their kind; a name that ends in `*` is a prefix.
+    /// The interfaces that lead away from the node, whatever their kind; a name that ends in `*` is a prefix.
     pub uplinks: Vec<String>,
     /// Whether what would be dropped is only counted.
     pub counts_only: bool,
@@ -41,16 +41,20 @@ impl Rules {
     }
 }
 
-/// The addresses of the workloads whose interface is not known: where the node's routes to them lead tells their bridge.
-pub fn without_interface(policy: &NodePolicy) -> BTreeSet<IpAddr> {
-    let endpoints = policy.endpoints().iter();
-    let unknown = endpoints.filter(|(_, endpoint)| endpoint.interface.is_empty());
-    unknown.map(|(address, _)| *address).collect()
+/// The addresses of the workloads: where the node's routes to them lead tells their interface or bridge, and whether an address is
+/// the node's own.
+pub fn addresses(policy: &NodePolicy) -> BTreeSet<IpAddr> {
+    policy.endpoints().keys().copied().collect()
 }
 
 /// The interfaces of guarded workloads that are no port of a bridge: those that Workload objects name, and those that the node's
-/// routes to the others lead to.
-pub fn ports(policy: &NodePolicy, options: &Options, places: &Places) -> BTreeSet<String> {
+/// routes to the others lead to, unless the operator says that they lead away.
+pub fn ports(
+    policy: &NodePolicy,
+    options: &Options,
+    rules: &Rules,
+    places: &Places,
+) -> BTreeSet<String> {
     let endpoints = policy.endpoints().iter();
     let guarded = endpoints.filter(|(_, endpoint)| is_guarded(options, endpoint));
     let interfaces = guarded.filter_map(|(address, endpoint)| {
@@ -58,7 +62,10 @@ pub fn ports(policy: &NodePolicy, options: &Options, places: &Places) -> BTreeSe
             return Some(&endpoint.interface);
         }
         match places.routes.get(address) {
-            Some(Route::Interface(interface)) if interface.may_be_workload => Some(&interface.name),
+            Some(Route::Interface(interface)) => {
+                let is_workload = interface.may_be_workload && !rules.leads_away(&interface.name);
+                is_workload.then_some(&interface.name)
+            }
             _ => None,
         }
     });
@@ -277,7 +284,11 @@ mod tests {
     #[test]
     fn the_interfaces_of_routed_workloads_are_found() {
         let found = |policy: &NodePolicy, strict, route| -> Vec<String> {
-            let ports = ports(policy, &options(strict), &places(route));
+            let rules = Rules {
+                uplinks: vec!["up*".to_owned()],
+                ..Rules::default()
+            };
+            let ports = ports(policy, &options(strict), &rules, &places(route));
             ports.into_iter().collect()
         };
         let to = |name: &str, may_be_workload| {
@@ -292,6 +303,7 @@ mod tests {
         let nowhere = [
             to("eth0", false),
             to("plain-veth", true),
+            to("up0", true),
             Some(Route::Bridge("addressed".into())),
             Some(Route::Local),
             Some(Route::Elsewhere),

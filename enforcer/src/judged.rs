@@ -185,15 +185,24 @@ impl<'a> Surroundings<'a> {
     }
 
     fn why(&self, address: &IpAddr, endpoint: &Endpoint) -> Option<Why> {
+        let route = self.places.routes.get(address);
+        if route == Some(&Route::Local) {
+            return Some(Why::OwnAddress);
+        }
         if !endpoint.interface.is_empty() {
             return self.behind(&endpoint.interface);
         }
-        match self.places.routes.get(address)? {
-            Route::Local => Some(Why::OwnAddress),
+        match route? {
+            Route::Local => None,
             Route::Interface(interface) => self.behind(&interface.name),
             Route::Bridge(bridge) => self.on(bridge),
             Route::Elsewhere if self.bare.is_empty() => Some(Why::NoRoute),
-            Route::Elsewhere => self.bare.iter().find_map(|bridge| self.on(bridge)),
+            // Which of them it is on is not known.
+            Route::Elsewhere => {
+                let mut bare = self.bare.iter().map(|bridge| self.on(bridge));
+                let first = bare.next()??;
+                bare.all(|why| why.is_some()).then_some(first)
+            }
         }
     }
 

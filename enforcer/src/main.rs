@@ -92,12 +92,12 @@ struct Arguments {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     ignore_bridge: Vec<String>,
 
-    /// A port of a bridge that leads away from this node though it is a veth or a tap; `up*` means all that begin so
-    /// (repeatable)
+    /// An interface that leads away from this node though it is a veth or a tap; `up*` means all that begin so (repeatable)
     ///
-    /// Ports of other kinds, such as physical interfaces, VLANs, bonds and VXLAN, are taken for such ports by themselves. From
-    /// all others of a bridge with workloads whose Workload objects name no `interface`, only packets with addresses of this
-    /// node's workloads pass.
+    /// Interfaces of other kinds, such as physical interfaces, VLANs, bonds and VXLAN, are taken for such by themselves. From all other
+    /// ports of a bridge with workloads whose Workload objects name no `interface`, only packets with addresses of this node's
+    /// workloads pass. From an interface that is no port of a bridge, and that the route to a workload leads to, only packets pass
+    /// whose source the node would send there.
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = interface)]
     uplink: Vec<String>,
 

@@ -167,6 +167,7 @@ async fn listen(
     let mut changes = Changes::everything();
     let mut next_listing = Instant::now();
     let mut lister = Lister::default();
+    notices.gather_during(lister.list()).await?;
     let mut ticks = interval(FLOWTABLES);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -178,7 +179,10 @@ async fn listen(
         let touched = notices.gather_during(refreshed).await??;
         *was_listed = true;
         known.send_if_modified(|listed| match listed {
-            Ok(places) => state.write(places, &touched),
+            Ok(places) => {
+                let are_others = state.write(places, &touched);
+                lister.write(places) || are_others
+            }
             Err(_) => {
                 let mut places = state.places();
                 lister.write(&mut places);

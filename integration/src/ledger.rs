@@ -267,7 +267,7 @@ fn compare_node(
         stamp.is_of(&installed) && stamp.progress.is_none(),
         "its table's stamp says {stamp}, its journal {position}"
     );
-    let sought = guard::without_interface(&installed.policy);
+    let sought = guard::addresses(&installed.policy);
     let places = netns.run(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -281,7 +281,12 @@ fn compare_node(
         owned: true,
         ..Options::default()
     };
-    options.ports = guard::ports(&installed.policy, &options, &places);
+    options.ports = guard::ports(
+        &installed.policy,
+        &options,
+        &guard::Rules::default(),
+        &places,
+    );
     let expected = plan::objects(&installed, &options);
     ensure!(
         (&kernel.chains, &kernel.sets) == (&expected.chains, &expected.sets),

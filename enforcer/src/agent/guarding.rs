@@ -13,7 +13,7 @@ use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
 };
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::{Agent, bridge::BridgeTable};
 use crate::{
@@ -35,6 +35,9 @@ pub enum Unguarded {
     /// The kernel refused the table of family bridge.
     #[error("the table bridge sallyport cannot be written ({0})")]
     Bridges(netlink::Error),
+    /// The kernel does not say where the routes to workloads lead.
+    #[error("it cannot be asked where the routes to workloads lead ({0})")]
+    Routes(String),
     /// The kernel refused the interfaces that are no port of a bridge.
     #[error("the interfaces of workloads cannot be written into the table inet sallyport ({0})")]
     Interfaces(netlink::Error),
@@ -50,7 +53,7 @@ pub(super) struct Guarding {
     /// Says which workloads are judged by neither table.
     judging: Judging,
     /// Where the agent's thread asks for the routes to endpoints that are new.
-    runtime: Option<Runtime>,
+    runtime: Runtime,
     /// The policy that the table was last made for.
     policy: NodePolicy,
     /// When to try again.
@@ -76,7 +79,10 @@ impl Guarding {
             judging: Judging::new(rules.ignored.clone(), health),
             rules,
             places: Places::default(),
-            runtime: Builder::new_current_thread().enable_all().build().ok(),
+            runtime: Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime can be made"),
             policy: policy.clone(),
             again: None,
             sought: watch::Sender::new(Arc::default()),
@@ -106,21 +112,14 @@ impl Guarding {
             }
         }
         self.places = places;
-        self.seek();
         self.set(agent)
     }
 
     /// Asks where the routes to endpoints lead that are new. While that is not known they may be on any bridge.
-    fn seek(&mut self) {
-        let sought = guard::without_interface(&self.policy);
+    fn seek(&mut self) -> Result<(), String> {
+        let sought = guard::addresses(&self.policy);
         let is_new = |address: &&IpAddr| !self.places.routes.contains_key(*address);
         let new: BTreeSet<IpAddr> = sought.iter().filter(is_new).copied().collect();
-        if let Some(runtime) = self.runtime.as_ref().filter(|_| !new.is_empty()) {
-            match runtime.block_on(places::routes(&new)) {
-                Ok(routes) => self.places.routes.extend(routes),
-                Err(error) => warn!(%error, "cannot ask for the routes to new workloads"),
-            }
-        }
         self.sought.send_if_modified(|before| {
             let is_other = **before != sought;
             if is_other {
@@ -128,6 +127,11 @@ impl Guarding {
             }
             is_other
         });
+        if !new.is_empty() {
+            let routes = self.runtime.block_on(places::routes(&new))?;
+            self.places.routes.extend(routes);
+        }
+        Ok(())
     }
 
     /// The node's policy may be another.
@@ -139,7 +143,6 @@ impl Guarding {
             return;
         }
         self.policy = policy.clone();
-        self.seek();
         let _ = self.set(agent);
     }
 
@@ -149,20 +152,29 @@ impl Guarding {
     }
 
     /// Reads the table, since others may have changed it. Returns whether they had.
-    pub(super) fn restore(&mut self) -> bool {
+    pub(super) fn restore(&mut self, agent: &mut Agent<Netlink, Journal>) -> bool {
         let restored = self.table.restore();
         let mended = *restored.as_ref().unwrap_or(&false);
+        if self.again.is_some() {
+            // What failed may be another part of the guard.
+            return self.set(agent).is_ok() && mended;
+        }
         let restored = restored.map(drop).map_err(Unguarded::Bridges);
         self.note(restored).is_ok() && mended
     }
 
     fn set(&mut self, agent: &mut Agent<Netlink, Journal>) -> Result<(), Unguarded> {
+        let sought = self.seek();
         self.judging.look(&self.policy, &self.places);
-        let ports = guard::ports(&self.policy, &self.options, &self.places);
+        let mut ports = guard::ports(&self.policy, &self.options, &self.rules, &self.places);
+        if sought.is_err() {
+            // While it is not known where all routes lead, no interface is let go of.
+            ports.extend(agent.ports().iter().cloned());
+        }
         let ports = agent.set_ports(&ports).map_err(Unguarded::Interfaces);
         let ground = guard::ground(&self.policy, &self.options, &self.rules, &self.places);
         let table = self.table.set(ground).map_err(Unguarded::Bridges);
-        self.note(ports.and(table))
+        self.note(sought.map_err(Unguarded::Routes).and(ports).and(table))
     }
 
     fn note(&mut self, result: Result<(), Unguarded>) -> Result<(), Unguarded> {

@@ -403,7 +403,7 @@ impl Mending {
             Notice::Lost => self.culprit = Culprit::default(),
         }
         self.mend(agent);
-        if guarding.restore() {
+        if guarding.restore(agent) {
             self.health.count(|state| state.repairs += 1);
             let what = "the table bridge sallyport was not as it should be";
             self.health

@@ -196,6 +196,14 @@ fn what_is_not_known_is_not_taken_for_judged() {
         let found = all.look(&failed());
         assert_eq!(found.is_ok(), is_judged, "{v4} {v6} {tags}: {found:?}");
     }
+    // None of them did when they were last listed.
+    let directory = sysctls("1", "1");
+    let mut all = Bridges::of(Rules::default(), directory.path().into());
+    assert!(all.look(&failed()).is_err());
+    assert!(all.look(&Ok(vec![bridge("br0", 2)])).is_ok());
+    assert!(all.look(&failed()).is_ok());
+    assert!(all.look(&Ok(vec![filtering("br0", 2)])).is_err());
+    assert!(all.look(&failed()).is_err());
     let empty = tempfile::tempdir().unwrap();
     let mut all = Bridges::of(Rules::default(), empty.path().into());
     let said = all.look(&failed()).unwrap_err().to_string();

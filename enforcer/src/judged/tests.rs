@@ -108,6 +108,8 @@ fn an_interface_that_is_named_tells_it_too() {
     );
     for judged in ["addressed-port", "veth0", "not-there-yet"] {
         assert_eq!(behind(judged), None, "{judged}");
+        let own = why(&places, Some(Route::Local), judged, &[]);
+        assert_eq!(own, Some(Why::OwnAddress), "{judged}");
     }
 }
 

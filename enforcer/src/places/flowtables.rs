@@ -5,11 +5,11 @@ use tracing::warn;
 use super::Places;
 use crate::netlink::{Error, Flowtables, Netlink};
 
-/// The last listing, and the socket that was asked by.
+/// The last listing, if there was one, and the socket that was asked by.
 #[derive(Default)]
 pub(super) struct Lister {
     netlink: Option<Netlink>,
-    last: Flowtables,
+    last: Option<Flowtables>,
     fails: bool,
 }
 
@@ -17,7 +17,7 @@ impl Lister {
     /// Lists them. While that fails the last listing holds.
     pub(super) async fn list(&mut self) {
         match self.ask().await {
-            Ok(listed) => (self.last, self.fails) = (listed, false),
+            Ok(listed) => (self.last, self.fails) = (Some(listed), false),
             Err(error) => {
                 self.netlink = None;
                 if !std::mem::replace(&mut self.fails, true) {
@@ -41,10 +41,12 @@ impl Lister {
 
     /// Makes the last listing that of the places. Returns whether they had another.
     pub(super) fn write(&self, places: &mut Places) -> bool {
-        let is_other = places.flowtables != self.last;
-        if is_other {
-            places.flowtables = self.last.clone();
+        match &self.last {
+            Some(last) if places.flowtables != *last => {
+                places.flowtables = last.clone();
+                true
+            }
+            _ => false,
         }
-        is_other
     }
 }

@@ -12,6 +12,9 @@ use super::{
 };
 use crate::netlink::Flowtables;
 
+/// So many links are asked for one by one. Where it is more, all are listed.
+const FEW: usize = 8;
+
 /// What was asked anew.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
@@ -64,10 +67,14 @@ impl State {
         let unknown: BTreeSet<_> = links
             .filter(|link| !self.links.contains_key(link))
             .collect();
-        for index in unknown {
-            touched.everything = true;
-            self.links
-                .extend(kernel.link(index).await?.map(|link| (index, link)));
+        touched.everything |= !unknown.is_empty();
+        if unknown.len() > FEW {
+            self.links = kernel.links().await?;
+        } else {
+            for index in unknown {
+                let link = kernel.link(index).await?;
+                self.links.extend(link.map(|link| (index, link)));
+            }
         }
         Ok(touched)
     }

@@ -19,8 +19,9 @@
 //! A workload sends none itself: they are dropped where they come in by its port, since the bridge puts tags on frames and
 //! takes them off behind that, and then no rule could tell whose tag it was.
 //!
-//! Only `source`, `forward`, `destination` and the chains of targets ever change, and no rule of theirs has a constant set: a
-//! packet that is in the old rule while they change finds nothing in its set.
+//! Only `source`, `forward`, `destination` and the chains of targets change bit by bit, and no rule of theirs has a constant set: a
+//! packet that is in the old rule while they change finds nothing in its set. Where tags begin or cease to be judged, other chains
+//! change: the table is written anew, in one batch.
 
 use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
 

@@ -49,7 +49,7 @@ pub(super) fn conditions(unjudged: &Unjudged, passed: Duration) -> Vec<Condition
     };
     let Some(first) = without.first() else {
         if *more > 0 && !evading.is_empty() {
-            let message = format!("and {more} more addresses of workloads that it does not name");
+            let message = format!("and {more} more addresses, for these or other reasons");
             let kind = condition::Kind::NotJudged;
             all.push(condition(kind, message, longest(&evading)));
         }
