@@ -137,7 +137,7 @@ pub struct Status {
     pub heard: Option<Duration>,
     /// The enforcers of this name that were turned away.
     pub turned_away: Vec<TurnedAway>,
-    /// What happened to it, or is so, that an operator should know.
+    /// The events in its life and the ways that it stands that an operator should know.
     pub conditions: Vec<Condition>,
     /// The reasons for which no policy judges traffic of workloads of it.
     pub unjudged: BTreeSet<unjudged_workload::Reason>,
@@ -160,7 +160,7 @@ impl Status {
 /// An event in the life of a node, or the way that it stands, that an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// What happened, or is so.
+    /// The event, or the way that it stands.
     pub kind: condition::Kind,
     /// In words, with what to do.
     pub message: String,

@@ -197,7 +197,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// The interfaces of workloads are these: has the table know them.
     pub fn set_ports(&mut self, ports: &BTreeSet<String>) -> Result<(), netlink::Error> {
-        // What nobody knows is replaced by a table that has them.
+        // A table that nobody knows is left as it is: the one that replaces it has them.
         let commands = match self.foreign {
             true => Vec::new(),
             false => frame::change_ports(&self.options.ports, ports),

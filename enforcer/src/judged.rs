@@ -185,24 +185,19 @@ impl<'a> Surroundings<'a> {
     }
 
     fn why(&self, address: &IpAddr, endpoint: &Endpoint) -> Option<Why> {
-        let route = self.places.routes.get(address);
-        if route == Some(&Route::Local) {
-            return Some(Why::OwnAddress);
-        }
-        if !endpoint.interface.is_empty() {
-            return self.behind(&endpoint.interface);
-        }
-        match route? {
-            Route::Local => None,
-            Route::Interface(interface) => self.behind(&interface.name),
-            Route::Bridge(bridge) => self.on(bridge),
-            Route::Elsewhere if self.bare.is_empty() => Some(Why::NoRoute),
-            // Which of them it is on is not known.
-            Route::Elsewhere => {
-                let mut bare = self.bare.iter().map(|bridge| self.on(bridge));
-                let first = bare.next()??;
-                bare.all(|why| why.is_some()).then_some(first)
+        match self.places.routes.get(address) {
+            Some(Route::Local) => Some(Why::OwnAddress),
+            _ if !endpoint.interface.is_empty() => self.behind(&endpoint.interface),
+            Some(Route::Interface(interface)) => self.behind(&interface.name),
+            Some(Route::Bridge(bridge)) => self.on(bridge),
+            Some(Route::Elsewhere) if self.bare.is_empty() => Some(Why::NoRoute),
+            Some(Route::Elsewhere) => {
+                // It may be on any of them.
+                let all: Option<Vec<Why>> =
+                    self.bare.iter().map(|bridge| self.on(bridge)).collect();
+                all?.into_iter().next()
             }
+            None => None,
         }
     }
 

@@ -60,7 +60,7 @@ pub(super) struct Entry {
     pub(super) refusals: Refusals,
     /// The node's last refusal, until it accepts something.
     refusal: Option<String>,
-    /// What it says of itself, and when it said so. While it is not connected, only that it did not judge all traffic, and which
+    /// The health that it told, and when it told that. While it is not connected, only that it did not judge all traffic, and which
     /// workloads it did not judge the traffic of.
     health: (Health, Instant),
     version: String,
@@ -366,7 +366,7 @@ impl Entry {
         stream < self.greeted
     }
 
-    /// What it says of itself.
+    /// The node tells its health.
     pub(super) fn says(&mut self, health: Health, now: Instant) {
         self.health = (health, now);
     }

@@ -1,13 +1,13 @@
-//! What a node says of itself, as far as it is kept. It decides nothing.
+//! The health of a node, as the node tells it and as far as it is kept. It decides nothing.
 
 use std::{net::IpAddr, time::Duration};
 
 use sallyport_proto::wire::{trouble, unjudged_workload};
 
-/// What a node says of itself beside what it holds.
+/// The health of a node, as the node tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// What is wrong, one of a kind.
+    /// The troubles, one of a kind.
     pub troubles: Vec<Trouble>,
     /// The workloads whose traffic no policy judges.
     pub unjudged: Unjudged,

@@ -33,7 +33,7 @@ pub struct Hello {
     pub lease: Duration,
     /// Which enforcer it is; none of a version that does not say.
     pub enforcer: Option<Enforcer>,
-    /// What it says of itself; none of a version that says it later.
+    /// The health that it tells; none of a version that says it later.
     pub health: Option<Health>,
 }
 

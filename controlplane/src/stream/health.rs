@@ -1,4 +1,4 @@
-//! What a node says of itself, checked and cut to what is kept.
+//! The health that a node tells, checked and cut to what is kept.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,8 +21,8 @@ const LONGEST_WORDS: usize = 512;
 /// So many workloads are kept whose traffic a node does not judge. The rest is counted.
 const MOST_UNJUDGED: usize = 20;
 
-/// What a node says of itself: of troubles one of a kind, and of workloads the first ones. What this version does not know of
-/// it cannot tell of; but a workload whose traffic is not judged for a reason that is not known is one.
+/// The health that is kept: of troubles one of a kind, and of workloads the first ones. A trouble of a kind that this version does
+/// not know is left out. A workload whose traffic is not judged for a reason that it does not know is kept.
 pub(super) fn checked(health: wire::Health) -> Result<Health, Status> {
     let unjudged = |workload: wire::UnjudgedWorkload| {
         let address = address("unjudged.address", &workload.address).map_err(malformed)?;

@@ -138,6 +138,10 @@ fn a_flowtable_takes_what_comes_in_by_its_devices() {
     }
     assert_eq!(on("bare-port", bridged()), None);
     assert_eq!(on("bare-port", Route::Elsewhere), taken("bare-port"));
+    let mut two = with("bare-port");
+    two.bridges.insert("another".into(), Bridge::default());
+    let why = why(&two, Some(Route::Elsewhere), "", &[]);
+    assert_eq!(why, None, "it may be on the other bridge");
 }
 
 #[test]

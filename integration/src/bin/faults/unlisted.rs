@@ -1,7 +1,7 @@
 //! Frames and addresses that no policy judges, sent to the server by its neighbour, on a bridge or by a router, while everything around
 //! what keeps them out fails. None may arrive; in the end that is taken away, and all do.
 
-use std::{thread, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use sallyport_integration::{
@@ -52,6 +52,23 @@ fn take_away(scene: &Scene, words: &[&str]) -> Result<()> {
     bail!("`nft {}` fails", words.join(" "))
 }
 
+/// Ends a rain of which nothing may have arrived. Returns how many frames were sent.
+fn nothing_arrived(rain: Rain) -> Result<u64> {
+    let (sent, arrived) = (rain.sent(), rain.arrived());
+    ensure!(
+        arrived.is_empty(),
+        "arrived, of {sent} that were sent: {arrived:?}"
+    );
+    ensure!(sent > 1_000, "only {sent} were sent");
+    Ok(sent)
+}
+
+/// Ends a rain after a second. Returns how many frames of each kind arrived.
+fn arrives(rain: Rain) -> BTreeMap<Kind, u64> {
+    thread::sleep(Duration::from_secs(1));
+    rain.arrived()
+}
+
 /// Kills and starts the enforcer, edits policies and workloads, loses the control plane and br_netfilter's sysctl.
 pub(crate) fn on_a_bridge(scene: &mut Scene, _: Settings) -> Result<String> {
     let (neighbour, server) = (
@@ -97,20 +114,11 @@ pub(crate) fn on_a_bridge(scene: &mut Scene, _: Settings) -> Result<String> {
         pause();
         node.sysctl("net.bridge.bridge-nf-call-ip6tables", "1")?;
     }
-    let (sent, arrived) = (rain.sent(), rain.arrived());
-    drop(rain);
-    ensure!(
-        arrived.is_empty(),
-        "arrived, of {sent} that were sent: {arrived:?}"
-    );
-    ensure!(sent > 1_000, "only {sent} were sent");
+    let sent = nothing_arrived(rain)?;
     // The control.
     scene.deployment.kill_enforcer(FAR);
     take_away(scene, &TABLE)?;
-    let rain = start()?;
-    thread::sleep(Duration::from_secs(1));
-    let leaked = rain.arrived();
-    drop(rain);
+    let leaked = arrives(start()?);
     for kind in [
         Kind::LinkLocal,
         Kind::PriorityTag,
@@ -138,6 +146,9 @@ const FORGED: [Kind; 4] = [
     Kind::Another6,
 ];
 
+/// The port that the frames are sent to.
+const PORT: u16 = 7000;
+
 /// Lets in the strangers, so that nothing but the check of sources is in their way.
 const STRANGERS: &str = "
 apiVersion: networking.k8s.io/v1
@@ -163,6 +174,8 @@ pub(crate) fn by_a_router(scene: &mut Scene, _: Settings) -> Result<String> {
     let named = declared.replace("spec: {", &format!("spec: {{interface: {interface}, "));
     scene.client()?.enforce(vec![put(declared.clone())])?;
     scene.client()?.enforce(vec![put(STRANGERS)])?;
+    let ports = [(PORT, PORT)];
+    scene.edit(policy("frames", "app: server", true, "app: client", &ports))?;
     let start = || {
         Rain::start(&neighbour, &server, &client, true, &FORGED).map_err(|error| anyhow!("{error}"))
     };
@@ -184,22 +197,12 @@ pub(crate) fn by_a_router(scene: &mut Scene, _: Settings) -> Result<String> {
         scene.deployment.start_control_plane()?;
         scene.edit(declared.clone())?;
     }
-    let (sent, arrived) = (rain.sent(), rain.arrived());
-    drop(rain);
-    ensure!(
-        arrived.is_empty(),
-        "arrived, of {sent} that were sent: {arrived:?}"
-    );
-    ensure!(sent > 1_000, "only {sent} were sent");
+    let sent = nothing_arrived(rain)?;
     // The control: all but the check of sources is as it was.
     scene.deployment.kill_enforcer(FAR);
     take_away(scene, &["flush", "chain", "inet", "sallyport", "source"])?;
-    let rain = start()?;
-    thread::sleep(Duration::from_secs(1));
-    let leaked = rain.arrived();
-    drop(rain);
-    // What the client may send policy judges as ever.
-    for kind in [Kind::Stranger4, Kind::Stranger6] {
+    let leaked = arrives(start()?);
+    for kind in FORGED {
         ensure!(
             leaked.contains_key(&kind),
             "{kind} does not arrive without the check of sources"
@@ -207,8 +210,6 @@ pub(crate) fn by_a_router(scene: &mut Scene, _: Settings) -> Result<String> {
     }
     scene.deployment.start_enforcer(FAR)?;
     Ok(format!(
-        "0 of {sent} packets arrived; without the check of sources, {} of {} kinds",
-        leaked.len(),
-        FORGED.len()
+        "0 of {sent} packets arrived; without the check of sources all kinds"
     ))
 }
