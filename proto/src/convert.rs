@@ -10,7 +10,10 @@ use prost::{Message as _, bytes::Bytes};
 
 use crate::{
     Change, Delta, Digest, Position, Ranges, interface,
-    policy::{Class, ClassId, Direction, Endpoint, GroupId, GroupSpec, PortRule, Protocol, octets},
+    policy::{
+        Class, ClassId, Direction, Endpoint, GroupId, GroupSpec, Owner, PortRule, Protocol, Source,
+        octets,
+    },
     wire,
 };
 
@@ -246,6 +249,9 @@ impl From<&Change> for wire::PolicyChange {
                 interface: endpoint.interface.clone(),
             }),
             Change::RemoveEndpoint(address) => Wire::RemoveEndpoint(octets(*address)),
+            Change::Sources(sources) => Wire::Sources(wire::Sources {
+                sources: sources.iter().map(wire::Source::from).collect(),
+            }),
             Change::RemoveClass(id) => Wire::RemoveClass(id.0.to_vec()),
             Change::RemoveGroup(id) => Wire::RemoveGroup(id.0.to_vec()),
         };
@@ -298,31 +304,77 @@ impl TryFrom<&wire::PolicyChange> for Change {
                 remove: addresses("group.remove", &group.remove)?,
             },
             Wire::AddClass(class) => Change::AddClass(Arc::new(class.try_into()?)),
-            Wire::SetEndpoint(endpoint) => {
-                let class = |field, id: &Option<Vec<u8>>| {
-                    id.as_ref()
-                        .map(|id| sixteen(field, id).map(ClassId))
-                        .transpose()
-                };
-                Change::SetEndpoint(
-                    address("endpoint.address", &endpoint.address)?,
-                    Arc::new(Endpoint {
-                        namespace: endpoint.namespace.clone(),
-                        name: endpoint.name.clone(),
-                        uid: endpoint.uid.clone(),
-                        interface: interface(&endpoint.interface)?,
-                        ingress: class("endpoint.ingress", &endpoint.ingress)?,
-                        egress: class("endpoint.egress", &endpoint.egress)?,
-                    }),
-                )
-            }
+            Wire::SetEndpoint(endpoint) => Change::SetEndpoint(
+                address("endpoint.address", &endpoint.address)?,
+                Arc::new(Endpoint {
+                    namespace: endpoint.namespace.clone(),
+                    name: endpoint.name.clone(),
+                    uid: endpoint.uid.clone(),
+                    interface: interface(&endpoint.interface)?,
+                    ingress: class("endpoint.ingress", &endpoint.ingress)?,
+                    egress: class("endpoint.egress", &endpoint.egress)?,
+                }),
+            ),
             Wire::RemoveEndpoint(bytes) => {
                 Change::RemoveEndpoint(address("remove_endpoint", bytes)?)
             }
+            Wire::Sources(list) => Change::Sources(Arc::new(sources(list)?)),
             Wire::RemoveClass(id) => Change::RemoveClass(ClassId(sixteen("remove_class", id)?)),
             Wire::RemoveGroup(id) => Change::RemoveGroup(GroupId(sixteen("remove_group", id)?)),
         })
     }
+}
+
+fn class(field: &'static str, id: &Option<Vec<u8>>) -> Result<Option<ClassId>, WireError> {
+    let id = id.as_ref().map(|id| sixteen(field, id).map(ClassId));
+    id.transpose()
+}
+
+impl From<&Source> for wire::Source {
+    fn from(source: &Source) -> Self {
+        let owner = |owner: &Owner| wire::Owner {
+            namespace: owner.namespace.clone(),
+            name: owner.name.clone(),
+        };
+        wire::Source {
+            owners: source.owners.iter().map(owner).collect(),
+            ingress: source.ingress.map(|id| id.0.to_vec()),
+            egress: source.egress.map(|id| id.0.to_vec()),
+            ranges: (&source.ranges).into(),
+        }
+    }
+}
+
+impl TryFrom<&wire::Source> for Source {
+    type Error = WireError;
+
+    fn try_from(source: &wire::Source) -> Result<Self, WireError> {
+        let owner = |owner: &wire::Owner| Owner {
+            namespace: owner.namespace.clone(),
+            name: owner.name.clone(),
+        };
+        Ok(Source {
+            owners: source.owners.iter().map(owner).collect(),
+            ingress: class("source.ingress", &source.ingress)?,
+            egress: class("source.egress", &source.egress)?,
+            ranges: ranges("source.ranges", &source.ranges)?,
+        })
+    }
+}
+
+/// Sources of which each address is in one.
+fn sources(list: &wire::Sources) -> Result<Vec<Source>, WireError> {
+    let sources = list.sources.iter().map(Source::try_from);
+    let sources = sources.collect::<Result<Vec<_>, _>>()?;
+    let sources = Source::canonical(sources);
+    let mut all = Ranges::EMPTY;
+    for source in &sources {
+        if !all.intersection(&source.ranges).is_empty() {
+            return Err(malformed("sources", "must be disjoint"));
+        }
+        all = all.union(&source.ranges);
+    }
+    Ok(sources)
 }
 
 /// The name of an interface, or none.

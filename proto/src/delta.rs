@@ -7,7 +7,7 @@ use imbl::ordmap::DiffItem;
 
 use crate::{
     Digest, Ranges,
-    policy::{Class, ClassId, Endpoint, GroupId, GroupSpec, NodePolicy, PeerGroup},
+    policy::{Class, ClassId, Endpoint, GroupId, GroupSpec, NodePolicy, PeerGroup, Source},
 };
 
 /// Changes in an order in which every reference holds at every step.
@@ -39,6 +39,8 @@ pub enum Change {
     SetEndpoint(IpAddr, Arc<Endpoint>),
     /// An endpoint is gone.
     RemoveEndpoint(IpAddr),
+    /// The sources are these now.
+    Sources(Arc<Vec<Source>>),
     /// A class is gone.
     RemoveClass(ClassId),
     /// A group is gone.
@@ -140,6 +142,9 @@ impl<'a> Difference<'a> {
                 DiffItem::Remove(&address, _) => Change::RemoveEndpoint(address),
             };
             changes.push(change.into());
+        }
+        if old.sources != new.sources {
+            changes.push(Change::Sources(new.sources.clone()).into());
         }
         changes.append(&mut removed_classes);
         changes.append(&mut removed_groups);
@@ -260,6 +265,10 @@ impl NodePolicy {
                 true
             }
             Change::RemoveEndpoint(address) => self.remove_endpoint(*address).is_some(),
+            Change::Sources(sources) => {
+                self.set_sources(sources.clone());
+                true
+            }
             Change::RemoveClass(id) => self.remove_class(*id).is_some(),
             Change::RemoveGroup(id) => self.remove_group(*id).is_some(),
         };
@@ -279,6 +288,7 @@ impl NodePolicy {
                 Change::SetEndpoint(address, endpoint) => {
                     self.check_endpoint(*address, endpoint)?
                 }
+                Change::Sources(_) => self.check_sources()?,
                 Change::RemoveClass(_) => gone_classes = true,
                 Change::RemoveGroup(_) => gone_groups = true,
                 _ => {}
@@ -293,6 +303,7 @@ impl NodePolicy {
             self.endpoints
                 .iter()
                 .try_for_each(|(address, endpoint)| self.check_endpoint(*address, endpoint))?;
+            self.check_sources()?;
         }
         Ok(())
     }
@@ -309,13 +320,26 @@ impl NodePolicy {
 
     fn check_endpoint(&self, address: IpAddr, endpoint: &Endpoint) -> Result<(), ApplyError> {
         let classes = [endpoint.ingress, endpoint.egress];
-        match classes
-            .into_iter()
-            .flatten()
-            .find(|id| !self.classes.contains_key(id))
-        {
+        self.check_classes(classes, || format!("endpoint {address}"))
+    }
+
+    fn check_sources(&self) -> Result<(), ApplyError> {
+        self.sources.iter().try_for_each(|source| {
+            let classes = [source.ingress, source.egress];
+            self.check_classes(classes, || format!("the source {}", source.ranges))
+        })
+    }
+
+    fn check_classes(
+        &self,
+        classes: [Option<ClassId>; 2],
+        what: impl Fn() -> String,
+    ) -> Result<(), ApplyError> {
+        let mut classes = classes.into_iter().flatten();
+        match classes.find(|id| !self.classes.contains_key(id)) {
             Some(class) => Err(ApplyError::Dangling(format!(
-                "endpoint {address} names class {class}, which is not there"
+                "{} names class {class}, which is not there",
+                what()
             ))),
             None => Ok(()),
         }
@@ -332,6 +356,7 @@ fn describe(change: &Change) -> String {
         Change::AddClass(class) => format!("class {} is there already", class.id()),
         Change::SetEndpoint(address, _) => format!("endpoint {address}"),
         Change::RemoveEndpoint(address) => format!("endpoint {address} is not there"),
+        Change::Sources(_) => "sources".into(),
         Change::RemoveClass(id) => format!("class {id} is not there"),
         Change::RemoveGroup(id) => format!("group {id} is not there"),
     }

@@ -12,8 +12,8 @@ use crate::{
     Ranges,
     digest::Hasher,
     policy::{
-        Class, ClassId, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, hash_ranges,
-        octets,
+        Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol,
+        Source, hash_ranges, octets,
     },
 };
 
@@ -74,6 +74,7 @@ impl NodePolicy {
         meet.workload_ranges();
         meet.groups();
         meet.endpoints(unknown);
+        meet.sources(unknown);
         meet.drop_unused();
         meet.out
     }
@@ -96,6 +97,7 @@ impl NodePolicy {
         self.endpoints.ptr_eq(&new.endpoints)
             && self.classes.ptr_eq(&new.classes)
             && self.workload_ranges == new.workload_ranges
+            && self.sources == new.sources
     }
 
     /// The same without the meet, where its groups would be all that it has of its own.
@@ -123,6 +125,9 @@ impl NodePolicy {
         if drops && self.workload_ranges != other.workload_ranges {
             return true;
         }
+        if self.sources != other.sources && self.judge_sources_otherwise(other) {
+            return true;
+        }
         let endpoints = self.endpoints.diff(&other.endpoints);
         endpoints.into_iter().any(|item| match item {
             DiffItem::Add(&address, endpoint) => {
@@ -141,12 +146,37 @@ impl NodePolicy {
         })
     }
 
-    /// Whether traffic of an address is dropped for being a workload's that is no endpoint.
+    /// Whether traffic of an address is dropped for being a workload's, if it is no endpoint.
     pub fn drops_unknown(&self, address: IpAddr, unknown: &Unknown) -> bool {
-        match unknown {
+        let is_dropped = match unknown {
             Unknown::Drop(also) => self.workload_ranges.contains(address) || also.contains(address),
             Unknown::Allow => false,
+        };
+        is_dropped
+            && !self
+                .sources
+                .iter()
+                .any(|source| source.ranges.contains(address))
+    }
+
+    /// The addresses whose traffic is dropped for being workloads', if they are neither endpoints nor in a source.
+    fn dropped_ranges(&self, unknown: &Unknown) -> Ranges {
+        match unknown {
+            Unknown::Drop(also) => self.workload_ranges.union(also),
+            Unknown::Allow => Ranges::EMPTY,
         }
+    }
+
+    /// Whether sources may mean something else in another version: not if they only have other owners.
+    fn judge_sources_otherwise(&self, other: &NodePolicy) -> bool {
+        let verdicts = |policy: &NodePolicy| {
+            let sources = policy.sources.iter().map(|source| Source {
+                owners: Vec::new(),
+                ..source.clone()
+            });
+            Source::canonical(sources)
+        };
+        verdicts(self) != verdicts(other)
     }
 
     /// The addresses and ranges of some peers.
@@ -222,6 +252,7 @@ impl Meet<'_> {
         }
     }
 
+    /// An address that is an endpoint of one version may be in a source of the other, as whose it is judged there.
     fn endpoints(&mut self, unknown: &Unknown) {
         for item in self.old.endpoints.diff(&self.new.endpoints) {
             match item {
@@ -229,24 +260,32 @@ impl Meet<'_> {
                     if self.old.drops_unknown(address, unknown) {
                         self.out.remove_endpoint(address);
                     } else {
-                        self.endpoint(address, None, Some(endpoint));
+                        let old = self.old.source_of(address).map(as_endpoint);
+                        self.endpoint(address, endpoint, old.as_ref(), Some(endpoint));
                     }
                 }
                 DiffItem::Remove(&address, endpoint) => {
                     if !self.new.drops_unknown(address, unknown) {
-                        self.endpoint(address, Some(endpoint), None);
+                        let new = self.new.source_of(address).map(as_endpoint);
+                        self.endpoint(address, endpoint, Some(endpoint), new.as_ref());
                     }
                 }
                 DiffItem::Update {
                     old: (&address, old),
                     new: (_, new),
-                } => self.endpoint(address, Some(old), Some(new)),
+                } => self.endpoint(address, new, Some(old), Some(new)),
             }
         }
     }
 
-    fn endpoint(&mut self, address: IpAddr, old: Option<&Endpoint>, new: Option<&Endpoint>) {
-        let named = new.or(old).expect("an endpoint of at least one version");
+    /// An address of the newest endpoint, judged as both versions judge it.
+    fn endpoint(
+        &mut self,
+        address: IpAddr,
+        named: &Endpoint,
+        old: Option<&Endpoint>,
+        new: Option<&Endpoint>,
+    ) {
         let class = |of: Option<&Endpoint>, ingress: bool| {
             of.and_then(|endpoint| {
                 if ingress {
@@ -271,6 +310,57 @@ impl Meet<'_> {
             egress: self.class(class(old, false), class(new, false), same_owner),
         };
         self.out.set_endpoint(address, Arc::new(endpoint));
+    }
+
+    /// Each address that is in a source of a version, unless the other version drops it: that allows nothing, and the ranges say so.
+    fn sources(&mut self, unknown: &Unknown) {
+        if self.old.sources == self.new.sources {
+            return;
+        }
+        let (old, new) = (self.old.sources.clone(), self.new.sources.clone());
+        let mut met = Vec::new();
+        for before in old.iter() {
+            for after in new.iter() {
+                let ranges = before.ranges.intersection(&after.ranges);
+                if !ranges.is_empty() {
+                    met.push(self.source(Some(before), Some(after), ranges));
+                }
+            }
+        }
+        for (of, other, is_old) in [(&old, self.new, true), (&new, self.old, false)] {
+            let others = other.sources.iter().map(|source| &source.ranges);
+            let others = Ranges::union_all(others);
+            let dropped = other.dropped_ranges(unknown);
+            for source in of.iter() {
+                let ranges = source.ranges.difference(&others).difference(&dropped);
+                if !ranges.is_empty() {
+                    let (before, after) = match is_old {
+                        true => (Some(source), None),
+                        false => (None, Some(source)),
+                    };
+                    met.push(self.source(before, after, ranges));
+                }
+            }
+        }
+        self.out.set_sources(Arc::new(Source::canonical(met)));
+    }
+
+    /// Addresses that are in these sources of the versions.
+    fn source(&mut self, old: Option<&Source>, new: Option<&Source>, ranges: Ranges) -> Source {
+        let named = new.or(old).expect("a source of at least one version");
+        let same_owner = old
+            .zip(new)
+            .is_none_or(|(old, new)| old.owners == new.owners);
+        let mut class = |direction: Direction| {
+            let class = |of: Option<&Source>| of.and_then(|source| source.class(direction));
+            self.class(class(old), class(new), same_owner)
+        };
+        Source {
+            owners: named.owners.clone(),
+            ingress: class(Direction::Ingress),
+            egress: class(Direction::Egress),
+            ranges,
+        }
     }
 
     /// The class that allows what both allow; no class allows everything, and keeps. Nothing is kept of a connection of
@@ -419,11 +509,14 @@ impl Meet<'_> {
             })
             .collect();
         if !changed.is_empty() {
+            let sources = self.out.sources.iter();
             let used: std::collections::BTreeSet<ClassId> = self
                 .out
                 .endpoints
                 .values()
-                .flat_map(|endpoint| [endpoint.ingress, endpoint.egress])
+                .map(|endpoint| [endpoint.ingress, endpoint.egress])
+                .chain(sources.map(|source| [source.ingress, source.egress]))
+                .flatten()
                 .flatten()
                 .collect();
             for id in changed.into_iter().filter(|id| !used.contains(id)) {
@@ -459,6 +552,16 @@ impl Meet<'_> {
                 self.out.remove_group(id);
             }
         }
+    }
+}
+
+/// A source as the endpoint that each of its addresses would be. It has the owner of no endpoint: what was established of the one
+/// is not the other's.
+fn as_endpoint(source: &Source) -> Endpoint {
+    Endpoint {
+        ingress: source.ingress,
+        egress: source.egress,
+        ..Endpoint::default()
     }
 }
 

@@ -155,6 +155,29 @@ pub struct Endpoint {
     pub egress: Option<ClassId>,
 }
 
+/// Addresses beside their own that workloads of the node may use (`spec.allowedSources`), and the classes that judge them.
+/// Their classes keep no established connections: it is not known which of the workloads had one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Source {
+    /// The workloads, ascending: more than one where several claim the same addresses.
+    pub owners: Vec<Owner>,
+    /// What may come to the addresses; `None` when none of the workloads is isolated for ingress.
+    pub ingress: Option<ClassId>,
+    /// What the addresses may send; `None` when none of the workloads is isolated for egress.
+    pub egress: Option<ClassId>,
+    /// The addresses.
+    pub ranges: Ranges,
+}
+
+/// The name of a workload of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// The workload's namespace.
+    pub namespace: String,
+    /// The workload's name.
+    pub name: String,
+}
+
 /// What one node must enforce. Every mutation keeps the digest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodePolicy {
@@ -162,6 +185,7 @@ pub struct NodePolicy {
     pub(crate) classes: OrdMap<ClassId, Arc<Class>>,
     pub(crate) groups: OrdMap<GroupId, Arc<PeerGroup>>,
     pub(crate) workload_ranges: Arc<Ranges>,
+    pub(crate) sources: Arc<Vec<Source>>,
     digest: Digest,
 }
 
@@ -281,6 +305,38 @@ impl Endpoint {
     }
 }
 
+impl Source {
+    /// The class in a direction.
+    pub fn class(&self, direction: Direction) -> Option<ClassId> {
+        match direction {
+            Direction::Ingress => self.ingress,
+            Direction::Egress => self.egress,
+        }
+    }
+
+    /// Whether some policy isolates one of the workloads, in either direction.
+    pub fn is_isolated(&self) -> bool {
+        self.ingress.is_some() || self.egress.is_some()
+    }
+
+    /// Some sources in the one form that is canonical: those of the same workloads and classes are one, those without addresses
+    /// none.
+    pub fn canonical(sources: impl IntoIterator<Item = Source>) -> Vec<Source> {
+        let mut sources: Vec<Source> = sources.into_iter().collect();
+        sources.sort_unstable();
+        sources.dedup_by(|next, one| {
+            let key = |of: &Source| (of.ingress, of.egress);
+            let is_same = next.owners == one.owners && key(next) == key(one);
+            if is_same {
+                one.ranges = one.ranges.union(&next.ranges);
+            }
+            is_same
+        });
+        sources.retain(|source| !source.ranges.is_empty());
+        sources
+    }
+}
+
 impl NodePolicy {
     /// The endpoints, by address.
     pub fn endpoints(&self) -> &OrdMap<IpAddr, Arc<Endpoint>> {
@@ -300,6 +356,22 @@ impl NodePolicy {
     /// The addresses that belong to workloads of the node, whether known as endpoints yet or not.
     pub fn workload_ranges(&self) -> &Arc<Ranges> {
         &self.workload_ranges
+    }
+
+    /// Addresses beside their own that workloads of the node may use: canonical, and disjoint. An address that is an endpoint is
+    /// judged as that.
+    pub fn sources(&self) -> &Arc<Vec<Source>> {
+        &self.sources
+    }
+
+    /// The source that an address is in, if it is no endpoint.
+    pub fn source_of(&self, address: IpAddr) -> Option<&Source> {
+        if self.endpoints.contains_key(&address) {
+            return None;
+        }
+        self.sources
+            .iter()
+            .find(|source| source.ranges.contains(address))
     }
 
     /// The digest of all of it.
@@ -388,11 +460,18 @@ impl NodePolicy {
         self.workload_ranges = ranges;
     }
 
+    /// Replaces the sources, which are canonical.
+    pub fn set_sources(&mut self, sources: Arc<Vec<Source>>) {
+        self.digest.remove(sources_entry(&self.sources));
+        self.digest.add(sources_entry(&sources));
+        self.sources = sources;
+    }
+
     /// Whether the class that judges `local` in a direction allows a packet: the definition of what enforcement does.
     ///
     /// `port` is the connection's destination port, at the pod that has it; `None` for protocols without ports.
-    /// An address that is no endpoint, and an endpoint that is not isolated, allow everything; so does traffic of an
-    /// endpoint with itself.
+    /// An address that is neither an endpoint nor in a source, and one that is not isolated, allow everything; so does traffic
+    /// of an address with itself.
     pub fn allows(
         &self,
         direction: Direction,
@@ -420,8 +499,11 @@ impl NodePolicy {
     }
 
     fn class_of(&self, direction: Direction, local: IpAddr) -> Option<&Arc<Class>> {
-        let endpoint = self.endpoints.get(&local)?;
-        self.classes.get(&endpoint.class(direction)?)
+        let class = match self.endpoints.get(&local) {
+            Some(endpoint) => endpoint.class(direction),
+            None => self.source_of(local)?.class(direction),
+        };
+        self.classes.get(&class?)
     }
 }
 
@@ -478,6 +560,30 @@ fn ranges_entry(ranges: &Ranges) -> u128 {
         return 0;
     }
     hash_ranges(Hasher::new("workload ranges"), ranges).finish()
+}
+
+/// The entry of the sources; none when there are none, as nodes that know nothing of them have it.
+fn sources_entry(sources: &[Source]) -> u128 {
+    if sources.is_empty() {
+        return 0;
+    }
+    let entry = |source: &Source| {
+        let class = |id: Option<ClassId>| id.map_or(Vec::new(), |id| id.0.to_vec());
+        let owners = source.owners.iter();
+        let owners = owners.fold(Hasher::new("owners"), |hasher, owner| {
+            let hasher = hasher.field(owner.namespace.as_bytes());
+            hasher.field(owner.name.as_bytes())
+        });
+        let hasher = Hasher::new("source")
+            .field(&owners.finish().to_be_bytes())
+            .field(&class(source.ingress))
+            .field(&class(source.egress));
+        hash_ranges(hasher, &source.ranges).finish().to_be_bytes()
+    };
+    let entries = sources.iter().map(entry);
+    entries
+        .fold(Hasher::new("sources"), |hasher, entry| hasher.field(&entry))
+        .finish()
 }
 
 /// An address's bytes: 4 or 16.

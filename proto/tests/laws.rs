@@ -7,7 +7,8 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use sallyport_proto::{
     ApplyError, Change, Delta, Digest, Position, Ranges, Unknown, Update, Version, Ways, Window,
     policy::{
-        Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol,
+        Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, PortRule,
+        Protocol, Source,
     },
     wire,
 };
@@ -23,11 +24,15 @@ fn address(n: u8) -> IpAddr {
 struct Recipe {
     groups: Vec<Vec<u8>>,
     workloads: (u8, u8),
-    endpoints: Vec<(u8, Owner, Option<Choice>, Option<Choice>)>,
+    endpoints: Vec<(u8, Named, Option<Choice>, Option<Choice>)>,
+    sources: Vec<Claim>,
 }
 
 /// The number of a workload, its uid, and its interface.
-type Owner = (u8, &'static str, &'static str);
+type Named = (u8, &'static str, &'static str);
+
+/// Addresses that some workloads claim, by number, and their classes: ingress, egress.
+type Claim = (Vec<u8>, (u8, u8), Option<Choice>, Option<Choice>);
 
 /// The number of a class, and whether it keeps.
 type Choice = (u8, bool);
@@ -89,27 +94,46 @@ fn build(recipe: &Recipe) -> NodePolicy {
         group.addresses = members.iter().map(|&n| address(n)).collect();
         policy.set_group(group_id(n as u8), Arc::new(group));
     }
+    let add = |policy: &mut NodePolicy, choice: Option<Choice>, direction| -> Option<ClassId> {
+        let class = class(choice?, direction);
+        let id = class.id();
+        policy.add_class(id, Arc::new(class));
+        Some(id)
+    };
     for &(n, (owner, uid, interface), ingress, egress) in &recipe.endpoints {
-        let mut add = |choice: Option<Choice>, direction| -> Option<ClassId> {
-            let class = class(choice?, direction);
-            let id = class.id();
-            policy.add_class(id, Arc::new(class));
-            Some(id)
-        };
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{owner}"),
             uid: uid.into(),
             interface: interface.into(),
-            ingress: add(ingress, Direction::Ingress),
-            egress: add(egress, Direction::Egress),
+            ingress: add(&mut policy, ingress, Direction::Ingress),
+            egress: add(&mut policy, egress, Direction::Egress),
         };
         policy.set_endpoint(address(n), Arc::new(endpoint));
     }
+    let (mut sources, mut claimed) = (Vec::new(), Ranges::EMPTY);
+    for (owners, (first, more), ingress, egress) in &recipe.sources {
+        let owner = |n: &u8| Owner {
+            namespace: "default".into(),
+            name: format!("pod-{n}"),
+        };
+        let all = Ranges::span(address(*first), address(first + more)).unwrap();
+        sources.push(Source {
+            owners: owners.iter().map(owner).collect(),
+            ingress: add(&mut policy, *ingress, Direction::Ingress),
+            egress: add(&mut policy, *egress, Direction::Egress),
+            ranges: all.difference(&claimed),
+        });
+        claimed = claimed.union(&all);
+    }
+    policy.set_sources(Arc::new(Source::canonical(sources)));
+    let sources = policy.sources().iter();
     let used: std::collections::BTreeSet<ClassId> = policy
         .endpoints()
         .values()
-        .flat_map(|endpoint| [endpoint.ingress, endpoint.egress])
+        .map(|endpoint| [endpoint.ingress, endpoint.egress])
+        .chain(sources.map(|source| [source.ingress, source.egress]))
+        .flatten()
         .flatten()
         .collect();
     let unused: Vec<ClassId> = policy
@@ -133,11 +157,15 @@ fn recipe() -> impl Strategy<Value = Recipe> {
     );
     let endpoint = (0..ADDRESSES, owner, choice(), choice());
     let members = vec(vec(0..ADDRESSES, 0..5), 4);
-    (members, (0..4u8, 4..ADDRESSES), vec(endpoint, 0..6)).prop_map(
-        |(groups, workloads, endpoints)| Recipe {
+    let owners = select(vec![vec![0], vec![1], vec![0, 1]]);
+    let claim = (owners, (0..ADDRESSES, 0..4u8), choice(), choice());
+    let workloads = (0..4u8, 4..ADDRESSES);
+    (members, workloads, vec(endpoint, 0..6), vec(claim, 0..3)).prop_map(
+        |(groups, workloads, endpoints, sources)| Recipe {
             groups,
             workloads,
             endpoints,
+            sources,
         },
     )
 }
@@ -191,17 +219,37 @@ fn drops(policy: &NodePolicy, unknown: &Unknown, local: IpAddr) -> bool {
         Unknown::Drop(also) => policy.workload_ranges().contains(local) || also.contains(local),
         Unknown::Allow => false,
     };
-    covered && !policy.endpoints().contains_key(&local)
+    let is_judged = policy.endpoints().contains_key(&local) || policy.source_of(local).is_some();
+    covered && !is_judged
 }
 
 /// Whether an address changes its owner, or whether connections of it are kept, between two versions in both of which
-/// it is an endpoint that is isolated.
+/// it is isolated.
 fn changes_mode(old: &NodePolicy, new: &NodePolicy, (direction, local, ..): Flow) -> bool {
-    let endpoints = old.endpoints().get(&local).zip(new.endpoints().get(&local));
-    endpoints.is_some_and(|(before, after)| {
-        let isolated = before.class(direction).is_some() && after.class(direction).is_some();
-        !before.has_owner_of(after)
-            || isolated && old.keeps(direction, local) != new.keeps(direction, local)
+    /// Whether it is in a source, whose it is, the uid, and whether there is a class.
+    fn judged(
+        policy: &NodePolicy,
+        direction: Direction,
+        local: IpAddr,
+    ) -> Option<((bool, Vec<Owner>), String, bool)> {
+        if let Some(endpoint) = policy.endpoints().get(&local) {
+            let owner = Owner {
+                namespace: endpoint.namespace.clone(),
+                name: endpoint.name.clone(),
+            };
+            let is_isolated = endpoint.class(direction).is_some();
+            return Some(((false, vec![owner]), endpoint.uid.clone(), is_isolated));
+        }
+        let source = policy.source_of(local)?;
+        let is_isolated = source.class(direction).is_some();
+        Some(((true, source.owners.clone()), String::new(), is_isolated))
+    }
+    let [before, after] = [old, new].map(|policy| judged(policy, direction, local));
+    before.zip(after).is_some_and(|(before, after)| {
+        let is_same = before.0 == after.0
+            && (before.1.is_empty() || after.1.is_empty() || before.1 == after.1);
+        let is_isolated = before.2 && after.2;
+        !is_same || is_isolated && old.keeps(direction, local) != new.keeps(direction, local)
     })
 }
 
@@ -243,7 +291,7 @@ proptest! {
         prop_assert!(old.applied(&lost, new.digest()).is_err());
         let mut twice = delta.clone();
         let change = twice.changes[pick.index(delta.changes.len())].clone();
-        let idempotent = matches!(change, Change::SetEndpoint(..) | Change::WorkloadRanges(_));
+        let idempotent = matches!(change, Change::SetEndpoint(..) | Change::WorkloadRanges(_) | Change::Sources(_));
         twice.changes.push(change);
         if !idempotent {
             prop_assert!(old.applied(&twice, new.digest()).is_err());
@@ -415,6 +463,7 @@ fn the_way_of_a_plain_edit_is_told_exactly() {
             (0, (0, "", ""), ingress, None),
             (1, (0, "", ""), None, None),
         ],
+        sources: vec![],
     };
     let two: [&[u8]; 4] = [&[], &[2], &[], &[]];
     let (free, few) = (recipe(two, None), recipe(two, Some((1, false))));
@@ -475,6 +524,7 @@ fn an_unknown_uid_between_two_hides_no_change_of_owner() {
             groups: vec![vec![]; 4],
             workloads: (0, 7),
             endpoints: vec![(1, (0, uid, ""), Some((1, true)), None)],
+            sources: vec![],
         };
         let policy = Arc::new(build(&recipe));
         let position = Position {
