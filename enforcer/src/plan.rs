@@ -42,7 +42,7 @@ use sallyport_proto::{
 
 use crate::nft::{
     command::Command,
-    frame,
+    frame::{self, Frame},
     lease::{self, Slot},
     names::{self, Generation},
     render::{self, Options},
@@ -155,6 +155,18 @@ impl Installed {
         inherited.map(|(&address, _)| address).collect()
     }
 
+    /// The frame of the table that enforces this.
+    pub fn frame<'a>(&self, options: &'a Options) -> Frame<'a> {
+        self.version().frame(options)
+    }
+
+    fn version(&self) -> Version<'_> {
+        Version {
+            policy: &self.policy,
+            births: &self.births,
+        }
+    }
+
     fn departed_after(&self, policy: &NodePolicy) -> OrdMap<IpAddr, Arc<Endpoint>> {
         let mut departed = self.departed.clone();
         for item in self.policy.endpoints().diff(policy.endpoints()) {
@@ -172,18 +184,12 @@ impl Installed {
 pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limits) -> Plan {
     let meet = old.policy.meet(&new.policy, &new.unknown);
     let births_meet = births(&old.births, &old.policy, &meet, new.generation);
-    let before = Version {
-        policy: &old.policy,
-        births: &old.births,
-    };
+    let before = old.version();
     let between = Version {
         policy: &meet,
         births: &births_meet,
     };
-    let after = Version {
-        policy: &new.policy,
-        births: &new.births,
-    };
+    let after = new.version();
     let sets = families::Changes::between(before, after);
     let mut planner = Planner {
         options,
@@ -268,16 +274,14 @@ pub fn reframe(
         described,
         review,
     } = found;
-    let policy = &installed.policy;
-    let mut prepare: Vec<Command> = frame::workload_sets(options, policy)
-        .into_values()
-        .flatten()
-        .collect();
+    let frame = installed.frame(options);
+    let mut prepare: Vec<Command> = frame.range_sets().into_values().flatten().collect();
     if options.lease.is_some() {
         prepare.extend(lease::sets());
         prepare.extend(lease::CHAINS.map(frame::add_chain));
     }
-    let mut chains: Vec<Atom> = frame::chains(options, policy)
+    let mut chains: Vec<Atom> = frame
+        .chains()
         .into_iter()
         .map(|(name, rules)| match name {
             lease::CHAIN => lease::look_into(slot.unwrap_or_default()),
@@ -287,7 +291,7 @@ pub fn reframe(
     if options.lease.is_none() && slot.is_some() {
         chains.insert(0, vec![Command::FlushChain(lease::CHAIN.into())]);
     }
-    let fingerprint = stamp::write_frame(&frame::fingerprint(options, policy), !described);
+    let fingerprint = stamp::write_frame(&frame.fingerprint(), !described);
     let parts = [Part::of(prepare)]
         .into_iter()
         .chain(
@@ -310,13 +314,10 @@ pub fn reframe(
 
 /// The chains and sets that a table must have: whatever else is in it is garbage.
 pub fn objects(installed: &Installed, options: &Options) -> Garbage {
-    let policy = &installed.policy;
-    let version = Version {
-        policy,
-        births: &installed.births,
-    };
+    let (policy, version) = (&installed.policy, installed.version());
+    let frame = version.frame(options);
     let mut objects = Garbage::default();
-    for (name, _) in frame::chains(options, policy) {
+    for (name, _) in frame.chains() {
         objects.chains.insert(name.into());
     }
     for command in frame::sets(options) {
@@ -324,9 +325,7 @@ pub fn objects(installed: &Installed, options: &Options) -> Garbage {
             objects.sets.insert(name);
         }
     }
-    objects
-        .sets
-        .extend(frame::workload_sets(options, policy).into_keys());
+    objects.sets.extend(frame.range_sets().into_keys());
     for (id, group) in policy.groups() {
         objects
             .sets

@@ -498,11 +498,18 @@ impl NodePolicy {
             .is_none_or(|class| class.keep)
     }
 
+    /// The classes that judge an address, endpoint or not: ingress, egress.
+    pub fn classes_of(&self, address: IpAddr) -> [Option<ClassId>; 2] {
+        match self.endpoints.get(&address) {
+            Some(endpoint) => [endpoint.ingress, endpoint.egress],
+            None => self
+                .source_of(address)
+                .map_or([None; 2], |source| [source.ingress, source.egress]),
+        }
+    }
+
     fn class_of(&self, direction: Direction, local: IpAddr) -> Option<&Arc<Class>> {
-        let class = match self.endpoints.get(&local) {
-            Some(endpoint) => endpoint.class(direction),
-            None => self.source_of(local)?.class(direction),
-        };
+        let class = self.classes_of(local)[direction as usize];
         self.classes.get(&class?)
     }
 }

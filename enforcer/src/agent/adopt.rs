@@ -165,7 +165,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             return Ok(self.create(&self.installed.clone(), false)?);
         };
         self.lease.lock().slot = table.lease;
-        let is_same = frame == Some(&*frame::fingerprint(&self.options, &self.installed.policy));
+        let is_same = frame == Some(&*self.installed.frame(&self.options).fingerprint());
         if !is_same {
             info!("writing the frame of the table for the options given now");
             self.lease.lock().slot = Some(table.lease.unwrap_or_default());

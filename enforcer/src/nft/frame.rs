@@ -1,5 +1,5 @@
-//! The frame of the table: what is the same for every policy but for the node's workload ranges. What classes and groups say
-//! is `render`'s.
+//! The frame of the table: what is the same for every policy but for the node's workload ranges, and for the ranges of addresses
+//! that workloads use beside their own. What classes and groups say is `render`'s.
 //!
 //! A forwarded packet is judged by its connection's tuple, both ways alike, so that taking one element away cuts a
 //! live connection at once. Its way through the table, of which each base chain must say `accept`:
@@ -13,7 +13,9 @@
 //!    map egress4/6, by the connection's source   ─ goto class ─ goto group ─ accept | deny
 //!    no connection ─ goto untracked_source ─ goto header_source:
 //!       map header4/6, by the packet's own source ─ accept | goto unjudgeable: drop
-//!    a workload that the map should have, or none that there is (strict) ─ drop | others ─ accept
+//!    a workload that the map should have ─ drop
+//!    a range of addresses that a workload uses beside its own ─ goto class
+//!    a workload that there is not (strict) ─ drop | others ─ accept
 //! forward_ingress: jump ingress, the same by the destination (after translation)
 //! ```
 //!
@@ -21,11 +23,13 @@
 //! an end: a chain that is empty to a packet leads back to the base chain, whose last rule drops. Every other way out of a
 //! class ends in `deny`. A class that keeps established connections accepts those first.
 
+mod ranges;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use sallyport_proto::{
     Ranges,
-    policy::{GroupId, NodePolicy},
+    policy::{ClassId, NodePolicy},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -33,11 +37,12 @@ use crate::{
     nft::{
         command::{Base, Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict},
         lease::{self, Slot},
-        render::{Options, map_name, range_set},
+        render::{Options, map_name},
         stamp,
     },
     plan,
 };
+use ranges::{Look, Names, Sources};
 
 /// The chain of all packets that come in: whether they come from where their source is. It is before conntrack, so that what
 /// it drops makes no connection.
@@ -51,6 +56,12 @@ const FROM_PORT: &str = "from_port";
 
 /// The set of the interfaces behind which there are workloads alone, as far as they are known and no bridge's.
 pub const PORTS: &str = "ports";
+
+/// The beginning of the names of the sets of the node's workload ranges.
+const WORKLOADS: &str = "workloads";
+
+/// The beginning of the names of the sets of addresses that workloads use beside their own.
+const SOURCES: &str = "sources";
 
 /// The base chains that are always there, and where the kernel calls them: what packets meet first comes first. The
 /// priorities are those that nft calls `raw`, `filter` and `filter + 1`.
@@ -242,49 +253,123 @@ fn some_ports(ports: &BTreeSet<String>) -> impl Iterator<Item = Vec<Element>> {
     parts.into_iter()
 }
 
-/// The chains that are always there, in an order in which each is there before it is named, with their rules. That of the
-/// lease is as it is in a fresh table: which set it looks into afterwards is no part of the frame.
-pub fn chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str, Vec<Rule>)> {
-    let ranges = range_sets(&workload_ranges(options, policy));
-    let unknown = Unlisted::of(options, &ranges);
-    let begins = [
-        Rule::when(Match::NoTcpBeginning, Verdict::Reset).counted(),
-        Rule::when(Match::NoSctpBeginning, Verdict::Drop).counted(),
-    ];
-    let unconnected = Rule::always(Verdict::Drop).counted();
-    let unrestricted = [unbegun(), Rule::always(Verdict::Accept)];
-    let mut chains = vec![
-        (DENY, deny_rules()),
-        (UNBEGUN, begins.to_vec()),
-        (UNJUDGEABLE, vec![unconnected.comment(UNCONNECTED)]),
-        (UNRESTRICTED, unrestricted.to_vec()),
-        ("header_source", unknown.header(End::Source)),
-        ("header_destination", unknown.header(End::Destination)),
-        ("untracked_source", untracked("header_source")),
-        ("untracked_destination", untracked("header_destination")),
-        ("egress", unknown.tuple(End::Source, "untracked_source")),
-        (
-            "ingress",
-            unknown.tuple(End::Destination, "untracked_destination"),
-        ),
-    ];
-    if options.lease.is_some() {
-        let (ranges, interfaces) = match options.strict {
-            true => (&ranges[..], &options.workload_interfaces[..]),
-            false => (&[][..], &[][..]),
+/// The frame of a table, for a policy.
+#[derive(Debug)]
+pub struct Frame<'a> {
+    options: &'a Options,
+    /// The node's workload addresses.
+    workloads: Ranges,
+    sources: Sources,
+}
+
+impl<'a> Frame<'a> {
+    /// The frame for a policy whose classes have chains of these names.
+    pub fn of(
+        options: &'a Options,
+        policy: &NodePolicy,
+        chain: impl Fn(ClassId) -> String,
+    ) -> Frame<'a> {
+        Frame {
+            options,
+            workloads: workload_ranges(options, policy),
+            sources: Sources::of(policy.sources(), chain),
+        }
+    }
+
+    /// The chains that are always there, in an order in which each is there before it is named, with their rules. Those that
+    /// judge sources name chains of classes beside. That of the lease is as it is in a fresh table: which set it looks into
+    /// afterwards is no part of the frame.
+    pub fn chains(&self) -> Vec<(&'static str, Vec<Rule>)> {
+        let options = self.options;
+        let workloads = match options.strict {
+            true => ranges::names(WORKLOADS, &self.workloads),
+            false => Names::new(),
         };
-        chains.push((lease::CLOSED, lease::closed_rules(ranges, interfaces)));
-        chains.push((lease::FENCED, lease::fenced_rules()));
-        chains.push((lease::CHAIN, lease::rules(Slot::default())));
+        let unknown = Unlisted {
+            options,
+            ranges: &workloads,
+            sources: &self.sources,
+        };
+        let begins = [
+            Rule::when(Match::NoTcpBeginning, Verdict::Reset).counted(),
+            Rule::when(Match::NoSctpBeginning, Verdict::Drop).counted(),
+        ];
+        let unconnected = Rule::always(Verdict::Drop).counted();
+        let unrestricted = [unbegun(), Rule::always(Verdict::Accept)];
+        let mut chains = vec![
+            (DENY, deny_rules()),
+            (UNBEGUN, begins.to_vec()),
+            (UNJUDGEABLE, vec![unconnected.comment(UNCONNECTED)]),
+            (UNRESTRICTED, unrestricted.to_vec()),
+            ("header_source", unknown.header(End::Source)),
+            ("header_destination", unknown.header(End::Destination)),
+            ("untracked_source", untracked("header_source")),
+            ("untracked_destination", untracked("header_destination")),
+            ("egress", unknown.tuple(End::Source, "untracked_source")),
+            (
+                "ingress",
+                unknown.tuple(End::Destination, "untracked_destination"),
+            ),
+        ];
+        if options.lease.is_some() {
+            let interfaces = match options.strict {
+                true => &options.workload_interfaces[..],
+                false => &[],
+            };
+            let sources = ranges::names(SOURCES, &self.sources.ranges());
+            let ranges = [&workloads[..], &sources].concat();
+            chains.push((lease::CLOSED, lease::closed_rules(&ranges, interfaces)));
+            chains.push((lease::FENCED, lease::fenced_rules()));
+            chains.push((lease::CHAIN, lease::rules(Slot::default())));
+        }
+        chains.push((ASTRAY, astray_rules(options)));
+        chains.push((FROM_PORT, from_port_rules()));
+        chains.push((SOURCE, source_rules(options)));
+        for (base, chain) in [("forward_egress", "egress"), ("forward_ingress", "ingress")] {
+            let jump = Rule::always(Verdict::Jump(chain.into()));
+            chains.push((base, vec![jump, nothing_allowed()]));
+        }
+        chains
     }
-    chains.push((ASTRAY, astray_rules(options)));
-    chains.push((FROM_PORT, from_port_rules()));
-    chains.push((SOURCE, source_rules(options)));
-    for (base, chain) in [("forward_egress", "egress"), ("forward_ingress", "ingress")] {
-        let jump = Rule::always(Verdict::Jump(chain.into()));
-        chains.push((base, vec![jump, nothing_allowed()]));
+
+    /// Says what the frame is made from, so that a restarted enforcer sees whether it is still the right one.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for (chain, rules) in self.chains() {
+            for rule in rules {
+                hash.update(format!("{chain} {rule}\n"));
+            }
+        }
+        let mode = match self.options.strict {
+            true => "strict",
+            false => "standard",
+        };
+        let hash: String = hash.finalize()[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!("layout {LAYOUT} plans {} {mode} {hash}", plan::VERSION)
     }
-    chains
+
+    /// The names and the making of the sets of ranges that the frame's rules look into. They never change: other ranges are other
+    /// sets.
+    pub fn range_sets(&self) -> BTreeMap<String, Vec<Command>> {
+        let mut sets = BTreeMap::new();
+        if self.options.strict {
+            let comment = "addresses of this node's workloads";
+            sets.extend(ranges::sets(WORKLOADS, &self.workloads, comment));
+        }
+        let looks = Look::ALL.into_iter().flat_map(|look| self.sources.by(look));
+        let mut sources: Vec<Ranges> = looks.map(|(_, ranges)| ranges).collect();
+        if self.options.lease.is_some() {
+            sources.push(self.sources.ranges());
+        }
+        let comment = "addresses that workloads use beside their own";
+        for ranges in sources {
+            sets.extend(ranges::sets(SOURCES, &ranges, comment));
+        }
+        sets
+    }
 }
 
 /// The rules that find what does not come from where its source is: a workload's address that comes in by another interface than
@@ -373,18 +458,15 @@ enum End {
 struct Unlisted<'a> {
     options: &'a Options,
     ranges: &'a [(Family, String)],
+    sources: &'a Sources,
 }
 
-impl<'a> Unlisted<'a> {
-    fn of(options: &'a Options, ranges: &'a [(Family, String)]) -> Unlisted<'a> {
-        Unlisted { options, ranges }
-    }
-
+impl Unlisted<'_> {
     /// The rules of a chain that judges by the connection. A packet of none is in no tuple's map.
     fn tuple(&self, end: End, untracked: &str) -> Vec<Rule> {
-        let (tuple, map) = match end {
-            End::Source => (Tuple::Original, "egress"),
-            End::Destination => (Tuple::Reply, "ingress"),
+        let (tuple, map, sources) = match end {
+            End::Source => (Tuple::Original, "egress", Look::Egress),
+            End::Destination => (Tuple::Reply, "ingress", Look::Ingress),
         };
         let look = |family| Match::TupleSourceMap(tuple, family, map_name(map, family));
         let mut rules = Family::BOTH.map(|family| Rule::map(look(family))).to_vec();
@@ -393,7 +475,7 @@ impl<'a> Unlisted<'a> {
         let set = |family, set| Match::TupleSource(tuple, family, set);
         let interface =
             |condition| Rule::when(Match::DirectionOriginal, Verdict::Drop).and(condition);
-        rules.extend(self.rest(end, set, interface));
+        rules.extend(self.rest(end, sources, set, interface));
         rules
     }
 
@@ -409,7 +491,7 @@ impl<'a> Unlisted<'a> {
             End::Destination => Match::Destination(family, set),
         };
         let interface = |condition| Rule::when(condition, Verdict::Drop);
-        rules.extend(self.rest(end, set, interface));
+        rules.extend(self.rest(end, Look::Header, set, interface));
         rules
     }
 
@@ -418,6 +500,7 @@ impl<'a> Unlisted<'a> {
     fn rest(
         &self,
         end: End,
+        sources: Look,
         set: impl Fn(Family, String) -> Match,
         interface: impl Fn(Match) -> Rule,
     ) -> Vec<Rule> {
@@ -427,6 +510,10 @@ impl<'a> Unlisted<'a> {
                 .comment(MISSED)
         };
         let mut rules = Family::BOTH.map(missed).to_vec();
+        for (verdict, ranges) in self.sources.by(sources) {
+            let sets = ranges::names(SOURCES, &ranges).into_iter();
+            rules.extend(sets.map(|(family, name)| Rule::when(set(family, name), verdict.clone())));
+        }
         if self.options.strict {
             let ranges = self.ranges.iter().cloned();
             let interfaces = self.options.workload_interfaces.iter().cloned();
@@ -442,25 +529,6 @@ impl<'a> Unlisted<'a> {
         rules.push(Rule::always(Verdict::Accept));
         rules
     }
-}
-
-/// Says what the frame is made from, so that a restarted enforcer sees whether it is still the right one.
-pub fn fingerprint(options: &Options, policy: &NodePolicy) -> String {
-    let mut hash = Sha256::new();
-    for (chain, rules) in chains(options, policy) {
-        for rule in rules {
-            hash.update(format!("{chain} {rule}\n"));
-        }
-    }
-    let mode = match options.strict {
-        true => "strict",
-        false => "standard",
-    };
-    let hash: String = hash.finalize()[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("layout {LAYOUT} plans {} {mode} {hash}", plan::VERSION)
 }
 
 /// Whether a table whose frame says this was made by an enforcer whose objects mean the same.
@@ -516,29 +584,4 @@ pub fn base(chain: &str) -> Option<Base> {
 /// The node's workload addresses, from both who may know.
 pub fn workload_ranges(options: &Options, policy: &NodePolicy) -> Ranges {
     options.workload_ranges.union(policy.workload_ranges())
-}
-
-/// The sets of workload ranges, one for each family that has some. They never change: other ranges are other sets.
-fn range_sets(ranges: &Ranges) -> Vec<(Family, String)> {
-    let id = GroupId::of([], ranges).to_string();
-    Family::BOTH
-        .into_iter()
-        .filter(|&family| ranges.iter().any(|(first, _)| Family::of(first) == family))
-        .map(|family| (family, format!("workloads{}-{}", family.digit(), &id[..8])))
-        .collect()
-}
-
-/// The names and the making of the sets that the frame's strict rules look into.
-pub fn workload_sets(options: &Options, policy: &NodePolicy) -> BTreeMap<String, Vec<Command>> {
-    if !options.strict {
-        return BTreeMap::new();
-    }
-    let ranges = workload_ranges(options, policy);
-    range_sets(&ranges)
-        .into_iter()
-        .map(|(family, name)| {
-            let commands = range_set(&name, family, &ranges, "addresses of this node's workloads");
-            (name, commands)
-        })
-        .collect()
 }

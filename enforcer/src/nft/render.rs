@@ -38,7 +38,10 @@ impl Options {
     /// Whether nothing passes of an address if it is no endpoint of a policy.
     pub fn silences(&self, policy: &NodePolicy, address: IpAddr) -> bool {
         let ranges = [&self.workload_ranges, policy.workload_ranges()];
-        self.strict && ranges.into_iter().any(|ranges| ranges.contains(address))
+        let mut sources = policy.sources().iter();
+        self.strict
+            && ranges.into_iter().any(|ranges| ranges.contains(address))
+            && !sources.any(|source| source.ranges.contains(address))
     }
 
     /// What becomes of workload addresses that are no endpoint. What enters by an interface of workloads may be any.
@@ -320,6 +323,35 @@ pub fn change_own(addresses: &[IpAddr], change: Change) -> Vec<Command> {
 /// Makes of a set's name, its kind and elements a command that adds or deletes them.
 pub type Change = fn(String, SetKind, Vec<Element>) -> Command;
 
+/// The verdicts on an address of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdicts {
+    /// That on what it sends.
+    pub(super) egress: Verdict,
+    /// That on what comes to it.
+    pub(super) ingress: Verdict,
+    /// That on packets of no connection.
+    pub(super) header: Verdict,
+}
+
+/// The verdicts on an address of a workload. `chain` tells the name of its class's chain, if it is isolated in a direction.
+pub(super) fn verdicts(chain: impl Fn(Direction) -> Option<String>) -> Verdicts {
+    let [ingress, egress] = Direction::BOTH.map(chain);
+    let (other, header) = match (&ingress, &egress) {
+        (None, None) => (Verdict::Accept, Verdict::Accept),
+        _ => (
+            Verdict::Goto(frame::UNRESTRICTED.into()),
+            Verdict::Goto(frame::UNJUDGEABLE.into()),
+        ),
+    };
+    let verdict = |chain: Option<String>| chain.map_or_else(|| other.clone(), Verdict::Goto);
+    Verdicts {
+        egress: verdict(egress),
+        ingress: verdict(ingress),
+        header,
+    }
+}
+
 /// The elements of an endpoint in the table's maps. `chain` tells the name of a class's chain.
 pub fn endpoint_elements(
     address: IpAddr,
@@ -328,18 +360,11 @@ pub fn endpoint_elements(
 ) -> Vec<(String, SetKind, Element)> {
     let family = Family::of(address);
     let label = format!("{}/{}", endpoint.namespace, endpoint.name);
-    let (other, header) = match endpoint.is_isolated() {
-        false => (Verdict::Accept, Verdict::Accept),
-        true => (
-            Verdict::Goto(frame::UNRESTRICTED.into()),
-            Verdict::Goto(frame::UNJUDGEABLE.into()),
-        ),
-    };
-    let verdict = |direction| chain(direction).map_or_else(|| other.clone(), Verdict::Goto);
+    let verdicts = verdicts(chain);
     let verdicts = [
-        ("egress", verdict(Direction::Egress)),
-        ("ingress", verdict(Direction::Ingress)),
-        ("header", header),
+        ("egress", verdicts.egress),
+        ("ingress", verdicts.ingress),
+        ("header", verdicts.header),
     ];
     verdicts
         .into_iter()

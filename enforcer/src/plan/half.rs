@@ -13,7 +13,7 @@ use sallyport_proto::policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy}
 use crate::{
     nft::{
         command::{Command, Element, Rule, SetKind},
-        frame,
+        frame::Frame,
         names::{self, Generation},
         render::{self, Options},
         stamp,
@@ -57,6 +57,10 @@ impl Version<'_> {
         names::class_chain(id, class, &self.summary(id), births)
     }
 
+    pub(super) fn frame<'a>(&self, options: &'a Options) -> Frame<'a> {
+        Frame::of(options, self.policy, |id| self.class(id))
+    }
+
     fn summary(&self, id: ClassId) -> String {
         let describe = |group| self.policy.groups()[&group].spec.description.clone();
         render::class_summary(&self.policy.classes()[&id], describe)
@@ -89,35 +93,37 @@ impl Planner<'_> {
         let shrinking = self.groups(old, new, &mut half);
         self.chains(old, new, &mut half);
         self.endpoints(old, new, &shrinking, &mut half);
+        // A source may leave a class whose group loses members, as an endpoint may.
+        half.grace |= !half.frame.is_empty() && !shrinking.is_empty();
         half.reach.frame = !half.frame.is_empty();
         half
     }
 
-    /// Other workload ranges are other sets, and the frame's rules name them.
+    /// Other ranges are other sets, and the frame's rules name them. They name the chains of the sources' classes, too.
     fn frame(&mut self, old: Version<'_>, new: Version<'_>, half: &mut Half) {
-        if old.policy.workload_ranges() == new.policy.workload_ranges() {
+        if old.policy.workload_ranges() == new.policy.workload_ranges()
+            && old.policy.sources() == new.policy.sources()
+        {
             return;
         }
-        let before = frame::workload_sets(self.options, old.policy);
-        let after = frame::workload_sets(self.options, new.policy);
-        for (name, commands) in &after {
-            if !before.contains_key(name) && !self.is_still_there(name) {
+        let [before, after] = [old, new].map(|version| version.frame(self.options));
+        let (before_sets, after_sets) = (before.range_sets(), after.range_sets());
+        for (name, commands) in &after_sets {
+            if !before_sets.contains_key(name) && !self.is_still_there(name) {
                 half.prepare.extend(commands.iter().cloned());
             }
         }
-        let gone = before.into_keys().filter(|name| !after.contains_key(name));
+        let gone = before_sets.into_keys();
+        let gone = gone.filter(|name| !after_sets.contains_key(name));
         self.garbage.sets.extend(gone);
-        let chains: BTreeMap<_, _> = frame::chains(self.options, old.policy)
-            .into_iter()
-            .collect();
-        for (name, rules) in frame::chains(self.options, new.policy) {
+        let chains: BTreeMap<_, _> = before.chains().into_iter().collect();
+        for (name, rules) in after.chains() {
             if chains.get(name) != Some(&rules) {
                 half.frame.push(render::replace_rules(name, rules));
             }
         }
         if let Some(last) = half.frame.last_mut() {
-            let fingerprint = frame::fingerprint(self.options, new.policy);
-            last.extend(stamp::write_frame(&fingerprint, false));
+            last.extend(stamp::write_frame(&after.fingerprint(), false));
         }
     }
 

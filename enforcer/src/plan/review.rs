@@ -21,7 +21,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::ordmap::DiffItem;
 use sallyport_proto::policy::{
-    Class, Direction, Endpoint, GroupId, NodePolicy, PortRule, Protocol,
+    Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, PortRule, Protocol,
 };
 
 use crate::{
@@ -55,18 +55,22 @@ pub(super) fn is_needed(
     let isolates = changes.any(|item| match item {
         DiffItem::Add(address, endpoint) => {
             let silent = options.silences(&old.policy, *address);
-            refuses(&new.policy, endpoint) && (!silent || old.departed.contains_key(address))
+            refuses_endpoint(&new.policy, endpoint)
+                && (!silent || old.departed.contains_key(address))
         }
         DiffItem::Update {
             old: (_, before),
             new: (_, after),
-        } => !refuses(&old.policy, before) && refuses(&new.policy, after),
+        } => !refuses_endpoint(&old.policy, before) && refuses_endpoint(&new.policy, after),
         DiffItem::Remove(..) => false,
     });
     let mut revokes = old.policy.endpoints().diff(meet.endpoints());
     let silences = options.strict && old.policy.workload_ranges() != new.policy.workload_ranges();
+    // Whose ranges change is looked at in all connections: that is rare.
+    let judges_ranges = old.policy.sources() != new.policy.sources();
     isolates
         || silences
+        || judges_ranges
         || revokes.any(|item| match item {
             DiffItem::Update {
                 old: (_, before),
@@ -106,8 +110,7 @@ pub fn must_end(
     match i32::from(protocol) {
         libc::IPPROTO_TCP => {
             let refused = |policy: &NodePolicy, end: End| {
-                let endpoint = policy.endpoints().get(&end.address);
-                endpoint.is_some_and(|endpoint| refuses(policy, endpoint))
+                refuses(policy, policy.classes_of(end.address).into_iter().flatten())
             };
             let becomes_isolated =
                 |end| !before.is_some_and(|before| refused(before, end)) && refused(after, end);
@@ -131,11 +134,13 @@ pub fn must_end(
 }
 
 /// Whether packets that begin no connection are refused to a workload: it is isolated, and nothing that is established is kept.
-fn refuses(policy: &NodePolicy, endpoint: &Endpoint) -> bool {
-    let mut classes = Direction::BOTH
-        .into_iter()
-        .filter_map(|direction| endpoint.class(direction));
+fn refuses(policy: &NodePolicy, mut classes: impl Iterator<Item = ClassId>) -> bool {
     classes.any(|class| !policy.classes()[&class].keep)
+}
+
+fn refuses_endpoint(policy: &NodePolicy, endpoint: &Endpoint) -> bool {
+    let classes = [endpoint.ingress, endpoint.egress];
+    refuses(policy, classes.into_iter().flatten())
 }
 
 /// Whether a flow passes, in both directions once it is there.

@@ -32,7 +32,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
     let parts = vec![Part::of(prepare), Part::whole(hook)];
     let mut steps = steps(parts, installed, limits, Work::Table);
     steps.push(Step {
-        commands: stamp::write_frame(&frame::fingerprint(options, &installed.policy), true),
+        commands: stamp::write_frame(&installed.frame(options).fingerprint(), true),
         review: Some(Review::All),
         ..Step::default()
     });
@@ -109,7 +109,7 @@ pub fn replace(
     let mut steps = cut(parts, limits);
     let last = steps.last_mut().expect("there are base chains");
     last.review = Some(Review::All);
-    let frame = frame::fingerprint(options, &installed.policy);
+    let frame = installed.frame(options).fingerprint();
     last.commands.extend(stamp::write_frame(&frame, true));
     last.commands.extend(Stamp::of(installed, None).write(true));
     Some(Plan {
@@ -145,6 +145,7 @@ impl Whole {
         let policy = &installed.policy;
         let mut empty = NodePolicy::default();
         empty.set_workload_ranges(policy.workload_ranges().clone());
+        empty.set_sources(policy.sources().clone());
         let no_births = OrdMap::new();
         let mut planner = Planner {
             options,
@@ -160,23 +161,25 @@ impl Whole {
             births: &installed.births,
         };
 
-        let mut prepare = frame::sets(options);
-        let workloads = frame::workload_sets(options, policy);
-        prepare.extend(workloads.into_values().flatten());
-        let mut hook = Vec::new();
-        for (name, rules) in frame::chains(options, policy) {
-            let commands = if frame::base(name).is_some() {
-                &mut hook
-            } else {
-                &mut prepare
-            };
-            commands.push(frame::add_chain(name));
-            commands.extend(render::replace_rules(name, rules));
-        }
+        let frame = installed.frame(options);
         let content = planner.half(before, after);
+        let mut prepare = frame::sets(options);
+        prepare.extend(frame.range_sets().into_values().flatten());
+        // Rules of the frame name chains of classes, and those name chains of the frame.
+        let chains = frame.chains().into_iter();
+        let (bases, others): (Vec<_>, Vec<_>) =
+            chains.partition(|(name, _)| frame::base(name).is_some());
+        prepare.extend(others.iter().map(|(name, _)| frame::add_chain(name)));
         prepare.extend(content.prepare);
+        let fill = |(name, rules)| render::replace_rules(name, rules);
+        prepare.extend(others.into_iter().flat_map(fill));
+        let hook = bases.into_iter().flat_map(|(name, rules)| {
+            let make = [frame::add_chain(name)];
+            make.into_iter().chain(render::replace_rules(name, rules))
+        });
         prepare.extend(content.dispatch.into_iter().flatten());
         prepare.extend(members::all(policy));
+        let hook = hook.collect();
         Whole { prepare, hook }
     }
 }

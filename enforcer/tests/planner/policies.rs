@@ -13,7 +13,10 @@ use sallyport_enforcer::{
 };
 use sallyport_proto::{
     Ranges,
-    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+    policy::{
+        Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, PortRule,
+        Protocol, Source,
+    },
 };
 
 /// The interface behind which there are only workloads, in half of the options.
@@ -71,20 +74,7 @@ pub(crate) fn random_policy(rng: &mut StdRng) -> NodePolicy {
         if rng.random_bool(0.35) {
             continue;
         }
-        let mut class = |direction| {
-            if rng.random_bool(0.35) {
-                return None;
-            }
-            let class = random_class(rng, direction, &groups);
-            for id in class.groups() {
-                let group = groups.iter().find(|(other, _)| *other == id);
-                let (_, group) = group.expect("one of them");
-                policy.set_group(id, group.clone());
-            }
-            let id = class.id();
-            policy.add_class(id, Arc::new(class));
-            Some(id)
-        };
+        let mut class = |direction| add_random_class(rng, direction, &groups, &mut policy);
         let endpoint = Endpoint {
             namespace: "default".into(),
             ingress: class(Direction::Ingress),
@@ -95,7 +85,46 @@ pub(crate) fn random_policy(rng: &mut StdRng) -> NodePolicy {
         };
         policy.set_endpoint(address(n), Arc::new(endpoint));
     }
+    let (mut sources, mut claimed) = (Vec::new(), Ranges::EMPTY);
+    for n in 0..rng.random_range(0..3) {
+        let (first, last) = [(0, 1), (1, 4), (3, 5), (6, 7), (7, 7)][rng.random_range(0..5)];
+        let all = Ranges::span(address(first), address(last)).expect("a range");
+        let mut class = |direction| add_random_class(rng, direction, &groups, &mut policy);
+        sources.push(Source {
+            ingress: class(Direction::Ingress),
+            egress: class(Direction::Egress),
+            owners: vec![Owner {
+                namespace: "default".into(),
+                name: format!("pod-{n}"),
+            }],
+            ranges: all.difference(&claimed),
+        });
+        claimed = claimed.union(&all);
+    }
+    policy.set_sources(Arc::new(Source::canonical(sources)));
+    drop_unused(&mut policy);
     policy
+}
+
+/// Adds a class in two cases of three.
+fn add_random_class(
+    rng: &mut StdRng,
+    direction: Direction,
+    groups: &[(GroupId, Arc<PeerGroup>)],
+    policy: &mut NodePolicy,
+) -> Option<ClassId> {
+    if rng.random_bool(0.35) {
+        return None;
+    }
+    let class = random_class(rng, direction, groups);
+    for id in class.groups() {
+        let group = groups.iter().find(|(other, _)| *other == id);
+        let (_, group) = group.expect("one of them");
+        policy.set_group(id, group.clone());
+    }
+    let id = class.id();
+    policy.add_class(id, Arc::new(class));
+    Some(id)
 }
 
 fn random_group(rng: &mut StdRng, n: u8) -> (GroupId, Arc<PeerGroup>) {
@@ -166,21 +195,28 @@ pub(crate) fn random_edit(rng: &mut StdRng, old: &NodePolicy) -> NodePolicy {
             new.set_group(id, group.clone());
         }
     }
-    for (&at, endpoint) in other.endpoints() {
-        if rng.random_bool(0.3) {
-            let classes = [endpoint.ingress, endpoint.egress].into_iter().flatten();
-            for (id, class) in classes.map(|id| (id, other.classes()[&id].clone())) {
-                for group in class
-                    .groups()
-                    .filter(|group| !new.groups().contains_key(group))
-                    .collect::<Vec<_>>()
-                {
+    let take_in = |new: &mut NodePolicy, classes: [Option<ClassId>; 2]| {
+        let classes = classes.into_iter().flatten();
+        for (id, class) in classes.map(|id| (id, other.classes()[&id].clone())) {
+            for group in class.groups() {
+                if !new.groups().contains_key(&group) {
                     new.set_group(group, other.groups()[&group].clone());
                 }
-                new.add_class(id, class);
             }
+            new.add_class(id, class);
+        }
+    };
+    for (&at, endpoint) in other.endpoints() {
+        if rng.random_bool(0.3) {
+            take_in(&mut new, [endpoint.ingress, endpoint.egress]);
             new.set_endpoint(at, endpoint.clone());
         }
+    }
+    if rng.random_bool(0.5) {
+        for source in other.sources().iter() {
+            take_in(&mut new, [source.ingress, source.egress]);
+        }
+        new.set_sources(other.sources().clone());
     }
     drop_unused(&mut new);
     new
@@ -188,10 +224,13 @@ pub(crate) fn random_edit(rng: &mut StdRng, old: &NodePolicy) -> NodePolicy {
 
 /// The compiler sends no class or group that nobody needs.
 fn drop_unused(policy: &mut NodePolicy) {
+    let sources = policy.sources().iter();
     let used: Vec<_> = policy
         .endpoints()
         .values()
-        .flat_map(|of| [of.ingress, of.egress])
+        .map(|of| [of.ingress, of.egress])
+        .chain(sources.map(|of| [of.ingress, of.egress]))
+        .flatten()
         .flatten()
         .collect();
     for id in policy.classes().keys().copied().collect::<Vec<_>>() {
@@ -248,12 +287,13 @@ pub(crate) fn packets() -> Vec<Packet> {
     packets
 }
 
-/// Whether a packet can be: where interfaces of workloads are named, all workloads are behind them.
+/// Whether a packet can be: where interfaces of workloads are named, all workloads are behind them. And what a workload sends from
+/// an address of a source to that address is not forwarded.
 pub(crate) fn can_be(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
     let behind = |address: &IpAddr, interface: &str| {
         options.workload_interfaces.is_empty()
             || interface == WORKLOADS
-            || !policy.endpoints().contains_key(address)
+            || !is_judged(policy, *address)
     };
     let (input, output) = match &packet.connection {
         Some(of) if !of.original => (&packet.output, &packet.input),
@@ -263,7 +303,13 @@ pub(crate) fn can_be(policy: &NodePolicy, options: &Options, packet: &Packet) ->
         Some(of) => (&of.client, &of.server),
         None => (&packet.source, &packet.destination),
     };
-    behind(client, input) && behind(server, output)
+    let to_itself = client == server && policy.source_of(*client).is_some();
+    behind(client, input) && behind(server, output) && !to_itself
+}
+
+/// Whether an address is judged for what it is: an endpoint, or in a source.
+fn is_judged(policy: &NodePolicy, address: IpAddr) -> bool {
+    policy.endpoints().contains_key(&address) || policy.source_of(address).is_some()
 }
 
 /// Whether a packet comes from where its source is not: an endpoint's came in elsewhere, or anybody's by an interface that has
@@ -285,11 +331,10 @@ pub(crate) fn permits(policy: &NodePolicy, options: &Options, packet: &Packet) -
         Some(connection) => permits_connection(policy, options, packet, connection),
         None if packet.icmpv6.is_some() => true,
         None => {
-            let by_header =
-                |address: IpAddr, interface: &str| match policy.endpoints().get(&address) {
-                    Some(endpoint) => (endpoint.ingress, endpoint.egress) == (None, None),
-                    None => is_welcome(policy, options, address, Some(interface)),
-                };
+            let by_header = |address: IpAddr, interface: &str| match is_judged(policy, address) {
+                true => policy.classes_of(address) == [None; 2],
+                false => is_welcome(policy, options, address, Some(interface)),
+            };
             by_header(packet.source, &packet.input) && by_header(packet.destination, &packet.output)
         }
     }
@@ -303,17 +348,16 @@ fn permits_connection(
 ) -> bool {
     // In the middle of a connection that is not known, and an end is isolated.
     let ends = [connection.client, connection.server];
-    let mut ends = ends.iter().filter_map(|end| policy.endpoints().get(end));
+    let mut ends = ends.iter().map(|end| policy.classes_of(*end));
     let begins_nothing = connection.late && !connection.established;
-    if begins_nothing && ends.any(|end| (end.ingress, end.egress) != (None, None)) {
+    if begins_nothing && ends.any(|classes| classes != [None; 2]) {
         return false;
     }
     let protocol = Protocol::from_number(connection.protocol.into());
     let port = protocol.map(|protocol| (protocol, connection.port));
     let side = |direction, local: IpAddr, peer: IpAddr, interface: &str| {
         let interface = connection.original.then_some(interface);
-        let known = policy.endpoints().contains_key(&local);
-        (known || is_welcome(policy, options, local, interface))
+        (is_judged(policy, local) || is_welcome(policy, options, local, interface))
             && policy.allows(direction, local, peer, port)
     };
     side(
@@ -329,9 +373,9 @@ fn permits_connection(
     )
 }
 
-/// Whether an address is a workload's of this node: an endpoint, or in strict mode one of its ranges'.
+/// Whether an address is a workload's of this node: an endpoint, one that a workload uses beside, or in strict mode one of its ranges'.
 pub(crate) fn is_known(policy: &NodePolicy, options: &Options, address: IpAddr) -> bool {
-    policy.endpoints().contains_key(&address) || !is_welcome(policy, options, address, None)
+    is_judged(policy, address) || !is_welcome(policy, options, address, None)
 }
 
 /// Whether an address that is no endpoint may talk: in strict mode not if it is one of this node's workloads'.

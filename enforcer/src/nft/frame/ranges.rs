@@ -1,0 +1,87 @@
+//! The ranges of addresses that the frame's rules look for: the node's workload ranges, and those that workloads use beside their own
+//! addresses. Each is a set that never changes, since the kernel shows changes of ranges late: other ranges are another set.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sallyport_proto::{
+    Ranges,
+    policy::{ClassId, Direction, GroupId, Source},
+};
+
+use crate::nft::{
+    command::{Command, Family, Verdict},
+    render::{self, Verdicts, range_set},
+};
+
+/// The sets of some ranges, one for each family that has some.
+pub(super) type Names = Vec<(Family, String)>;
+
+/// The addresses that workloads use beside their own, and what becomes of their packets.
+#[derive(Debug, Default)]
+pub(super) struct Sources(Vec<(Ranges, Verdicts)>);
+
+/// A lookup of an end of a packet's way.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Look {
+    /// The client's, for what it may send.
+    Egress,
+    /// The server's, for what may come to it.
+    Ingress,
+    /// Either end's, of a packet of no connection.
+    Header,
+}
+
+impl Look {
+    pub(super) const ALL: [Look; 3] = [Look::Egress, Look::Ingress, Look::Header];
+}
+
+impl Sources {
+    /// The sources of a policy, whose classes have chains of these names.
+    pub(super) fn of(sources: &[Source], chain: impl Fn(ClassId) -> String) -> Sources {
+        let judged = sources.iter().map(|source| {
+            let chain = |direction: Direction| source.class(direction).map(&chain);
+            (source.ranges.clone(), render::verdicts(chain))
+        });
+        Sources(judged.collect())
+    }
+
+    /// All addresses.
+    pub(super) fn ranges(&self) -> Ranges {
+        Ranges::union_all(self.0.iter().map(|(ranges, _)| ranges))
+    }
+
+    /// The addresses of each verdict. There are as many as there are classes of workloads with such addresses: few.
+    pub(super) fn by(&self, look: Look) -> BTreeMap<Verdict, Ranges> {
+        let mut all: BTreeMap<Verdict, Ranges> = BTreeMap::new();
+        for (ranges, verdicts) in &self.0 {
+            let verdict = match look {
+                Look::Egress => &verdicts.egress,
+                Look::Ingress => &verdicts.ingress,
+                Look::Header => &verdicts.header,
+            };
+            let there = all.entry(verdict.clone()).or_default();
+            *there = there.union(ranges);
+        }
+        all
+    }
+}
+
+/// The names of the sets of some ranges.
+pub(super) fn names(what: &str, ranges: &Ranges) -> Names {
+    let id = GroupId::of([], ranges).to_string();
+    let families: BTreeSet<Family> = ranges.iter().map(|(first, _)| Family::of(first)).collect();
+    let name = |family: Family| (family, format!("{what}{}-{}", family.digit(), &id[..8]));
+    families.into_iter().map(name).collect()
+}
+
+/// The names of the sets of some ranges, and how each is made.
+pub(super) fn sets(
+    what: &str,
+    ranges: &Ranges,
+    comment: &str,
+) -> impl Iterator<Item = (String, Vec<Command>)> {
+    names(what, ranges).into_iter().map(move |(family, name)| {
+        let commands = range_set(&name, family, ranges, comment);
+        (name, commands)
+    })
+}
