@@ -200,7 +200,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         // A table that nobody knows is left as it is: the one that replaces it has them.
         let commands = match self.foreign {
             true => Vec::new(),
-            false => frame::change_ports(&self.options.ports, ports),
+            false => frame::change_interfaces(frame::PORTS, &self.options.ports, ports),
         };
         for command in commands {
             if let Err(error) = self.kernel.commit(&[command]) {

@@ -344,6 +344,7 @@ async fn main() -> Result<()> {
         lease: arguments.lease,
         counts_only: arguments.source_check == SourceCheck::Count,
         ports: BTreeSet::new(),
+        inside: BTreeSet::new(),
     };
     let health = Health::default();
     let unknown = options.unknown();

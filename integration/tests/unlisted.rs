@@ -2,6 +2,8 @@
 //! does not see. Each row of the table in docs/UNLISTED.md is sent between pods of a node, on every kind of node, and
 //! comes to what the table says.
 
+#[path = "unlisted/allowed.rs"]
+mod allowed;
 #[path = "unlisted/lifetimes.rs"]
 mod lifetimes;
 #[path = "unlisted/table.rs"]
@@ -61,6 +63,24 @@ fn main() -> ExitCode {
         (
             "a_port_that_comes_later",
             lifetimes::a_port_that_comes_later,
+        ),
+        ("allowed_sources_pass", allowed::pass),
+        (
+            "allowed_sources_of_an_unrestricted_workload",
+            allowed::of_an_unrestricted_workload,
+        ),
+        (
+            "allowed_sources_are_judged_as_destinations",
+            allowed::are_judged_as_destinations,
+        ),
+        ("allowed_sources_come_and_go", allowed::come_and_go),
+        (
+            "allowed_sources_are_no_ones_who_has_them",
+            allowed::are_no_ones_who_has_them,
+        ),
+        (
+            "allowed_sources_by_a_pods_annotation",
+            allowed::by_a_pods_annotation,
         ),
         ("tags_that_policy_judges_known", || tags::judged(2)),
         ("tags_that_policy_judges_unknown", || tags::judged(4)),
@@ -161,23 +181,8 @@ spec: {workloadCIDRs: [10.9.1.0/24, 'fd00:9:1::/64']}
     for (name, last) in PODS {
         let addresses = addresses(last);
         parties.insert(name, plug(name, &addresses)?);
-        let interface = match setup.known {
-            true => format!(", interface: {}", bed.interface_of(name)?),
-            false => String::new(),
-        };
-        let app = match name {
-            "peer" => "client",
-            other => other,
-        };
-        let [v4, v6] = addresses;
-        manifests += &format!(
-            "---
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {{namespace: default, name: {name}, labels: {{app: {app}}}}}
-spec: {{node: node-1, addresses: [{v4}, '{v6}']{interface}}}
-"
-        );
+        manifests += "---";
+        manifests += &workload(name, last, &named(setup, &bed, name)?, "[]");
     }
     let mode = match setup.strict {
         true => "strict",
@@ -193,6 +198,44 @@ spec: {{node: node-1, addresses: [{v4}, '{v6}']{interface}}}
         deployment,
         parties,
     })
+}
+
+/// The interface that a pod's object names.
+fn named(setup: Setup, bed: &Testbed, name: &str) -> Result<String, Failed> {
+    match setup.known {
+        true => Ok(bed.interface_of(name)?),
+        false => Ok(String::new()),
+    }
+}
+
+/// A pod's object, with sources beside its addresses.
+fn object(setup: Setup, bed: &Bed, name: &str, sources: &str) -> Result<String, Failed> {
+    let (_, last) = PODS
+        .into_iter()
+        .find(|(pod, _)| *pod == name)
+        .ok_or("no such pod")?;
+    let interface = named(setup, &bed.deployment.bed, name)?;
+    Ok(workload(name, last, &interface, sources))
+}
+
+fn workload(name: &str, last: u8, interface: &str, sources: &str) -> String {
+    let app = match name {
+        "peer" => "client",
+        other => other,
+    };
+    let [v4, v6] = addresses(last);
+    format!(
+        "
+apiVersion: sallyport.dev/v1
+kind: Workload
+metadata: {{namespace: default, name: {name}, labels: {{app: {app}}}}}
+spec:
+  node: node-1
+  addresses: [{v4}, '{v6}']
+  interface: '{interface}'
+  allowedSources: {sources}
+"
+    )
 }
 
 /// What becomes of each kind of frame between two pods.

@@ -70,6 +70,7 @@ impl NodePolicy {
             out: new.clone(),
             classes: BTreeMap::new(),
             peers: BTreeMap::new(),
+            passed_on: Vec::new(),
         };
         meet.workload_ranges();
         meet.groups();
@@ -146,20 +147,15 @@ impl NodePolicy {
         })
     }
 
-    /// Whether traffic of an address is dropped for being a workload's, if it is no endpoint.
+    /// Whether traffic of an address is dropped for being a workload's, if the address is neither an endpoint nor in a source.
     pub fn drops_unknown(&self, address: IpAddr, unknown: &Unknown) -> bool {
-        let is_dropped = match unknown {
+        match unknown {
             Unknown::Drop(also) => self.workload_ranges.contains(address) || also.contains(address),
             Unknown::Allow => false,
-        };
-        is_dropped
-            && !self
-                .sources
-                .iter()
-                .any(|source| source.ranges.contains(address))
+        }
     }
 
-    /// The addresses whose traffic is dropped for being workloads', if they are neither endpoints nor in a source.
+    /// All addresses of which [`drops_unknown`](NodePolicy::drops_unknown) says so.
     fn dropped_ranges(&self, unknown: &Unknown) -> Ranges {
         match unknown {
             Unknown::Drop(also) => self.workload_ranges.union(also),
@@ -203,6 +199,8 @@ struct Meet<'a> {
     classes: BTreeMap<Pair, Option<ClassId>>,
     /// The groups that were asked for: many ports go from one group to the same other.
     peers: BTreeMap<[Peers; 2], Option<GroupId>>,
+    /// Addresses that are an endpoint of one version, and in a source of the other one, which drops them elsewhere.
+    passed_on: Vec<Source>,
 }
 
 /// The classes of an endpoint in both versions, and whether it is the same workload's in both.
@@ -257,17 +255,22 @@ impl Meet<'_> {
         for item in self.old.endpoints.diff(&self.new.endpoints) {
             match item {
                 DiffItem::Add(&address, endpoint) => {
-                    if self.old.drops_unknown(address, unknown) {
-                        self.out.remove_endpoint(address);
-                    } else {
-                        let old = self.old.source_of(address).map(as_endpoint);
+                    let old = self.old.source_of(address).map(as_endpoint);
+                    if !self.old.drops_unknown(address, unknown) {
                         self.endpoint(address, endpoint, old.as_ref(), Some(endpoint));
+                        continue;
+                    }
+                    self.out.remove_endpoint(address);
+                    if let Some(old) = old {
+                        self.pass_on(address, &old, endpoint);
                     }
                 }
                 DiffItem::Remove(&address, endpoint) => {
+                    let new = self.new.source_of(address).map(as_endpoint);
                     if !self.new.drops_unknown(address, unknown) {
-                        let new = self.new.source_of(address).map(as_endpoint);
                         self.endpoint(address, endpoint, Some(endpoint), new.as_ref());
+                    } else if let Some(new) = new {
+                        self.pass_on(address, endpoint, &new);
                     }
                 }
                 DiffItem::Update {
@@ -312,16 +315,31 @@ impl Meet<'_> {
         self.out.set_endpoint(address, Arc::new(endpoint));
     }
 
+    /// An address that a source is judged for, and an endpoint. Where the version with the source drops the address, except where
+    /// workloads are, it stays in a source.
+    fn pass_on(&mut self, address: IpAddr, old: &Endpoint, new: &Endpoint) {
+        let [ingress, egress] = Direction::BOTH
+            .map(|direction| self.class(old.class(direction), new.class(direction), false));
+        self.passed_on.push(Source {
+            owners: Vec::new(),
+            ingress,
+            egress,
+            ranges: Ranges::span(address, address).expect("one address is a range"),
+        });
+    }
+
     /// Each address that is in a source of a version, unless the other version drops it: that allows nothing, and the ranges say so.
     fn sources(&mut self, unknown: &Unknown) {
-        if self.old.sources == self.new.sources {
+        if self.old.sources == self.new.sources && self.passed_on.is_empty() {
             return;
         }
         let (old, new) = (self.old.sources.clone(), self.new.sources.clone());
-        let mut met = Vec::new();
+        let mut met = std::mem::take(&mut self.passed_on);
+        let passed_on = Ranges::union_all(met.iter().map(|source| &source.ranges));
         for before in old.iter() {
             for after in new.iter() {
                 let ranges = before.ranges.intersection(&after.ranges);
+                let ranges = ranges.difference(&passed_on);
                 if !ranges.is_empty() {
                     met.push(self.source(Some(before), Some(after), ranges));
                 }
@@ -330,7 +348,7 @@ impl Meet<'_> {
         for (of, other, is_old) in [(&old, self.new, true), (&new, self.old, false)] {
             let others = other.sources.iter().map(|source| &source.ranges);
             let others = Ranges::union_all(others);
-            let dropped = other.dropped_ranges(unknown);
+            let dropped = other.dropped_ranges(unknown).union(&passed_on);
             for source in of.iter() {
                 let ranges = source.ranges.difference(&others).difference(&dropped);
                 if !ranges.is_empty() {

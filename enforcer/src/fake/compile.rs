@@ -40,6 +40,8 @@ pub(super) enum Field {
     Protocol,
     /// The name of the interface by which it came in.
     Input,
+    /// The name of the interface by which it goes out.
+    Output,
 }
 
 /// A condition with its set resolved.
@@ -47,6 +49,7 @@ pub(super) enum Field {
 pub(super) enum Check {
     NoConnection,
     DirectionOriginal,
+    DirectionReply,
     Established,
     New,
     NotUdp,
@@ -98,6 +101,7 @@ impl Field {
         let (address, family) = match self {
             Field::Protocol => return Some(nfproto(Family::of(packet.source))),
             Field::Input => return name_key(&packet.input),
+            Field::Output => return name_key(&packet.output),
             Field::Tuple(Tuple::Original, family) | Field::TupleTwice(Tuple::Original, family) => {
                 (connection?.client, family)
             }
@@ -132,7 +136,7 @@ impl Field {
             | Field::SourceTwice(family)
             | Field::Destination(family)
             | Field::DestinationTwice(family) => Some(family),
-            Field::Protocol | Field::Input => None,
+            Field::Protocol | Field::Input | Field::Output => None,
         }
     }
 
@@ -148,7 +152,7 @@ impl Field {
 
     /// How many bytes of registers it fills: of four each.
     fn length(self) -> usize {
-        if matches!(self, Field::Input) {
+        if matches!(self, Field::Input | Field::Output) {
             return libc::IFNAMSIZ;
         }
         let single = self.family().map_or(4, address_length);
@@ -167,7 +171,7 @@ impl Field {
             SetKind::Pairs(of) => !map && pair && is_of(of),
             SetKind::Verdicts(of) => map && !pair && is_of(of),
             SetKind::Families => !map && matches!(self, Field::Protocol),
-            SetKind::Ports => !map && matches!(self, Field::Input),
+            SetKind::Ports => !map && matches!(self, Field::Input | Field::Output),
             SetKind::Stamp | SetKind::PortAddresses(_) | SetKind::PortVerdicts => false,
         };
         if right { Ok(()) } else { Err(Errno::EINVAL) }
@@ -186,6 +190,7 @@ impl Check {
         Some(match self {
             Check::NoConnection => connection.is_none(),
             Check::DirectionOriginal => connection.is_some_and(|of| of.original),
+            Check::DirectionReply => connection.is_some_and(|of| !of.original),
             Check::Established => connection.is_some_and(|of| of.established),
             Check::New => connection.is_some_and(|of| !of.established),
             Check::NotUdp => protocol != Some(17),
@@ -377,6 +382,7 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
     Ok(match condition {
         Match::NoConnection => Check::NoConnection,
         Match::DirectionOriginal => Check::DirectionOriginal,
+        Match::DirectionReply => Check::DirectionReply,
         Match::Established => Check::Established,
         Match::New => Check::New,
         Match::NotUdp => Check::NotUdp,
@@ -385,6 +391,7 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::NeighbourDiscovery => Check::NeighbourDiscovery,
         Match::InputInterface(name) => Check::Input(name.clone()),
         Match::InputIn(name) => look(Field::Input, name)?,
+        Match::OutputIn(name) => look(Field::Output, name)?,
         Match::OutputInterface(name) => Check::Output(name.clone()),
         Match::ByBridge => Check::ByBridge,
         Match::Astray => Check::Astray,

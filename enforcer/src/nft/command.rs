@@ -181,6 +181,8 @@ pub enum Match {
     NotUdp,
     /// It goes the way that the connection's first packet went.
     DirectionOriginal,
+    /// It goes the other way.
+    DirectionReply,
     /// It is TCP's and begins no connection: it has not SYN alone of SYN, ACK, FIN and RST.
     NoTcpBeginning,
     /// It is SCTP's and begins no association: its first chunk is not INIT.
@@ -209,6 +211,8 @@ pub enum Match {
     OutputInterface(String),
     /// It came in by an interface whose name is in a set.
     InputIn(String),
+    /// The name of the interface by which it goes out is in a set.
+    OutputIn(String),
     /// It came in by a bridge: by its own interface, or by a port that br_netfilter shows as the bridge.
     ByBridge,
     /// It came in by another interface than the node's route to its source leads to (RFC 3704, strict reverse path).
@@ -449,6 +453,7 @@ impl Match {
             | Match::DestinationTwice(_, set)
             | Match::Family(set)
             | Match::InputIn(set)
+            | Match::OutputIn(set)
             | Match::Source(_, set)
             | Match::Destination(_, set)
             | Match::TupleSourceMap(_, _, set)
@@ -463,6 +468,7 @@ impl Match {
             | Match::New
             | Match::NotUdp
             | Match::DirectionOriginal
+            | Match::DirectionReply
             | Match::NoTcpBeginning
             | Match::NoSctpBeginning
             | Match::NeighbourDiscovery
@@ -530,6 +536,7 @@ impl fmt::Display for Match {
             Match::New => f.write_str("ct state == new"),
             Match::NotUdp => f.write_str("meta l4proto != udp"),
             Match::DirectionOriginal => f.write_str("ct direction original"),
+            Match::DirectionReply => f.write_str("ct direction reply"),
             Match::NoTcpBeginning => f.write_str("tcp flags & (fin | syn | rst | ack) != syn"),
             Match::NoSctpBeginning => f.write_str("meta l4proto sctp @th,96,8 != 1"),
             Match::NeighbourDiscovery => f.write_str(
@@ -558,6 +565,7 @@ impl fmt::Display for Match {
             Match::Destination(family, set) => write!(f, "{} daddr @{set}", family.keyword()),
             Match::InputInterface(name) => write!(f, "iifname \"{name}\""),
             Match::InputIn(set) => write!(f, "iifname @{set}"),
+            Match::OutputIn(set) => write!(f, "oifname @{set}"),
             Match::OutputInterface(name) => write!(f, "oifname \"{name}\""),
             Match::ByBridge => f.write_str("meta iifkind \"bridge\""),
             Match::Astray => f.write_str("fib saddr . iif oif missing"),

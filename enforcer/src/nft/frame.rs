@@ -57,6 +57,9 @@ const FROM_PORT: &str = "from_port";
 /// The set of the interfaces behind which there are workloads alone, as far as they are known and no bridge's.
 pub const PORTS: &str = "ports";
 
+/// The set of the interfaces that traffic of workloads passes, as far as they are known: those of [`PORTS`], and bridges.
+pub const INSIDE: &str = "inside";
+
 /// The beginning of the names of the sets of the node's workload ranges.
 const WORKLOADS: &str = "workloads";
 
@@ -186,7 +189,7 @@ impl Denial {
 }
 
 /// Raised when objects of a table change their meaning: an upgraded enforcer replaces the table whole.
-const LAYOUT: u32 = 6;
+const LAYOUT: u32 = 7;
 
 /// The sets and maps that are always there.
 pub fn sets(options: &Options) -> Vec<Command> {
@@ -229,18 +232,30 @@ pub fn sets(options: &Options) -> Vec<Command> {
         SetKind::Ports,
         "interfaces of this node's workloads, by its routes",
     ));
-    commands.extend(change_ports(&BTreeSet::new(), &options.ports));
+    commands.push(set(
+        INSIDE.into(),
+        SetKind::Ports,
+        "interfaces and bridges that traffic of workloads passes",
+    ));
+    let none = BTreeSet::new();
+    for (set, interfaces) in [(PORTS, &options.ports), (INSIDE, &options.inside)] {
+        commands.extend(change_interfaces(set, &none, interfaces));
+    }
     if options.lease.is_some() {
         commands.extend(lease::sets());
     }
     commands
 }
 
-/// The changes that lead from some interfaces of workloads to others, of which each may be committed by itself.
-pub fn change_ports(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<Command> {
+/// The changes of a set that lead from some interfaces to others, of which each may be committed by itself.
+pub fn change_interfaces(
+    set: &str,
+    before: &BTreeSet<String>,
+    after: &BTreeSet<String>,
+) -> Vec<Command> {
     let (gone, new) = (before - after, after - before);
-    let delete = |some| Command::DeleteElements(PORTS.into(), SetKind::Ports, some);
-    let add = |some| Command::AddElements(PORTS.into(), SetKind::Ports, some);
+    let delete = |some| Command::DeleteElements(set.into(), SetKind::Ports, some);
+    let add = |some| Command::AddElements(set.into(), SetKind::Ports, some);
     let delete = some_ports(&gone).map(delete);
     delete.chain(some_ports(&new).map(add)).collect()
 }
@@ -317,8 +332,8 @@ impl<'a> Frame<'a> {
                 false => &[],
             };
             let sources = ranges::names(SOURCES, &self.sources.ranges());
-            let ranges = [&workloads[..], &sources].concat();
-            chains.push((lease::CLOSED, lease::closed_rules(&ranges, interfaces)));
+            let closed = lease::closed_rules(&workloads, &sources, interfaces);
+            chains.push((lease::CLOSED, closed));
             chains.push((lease::FENCED, lease::fenced_rules()));
             chains.push((lease::CHAIN, lease::rules(Slot::default())));
         }
@@ -475,7 +490,22 @@ impl Unlisted<'_> {
         let set = |family, set| Match::TupleSource(tuple, family, set);
         let interface =
             |condition| Rule::when(Match::DirectionOriginal, Verdict::Drop).and(condition);
-        rules.extend(self.rest(end, sources, set, interface));
+        // The answers go the other way.
+        let (begins, answers) = match end {
+            End::Source => (
+                Match::InputIn(INSIDE.into()),
+                Match::OutputIn(INSIDE.into()),
+            ),
+            End::Destination => (
+                Match::OutputIn(INSIDE.into()),
+                Match::InputIn(INSIDE.into()),
+            ),
+        };
+        let ways = [
+            vec![Match::DirectionOriginal, begins],
+            vec![Match::DirectionReply, answers],
+        ];
+        rules.extend(self.rest(end, sources, &ways, set, interface));
         rules
     }
 
@@ -491,16 +521,22 @@ impl Unlisted<'_> {
             End::Destination => Match::Destination(family, set),
         };
         let interface = |condition| Rule::when(condition, Verdict::Drop);
-        rules.extend(self.rest(end, Look::Header, set, interface));
+        let inside = match end {
+            End::Source => Match::InputIn(INSIDE.into()),
+            End::Destination => Match::OutputIn(INSIDE.into()),
+        };
+        rules.extend(self.rest(end, Look::Header, &[vec![inside]], set, interface));
         rules
     }
 
     /// The rules that come after the maps: `set` is the condition that the end is in a set, `interface` the rule that drops what meets
-    /// a condition.
+    /// a condition. Sources are judged where the packet passes an interface of workloads at that end: `ways` are the conditions.
+    /// Elsewhere the same addresses may be anybody's.
     fn rest(
         &self,
         end: End,
         sources: Look,
+        ways: &[Vec<Match>],
         set: impl Fn(Family, String) -> Match,
         interface: impl Fn(Match) -> Rule,
     ) -> Vec<Rule> {
@@ -511,8 +547,12 @@ impl Unlisted<'_> {
         };
         let mut rules = Family::BOTH.map(missed).to_vec();
         for (verdict, ranges) in self.sources.by(sources) {
-            let sets = ranges::names(SOURCES, &ranges).into_iter();
-            rules.extend(sets.map(|(family, name)| Rule::when(set(family, name), verdict.clone())));
+            for (family, name) in ranges::names(SOURCES, &ranges) {
+                rules.extend(ways.iter().map(|way| {
+                    let judged = Rule::when(set(family, name.clone()), verdict.clone());
+                    way.iter().cloned().fold(judged, Rule::and)
+                }));
+            }
         }
         if self.options.strict {
             let ranges = self.ranges.iter().cloned();

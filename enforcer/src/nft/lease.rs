@@ -117,9 +117,13 @@ pub(super) fn fenced_rules() -> Vec<Rule> {
 }
 
 /// The rules that drop all that is of this node's workloads: by both ends of the connection, and by the packet's own
-/// addresses. Those that are endpoints are in the sets of pairs, longer than in the maps; `ranges` are sets of those that are not (yet), and
-/// `interfaces` lead to workloads.
-pub(super) fn closed_rules(ranges: &[(Family, String)], interfaces: &[String]) -> Vec<Rule> {
+/// addresses. Those that are endpoints are in the sets of pairs, longer than in the maps; `ranges` are sets of those that are not (yet),
+/// `sources` are sets of those that are workloads' where a packet passes an interface of workloads, and `interfaces` lead to workloads.
+pub(super) fn closed_rules(
+    ranges: &[(Family, String)],
+    sources: &[(Family, String)],
+    interfaces: &[String],
+) -> Vec<Rule> {
     let mut conditions = Vec::new();
     for family in Family::BOTH {
         let own = || render::map_name("self", family);
@@ -148,6 +152,12 @@ pub(super) fn closed_rules(ranges: &[(Family, String)], interfaces: &[String]) -
             .comment("fenced: no lease")
     };
     let others = Rule::always(Verdict::Accept);
-    let drops = conditions.into_iter().map(drop);
+    let inside = || frame::INSIDE.to_owned();
+    let sources = sources.iter().flat_map(|(family, name)| {
+        let from = drop(Match::Source(*family, name.clone())).and(Match::InputIn(inside()));
+        let to = drop(Match::Destination(*family, name.clone()));
+        [from, to.and(Match::OutputIn(inside()))]
+    });
+    let drops = conditions.into_iter().map(drop).chain(sources);
     drops.chain([others]).collect()
 }

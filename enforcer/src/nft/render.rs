@@ -32,6 +32,8 @@ pub struct Options {
     pub counts_only: bool,
     /// The interfaces that the routes to workloads lead to: see [`guard::ports`](crate::guard::ports).
     pub ports: BTreeSet<String>,
+    /// The interfaces and bridges that traffic of workloads passes: see [`guard::inside`](crate::guard::inside).
+    pub inside: BTreeSet<String>,
 }
 
 impl Options {

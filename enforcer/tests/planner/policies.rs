@@ -59,6 +59,10 @@ pub(crate) fn random_options(rng: &mut StdRng) -> Options {
             true => [WORKLOADS.to_owned()].into(),
             false => Default::default(),
         },
+        inside: match rng.random_bool(0.7) {
+            true => [WORKLOADS.to_owned()].into(),
+            false => Default::default(),
+        },
         ..Options::default()
     }
 }
@@ -293,23 +297,27 @@ pub(crate) fn can_be(policy: &NodePolicy, options: &Options, packet: &Packet) ->
     let behind = |address: &IpAddr, interface: &str| {
         options.workload_interfaces.is_empty()
             || interface == WORKLOADS
-            || !is_judged(policy, *address)
+            || !(policy.endpoints().contains_key(address) || policy.source_of(*address).is_some())
     };
-    let (input, output) = match &packet.connection {
-        Some(of) if !of.original => (&packet.output, &packet.input),
-        _ => (&packet.input, &packet.output),
-    };
-    let (client, server) = match &packet.connection {
-        Some(of) => (&of.client, &of.server),
-        None => (&packet.source, &packet.destination),
-    };
-    let to_itself = client == server && policy.source_of(*client).is_some();
-    behind(client, input) && behind(server, output) && !to_itself
+    let [(client, input), (server, output)] = ends(packet);
+    let to_itself = client == server && policy.source_of(client).is_some();
+    behind(&client, input) && behind(&server, output) && !to_itself
 }
 
-/// Whether an address is judged for what it is: an endpoint, or in a source.
-fn is_judged(policy: &NodePolicy, address: IpAddr) -> bool {
-    policy.endpoints().contains_key(&address) || policy.source_of(address).is_some()
+/// The ends of a packet's connection, else of the packet itself, each with the interface of its side: client, server.
+pub(crate) fn ends(packet: &Packet) -> [(IpAddr, &str); 2] {
+    let (input, output) = (packet.input.as_str(), packet.output.as_str());
+    match &packet.connection {
+        Some(of) if of.original => [(of.client, input), (of.server, output)],
+        Some(of) => [(of.client, output), (of.server, input)],
+        None => [(packet.source, input), (packet.destination, output)],
+    }
+}
+
+/// Whether an end of a packet's way is judged for what it is: an endpoint, or in a source and behind an interface of workloads.
+fn is_judged(policy: &NodePolicy, options: &Options, address: IpAddr, interface: &str) -> bool {
+    let is_source = policy.source_of(address).is_some() && options.inside.contains(interface);
+    policy.endpoints().contains_key(&address) || is_source
 }
 
 /// Whether a packet comes from where its source is not: an endpoint's came in elsewhere, or anybody's by an interface that has
@@ -331,10 +339,11 @@ pub(crate) fn permits(policy: &NodePolicy, options: &Options, packet: &Packet) -
         Some(connection) => permits_connection(policy, options, packet, connection),
         None if packet.icmpv6.is_some() => true,
         None => {
-            let by_header = |address: IpAddr, interface: &str| match is_judged(policy, address) {
-                true => policy.classes_of(address) == [None; 2],
-                false => is_welcome(policy, options, address, Some(interface)),
-            };
+            let by_header =
+                |at: IpAddr, interface: &str| match is_judged(policy, options, at, interface) {
+                    true => policy.classes_of(at) == [None; 2],
+                    false => is_welcome(policy, options, at, Some(interface)),
+                };
             by_header(packet.source, &packet.input) && by_header(packet.destination, &packet.output)
         }
     }
@@ -347,35 +356,56 @@ fn permits_connection(
     connection: &Connection,
 ) -> bool {
     // In the middle of a connection that is not known, and an end is isolated.
-    let ends = [connection.client, connection.server];
-    let mut ends = ends.iter().map(|end| policy.classes_of(*end));
+    let ends = ends(packet);
+    let [(_, by_client), (_, by_server)] = ends;
     let begins_nothing = connection.late && !connection.established;
-    if begins_nothing && ends.any(|classes| classes != [None; 2]) {
+    if begins_nothing
+        && ends.into_iter().any(|(end, interface)| {
+            is_judged(policy, options, end, interface) && policy.classes_of(end) != [None; 2]
+        })
+    {
         return false;
     }
     let protocol = Protocol::from_number(connection.protocol.into());
     let port = protocol.map(|protocol| (protocol, connection.port));
-    let side = |direction, local: IpAddr, peer: IpAddr, interface: &str| {
-        let interface = connection.original.then_some(interface);
-        (is_judged(policy, local) || is_welcome(policy, options, local, interface))
-            && policy.allows(direction, local, peer, port)
+    let side = |direction, local: IpAddr, peer: IpAddr, interface: &str| match is_judged(
+        policy, options, local, interface,
+    ) {
+        true => policy.allows(direction, local, peer, port),
+        false => is_welcome(
+            policy,
+            options,
+            local,
+            connection.original.then_some(interface),
+        ),
     };
     side(
         Direction::Egress,
         connection.client,
         connection.server,
-        &packet.input,
+        by_client,
     ) && side(
         Direction::Ingress,
         connection.server,
         connection.client,
-        &packet.output,
+        by_server,
     )
 }
 
-/// Whether an address is a workload's of this node: an endpoint, one that a workload uses beside, or in strict mode one of its ranges'.
+/// Whether an address is a workload's of this node: an endpoint, or in strict mode one of its ranges'.
 pub(crate) fn is_known(policy: &NodePolicy, options: &Options, address: IpAddr) -> bool {
-    is_judged(policy, address) || !is_welcome(policy, options, address, None)
+    policy.endpoints().contains_key(&address) || !is_welcome(policy, options, address, None)
+}
+
+/// Whether a packet enters or leaves by an interface of workloads with an address that a workload uses beside its own.
+pub(crate) fn is_of_a_source(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
+    let ends = [
+        (packet.source, &packet.input),
+        (packet.destination, &packet.output),
+    ];
+    ends.into_iter().any(|(end, interface)| {
+        policy.source_of(end).is_some() && options.inside.contains(interface)
+    })
 }
 
 /// Whether an address that is no endpoint may talk: in strict mode not if it is one of this node's workloads'.

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     fmt,
+    net::IpAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -20,7 +21,9 @@ use sallyport_enforcer::{
 };
 use sallyport_proto::{Position, Version, Window, policy::NodePolicy};
 
-use crate::policies::{LEASE, WORKLOADS, can_be, is_known, is_spoofed, packets, permits};
+use crate::policies::{
+    LEASE, WORKLOADS, can_be, ends, is_known, is_of_a_source, is_spoofed, packets, permits,
+};
 
 /// A packet that met a verdict it must not meet, or a batch that was refused.
 #[derive(Debug)]
@@ -326,16 +329,23 @@ impl World {
         self.check()
     }
 
-    /// Whether a packet can be, whichever version holds.
+    /// Whether a packet can be, whichever version holds. An address that is in a source of one and an endpoint of another is behind an
+    /// interface of workloads: elsewhere it may be anybody's in the one, and is the endpoint's in the other.
     fn is_possible(&self, packet: &Packet) -> bool {
-        let mut versions = self.versions.iter();
-        versions.all(|(policy, options)| can_be(policy, options, packet))
+        let versions = || self.versions.iter();
+        let is_passed_on = |(end, interface): (IpAddr, &str)| {
+            versions().any(|(policy, _)| policy.source_of(end).is_some())
+                && versions().any(|(policy, _)| policy.endpoints().contains_key(&end))
+                && !versions().all(|(_, options)| options.inside.contains(interface))
+        };
+        versions().all(|(policy, options)| can_be(policy, options, packet))
+            && !ends(packet).into_iter().any(is_passed_on)
     }
 
     /// Every packet that may be under way, while there is no lease: of a workload's nothing passes that was there in all
     /// versions, nor what comes from where its source is not, and what is nobody's is dropped by none of them alone.
     pub(crate) fn check_fenced(&self) -> Checked {
-        let is_of = |packet: &Packet| {
+        fn is_of(packet: &Packet) -> impl Fn(&(NodePolicy, Options)) -> bool + '_ {
             let ends = packet
                 .connection
                 .iter()
@@ -343,8 +353,9 @@ impl World {
             let all: Vec<_> = ends.chain([packet.source, packet.destination]).collect();
             move |(policy, options): &(NodePolicy, Options)| {
                 all.iter().any(|&at| is_known(policy, options, at))
+                    || is_of_a_source(policy, options, packet)
             }
-        };
+        }
         for packet in all_packets().iter().filter(|it| self.is_possible(it)) {
             let behind = self.options.strict && !self.options.workload_interfaces.is_empty();
             let workloads =

@@ -13,6 +13,12 @@ use super::{Failed, Party};
 const PORT: u16 = 7000;
 const FROM: u16 = 40_000;
 
+/// The addresses of nobody.
+const STRANGER: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(192, 0, 2, 1),
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1),
+);
+
 const BROADCAST: [u8; 6] = [0xff; 6];
 
 macro_rules! kinds {
@@ -54,10 +60,12 @@ kinds! {
     Mdns6 "mDNS, IPv6",
     ArpOwn "ARP, own address",
     ArpAnother "ARP, another pod's address",
+    ArpStranger "ARP, a stranger's address",
     Solicitation "neighbour solicitation",
     SolicitationLinkLocal "neighbour solicitation, link-local source",
     AdvertisesOwn "neighbour advertisement, own address",
     AdvertisesAnother "neighbour advertisement, another pod's address",
+    AdvertisesStranger "neighbour advertisement, a stranger's address",
     AdvertisesLinkLocal "neighbour advertisement, a link-local address",
     RouterAdvertisement "router advertisement",
     Redirect6 "ICMPv6 redirect",
@@ -113,12 +121,12 @@ impl<'a> Frames<'a> {
             Kind::Another4 => self.udp(another.v4, to.v4, self.unicast(), FROM, PORT, &mark)?,
             Kind::Another6 => self.udp(another.v6, to.v6, self.unicast(), FROM, PORT, &mark)?,
             Kind::Stranger4 => {
-                let source = Ipv4Addr::new(192, 0, 2, 1);
-                self.udp(source, to.v4, self.unicast(), FROM, PORT, &mark)?
+                let (source, mac) = (STRANGER.0, self.unicast());
+                self.udp(source, to.v4, mac, FROM, PORT, &mark)?
             }
             Kind::Stranger6 => {
-                let source: Ipv6Addr = "2001:db8::1".parse()?;
-                self.udp(source, to.v6, self.unicast(), FROM, PORT, &mark)?
+                let (source, mac) = (STRANGER.1, self.unicast());
+                self.udp(source, to.v6, mac, FROM, PORT, &mark)?
             }
             Kind::Unlisted4 => {
                 let destination = Ipv4Addr::new(192, 0, 2, 9);
@@ -160,6 +168,7 @@ impl<'a> Frames<'a> {
             }
             Kind::ArpOwn => self.arp(1, from.v4, &mark),
             Kind::ArpAnother => self.arp(2, another.v4, &mark),
+            Kind::ArpStranger => self.arp(2, STRANGER.0, &mark),
             Kind::Solicitation => {
                 let target = to.v6.octets();
                 self.discovery(from.v6, to.v6, self.unicast(), 135, 0, &[&target, &mark])?
@@ -170,6 +179,7 @@ impl<'a> Frames<'a> {
             }
             Kind::AdvertisesOwn => self.advertisement(from.v6, &mark)?,
             Kind::AdvertisesAnother => self.advertisement(another.v6, &mark)?,
+            Kind::AdvertisesStranger => self.advertisement(STRANGER.1, &mark)?,
             Kind::AdvertisesLinkLocal => self.advertisement("fe80::1".parse()?, &mark)?,
             Kind::RouterAdvertisement => {
                 let (source, group) = (from.link_local(), group6(all_nodes));

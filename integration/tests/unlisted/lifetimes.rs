@@ -28,10 +28,12 @@ pub(crate) fn closed_by_a_lease() -> Outcome {
             kind,
             Kind::ArpOwn
                 | Kind::ArpAnother
+                | Kind::ArpStranger
                 | Kind::Solicitation
                 | Kind::SolicitationLinkLocal
                 | Kind::AdvertisesOwn
                 | Kind::AdvertisesAnother
+                | Kind::AdvertisesStranger
                 | Kind::AdvertisesLinkLocal
         )
     };

@@ -101,6 +101,10 @@ impl Expressions {
                 self.ct(sys::NFT_CT_DIRECTION, None, REG);
                 self.compare(sys::NFT_CMP_EQ, &[0]);
             }
+            Match::DirectionReply => {
+                self.ct(sys::NFT_CT_DIRECTION, None, REG);
+                self.compare(sys::NFT_CMP_EQ, &[1]);
+            }
             Match::NeighbourDiscovery => {
                 self.protocol(libc::IPPROTO_ICMPV6);
                 self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, REG);
@@ -158,6 +162,10 @@ impl Expressions {
             }
             Match::InputIn(set) => {
                 self.meta(sys::NFT_META_IIFNAME);
+                self.lookup(set, None, None, false);
+            }
+            Match::OutputIn(set) => {
+                self.meta(sys::NFT_META_OIFNAME);
                 self.lookup(set, None, None, false);
             }
             Match::InputInterface(name) => self.interface(sys::NFT_META_IIFNAME, name),
