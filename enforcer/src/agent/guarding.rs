@@ -1,5 +1,9 @@
 //! Keeps the guard of the workloads' interfaces at what the node's policy and the node's links ask for: the table of family bridge, and
 //! the interfaces that the other table knows. `guard` says what that is.
+//!
+//! The table `inet sallyport` judges the addresses beside their own that workloads may use (`NodePolicy::sources`). So the guard
+//! lets pass those that it judges: the guard [narrows](Guarding::narrow) before an update by which some go, and widens behind one
+//! by which some come.
 
 use std::{
     collections::BTreeSet,
@@ -134,11 +138,20 @@ impl Guarding {
         Ok(())
     }
 
+    /// The node's policy will be another: has no workload use what it may not use then.
+    pub(super) fn narrow(&mut self, next: &NodePolicy, agent: &mut Agent<Netlink, Journal>) {
+        if let Some(sources) = guard::common(&self.policy, next) {
+            self.policy.set_sources(Arc::new(sources));
+            let _ = self.set(agent);
+        }
+    }
+
     /// The node's policy may be another.
     pub(super) fn set_policy(&mut self, agent: &mut Agent<Netlink, Journal>) {
         let policy = &agent.installed().policy;
         let is_same = self.policy.endpoints().ptr_eq(policy.endpoints())
-            && Arc::ptr_eq(self.policy.workload_ranges(), policy.workload_ranges());
+            && Arc::ptr_eq(self.policy.workload_ranges(), policy.workload_ranges())
+            && Arc::ptr_eq(self.policy.sources(), policy.sources());
         if is_same {
             return;
         }
@@ -169,7 +182,7 @@ impl Guarding {
         let mut ports = guard::ports(&self.policy, &self.options, &self.rules, &self.places);
         if sought.is_err() {
             // While it is not known where all routes lead, no interface is let go of.
-            ports.extend(agent.ports().iter().cloned());
+            ports.keep(agent.ports(), &guard::allowed(&self.policy));
         }
         let ports = agent.set_ports(&ports).map_err(Unguarded::Interfaces);
         let ground = guard::ground(&self.policy, &self.options, &self.rules, &self.places);

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! source (of all that comes in):
-//!    by an interface of workloads ─ goto from_port: a source to which no route leads back there ─ drop | accept
+//!    by an interface of workloads ─ goto from_port: a source that its workloads may use ─ accept
+//!                                                   a source to which no route leads back there ─ drop | accept
 //!    a workload's address where that workload is not ─ drop
 //! lease (where there are leases) ─ there is one: accept | goto fenced: all of this node's workloads is dropped
 //! forward_egress:  jump egress
@@ -21,7 +22,7 @@
 //! an end: a chain that is empty to a packet leads back to the base chain, whose last rule drops. Every other way out of a
 //! class ends in `deny`. A class that keeps established connections accepts those first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sallyport_proto::{
     Ranges,
@@ -31,8 +32,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     nft::{
-        command::{Base, Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict},
+        command::{Base, Command, Family, Match, Rule, SetKind, Tuple, Verdict},
         lease::{self, Slot},
+        ports::{self, PORTS},
         render::{Options, map_name, range_set},
         stamp,
     },
@@ -48,9 +50,6 @@ const ASTRAY: &str = "astray";
 
 /// The chain of packets that come in by an interface behind which there is a workload.
 const FROM_PORT: &str = "from_port";
-
-/// The set of the interfaces behind which there are workloads alone, as far as they are known and no bridge's.
-pub const PORTS: &str = "ports";
 
 /// The base chains that are always there, and where the kernel calls them: what packets meet first comes first. The
 /// priorities are those that nft calls `raw`, `filter` and `filter + 1`.
@@ -175,7 +174,7 @@ impl Denial {
 }
 
 /// Raised when objects of a table change their meaning: an upgraded enforcer replaces the table whole.
-const LAYOUT: u32 = 6;
+const LAYOUT: u32 = 7;
 
 /// The sets and maps that are always there.
 pub fn sets(options: &Options) -> Vec<Command> {
@@ -213,33 +212,11 @@ pub fn sets(options: &Options) -> Vec<Command> {
             "workloads that the maps must have",
         ));
     }
-    commands.push(set(
-        PORTS.into(),
-        SetKind::Ports,
-        "interfaces of this node's workloads, by its routes",
-    ));
-    commands.extend(change_ports(&BTreeSet::new(), &options.ports));
+    commands.extend(ports::sets(&options.ports));
     if options.lease.is_some() {
         commands.extend(lease::sets());
     }
     commands
-}
-
-/// The changes that lead from some interfaces of workloads to others, of which each may be committed by itself.
-pub fn change_ports(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<Command> {
-    let (gone, new) = (before - after, after - before);
-    let delete = |some| Command::DeleteElements(PORTS.into(), SetKind::Ports, some);
-    let add = |some| Command::AddElements(PORTS.into(), SetKind::Ports, some);
-    let delete = some_ports(&gone).map(delete);
-    delete.chain(some_ports(&new).map(add)).collect()
-}
-
-/// The elements of interfaces, in parts that a batch has room for.
-fn some_ports(ports: &BTreeSet<String>) -> impl Iterator<Item = Vec<Element>> {
-    const AT_ONCE: usize = 500;
-    let all: Vec<Element> = ports.iter().cloned().map(Element::Port).collect();
-    let parts: Vec<_> = all.chunks(AT_ONCE).map(<[Element]>::to_vec).collect();
-    parts.into_iter()
 }
 
 /// The chains that are always there, in an order in which each is there before it is named, with their rules. That of the
@@ -290,20 +267,27 @@ pub fn chains(options: &Options, policy: &NodePolicy) -> Vec<(&'static str, Vec<
 /// The rules that find what does not come from where its source is: a workload's address that comes in by another interface than
 /// the node's route to it leads to, and by an interface of workloads alone whatever the node would not send there.
 fn source_rules(options: &Options) -> Vec<Rule> {
-    let known = |family| Match::Source(family, map_name("known", family));
-    let mut sources = Family::BOTH.map(known).to_vec();
-    if options.strict {
-        let interfaces = options.workload_interfaces.iter().cloned();
-        sources.extend(interfaces.map(Match::InputInterface));
-    }
+    let known = |family| astray(Match::Source(family, map_name("known", family)));
     let by_port = Rule::when(
         Match::InputIn(PORTS.into()),
         Verdict::Goto(FROM_PORT.into()),
     );
-    [by_port]
-        .into_iter()
-        .chain(sources.into_iter().map(astray))
-        .collect()
+    let mut rules = vec![by_port];
+    rules.extend(Family::BOTH.map(known));
+    if options.strict && !options.workload_interfaces.is_empty() {
+        rules.extend(allowed_sources());
+        let interfaces = options.workload_interfaces.iter().cloned();
+        rules.extend(interfaces.map(Match::InputInterface).map(astray));
+    }
+    rules
+}
+
+/// The rules that let pass the addresses beside their own that the workloads of an interface may use. No route need lead there.
+fn allowed_sources() -> [Rule; 2] {
+    Family::BOTH.map(|family| {
+        let source = Match::InputSource(family, ports::range_set(family));
+        Rule::when(source, Verdict::Accept)
+    })
 }
 
 fn astray(source: Match) -> Rule {
@@ -312,10 +296,10 @@ fn astray(source: Match) -> Rule {
 
 /// The rules for packets from an interface of workloads: the route to any source tells all that the other rules would ask for.
 fn from_port_rules() -> Vec<Rule> {
-    vec![
-        Rule::when(Match::Astray, Verdict::Goto(ASTRAY.into())),
-        Rule::always(Verdict::Accept),
-    ]
+    let mut rules = allowed_sources().to_vec();
+    rules.push(Rule::when(Match::Astray, Verdict::Goto(ASTRAY.into())));
+    rules.push(Rule::always(Verdict::Accept));
+    rules
 }
 
 /// The rules for packets whose source is elsewhere. Behind a bridge there are many, and which port is whose the routes do not

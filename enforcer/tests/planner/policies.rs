@@ -9,7 +9,7 @@ use std::{
 use rand::{RngExt, rngs::StdRng};
 use sallyport_enforcer::{
     fake::{Connection, Entry, Packet},
-    nft::render::Options,
+    nft::{ports::Ports, render::Options},
 };
 use sallyport_proto::{
     Ranges,
@@ -53,8 +53,15 @@ pub(crate) fn random_options(rng: &mut StdRng) -> Options {
         owned: false,
         lease: rng.random_bool(0.5).then_some(LEASE),
         ports: match rng.random_bool(0.3) {
-            true => [WORKLOADS.to_owned()].into(),
-            false => Default::default(),
+            true => {
+                let mut ports = Ports::named([WORKLOADS]);
+                if rng.random_bool(0.5) {
+                    let allowed = Ranges::span(address(2), address(2)).expect("a range");
+                    ports.allow(WORKLOADS, &allowed);
+                }
+                ports
+            }
+            false => Ports::default(),
         },
         ..Options::default()
     }
@@ -270,10 +277,16 @@ pub(crate) fn can_be(policy: &NodePolicy, options: &Options, packet: &Packet) ->
 /// only workloads behind it, as the operator says of it in strict mode or the routes do.
 pub(crate) fn is_spoofed(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
     let behind = !options.workload_interfaces.is_empty() && packet.input == WORKLOADS;
-    packet.entry == Entry::Elsewhere
-        && (policy.endpoints().contains_key(&packet.source)
-            || options.strict && behind
-            || options.ports.contains(&packet.input))
+    let ports = &options.ports;
+    let may_use = |ranges: &Ranges| ranges.contains(packet.source);
+    let is_allowed = ports.ranges.get(&packet.input).is_some_and(may_use);
+    let from_workload = options.strict && behind || ports.names.contains(&packet.input);
+    let is_elsewhere = match (ports.names.contains(&packet.input), is_allowed) {
+        (true, true) => false,
+        (false, true) => policy.endpoints().contains_key(&packet.source),
+        (_, false) => from_workload || policy.endpoints().contains_key(&packet.source),
+    };
+    packet.entry == Entry::Elsewhere && is_elsewhere
 }
 
 /// Whether a policy lets a packet pass: what the documentation says, with nothing of how the table says it.

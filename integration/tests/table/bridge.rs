@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
     agent::BridgeTable,
     netlink::Netlink,
-    nft::bridge::{Ground, Unknown},
+    nft::bridge::{Ground, Known, Unknown},
 };
 use sallyport_integration::{
     kernel_tests::{Failed, Outcome},
@@ -37,7 +37,10 @@ fn random_ground(rng: &mut StdRng) -> Ground {
     };
     let known: BTreeMap<_, _> = some(rng)
         .into_iter()
-        .map(|port| (port, addresses(rng)))
+        .map(|port| {
+            let (addresses, ranges) = (addresses(rng), random_ranges(rng));
+            (port, Known { addresses, ranges })
+        })
         .collect();
     let unknown = rng.random_bool(0.6).then(|| Unknown {
         elsewhere: some(rng),
@@ -55,6 +58,37 @@ fn random_ground(rng: &mut StdRng) -> Ground {
         known,
         unknown,
     }
+}
+
+/// Ranges of few addresses, of both families, that begin and end with those of the family or overlap what others are.
+fn random_ranges(rng: &mut StdRng) -> Ranges {
+    const ENDS: [[&str; 6]; 2] = [
+        [
+            "0.0.0.0",
+            "192.0.2.0",
+            "192.0.2.127",
+            "192.0.2.128",
+            "198.51.100.7",
+            "255.255.255.255",
+        ],
+        [
+            "::",
+            "2001:db8::",
+            "2001:db8::ffff",
+            "2001:db8:1::",
+            "fec0::",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        ],
+    ];
+    let spans = ENDS.iter().flat_map(|ends| (0..3).map(move |_| ends));
+    let spans: Vec<Ranges> = spans
+        .filter_map(|ends| {
+            let at = [(); 2].map(|()| rng.random_range(0..ends.len()));
+            let [first, last] = at.map(|at| ends[at].parse().expect("an address"));
+            Ranges::span(first, last).filter(|_| rng.random_bool(0.4))
+        })
+        .collect();
+    Ranges::union_all(&spans)
 }
 
 fn open(netns: &Netns, owned: bool) -> Result<BridgeTable, Failed> {
