@@ -4,6 +4,8 @@
 
 #[path = "unlisted/lifetimes.rs"]
 mod lifetimes;
+#[path = "unlisted/ranges.rs"]
+mod ranges;
 #[path = "unlisted/table.rs"]
 mod table;
 #[path = "unlisted/tags.rs"]
@@ -62,6 +64,8 @@ fn main() -> ExitCode {
             "a_port_that_comes_later",
             lifetimes::a_port_that_comes_later,
         ),
+        ("ranges_by_known_ports", ranges::by_known_ports),
+        ("ranges_by_routed_interfaces", ranges::by_routed_interfaces),
         ("tags_that_policy_judges_known", || tags::judged(2)),
         ("tags_that_policy_judges_unknown", || tags::judged(4)),
     ])

@@ -143,6 +143,8 @@ impl Guarding {
         if let Some(sources) = guard::common(&self.policy, next) {
             self.policy.set_sources(Arc::new(sources));
             let _ = self.set(agent);
+            // Packets that passed the guard are judged as they were.
+            agent.grace();
         }
     }
 

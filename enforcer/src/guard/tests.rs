@@ -1,6 +1,9 @@
 //! Which interfaces are whose, and what is known of them, for small policies on a small node.
 
-use sallyport_proto::policy::ClassId;
+use sallyport_proto::{
+    Ranges,
+    policy::{ClassId, Owner, Source},
+};
 
 use super::*;
 use crate::places::{Bridge, Interface};
@@ -192,4 +195,207 @@ fn in_standard_mode_only_restricted_workloads_are_guarded() {
     assert_eq!(guarded("veth0", false, true), (1, false));
     assert_eq!(guarded("", false, false), (0, false));
     assert_eq!(guarded("", false, true), (0, true));
+}
+
+/// A range of IPv4 addresses, 10.0.0.0/24.
+fn range(first: u8, last: u8) -> Ranges {
+    let [first, last] = [first, last].map(|n| IpAddr::from([10, 0, 0, n]));
+    Ranges::span(first, last).expect("a range")
+}
+
+/// The same policy, of which workloads may use ranges.
+fn with_sources(mut policy: NodePolicy, sources: &[(&[&str], Ranges)]) -> NodePolicy {
+    let sources = sources.iter().map(|(owners, ranges)| Source {
+        owners: owners
+            .iter()
+            .map(|&name| Owner {
+                name: name.into(),
+                ..Owner::default()
+            })
+            .collect(),
+        ranges: ranges.clone(),
+        ..Source::default()
+    });
+    policy.set_sources(Arc::new(Source::canonical(sources)));
+    policy
+}
+
+/// Adds an address of a workload that no policy restricts.
+fn add(policy: &mut NodePolicy, n: u8, name: &str, interface: &str) {
+    let endpoint = Endpoint {
+        name: name.into(),
+        interface: interface.into(),
+        ..Endpoint::default()
+    };
+    policy.set_endpoint([10, 0, 0, n].into(), Arc::new(endpoint));
+}
+
+#[test]
+fn the_ranges_of_a_workload_are_behind_its_port() {
+    let mut policy = policy("veth0", true);
+    add(&mut policy, 5, "b", "veth0");
+    add(&mut policy, 6, "c", "veth1");
+    let policy = with_sources(
+        policy,
+        &[
+            (&["a", "c"], range(20, 29)),
+            (&["b"], range(4, 9)),
+            (&["d"], range(40, 49)),
+        ],
+    );
+    let ground = |strict| ground(&policy, &options(strict), &Rules::default(), &places(None));
+    // Of the endpoints in it none is meant.
+    let of_both = Ranges::union_all(&[range(20, 29), range(4, 4), range(7, 9)]);
+    let restricted = ground(false);
+    assert_eq!(restricted.known.len(), 1);
+    assert_eq!(restricted.known["veth0"].ranges, of_both);
+    let all = ground(true);
+    assert_eq!(all.known["veth0"].ranges, of_both);
+    assert_eq!(all.known["veth1"].ranges, range(20, 29));
+}
+
+#[test]
+fn nobody_uses_an_address_that_stands_for_no_workload() {
+    let policy = with_sources(policy("veth0", true), &[(&["a"], Ranges::everything())]);
+    let ground = ground(&policy, &options(false), &Rules::default(), &places(None));
+    let ranges = &ground.known["veth0"].ranges;
+    let may_use = |text: &str| ranges.contains(text.parse().unwrap());
+    for no in [
+        "0.0.0.0",
+        "127.0.0.1",
+        "224.0.0.1",
+        "239.255.255.255",
+        "255.255.255.255",
+        "10.0.0.1",
+        "::",
+        "::1",
+        "fe80::1",
+        "febf:ffff::1",
+        "ff02::1",
+        "ffff::1",
+    ] {
+        assert!(!may_use(no), "{no}");
+    }
+    for yes in [
+        "1.0.0.0",
+        "10.0.0.0",
+        "10.0.0.2",
+        "169.254.1.1",
+        "223.255.255.255",
+        "240.0.0.0",
+        "255.255.255.254",
+        "::2",
+        "fe7f::1",
+        "fec0::1",
+        "2001:db8::1",
+        "feff::1",
+    ] {
+        assert!(may_use(yes), "{yes}");
+    }
+}
+
+#[test]
+fn where_ports_are_unknown_the_ranges_of_workloads_without_one_pass() {
+    let mut policy = policy("", true);
+    add(&mut policy, 6, "c", "veth1");
+    policy.set_workload_ranges(Arc::new(range(1, 9)));
+    let sources = [(&["a"][..], range(20, 29)), (&["c"], range(30, 39))];
+    let policy = with_sources(policy, &sources);
+    let ground = ground(&policy, &options(true), &Rules::default(), &places(None));
+    let ranges = Ranges::union_all(&[range(1, 9), range(20, 29)]);
+    assert_eq!(ground.unknown.unwrap().ranges, ranges);
+    assert_eq!(ground.known["veth1"].ranges, range(30, 39));
+}
+
+#[test]
+fn the_ranges_of_routed_workloads_are_behind_their_interfaces() {
+    let sources = [(&["a"][..], range(20, 29)), (&["b"], range(30, 39))];
+    let found = |policy: &NodePolicy, named: &[&str], strict, to: Option<(&str, bool)>| {
+        let route = to.map(|(name, may_be_workload)| {
+            let name = name.into();
+            Route::Interface(Interface {
+                name,
+                may_be_workload,
+            })
+        });
+        let options = Options {
+            workload_interfaces: named.iter().map(|&name| name.to_owned()).collect(),
+            ..options(strict)
+        };
+        let policy = with_sources(policy.clone(), &sources);
+        let ports = ports(&policy, &options, &Rules::default(), &places(route));
+        let names: Vec<String> = ports.names.into_iter().collect();
+        let ranges: Vec<(String, Ranges)> = ports.ranges.into_iter().collect();
+        (names, ranges)
+    };
+    let of = |name: &str, ranges| vec![(name.to_owned(), ranges)];
+    let isolated = policy("", true);
+    let there = found(&isolated, &[], false, Some(("veth0", true)));
+    assert_eq!(there, (vec!["veth0".into()], of("veth0", range(20, 29))));
+    // The interface has another workload, too, that no policy restricts.
+    let mut both = policy("veth9", true);
+    add(&mut both, 6, "b", "veth9");
+    let there = found(&both, &[], false, None);
+    assert_eq!(there.1, of("veth9", range(20, 39)));
+    for (policy, named, strict, to) in [
+        (&policy("", false), &[][..], false, Some(("veth0", true))),
+        (&isolated, &[], true, Some(("eth0", false))),
+        (&isolated, &["eth*"], false, Some(("eth0", false))),
+        (&isolated, &["eth*"], true, Some(("bond0", false))),
+        (&policy("plain-veth", true), &[], true, None),
+    ] {
+        let there = found(policy, named, strict, to);
+        assert!(there.0.is_empty() && there.1.is_empty(), "{there:?}");
+    }
+    // An interface that the operator names is asked for its routes, though it has more than workloads behind it.
+    let there = found(&isolated, &["eth*"], true, Some(("eth0", false)));
+    assert_eq!(there, (vec![], of("eth0", range(20, 29))));
+}
+
+#[test]
+fn the_guard_narrows_to_what_two_policies_allow_to_a_workload() {
+    let start = with_sources(policy("veth0", true), &[(&["a", "b"], range(20, 29))]);
+    assert!(common(&start, &start.clone()).is_none());
+    let narrowed = |after: &NodePolicy| {
+        let sources = common(&start, after)?;
+        let mut policy = start.clone();
+        policy.set_sources(Arc::new(sources));
+        let of = |name: &str| {
+            let endpoint = Endpoint {
+                name: name.into(),
+                ..Endpoint::default()
+            };
+            Allowed::of(&policy).beside(&endpoint)
+        };
+        Some((of("a"), of("b")))
+    };
+    // What comes is nothing that goes.
+    let more = [(&["a", "b"][..], range(20, 29)), (&["a"], range(30, 39))];
+    assert_eq!(narrowed(&with_sources(start.clone(), &more)), None);
+    let less = with_sources(start.clone(), &[(&["a"], range(25, 35))]);
+    assert_eq!(narrowed(&less), Some((range(25, 29), Ranges::EMPTY)));
+    assert_eq!(
+        narrowed(&with_sources(start.clone(), &[])),
+        Some(Default::default())
+    );
+    // An address that becomes an endpoint's is nobody else's.
+    let mut pod = start.clone();
+    add(&mut pod, 29, "c", "veth1");
+    assert_eq!(narrowed(&pod), Some((range(20, 28), range(20, 28))));
+    assert!(common(&policy("veth0", true), &start).is_none());
+}
+
+#[test]
+fn while_routes_are_unknown_interfaces_keep_the_ranges_that_are_allowed() {
+    let policy = with_sources(policy("", true), &[(&["a"], range(1, 25))]);
+    let mut before = Ports::named(["veth0", "veth1"]);
+    before.allow("veth0", &range(20, 29));
+    before.allow("veth1", &range(1, 9));
+    let mut ports = Ports::named(["veth1"]);
+    ports.keep(&before, &allowed(&policy));
+    assert_eq!(ports.names, before.names);
+    assert_eq!(
+        ports.ranges.into_iter().collect::<Vec<_>>(),
+        [("veth0".to_owned(), range(20, 25))]
+    );
 }
