@@ -19,7 +19,10 @@ use crate::{
     journal::{self, Intent, Log, Recovered},
     kernel::Kernel,
     netlink,
-    nft::{frame, render::Options},
+    nft::{
+        ports::{self, Ports},
+        render::Options,
+    },
     plan::{self, Garbage, Installed, Limits, Plan, Reach, Review},
 };
 
@@ -71,6 +74,21 @@ const DEPARTED: usize = 1_000;
 
 /// How often a step is tried while others keep changing the table, or answers are lost.
 const TRIES: usize = 4;
+
+/// An update that fits the node.
+#[derive(Debug)]
+pub struct Prepared {
+    intent: Intent,
+    after: Installed,
+    started: Instant,
+}
+
+impl Prepared {
+    /// What the node will enforce.
+    pub fn policy(&self) -> &NodePolicy {
+        &self.after.policy
+    }
+}
 
 /// The agent, on a kernel and a journal. Everything that it does it does at once: there is no time in it.
 #[derive(Debug)]
@@ -166,9 +184,14 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// Applies an update: when this returns `Ok` it is in the journal and in the kernel.
     pub fn apply(&mut self, update: Update) -> Result<(), Refusal> {
+        let prepared = self.prepare(update)?;
+        self.carry_through(prepared)
+    }
+
+    /// Finds what an update leads to. Nothing is changed but by an update that stopped half-way before: that is finished.
+    pub fn prepare(&mut self, update: Update) -> Result<Prepared, Refusal> {
         let started = Instant::now();
         self.finish()?;
-        let revision = update.target.revision;
         if self.foreign && update.base.is_some() {
             return Err(Misfit::NoVersion(update.base.unwrap_or_default()).into());
         }
@@ -178,6 +201,21 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             batch: self.limits().batch,
         };
         let after = intent.after(&self.installed)?;
+        Ok(Prepared {
+            intent,
+            after,
+            started,
+        })
+    }
+
+    /// Applies an update that was prepared last: when this returns `Ok` it is in the journal and in the kernel.
+    pub fn carry_through(&mut self, prepared: Prepared) -> Result<(), Refusal> {
+        let Prepared {
+            intent,
+            after,
+            started,
+        } = prepared;
+        let revision = intent.update.target.revision;
         self.forget_inherited(&after)?;
         self.journal.intend(&intent)?;
         self.enforce(after)?;
@@ -191,19 +229,19 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     }
 
     /// The interfaces of workloads that the table knows.
-    pub fn ports(&self) -> &BTreeSet<String> {
+    pub fn ports(&self) -> &Ports {
         &self.options.ports
     }
 
-    /// The interfaces of workloads are these: has the table know them.
-    pub fn set_ports(&mut self, ports: &BTreeSet<String>) -> Result<(), netlink::Error> {
+    /// The interfaces of workloads, and the addresses that these may use, are these: has the table know them.
+    pub fn set_ports(&mut self, ports: &Ports) -> Result<(), netlink::Error> {
         // A table that nobody knows is left as it is: the one that replaces it has them.
-        let commands = match self.foreign {
+        let batches = match self.foreign {
             true => Vec::new(),
-            false => frame::change_interfaces(frame::PORTS, &self.options.ports, ports),
+            false => ports::change(&self.options.ports, ports),
         };
-        for command in commands {
-            if let Err(error) = self.kernel.commit(&[command]) {
+        for batch in batches {
+            if let Err(error) = self.kernel.commit(&batch) {
                 if let Ok(Some(table)) = self.kernel.read() {
                     self.options.ports = table.ports;
                 }

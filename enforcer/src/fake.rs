@@ -36,8 +36,9 @@ use crate::{
     nft::{
         command::{Command, TableFamily},
         content::Found,
-        encode, frame,
+        encode,
         lease::{self, Slot},
+        ports::{self, Ports},
         stamp::{self, Reading},
     },
 };
@@ -264,7 +265,10 @@ impl Kernel for FakeKernel {
             bases: named(self.table.bases().collect()),
             sets: named(self.table.set_names().collect()),
             lease: self.read_lease()?,
-            ports: self.table.ports(frame::PORTS),
+            ports: Ports::of(ports::kinds().into_iter().flat_map(|(set, _)| {
+                let elements = self.table.elements(&set).into_iter();
+                elements.map(move |element| (set.clone(), element))
+            })),
         }))
     }
 

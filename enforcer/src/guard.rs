@@ -1,6 +1,10 @@
 //! The guard of the node's interfaces: which are whose, and so what the table of family bridge holds, and which interfaces that are
 //! no bridge's the table of family inet knows for workloads'. It asks nobody and changes nothing.
 
+mod sources;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -12,12 +16,16 @@ use sallyport_proto::policy::{Endpoint, NodePolicy};
 use crate::{
     bridges::FORWARDS,
     nft::{
-        bridge::{Ground, Unknown},
+        bridge::{Ground, Known, Unknown},
         frame,
+        ports::Ports,
         render::Options,
     },
     places::{Places, Port, Route},
 };
+
+use sources::Allowed;
+pub use sources::{allowed, common};
 
 /// The operator's rules for the interfaces of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,13 +40,16 @@ pub struct Rules {
 
 impl Rules {
     fn leads_away(&self, name: &str) -> bool {
-        self.uplinks
-            .iter()
-            .any(|uplink| match uplink.strip_suffix('*') {
-                Some(prefix) => name.starts_with(prefix),
-                None => name == uplink,
-            })
+        is_among(name, &self.uplinks)
     }
+}
+
+/// Whether an interface is one of some; a name that ends in `*` is a prefix.
+fn is_among(name: &str, some: &[String]) -> bool {
+    some.iter().any(|one| match one.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == one,
+    })
 }
 
 /// The addresses of the workloads: where the node's routes to them lead tells their interface or bridge, and whether an address is
@@ -48,31 +59,69 @@ pub fn addresses(policy: &NodePolicy) -> BTreeSet<IpAddr> {
 }
 
 /// The interfaces of guarded workloads that are no port of a bridge: those that Workload objects name, and those that the node's
-/// routes to the others lead to, unless the operator says that they lead away.
-pub fn ports(
-    policy: &NodePolicy,
-    options: &Options,
-    rules: &Rules,
-    places: &Places,
-) -> BTreeSet<String> {
-    let endpoints = policy.endpoints().iter();
-    let guarded = endpoints.filter(|(_, endpoint)| is_guarded(options, endpoint));
-    let interfaces = guarded.filter_map(|(address, endpoint)| {
+/// routes to the others lead to, unless the operator says that they lead away. Of each the addresses that the workloads behind
+/// it may use beside their own; of interfaces that `--interface` names, too, which are asked for their routes.
+pub fn ports(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Places) -> Ports {
+    let allowed = Allowed::of(policy);
+    let mut ports = Ports::default();
+    for (address, endpoint) in policy.endpoints() {
+        let (name, is_workloads) = match places.routes.get(address) {
+            _ if !endpoint.interface.is_empty() => (&endpoint.interface, true),
+            Some(Route::Interface(interface)) => {
+                let name = &interface.name;
+                (name, interface.may_be_workload && !rules.leads_away(name))
+            }
+            _ => continue,
+        };
+        if places.ports.contains_key(name) || places.bridges.contains_key(name) {
+            continue;
+        }
+        if is_workloads && is_guarded(options, endpoint) {
+            ports.names.insert(name.clone());
+        }
+        ports.allow(name, &allowed.beside(endpoint));
+    }
+    let Ports { names, ranges, .. } = &mut ports;
+    let is_asked = |name: &str| options.strict && is_among(name, &options.workload_interfaces);
+    ranges.retain(|name, _| names.contains(name) || is_asked(name));
+    ports.inside = inside(policy, rules, places);
+    ports
+}
+
+/// The interfaces and bridges by which packets come and go of the workloads that may use addresses beside their own: there policy
+/// judges these addresses. Where the way to a workload is not known, it may be behind any bridge.
+pub fn inside(policy: &NodePolicy, rules: &Rules, places: &Places) -> BTreeSet<String> {
+    let owners = policy.sources().iter().flat_map(|source| &source.owners);
+    let owners: BTreeSet<(&str, &str)> = owners
+        .map(|owner| (&*owner.namespace, &*owner.name))
+        .collect();
+    let mut inside = BTreeSet::new();
+    if owners.is_empty() {
+        return inside;
+    }
+    for (address, endpoint) in policy.endpoints() {
+        if !owners.contains(&(&*endpoint.namespace, &*endpoint.name)) {
+            continue;
+        }
         if !endpoint.interface.is_empty() {
-            return Some(&endpoint.interface);
+            let port = places.ports.get(&endpoint.interface);
+            inside.insert(
+                port.map_or(&endpoint.interface, |port| &port.bridge)
+                    .clone(),
+            );
+            continue;
         }
         match places.routes.get(address) {
             Some(Route::Interface(interface)) => {
-                let is_workload = interface.may_be_workload && !rules.leads_away(&interface.name);
-                is_workload.then_some(&interface.name)
+                let is_workloads = interface.may_be_workload && !rules.leads_away(&interface.name);
+                inside.extend(is_workloads.then(|| interface.name.clone()));
             }
-            _ => None,
+            Some(Route::Bridge(bridge)) => drop(inside.insert(bridge.clone())),
+            Some(Route::Local) => {}
+            Some(Route::Elsewhere) | None => inside.extend(places.bridges.keys().cloned()),
         }
-    });
-    let is_bridged =
-        |name: &String| places.ports.contains_key(name) || places.bridges.contains_key(name);
-    let interfaces = interfaces.filter(|name| !is_bridged(name));
-    interfaces.cloned().collect()
+    }
+    inside
 }
 
 /// Whether a workload is guarded: in strict mode all are, else those that some policy restricts.
@@ -82,7 +131,8 @@ fn is_guarded(options: &Options, endpoint: &Endpoint) -> bool {
 
 /// The ground that the table of family bridge stands on, for a policy on a node with these places.
 pub fn ground(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Places) -> Ground {
-    let mut known: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+    let allowed = Allowed::of(policy);
+    let mut known: BTreeMap<String, Known> = BTreeMap::new();
     let mut isolated = BTreeSet::new();
     let mut guarded = BTreeSet::new();
     let mut elsewhere = Vec::new();
@@ -92,7 +142,9 @@ pub fn ground(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Pl
             continue;
         }
         let interface = &endpoint.interface;
-        known.entry(interface.clone()).or_default().insert(*address);
+        let there = known.entry(interface.clone()).or_default();
+        there.addresses.insert(*address);
+        there.ranges = there.ranges.union(&allowed.beside(endpoint));
         if is_guarded(options, endpoint) {
             guarded.insert(interface.clone());
         }
@@ -103,6 +155,9 @@ pub fn ground(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Pl
     known.retain(|interface, _| guarded.contains(interface));
     let unknown = unknown(&elsewhere, policy, options, rules, places).map(|mut unknown| {
         unknown.elsewhere.retain(|port| !known.contains_key(port));
+        let endpoints = policy.endpoints().values();
+        let without_port = endpoints.filter(|endpoint| endpoint.interface.is_empty());
+        unknown.ranges = unknown.ranges.union(&allowed.of_all(without_port));
         unknown
     });
     let guards_any = !known.is_empty() || unknown.is_some();
@@ -172,201 +227,4 @@ fn unknown(
         ranges: frame::workload_ranges(options, policy),
         isolated,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use sallyport_proto::policy::ClassId;
-
-    use super::*;
-    use crate::places::{Bridge, Interface};
-
-    const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
-
-    fn options(strict: bool) -> Options {
-        Options {
-            strict,
-            workload_ranges: Default::default(),
-            owned: true,
-            ..Options::default()
-        }
-    }
-
-    fn policy(interface: &str, isolated: bool) -> NodePolicy {
-        let mut policy = NodePolicy::default();
-        let endpoint = Endpoint {
-            name: "a".into(),
-            interface: interface.into(),
-            ingress: isolated.then_some(ClassId([1; 16])),
-            ..Endpoint::default()
-        };
-        policy.set_endpoint(ADDRESS, Arc::new(endpoint));
-        policy
-    }
-
-    /// A bridge with an address, one without, each with a veth and a port that leads away.
-    fn places(route: Option<Route>) -> Places {
-        let mut places = Places::default();
-        for (bridge, has_address) in [("addressed", true), ("plain", false)] {
-            let is = Bridge {
-                has_address,
-                ..Bridge::default()
-            };
-            places.bridges.insert(bridge.into(), is);
-            for (port, may_be_workload) in [("veth", true), ("away", false)] {
-                let port = format!("{bridge}-{port}");
-                let bridge = bridge.into();
-                places.ports.insert(
-                    port,
-                    Port {
-                        bridge,
-                        may_be_workload,
-                    },
-                );
-            }
-        }
-        places.routes.extend(route.map(|route| (ADDRESS, route)));
-        places
-    }
-
-    /// The ports behind which a workload may be that is not known; none where there is no such workload.
-    fn suspected(
-        policy: &NodePolicy,
-        strict: bool,
-        rules: &Rules,
-        route: Option<Route>,
-    ) -> Vec<String> {
-        let places = places(route);
-        let Some(unknown) = ground(policy, &options(strict), rules, &places).unknown else {
-            return Vec::new();
-        };
-        let ports = places.ports.keys();
-        let ports = ports.filter(|port| !unknown.elsewhere.contains(*port));
-        ports.cloned().collect()
-    }
-
-    #[test]
-    fn the_route_to_a_workload_tells_its_bridge() {
-        let (policy, rules) = (policy("", true), Rules::default());
-        let on = |route| suspected(&policy, false, &rules, route);
-        assert_eq!(
-            on(Some(Route::Bridge("addressed".into()))),
-            ["addressed-veth"]
-        );
-        assert_eq!(on(Some(Route::Elsewhere)), ["plain-veth"]);
-        assert_eq!(on(None), ["addressed-veth", "plain-veth"]);
-        let routed = Route::Interface(Interface {
-            name: "veth0".into(),
-            may_be_workload: true,
-        });
-        assert!(on(Some(routed)).is_empty());
-        assert!(on(Some(Route::Local)).is_empty());
-    }
-
-    #[test]
-    fn the_operator_exempts_bridges_and_ports() {
-        let policy = policy("", true);
-        let under = |ignored: &[&str], uplinks: &[&str]| {
-            let own = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-            let rules = Rules {
-                ignored: own(ignored),
-                uplinks: own(uplinks),
-                counts_only: false,
-            };
-            suspected(&policy, true, &rules, None)
-        };
-        assert_eq!(under(&["plain"], &[]), ["addressed-veth"]);
-        assert_eq!(under(&[], &["plain-*"]), ["addressed-veth"]);
-        assert_eq!(under(&[], &["plain-vet"]), ["addressed-veth", "plain-veth"]);
-        assert!(under(&["plain", "addressed"], &[]).is_empty());
-    }
-
-    #[test]
-    fn the_interfaces_of_routed_workloads_are_found() {
-        let found = |policy: &NodePolicy, strict, route| -> Vec<String> {
-            let rules = Rules {
-                uplinks: vec!["up*".to_owned()],
-                ..Rules::default()
-            };
-            let ports = ports(policy, &options(strict), &rules, &places(route));
-            ports.into_iter().collect()
-        };
-        let to = |name: &str, may_be_workload| {
-            let name = name.into();
-            Some(Route::Interface(Interface {
-                name,
-                may_be_workload,
-            }))
-        };
-        let isolated = policy("", true);
-        assert_eq!(found(&isolated, false, to("veth0", true)), ["veth0"]);
-        let nowhere = [
-            to("eth0", false),
-            to("plain-veth", true),
-            to("up0", true),
-            Some(Route::Bridge("addressed".into())),
-            Some(Route::Local),
-            Some(Route::Elsewhere),
-            None,
-        ];
-        for route in nowhere {
-            assert!(
-                found(&isolated, true, route.clone()).is_empty(),
-                "{route:?}"
-            );
-        }
-        let free = policy("", false);
-        assert!(found(&free, false, to("veth0", true)).is_empty());
-        assert_eq!(found(&free, true, to("veth0", true)), ["veth0"]);
-        // What the object names needs no route.
-        assert_eq!(found(&policy("veth9", true), false, None), ["veth9"]);
-        assert!(found(&policy("veth9", false), false, None).is_empty());
-        for bridged in ["plain-veth", "plain"] {
-            assert!(found(&policy(bridged, true), true, None).is_empty());
-        }
-    }
-
-    #[test]
-    fn tags_are_judged_where_a_bridge_of_workloads_filters_vlans() {
-        let judges = |change: &dyn Fn(&mut Places), ignored: &[&str], isolated| {
-            let rules = Rules {
-                ignored: ignored.iter().map(|&name| name.to_owned()).collect(),
-                ..Rules::default()
-            };
-            let mut places = places(None);
-            change(&mut places);
-            let policy = policy("addressed-veth", isolated);
-            ground(&policy, &options(false), &rules, &places).judges_tags
-        };
-        let filters = |places: &mut Places| {
-            places.bridges.get_mut("plain").unwrap().vlan_filtering = true;
-        };
-        assert!(judges(&filters, &[], true));
-        assert!(!judges(&|_| {}, &[], true));
-        assert!(judges(&filters, &["addressed"], true));
-        assert!(!judges(&filters, &["plain"], true));
-        // Nobody is guarded, and the table may be missing.
-        assert!(!judges(&filters, &[], false));
-        // With one port it forwards nothing, and the sysctl is not asked for.
-        let one_port = |places: &mut Places| {
-            filters(places);
-            places.ports.remove("plain-away");
-        };
-        assert!(!judges(&one_port, &[], true));
-    }
-
-    #[test]
-    fn in_standard_mode_only_restricted_workloads_are_guarded() {
-        let rules = Rules::default();
-        let guarded = |interface: &str, isolated, strict| {
-            let policy = policy(interface, isolated);
-            let ground = ground(&policy, &options(strict), &rules, &places(None));
-            (ground.known.len(), ground.unknown.is_some())
-        };
-        assert_eq!(guarded("veth0", true, false), (1, false));
-        assert_eq!(guarded("veth0", false, false), (0, false));
-        assert_eq!(guarded("veth0", false, true), (1, false));
-        assert_eq!(guarded("", false, false), (0, false));
-        assert_eq!(guarded("", false, true), (0, true));
-    }
 }

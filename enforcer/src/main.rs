@@ -1,7 +1,6 @@
 //! The enforcer's command line: reads options, checks the node, starts agent and session.
 
 use std::{
-    collections::BTreeSet,
     io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -20,7 +19,7 @@ use sallyport_enforcer::{
     instance, journal,
     leave::{self, Membership, Told},
     metrics,
-    nft::{lease::LONGEST, render::Options},
+    nft::{lease::LONGEST, ports::Ports, render::Options},
     places, preflight, session, supervision, surroundings, uninstall,
 };
 use sallyport_process::{descriptors, log};
@@ -343,8 +342,7 @@ async fn main() -> Result<()> {
         owned: !arguments.unprotected,
         lease: arguments.lease,
         counts_only: arguments.source_check == SourceCheck::Count,
-        ports: BTreeSet::new(),
-        inside: BTreeSet::new(),
+        ports: Ports::default(),
     };
     let health = Health::default();
     let unknown = options.unknown();

@@ -35,8 +35,8 @@ use crate::nft::{
         self, TABLE_OWNED, TABLE_PERSISTS,
         attributes::{self, Attributes},
     },
-    frame,
     lease::Slot,
+    ports::{self, Ports},
     stamp::{self, Reading},
 };
 
@@ -128,7 +128,7 @@ pub struct TableState {
     /// The set that the lease's chain looks into.
     pub lease: Option<Slot>,
     /// The interfaces of workloads that it knows.
-    pub ports: BTreeSet<String>,
+    pub ports: Ports,
 }
 
 /// A socket to nf_tables of the network namespace that it was opened in, for our table of one family. Clones share the socket:
@@ -302,25 +302,24 @@ impl Netlink {
             reading,
             chains: names(chains, sys::NFTA_CHAIN_NAME),
             bases,
-            ports: match sets.contains(frame::PORTS) {
-                true => self.read_ports()?,
-                false => BTreeSet::new(),
-            },
+            ports: self.read_ports(&sets)?,
             sets,
             lease: self.read_lease()?,
         }))
     }
 
-    /// The interfaces of workloads that our table knows.
-    fn read_ports(&self) -> Result<BTreeSet<String>, Error> {
-        let listed = self.elements(frame::PORTS)?;
-        let listed = listed.iter().map(Vec::as_slice);
-        let elements = decode::elements(SetKind::Ports, listed).unwrap_or_default();
-        let names = elements.into_iter().filter_map(|element| match element {
-            Element::Port(name) => Some(name),
-            _ => None,
-        });
-        Ok(names.collect())
+    /// The interfaces of workloads that our table knows. A table of an earlier enforcer may not have all of the sets.
+    fn read_ports(&self, sets: &BTreeSet<String>) -> Result<Ports, Error> {
+        let mut all = BTreeSet::new();
+        for (set, kind) in ports::kinds() {
+            if sets.contains(&set) {
+                let listed = self.elements(&set)?;
+                let listed = listed.iter().map(Vec::as_slice);
+                let elements = decode::elements(kind, listed).unwrap_or_default();
+                all.extend(elements.into_iter().map(|element| (set.clone(), element)));
+            }
+        }
+        Ok(Ports::of(all))
     }
 
     /// Our chains, as the kernel describes them.

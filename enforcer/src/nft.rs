@@ -10,5 +10,6 @@ pub mod families;
 pub mod frame;
 pub mod lease;
 pub mod names;
+pub mod ports;
 pub mod render;
 pub mod stamp;

@@ -230,15 +230,19 @@ struct Node {
 impl Node {
     /// An enforcer without a journal.
     fn start(kernel: Shared) -> Node {
-        let journal = Noted::default();
-        let recovered = Recovered {
-            installed: Installed::default(),
-            pending: None,
-        };
         let options = Options {
             strict: true,
             workload_ranges: Ranges::EMPTY,
             ..Options::default()
+        };
+        Node::start_with(kernel, options)
+    }
+
+    fn start_with(kernel: Shared, options: Options) -> Node {
+        let journal = Noted::default();
+        let recovered = Recovered {
+            installed: Installed::default(),
+            pending: None,
         };
         let agent = Agent::start(kernel.clone(), journal.clone(), recovered, options).unwrap();
         Node {

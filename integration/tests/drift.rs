@@ -17,6 +17,7 @@ use sallyport_enforcer::{
     netlink::Netlink,
     nft::{
         command::{Command, Element, Family, SetKind},
+        ports::Ports,
         render::Options,
     },
 };
@@ -56,13 +57,23 @@ fn main() -> ExitCode {
     ])
 }
 
+/// An interface of workloads, with addresses beside their own.
+fn ports() -> Ports {
+    let mut ports = Ports::named(["veth7"]);
+    for (first, last) in [("192.0.2.0", "192.0.2.9"), ("2001:db8::", "2001:db8::ffff")] {
+        let [first, last] = [first, last].map(|text| text.parse().expect("an address"));
+        ports.allow("veth7", &Ranges::span(first, last).expect("a range"));
+    }
+    ports
+}
+
 fn options() -> Options {
     Options {
         strict: true,
         workload_ranges: Ranges::EMPTY,
         workload_interfaces: vec!["eth0".into()],
         lease: Some(Duration::from_secs(60)),
-        ports: ["veth7".to_owned()].into(),
+        ports: ports(),
         ..Options::default()
     }
 }

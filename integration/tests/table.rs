@@ -22,6 +22,7 @@ use sallyport_enforcer::{
     nft::{
         command::Command,
         lease::{self, Slot},
+        ports::Ports,
         render::Options,
     },
     plan::{self, Garbage, Installed, Limits, Plan},
@@ -82,13 +83,23 @@ fn main() -> ExitCode {
     ])
 }
 
+/// An interface of workloads, with addresses beside their own.
+fn ports() -> Ports {
+    let mut ports = Ports::named(["veth7"]);
+    for (first, last) in [("192.0.2.0", "192.0.2.9"), ("2001:db8::", "2001:db8::ffff")] {
+        let [first, last] = [first, last].map(|text| text.parse().expect("an address"));
+        ports.allow("veth7", &Ranges::span(first, last).expect("a range"));
+    }
+    ports
+}
+
 fn options() -> Options {
     Options {
         strict: true,
         workload_ranges: Ranges::EMPTY,
         workload_interfaces: vec!["eth0".into(), "veth*".into()],
         lease: Some(std::time::Duration::from_secs(60)),
-        ports: ["veth7".to_owned()].into(),
+        ports: ports(),
         ..Options::default()
     }
 }

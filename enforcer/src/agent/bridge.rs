@@ -12,7 +12,7 @@ use crate::{
         bridge::{self, Ground},
         command::{Command, Element, SetKind, TableFamily},
         content::{Found, Wanted, WantedChain, WantedSet},
-        encode,
+        encode, ports,
         render::replace_rules,
     },
 };
@@ -246,8 +246,18 @@ fn steps(before: &Wanted, after: &Wanted) -> Option<Vec<Vec<Command>>> {
             return None;
         }
         let of = |elements: BTreeSet<Element>| elements.into_iter().collect::<Vec<_>>();
-        let gone = of(&old.elements - &set.elements);
-        let new = of(&set.elements - &old.elements);
+        let new = &set.elements - &old.elements;
+        let mut gone = &old.elements - &set.elements;
+        if matches!(set.kind, SetKind::PortRanges(_)) {
+            // The kernel refuses what overlaps. What is in the place of another is there in the same batch.
+            let replaced = ports::overlapping(&gone, &new);
+            gone = &gone - &replaced;
+            if !replaced.is_empty() {
+                let replaced = of(replaced);
+                add.push(Command::DeleteElements(name.clone(), set.kind, replaced));
+            }
+        }
+        let (gone, new) = (of(gone), of(new));
         if !gone.is_empty() {
             delete.push(Command::DeleteElements(name.clone(), set.kind, gone));
         }

@@ -1,5 +1,9 @@
 //! Keeps the guard of the workloads' interfaces at what the node's policy and the node's links ask for: the table of family bridge, and
 //! the interfaces that the other table knows. `guard` says what that is.
+//!
+//! The table `inet sallyport` judges the addresses beside their own that workloads may use (`NodePolicy::sources`). So the guard
+//! lets pass those that it judges: the guard [narrows](Guarding::narrow) before an update by which some go, and widens behind one
+//! by which some come.
 
 use std::{
     collections::BTreeSet,
@@ -56,6 +60,8 @@ pub(super) struct Guarding {
     runtime: Runtime,
     /// The policy that the table was last made for.
     policy: NodePolicy,
+    /// Whether the table still judges sources that the policy here has not any more: an update is under way.
+    is_narrowed: bool,
     /// When to try again.
     pub(super) again: Option<Instant>,
     /// The endpoints whose places are to be known.
@@ -84,6 +90,7 @@ impl Guarding {
                 .build()
                 .expect("a runtime can be made"),
             policy: policy.clone(),
+            is_narrowed: false,
             again: None,
             sought: watch::Sender::new(Arc::default()),
             problem: watch::Sender::new(None),
@@ -134,15 +141,28 @@ impl Guarding {
         Ok(())
     }
 
+    /// The node's policy will be another: has no workload use what it may not use then.
+    pub(super) fn narrow(&mut self, next: &NodePolicy, agent: &mut Agent<Netlink, Journal>) {
+        if let Some(sources) = guard::common(&self.policy, next) {
+            self.policy.set_sources(Arc::new(sources));
+            self.is_narrowed = true;
+            let _ = self.set(agent);
+            // Packets that passed the guard are judged as they were.
+            agent.grace();
+        }
+    }
+
     /// The node's policy may be another.
     pub(super) fn set_policy(&mut self, agent: &mut Agent<Netlink, Journal>) {
         let policy = &agent.installed().policy;
         let is_same = self.policy.endpoints().ptr_eq(policy.endpoints())
-            && Arc::ptr_eq(self.policy.workload_ranges(), policy.workload_ranges());
+            && Arc::ptr_eq(self.policy.workload_ranges(), policy.workload_ranges())
+            && Arc::ptr_eq(self.policy.sources(), policy.sources());
         if is_same {
             return;
         }
         self.policy = policy.clone();
+        self.is_narrowed = false;
         let _ = self.set(agent);
     }
 
@@ -169,12 +189,19 @@ impl Guarding {
         let mut ports = guard::ports(&self.policy, &self.options, &self.rules, &self.places);
         if sought.is_err() {
             // While it is not known where all routes lead, no interface is let go of.
-            ports.extend(agent.ports().iter().cloned());
+            ports.keep(agent.ports(), &guard::allowed(&self.policy));
         }
-        let ports = agent.set_ports(&ports).map_err(Unguarded::Interfaces);
+        // Policy judges what the table of family bridge lets pass, before it does and for as long.
+        let judged = std::mem::take(&mut ports.inside);
+        ports.inside = &judged | &agent.ports().inside;
+        let mut result = agent.set_ports(&ports).map_err(Unguarded::Interfaces);
         let ground = guard::ground(&self.policy, &self.options, &self.rules, &self.places);
         let table = self.table.set(ground).map_err(Unguarded::Bridges);
-        self.note(sought.map_err(Unguarded::Routes).and(ports).and(table))
+        if table.is_ok() && !self.is_narrowed {
+            ports.inside = judged;
+            result = result.and(agent.set_ports(&ports).map_err(Unguarded::Interfaces));
+        }
+        self.note(sought.map_err(Unguarded::Routes).and(result).and(table))
     }
 
     fn note(&mut self, result: Result<(), Unguarded>) -> Result<(), Unguarded> {

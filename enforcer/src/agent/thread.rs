@@ -307,7 +307,11 @@ fn run(
         match request {
             Ok(Request::Apply(update, reply)) => {
                 let started = Instant::now();
-                let mut result = agent.apply(update);
+                let mut result = agent.prepare(update).and_then(|prepared| {
+                    // What is not judged any more is used by nobody before.
+                    guarding.narrow(prepared.policy(), &mut agent);
+                    agent.carry_through(prepared)
+                });
                 // Whatever was answered now would not be what the node will hold: nothing is, until it is through.
                 while agent.is_half_way() {
                     tell(&health, &result, started.elapsed());

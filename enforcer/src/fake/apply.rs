@@ -230,7 +230,7 @@ impl Batch<'_> {
             name: name.to_owned(),
             kind,
             died: Generation::MAX,
-            elements: Elements::new(matches!(kind, SetKind::Ranges(_))),
+            elements: Elements::new(matches!(kind, SetKind::Ranges(_) | SetKind::PortRanges(_))),
             uses: 0,
             targets: Default::default(),
         });
@@ -429,7 +429,20 @@ impl Batch<'_> {
                 let fits = Family::of(*first) == family && Family::of(*last) == family;
                 (fits && first <= last).then(|| (number(*first), number(*last)))
             }
-            (SetKind::Stamp, Element::Stamp(key, _)) => Some((Key::from(*key), Key::from(*key))),
+            (SetKind::PortRanges(family), Element::PortRange(name, first, last)) => {
+                let fits = Family::of(*first) == family && Family::of(*last) == family;
+                let port = name_key(name).map(|key| key.number);
+                let key = |port, address| Key {
+                    port,
+                    ..number(address)
+                };
+                let keys = port.map(|port| (key(port, *first), key(port, *last)));
+                keys.filter(|_| fits && first <= last)
+            }
+            (SetKind::Stamp, Element::Stamp(number, _)) => {
+                let key = Key::from(u128::from(*number));
+                Some((key, key))
+            }
             // To the kernel no time is for ever.
             (SetKind::Families, Element::Family(_, lasts)) if lasts.is_zero() => None,
             (SetKind::Families, Element::Family(family, _)) => {

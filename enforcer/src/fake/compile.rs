@@ -42,6 +42,8 @@ pub(super) enum Field {
     Input,
     /// The name of the interface by which it goes out.
     Output,
+    /// The same, with the packet's own source.
+    InputSource(Family),
 }
 
 /// A condition with its set resolved.
@@ -102,6 +104,11 @@ impl Field {
             Field::Protocol => return Some(nfproto(Family::of(packet.source))),
             Field::Input => return name_key(&packet.input),
             Field::Output => return name_key(&packet.output),
+            Field::InputSource(family) => {
+                let source = Field::Source(family).of(packet)?;
+                let port = name_key(&packet.input)?.number;
+                return Some(Key { port, ..source });
+            }
             Field::Tuple(Tuple::Original, family) | Field::TupleTwice(Tuple::Original, family) => {
                 (connection?.client, family)
             }
@@ -135,7 +142,8 @@ impl Field {
             | Field::Source(family)
             | Field::SourceTwice(family)
             | Field::Destination(family)
-            | Field::DestinationTwice(family) => Some(family),
+            | Field::DestinationTwice(family)
+            | Field::InputSource(family) => Some(family),
             Field::Protocol | Field::Input | Field::Output => None,
         }
     }
@@ -156,6 +164,9 @@ impl Field {
             return libc::IFNAMSIZ;
         }
         let single = self.family().map_or(4, address_length);
+        if matches!(self, Field::InputSource(_)) {
+            return libc::IFNAMSIZ + single;
+        }
         single * if self.is_pair() { 2 } else { 1 }
     }
 
@@ -165,13 +176,19 @@ impl Field {
         if key_length(kind) > self.length() {
             return Err(Errno::ENODATA);
         }
+        let with_port = matches!(self, Field::InputSource(_));
         let is_of = |family| self.family() == Some(family);
         let right = match kind {
-            SetKind::Addresses(of) | SetKind::Ranges(of) => !map && !pair && is_of(of),
+            SetKind::Addresses(of) | SetKind::Ranges(of) => {
+                !map && !pair && !with_port && is_of(of)
+            }
             SetKind::Pairs(of) => !map && pair && is_of(of),
-            SetKind::Verdicts(of) => map && !pair && is_of(of),
+            SetKind::Verdicts(of) => map && !pair && !with_port && is_of(of),
             SetKind::Families => !map && matches!(self, Field::Protocol),
             SetKind::Ports => !map && matches!(self, Field::Input | Field::Output),
+            SetKind::PortRanges(of) => {
+                !map && matches!(self, Field::InputSource(family) if family == of)
+            }
             SetKind::Stamp | SetKind::PortAddresses(_) | SetKind::PortVerdicts => false,
         };
         if right { Ok(()) } else { Err(Errno::EINVAL) }
@@ -364,7 +381,10 @@ impl Rule {
     pub(super) fn is_late(&self, check: &Check, table: &Table) -> bool {
         match check {
             Check::Set(_, set) | Check::Map(_, set) => {
-                matches!(table.set(*set).kind, SetKind::Ranges(_))
+                matches!(
+                    table.set(*set).kind,
+                    SetKind::Ranges(_) | SetKind::PortRanges(_)
+                )
             }
             Check::Ports(ports) => ports.iter().any(|(first, last, _)| first != last),
             _ => false,
@@ -392,6 +412,7 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::InputInterface(name) => Check::Input(name.clone()),
         Match::InputIn(name) => look(Field::Input, name)?,
         Match::OutputIn(name) => look(Field::Output, name)?,
+        Match::InputSource(family, name) => look(Field::InputSource(*family), name)?,
         Match::OutputInterface(name) => Check::Output(name.clone()),
         Match::ByBridge => Check::ByBridge,
         Match::Astray => Check::Astray,
@@ -437,16 +458,16 @@ fn port_map(
 /// An address as a key.
 pub(super) fn number(address: IpAddr) -> Key {
     match address {
-        IpAddr::V4(address) => address.to_bits().into(),
-        IpAddr::V6(address) => address.to_bits(),
+        IpAddr::V4(address) => Key::from(u128::from(address.to_bits())),
+        IpAddr::V6(address) => Key::from(address.to_bits()),
     }
 }
 
 /// The address that a key is.
 pub(super) fn address(family: Family, key: Key) -> IpAddr {
     match family {
-        Family::V4 => Ipv4Addr::from_bits(key as u32).into(),
-        Family::V6 => Ipv6Addr::from_bits(key).into(),
+        Family::V4 => Ipv4Addr::from_bits(key.number as u32).into(),
+        Family::V6 => Ipv6Addr::from_bits(key.number).into(),
     }
 }
 
@@ -457,22 +478,22 @@ pub(super) fn name_key(name: &str) -> Option<Key> {
     let fits = name.len() < bytes.len();
     fits.then(|| {
         bytes[..name.len()].copy_from_slice(name.as_bytes());
-        Key::from_be_bytes(bytes)
+        Key::from(u128::from_be_bytes(bytes))
     })
 }
 
 /// The name of an interface that a key is.
 pub(super) fn interface_name(key: Key) -> String {
-    let name = String::from_utf8_lossy(&key.to_be_bytes()).into_owned();
+    let name = String::from_utf8_lossy(&key.number.to_be_bytes()).into_owned();
     name.trim_end_matches('\0').to_owned()
 }
 
 /// A family as a key: `NFPROTO_IPV4`, `NFPROTO_IPV6`.
 pub(super) fn nfproto(family: Family) -> Key {
-    match family {
+    Key::from(match family {
         Family::V4 => 2,
         Family::V6 => 10,
-    }
+    })
 }
 
 fn address_length(family: Family) -> usize {
@@ -491,6 +512,8 @@ fn key_length(kind: SetKind) -> usize {
         SetKind::Stamp => 4,
         SetKind::Families => 1,
         SetKind::Ports | SetKind::PortVerdicts => libc::IFNAMSIZ,
-        SetKind::PortAddresses(family) => libc::IFNAMSIZ + address_length(family),
+        SetKind::PortAddresses(family) | SetKind::PortRanges(family) => {
+            libc::IFNAMSIZ + address_length(family)
+        }
     }
 }

@@ -9,8 +9,19 @@ use nix::errno::Errno;
 
 use crate::fake::{Generation, compile::Target};
 
-/// An element's key as a number: an address, half a pair of an address with itself, a mark.
-pub(super) type Key = u128;
+/// An element's key: the name of an interface where an address comes with one, else 0; and a number: an address, half a pair
+/// of an address with itself, a mark, the name of an interface alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Key {
+    pub(super) port: u128,
+    pub(super) number: u128,
+}
+
+impl From<u128> for Key {
+    fn from(number: u128) -> Key {
+        Key { port: 0, number }
+    }
+}
 
 /// What an element says beside its key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -184,17 +184,14 @@ impl Table {
         };
         let comments = self.set(id).elements.comments().into_iter();
         comments
-            .filter_map(|(key, text)| Some((u32::try_from(key).ok()?, text.to_owned())))
+            .filter_map(|(key, text)| Some((u32::try_from(key.number).ok()?, text.to_owned())))
             .collect()
     }
 
-    /// The names of interfaces in a set.
-    pub(super) fn ports(&self, set: &str) -> BTreeSet<String> {
-        let Some(id) = self.set_id(set) else {
-            return BTreeSet::new();
-        };
-        let entries = self.set(id).elements.entries().into_iter();
-        entries.map(|(key, ..)| interface_name(key)).collect()
+    /// The elements of a set, as the kernel lists them; none where there is no such set.
+    pub(super) fn elements(&self, set: &str) -> BTreeSet<Element> {
+        let id = self.set_id(set);
+        id.map_or_else(BTreeSet::new, |id| self.listed(self.set(id)))
     }
 
     /// All that it holds.
@@ -243,7 +240,9 @@ impl Table {
             (SetKind::Verdicts(family), Data::Verdict(target)) => {
                 Element::Verdict(address(family, first), verdict(target), String::new())
             }
-            (SetKind::Stamp, Data::Comment(text)) => Element::Stamp(first as u32, text.clone()),
+            (SetKind::Stamp, Data::Comment(text)) => {
+                Element::Stamp(first.number as u32, text.clone())
+            }
             (SetKind::Families, _) => {
                 let family = match first == nfproto(Family::V4) {
                     true => Family::V4,
@@ -255,6 +254,10 @@ impl Table {
                 unreachable!("these say something beside their key")
             }
             (SetKind::Ports, _) => Element::Port(interface_name(first)),
+            (SetKind::PortRanges(family), _) => {
+                let port = interface_name(first.port.into());
+                Element::PortRange(port, address(family, first), address(family, last))
+            }
             (SetKind::PortAddresses(_) | SetKind::PortVerdicts, _) => {
                 unreachable!("this kernel takes no such set")
             }

@@ -10,7 +10,7 @@ use std::{fmt, net::Ipv6Addr};
 use crate::nft::command::Family;
 
 pub use rules::{COUNTING, changes, commands, holds_for_unknown, reason};
-pub use sets::{Ground, Unknown};
+pub use sets::{Ground, Known, Unknown};
 
 /// An end of a frame's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,9 @@ pub enum BridgeMatch {
     Udp(Family, u16, u16),
     /// The target of neighbour discovery is this address. Of packets that are known to be that alone.
     Target(Ipv6Addr),
+    /// The target of neighbour discovery is one of these addresses, both ends included. Of packets that are known to be that
+    /// alone.
+    TargetIn(Ipv6Addr, Ipv6Addr),
     /// The target of neighbour discovery is link-local. Of packets that are known to be that alone.
     TargetLinkLocal,
     /// The verdict is what a map says of the port that it comes in by.
@@ -139,6 +142,10 @@ impl fmt::Display for BridgeMatch {
             }
             BridgeMatch::Target(target) => {
                 write!(f, "@th,64,128 {:#034x}", target.to_bits())
+            }
+            BridgeMatch::TargetIn(first, last) => {
+                let (first, last) = (first.to_bits(), last.to_bits());
+                write!(f, "@th,64,128 {first:#034x}-{last:#034x}")
             }
             BridgeMatch::TargetLinkLocal => {
                 let bits = |segment| Ipv6Addr::new(segment, 0, 0, 0, 0, 0, 0, 0).to_bits();

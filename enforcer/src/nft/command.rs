@@ -136,6 +136,8 @@ pub enum SetKind {
     PortAddresses(Family),
     /// A verdict for each name of an interface.
     PortVerdicts,
+    /// Names of interfaces, each with a range of addresses. No two elements have an address of one interface in common.
+    PortRanges(Family),
 }
 
 impl SetKind {
@@ -166,6 +168,8 @@ pub enum Element {
     PortAddress(String, IpAddr),
     /// The name of an interface and its verdict.
     PortVerdict(String, Verdict),
+    /// The name of an interface with a range of addresses, both ends included.
+    PortRange(String, IpAddr, IpAddr),
 }
 
 /// A condition of a rule. All must hold.
@@ -213,6 +217,8 @@ pub enum Match {
     InputIn(String),
     /// The name of the interface by which it goes out is in a set.
     OutputIn(String),
+    /// The name of the interface by which it came in, with its own source, is in a set.
+    InputSource(Family, String),
     /// It came in by a bridge: by its own interface, or by a port that br_netfilter shows as the bridge.
     ByBridge,
     /// It came in by another interface than the node's route to its source leads to (RFC 3704, strict reverse path).
@@ -454,6 +460,7 @@ impl Match {
             | Match::Family(set)
             | Match::InputIn(set)
             | Match::OutputIn(set)
+            | Match::InputSource(_, set)
             | Match::Source(_, set)
             | Match::Destination(_, set)
             | Match::TupleSourceMap(_, _, set)
@@ -520,6 +527,9 @@ impl fmt::Display for Element {
             Element::Port(name) => write!(f, "\"{name}\""),
             Element::PortAddress(name, address) => write!(f, "\"{name}\" . {address}"),
             Element::PortVerdict(name, verdict) => write!(f, "\"{name}\" : {verdict}"),
+            Element::PortRange(name, first, last) => {
+                write!(f, "\"{name}\" . {}", Element::Range(*first, *last))
+            }
         }
     }
 }
@@ -566,6 +576,9 @@ impl fmt::Display for Match {
             Match::InputInterface(name) => write!(f, "iifname \"{name}\""),
             Match::InputIn(set) => write!(f, "iifname @{set}"),
             Match::OutputIn(set) => write!(f, "oifname @{set}"),
+            Match::InputSource(family, set) => {
+                write!(f, "iifname . {} saddr @{set}", family.keyword())
+            }
             Match::OutputInterface(name) => write!(f, "oifname \"{name}\""),
             Match::ByBridge => f.write_str("meta iifkind \"bridge\""),
             Match::Astray => f.write_str("fib saddr . iif oif missing"),
@@ -617,6 +630,9 @@ impl fmt::Display for SetKind {
             SetKind::Ports => f.write_str("type ifname;"),
             SetKind::PortAddresses(family) => write!(f, "type ifname . {};", family.datatype()),
             SetKind::PortVerdicts => f.write_str("type ifname : verdict;"),
+            SetKind::PortRanges(family) => {
+                write!(f, "type ifname . {}; flags interval;", family.datatype())
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::nft::{
 };
 
 /// Every kind of set that we make.
-const KINDS: [SetKind; 14] = [
+const KINDS: [SetKind; 16] = [
     SetKind::Addresses(Family::V4),
     SetKind::Addresses(Family::V6),
     SetKind::Ranges(Family::V4),
@@ -30,6 +30,8 @@ const KINDS: [SetKind; 14] = [
     SetKind::PortAddresses(Family::V4),
     SetKind::PortAddresses(Family::V6),
     SetKind::PortVerdicts,
+    SetKind::PortRanges(Family::V4),
+    SetKind::PortRanges(Family::V6),
 ];
 
 /// What a set holds, by the kernel's description of it; `None` when it is none of ours.
@@ -101,8 +103,18 @@ fn single(kind: SetKind, element: &[u8]) -> Option<Element> {
         }
         SetKind::Ports => Element::Port(name(key)?),
         SetKind::PortAddresses(family) => {
-            let (port, octets) = key.split_at_checked(libc::IFNAMSIZ)?;
-            Element::PortAddress(name(port)?, address(family, octets)?)
+            let (port, address) = port_address(family, key)?;
+            Element::PortAddress(port, address)
+        }
+        SetKind::PortRanges(family) => {
+            let (port, first) = port_address(family, key)?;
+            // Without an end the element is one address.
+            let end = match attributes::find(element, sys::NFTA_SET_ELEM_KEY_END) {
+                Some(end) => attributes::find(end, sys::NFTA_DATA_VALUE)?,
+                None => key,
+            };
+            let (last_port, last) = port_address(family, end)?;
+            (last_port == port && first <= last).then_some(Element::PortRange(port, first, last))?
         }
         SetKind::PortVerdicts => {
             let data = attributes::find(element, sys::NFTA_SET_ELEM_DATA)?;
@@ -152,6 +164,12 @@ fn address(family: Family, octets: &[u8]) -> Option<IpAddr> {
         Family::V4 => IpAddr::from(<[u8; 4]>::try_from(octets).ok()?),
         Family::V6 => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
     })
+}
+
+/// The name of an interface, and an address.
+fn port_address(family: Family, key: &[u8]) -> Option<(String, IpAddr)> {
+    let (port, octets) = key.split_at_checked(libc::IFNAMSIZ)?;
+    Some((name(port)?, address(family, octets)?))
 }
 
 /// The name of an interface. Nothing follows its first NUL.

@@ -491,6 +491,13 @@ impl SetDescription {
                 let pair = (name << 6 | datatype, name_length + length);
                 (NFT_SET_CONCAT, pair, Some([name_length, length]))
             }
+            SetKind::PortRanges(family) => {
+                let single = SetDescription::of(SetKind::PortAddresses(family));
+                return SetDescription {
+                    flags: single.flags | sys::NFT_SET_INTERVAL,
+                    ..single
+                };
+            }
             SetKind::Stamp => (0, (19, 4), None),
             SetKind::Families => (sys::NFT_SET_TIMEOUT, (2, 1), None), // TYPE_NFPROTO of nft
         };
@@ -553,6 +560,15 @@ fn element(element: &Element, whole: bool) -> Attributes {
         }
         Element::PortAddress(name, address) => {
             key_element(&[&padded(name)[..], &octets(*address)].concat())
+        }
+        Element::PortRange(name, first, last) => {
+            let key = |address| [&padded(name)[..], &octets(address)].concat();
+            let mut value = Attributes::default();
+            value.bytes(sys::NFTA_DATA_VALUE, &key(*last));
+            let mut element = key_element(&key(*first));
+            // Each field is a range of its own here: that of the name has one name (`nft_pipapo_insert` of the kernel).
+            element.nest(sys::NFTA_SET_ELEM_KEY_END, &value);
+            element
         }
         Element::Address(address) => key_element(&octets(*address)),
         Element::Pair(address) => key_element(&octets(*address).repeat(2)),

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! source (of all that comes in):
-//!    by an interface of workloads ─ goto from_port: a source to which no route leads back there ─ drop | accept
+//!    by an interface of workloads ─ goto from_port: a source that its workloads may use ─ accept
+//!                                                   a source to which no route leads back there ─ drop | accept
 //!    a workload's address where that workload is not ─ drop
 //! lease (where there are leases) ─ there is one: accept | goto fenced: all of this node's workloads is dropped
 //! forward_egress:  jump egress
@@ -25,7 +26,7 @@
 
 mod ranges;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use sallyport_proto::{
     Ranges,
@@ -35,8 +36,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     nft::{
-        command::{Base, Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict},
+        command::{Base, Command, Family, Match, Rule, SetKind, Tuple, Verdict},
         lease::{self, Slot},
+        ports::{self, INSIDE, PORTS},
         render::{Options, map_name},
         stamp,
     },
@@ -53,12 +55,6 @@ const ASTRAY: &str = "astray";
 
 /// The chain of packets that come in by an interface behind which there is a workload.
 const FROM_PORT: &str = "from_port";
-
-/// The set of the interfaces behind which there are workloads alone, as far as they are known and no bridge's.
-pub const PORTS: &str = "ports";
-
-/// The set of the interfaces that traffic of workloads passes, as far as they are known: those of [`PORTS`], and bridges.
-pub const INSIDE: &str = "inside";
 
 /// The beginning of the names of the sets of the node's workload ranges.
 const WORKLOADS: &str = "workloads";
@@ -227,45 +223,11 @@ pub fn sets(options: &Options) -> Vec<Command> {
             "workloads that the maps must have",
         ));
     }
-    commands.push(set(
-        PORTS.into(),
-        SetKind::Ports,
-        "interfaces of this node's workloads, by its routes",
-    ));
-    commands.push(set(
-        INSIDE.into(),
-        SetKind::Ports,
-        "interfaces and bridges that traffic of workloads passes",
-    ));
-    let none = BTreeSet::new();
-    for (set, interfaces) in [(PORTS, &options.ports), (INSIDE, &options.inside)] {
-        commands.extend(change_interfaces(set, &none, interfaces));
-    }
+    commands.extend(ports::sets(&options.ports));
     if options.lease.is_some() {
         commands.extend(lease::sets());
     }
     commands
-}
-
-/// The changes of a set that lead from some interfaces to others, of which each may be committed by itself.
-pub fn change_interfaces(
-    set: &str,
-    before: &BTreeSet<String>,
-    after: &BTreeSet<String>,
-) -> Vec<Command> {
-    let (gone, new) = (before - after, after - before);
-    let delete = |some| Command::DeleteElements(set.into(), SetKind::Ports, some);
-    let add = |some| Command::AddElements(set.into(), SetKind::Ports, some);
-    let delete = some_ports(&gone).map(delete);
-    delete.chain(some_ports(&new).map(add)).collect()
-}
-
-/// The elements of interfaces, in parts that a batch has room for.
-fn some_ports(ports: &BTreeSet<String>) -> impl Iterator<Item = Vec<Element>> {
-    const AT_ONCE: usize = 500;
-    let all: Vec<Element> = ports.iter().cloned().map(Element::Port).collect();
-    let parts: Vec<_> = all.chunks(AT_ONCE).map(<[Element]>::to_vec).collect();
-    parts.into_iter()
 }
 
 /// The frame of a table, for a policy.
@@ -390,20 +352,27 @@ impl<'a> Frame<'a> {
 /// The rules that find what does not come from where its source is: a workload's address that comes in by another interface than
 /// the node's route to it leads to, and by an interface of workloads alone whatever the node would not send there.
 fn source_rules(options: &Options) -> Vec<Rule> {
-    let known = |family| Match::Source(family, map_name("known", family));
-    let mut sources = Family::BOTH.map(known).to_vec();
-    if options.strict {
-        let interfaces = options.workload_interfaces.iter().cloned();
-        sources.extend(interfaces.map(Match::InputInterface));
-    }
+    let known = |family| astray(Match::Source(family, map_name("known", family)));
     let by_port = Rule::when(
         Match::InputIn(PORTS.into()),
         Verdict::Goto(FROM_PORT.into()),
     );
-    [by_port]
-        .into_iter()
-        .chain(sources.into_iter().map(astray))
-        .collect()
+    let mut rules = vec![by_port];
+    rules.extend(Family::BOTH.map(known));
+    if options.strict && !options.workload_interfaces.is_empty() {
+        rules.extend(allowed_sources());
+        let interfaces = options.workload_interfaces.iter().cloned();
+        rules.extend(interfaces.map(Match::InputInterface).map(astray));
+    }
+    rules
+}
+
+/// The rules that let pass the addresses beside their own that the workloads of an interface may use. No route need lead there.
+fn allowed_sources() -> [Rule; 2] {
+    Family::BOTH.map(|family| {
+        let source = Match::InputSource(family, ports::range_set(family));
+        Rule::when(source, Verdict::Accept)
+    })
 }
 
 fn astray(source: Match) -> Rule {
@@ -412,10 +381,10 @@ fn astray(source: Match) -> Rule {
 
 /// The rules for packets from an interface of workloads: the route to any source tells all that the other rules would ask for.
 fn from_port_rules() -> Vec<Rule> {
-    vec![
-        Rule::when(Match::Astray, Verdict::Goto(ASTRAY.into())),
-        Rule::always(Verdict::Accept),
-    ]
+    let mut rules = allowed_sources().to_vec();
+    rules.push(Rule::when(Match::Astray, Verdict::Goto(ASTRAY.into())));
+    rules.push(Rule::always(Verdict::Accept));
+    rules
 }
 
 /// The rules for packets whose source is elsewhere. Behind a bridge there are many, and which port is whose the routes do not

@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use crate::nft::{
     command::{Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict},
-    frame, render,
+    frame,
+    ports::INSIDE,
+    render,
 };
 
 /// The longest that a lease may be. What goes by itself later is no lease, whoever put it there.
@@ -152,7 +154,7 @@ pub(super) fn closed_rules(
             .comment("fenced: no lease")
     };
     let others = Rule::always(Verdict::Accept);
-    let inside = || frame::INSIDE.to_owned();
+    let inside = || INSIDE.to_owned();
     let sources = sources.iter().flat_map(|(family, name)| {
         let from = drop(Match::Source(*family, name.clone())).and(Match::InputIn(inside()));
         let to = drop(Match::Destination(*family, name.clone()));

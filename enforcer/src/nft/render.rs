@@ -1,7 +1,7 @@
 //! The nftables objects that each group, class and endpoint of a node's policy becomes. The fixed part of the table, which leads
 //! to them, is `frame`'s.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use sallyport_proto::{
     Ranges, Unknown,
@@ -12,6 +12,7 @@ use crate::nft::{
     command::{Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict},
     families::Families,
     frame, names,
+    ports::Ports,
 };
 
 /// What the table is made from beside the policy: what the operator of a node chose, and what the node's routes tell.
@@ -30,10 +31,8 @@ pub struct Options {
     pub lease: Option<Duration>,
     /// Whether packets whose source is elsewhere are counted, and not dropped.
     pub counts_only: bool,
-    /// The interfaces that the routes to workloads lead to: see [`guard::ports`](crate::guard::ports).
-    pub ports: BTreeSet<String>,
-    /// The interfaces and bridges that traffic of workloads passes: see [`guard::inside`](crate::guard::inside).
-    pub inside: BTreeSet<String>,
+    /// The interfaces that the routes to workloads lead to, and the addresses that these may use: see [`guard::ports`](crate::guard::ports).
+    pub ports: Ports,
 }
 
 impl Options {

@@ -168,7 +168,7 @@ impl Work {
             }
             _ => {
                 let level = match kind {
-                    SetKind::Ranges(_) => &mut self.ranges,
+                    SetKind::Ranges(_) | SetKind::PortRanges(_) => &mut self.ranges,
                     _ => &mut self.elements,
                 };
                 level.extend((!foreign.is_empty()).then(|| vec![delete(foreign)]));

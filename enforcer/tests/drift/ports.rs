@@ -1,28 +1,55 @@
 //! The interfaces of workloads in the table: told by the node's routes, kept through restarts, and mended as all else is.
 
-use std::collections::BTreeSet;
-
-use sallyport_enforcer::{fake::Entry, nft::frame};
+use sallyport_enforcer::{
+    fake::Entry,
+    nft::ports::{PORTS, Ports, range_set},
+};
 
 use super::*;
 
-fn named(names: &[&str]) -> BTreeSet<String> {
-    names.iter().map(|&name| name.to_owned()).collect()
+fn named(names: &[&str]) -> Ports {
+    Ports::named(names.iter().copied())
 }
 
-fn in_table(node: &mut Node) -> BTreeSet<String> {
+/// Interfaces, of which the first may use some addresses.
+fn allowing(names: &[&str], first: u8, last: u8) -> Ports {
+    let mut ports = named(names);
+    let ranges = Ranges::span(stranger(first), stranger(last)).unwrap();
+    ports.allow(names[0], &ranges);
+    ports
+}
+
+/// An address that no workload has.
+fn stranger(n: u8) -> IpAddr {
+    [192, 0, 2, n].into()
+}
+
+fn in_table(node: &mut Node) -> Ports {
     node.kernel.read().unwrap().expect("it is there").ports
 }
 
 /// Whether a packet passes that comes in by an interface, and whose source, a stranger's, is behind another.
 fn passes(node: &mut Node, interface: &str) -> bool {
+    passes_from(node, interface, 1)
+}
+
+fn passes_from(node: &mut Node, interface: &str, n: u8) -> bool {
     node.kernel.grace();
-    let stranger = Packet::of_connection([192, 0, 2, 1].into(), address(200), 6, 80);
+    let stranger = Packet::of_connection(stranger(n), address(200), 6, 80);
     let packet = stranger.by(interface, "eth0").at(Entry::Elsewhere);
     let watched = node.kernel.0.borrow();
     let verdicts = watched.kernel.verdicts_now(&packet);
     assert_ne!(verdicts.can_pass, verdicts.can_drop);
     verdicts.can_pass
+}
+
+/// The same of an answer, which an interface of workloads alone may send though its address is unknown.
+fn answers_from(node: &mut Node, interface: &str, n: u8) -> bool {
+    node.kernel.grace();
+    let asked = Packet::of_connection(address(200), stranger(n), 6, 80).established();
+    let packet = asked.reply().by(interface, "veth1").at(Entry::Elsewhere);
+    let watched = node.kernel.0.borrow();
+    watched.kernel.verdicts_now(&packet).can_pass
 }
 
 #[test]
@@ -36,7 +63,7 @@ fn a_strangers_source_is_dropped_at_the_interfaces_of_workloads() {
     ] {
         node.agent.set_ports(&ports).unwrap();
         assert_eq!(in_table(&mut node), ports);
-        assert_eq!(passes(&mut node, dropped), ports.is_empty());
+        assert_eq!(passes(&mut node, dropped), ports.names.is_empty());
         assert!(passes(&mut node, passing));
     }
 }
@@ -45,25 +72,77 @@ fn a_strangers_source_is_dropped_at_the_interfaces_of_workloads() {
 #[test]
 fn a_restart_keeps_the_interfaces() {
     let mut node = Node::start(Shared::default());
-    node.agent.set_ports(&named(&["veth1", "veth2"])).unwrap();
+    let before = allowing(&["veth1", "veth2"], 1, 5);
+    node.agent.set_ports(&before).unwrap();
     let mut next = Node::start(node.kernel.clone());
-    assert_eq!(in_table(&mut next), named(&["veth1", "veth2"]));
+    assert_eq!(in_table(&mut next), before);
+    assert_eq!(*next.agent.ports(), before);
     assert_eq!(next.agent.drift().repairs, 0);
     assert!(!next.agent.restore().unwrap());
-    next.agent.set_ports(&named(&["veth2", "veth3"])).unwrap();
-    assert_eq!(in_table(&mut next), named(&["veth2", "veth3"]));
+    let after = allowing(&["veth3", "veth2"], 4, 9);
+    next.agent.set_ports(&after).unwrap();
+    assert_eq!(in_table(&mut next), after);
+}
+
+#[test]
+fn a_source_that_its_workloads_may_use_passes_by_their_interface_alone() {
+    let mut node = Node::new(&mut StdRng::seed_from_u64(4));
+    for (first, last) in [(1, 5), (3, 3), (2, 7)] {
+        let ports = allowing(&["veth1", "veth2"], first, last);
+        node.agent.set_ports(&ports).unwrap();
+        assert_eq!(in_table(&mut node), ports);
+        for n in 0..9 {
+            let may_use = (first..=last).contains(&n);
+            assert_eq!(passes_from(&mut node, "veth1", n), may_use, "{n}");
+            assert!(!passes_from(&mut node, "veth2", n), "{n}");
+        }
+    }
+}
+
+/// Interfaces that `--interface` names are asked for the route to each source, and the set of those of workloads alone has them not.
+#[test]
+fn a_source_that_workloads_may_use_passes_by_a_named_interface() {
+    let mut node = Node::start_with(
+        Shared::default(),
+        Options {
+            strict: true,
+            workload_interfaces: vec!["eth*".into()],
+            ..Options::default()
+        },
+    );
+    assert!(!answers_from(&mut node, "eth1", 1));
+    let mut ports = Ports::default();
+    ports.allow("eth1", &Ranges::span(stranger(1), stranger(5)).unwrap());
+    node.agent.set_ports(&ports).unwrap();
+    for n in 0..9 {
+        let may_use = (1..=5).contains(&n);
+        assert_eq!(answers_from(&mut node, "eth1", n), may_use, "{n}");
+        assert!(!answers_from(&mut node, "eth2", n), "{n}");
+    }
 }
 
 #[test]
 fn what_others_do_to_the_interfaces_is_mended() {
     let mut node = Node::new(&mut StdRng::seed_from_u64(2));
-    let ports = named(&["veth1", "veth2"]);
+    let ports = allowing(&["veth1", "veth2"], 1, 5);
     node.agent.set_ports(&ports).unwrap();
+    let range = |name: &str, first, last| {
+        vec![Element::PortRange(
+            name.into(),
+            stranger(first),
+            stranger(last),
+        )]
+    };
+    let (set, kind) = (range_set(Family::V4), SetKind::PortRanges(Family::V4));
     let port = |name: &str| vec![Element::Port(name.to_owned())];
     let disturbances = [
-        Command::DeleteElements(frame::PORTS.into(), SetKind::Ports, port("veth1")),
-        Command::AddElements(frame::PORTS.into(), SetKind::Ports, port("eth0")),
-        Command::FlushSet(frame::PORTS.into()),
+        Command::DeleteElements(PORTS.into(), SetKind::Ports, port("veth1")),
+        Command::AddElements(PORTS.into(), SetKind::Ports, port("eth0")),
+        Command::FlushSet(PORTS.into()),
+        Command::DeleteElements(set.clone(), kind, range("veth1", 1, 5)),
+        Command::AddElements(set.clone(), kind, range("veth1", 6, 9)),
+        Command::AddElements(set.clone(), kind, range("veth2", 1, 9)),
+        Command::FlushSet(set),
         Command::DeleteTable,
     ];
     for disturbance in disturbances {
@@ -82,11 +161,12 @@ fn a_change_that_failed_is_made_by_the_next_try() {
         Fault::BatchLost,
     ];
     for fault in faults {
-        // The first commit takes interfaces out, the second puts others in.
-        for commit in 0..2 {
+        // Addresses come, interfaces go, others come, addresses go.
+        for commit in 0..4 {
             let mut node = Node::new(&mut StdRng::seed_from_u64(3));
-            node.agent.set_ports(&named(&["veth1", "veth2"])).unwrap();
-            let ports = named(&["veth2", "veth3"]);
+            let before = allowing(&["veth1", "veth2"], 1, 5);
+            node.agent.set_ports(&before).unwrap();
+            let ports = allowing(&["veth3", "veth2"], 4, 9);
             node.kernel.0.borrow_mut().fails_after = Some((commit, fault));
             node.agent.set_ports(&ports).unwrap_err();
             node.agent.set_ports(&ports).unwrap();

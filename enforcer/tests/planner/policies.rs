@@ -9,7 +9,7 @@ use std::{
 use rand::{RngExt, rngs::StdRng};
 use sallyport_enforcer::{
     fake::{Connection, Entry, Packet},
-    nft::render::Options,
+    nft::{ports::Ports, render::Options},
 };
 use sallyport_proto::{
     Ranges,
@@ -55,16 +55,24 @@ pub(crate) fn random_options(rng: &mut StdRng) -> Options {
         },
         owned: false,
         lease: rng.random_bool(0.5).then_some(LEASE),
-        ports: match rng.random_bool(0.3) {
-            true => [WORKLOADS.to_owned()].into(),
-            false => Default::default(),
-        },
-        inside: match rng.random_bool(0.7) {
-            true => [WORKLOADS.to_owned()].into(),
-            false => Default::default(),
-        },
+        ports: random_ports(rng),
         ..Options::default()
     }
+}
+
+fn random_ports(rng: &mut StdRng) -> Ports {
+    let mut ports = Ports::default();
+    if rng.random_bool(0.3) {
+        ports.names.insert(WORKLOADS.into());
+        if rng.random_bool(0.5) {
+            let allowed = Ranges::span(address(2), address(2)).expect("a range");
+            ports.allow(WORKLOADS, &allowed);
+        }
+    }
+    if rng.random_bool(0.7) {
+        ports.inside.insert(WORKLOADS.into());
+    }
+    ports
 }
 
 /// A policy whose groups and classes are those of a few recipes, so that two of them share much.
@@ -316,7 +324,7 @@ pub(crate) fn ends(packet: &Packet) -> [(IpAddr, &str); 2] {
 
 /// Whether an end of a packet's way is judged for what it is: an endpoint, or in a source and behind an interface of workloads.
 fn is_judged(policy: &NodePolicy, options: &Options, address: IpAddr, interface: &str) -> bool {
-    let is_source = policy.source_of(address).is_some() && options.inside.contains(interface);
+    let is_source = policy.source_of(address).is_some() && options.ports.inside.contains(interface);
     policy.endpoints().contains_key(&address) || is_source
 }
 
@@ -324,10 +332,16 @@ fn is_judged(policy: &NodePolicy, options: &Options, address: IpAddr, interface:
 /// only workloads behind it, as the operator says of it in strict mode or the routes do.
 pub(crate) fn is_spoofed(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
     let behind = !options.workload_interfaces.is_empty() && packet.input == WORKLOADS;
-    packet.entry == Entry::Elsewhere
-        && (policy.endpoints().contains_key(&packet.source)
-            || options.strict && behind
-            || options.ports.contains(&packet.input))
+    let ports = &options.ports;
+    let may_use = |ranges: &Ranges| ranges.contains(packet.source);
+    let is_allowed = ports.ranges.get(&packet.input).is_some_and(may_use);
+    let from_workload = options.strict && behind || ports.names.contains(&packet.input);
+    let is_elsewhere = match (ports.names.contains(&packet.input), is_allowed) {
+        (true, true) => false,
+        (false, true) => policy.endpoints().contains_key(&packet.source),
+        (_, false) => from_workload || policy.endpoints().contains_key(&packet.source),
+    };
+    packet.entry == Entry::Elsewhere && is_elsewhere
 }
 
 /// Whether a policy lets a packet pass: what the documentation says, with nothing of how the table says it.
@@ -404,7 +418,7 @@ pub(crate) fn is_of_a_source(policy: &NodePolicy, options: &Options, packet: &Pa
         (packet.destination, &packet.output),
     ];
     ends.into_iter().any(|(end, interface)| {
-        policy.source_of(end).is_some() && options.inside.contains(interface)
+        policy.source_of(end).is_some() && options.ports.inside.contains(interface)
     })
 }
 

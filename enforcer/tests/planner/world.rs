@@ -336,7 +336,7 @@ impl World {
         let is_passed_on = |(end, interface): (IpAddr, &str)| {
             versions().any(|(policy, _)| policy.source_of(end).is_some())
                 && versions().any(|(policy, _)| policy.endpoints().contains_key(&end))
-                && !versions().all(|(_, options)| options.inside.contains(interface))
+                && !versions().all(|(_, options)| options.ports.inside.contains(interface))
         };
         versions().all(|(policy, options)| can_be(policy, options, packet))
             && !ends(packet).into_iter().any(is_passed_on)

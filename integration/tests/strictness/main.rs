@@ -4,6 +4,7 @@
 mod content;
 mod leases;
 mod objects;
+mod ports;
 mod words;
 
 use std::{collections::BTreeMap, process::ExitCode, thread, time::Duration};
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         ("owners", || compare(objects::owners())),
         ("elements", || compare(content::elements())),
         ("rules", || compare(content::rules())),
+        ("interfaces", || compare(ports::cases())),
         ("leases", || compare(leases::cases())),
         ("leases_end_at_one_time", expiry),
         ("the_fake_refuses_what_nobody_means", stricter),
@@ -122,7 +124,11 @@ fn expiry() -> Outcome {
 
 /// The kernel takes these, the fake does not: the other way round would be a fake that lets mistakes pass.
 fn stricter() -> Outcome {
-    for (name, events) in content::lenient().into_iter().chain(leases::lenient()) {
+    for (name, events) in content::lenient()
+        .into_iter()
+        .chain(leases::lenient())
+        .chain(ports::lenient())
+    {
         let netns = Netns::new("strictness")?;
         let mut real = netns.run(Netlink::open)?;
         let mut fake = FakeKernel::default();

@@ -17,6 +17,11 @@ pub(crate) const P4: SetKind = SetKind::Pairs(Family::V4);
 pub(crate) const P6: SetKind = SetKind::Pairs(Family::V6);
 pub(crate) const V4: SetKind = SetKind::Verdicts(Family::V4);
 pub(crate) const V6: SetKind = SetKind::Verdicts(Family::V6);
+/// Interfaces with ranges.
+pub(crate) const I4: SetKind = SetKind::PortRanges(Family::V4);
+pub(crate) const I6: SetKind = SetKind::PortRanges(Family::V6);
+/// Interfaces.
+pub(crate) const IF: SetKind = SetKind::Ports;
 /// Families, each for a while.
 pub(crate) const FA: SetKind = SetKind::Families;
 pub(crate) const ST: SetKind = SetKind::Stamp;
@@ -125,6 +130,15 @@ pub(crate) fn r(first: u8, last: u8) -> Element {
     Element::Range(ip(first), ip(last))
 }
 
+/// A range behind an interface.
+pub(crate) fn i(port: &str, first: u8, last: u8) -> Element {
+    Element::PortRange(port.into(), ip(first), ip(last))
+}
+
+pub(crate) fn i6(port: &str, first: u16, last: u16) -> Element {
+    Element::PortRange(port.into(), ip6(first), ip6(last))
+}
+
 pub(crate) fn v(n: u8, verdict: Verdict) -> Element {
     Element::Verdict(ip(n), verdict, "words".into())
 }
@@ -150,6 +164,11 @@ pub(crate) fn always(verdict: Verdict) -> Rule {
 pub(crate) fn look(family: Family, set: &str) -> Rule {
     let client = Match::TupleSource(Tuple::Original, family, set.into());
     Rule::when(client, Verdict::Return)
+}
+
+/// A rule that looks for the interface and the source in a set.
+pub(crate) fn from(family: Family, set: &str) -> Rule {
+    Rule::when(Match::InputSource(family, set.into()), Verdict::Return)
 }
 
 /// A rule that looks for client and server in a set.

@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
     agent::BridgeTable,
     netlink::Netlink,
-    nft::bridge::{Ground, Unknown},
+    nft::bridge::{Ground, Known, Unknown},
 };
 use sallyport_integration::{
     kernel_tests::{Failed, Outcome},
@@ -37,7 +37,10 @@ fn random_ground(rng: &mut StdRng) -> Ground {
     };
     let known: BTreeMap<_, _> = some(rng)
         .into_iter()
-        .map(|port| (port, addresses(rng)))
+        .map(|port| {
+            let (addresses, ranges) = (addresses(rng), random_ranges(rng));
+            (port, Known { addresses, ranges })
+        })
         .collect();
     let unknown = rng.random_bool(0.6).then(|| Unknown {
         elsewhere: some(rng),
@@ -55,6 +58,37 @@ fn random_ground(rng: &mut StdRng) -> Ground {
         known,
         unknown,
     }
+}
+
+/// Ranges of few addresses, of both families, that begin and end with those of the family or overlap what others are.
+fn random_ranges(rng: &mut StdRng) -> Ranges {
+    const ENDS: [[&str; 6]; 2] = [
+        [
+            "0.0.0.0",
+            "192.0.2.0",
+            "192.0.2.127",
+            "192.0.2.128",
+            "198.51.100.7",
+            "255.255.255.255",
+        ],
+        [
+            "::",
+            "2001:db8::",
+            "2001:db8::ffff",
+            "2001:db8:1::",
+            "fec0::",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        ],
+    ];
+    let spans = ENDS.iter().flat_map(|ends| (0..3).map(move |_| ends));
+    let spans: Vec<Ranges> = spans
+        .filter_map(|ends| {
+            let at = [(); 2].map(|()| rng.random_range(0..ends.len()));
+            let [first, last] = at.map(|at| ends[at].parse().expect("an address"));
+            Ranges::span(first, last).filter(|_| rng.random_bool(0.4))
+        })
+        .collect();
+    Ranges::union_all(&spans)
 }
 
 fn open(netns: &Netns, owned: bool) -> Result<BridgeTable, Failed> {
@@ -75,14 +109,42 @@ fn same(what: &str, netns: &Netns, ground: &Ground) -> Outcome {
     }
 }
 
+/// Whether a change from one ground to another leaves what does not change as it is.
+fn changes_bit_by_bit(one: &Ground, other: &Ground) -> bool {
+    let ranges = |ground: &Ground| ground.unknown.clone().unwrap_or_default().ranges;
+    let rules = |ground: &Ground| (ground.counts_only, ground.judges_tags);
+    ranges(one) == ranges(other) && rules(one) == rules(other)
+}
+
+/// The number that the kernel gave the table.
+fn handle(netns: &Netns) -> Result<String, Failed> {
+    let arguments = ["-a", "list", "table", "bridge", "sallyport"];
+    let output = netns.command("nft").args(arguments).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let handle = text.lines().next().unwrap_or_default();
+    match handle.contains("# handle") {
+        true => Ok(handle.to_owned()),
+        false => Err(format!("no table: {text}").into()),
+    }
+}
+
 pub(crate) fn changes_lead_there() -> Outcome {
     for seed in 0..8 {
         let mut rng = StdRng::seed_from_u64(seed);
         let netns = Netns::new("bridge")?;
         let mut table = open(&netns, false)?;
+        let mut before: Option<(Ground, String)> = None;
         for step in 0..12 {
             let ground = random_ground(&mut rng);
             table.set(ground.clone())?;
+            let handle = handle(&netns)?;
+            if let Some((last, there)) = &before
+                && changes_bit_by_bit(last, &ground)
+                && *there != handle
+            {
+                return Err(format!("seed {seed} step {step}: another table").into());
+            }
+            before = Some((ground.clone(), handle));
             same(&format!("seed {seed} step {step}"), &netns, &ground)?;
             if table.restore()? {
                 return Err(format!("seed {seed} step {step}: it was written anew").into());

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use sallyport_enforcer::{
     agent::BridgeTable,
     netlink::Netlink,
-    nft::bridge::{Ground, Unknown},
+    nft::bridge::{Ground, Known, Unknown},
 };
 use sallyport_integration::{
     deployment::put,
@@ -75,7 +75,11 @@ fn ground(bed: &Bed, known: bool, judges_tags: bool) -> Result<Ground, Failed> {
     if known {
         for (name, last) in PODS {
             let port = plane.interface_of(name)?;
-            ground.known.insert(port, addresses(last).into());
+            let known = Known {
+                addresses: addresses(last).into(),
+                ..Known::default()
+            };
+            ground.known.insert(port, known);
         }
         for name in ["server", "free-2"] {
             ground.isolated.insert(plane.interface_of(name)?);
@@ -100,7 +104,7 @@ fn ground(bed: &Bed, known: bool, judges_tags: bool) -> Result<Ground, Failed> {
     Ok(ground)
 }
 
-fn write(bed: &Bed, ground: Ground) -> Outcome {
+pub(crate) fn write(bed: &Bed, ground: Ground) -> Outcome {
     let node = bed.deployment.bed.node(0).netns();
     let kernel = node.run(Netlink::open)?;
     kernel.for_bridges().await_orphan(Duration::from_secs(5))?;

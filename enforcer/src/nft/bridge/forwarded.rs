@@ -6,7 +6,7 @@ use super::{
     rules::{
         ADVERTISEMENT, LINK_LOCAL, NEVER_JUDGED, OF_HOSTS, SOLICITATION, UNLISTED, on, port, to,
     },
-    sets::{ISOLATED, KNOWN, Unknown, name},
+    sets::{ISOLATED, KNOWN, PORT_ADDRESSES, PORT_RANGES, Unknown, name},
 };
 use crate::nft::command::{Family, Match, Rule, Verdict};
 
@@ -68,16 +68,17 @@ pub(super) fn judgeable(
     rules
 }
 
-/// The rules for packets to a workload that is isolated for ingress, which have its own address or none that policy judges.
+/// The rules for packets to a workload that is isolated for ingress. Their destination is its own address or one that it may use;
+/// all others no policy judges.
 pub(super) fn destination(unknown: Option<&Unknown>) -> Vec<Rule> {
     let isolated = || port(End::Destination, true, ISOLATED);
-    let own = |family| {
-        let set = name("port_addresses", family);
-        BridgeMatch::PortAddress(End::Destination, family, set)
-    };
-    let own =
-        Family::BOTH.map(|family| on(isolated(), Verdict::Accept).and(Match::Bridge(own(family))));
-    let mut rules = own.to_vec();
+    let mut rules = Vec::new();
+    for set in [PORT_ADDRESSES, PORT_RANGES] {
+        rules.extend(Family::BOTH.map(|family| {
+            let own = BridgeMatch::PortAddress(End::Destination, family, name(set, family));
+            on(isolated(), Verdict::Accept).and(Match::Bridge(own))
+        }));
+    }
     rules.push(on(isolated(), to(UNLISTED)));
     if unknown.is_some_and(|unknown| unknown.isolated) {
         rules.push(on(port(End::Destination, true, KNOWN), Verdict::Accept));

@@ -7,30 +7,36 @@
 //! ```text
 //! source (of all that comes in by a port of a bridge):
 //!    a workload's port ─ announcements of routers and servers ─ drop
-//!    a port that is known ─ goto from_known: ARP, neighbour discovery and packets with the workload's own addresses ─ accept | drop
+//!    a port that is known ─ goto from_known: ARP, neighbour discovery and packets with the workload's own addresses, or with others
+//!                           that it may use ─ accept | drop
 //!    a port that is not known ─ goto from_unknown: with addresses of this node's workloads ─ accept | drop
 //! forward (from one port to another):
 //!    between two of them ─ goto among   │ each: all else but IP and ARP, and VLAN tags that policy does not judge ─ drop
 //!    from one ─ goto leaving            │       fe80::/10, but for neighbour discovery ─ drop
-//!    to one ─ goto entering             │       goto destination, to an isolated workload: its own address ─ accept | drop
+//!    to one ─ goto entering             │       goto destination, to an isolated workload: such an address ─ accept | drop
 //! ```
 //!
 //! On a node where policy judges frames with one VLAN tag (`Ground::judges_tags`) those may go to elsewhere and come from there.
 //! A workload sends none itself: they are dropped where they come in by its port, since the bridge puts tags on frames and
 //! takes them off behind that, and then no rule could tell whose tag it was.
 //!
+//! The addresses that a workload may use beside its own are ranges (`Known::ranges`). In them there is no endpoint's address, none
+//! that is link-local and no group, so that a wide range lets nobody speak for another or as a router.
+//!
 //! Only `source`, `forward`, `destination` and the chains of targets change bit by bit, and no rule of theirs has a constant set: a
 //! packet that is in the old rule while they change finds nothing in its set. Where tags begin or cease to be judged, other chains
 //! change: the table is written anew, in one batch.
 
-use std::{collections::BTreeSet, fmt::Write as _, net::IpAddr};
+use std::{fmt::Write as _, net::IpAddr};
 
 use sha2::{Digest as _, Sha256};
 
 use super::{
     BridgeMatch, End,
     forwarded::{Tags, among, destination, judgeable},
-    sets::{ELSEWHERE, Ground, KNOWN, TARGETS, fill, name, sets},
+    sets::{
+        ELSEWHERE, Ground, KNOWN, Known, PORT_ADDRESSES, PORT_RANGES, TARGETS, fill, name, sets,
+    },
 };
 use crate::nft::{
     command::{Base, Command, Element, Family, Match, Rule, SetKind, Verdict},
@@ -94,10 +100,10 @@ pub fn reason(chain: &str) -> Option<Denial> {
 
 /// The commands that make all that an empty table should hold.
 pub fn commands(ground: &Ground) -> Vec<Command> {
-    let of_ports = ground.known.iter().map(|(port, addresses)| Chain {
+    let of_ports = ground.known.iter().map(|(port, known)| Chain {
         name: target_chain(port),
         comment: port.clone(),
-        rules: targets(addresses),
+        rules: targets(known),
     });
     let fixed = chains(ground).into_iter();
     let fixed = fixed.map(|(name, comment, rules)| Chain {
@@ -177,14 +183,21 @@ fn with_targets(condition: BridgeMatch) -> Rule {
 }
 
 /// The targets of neighbour advertisements from a port. Which link-local addresses a workload has is not known.
-fn targets(addresses: &BTreeSet<IpAddr>) -> Vec<Rule> {
-    let addresses = addresses.iter().filter_map(|address| match address {
-        IpAddr::V6(address) => Some(*address),
+fn targets(known: &Known) -> Vec<Rule> {
+    let own = known.addresses.iter().filter_map(|address| match address {
+        IpAddr::V6(address) => Some(BridgeMatch::Target(*address)),
         IpAddr::V4(_) => None,
     });
-    let own = addresses.map(|address| on(BridgeMatch::Target(address), Verdict::Accept));
-    let link_local = on(BridgeMatch::TargetLinkLocal, Verdict::Accept);
-    own.chain([link_local, Rule::always(to(FORGED))]).collect()
+    let others = known.ranges.iter().filter_map(|range| match range {
+        (IpAddr::V6(first), IpAddr::V6(last)) if first == last => Some(BridgeMatch::Target(first)),
+        (IpAddr::V6(first), IpAddr::V6(last)) => Some(BridgeMatch::TargetIn(first, last)),
+        _ => None,
+    });
+    own.chain([BridgeMatch::TargetLinkLocal])
+        .chain(others)
+        .map(|target| on(target, Verdict::Accept))
+        .chain([Rule::always(to(FORGED))])
+        .collect()
 }
 
 /// The chains that are always there.
@@ -304,17 +317,16 @@ fn announcements() -> impl Iterator<Item = BridgeMatch> {
 
 /// The rules for a port whose workloads are known.
 fn from_known() -> Vec<Rule> {
-    let own =
-        |family| BridgeMatch::PortAddress(End::Source, family, name("port_addresses", family));
+    let from = |set| move |family| BridgeMatch::PortAddress(End::Source, family, name(set, family));
+    let (own, other) = (from(PORT_ADDRESSES), from(PORT_RANGES));
+    let arp = |set| BridgeMatch::PortArpSender(name(set, Family::V4));
     let [(v4, client, server), _] = DHCP;
     vec![
         // First: the others look at what is inside a frame with a tag, too.
         on(BridgeMatch::NeverJudged, to(NEVER_JUDGED)),
         on(BridgeMatch::ArpProbe, Verdict::Accept),
-        on(
-            BridgeMatch::PortArpSender(name("port_addresses", Family::V4)),
-            Verdict::Accept,
-        ),
+        on(arp(PORT_ADDRESSES), Verdict::Accept),
+        on(arp(PORT_RANGES), Verdict::Accept),
         with_targets(BridgeMatch::Icmpv6(&ADVERTISEMENT)),
         on(BridgeMatch::Icmpv6(&ADVERTISEMENT), to(FORGED)),
         on(own(Family::V4), Verdict::Accept),
@@ -328,6 +340,9 @@ fn from_known() -> Vec<Rule> {
             .and(Match::Bridge(BridgeMatch::PortMap(TARGETS.into()))),
         on(BridgeMatch::NoSource(Family::V6), Verdict::Accept)
             .and(Match::Bridge(BridgeMatch::Icmpv6(&WITHOUT_SOURCE))),
+        // Behind all that is about link-local addresses and about none.
+        on(other(Family::V4), Verdict::Accept),
+        on(other(Family::V6), Verdict::Accept),
         Rule::always(to(FORGED)),
     ]
 }

@@ -9,11 +9,11 @@ use sallyport_proto::Ranges;
 
 use crate::nft::{
     command::{Command, Element, Family, SetKind},
-    stamp,
+    ports, stamp,
 };
 
 /// The layout that the stamp names, for the reader of a listing: which table it is the comparison of its content tells.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// The ports of the node's bridges as far as they are known, and the workloads behind them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,12 +22,21 @@ pub struct Ground {
     pub counts_only: bool,
     /// Whether policy judges frames with one 802.1Q tag: br_netfilter shows them (`net.bridge.bridge-nf-filter-vlan-tagged`).
     pub judges_tags: bool,
-    /// The ports whose workloads are known and guarded, each with the addresses of its workloads.
-    pub known: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// The ports whose workloads are known and guarded, by name.
+    pub known: BTreeMap<String, Known>,
     /// Those of them behind which there is a workload that is isolated for ingress.
     pub isolated: BTreeSet<String>,
     /// The guarded workloads whose ports are not known, if there are any.
     pub unknown: Option<Unknown>,
+}
+
+/// The workloads behind a port that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Their own addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The addresses that they may use beside these: no endpoint's, and none of those that no workload uses.
+    pub ranges: Ranges,
 }
 
 /// The workloads on bridges whose ports are not known.
@@ -37,7 +46,7 @@ pub struct Unknown {
     pub elsewhere: BTreeSet<String>,
     /// The addresses of the node's workloads.
     pub addresses: BTreeSet<IpAddr>,
-    /// The addresses that workloads of the node may have.
+    /// The addresses that workloads of the node may have or use.
     pub ranges: Ranges,
     /// Whether one of them is isolated for ingress.
     pub isolated: bool,
@@ -49,6 +58,10 @@ pub(super) const KNOWN: &str = "known";
 pub(super) const ISOLATED: &str = "isolated";
 /// The ports behind which there is no workload of the node.
 pub(super) const ELSEWHERE: &str = "elsewhere";
+/// The addresses of the workloads behind ports that are known.
+pub(super) const PORT_ADDRESSES: &str = "port_addresses";
+/// The addresses beside these that the workloads may use.
+pub(super) const PORT_RANGES: &str = "port_ranges";
 /// The chains that know the targets of a port's neighbour advertisements.
 pub(super) const TARGETS: &str = "targets";
 
@@ -77,7 +90,7 @@ pub(super) fn sets(ground: &Ground) -> Vec<Command> {
         });
         commands.extend(fill(&name, kind, elements));
     };
-    let ports = |ports: &BTreeSet<String>| ports.iter().cloned().map(Element::Port).collect();
+    let names = |ports: &BTreeSet<String>| ports.iter().cloned().map(Element::Port).collect();
     let stamp = Element::Stamp(0, format!("layout {LAYOUT}"));
     set(
         stamp::SET.into(),
@@ -95,13 +108,13 @@ pub(super) fn sets(ground: &Ground) -> Vec<Command> {
         ISOLATED.into(),
         SetKind::Ports,
         "of those, the ports of workloads that are isolated for ingress",
-        ports(&ground.isolated),
+        names(&ground.isolated),
     );
     set(
         ELSEWHERE.into(),
         SetKind::Ports,
         "ports of bridges that lead to no workload of this node",
-        ports(&unknown.elsewhere),
+        names(&unknown.elsewhere),
     );
     set(
         TARGETS.into(),
@@ -110,15 +123,25 @@ pub(super) fn sets(ground: &Ground) -> Vec<Command> {
         Vec::new(),
     );
     for family in Family::BOTH {
-        let pairs = ground.known.iter().flat_map(|(port, addresses)| {
-            let of_family = addresses.iter().filter(|&&a| Family::of(a) == family);
+        let pairs = ground.known.iter().flat_map(|(port, known)| {
+            let of_family = known.addresses.iter();
+            let of_family = of_family.filter(|&&a| Family::of(a) == family);
             of_family.map(|&address| Element::PortAddress(port.clone(), address))
         });
         set(
-            name("port_addresses", family),
+            name(PORT_ADDRESSES, family),
             SetKind::PortAddresses(family),
             "which addresses are behind which port",
             pairs.collect(),
+        );
+        let known = ground.known.iter();
+        set(
+            name(PORT_RANGES, family),
+            SetKind::PortRanges(family),
+            "which addresses beside their own the workloads behind a port may use",
+            known
+                .flat_map(|(port, known)| ports::elements(port, &known.ranges, family))
+                .collect(),
         );
         let addresses = unknown.addresses.iter().copied();
         set(

@@ -3,6 +3,7 @@
 use rustables::sys;
 
 use crate::nft::{
+    bridge::End,
     command::{Family, Match, TableFamily, Tuple, Verdict},
     encode::{Anonymous, attributes::Attributes, nfproto, padded, verdict_data},
 };
@@ -15,6 +16,9 @@ const REG: u32 = sys::NFT_REG_1;
 /// The 4-byte register right behind the first one (`NFT_REG32_01`), and the 16-byte one.
 const SECOND_V4: u32 = sys::NFT_REG32_01;
 const SECOND_V6: u32 = sys::NFT_REG_2;
+
+/// The 16-byte register behind the one that holds the name of an interface.
+const BEHIND_NAME: u32 = sys::NFT_REG_2;
 
 /// The register behind the first one that holds an address.
 fn second(family: Family) -> u32 {
@@ -166,6 +170,13 @@ impl Expressions {
             }
             Match::OutputIn(set) => {
                 self.meta(sys::NFT_META_OIFNAME);
+                self.lookup(set, None, None, false);
+            }
+            Match::InputSource(family, set) => {
+                let (offset, length) = bridge::address(End::Source, *family);
+                self.is_of(*family);
+                self.meta(sys::NFT_META_IIFNAME);
+                self.payload(sys::NFT_PAYLOAD_NETWORK_HEADER, offset, length, BEHIND_NAME);
                 self.lookup(set, None, None, false);
             }
             Match::InputInterface(name) => self.interface(sys::NFT_META_IIFNAME, name),

@@ -9,7 +9,7 @@ use std::net::Ipv6Addr;
 
 use rustables::sys;
 
-use super::{Expressions, MakeSet, REG};
+use super::{BEHIND_NAME, Expressions, MakeSet, REG};
 use crate::nft::{
     bridge::{BridgeMatch, End, JUDGED, JUDGED_OR_TAGGED, LINK_LOCAL, TAGS},
     command::Family,
@@ -24,9 +24,6 @@ const ARP_SENDER: u32 = 14;
 
 /// Where neighbour discovery has the target (RFC 4861, sections 4.3 and 4.4).
 const TARGET: u32 = 8;
-
-/// The 16-byte register behind the one that holds the name of an interface.
-const BEHIND_NAME: u32 = sys::NFT_REG_2;
 
 /// The EtherType of a family's packets (IANA, IEEE 802 numbers).
 pub(super) fn ether_type(family: Family) -> u16 {
@@ -119,6 +116,11 @@ impl Expressions {
                 self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, TARGET, 16, REG);
                 self.compare(sys::NFT_CMP_EQ, &target.octets());
             }
+            BridgeMatch::TargetIn(first, last) => {
+                self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, TARGET, 16, REG);
+                self.compare(sys::NFT_CMP_GTE, &first.octets());
+                self.compare(sys::NFT_CMP_LTE, &last.octets());
+            }
             BridgeMatch::TargetLinkLocal => {
                 self.payload(sys::NFT_PAYLOAD_TRANSPORT_HEADER, TARGET, 16, REG);
                 self.is_link_local();
@@ -159,7 +161,7 @@ fn name_of(end: End) -> u32 {
 }
 
 /// Where an IP header has an address, and how long that is (RFC 791, RFC 8200).
-fn address(end: End, family: Family) -> (u32, u32) {
+pub(super) fn address(end: End, family: Family) -> (u32, u32) {
     let (source, length) = match family {
         Family::V4 => (12, 4),
         Family::V6 => (8, 16),
