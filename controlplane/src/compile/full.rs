@@ -8,9 +8,10 @@ use std::{
     sync::Arc,
 };
 
+use ipnetwork::IpNetwork;
 use sallyport_proto::{
     Ranges,
-    policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy, PeerGroup},
+    policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, Source},
 };
 
 use super::{
@@ -59,6 +60,8 @@ struct World<'a> {
     /// The addresses whose claimants name a node.
     placed: BTreeMap<&'a str, BTreeSet<IpAddr>>,
     policies: BTreeMap<&'a str, Vec<Policy<'a>>>,
+    /// The workload ranges of each node.
+    ranges: BTreeMap<&'a str, Ranges>,
 }
 
 /// The workloads that claim an address, by kind, namespace and name.
@@ -84,6 +87,10 @@ impl<'a> World<'a> {
             placed: placed(&members),
             members,
             policies,
+            ranges: cluster
+                .nodes()
+                .map(|(name, node)| (name, workload_ranges(node)))
+                .collect(),
         }
     }
 
@@ -108,19 +115,68 @@ impl<'a> World<'a> {
                 } else {
                     String::new()
                 },
-                ingress: self.class(claimants, Direction::Ingress, &mut policy, groups),
-                egress: self.class(claimants, Direction::Egress, &mut policy, groups),
+                ingress: self.class(claimants, Direction::Ingress, true, &mut policy, groups),
+                egress: self.class(claimants, Direction::Egress, true, &mut policy, groups),
             };
             policy.set_endpoint(address, Arc::new(endpoint));
         }
+        let sources = self.sources(name, &mut policy, groups);
+        policy.set_sources(Arc::new(sources));
         policy
     }
 
-    /// The class that judges an address, added to the node's policy with all that it names: what all claimants allow.
+    /// The allowed sources of a node's workloads. An address is in the source of those that claim it by the longest prefix. It
+    /// is in none if a workload has it, wherever that is, or if it is in the workload ranges of other nodes alone.
+    fn sources(&self, name: &str, policy: &mut NodePolicy, groups: &mut Groups) -> Vec<Source> {
+        let mut claims: BTreeMap<IpNetwork, Claimants<'_>> = BTreeMap::new();
+        let members = self.members.values().flatten();
+        for member in members.filter(|member| member.workload.node.as_deref() == Some(name)) {
+            for &network in &member.workload.allowed_sources {
+                let claimants = claims.entry(network).or_default();
+                claimants.insert(member.key, member.clone());
+            }
+        }
+        let mut sources = Vec::new();
+        for (network, claimants) in &claims {
+            let mut ranges = rule::range(network);
+            let longer = claims.keys();
+            for longer in longer.filter(|other| other.prefix() > network.prefix()) {
+                // Of two networks of one family the longer prefix is within the other, or apart from it.
+                ranges = ranges.difference(&rule::range(longer));
+            }
+            for &address in self.claimants.keys() {
+                let address = Ranges::span(address, address).expect("one address");
+                ranges = ranges.difference(&address);
+            }
+            for (node, others) in &self.ranges {
+                if *node != name {
+                    ranges = ranges.difference(&others.difference(&self.ranges[name]));
+                }
+            }
+            if ranges.is_empty() {
+                continue;
+            }
+            let owners = claimants.keys().map(|key| Owner {
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+            });
+            sources.push(Source {
+                owners: owners.collect::<BTreeSet<_>>().into_iter().collect(),
+                ingress: self.class(claimants, Direction::Ingress, false, policy, groups),
+                egress: self.class(claimants, Direction::Egress, false, policy, groups),
+                ranges,
+            });
+        }
+        Source::canonical(sources)
+    }
+
+    /// The class that judges an address, added to the node's policy with all that it names: what all claimants allow. It keeps
+    /// established connections if it may and if the classes of all claimants do.
     fn class(
         &self,
         claimants: &Claimants<'_>,
         direction: Direction,
+        may_keep: bool,
         policy: &mut NodePolicy,
         groups: &mut Groups,
     ) -> Option<ClassId> {
@@ -135,7 +191,7 @@ impl<'a> World<'a> {
                     .map(|group| (group.peers.id(), group.peers)),
             );
         }
-        let met = meet::of(&classes.iter().collect::<Vec<_>>())?;
+        let met = meet::of(&classes.iter().collect::<Vec<_>>(), may_keep)?;
         for (id, parts) in met.groups {
             let mut part = |id: GroupId| {
                 let group = groups.entry(id);

@@ -35,6 +35,7 @@ impl Extent {
     /// Takes in what a node's change of policy touches.
     pub(super) fn add(&mut self, old: &NodePolicy, new: &NodePolicy) {
         self.all |= old.workload_ranges() != new.workload_ranges();
+        self.all |= old.sources() != new.sources();
         let endpoints = (!old.endpoints().ptr_eq(new.endpoints()))
             .then(|| old.endpoints().diff(new.endpoints()));
         for item in endpoints.into_iter().flatten() {
