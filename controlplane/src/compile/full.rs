@@ -19,6 +19,7 @@ use super::{
     meet,
     peers::{Peers, Scope, Selection, Term},
     rule::{self, NamedTarget, Rule},
+    sources::{BLOCKS, MAX_HOLES},
 };
 use crate::{
     cluster::Cluster,
@@ -126,7 +127,8 @@ impl<'a> World<'a> {
     }
 
     /// The allowed sources of a node's workloads. An address is in the source of those that claim it by the longest prefix. It
-    /// is in none if a workload has it, wherever that is, or if it is in the workload ranges of other nodes alone.
+    /// is in none if a workload has it, wherever that is, or if it is in the workload ranges of other nodes alone. Of too many
+    /// workloads' addresses the blocks around them count.
     fn sources(&self, name: &str, policy: &mut NodePolicy, groups: &mut Groups) -> Vec<Source> {
         let mut claims: BTreeMap<IpNetwork, Claimants<'_>> = BTreeMap::new();
         let members = self.members.values().flatten();
@@ -136,6 +138,12 @@ impl<'a> World<'a> {
                 claimants.insert(member.key, member.clone());
             }
         }
+        let others = self.ranges.iter().filter(|(node, _)| **node != name);
+        let others = others.map(|(_, ranges)| ranges.difference(&self.ranges[name]));
+        let foreign = Ranges::union_all(&others.collect::<Vec<_>>());
+        let claimed: Vec<Ranges> = claims.keys().map(rule::range).collect();
+        let claimed = Ranges::union_all(&claimed).difference(&foreign);
+        let holes = self.holes(&claimed);
         let mut sources = Vec::new();
         for (network, claimants) in &claims {
             let mut ranges = rule::range(network);
@@ -144,15 +152,7 @@ impl<'a> World<'a> {
                 // Of two networks of one family the longer prefix is within the other, or apart from it.
                 ranges = ranges.difference(&rule::range(longer));
             }
-            for &address in self.claimants.keys() {
-                let address = Ranges::span(address, address).expect("one address");
-                ranges = ranges.difference(&address);
-            }
-            for (node, others) in &self.ranges {
-                if *node != name {
-                    ranges = ranges.difference(&others.difference(&self.ranges[name]));
-                }
-            }
+            ranges = ranges.difference(&foreign).difference(&holes);
             if ranges.is_empty() {
                 continue;
             }
@@ -168,6 +168,27 @@ impl<'a> World<'a> {
             });
         }
         Source::canonical(sources)
+    }
+
+    /// The workloads' addresses in a set, as the smallest blocks of which there are not too many.
+    fn holes(&self, claimed: &Ranges) -> Ranges {
+        let held = self.claimants.keys();
+        let held: Vec<IpAddr> = held
+            .copied()
+            .filter(|&address| claimed.contains(address))
+            .collect();
+        let mut blocks = BTreeSet::new();
+        for (v4, v6) in BLOCKS {
+            let block = |&address: &IpAddr| {
+                let length = if address.is_ipv4() { v4 } else { v6 };
+                rule::range(&IpNetwork::new(address, length).expect("a prefix length"))
+            };
+            blocks = held.iter().map(block).collect();
+            if blocks.len() <= MAX_HOLES {
+                break;
+            }
+        }
+        Ranges::union_all(&blocks)
     }
 
     /// The class that judges an address, added to the node's policy with all that it names: what all claimants allow. It keeps

@@ -85,7 +85,7 @@ pub(super) fn change(old: Option<&Placed>, new: Option<&Placed>, changes: &mut C
 }
 
 impl PlaceWork {
-    /// The sources are these now, of which each class is that of a source.
+    /// Takes note of the sources of the node, and of their classes before and now: one entry for each use.
     pub(super) fn change_sources(
         &mut self,
         sources: Arc<Vec<Source>>,

@@ -4,6 +4,9 @@
 //! The workloads of a node *claim* ranges there. An address is in the source of those whose range is the longest prefix. It
 //! is in no source if a workload of the cluster has it, or if it is in the workload ranges of another node alone.
 //!
+//! A node that must know too many addresses of workloads in its claims knows blocks of addresses instead, and no address of
+//! such a block is in a source: what a node is sent has a bound.
+//!
 //! A node without claims costs nothing. The sources of a node with claims are derived anew if a claim, a claimant's class, the
 //! workload ranges of any node, or the address of a workload within a claim comes or goes.
 
@@ -20,6 +23,12 @@ use sallyport_proto::{
 };
 
 use super::{Compiler, Work, classes::Judge, nodes::Place, rule::range, slab::Id, workloads::Row};
+
+/// The most blocks of workloads' addresses that are cut out of the claims of a node. Each is some 40 bytes in an update.
+pub(super) const MAX_HOLES: usize = 16_384;
+
+/// The prefix lengths of the blocks, of IPv4 and IPv6: the first that make no more blocks than there may be.
+pub(super) const BLOCKS: [(u8, u8); 5] = [(32, 128), (24, 64), (16, 48), (8, 32), (0, 0)];
 
 /// The claims of a workload.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +58,6 @@ struct Claimed {
     foreign: Ranges,
     /// The classes of the sources, which were acquired once for each entry.
     judges: Vec<Id<Judge>>,
-    sources: Arc<Vec<Source>>,
 }
 
 impl Sources {
@@ -98,10 +106,7 @@ impl Sources {
     fn places_of(&self, address: IpAddr) -> impl Iterator<Item = Id<Place>> {
         let family = (address.is_ipv4(), 0)..=(address.is_ipv4(), u8::MAX);
         let lengths = self.lengths.range(family).map(|(&(_, length), _)| length);
-        let networks = lengths.map(move |length| {
-            let within = IpNetwork::new(address, length).expect("a length of the family");
-            IpNetwork::new(within.network(), length).expect("a length of the family")
-        });
+        let networks = lengths.map(move |length| block(address, length));
         let places = networks.filter_map(|network| self.by_network.get(&network));
         let is_own = move |place: &Id<Place>| !self.places[place].foreign.contains(address);
         places.flatten().copied().filter(is_own)
@@ -187,13 +192,10 @@ impl Compiler {
                 ranges,
             });
         }
-        let sources = Source::canonical(sources);
-        if *claimed.sources != sources {
-            claimed.sources = Arc::new(sources);
-        }
+        let sources = Arc::new(Source::canonical(sources));
         let old = std::mem::replace(&mut claimed.judges, judges);
         let work = work.changes.entry(place).or_default();
-        work.change_sources(claimed.sources.clone(), &old, &claimed.judges);
+        work.change_sources(sources, &old, &claimed.judges);
         for judge in old {
             self.classes.release(judge);
         }
@@ -218,23 +220,51 @@ impl Compiler {
     }
 }
 
+/// The network of a prefix length that an address is in.
+fn block(address: IpAddr, length: u8) -> IpNetwork {
+    let network = IpNetwork::new(address, length).expect("a length of the family");
+    IpNetwork::new(network.network(), length).expect("a length of the family")
+}
+
 /// The addresses that are in the source of some owners each, of the ranges that these claim. An address is its most specific
-/// claim's. None is in `foreign`, or among those that `held` finds in a set.
+/// claim's. None is in `foreign`, or is a hole of the addresses, ascending, that `held` finds in a set.
 fn pieces<O: Clone + Ord>(
     claims: &BTreeMap<IpNetwork, O>,
     foreign: &Ranges,
-    held: impl Fn(&Ranges) -> Ranges,
+    held: impl FnOnce(&Ranges) -> Vec<IpAddr>,
 ) -> BTreeMap<O, Ranges> {
     let mut parts: BTreeMap<&O, Vec<Ranges>> = BTreeMap::new();
     for (owners, ranges) in most_specific(claims) {
         parts.entry(owners).or_default().push(ranges);
     }
-    let pieces = parts.into_iter().map(|(owners, parts)| {
+    let left = parts.into_iter().map(|(owners, parts)| {
         let ranges = Ranges::union_all(&parts).difference(foreign);
-        let ranges = ranges.difference(&held(&ranges));
+        (owners, ranges)
+    });
+    let left: Vec<(&O, Ranges)> = left.collect();
+    let all = Ranges::union_all(left.iter().map(|(_, ranges)| ranges));
+    let holes = holes(&held(&all));
+    let pieces = left.into_iter().map(|(owners, ranges)| {
+        let ranges = ranges.difference(&holes);
         (owners.clone(), ranges)
     });
     pieces.filter(|(_, ranges)| !ranges.is_empty()).collect()
+}
+
+/// The addresses of the smallest blocks around some addresses, ascending, of which there are not too many.
+fn holes(addresses: &[IpAddr]) -> Ranges {
+    let blocks = BLOCKS.into_iter().find_map(|(v4, v6)| {
+        let blocks = addresses.iter().map(|&address| match address {
+            IpAddr::V4(_) => block(address, v4),
+            IpAddr::V6(_) => block(address, v6),
+        });
+        let mut blocks: Vec<IpNetwork> = blocks.collect();
+        blocks.dedup();
+        (blocks.len() <= MAX_HOLES).then_some(blocks)
+    });
+    let blocks = blocks.expect("the last are one of each family");
+    let blocks: Vec<Ranges> = blocks.iter().map(range).collect();
+    Ranges::union_all(&blocks)
 }
 
 /// Each claim without the claims within it. A claim comes before those within it, and what is within it follows at once.
@@ -283,10 +313,12 @@ mod tests {
 
     /// The pieces as text. The workloads' addresses are asked for within what is left of each.
     fn told(text: &[(&str, &'static str)], foreign: &str, held: &str) -> Vec<(String, String)> {
-        let held = ranges(held);
-        let pieces = pieces(&claims(text), &ranges(foreign), |within| {
-            held.intersection(within)
-        });
+        let held = |within: &Ranges| {
+            let held = held.split_whitespace();
+            let held = held.map(|text| text.parse::<IpAddr>().expect("an address"));
+            held.filter(|&address| within.contains(address)).collect()
+        };
+        let pieces = pieces(&claims(text), &ranges(foreign), held);
         let told = pieces.into_iter();
         told.map(|(owners, ranges)| (owners.to_owned(), ranges.to_string()))
             .collect()
@@ -363,7 +395,7 @@ mod tests {
         let given = [("10.0.0.0/24", "a"), ("10.0.0.0/28", "b")];
         let of = |foreign, held| told(&given, foreign, held);
         assert_eq!(
-            of("10.0.0.16/28", "10.0.0.1/32 10.0.0.32/32"),
+            of("10.0.0.16/28", "10.0.0.1 10.0.0.32"),
             [
                 ("a".into(), "10.0.0.33-10.0.0.255".into()),
                 ("b".into(), "10.0.0.0, 10.0.0.2-10.0.0.15".to_string()),
@@ -371,8 +403,12 @@ mod tests {
         );
         // An address of a workload within a claim is not what the claim around it has.
         assert_eq!(
-            of("10.0.0.16/28", "10.0.0.0/28"),
-            [("a".to_string(), "10.0.0.32-10.0.0.255".to_string())]
+            told(
+                &[("10.0.0.0/24", "a"), ("10.0.0.0/32", "b")],
+                "",
+                "10.0.0.0"
+            ),
+            [("a".to_string(), "10.0.0.1-10.0.0.255".to_string())]
         );
         assert_eq!(of("10.0.0.0/16", ""), []);
     }
@@ -382,7 +418,7 @@ mod tests {
         let asked = std::cell::RefCell::new(Vec::new());
         let held = |within: &Ranges| {
             asked.borrow_mut().push(within.to_string());
-            Ranges::EMPTY
+            Vec::new()
         };
         pieces(
             &claims(&[("0.0.0.0/0", "a")]),
@@ -390,5 +426,29 @@ mod tests {
             held,
         );
         assert_eq!(*asked.borrow(), ["128.0.0.0/2"]);
+    }
+
+    #[test]
+    fn too_many_addresses_are_cut_out_in_blocks() {
+        let every = |step: u32, count: usize| -> Vec<IpAddr> {
+            let numbers = (0..).step_by(step as usize).take(count);
+            numbers
+                .map(|n: u32| IpAddr::V4((n + 0x0a00_0000).into()))
+                .collect()
+        };
+        let v6 = |n: u128| IpAddr::V6((0xfd00 << 112 | n << 64).into());
+        let most = holes(&every(2, MAX_HOLES));
+        assert_eq!(most.len(), MAX_HOLES);
+        let more = holes(&every(2, MAX_HOLES + 1));
+        assert_eq!(more, ranges("10.0.0.0/17 10.0.128.0/24"));
+        assert_eq!(holes(&every(1 << 10, MAX_HOLES)).len(), MAX_HOLES);
+        let sparse = holes(&every(1 << 10, MAX_HOLES + 1));
+        assert_eq!(sparse, ranges("10.0.0.0/8 11.0.0.0/16"));
+        // Those of both families count together.
+        let mut both = every(2, MAX_HOLES);
+        both.push(v6(7));
+        assert_eq!(holes(&both), ranges("10.0.0.0/17 fd00:0:0:7::/64"));
+        let v6: Vec<IpAddr> = (0..=1 << 16).map(v6).collect();
+        assert_eq!(holes(&v6), ranges("fd00::/47"));
     }
 }

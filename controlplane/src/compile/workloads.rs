@@ -222,13 +222,11 @@ impl Workloads {
         }
     }
 
-    /// The addresses of workloads that are in a set, at the cost of these.
-    pub(super) fn addresses_within(&self, within: &Ranges) -> Ranges {
-        let held = within.iter().flat_map(|(first, last)| {
-            let held = self.claimants.range(first..=last);
-            held.map(|(&address, _)| Ranges::span(address, address).expect("one address"))
-        });
-        Ranges::union_all(&held.collect::<Vec<_>>())
+    /// The addresses of workloads that are in a set, ascending, at the cost of these.
+    pub(super) fn addresses_within(&self, within: &Ranges) -> Vec<IpAddr> {
+        let spans = within.iter();
+        let held = spans.flat_map(|(first, last)| self.claimants.range(first..=last));
+        held.map(|(&address, _)| address).collect()
     }
 
     /// Forgets a deleted workload.

@@ -270,3 +270,30 @@ fn sources_change_alone_and_stay_where_nothing_changes() {
         assert_eq!(delta.iter().any(is_told), !stays, "{what}");
     }
 }
+
+/// More workloads than can be cut out of a claim one by one are cut out in blocks, and one by one again when there are fewer.
+#[test]
+fn many_addresses_within_a_claim_are_left_out_in_blocks() {
+    let mut checked = Checked::new(Established::Recheck);
+    let address = |n: u32| std::net::Ipv4Addr::from_bits(0x0a14_0000 + 2 * n).to_string();
+    let far = |n: u32| Edit::Put(pod("default", &format!("p{n}"), "m", "", &address(n)));
+    let objects = with("10.0.0.0/8 2001:db8::/64", []);
+    let objects = objects.into_iter().map(Edit::Put);
+    checked.step(&objects.chain((0..16_383).map(far)).collect::<Vec<_>>());
+    // The gateway is one more.
+    let is_allowed = |checked: &Checked, address: &str| {
+        let source = checked.policy("n").source_of(ip(address));
+        source.is_some()
+    };
+    assert!(is_allowed(&checked, "10.20.0.1") && !is_allowed(&checked, "10.20.0.2"));
+    for (edit, allowed) in [
+        (far(16_383), false),
+        (Edit::Delete(key(Kind::Pod, "default", "p7")), true),
+    ] {
+        checked.step(&[edit]);
+        for near in ["10.20.0.1", "10.0.0.9", "10.20.127.255"] {
+            assert_eq!(is_allowed(&checked, near), allowed, "{near}");
+        }
+        assert!(is_allowed(&checked, "10.20.128.1") && is_allowed(&checked, "2001:db8::1"));
+    }
+}
