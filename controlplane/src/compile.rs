@@ -14,6 +14,8 @@
 //! | a profile | the union of its rules | class, peer groups | `class`, `classes` |
 //! | a workload's profiles and node | endpoint | the node's policy | `nodes` |
 //! | the classes of a contested address's claimants | their meet | class, peer groups | `contests`, `classes` |
+//! | allowed sources of a node's workloads, addresses, workload ranges | the most specific claim | the node's sources | `sources` |
+//! | the classes of a source's claimants | their meet, which keeps nothing | class, peer groups | `sources`, `classes` |
 //!
 //! Selections are the hub: each is interned, knows its members, and knows who must hear when they change.
 //!
@@ -43,6 +45,7 @@ mod rule;
 mod selections;
 mod settle;
 mod slab;
+mod sources;
 mod subjects;
 mod trie;
 mod union;
@@ -62,10 +65,11 @@ use self::{
     classes::{Classes, Group},
     contests::Contest,
     families::Family,
-    nodes::{Changes, Nodes, OldGroups},
+    nodes::{Changes, Nodes, OldGroups, Place},
     profiles::{Profile, Profiles},
     selections::{Selected, Selections},
     slab::Id,
+    sources::Sources,
     subjects::{Subject, Subjects},
     workloads::{Row, Workloads},
 };
@@ -83,6 +87,7 @@ pub struct Compiler {
     profiles: Profiles,
     classes: Classes,
     nodes: Nodes,
+    sources: Sources,
     /// The addresses that several workloads claim, as endpoints.
     contests: BTreeMap<IpAddr, Contest>,
 }
@@ -108,6 +113,12 @@ struct Work {
     profiles: BTreeSet<Id<Profile>>,
     /// Workloads that may be another endpoint.
     placements: BTreeSet<Id<Row>>,
+    /// Addresses that no workload claimed before, or that none claims any more.
+    turned: Vec<IpAddr>,
+    /// Whether the workload ranges of a node changed.
+    is_ranged: bool,
+    /// Nodes whose sources may be others.
+    sources: BTreeSet<Id<Place>>,
     /// The groups that changed, as they were.
     old_groups: OldGroups,
     /// What changes on each node.
@@ -170,8 +181,9 @@ impl Compiler {
                     Body::Node(node) => Some(node),
                     _ => None,
                 });
-                let rows = self.nodes.set(&key.name, node, &mut work.changes);
+                let (rows, is_ranged) = self.nodes.set(&key.name, node, &mut work.changes);
                 work.placements.extend(rows);
+                work.is_ranged |= is_ranged;
             }
             Kind::NetworkPolicy => {
                 let selections = &mut self.selections;
@@ -192,7 +204,7 @@ impl Compiler {
             }
         };
         work.rows.insert(row);
-        work.contested.extend(self.workloads.set(row, stored));
+        self.workloads.set(row, stored, work);
         let node = stored.and_then(|stored| workloads::workload(stored).node.as_deref());
         let place = self.workloads.get(row).place;
         let place = self.nodes.move_row(row, place, node, &mut work.changes);

@@ -149,6 +149,8 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// The interface of its node behind which it is, and nothing else that has other addresses. Empty when it is not known.
     pub interface: String,
+    /// Ranges of addresses beside its own that it may use, each once, without host bits (`spec.allowedSources`).
+    pub allowed_sources: Vec<IpNetwork>,
     /// Its named ports, in the order of the manifest.
     pub ports: Vec<NamedPort>,
     /// Whether it shares its node's network: then no policy selects it, and peers match it by `ipBlock` only.

@@ -15,7 +15,7 @@ mod workload;
 
 use crate::model::Kind;
 
-pub(crate) use addresses::{cidr, one_per_family, usable};
+pub(crate) use addresses::{allowed_sources, cidr, one_per_family, usable};
 pub(crate) use field::{Fault, Faults, FieldPath, Path, Segment, quote};
 pub(crate) use metadata::{NameRule, metadata};
 pub(crate) use names::{dns1123_subdomain, uid};
@@ -66,6 +66,9 @@ pub const MAX_NAMED_PORTS: usize = 1_000;
 
 /// The most addresses, and the most workload ranges, that one node may have.
 pub const MAX_NODE_ADDRESSES: usize = 1_000;
+
+/// The most ranges that one workload may have as allowed sources.
+pub const MAX_ALLOWED_SOURCES: usize = 64;
 
 /// The most addresses that one NetworkPolicy may compile to, when it is put: the sum, over the port ranges that it
 /// tells apart, of the addresses that may use each. A peer that begins or ends at a port counts as

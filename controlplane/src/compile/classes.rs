@@ -30,7 +30,7 @@ pub(super) struct Judge {
     pub(super) class: Arc<Class>,
     /// The groups that it names, each once.
     pub(super) groups: Vec<Id<Group>>,
-    /// How many profiles and contests have it.
+    /// How many profiles, contests and sources have it.
     users: usize,
 }
 
@@ -178,7 +178,7 @@ impl Classes {
         Some(judge)
     }
 
-    /// One profile or contest less has a class. The class stays until `sweep`.
+    /// One profile, contest or source less has a class. The class stays until `sweep`.
     pub(super) fn release(&mut self, id: Id<Judge>) {
         self.judges[id].users -= 1;
         if self.judges[id].users == 0 {
@@ -222,11 +222,15 @@ impl Classes {
         }
     }
 
-    /// One more contest has the class of what some classes all allow; `None` for no classes. A meet has no part that is
-    /// a meet.
-    pub(super) fn acquire_meet(&mut self, judges: &BTreeSet<Id<Judge>>) -> Option<Id<Judge>> {
+    /// One more contest or source has the class of what some classes all allow; `None` for no classes. A meet has no part
+    /// that is a meet. It keeps established connections if it may and if all classes do.
+    pub(super) fn acquire_meet(
+        &mut self,
+        judges: &BTreeSet<Id<Judge>>,
+        may_keep: bool,
+    ) -> Option<Id<Judge>> {
         let classes = judges.iter().map(|&judge| &*self.judges[judge].class);
-        let met = meet::of(&classes.collect::<Vec<_>>())?;
+        let met = meet::of(&classes.collect::<Vec<_>>(), may_keep)?;
         let id = met.class.id();
         if let Some(&judge) = self.by_id.get(&id) {
             self.judges[judge].users += 1;

@@ -168,7 +168,7 @@ impl Compiler {
             let judges = profiles.filter_map(|profile| self.profiles.get(profile).judge);
             judges.collect::<BTreeSet<_>>()
         });
-        let judges = sides.map(|side| self.classes.acquire_meet(&side));
+        let judges = sides.map(|side| self.classes.acquire_meet(&side, true));
         let mut endpoints: BTreeMap<Id<Place>, Endpoint> = BTreeMap::new();
         for row in rows() {
             let place = row.place.filter(|&place| self.nodes.is_object(place));

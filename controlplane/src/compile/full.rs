@@ -8,9 +8,10 @@ use std::{
     sync::Arc,
 };
 
+use ipnetwork::IpNetwork;
 use sallyport_proto::{
     Ranges,
-    policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy, PeerGroup},
+    policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, Source},
 };
 
 use super::{
@@ -18,6 +19,7 @@ use super::{
     meet,
     peers::{Peers, Scope, Selection, Term},
     rule::{self, NamedTarget, Rule},
+    sources::{BLOCKS, MAX_HOLES},
 };
 use crate::{
     cluster::Cluster,
@@ -59,6 +61,8 @@ struct World<'a> {
     /// The addresses whose claimants name a node.
     placed: BTreeMap<&'a str, BTreeSet<IpAddr>>,
     policies: BTreeMap<&'a str, Vec<Policy<'a>>>,
+    /// The workload ranges of each node.
+    ranges: BTreeMap<&'a str, Ranges>,
 }
 
 /// The workloads that claim an address, by kind, namespace and name.
@@ -84,6 +88,10 @@ impl<'a> World<'a> {
             placed: placed(&members),
             members,
             policies,
+            ranges: cluster
+                .nodes()
+                .map(|(name, node)| (name, workload_ranges(node)))
+                .collect(),
         }
     }
 
@@ -108,19 +116,88 @@ impl<'a> World<'a> {
                 } else {
                     String::new()
                 },
-                ingress: self.class(claimants, Direction::Ingress, &mut policy, groups),
-                egress: self.class(claimants, Direction::Egress, &mut policy, groups),
+                ingress: self.class(claimants, Direction::Ingress, true, &mut policy, groups),
+                egress: self.class(claimants, Direction::Egress, true, &mut policy, groups),
             };
             policy.set_endpoint(address, Arc::new(endpoint));
         }
+        let sources = self.sources(name, &mut policy, groups);
+        policy.set_sources(Arc::new(sources));
         policy
     }
 
-    /// The class that judges an address, added to the node's policy with all that it names: what all claimants allow.
+    /// The allowed sources of a node's workloads. An address is in the source of those that claim it by the longest prefix. It
+    /// is in none if a workload has it, wherever that is, or if it is in the workload ranges of other nodes alone. Of too many
+    /// workloads' addresses the blocks around them count.
+    fn sources(&self, name: &str, policy: &mut NodePolicy, groups: &mut Groups) -> Vec<Source> {
+        let mut claims: BTreeMap<IpNetwork, Claimants<'_>> = BTreeMap::new();
+        let members = self.members.values().flatten();
+        for member in members.filter(|member| member.workload.node.as_deref() == Some(name)) {
+            for &network in &member.workload.allowed_sources {
+                let claimants = claims.entry(network).or_default();
+                claimants.insert(member.key, member.clone());
+            }
+        }
+        let others = self.ranges.iter().filter(|(node, _)| **node != name);
+        let others = others.map(|(_, ranges)| ranges.difference(&self.ranges[name]));
+        let foreign = Ranges::union_all(&others.collect::<Vec<_>>());
+        let claimed: Vec<Ranges> = claims.keys().map(rule::range).collect();
+        let claimed = Ranges::union_all(&claimed).difference(&foreign);
+        let holes = self.holes(&claimed);
+        let mut sources = Vec::new();
+        for (network, claimants) in &claims {
+            let mut ranges = rule::range(network);
+            let longer = claims.keys();
+            for longer in longer.filter(|other| other.prefix() > network.prefix()) {
+                // Of two networks of one family the longer prefix is within the other, or apart from it.
+                ranges = ranges.difference(&rule::range(longer));
+            }
+            ranges = ranges.difference(&foreign).difference(&holes);
+            if ranges.is_empty() {
+                continue;
+            }
+            let owners = claimants.keys().map(|key| Owner {
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+            });
+            sources.push(Source {
+                owners: owners.collect::<BTreeSet<_>>().into_iter().collect(),
+                ingress: self.class(claimants, Direction::Ingress, false, policy, groups),
+                egress: self.class(claimants, Direction::Egress, false, policy, groups),
+                ranges,
+            });
+        }
+        Source::canonical(sources)
+    }
+
+    /// The workloads' addresses in a set, as the smallest blocks of which there are not too many.
+    fn holes(&self, claimed: &Ranges) -> Ranges {
+        let held = self.claimants.keys();
+        let held: Vec<IpAddr> = held
+            .copied()
+            .filter(|&address| claimed.contains(address))
+            .collect();
+        let mut blocks = BTreeSet::new();
+        for (v4, v6) in BLOCKS {
+            let block = |&address: &IpAddr| {
+                let length = if address.is_ipv4() { v4 } else { v6 };
+                rule::range(&IpNetwork::new(address, length).expect("a prefix length"))
+            };
+            blocks = held.iter().map(block).collect();
+            if blocks.len() <= MAX_HOLES {
+                break;
+            }
+        }
+        Ranges::union_all(&blocks)
+    }
+
+    /// The class that judges an address, added to the node's policy with all that it names: what all claimants allow. It keeps
+    /// established connections if it may and if the classes of all claimants do.
     fn class(
         &self,
         claimants: &Claimants<'_>,
         direction: Direction,
+        may_keep: bool,
         policy: &mut NodePolicy,
         groups: &mut Groups,
     ) -> Option<ClassId> {
@@ -135,7 +212,7 @@ impl<'a> World<'a> {
                     .map(|group| (group.peers.id(), group.peers)),
             );
         }
-        let met = meet::of(&classes.iter().collect::<Vec<_>>())?;
+        let met = meet::of(&classes.iter().collect::<Vec<_>>(), may_keep)?;
         for (id, parts) in met.groups {
             let mut part = |id: GroupId| {
                 let group = groups.entry(id);

@@ -1,4 +1,4 @@
-//! The meet of the classes of several workloads that claim one address: what all of them allow. Pure; it knows neither
+//! The meet of the classes of several workloads that claim one address or range: what all of them allow. Pure; it knows neither
 //! workloads nor nodes.
 
 use std::{
@@ -22,8 +22,9 @@ pub(super) struct Met {
     pub(super) groups: BTreeMap<GroupId, BTreeSet<GroupId>>,
 }
 
-/// What all of some classes of one direction allow; `None` if there are no classes.
-pub(super) fn of(classes: &[&Class]) -> Option<Met> {
+/// What all of some classes of one direction allow; `None` if there are no classes. It keeps established connections if it
+/// may and if all classes do.
+pub(super) fn of(classes: &[&Class], may_keep: bool) -> Option<Met> {
     let direction = classes.first()?.direction;
     let mut groups = BTreeMap::new();
     let other = group(classes, None, &mut groups);
@@ -40,7 +41,7 @@ pub(super) fn of(classes: &[&Class]) -> Option<Met> {
             rule.into_iter().for_each(|rule| rule.append_to(&mut ports));
         }
     }
-    let keep = classes.iter().all(|class| class.keep);
+    let keep = may_keep && classes.iter().all(|class| class.keep);
     let class = Class {
         direction,
         keep,

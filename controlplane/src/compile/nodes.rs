@@ -8,8 +8,8 @@ use std::{
 };
 
 use sallyport_proto::{
-    Ranges,
-    policy::{Endpoint, NodePolicy, SharedGroup},
+    Coverage, Ranges,
+    policy::{Endpoint, NodePolicy, SharedGroup, Source},
 };
 
 use super::{
@@ -33,7 +33,7 @@ pub(super) struct Place {
     ranges: Option<Arc<Ranges>>,
     /// What it must enforce, if it is an object.
     policy: Option<Arc<NodePolicy>>,
-    /// How many endpoints have a class.
+    /// How many endpoints and sources have a class.
     judges: BTreeMap<Id<Judge>, i32>,
     /// How many of these classes name a group.
     groups: BTreeMap<Id<Group>, i32>,
@@ -44,6 +44,7 @@ pub(super) struct Place {
 pub(super) struct PlaceWork {
     removed: Vec<IpAddr>,
     set: Vec<(IpAddr, Arc<Endpoint>)>,
+    sources: Option<Arc<Vec<Source>>>,
     judges: BTreeMap<Id<Judge>, i32>,
     groups: Vec<Id<Group>>,
 }
@@ -59,6 +60,8 @@ pub(super) type OldGroups = BTreeMap<Id<Group>, SharedGroup>;
 pub(super) struct Nodes {
     places: Slab<Place>,
     by_name: BTreeMap<String, Id<Place>>,
+    /// The workload ranges of all that are objects.
+    ranges: Coverage,
 }
 
 /// Takes note that a workload stops being one endpoint and becomes another.
@@ -81,6 +84,23 @@ pub(super) fn change(old: Option<&Placed>, new: Option<&Placed>, changes: &mut C
     }
 }
 
+impl PlaceWork {
+    /// Takes note of the sources of the node, and of their classes before and now: one entry for each use.
+    pub(super) fn change_sources(
+        &mut self,
+        sources: Arc<Vec<Source>>,
+        old: &[Id<Judge>],
+        new: &[Id<Judge>],
+    ) {
+        self.sources = Some(sources);
+        for (judges, step) in [(old, -1), (new, 1)] {
+            for &judge in judges {
+                *self.judges.entry(judge).or_insert(0) += step;
+            }
+        }
+    }
+}
+
 impl Nodes {
     /// What a node must enforce.
     pub(super) fn policy(&self, name: &str) -> Option<&Arc<NodePolicy>> {
@@ -99,22 +119,40 @@ impl Nodes {
         self.places[id].ranges.is_some()
     }
 
-    /// Takes note of a node's object, or that it is gone. Returns the workloads that may become endpoints, or cease.
+    /// The workload ranges of a node, if it is an object.
+    pub(super) fn ranges(&self, id: Id<Place>) -> Option<&Ranges> {
+        self.places[id].ranges.as_deref()
+    }
+
+    /// The workload ranges of all nodes.
+    pub(super) fn all_ranges(&self) -> Ranges {
+        self.ranges.union()
+    }
+
+    /// Takes note of a node's object, or that it is gone. Returns the workloads that may become endpoints, or cease, and
+    /// whether the node has other workload ranges.
     pub(super) fn set(
         &mut self,
         name: &str,
         node: Option<&Node>,
         changes: &mut Changes,
-    ) -> Vec<Id<Row>> {
+    ) -> (Vec<Id<Row>>, bool) {
         let id = self.place(name);
         changes.entry(id).or_default();
         let place = &mut self.places[id];
-        let came_or_went = place.ranges.is_some() != node.is_some();
-        place.ranges = node.map(|node| Arc::new(workload_ranges(node)));
-        if !came_or_went {
-            return Vec::new();
+        let new = node.map(|node| Arc::new(workload_ranges(node)));
+        let old = std::mem::replace(&mut place.ranges, new);
+        let new = &place.ranges;
+        let is_ranged =
+            old.as_deref().unwrap_or(&Ranges::EMPTY) != new.as_deref().unwrap_or(&Ranges::EMPTY);
+        if is_ranged {
+            old.iter().for_each(|old| self.ranges.remove(old));
+            new.iter().for_each(|new| self.ranges.add(new));
         }
-        place.rows.iter().copied().collect()
+        if old.is_some() == new.is_some() {
+            return (Vec::new(), is_ranged);
+        }
+        (place.rows.iter().copied().collect(), is_ranged)
     }
 
     /// A workload names a node, no longer another.
@@ -241,6 +279,11 @@ impl Place {
         for (address, endpoint) in work.set {
             policy.set_endpoint(address, endpoint);
         }
+        if let Some(sources) = work.sources
+            && *policy.sources() != sources
+        {
+            policy.set_sources(sources);
+        }
         for group in work.groups {
             policy.share_group(&classes.group(group).shared, old_groups.get(&group));
         }
@@ -250,7 +293,7 @@ impl Place {
         outcome
     }
 
-    /// Adds the classes that endpoints have now, removes those that none has any more. Returns what that changes in
+    /// Adds the classes that endpoints and sources have now, removes those that none has any more. Returns what that changes in
     /// the need for groups.
     fn count_classes(
         &mut self,

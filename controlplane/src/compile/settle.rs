@@ -34,10 +34,12 @@ impl Compiler {
         self.note_contests(&mut work);
         for row in std::mem::take(&mut work.placements) {
             self.place(row, &mut work);
+            self.claim_sources(row, &mut work);
         }
         for address in std::mem::take(&mut work.contested) {
             self.place_contest(address, &mut work);
         }
+        self.derive_sources(&mut work);
         let changes = std::mem::take(&mut work.changes);
         let changed = self
             .nodes
@@ -175,9 +177,7 @@ impl Compiler {
     /// Makes a workload the endpoint that it must be now.
     fn place(&mut self, id: Id<Row>, work: &mut Work) {
         let row = self.workloads.get(id);
-        let judges = row
-            .profiles
-            .map(|profile| profile.and_then(|profile| self.profiles.get(profile).judge));
+        let judges = self.judges_of(id);
         let place = row.place.filter(|&place| self.nodes.is_object(place));
         let addresses = row.facts.addresses.iter().copied();
         let addresses = addresses.filter(|&address| !self.workloads.is_contested(address));

@@ -10,6 +10,7 @@ use std::{
 use sallyport_proto::{Ranges, policy::Endpoint, policy::Protocol};
 
 use super::{
+    Work,
     by_key::ByKey,
     classes::Judge,
     nodes::Place,
@@ -17,6 +18,7 @@ use super::{
     profiles::Profile,
     selections::{Selected, Space},
     slab::{Id, Slab},
+    sources::Claims,
 };
 use crate::{
     cluster::Stored,
@@ -38,6 +40,8 @@ pub(super) struct Row {
     pub(super) profiles: [Option<Id<Profile>>; 2],
     /// Where it is an endpoint, by the addresses that it alone claims.
     pub(super) placed: Option<Placed>,
+    /// Its allowed sources, on its node.
+    pub(super) claims: Option<Claims>,
 }
 
 /// What peers see of a workload.
@@ -69,7 +73,7 @@ pub(super) struct Workloads {
     rows: Slab<Row>,
     by_key: HashMap<ByKey, Id<Row>>,
     /// Who claims an address; of several, any one.
-    claimants: HashMap<IpAddr, Id<Row>>,
+    claimants: BTreeMap<IpAddr, Id<Row>>,
     /// All claimants of the addresses that several claim.
     contested: BTreeMap<IpAddr, Claimants>,
 }
@@ -146,7 +150,6 @@ impl Workloads {
     /// Makes room for many workloads.
     pub(super) fn reserve(&mut self, workloads: usize) {
         self.by_key.reserve(workloads);
-        self.claimants.reserve(workloads);
     }
 
     /// Adds a workload that was not there; what it is comes with `set`.
@@ -158,12 +161,13 @@ impl Workloads {
             facts: Facts::default(),
             profiles: [None; 2],
             placed: None,
+            claims: None,
         })
     }
 
-    /// Takes note of what a workload is now. Returns the addresses of which it is a new claimant beside others, or no
-    /// longer one.
-    pub(super) fn set(&mut self, id: Id<Row>, stored: Option<&Arc<Stored>>) -> Vec<IpAddr> {
+    /// Takes note of what a workload is now, and of the addresses of which it is a new claimant, or no longer one: contested
+    /// are those that others claim too.
+    pub(super) fn set(&mut self, id: Id<Row>, stored: Option<&Arc<Stored>>, work: &mut Work) {
         let old = std::mem::replace(&mut self.rows[id].stored, stored.cloned());
         if let Some(old) = &old {
             self.by_key.remove(&old.object.key);
@@ -172,20 +176,22 @@ impl Workloads {
             self.by_key.insert(ByKey(stored.clone()), id);
         }
         let (before, now) = (claims(old.as_ref()), claims(stored));
-        let mut contested = Vec::new();
         for &address in before.iter().filter(|address| !now.contains(address)) {
             let key = &old.as_ref().expect("it had claims").object.key;
             if self.disclaim(address, id, key) {
-                contested.push(address);
+                work.contested.insert(address);
+            } else {
+                work.turned.push(address);
             }
         }
         for &address in now.iter().filter(|address| !before.contains(address)) {
             let key = &stored.expect("it has claims").object.key;
             if self.claim(address, id, key) {
-                contested.push(address);
+                work.contested.insert(address);
+            } else {
+                work.turned.push(address);
             }
         }
-        contested
     }
 
     /// The addresses that a workload claims.
@@ -216,10 +222,17 @@ impl Workloads {
         }
     }
 
+    /// The addresses of workloads that are in a set, ascending, at the cost of these.
+    pub(super) fn addresses_within(&self, within: &Ranges) -> Vec<IpAddr> {
+        let spans = within.iter();
+        let held = spans.flat_map(|(first, last)| self.claimants.range(first..=last));
+        held.map(|(&address, _)| address).collect()
+    }
+
     /// Forgets a deleted workload.
     pub(super) fn remove(&mut self, id: Id<Row>) {
         let row = self.rows.remove(id);
-        debug_assert!(row.stored.is_none() && row.placed.is_none());
+        debug_assert!(row.stored.is_none() && row.placed.is_none() && row.claims.is_none());
     }
 
     /// Enters a claim. Returns whether others claim the address too.

@@ -115,6 +115,9 @@ pub(super) trait Resource: DeserializeOwned {
     const SPEC_MAY_BE_LATER: bool = false;
     /// Whether its uid tells it from an earlier object of the same name.
     const HAS_UID: bool = false;
+    /// Takes out of the metadata of an object that was accepted before what an earlier version did not read and this version
+    /// refuses.
+    fn forget_unread(&self, _meta: &mut ObjectMeta) {}
     /// Its metadata.
     fn metadata(&mut self) -> &mut ObjectMeta;
     /// Validates and converts all but the metadata, which was looked at.
@@ -186,6 +189,9 @@ fn convert<T: Resource>(mut given: T, arrives: bool) -> Converted {
         namespace: meta.namespace.take().unwrap_or_default(),
         name: meta.name.take().unwrap_or_default(),
     };
+    if !arrives {
+        given.forget_unread(&mut meta);
+    }
     let body = given.body(&key, meta, &mut faults);
     Converted {
         key,

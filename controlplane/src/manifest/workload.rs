@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use ipnetwork::IpNetwork;
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use sallyport_proto::interface;
 use serde::Deserialize;
@@ -11,6 +12,9 @@ use crate::{
     model::{self, Body, Kind, NamedPort, ObjectKey},
     validate::{self, Faults, MAX_NAMED_PORTS, Path, PortEntry, quote},
 };
+
+/// The annotation of a pod with its allowed sources, separated by commas.
+const ALLOWED_SOURCES: &str = "sallyport.dev/allowed-sources";
 
 /// sallyport.dev/v1 Workload.
 #[derive(Deserialize)]
@@ -28,6 +32,8 @@ struct WorkloadSpec {
     node: Option<String>,
     addresses: Option<Vec<String>>,
     interface: Option<String>,
+    #[serde(rename = "allowedSources")]
+    allowed_sources: Option<Vec<String>>,
     ports: Option<Vec<WorkloadPort>>,
 }
 
@@ -59,6 +65,11 @@ impl Resource for Workload {
             faults,
         );
         let interface = interface(spec.interface, at.field("interface"), faults);
+        let sources = spec.allowed_sources.unwrap_or_default();
+        let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+        let list = at.field("allowedSources");
+        let allowed_sources =
+            validate::allowed_sources(&sources, list, |item| list.index(item), faults);
         let given = spec.ports.unwrap_or_default();
         let at = at.field("ports");
         let mut ports = Vec::new();
@@ -84,6 +95,7 @@ impl Resource for Workload {
             node,
             addresses,
             interface,
+            allowed_sources,
             ports,
             host_network: false,
         })
@@ -120,6 +132,26 @@ fn family_addresses<'a>(
     addresses
 }
 
+/// The allowed sources of a pod, by its annotation. An empty annotation is none.
+fn annotated_sources(meta: &ObjectMeta, host_network: bool, faults: &mut Faults) -> Vec<IpNetwork> {
+    let annotations = meta.annotations.as_ref();
+    let text = annotations.and_then(|annotations| annotations.get(ALLOWED_SOURCES));
+    let Some(text) = text.filter(|text| !text.trim().is_empty()) else {
+        return Vec::new();
+    };
+    let at = Path::ROOT.field("metadata");
+    let at = at.field("annotations");
+    let at = at.key(ALLOWED_SOURCES);
+    if host_network {
+        faults.forbidden(
+            at,
+            "may not be set with `hostNetwork`: the pod has no addresses of its own",
+        );
+    }
+    let items: Vec<&str> = text.split(',').map(str::trim).collect();
+    validate::allowed_sources(&items, at, |_| at, faults)
+}
+
 impl Resource for core::Pod {
     const KIND: Kind = Kind::Pod;
     const HAS_STATUS: bool = true;
@@ -130,11 +162,23 @@ impl Resource for core::Pod {
         &mut self.metadata
     }
 
+    fn forget_unread(&self, meta: &mut ObjectMeta) {
+        let mut faults = Faults::default();
+        annotated_sources(meta, is_on_host_network(self), &mut faults);
+        if !faults.list.is_empty()
+            && let Some(annotations) = &mut meta.annotations
+        {
+            annotations.remove(ALLOWED_SOURCES);
+        }
+    }
+
     /// A pod that is being deleted keeps its addresses until its phase says that it ended: it may still send. One that
     /// ended has no address and is on no node, which may be gone before it.
     fn body(self, _key: &ObjectKey, meta: ObjectMeta, faults: &mut Faults) -> Body {
+        let host_network = is_on_host_network(&self);
         let spec = self.spec.unwrap_or_default();
         let status = self.status.unwrap_or_default();
+        let allowed_sources = annotated_sources(&meta, host_network, faults);
         let mut addresses = pod_addresses(&status, faults);
         let ports = container_ports(&spec, faults);
         let at = Path::ROOT.field("spec");
@@ -150,10 +194,17 @@ impl Resource for core::Pod {
             addresses,
             // A pod's object does not say it.
             interface: String::new(),
+            allowed_sources,
             ports,
-            host_network: spec.host_network.unwrap_or_default(),
+            host_network,
         })
     }
+}
+
+/// Whether a pod shares its node's network.
+fn is_on_host_network(pod: &core::Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    spec.and_then(|spec| spec.host_network).unwrap_or_default()
 }
 
 fn pod_addresses(status: &core::PodStatus, faults: &mut Faults) -> Vec<IpAddr> {

@@ -35,6 +35,7 @@ impl Extent {
     /// Takes in what a node's change of policy touches.
     pub(super) fn add(&mut self, old: &NodePolicy, new: &NodePolicy) {
         self.all |= old.workload_ranges() != new.workload_ranges();
+        self.all |= old.sources() != new.sources();
         let endpoints = (!old.endpoints().ptr_eq(new.endpoints()))
             .then(|| old.endpoints().diff(new.endpoints()));
         for item in endpoints.into_iter().flatten() {
@@ -130,4 +131,43 @@ fn is_used(policy: &NodePolicy, direction: Direction, id: GroupId) -> bool {
         .classes()
         .values()
         .any(|class| class.direction == direction && class.groups().any(|group| group == id))
+}
+
+#[cfg(test)]
+mod tests {
+    use sallyport_proto::policy::{Owner, Source};
+
+    use super::*;
+
+    #[test]
+    fn a_change_of_sources_touches_all_flows() {
+        let source = |name: &str| Source {
+            owners: vec![Owner {
+                namespace: "a".into(),
+                name: name.into(),
+            }],
+            ranges: sallyport_proto::Ranges::everything(),
+            ..Source::default()
+        };
+        let policy = |sources: Vec<Source>| {
+            let mut policy = NodePolicy::default();
+            policy.set_sources(Arc::new(sources));
+            policy
+        };
+        let other = Extent {
+            from: BTreeSet::from([[10, 0, 0, 1].into()]),
+            ..Extent::default()
+        };
+        for (old, new, meets) in [
+            (vec![], vec![], false),
+            (vec![source("x")], vec![source("x")], false),
+            (vec![], vec![source("x")], true),
+            (vec![source("x")], vec![source("y")], true),
+            (vec![source("x")], vec![], true),
+        ] {
+            let mut extent = Extent::default();
+            extent.add(&policy(old), &policy(new));
+            assert_eq!(extent.meets(&other), meets);
+        }
+    }
 }

@@ -4,8 +4,13 @@
 //!
 //! An address that several workloads claim is judged by the policies of all of them. So either all claimants are removed
 //! first, or none: if one of them stays where it is, the transaction is one revision.
+//!
+//! A workload that goes to another node is removed first if it takes allowed sources along, even if it has other addresses
+//! there: no two nodes allow them at once.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use ipnetwork::IpNetwork;
 
 use super::{Outcome, Reason, Step};
 use crate::{
@@ -70,10 +75,14 @@ pub(super) fn torn(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<(R
 
 /// Makes two transactions of one in which addresses go to another node.
 pub(super) fn split(before: &Cluster, mut outcome: Outcome) -> Outcome {
-    let changed = outcome.changes.iter();
-    let leaving: BTreeSet<&ObjectKey> = changed
-        .flat_map(|change| departures(before, &outcome.cluster, &change.key))
-        .filter_map(|from| removed_with(before, &outcome.cluster, from.holder))
+    let after = &outcome.cluster;
+    let changed = || outcome.changes.iter().map(|change| &change.key);
+    let addressed = changed()
+        .flat_map(|key| departures(before, after, key))
+        .map(|from| from.holder);
+    let leaving: BTreeSet<&ObjectKey> = addressed
+        .chain(changed().filter(|key| takes_sources(before, after, key)))
+        .filter_map(|holder| removed_with(before, after, holder))
         .flatten()
         .collect();
     let Some(committed) = outcome.committed.as_mut().filter(|_| !leaving.is_empty()) else {
@@ -116,6 +125,29 @@ pub(super) fn split(before: &Cluster, mut outcome: Outcome) -> Outcome {
         committed: first,
     });
     outcome
+}
+
+/// Whether a workload takes allowed sources to another node.
+fn takes_sources(before: &Cluster, after: &Cluster, key: &ObjectKey) -> bool {
+    let (Some(before), Some(after)) = (claimant(before, key), claimant(after, key)) else {
+        return false;
+    };
+    let meets = |source: &IpNetwork| {
+        let mut others = before.allowed_sources.iter();
+        others.any(|other| match (source, other) {
+            (IpNetwork::V4(source), IpNetwork::V4(other)) => source.overlaps(*other),
+            (IpNetwork::V6(source), IpNetwork::V6(other)) => source.overlaps(*other),
+            _ => false,
+        })
+    };
+    before.node != after.node && after.allowed_sources.iter().any(meets)
+}
+
+/// A workload, if its allowed sources count on a node.
+fn claimant<'a>(cluster: &'a Cluster, key: &ObjectKey) -> Option<&'a Workload> {
+    workload(cluster, key).filter(|workload| {
+        workload.node.is_some() && !workload.host_network && !workload.addresses.is_empty()
+    })
 }
 
 /// The workloads that are removed first where one of them is: those with which it shares addresses. `None` if another

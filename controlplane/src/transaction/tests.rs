@@ -93,8 +93,14 @@ fn object(text: &str) -> String {
             let ip = option("ip").map_or(String::new(), |ip| {
                 format!(r#","addresses":["{}"]"#, ip.replace(',', r#"",""#))
             });
+            let sources = option("sources").map_or(String::new(), |sources| {
+                format!(
+                    r#","allowedSources":["{}"]"#,
+                    sources.replace(',', r#"",""#)
+                )
+            });
             format!(
-                r#"{{"apiVersion":"sallyport.dev/v1","kind":"Workload","metadata":{meta},"spec":{{"node":"{node}"{ip}}}}}"#
+                r#"{{"apiVersion":"sallyport.dev/v1","kind":"Workload","metadata":{meta},"spec":{{"node":"{node}"{ip}{sources}}}}}"#
             )
         }
     }
@@ -364,6 +370,45 @@ fn what_takes_no_address_to_another_node_is_one_transaction() {
         let lines = committed(&stored(), script);
         assert!(lines.iter().all(|line| line.starts_with("2 ")), "{lines:?}");
     }
+}
+
+#[test]
+fn a_workload_takes_its_allowed_sources_to_another_node_after_its_removal() {
+    let gateway = |node: &str, ip: &str, sources: &str| {
+        format!("+ Workload b/gw node={node} ip={ip} sources={sources}")
+    };
+    let both = gateway("n", "10.0.0.4", "10.9.0.0/16,fd09::/64");
+    let base = outcome(&stored(), &both, 1).1.unwrap().cluster;
+    let moved = ["2 delete Workload b/gw", "3 put Workload b/gw"];
+    for sources in [
+        "10.9.0.0/16",
+        "10.9.1.0/24",
+        "10.0.0.0/8",
+        "192.0.2.0/24,fd09::1/128",
+    ] {
+        for ip in ["10.0.0.4", "10.0.0.5"] {
+            let script = gateway("m", ip, sources);
+            assert_eq!(committed(&base, &script), moved, "{script}");
+        }
+    }
+    let other = "+ Workload b/other node=m ip=10.0.0.6 sources=10.9.0.0/16";
+    for script in [
+        gateway("m", "10.0.0.5", "192.0.2.0/24"),
+        gateway("n", "10.0.0.5", "10.9.0.0/16"),
+        "+ Workload b/gw node=m ip=10.0.0.5".into(),
+        "+ Workload b/gw node=m sources=10.9.0.0/16".into(),
+        // Another workload may use the same range on another node.
+        other.into(),
+        format!("{other}\n- Workload b/gw"),
+    ] {
+        let lines = committed(&base, &script);
+        assert!(lines.iter().all(|line| line.starts_with("2 ")), "{lines:?}");
+    }
+    // One that shares an address with a workload that stays is moved at once: that one's policies alone would judge the address.
+    let shared = "+ Workload b/stays node=n ip=10.0.0.4";
+    let base = outcome(&base, shared, 1).1.unwrap().cluster;
+    let script = gateway("m", "10.0.0.5", "10.9.0.0/16");
+    assert_eq!(committed(&base, &script), ["2 put Workload b/gw"]);
 }
 
 #[test]

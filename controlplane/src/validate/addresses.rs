@@ -5,7 +5,10 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use super::field::{Faults, Path, quote};
+use super::{
+    MAX_ALLOWED_SOURCES,
+    field::{Faults, Path, quote},
+};
 
 /// A range as a manifest gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,27 @@ impl Span {
         contains(self.network, except.network.ip()) && self.written < except.written
     }
 }
+
+/// Ranges of which no address is the source of a workload's packets, each with the rule that it is.
+const NO_SOURCES: [(&str, &str); 8] = [
+    ("0.0.0.0/32", UNSPECIFIED),
+    ("::/128", UNSPECIFIED),
+    ("127.0.0.0/8", LOOPBACK),
+    // With the unspecified address, so that a range of both is refused.
+    ("::/127", LOOPBACK),
+    ("224.0.0.0/4", MULTICAST),
+    ("ff00::/8", MULTICAST),
+    ("255.255.255.255/32", BROADCAST),
+    (
+        "fe80::/10",
+        "may not be in the link-local range (fe80::/10)",
+    ),
+];
+
+const UNSPECIFIED: &str = "may not be unspecified (0.0.0.0 or ::)";
+const LOOPBACK: &str = "may not be in the loopback range (127.0.0.0/8, ::1/128)";
+const MULTICAST: &str = "may not be in the multicast range (224.0.0.0/4, ff00::/8)";
+const BROADCAST: &str = "may not be the broadcast address (255.255.255.255)";
 
 fn contains(network: IpNetwork, address: IpAddr) -> bool {
     match (network, address) {
@@ -109,14 +133,49 @@ pub(crate) fn usable(text: &str, at: Path<'_>, faults: &mut Faults) -> Option<Ip
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             "may not be an IPv4-mapped IPv6 address (::ffff:0:0/96)"
         }
-        _ if address.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
-        _ if address.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-        _ if address.is_multicast() => "may not be in the multicast range (224.0.0.0/4, ff00::/8)",
-        IpAddr::V4(v4) if v4.is_broadcast() => "may not be the broadcast address (255.255.255.255)",
+        _ if address.is_unspecified() => UNSPECIFIED,
+        _ if address.is_loopback() => LOOPBACK,
+        _ if address.is_multicast() => MULTICAST,
+        IpAddr::V4(v4) if v4.is_broadcast() => BROADCAST,
         _ => return Some(address),
     };
     faults.invalid(at, quote(text), wrong);
     None
+}
+
+/// The ranges of addresses beside its own that a workload may use. `at` is the place of each item.
+pub(crate) fn allowed_sources<'a>(
+    given: &[&str],
+    list: Path<'a>,
+    at: impl Fn(usize) -> Path<'a>,
+    faults: &mut Faults,
+) -> Vec<IpNetwork> {
+    let mut sources = Vec::new();
+    if !faults.within(list, given.len(), MAX_ALLOWED_SOURCES) {
+        return sources;
+    }
+    for (i, text) in given.iter().enumerate() {
+        let Some(Span { network, .. }) = cidr(text, at(i), faults) else {
+            continue;
+        };
+        if let Some(rule) = no_source(network) {
+            faults.invalid(at(i), quote(text), rule);
+        } else if sources.contains(&network) {
+            faults.duplicate(at(i), quote(text));
+        } else {
+            sources.push(network);
+        }
+    }
+    sources
+}
+
+/// The rule that a range breaks as an allowed source: no packet has a source in it.
+fn no_source(network: IpNetwork) -> Option<&'static str> {
+    let is_within = |(range, _): &&(&str, _)| {
+        let range: IpNetwork = range.parse().expect("a range");
+        network.prefix() >= range.prefix() && contains(range, network.ip())
+    };
+    Some(NO_SOURCES.iter().find(is_within)?.1)
 }
 
 /// A fault where a list has two addresses of one family.

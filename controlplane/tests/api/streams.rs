@@ -457,6 +457,82 @@ async fn a_change_of_an_interface_alone_is_a_delta_and_is_kept() {
     assert_eq!(interface, Some("veth-vm"));
 }
 
+/// A node hears of allowed sources alone, whether a Workload's field or a pod's annotation gives them; all of that outlives the
+/// control plane, and what `get` prints is no change.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_allowed_sources_alone_is_a_delta_and_is_kept() {
+    let mut world = world().await;
+    let mut n = FakeNode::connect(world.url(), "n", Window::default()).await;
+    n.follow().await;
+    world.until("n", (State::Enforcing, 0)).await;
+    let vm = |sources: &str| {
+        format!(
+            "{{apiVersion: sallyport.dev/v1, kind: Workload, metadata: {{name: vm, namespace: a}}, \
+             spec: {{node: 'n', addresses: [10.0.0.77], allowedSources: [{sources}]}}}}"
+        )
+    };
+    let told = |update: &Update| {
+        let [Change::Sources(sources)] = &update.delta.changes[..] else {
+            panic!("{:?}", update.delta);
+        };
+        let told = sources.iter().map(|source| {
+            let owners = source.owners.iter().map(|owner| &*owner.name);
+            format!(
+                "{}: {}",
+                owners.collect::<Vec<_>>().join(" "),
+                source.ranges
+            )
+        });
+        told.collect::<Vec<_>>()
+    };
+    world.apply(&vm("")).await;
+    n.follow().await;
+    world.until("n", (State::Enforcing, 0)).await;
+    let mut revisions = Vec::new();
+    for (sources, expected) in [
+        ("10.9.0.0/16", "vm: 10.9.0.0/16"),
+        ("10.9.0.0/16, 'fd09::/64'", "vm: 10.9.0.0/16, fd09::/64"),
+    ] {
+        let before = n.newest();
+        let revision = world.apply(&vm(sources)).await;
+        let update = n.follow().await.update;
+        assert_eq!(update.base, Some(before));
+        assert_eq!(update.target.revision, revision);
+        assert_eq!(told(&update), [expected]);
+        world.until("n", (State::Enforcing, 0)).await;
+        // The same again is no change.
+        assert_eq!(world.apply(&vm(sources)).await, revision);
+        n.hears_nothing().await;
+        revisions.push(revision);
+    }
+    let yaml = ok("get workload vm -n a -o yaml", &world.url());
+    assert!(yaml.contains("allowedSources:"), "{yaml}");
+    assert_eq!(world.apply(&yaml).await, revisions[1], "{yaml}");
+    let held = n.window.clone();
+    drop(n);
+    world.restart().await;
+    let kept = world.get(Kind::Workload, "a", "vm").await.unwrap();
+    let expected = r#""allowedSources":["10.9.0.0/16","fd09::/64"]"#;
+    assert!(kept.manifest.contains(expected), "{}", kept.manifest);
+    let mut n = FakeNode::connect(world.url(), "n", held).await;
+    world.until("n", (State::Enforcing, 0)).await;
+    n.hears_nothing().await;
+    ok(&format!("rollback {}", revisions[0]), &world.url());
+    assert_eq!(told(&n.follow().await.update), ["vm: 10.9.0.0/16"]);
+    world.until("n", (State::Enforcing, 0)).await;
+    let web = pod("a", "web", "n", "10.0.0.1", "web");
+    let annotation = "annotations: {sallyport.dev/allowed-sources: '10.9.0.0/16, 10.8.0.0/16'}";
+    let text = web.replace("{name: 'web'", &format!("{{name: 'web', {annotation}"));
+    let revision = world.apply(&text).await;
+    let update = n.follow().await.update;
+    assert_eq!(told(&update), ["vm web: 10.9.0.0/16", "web: 10.8.0.0/16"]);
+    world.until("n", (State::Enforcing, 0)).await;
+    let yaml = ok("get pod web -n a -o yaml", &world.url());
+    assert_eq!(world.apply(&yaml).await, revision, "{yaml}");
+    world.apply(&web).await;
+    assert_eq!(told(&n.follow().await.update), ["vm: 10.9.0.0/16"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_is_taken_back_is_no_change() {
     let world = world().await;

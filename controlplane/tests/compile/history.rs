@@ -23,14 +23,14 @@ use crate::{
 const EDITS: &str = "SALLYPORT_COMPILE_EDITS";
 
 /// A compiler that is held against the full computation at every step.
-struct Checked {
+pub(crate) struct Checked {
     cluster: Cluster,
     compiler: Compiler,
     policies: BTreeMap<String, Arc<NodePolicy>>,
 }
 
 impl Checked {
-    fn new(default: Established) -> Checked {
+    pub(crate) fn new(default: Established) -> Checked {
         let cluster = Cluster::default().with_established(default);
         Checked {
             compiler: Compiler::new(&cluster),
@@ -39,7 +39,7 @@ impl Checked {
         }
     }
 
-    fn step(&mut self, transaction: &[Edit]) {
+    pub(crate) fn step(&mut self, transaction: &[Edit]) {
         for edit in transaction {
             edit.apply(&mut self.cluster);
         }
@@ -58,6 +58,11 @@ impl Checked {
             "the changed nodes after {transaction:#?}"
         );
         self.policies = expected;
+    }
+
+    /// What the compiler says that a node must enforce.
+    pub(crate) fn policy(&self, node: &str) -> &Arc<NodePolicy> {
+        self.compiler.policy(node).expect("the node is an object")
     }
 
     fn compare(&self, expected: &BTreeMap<String, Arc<NodePolicy>>, transaction: &[Edit]) {

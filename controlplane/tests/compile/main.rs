@@ -7,6 +7,7 @@ mod established;
 mod history;
 mod meaning;
 mod overlap;
+mod sources;
 mod table;
 mod table_names;
 mod tidy;

@@ -1,4 +1,4 @@
-//! The law of the canonical form: a node's policy holds what its endpoints need and nothing else, each class spelt in the
+//! The law of the canonical form: a node's policy holds what its endpoints and sources need and nothing else, each class spelt in the
 //! one way that there is.
 
 use std::collections::BTreeSet;
@@ -9,13 +9,13 @@ use sallyport_proto::policy::NodePolicy;
 
 use crate::universe::any_cluster;
 
-/// Nothing is there that no endpoint needs, nothing is missing, and every class is in its canonical form.
+/// Nothing is there that neither an endpoint nor a source needs, nothing is missing, and every class is in its canonical form.
 fn is_tidy(policy: &NodePolicy) -> Result<(), TestCaseError> {
     let endpoints = policy.endpoints().values();
-    let used: BTreeSet<_> = endpoints
-        .flat_map(|endpoint| [endpoint.ingress, endpoint.egress])
-        .flatten()
-        .collect();
+    let of_endpoints = endpoints.map(|endpoint| [endpoint.ingress, endpoint.egress]);
+    let sources = policy.sources().iter();
+    let of_sources = sources.map(|source| [source.ingress, source.egress]);
+    let used: BTreeSet<_> = of_endpoints.chain(of_sources).flatten().flatten().collect();
     prop_assert_eq!(&used, &policy.classes().keys().copied().collect());
     let classes = policy.classes().values();
     let used: BTreeSet<_> = classes.flat_map(|class| class.groups()).collect();

@@ -35,6 +35,20 @@ const BLOCKS: [&str; 9] = [
     "fd00::3/128",
 ];
 
+/// Ranges that workloads claim as allowed sources: equal, nested, with addresses of other workloads and ranges of nodes in
+/// them, and without.
+const SOURCES: [&str; 9] = [
+    "0.0.0.0/0",
+    "10.0.0.0/28",
+    "10.0.0.0/30",
+    "10.0.0.2/32",
+    "10.9.0.0/16",
+    "10.9.7.0/24",
+    "::/0",
+    "fd00::/125",
+    "fd09::/64",
+];
+
 /// One edit of an object.
 #[derive(Clone, Debug)]
 pub(crate) enum Edit {
@@ -195,13 +209,16 @@ pub(crate) fn workload() -> impl Strategy<Value = Object> {
         option::weighted(0.4, number()),
     );
     let host_network = prop::bool::weighted(0.1);
+    let sources = prop_oneof![2 => Just(Vec::new()), 1 => vec(select(&SOURCES), 1..4)];
     let named = (
         labels(),
         select(vec!["", "u", "v"]),
         select(vec!["", "veth", "tap"]),
+        sources,
     );
     (place, named, addresses, vec(port, 0..3), host_network).prop_map(
-        |((kind, namespace, n, node), (labels, uid, interface), (v4, v6), ports, host_network)| {
+        |((kind, namespace, n, node), named, (v4, v6), ports, host_network)| {
+            let (labels, uid, interface, sources) = named;
             let v4 = v4.map(|n| address(n, false));
             let workload = Workload {
                 labels,
@@ -209,6 +226,10 @@ pub(crate) fn workload() -> impl Strategy<Value = Object> {
                 node: node.map(String::from),
                 addresses: v4.into_iter().chain(v6.map(|n| address(n, true))).collect(),
                 interface: interface.into(),
+                allowed_sources: sources
+                    .into_iter()
+                    .map(|cidr| cidr.parse().expect("a CIDR"))
+                    .collect(),
                 ports,
                 host_network,
             };

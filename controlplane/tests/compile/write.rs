@@ -106,6 +106,7 @@ pub(crate) fn pod(namespace: &str, name: &str, node: &str, text: &str, addresses
         node: (!node.is_empty()).then(|| node.into()),
         addresses: addresses.split_whitespace().map(ip).collect(),
         interface: String::new(),
+        allowed_sources: Vec::new(),
         ports: Vec::new(),
         host_network: false,
     };
@@ -116,6 +117,15 @@ pub(crate) fn pod(namespace: &str, name: &str, node: &str, text: &str, addresses
 pub(crate) fn behind(mut workload: Object, interface: &str) -> Object {
     if let Body::Workload(workload) = &mut workload.body {
         workload.interface = interface.into();
+    }
+    workload
+}
+
+/// A workload that may use these ranges, separated by spaces.
+pub(crate) fn allowing(mut workload: Object, sources: &str) -> Object {
+    if let Body::Workload(workload) = &mut workload.body {
+        let sources = sources.split_whitespace();
+        workload.allowed_sources = sources.map(|cidr| cidr.parse().expect("a CIDR")).collect();
     }
     workload
 }

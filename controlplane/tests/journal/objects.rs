@@ -108,7 +108,9 @@ pub(crate) fn put(kind: &str, namespace: &str, name: &str, filler: &str, n: u8) 
             if n.is_multiple_of(2) { "p" } else { "q" }
         ),
         // Workloads without a node, so that none is refused.
-        "Workload" => format!(r#","spec":{{"addresses":["10.0.0.{n}"],"interface":"veth{n}"}}"#),
+        "Workload" => format!(
+            r#","spec":{{"addresses":["10.0.0.{n}"],"interface":"veth{n}","allowedSources":["10.9.{n}.0/24"]}}"#
+        ),
         "NetworkPolicy" => format!(r#","spec":{{"podSelector":{{"matchLabels":{{"n":"{n}"}}}}}}"#),
         _ => String::new(),
     };

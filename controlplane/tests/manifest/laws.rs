@@ -170,10 +170,13 @@ fn workload() -> impl Strategy<Value = Value> {
         1_u16..,
         port_name(),
         option::of("[a-z][a-z0-9.-]{0,14}"),
+        option::of(address()),
     )
-        .prop_map(|(metadata, node, ips, protocol, port, name, interface)| {
+        .prop_map(|(metadata, node, ips, protocol, port, name, interface, sources)| {
+            let ranges = |ips: Vec<String>| ips.iter().map(|ip| format!("{ip}/24")).collect::<Vec<_>>();
+            let sources = sources.map(ranges);
             json!({"apiVersion": "sallyport.dev/v1", "kind": "Workload", "metadata": metadata,
-                   "spec": {"node": node, "addresses": ips, "interface": interface,
+                   "spec": {"node": node, "addresses": ips, "interface": interface, "allowedSources": sources,
                             "ports": [{"name": name, "port": port, "protocol": protocol}]}})
         })
 }

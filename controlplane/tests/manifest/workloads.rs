@@ -1,6 +1,10 @@
 //! Pods and workloads: what they mean and what is refused. Metadata is tested beside this.
 
-use sallyport_controlplane::model::{Body, NamedPort, Workload};
+use ipnetwork::IpNetwork;
+use sallyport_controlplane::{
+    manifest,
+    model::{Body, NamedPort, Workload},
+};
 use sallyport_proto::policy::Protocol;
 
 use super::{SUBDOMAIN, accepted, addresses, one, told_of_fields};
@@ -183,7 +187,7 @@ fn vm(spec: &str) -> String {
 #[test]
 fn a_workload_is_what_its_spec_says() {
     let object = one(&vm(
-        "{node: m1, addresses: [10.1.0.5, \"fd01::5\"], interface: veth-vm, ports: [{name: http, port: 8080}, \
+        "{node: m1, addresses: [10.1.0.5, \"fd01::5\"], interface: veth-vm, allowedSources: [10.9.0.0/16], ports: [{name: http, port: 8080}, \
          {name: dns, port: 53, protocol: UDP}]}",
     ));
     assert_eq!(object.key.to_string(), "Workload shop/vm");
@@ -193,6 +197,7 @@ fn a_workload_is_what_its_spec_says() {
     assert_eq!(workload.node.as_deref(), Some("m1"));
     assert_eq!(workload.addresses, addresses(&["10.1.0.5", "fd01::5"]));
     assert_eq!(workload.interface, "veth-vm");
+    assert_eq!(workload.allowed_sources, networks(&["10.9.0.0/16"]));
     assert_eq!(
         workload.ports,
         [
@@ -233,6 +238,180 @@ fn a_pod_has_no_interface() {
     assert_eq!(told, ["unknown field \"spec.interface\""]);
     for spec in ["{nodeName: n1}", "{nodeName: n1, hostNetwork: true}"] {
         assert_eq!(workload(&pod(spec, "{podIP: 10.0.0.1}")).interface, "");
+    }
+}
+
+fn networks(texts: &[&str]) -> Vec<IpNetwork> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn annotated(sources: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: p, annotations: {{sallyport.dev/allowed-sources: {sources}}}}}, \
+         spec: {{nodeName: n1}}, status: {{podIP: 10.0.0.1}}}}"
+    )
+}
+
+/// A Workload's field and a pod's annotation mean the same.
+#[test]
+fn a_workload_may_have_allowed_sources() {
+    let most: Vec<String> = (0..64).map(|n| format!("10.9.{n}.0/24")).collect();
+    let most: Vec<&str> = most.iter().map(String::as_str).collect();
+    let (list, text) = (most.join(", "), format!("'{}'", most.join(",")));
+    for (list, text, expected) in [
+        ("null", "null", &[] as &[&str]),
+        ("[]", "''", &[]),
+        ("[]", "' \t'", &[]),
+        (
+            "[10.9.0.0/16, \"2001:db8::/64\"]",
+            "'10.9.0.0/16,2001:db8::/64'",
+            &["10.9.0.0/16", "2001:db8::/64"],
+        ),
+        ("[10.9.3.4/16]", "\" 10.9.3.4/16\\t\"", &["10.9.0.0/16"]),
+        ("[10.9.3.4/32]", "10.9.3.4/32", &["10.9.3.4/32"]),
+        (
+            "[\"2001:db8::1/64\", 010.9.0.0/16]",
+            "'2001:db8::1/64 , 010.9.0.0/16'",
+            &["2001:db8::/64", "10.9.0.0/16"],
+        ),
+        (
+            "[\"::ffff:10.9.0.0/112\"]",
+            "'::ffff:10.9.0.0/112'",
+            &["10.9.0.0/16"],
+        ),
+        (
+            "[0.0.0.0/0, \"::/0\", 10.9.0.0/16]",
+            "'0.0.0.0/0, ::/0,10.9.0.0/16'",
+            &["0.0.0.0/0", "::/0", "10.9.0.0/16"],
+        ),
+        // More than what is no source.
+        (
+            "[0.0.0.0/7, 126.0.0.0/7, 192.0.0.0/2, \"::/126\", \"fe00::/9\", \"fe00::/7\", 169.254.1.0/24]",
+            "'0.0.0.0/7,126.0.0.0/7,192.0.0.0/2,::/126,fe00::/9,fe00::/7,169.254.1.0/24'",
+            &[
+                "0.0.0.0/7",
+                "126.0.0.0/7",
+                "192.0.0.0/2",
+                "::/126",
+                "fe00::/9",
+                "fe00::/7",
+                "169.254.1.0/24",
+            ],
+        ),
+        (&format!("[{list}]"), &text, &most),
+    ] {
+        let vm = workload(&vm(&format!("{{allowedSources: {list}}}")));
+        assert_eq!(vm.allowed_sources, networks(expected), "{list}");
+        let pod = workload(&annotated(text));
+        assert_eq!(pod.allowed_sources, networks(expected), "{text}");
+    }
+    // The annotation is a pod's, the field a Workload's.
+    let other = vm("{}").replace(
+        "name: vm",
+        "name: vm, annotations: {sallyport.dev/allowed-sources: x}",
+    );
+    assert_eq!(workload(&other).allowed_sources, []);
+    let told = told_of_fields(&pod("{allowedSources: [10.9.0.0/16]}", "{}"));
+    assert_eq!(told, ["unknown field \"spec.allowedSources\""]);
+}
+
+#[test]
+fn allowed_sources_are_refused_in_the_api_servers_words() {
+    const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    const UNSPECIFIED: &str = "may not be unspecified (0.0.0.0 or ::)";
+    const LOOPBACK: &str = "may not be in the loopback range (127.0.0.0/8, ::1/128)";
+    const MULTICAST: &str = "may not be in the multicast range (224.0.0.0/4, ff00::/8)";
+    const LINK_LOCAL: &str = "may not be in the link-local range (fe80::/10)";
+    const BROADCAST: &str = "may not be the broadcast address (255.255.255.255)";
+    for (wrong, rule) in [
+        ("10.9.0.0/33", CIDR),
+        ("10.9.0.1", CIDR),
+        ("2001:db8::/129", CIDR),
+        ("", CIDR),
+        ("x", CIDR),
+        ("0.0.0.0/32", UNSPECIFIED),
+        ("::/128", UNSPECIFIED),
+        ("127.0.0.0/8", LOOPBACK),
+        ("127.1.2.3/32", LOOPBACK),
+        ("::1/128", LOOPBACK),
+        ("::/127", LOOPBACK),
+        ("224.0.0.0/4", MULTICAST),
+        ("239.1.0.0/16", MULTICAST),
+        ("ff02::1/128", MULTICAST),
+        ("fe80::/10", LINK_LOCAL),
+        ("febf::/16", LINK_LOCAL),
+        ("255.255.255.255/32", BROADCAST),
+        ("::ffff:127.0.0.1/128", LOOPBACK),
+    ] {
+        let list = vm(&format!("{{allowedSources: [10.9.0.0/16, \"{wrong}\"]}}"));
+        let expected = format!("spec.allowedSources[1]: Invalid value: \"{wrong}\": {rule}");
+        assert_eq!(told_of_fields(&list), [expected]);
+        let text = annotated(&format!("'10.9.0.0/16, {wrong}'"));
+        let expected = format!(
+            "metadata.annotations[sallyport.dev/allowed-sources]: Invalid value: \"{wrong}\": {rule}"
+        );
+        assert_eq!(told_of_fields(&text), [expected]);
+    }
+    let many: Vec<String> = (0..65).map(|n| format!("10.9.{n}.0/24")).collect();
+    let many = many.join(",");
+    let too_many = "Too many: 65: must have at most 64 items";
+    let duplicate = "Duplicate value: \"10.9.1.1/16\"";
+    for (given, expected) in [
+        (
+            vm(&format!("{{allowedSources: [{many}]}}")),
+            format!("spec.allowedSources: {too_many}"),
+        ),
+        (
+            annotated(&format!("'{many}'")),
+            format!("metadata.annotations[sallyport.dev/allowed-sources]: {too_many}"),
+        ),
+        (
+            vm("{allowedSources: [10.9.0.0/16, 10.9.1.1/16]}"),
+            format!("spec.allowedSources[1]: {duplicate}"),
+        ),
+        (
+            annotated("'10.9.0.0/16,10.9.1.1/16'"),
+            format!("metadata.annotations[sallyport.dev/allowed-sources]: {duplicate}"),
+        ),
+        (
+            vm("{allowedSources: 10.9.0.0/16}"),
+            "spec.allowedSources: Invalid value: \"10.9.0.0/16\": must be a list".into(),
+        ),
+        (
+            annotated("10.9.0.0/16").replace("nodeName: n1", "hostNetwork: true"),
+            "metadata.annotations[sallyport.dev/allowed-sources]: Forbidden: may not be set with `hostNetwork`: the pod has \
+             no addresses of its own"
+                .into(),
+        ),
+    ] {
+        assert_eq!(told_of_fields(&given), [expected], "{given}");
+    }
+    let host = annotated("' '").replace("nodeName: n1", "hostNetwork: true");
+    assert!(workload(&host).host_network);
+}
+
+/// An earlier version did not read the annotation: its journals may hold any text there.
+#[test]
+fn an_annotation_that_was_accepted_and_is_refused_now_means_nothing() {
+    let json = |annotation: &str, spec: &str| {
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"a","namespace":"b","annotations":{{"sallyport.dev/allowed-sources":"{annotation}"}}}},"spec":{{{spec}}}}}"#
+        )
+    };
+    for (annotation, spec, expected) in [
+        ("10.9.0.0/16", "", &["10.9.0.0/16"] as &[&str]),
+        ("10.9.0.0/16,x", "", &[]),
+        ("10.9.0.0/16", r#""hostNetwork":true"#, &[]),
+    ] {
+        let json = json(annotation, spec);
+        let object = manifest::object_from_json(&json).unwrap_or_else(|e| panic!("{json}: {e}"));
+        assert_eq!(&*object.manifest, json);
+        let Body::Workload(pod) = object.body else {
+            panic!("a pod is a workload")
+        };
+        assert_eq!(pod.allowed_sources, networks(expected), "{json}");
+        let refused = manifest::parse(&json, "").is_err();
+        assert_eq!(refused, expected.is_empty(), "{json}");
     }
 }
 
