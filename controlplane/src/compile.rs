@@ -14,8 +14,8 @@
 //! | a profile | the union of its rules | class, peer groups | `class`, `classes` |
 //! | a workload's profiles and node | endpoint | the node's policy | `nodes` |
 //! | the classes of a contested address's claimants | their meet | class, peer groups | `contests`, `classes` |
-//! | allowed sources of a node's workloads, addresses, workload ranges | the most specific claim | the node's sources | `sources` |
-//! | the classes of a source's claimants | their meet, which keeps nothing | class, peer groups | `sources`, `classes` |
+//! | allowed sources, addresses, workload ranges | the most specific claim | sources of a node | `sources` |
+//! | the classes of a source's claimants | their meet, which does not keep | class, peer groups | `sources`, `classes` |
 //!
 //! Selections are the hub: each is interned, knows its members, and knows who must hear when they change.
 //!

@@ -106,9 +106,9 @@ fn read<T>(
 
 /// One object from its JSON: a manifest that [`parse`] made, or what a Kubernetes API server sent. The same rules and
 /// the same conversion, but fields that this version does not know are left alone: [`parse`] refused them on arrival,
-/// or they come from a newer server. A uid that [`parse`] refuses is taken for unknown, and allowed sources that an annotation gives and
-/// [`parse`] refuses are none: earlier versions accepted both.
-/// The JSON becomes the object's manifest as it is.
+/// or they come from a newer server. A uid that [`parse`] refuses is taken for unknown, and allowed sources that an
+/// annotation gives and [`parse`] refuses are none: earlier versions accepted both. The JSON becomes the object's
+/// manifest as it is.
 pub fn object_from_json(json: &str) -> Result<Object, Problem> {
     let broken = |error: serde_json::Error| Problem::of_text(error.to_string());
     let types: TypeMeta<'_> = serde_json::from_str(json).map_err(broken)?;

@@ -222,8 +222,8 @@ impl Classes {
         }
     }
 
-    /// One more contest or source has the class of what some classes all allow; `None` for no classes. A meet has no part
-    /// that is a meet. It keeps established connections if it may and if all classes do.
+    /// One more contest or source has the class of what some classes all allow; `None` for no classes. A meet has no
+    /// part that is a meet. It keeps established connections if it may and if all classes do.
     pub(super) fn acquire_meet(
         &mut self,
         judges: &BTreeSet<Id<Judge>>,

@@ -61,6 +61,8 @@ struct World<'a> {
     /// The addresses whose claimants name a node.
     placed: BTreeMap<&'a str, BTreeSet<IpAddr>>,
     policies: BTreeMap<&'a str, Vec<Policy<'a>>>,
+    /// The workloads with allowed sources.
+    claimants_of_ranges: Vec<Rc<Member<'a>>>,
     /// The workload ranges of each node.
     ranges: BTreeMap<&'a str, Ranges>,
 }
@@ -86,6 +88,7 @@ impl<'a> World<'a> {
                 .collect(),
             claimants: claimants(&members),
             placed: placed(&members),
+            claimants_of_ranges: claimants_of_ranges(&members),
             members,
             policies,
             ranges: cluster
@@ -126,17 +129,20 @@ impl<'a> World<'a> {
         policy
     }
 
-    /// The allowed sources of a node's workloads. An address is in the source of those that claim it by the longest prefix. It
-    /// is in none if a workload has it, wherever that is, or if it is in the workload ranges of other nodes alone. Of too many
-    /// workloads' addresses the blocks around them count.
+    /// The allowed sources of a node's workloads. An address is in the source of those that claim it by the longest
+    /// prefix. It is in none if a workload has it, wherever that is, or if it is in the workload ranges of other nodes
+    /// alone. Of too many workloads' addresses the blocks around them count.
     fn sources(&self, name: &str, policy: &mut NodePolicy, groups: &mut Groups) -> Vec<Source> {
         let mut claims: BTreeMap<IpNetwork, Claimants<'_>> = BTreeMap::new();
-        let members = self.members.values().flatten();
+        let members = self.claimants_of_ranges.iter();
         for member in members.filter(|member| member.workload.node.as_deref() == Some(name)) {
             for &network in &member.workload.allowed_sources {
                 let claimants = claims.entry(network).or_default();
                 claimants.insert(member.key, member.clone());
             }
+        }
+        if claims.is_empty() {
+            return Vec::new();
         }
         let others = self.ranges.iter().filter(|(node, _)| **node != name);
         let others = others.map(|(_, ranges)| ranges.difference(&self.ranges[name]));
@@ -191,8 +197,8 @@ impl<'a> World<'a> {
         Ranges::union_all(&blocks)
     }
 
-    /// The class that judges an address, added to the node's policy with all that it names: what all claimants allow. It keeps
-    /// established connections if it may and if the classes of all claimants do.
+    /// The class that judges an address, added to the node's policy with all that it names: what all claimants allow.
+    /// It keeps established connections if it may and if the classes of all claimants do.
     fn class(
         &self,
         claimants: &Claimants<'_>,
@@ -386,6 +392,13 @@ fn placed<'a>(
         }
     }
     placed
+}
+
+/// The workloads with allowed sources.
+fn claimants_of_ranges<'a>(members: &BTreeMap<&str, Vec<Rc<Member<'a>>>>) -> Vec<Rc<Member<'a>>> {
+    let members = members.values().flatten();
+    let claims = |member: &&Rc<Member<'_>>| !member.workload.allowed_sources.is_empty();
+    members.filter(claims).cloned().collect()
 }
 
 fn has_target(term: &Term, member: &Member<'_>) -> bool {

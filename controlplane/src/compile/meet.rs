@@ -1,5 +1,5 @@
-//! The meet of the classes of several workloads that claim one address or range: what all of them allow. Pure; it knows neither
-//! workloads nor nodes.
+//! The meet of the classes of several workloads that claim one address or range: what all of them allow. Pure; it knows
+//! neither workloads nor nodes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,8 +22,8 @@ pub(super) struct Met {
     pub(super) groups: BTreeMap<GroupId, BTreeSet<GroupId>>,
 }
 
-/// What all of some classes of one direction allow; `None` if there are no classes. It keeps established connections if it
-/// may and if all classes do.
+/// What all of some classes of one direction allow; `None` if there are no classes. It keeps established connections if
+/// it may and if all classes do.
 pub(super) fn of(classes: &[&Class], may_keep: bool) -> Option<Met> {
     let direction = classes.first()?.direction;
     let mut groups = BTreeMap::new();

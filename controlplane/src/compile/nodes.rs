@@ -129,8 +129,8 @@ impl Nodes {
         self.ranges.union()
     }
 
-    /// Takes note of a node's object, or that it is gone. Returns the workloads that may become endpoints, or cease, and
-    /// whether the node has other workload ranges.
+    /// Takes note of a node's object, or that it is gone. Returns the workloads that may become endpoints, or cease,
+    /// and whether the node has other workload ranges.
     pub(super) fn set(
         &mut self,
         name: &str,
@@ -293,8 +293,8 @@ impl Place {
         outcome
     }
 
-    /// Adds the classes that endpoints and sources have now, removes those that none has any more. Returns what that changes in
-    /// the need for groups.
+    /// Adds the classes that endpoints and sources have now, removes those that none has any more. Returns what that
+    /// changes in the need for groups.
     fn count_classes(
         &mut self,
         changes: BTreeMap<Id<Judge>, i32>,

@@ -1,14 +1,15 @@
-//! The allowed sources of workloads as sources of their nodes: which address is whose, and when that is to be derived anew.
-//! It decides neither what a workload's policies allow nor what the meet of classes is.
+//! The allowed sources of workloads as sources of their nodes: which address is whose, and when that is to be derived
+//! anew. It decides neither what a workload's policies allow nor what the meet of classes is.
 //!
-//! The workloads of a node *claim* ranges there. An address is in the source of those whose range is the longest prefix. It
-//! is in no source if a workload of the cluster has it, or if it is in the workload ranges of another node alone.
+//! The workloads of a node *claim* ranges there. An address is in the source of those whose range is the longest
+//! prefix. It is in no source if a workload of the cluster has it, or if it is in the workload ranges of another node
+//! alone.
 //!
-//! A node that must know too many addresses of workloads in its claims knows blocks of addresses instead, and no address of
-//! such a block is in a source: what a node is sent has a bound.
+//! A node that must know too many addresses of workloads in its claims knows blocks of addresses instead, and no
+//! address of such a block is in a source: what a node is sent has a bound.
 //!
-//! A node without claims costs nothing. The sources of a node with claims are derived anew if a claim, a claimant's class, the
-//! workload ranges of any node, or the address of a workload within a claim comes or goes.
+//! A node without claims costs nothing. The sources of a node with claims are derived anew if a claim, a claimant's
+//! class, the workload ranges of any node, or the address of a workload within a claim comes or goes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -24,7 +25,8 @@ use sallyport_proto::{
 
 use super::{Compiler, Work, classes::Judge, nodes::Place, rule::range, slab::Id, workloads::Row};
 
-/// The most blocks of workloads' addresses that are cut out of the claims of a node. Each is some 40 bytes in an update.
+/// The most blocks of workloads' addresses that are cut out of the claims of a node. Each is some 40 bytes in an
+/// update.
 pub(super) const MAX_HOLES: usize = 16_384;
 
 /// The prefix lengths of the blocks, of IPv4 and IPv6: the first that make no more blocks than there may be.
@@ -226,8 +228,8 @@ fn block(address: IpAddr, length: u8) -> IpNetwork {
     IpNetwork::new(network.network(), length).expect("a length of the family")
 }
 
-/// The addresses that are in the source of some owners each, of the ranges that these claim. An address is its most specific
-/// claim's. None is in `foreign`, or is a hole of the addresses, ascending, that `held` finds in a set.
+/// The addresses that are in the source of some owners each, of the ranges that these claim. An address is its most
+/// specific claim's. None is in `foreign`, or is a hole of the addresses, ascending, that `held` finds in a set.
 fn pieces<O: Clone + Ord>(
     claims: &BTreeMap<IpNetwork, O>,
     foreign: &Ranges,
@@ -267,7 +269,8 @@ fn holes(addresses: &[IpAddr]) -> Ranges {
     Ranges::union_all(&blocks)
 }
 
-/// Each claim without the claims within it. A claim comes before those within it, and what is within it follows at once.
+/// Each claim without the claims within it. A claim comes before those within it, and what is within it follows at
+/// once.
 fn most_specific<O>(claims: &BTreeMap<IpNetwork, O>) -> Vec<(&O, Ranges)> {
     let networks: Vec<(Ranges, &O)> = claims
         .iter()

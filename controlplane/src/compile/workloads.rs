@@ -165,8 +165,8 @@ impl Workloads {
         })
     }
 
-    /// Takes note of what a workload is now, and of the addresses of which it is a new claimant, or no longer one: contested
-    /// are those that others claim too.
+    /// Takes note of what a workload is now, and of the addresses of which it is a new claimant, or no longer one:
+    /// contested are those that others claim too.
     pub(super) fn set(&mut self, id: Id<Row>, stored: Option<&Arc<Stored>>, work: &mut Work) {
         let old = std::mem::replace(&mut self.rows[id].stored, stored.cloned());
         if let Some(old) = &old {

@@ -115,8 +115,8 @@ pub(super) trait Resource: DeserializeOwned {
     const SPEC_MAY_BE_LATER: bool = false;
     /// Whether its uid tells it from an earlier object of the same name.
     const HAS_UID: bool = false;
-    /// Takes out of the metadata of an object that was accepted before what an earlier version did not read and this version
-    /// refuses.
+    /// Takes out of the metadata of an object that was accepted before what an earlier version did not read and this
+    /// version refuses.
     fn forget_unread(&self, _meta: &mut ObjectMeta) {}
     /// Its metadata.
     fn metadata(&mut self) -> &mut ObjectMeta;

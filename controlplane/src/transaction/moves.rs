@@ -5,8 +5,8 @@
 //! An address that several workloads claim is judged by the policies of all of them. So either all claimants are removed
 //! first, or none: if one of them stays where it is, the transaction is one revision.
 //!
-//! A workload that goes to another node is removed first if it takes allowed sources along, even if it has other addresses
-//! there: no two nodes allow them at once.
+//! A workload that goes to another node is removed first if it takes allowed sources along, even if it has other
+//! addresses there: no two nodes allow them at once.
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 

@@ -404,7 +404,8 @@ fn a_workload_takes_its_allowed_sources_to_another_node_after_its_removal() {
         let lines = committed(&base, &script);
         assert!(lines.iter().all(|line| line.starts_with("2 ")), "{lines:?}");
     }
-    // One that shares an address with a workload that stays is moved at once: that one's policies alone would judge the address.
+    // One that shares an address with a workload that stays is moved at once: that one's policies alone would judge the
+    // address.
     let shared = "+ Workload b/stays node=n ip=10.0.0.4";
     let base = outcome(&base, shared, 1).1.unwrap().cluster;
     let script = gateway("m", "10.0.0.5", "10.9.0.0/16");

@@ -457,8 +457,8 @@ async fn a_change_of_an_interface_alone_is_a_delta_and_is_kept() {
     assert_eq!(interface, Some("veth-vm"));
 }
 
-/// A node hears of allowed sources alone, whether a Workload's field or a pod's annotation gives them; all of that outlives the
-/// control plane, and what `get` prints is no change.
+/// A node hears of allowed sources alone, whether a Workload's field or a pod's annotation gives them; all of that
+/// outlives the control plane, and what `get` prints is no change.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_allowed_sources_alone_is_a_delta_and_is_kept() {
     let mut world = world().await;

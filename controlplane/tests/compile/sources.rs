@@ -227,41 +227,35 @@ fn sources_change_alone_and_stay_where_nothing_changes() {
         Arc::ptr_eq(before.sources(), after.sources())
     };
     let policy = |checked: &Checked| checked.policy("n").clone();
-    for (edit, stays, changes) in [
+    let put = |object: Object| vec![Edit::Put(object)];
+    for (edits, stays, changes) in [
         // A pod of another node within the ranges of that node, and one outside the claims.
-        (
-            Edit::Put(pod("default", "p1", "m", "", "10.0.1.9")),
-            true,
-            0,
-        ),
-        (
-            Edit::Put(pod("default", "p2", "m", "", "192.0.2.1")),
-            true,
-            0,
-        ),
-        (
-            Edit::Put(pod("default", "p3", "m", "", "10.7.0.1")),
-            false,
-            1,
-        ),
+        (put(pod("default", "p1", "m", "", "10.0.1.9")), true, 0),
+        (put(pod("default", "p2", "m", "", "192.0.2.1")), true, 0),
+        (put(pod("default", "p3", "m", "", "10.7.0.1")), false, 1),
         // The pod, and the hole that it makes.
+        (put(pod("default", "p4", "n", "", "10.0.0.9")), false, 2),
         (
-            Edit::Put(pod("default", "p4", "n", "", "10.0.0.9")),
-            false,
-            2,
-        ),
-        (Edit::Delete(key(Kind::Pod, "default", "p3")), false, 1),
-        (Edit::Put(node("m", &["10.0.0.0/23"])), true, 0),
-        (
-            Edit::Put(node("m", &["10.0.1.0/24", "10.2.0.0/16"])),
+            vec![Edit::Delete(key(Kind::Pod, "default", "p3"))],
             false,
             1,
         ),
-        (Edit::Delete(key(Kind::Node, "", "m")), false, 1),
+        (put(node("m", &["10.0.0.0/23"])), true, 0),
+        // Derived anew, and the same, beside a pod outside the claims.
+        (
+            vec![
+                Edit::Put(node("m", &["10.0.1.0/24"])),
+                Edit::Put(pod("default", "p5", "n", "", "192.0.2.2")),
+            ],
+            true,
+            1,
+        ),
+        (put(node("m", &["10.0.1.0/24", "10.2.0.0/16"])), false, 1),
+        (vec![Edit::Delete(key(Kind::Node, "", "m"))], false, 1),
     ] {
         let before = policy(&checked);
-        let what = format!("{edit:?}");
-        checked.step(&[edit]);
+        let what = format!("{edits:?}");
+        checked.step(&edits);
         let after = policy(&checked);
         assert_eq!(same(&before, &after), stays, "{what}");
         let delta = Delta::between(&before, &after).changes;
@@ -271,7 +265,8 @@ fn sources_change_alone_and_stay_where_nothing_changes() {
     }
 }
 
-/// More workloads than can be cut out of a claim one by one are cut out in blocks, and one by one again when there are fewer.
+/// More workloads than can be cut out of a claim one by one are cut out in blocks, and one by one again when there are
+/// fewer.
 #[test]
 fn many_addresses_within_a_claim_are_left_out_in_blocks() {
     let mut checked = Checked::new(Established::Recheck);

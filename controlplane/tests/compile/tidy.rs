@@ -1,20 +1,25 @@
-//! The law of the canonical form: a node's policy holds what its endpoints and sources need and nothing else, each class spelt in the
-//! one way that there is.
+//! The law of the canonical form: a node's policy holds what its endpoints and sources need and nothing else, each
+//! class spelt in the one way that there is.
 
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use sallyport_controlplane::compile::full;
-use sallyport_proto::policy::NodePolicy;
+use sallyport_proto::{
+    Ranges,
+    policy::{NodePolicy, Source},
+};
 
 use crate::universe::any_cluster;
 
-/// Nothing is there that neither an endpoint nor a source needs, nothing is missing, and every class is in its canonical form.
+/// Nothing is there that neither an endpoint nor a source needs, nothing is missing, and every class is in its
+/// canonical form.
 fn is_tidy(policy: &NodePolicy) -> Result<(), TestCaseError> {
     let endpoints = policy.endpoints().values();
     let of_endpoints = endpoints.map(|endpoint| [endpoint.ingress, endpoint.egress]);
     let sources = policy.sources().iter();
     let of_sources = sources.map(|source| [source.ingress, source.egress]);
+    are_tidy_sources(policy)?;
     let used: BTreeSet<_> = of_endpoints.chain(of_sources).flatten().flatten().collect();
     prop_assert_eq!(&used, &policy.classes().keys().copied().collect());
     let classes = policy.classes().values();
@@ -28,6 +33,25 @@ fn is_tidy(policy: &NodePolicy) -> Result<(), TestCaseError> {
             prop_assert!(!touch || a.group != b.group, "neighbours are joined");
         }
     }
+    Ok(())
+}
+
+/// Each address is in one source and no endpoint, the list is canonical, and no class of a source keeps.
+fn are_tidy_sources(policy: &NodePolicy) -> Result<(), TestCaseError> {
+    let mut all = Ranges::EMPTY;
+    for source in policy.sources().iter() {
+        prop_assert!(all.intersection(&source.ranges).is_empty());
+        all = all.union(&source.ranges);
+        let classes = [source.ingress, source.egress].into_iter().flatten();
+        for id in classes {
+            prop_assert!(!policy.classes()[&id].keep);
+        }
+    }
+    for &address in policy.endpoints().keys() {
+        prop_assert!(!all.contains(address));
+    }
+    let sources = policy.sources().iter().cloned();
+    prop_assert_eq!(&Source::canonical(sources), &**policy.sources());
     Ok(())
 }
 

@@ -35,17 +35,19 @@ const BLOCKS: [&str; 9] = [
     "fd00::3/128",
 ];
 
-/// Ranges that workloads claim as allowed sources: equal, nested, with addresses of other workloads and ranges of nodes in
-/// them, and without.
-const SOURCES: [&str; 9] = [
+/// Ranges that workloads claim as allowed sources: equal, nested, with addresses of other workloads and ranges of nodes
+/// in them, and without.
+const SOURCES: [&str; 11] = [
     "0.0.0.0/0",
     "10.0.0.0/28",
     "10.0.0.0/30",
+    "10.0.0.8/30",
     "10.0.0.2/32",
     "10.9.0.0/16",
     "10.9.7.0/24",
     "::/0",
     "fd00::/125",
+    "fd00::8/125",
     "fd09::/64",
 ];
 
