@@ -2,16 +2,25 @@
 //! judges them, and until then no longer.
 
 use std::{
-    io::{BufRead as _, BufReader},
-    process::Stdio,
+    os::fd::{AsRawFd as _, OwnedFd},
     sync::Arc,
 };
 
+use nix::{
+    errno::Errno,
+    sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType},
+};
 use sallyport_enforcer::{
     agent,
     guard::Rules,
     health::Health,
-    nft::{ports::Ports, render::Options},
+    nft::{
+        command::{Family, SetKind, TableFamily},
+        decode,
+        encode::attributes,
+        ports::Ports,
+        render::Options,
+    },
 };
 use sallyport_integration::{
     kernel_tests::{Failed, Outcome},
@@ -50,27 +59,69 @@ fn policy(spans: &[[u8; 2]]) -> NodePolicy {
     policy
 }
 
-/// What was done, in order: the changes of the addresses, and the ends of updates.
-fn told(lines: impl Iterator<Item = String>, revisions: u64) -> Vec<String> {
-    let mut told = Vec::new();
-    for line in lines {
-        if line.contains("inet sallyport port_ranges4") {
-            let words = line.split_whitespace().take(1);
-            let elements = line.split(['{', '}']).nth(1).unwrap_or_default().trim();
-            told.push(words.chain([elements]).collect::<Vec<_>>().join(" "));
-        }
-        let end = (1..=revisions).find(|n| line.contains(&format!("revision {n} ")));
-        if let Some(revision) = end.filter(|_| line.starts_with("add element inet sallyport stamp"))
-        {
-            told.push(format!("revision {revision}"));
-            // Each step of an update says so.
-            told.dedup();
-            if revision == revisions {
-                break;
+/// The number of the multicast group that hears of commits (`NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`), as a bit.
+const COMMITS: u32 = 1 << 6;
+
+/// `NFT_MSG_NEWSETELEM` and `NFT_MSG_DELSETELEM`, the set's name and its elements in them (`linux/netfilter/nf_tables.h`).
+const MESSAGES: [(u8, &str); 2] = [(12, "add"), (14, "delete")];
+const SET: u16 = 2;
+const ELEMENTS: u16 = 3;
+
+/// A socket that hears of commits. nft 1.0.6 hears of them, too, and dies of ranges behind interfaces.
+fn listen() -> nix::Result<OwnedFd> {
+    let (kind, protocol) = (SockType::Raw, SockProtocol::NetlinkNetFilter);
+    let socket = socket::socket(AddressFamily::Netlink, kind, SockFlag::empty(), protocol)?;
+    socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, COMMITS))?;
+    Ok(socket)
+}
+
+/// What was done so far, in order: the changes of the addresses, and the steps of updates.
+fn told(socket: &OwnedFd) -> nix::Result<Vec<String>> {
+    let (mut told, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+    loop {
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let length = match socket::recv(socket.as_raw_fd(), &mut buffer, flags) {
+            Err(Errno::EAGAIN) => return Ok(told),
+            received => received?,
+        };
+        let mut rest = &buffer[..length];
+        while let Some((header, _)) = rest.split_at_checked(20) {
+            let size = u32::from_ne_bytes(header[..4].try_into().expect("four bytes")) as usize;
+            if let Some((_, verb)) = MESSAGES.iter().find(|(kind, _)| *kind == header[4]) {
+                let family = match i32::from(header[16]) {
+                    libc::NFPROTO_BRIDGE => TableFamily::Bridge,
+                    _ => TableFamily::Inet,
+                };
+                note(&mut told, &format!("{family} {verb}"), &rest[20..size]);
             }
+            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
         }
     }
-    told
+}
+
+fn note(told: &mut Vec<String>, verb: &str, body: &[u8]) {
+    let set = attributes::find(body, SET).map(attributes::text);
+    let elements = attributes::find(body, ELEMENTS).unwrap_or_default();
+    let elements = || attributes::read(elements).map(|(_, element)| element);
+    match set.as_deref() {
+        Some("port_ranges4") => {
+            let kind = SetKind::PortRanges(Family::V4);
+            let all = decode::elements(kind, elements()).into_iter().flatten();
+            told.extend(all.map(|element| format!("{verb} {element}")));
+        }
+        Some("stamp") if verb == "inet add" => {
+            let all = decode::elements(SetKind::Stamp, elements());
+            let stamps = all.into_iter().flatten().map(|stamp| stamp.to_string());
+            let revision = |stamp: String| {
+                let mut words = stamp.split(' ').skip_while(|word| *word != "revision");
+                words.nth(1).map(|number| format!("revision {number}"))
+            };
+            told.extend(stamps.filter_map(revision));
+            // Each step of an update says so.
+            told.dedup();
+        }
+        _ => {}
+    }
 }
 
 pub(crate) fn before_policy_lets_go() -> Outcome {
@@ -85,11 +136,7 @@ pub(crate) fn before_policy_lets_go() -> Outcome {
         };
         agent::start(directory.path(), options, rules, health)
     })?;
-    let mut monitor = netns.command("nft");
-    monitor.arg("monitor").stdout(Stdio::piped());
-    let mut monitor = netns.spawn(monitor)?;
-    let output = monitor.stdout.take().ok_or("no output")?;
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let socket = netns.run(listen)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let (mut before, mut base) = (NodePolicy::default(), None);
     let updates: [&[[u8; 2]]; 4] = [&[[1, 5]], &[[1, 9]], &[[1, 3]], &[]];
@@ -105,32 +152,29 @@ pub(crate) fn before_policy_lets_go() -> Outcome {
         runtime.block_on(agent.apply(update))?;
         (before, base) = (policy, Some(target));
     }
-    // One more, that the last one is told of before.
-    runtime.block_on(agent.apply(Update {
-        base,
-        target: position(&before, 5),
-        keep: Vec::new(),
-        delta: Delta::default(),
-    }))?;
-    let lines = BufReader::new(output).lines().map_while(Result::ok);
-    let told = told(lines, 5);
-    monitor.kill()?;
-    monitor.wait()?;
-    let element = |verb: &str, last: u8| format!("{verb} \"veth9\" . 192.0.2.1-192.0.2.{last}");
+    let told = told(&socket)?;
+    let tables = [TableFamily::Inet, TableFamily::Bridge];
+    let changes = |changes: &[(&str, u8)]| -> Vec<String> {
+        let of = |table: TableFamily| {
+            let change = move |(verb, last): &(&str, u8)| {
+                format!("{table} {verb} \"veth9\" . 192.0.2.1-192.0.2.{last}")
+            };
+            changes.iter().map(change)
+        };
+        tables.into_iter().flat_map(of).collect()
+    };
+    let revision = |n: u8| vec![format!("revision {n}")];
     let expected = [
-        "revision 1".to_owned(),
-        element("add", 5),
-        "revision 2".to_owned(),
-        element("delete", 5),
-        element("add", 9),
-        element("delete", 9),
-        element("add", 3),
-        "revision 3".to_owned(),
-        element("delete", 3),
-        "revision 4".to_owned(),
-        "revision 5".to_owned(),
+        revision(1),
+        changes(&[("add", 5)]),
+        revision(2),
+        changes(&[("delete", 5), ("add", 9)]),
+        changes(&[("delete", 9), ("add", 3)]),
+        revision(3),
+        changes(&[("delete", 3)]),
+        revision(4),
     ];
-    match told == expected {
+    match told == expected.concat() {
         true => Ok(()),
         false => Err(Failed::from(format!("{told:#?} instead of {expected:#?}"))),
     }
