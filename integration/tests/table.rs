@@ -5,6 +5,8 @@
 mod bridge;
 #[path = "table/many.rs"]
 mod many;
+#[path = "table/narrows.rs"]
+mod narrows;
 #[path = "table/saved.rs"]
 mod saved;
 
@@ -76,6 +78,10 @@ fn main() -> ExitCode {
             bridge::the_next_life_takes_it_over,
         ),
         ("a_restarted_agent_owns_its_table_again", restart),
+        (
+            "the_guard_narrows_before_policy_lets_go",
+            narrows::before_policy_lets_go,
+        ),
         (
             "the_kernel_takes_ten_thousand_groups",
             many::takes_ten_thousand_groups,

@@ -149,42 +149,51 @@ pub(super) fn sets(ports: &Ports) -> Vec<Command> {
 }
 
 /// The batches that lead from some interfaces of workloads to others. Between them nothing passes that does not pass before the
-/// first or after the last: an interface whose name the set has is asked more, so its addresses come before its name, and go
-/// after it; and addresses are judged before they pass, for as long as they do.
+/// first or after the last, and all passes that passes then both times: an interface whose name the set has is asked more, so its
+/// addresses come before its name, and go after it. Addresses are judged before they pass, for as long as they do.
 pub fn change(before: &Ports, after: &Ports) -> Vec<Vec<Command>> {
-    let new = as_elements(&after.inside - &before.inside);
-    let judged = some(&new).map(|part| add(INSIDE.into(), SetKind::Ports, part));
+    let gone = &before.names - &after.names;
+    let new = &after.names - &before.names;
+    let judged = as_elements(&after.inside - &before.inside);
+    let unjudged = as_elements(&before.inside - &after.inside);
+    let ports = before.ranges.keys().chain(after.ranges.keys());
+    let (first, last) =
+        ports.partition(|&port| after.ranges.contains_key(port) && !gone.contains(port));
+    let judged = some(&judged).map(|part| add(INSIDE.into(), SetKind::Ports, part));
     let mut batches: Vec<Vec<Command>> = judged.collect();
+    batches.extend(change_ranges(before, after, &first));
+    let gone = some(&as_elements(gone)).map(|part| delete(PORTS.into(), SetKind::Ports, part));
+    batches.extend(gone);
+    let new = some(&as_elements(new)).map(|part| add(PORTS.into(), SetKind::Ports, part));
+    batches.extend(new);
+    batches.extend(change_ranges(before, after, &last));
+    let unjudged = some(&unjudged).map(|part| delete(INSIDE.into(), SetKind::Ports, part));
+    batches.extend(unjudged);
+    batches
+}
+
+/// The batches that change the addresses of some interfaces. Interfaces that had none, or will have none, share batches.
+fn change_ranges(before: &Ports, after: &Ports, ports: &BTreeSet<&String>) -> Vec<Vec<Command>> {
+    let mut batches = Vec::new();
     for family in Family::BOTH {
-        let mut new = BTreeSet::new();
-        for (port, ranges) in &after.ranges {
-            let after = elements(port, ranges, family);
-            match before.ranges.get(port) {
-                Some(before) => {
-                    exchange(&elements(port, before, family), &after, family, |batch| {
-                        batches.push(batch);
-                    })
-                }
-                None => new.extend(after),
+        let (mut gone, mut new) = (BTreeSet::new(), BTreeSet::new());
+        for &port in ports {
+            let of = |ports: &Ports| {
+                let ranges = ports.ranges.get(port);
+                ranges.map_or_else(BTreeSet::new, |ranges| elements(port, ranges, family))
+            };
+            let (before, after) = (of(before), of(after));
+            if before.is_empty() || after.is_empty() {
+                gone.extend(before);
+                new.extend(after);
+            } else {
+                batches.extend(exchange(&before, &after, family));
             }
         }
-        let kind = SetKind::PortRanges(family);
-        batches.extend(some(&new).map(|part| add(range_set(family), kind, part)));
+        let (set, kind) = (range_set(family), SetKind::PortRanges(family));
+        batches.extend(some(&gone).map(|part| delete(set.clone(), kind, part)));
+        batches.extend(some(&new).map(|part| add(set.clone(), kind, part)));
     }
-    let gone = as_elements(&before.names - &after.names);
-    let new = as_elements(&after.names - &before.names);
-    batches.extend(some(&gone).map(|part| delete(PORTS.into(), SetKind::Ports, part)));
-    batches.extend(some(&new).map(|part| add(PORTS.into(), SetKind::Ports, part)));
-    for family in Family::BOTH {
-        let ports = before.ranges.iter();
-        let gone = ports.filter(|(port, _)| !after.ranges.contains_key(*port));
-        let gone = gone.flat_map(|(port, ranges)| elements(port, ranges, family));
-        let gone: BTreeSet<Element> = gone.collect();
-        let kind = SetKind::PortRanges(family);
-        batches.extend(some(&gone).map(|part| delete(range_set(family), kind, part)));
-    }
-    let gone = as_elements(&before.inside - &after.inside);
-    batches.extend(some(&gone).map(|part| delete(INSIDE.into(), SetKind::Ports, part)));
     batches
 }
 
@@ -194,21 +203,16 @@ fn exchange(
     before: &BTreeSet<Element>,
     after: &BTreeSet<Element>,
     family: Family,
-    mut push: impl FnMut(Vec<Command>),
-) {
+) -> Vec<Vec<Command>> {
     let (gone, new) = (before - after, after - before);
     let (set, kind) = (range_set(family), SetKind::PortRanges(family));
-    let fits = gone.len() + new.len() <= AT_ONCE;
     let delete = some(&gone).map(|part| delete(set.clone(), kind, part));
     let changes = delete.chain(some(&new).map(|part| add(set.clone(), kind, part)));
-    match fits {
-        true => {
-            let batch: Vec<Command> = changes.flatten().collect();
-            if !batch.is_empty() {
-                push(batch);
-            }
-        }
-        false => changes.for_each(push),
+    let changes: Vec<Vec<Command>> = changes.collect();
+    match gone.len() + new.len() {
+        0 => Vec::new(),
+        1..=AT_ONCE => vec![changes.concat()],
+        _ => changes,
     }
 }
 
@@ -225,7 +229,7 @@ fn as_elements(names: BTreeSet<String>) -> BTreeSet<Element> {
 }
 
 /// Elements in parts that a batch has room for.
-fn some(elements: &BTreeSet<Element>) -> impl Iterator<Item = Vec<Element>> {
+fn some(elements: &BTreeSet<Element>) -> impl Iterator<Item = Vec<Element>> + use<> {
     let all: Vec<Element> = elements.iter().cloned().collect();
     let parts: Vec<_> = all.chunks(AT_ONCE).map(<[Element]>::to_vec).collect();
     parts.into_iter()
