@@ -1,5 +1,8 @@
 //! The guard of the node's interfaces: which are whose, and so what the table of family bridge holds, and which interfaces that are
 //! no bridge's the table of family inet knows for workloads'. It asks nobody and changes nothing.
+//!
+//! A workload may use ranges of addresses beside its own (`NodePolicy::sources`). They are behind each interface behind which the
+//! workload has an endpoint. Endpoints in them, and addresses that no workload uses, are taken out (`sources`).
 
 mod sources;
 #[cfg(test)]
