@@ -6,8 +6,6 @@
 mod allowed;
 #[path = "unlisted/lifetimes.rs"]
 mod lifetimes;
-#[path = "unlisted/ranges.rs"]
-mod ranges;
 #[path = "unlisted/table.rs"]
 mod table;
 #[path = "unlisted/tags.rs"]
@@ -84,8 +82,6 @@ fn main() -> ExitCode {
             "allowed_sources_by_a_pods_annotation",
             allowed::by_a_pods_annotation,
         ),
-        ("ranges_by_known_ports", ranges::by_known_ports),
-        ("ranges_by_routed_interfaces", ranges::by_routed_interfaces),
         ("tags_that_policy_judges_known", || tags::judged(2)),
         ("tags_that_policy_judges_unknown", || tags::judged(4)),
     ])

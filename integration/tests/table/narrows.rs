@@ -8,7 +8,9 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::socket::{self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType},
+    sys::socket::{
+        self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
+    },
 };
 use sallyport_enforcer::{
     agent,
@@ -71,6 +73,8 @@ const ELEMENTS: u16 = 3;
 fn listen() -> nix::Result<OwnedFd> {
     let (kind, protocol) = (SockType::Raw, SockProtocol::NetlinkNetFilter);
     let socket = socket::socket(AddressFamily::Netlink, kind, SockFlag::empty(), protocol)?;
+    // Nothing is read before all is done.
+    socket::setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20))?;
     socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, COMMITS))?;
     Ok(socket)
 }

@@ -10,7 +10,7 @@ use sallyport_integration::{
     deployment::{Deployment, Streams, put},
     listing,
     probe::{Class, Cost, FLOW_PORT, Sender},
-    testbed::{Host, Netns, Testbed},
+    testbed::{Host, Mode, Netns, Testbed},
 };
 
 use crate::{
@@ -132,22 +132,22 @@ pub(crate) fn size(policies: u32) -> Size {
 
 impl Bed {
     /// Nothing between the pods.
-    pub(crate) fn unfiltered() -> Result<Bed> {
-        Self::of(NO_FILTER, None, |bed| Ok(Place::Bare(bed)))
+    pub(crate) fn unfiltered(mode: Mode) -> Result<Bed> {
+        Self::of(NO_FILTER, None, mode, |bed| Ok(Place::Bare(bed)))
     }
 
     /// A table that asks conntrack for the state of each packet, and lets all pass.
-    pub(crate) fn conntrack() -> Result<Bed> {
-        Self::of(CONNTRACK, None, |bed| {
+    pub(crate) fn conntrack(mode: Mode) -> Result<Bed> {
+        Self::of(CONNTRACK, None, mode, |bed| {
             feed(bed.node(0).netns(), &["nft", "-f", "-"], CONNTRACK_ALONE)?;
             Ok(Place::Bare(bed))
         })
     }
 
     /// iptables and ipset, as Azure Network Policy Manager uses them.
-    pub(crate) fn ipset(policies: u32) -> Result<Bed> {
+    pub(crate) fn ipset(mode: Mode, policies: u32) -> Result<Bed> {
         let size = size(policies);
-        Self::of(IPSET, Some(policies), |bed| {
+        Self::of(IPSET, Some(policies), mode, |bed| {
             let node = bed.node(0).netns();
             feed(node, &["ipset", "restore"], &npm::sets(size))?;
             feed(node, &["iptables-nft-restore"], &npm::rules(size))?;
@@ -156,8 +156,13 @@ impl Bed {
     }
 
     /// Sallyport's table, made by its programs.
-    pub(crate) fn sallyport(name: &str, programs: &Binaries, policies: u32) -> Result<Bed> {
-        Self::of(name, Some(policies), |bed| {
+    pub(crate) fn sallyport(
+        name: &str,
+        programs: &Binaries,
+        mode: Mode,
+        policies: u32,
+    ) -> Result<Bed> {
+        Self::of(name, Some(policies), mode, |bed| {
             let deployment = deploy(bed, programs, size(policies))?;
             Ok(Place::Deployed(Box::new(deployment)))
         })
@@ -166,14 +171,18 @@ impl Bed {
     fn of(
         name: &str,
         policies: Option<u32>,
+        mode: Mode,
         fill: impl FnOnce(Testbed) -> Result<Place>,
     ) -> Result<Bed> {
-        let bed = Testbed::builder().build()?;
+        let bed = Testbed::builder().mode(mode).build()?;
         let server = bed.add_pod(0, "bench/server", &[SERVER.into()])?;
         let client = bed.add_pod(0, "bench/client", &[CLIENT.into()])?;
-        // Or else the node would take the peers' packets for spoofed.
-        let senders = [PEERS, STRANGERS].map(|network| network.parse().expect("it is a network"));
-        bed.route_behind("bench/client", &senders)?;
+        if mode == Mode::Routed {
+            // Or else the node would take the peers' packets for spoofed.
+            let senders = [PEERS, STRANGERS];
+            let senders = senders.map(|network| network.parse().expect("it is a network"));
+            bed.route_behind("bench/client", &senders)?;
+        }
         feed(server.netns(), &["nft", "-f", "-"], &sink())?;
         for timeout in TIMEOUTS {
             bed.node(0).sysctl(timeout, "600")?;
@@ -277,7 +286,11 @@ fn class(name: &str, first: IpAddr, addresses: u32) -> Class {
 pub(crate) fn deploy(bed: Testbed, programs: &Binaries, size: Size) -> Result<Deployment> {
     let deployment = Deployment::start_of(programs.clone(), bed, &[], &[], Streams::default())?;
     let mut api = deployment.client()?;
-    let mut documents = size.documents().peekable();
+    let interface = match deployment.bed.mode() {
+        Mode::Bridged => deployment.bed.interface_of("bench/server")?,
+        Mode::Routed => String::new(),
+    };
+    let mut documents = size.documents(&interface).peekable();
     let mut revision = 0;
     while documents.peek().is_some() {
         let chunk: Vec<_> = documents.by_ref().take(OBJECTS).collect();

@@ -42,21 +42,21 @@ impl Size {
         (first..first + count).map(peer)
     }
 
-    /// Every object, a document each, in an order in which they can be put.
-    pub(crate) fn documents(self) -> impl Iterator<Item = String> {
+    /// Every object, a document each, in an order in which they can be put. The server is behind an interface, if one is named.
+    pub(crate) fn documents(self, interface: &str) -> impl Iterator<Item = String> {
         let node = Deployment::node_name(0);
         let first = [
             format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n"),
             machine(&node, "10.0.0.0/24"),
             machine(ELSEWHERE, "10.64.0.0/10"),
-            workload("server", "app: server", &node, SERVER),
-            workload("client", "app: client", &node, CLIENT),
+            workload("server", "app: server", &node, SERVER, interface),
+            workload("client", "app: client", &node, CLIENT, ""),
         ];
         let policies = (0..self.policies).map(policy);
         let peers = (0..self.policies).flat_map(move |number| {
             self.peers(number).map(move |address| {
                 let labels = format!("peer: p{number}");
-                workload(&format!("w-{address}"), &labels, ELSEWHERE, address)
+                workload(&format!("w-{address}"), &labels, ELSEWHERE, address, "")
             })
         });
         first.into_iter().chain(policies).chain(peers)
@@ -88,12 +88,17 @@ fn machine(name: &str, range: &str) -> String {
     )
 }
 
-fn workload(name: &str, labels: &str, node: &str, address: Ipv4Addr) -> String {
+fn workload(name: &str, labels: &str, node: &str, address: Ipv4Addr, interface: &str) -> String {
+    // Programs of an earlier version know no interfaces.
+    let interface = match interface {
+        "" => String::new(),
+        name => format!(", interface: {name}"),
+    };
     format!(
         "apiVersion: sallyport.dev/v1
 kind: Workload
 metadata: {{namespace: {NAMESPACE}, name: {name}, labels: {{{labels}}}}}
-spec: {{node: {node}, addresses: [{address}]}}
+spec: {{node: {node}, addresses: [{address}]{interface}}}
 "
     )
 }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use sallyport_integration::{
     binaries::{self, Binaries},
-    testbed,
+    testbed::{self, Mode},
 };
 
 use report::Report;
@@ -59,6 +59,10 @@ struct Arguments {
     #[arg(long, value_name = "NAME=DIR", value_parser = beside)]
     beside: Vec<(String, PathBuf)>,
 
+    /// B10: the two pods are behind ports of a bridge, and the receiver's object names its interface
+    #[arg(long)]
+    bridged: bool,
+
     /// B10: leave this out (repeatable)
     #[arg(long, value_name = "PART")]
     without: Vec<Part>,
@@ -101,6 +105,7 @@ pub(crate) struct Settings {
     pub(crate) policies: Vec<u32>,
     /// The programs to be measured and their names, this checkout's first.
     pub(crate) programs: Vec<(String, Binaries)>,
+    pub(crate) mode: Mode,
     pub(crate) without: Vec<Part>,
     pub(crate) peers: u32,
     pub(crate) cpu: usize,
@@ -139,6 +144,10 @@ fn main() -> Result<ExitCode> {
         rounds: arguments.rounds,
         policies,
         programs: programs(&arguments.beside)?,
+        mode: match arguments.bridged {
+            true => Mode::Bridged,
+            false => Mode::Routed,
+        },
         without: arguments.without,
         peers: arguments.peers,
         cpu: arguments.cpu.map_or_else(last_cpu, Ok)?,

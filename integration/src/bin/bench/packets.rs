@@ -71,19 +71,19 @@ fn load() -> Result<f64> {
 fn set_up(settings: &Settings, report: &mut Report) -> Result<Vec<Bed>> {
     let mut beds = Vec::new();
     if !settings.without.contains(&Part::NoFilter) {
-        beds.push(Bed::unfiltered()?);
+        beds.push(Bed::unfiltered(settings.mode)?);
     }
-    beds.push(Bed::conntrack()?);
+    beds.push(Bed::conntrack(settings.mode)?);
     let has_ipset = !settings.without.contains(&Part::Ipset) && may_use_ipset(report)?;
     let counts = &settings.policies;
     for &policies in counts.iter().filter(|_| has_ipset) {
         eprintln!("{ID}: {} with {policies} policies", beds::IPSET);
-        beds.push(Bed::ipset(policies)?);
+        beds.push(Bed::ipset(settings.mode, policies)?);
     }
     for (name, binaries) in &settings.programs {
         for &policies in counts {
             eprintln!("{ID}: {name} with {policies} policies");
-            beds.push(Bed::sallyport(name, binaries, policies)?);
+            beds.push(Bed::sallyport(name, binaries, settings.mode, policies)?);
         }
     }
     Ok(beds)
