@@ -59,7 +59,7 @@ pub use whole::{Replaced, create, replace};
 
 /// Raised when an update is planned in other steps than before: what an earlier enforcer left half-way is then not gone on
 /// with by counting them.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// What a node enforces, and under which names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -450,6 +450,27 @@ impl Verdict {
 }
 
 impl Match {
+    /// The set or map with a name that it looks into.
+    pub fn set(&self) -> Option<&str> {
+        match self {
+            Match::TupleSource(_, _, set)
+            | Match::TupleSources(_, set)
+            | Match::TupleSourceTwice(_, _, set)
+            | Match::SourceTwice(_, set)
+            | Match::DestinationTwice(_, set)
+            | Match::Family(set)
+            | Match::InputIn(set)
+            | Match::OutputIn(set)
+            | Match::InputSource(_, set)
+            | Match::Source(_, set)
+            | Match::Destination(_, set)
+            | Match::TupleSourceMap(_, _, set)
+            | Match::SourceMap(_, set)
+            | Match::DestinationMap(_, set) => Some(set),
+            _ => None,
+        }
+    }
+
     fn names_mut(&mut self) -> Vec<&mut String> {
         match self {
             Match::TupleSource(_, _, set)

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use crate::{
     nft::{
-        command::{Command, Element, SetKind, Verdict},
+        command::{Command, Element, Match, SetKind, Verdict},
         encode,
         stamp::Stamp,
     },
@@ -149,15 +149,15 @@ fn commands_at_once(parts: &[Part]) -> usize {
     (SETS_LOOKED_AT / sets.max(1)).clamp(COMMANDS_LEAST, COMMANDS)
 }
 
-/// Puts a step that does `nothing` between one that makes chains, or rules of theirs, and the next, if that leads to them.
+/// Puts a step that does `nothing` between one that makes chains, rules of theirs, or ranges, and the next, if that leads to them.
 ///
 /// A rule is in one of two copies of its chain until the commit after the one that made it. A lookup that began before that
 /// one may find what the batch after it adds, before it is committed, and lead a packet to the copy without it
-/// (docs/GENERATIONS.md). With a commit in between there is none.
+/// (docs/GENERATIONS.md). With a commit in between there is none. Ranges, too, are found one commit late.
 fn apart(steps: Vec<Step>, nothing: &[Command]) -> Vec<Step> {
     let mut result: Vec<Step> = Vec::new();
     for step in steps {
-        let before = result.last().map(chains_made).unwrap_or_default();
+        let before = result.last().map(made).unwrap_or_default();
         if !before.is_empty() && leads_to(&step, &before) {
             result.push(Step {
                 commands: nothing.to_vec(),
@@ -169,23 +169,28 @@ fn apart(steps: Vec<Step>, nothing: &[Command]) -> Vec<Step> {
     result
 }
 
-fn chains_made(step: &Step) -> BTreeSet<&str> {
+/// The chains and the sets of ranges that a step makes.
+fn made(step: &Step) -> BTreeSet<&str> {
     let commands = step.commands.iter();
     commands
         .filter_map(|command| match command {
             Command::AddChain { name, .. }
             | Command::AddRule(name, _)
-            | Command::InsertRule(name, ..) => Some(name.as_str()),
+            | Command::InsertRule(name, ..)
+            | Command::AddElements(name, SetKind::Ranges(_), _) => Some(name.as_str()),
             _ => None,
         })
         .collect()
 }
 
-/// Whether packets get by a step to one of some chains.
-fn leads_to(step: &Step, chains: &BTreeSet<&str>) -> bool {
-    let to = |verdict: &Verdict| verdict.chain().is_some_and(|chain| chains.contains(chain));
+/// Whether packets get by a step to one of some chains, or look into one of some sets.
+fn leads_to(step: &Step, made: &BTreeSet<&str>) -> bool {
+    let to = |verdict: &Verdict| verdict.chain().is_some_and(|chain| made.contains(chain));
+    let into = |condition: &Match| condition.set().is_some_and(|set| made.contains(set));
     step.commands.iter().any(|command| match command {
-        Command::AddRule(_, rule) | Command::InsertRule(_, rule, _) => rule.verdicts().any(to),
+        Command::AddRule(_, rule) | Command::InsertRule(_, rule, _) => {
+            rule.verdicts().any(to) || rule.matches.iter().any(into)
+        }
         Command::AddElements(_, SetKind::Verdicts(_), elements) => elements
             .iter()
             .any(|element| matches!(element, Element::Verdict(_, verdict, _) if to(verdict))),

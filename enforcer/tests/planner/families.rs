@@ -206,7 +206,15 @@ fn rules_moved(mut plan: Plan, rules: Rules, to: To) -> Plan {
             _ => false,
         })
     };
+    // Rules look into sets that the update makes, too.
+    let makes = |step: &Step| {
+        step.commands
+            .iter()
+            .any(|command| set_made(command).is_some())
+    };
+    let prepared = plan.steps.iter().rposition(makes).map_or(0, |at| at + 1);
     let first = plan.steps.iter().position(changes).unwrap_or(0);
+    let first = first.max(prepared);
     let last = plan.steps.iter().rposition(changes).unwrap_or(0);
     let is_of = |command: &mut Command| match command {
         Command::FlushChain(name) | Command::AddRule(name, _) => chains.contains(name),
