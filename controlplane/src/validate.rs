@@ -15,7 +15,7 @@ mod workload;
 
 use crate::model::Kind;
 
-pub(crate) use addresses::{allowed_sources, cidr, one_per_family, usable};
+pub(crate) use addresses::{allowed_sources, cidr, no_sources, one_per_family, usable};
 pub(crate) use field::{Fault, Faults, FieldPath, Path, Segment, quote};
 pub(crate) use metadata::{NameRule, metadata};
 pub(crate) use names::{dns1123_subdomain, uid};

@@ -41,6 +41,9 @@ pub enum Refusal {
     /// The journal cannot be written: nothing that is not durable is applied.
     #[error(transparent)]
     Journal(#[from] journal::Error),
+    /// Workloads cannot be kept from addresses that they may not use any more.
+    #[error("the allowed sources that it takes away: {0}")]
+    Guard(String),
     /// The kernel refused it.
     #[error("revision {revision}, step {step} of {steps}: {source}")]
     Kernel {

@@ -24,7 +24,7 @@ use crate::{
         ports::Ports,
         render::Options,
     },
-    places::{Places, Port, Route},
+    places::{Bridge, Places, Port, Route},
 };
 
 use sources::Allowed;
@@ -92,9 +92,12 @@ pub fn ports(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Pla
 }
 
 /// The interfaces and bridges by which packets come and go of the workloads that may use addresses beside their own: there policy
-/// judges these addresses. Where the way to a workload is not known, it may be behind any bridge.
+/// judges these addresses. Where the way to a workload is not known, it may be behind any bridge. What comes in by a port of a
+/// bridge on which the node has its address by a VLAN is routed from the interface of that, to which the route to the workload
+/// leads.
 pub fn inside(policy: &NodePolicy, rules: &Rules, places: &Places) -> BTreeSet<String> {
-    let owners = policy.sources().iter().flat_map(|source| &source.owners);
+    let sources = policy.sources().iter();
+    let owners = sources.flat_map(|source| source.owners.iter().chain(&source.others));
     let owners: BTreeSet<(&str, &str)> = owners
         .map(|owner| (&*owner.namespace, &*owner.name))
         .collect();
@@ -106,22 +109,26 @@ pub fn inside(policy: &NodePolicy, rules: &Rules, places: &Places) -> BTreeSet<S
         if !owners.contains(&(&*endpoint.namespace, &*endpoint.name)) {
             continue;
         }
-        if !endpoint.interface.is_empty() {
-            let port = places.ports.get(&endpoint.interface);
-            inside.insert(
-                port.map_or(&endpoint.interface, |port| &port.bridge)
-                    .clone(),
-            );
+        let route = match places.routes.get(address) {
+            Some(Route::Interface(to)) if !rules.leads_away(&to.name) => Some(to),
+            _ => None,
+        };
+        if endpoint.interface.is_empty() {
+            let route = route.filter(|to| to.may_be_workload);
+            inside.extend(route.map(|to| to.name.clone()));
+            inside.extend(bridges_of(address, rules, places).into_iter().cloned());
             continue;
         }
-        match places.routes.get(address) {
-            Some(Route::Interface(interface)) => {
-                let is_workloads = interface.may_be_workload && !rules.leads_away(&interface.name);
-                inside.extend(is_workloads.then(|| interface.name.clone()));
+        match places.ports.get(&endpoint.interface) {
+            Some(port) => {
+                inside.insert(port.bridge.clone());
+                inside.extend(route.map(|to| to.name.clone()));
             }
-            Some(Route::Bridge(bridge)) => drop(inside.insert(bridge.clone())),
-            Some(Route::Local) => {}
-            Some(Route::Elsewhere) | None => inside.extend(places.bridges.keys().cloned()),
+            // It may become a port of any bridge.
+            None => {
+                inside.insert(endpoint.interface.clone());
+                inside.extend(places.bridges.keys().cloned());
+            }
         }
     }
     inside
@@ -158,9 +165,12 @@ pub fn ground(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Pl
     known.retain(|interface, _| guarded.contains(interface));
     let unknown = unknown(&elsewhere, policy, options, rules, places).map(|mut unknown| {
         unknown.elsewhere.retain(|port| !known.contains_key(port));
-        let endpoints = policy.endpoints().values();
-        let without_port = endpoints.filter(|endpoint| endpoint.interface.is_empty());
-        unknown.ranges = unknown.ranges.union(&allowed.of_all(without_port));
+        let is_on_bridge = |(address, endpoint): &(&IpAddr, &Arc<Endpoint>)| {
+            endpoint.interface.is_empty() && !bridges_of(address, rules, places).is_empty()
+        };
+        let on_bridges = policy.endpoints().iter().filter(is_on_bridge);
+        let ranges = allowed.of_all(on_bridges.map(|(_, endpoint)| endpoint));
+        unknown.ranges = unknown.ranges.union(&ranges);
         unknown
     });
     let guards_any = !known.is_empty() || unknown.is_some();
@@ -186,6 +196,23 @@ fn judges_tags(rules: &Rules, places: &Places) -> bool {
     })
 }
 
+/// The bridges on which a workload may be whose interface is not named.
+fn bridges_of<'a>(address: &IpAddr, rules: &Rules, places: &'a Places) -> Vec<&'a String> {
+    let is_meant = |(name, bridge): &(&String, &Bridge)| match places.routes.get(address) {
+        Some(Route::Bridge(there)) => *name == there,
+        Some(Route::Interface(_) | Route::Local) => false,
+        // A bridge that the node has no address on leaves no route: what no route leads to may be there.
+        Some(Route::Elsewhere) => !bridge.has_address,
+        // Nobody was asked yet.
+        None => true,
+    };
+    let bridges = places.bridges.iter().filter(is_meant);
+    let bridges = bridges.map(|(name, _)| name);
+    bridges
+        .filter(|&name| !rules.ignored.contains(name))
+        .collect()
+}
+
 /// The workloads without an interface that are on bridges; `None` where there are none.
 fn unknown(
     endpoints: &[(&IpAddr, &Arc<Endpoint>)],
@@ -194,26 +221,10 @@ fn unknown(
     rules: &Rules,
     places: &Places,
 ) -> Option<Unknown> {
-    let is_concerned = |bridge: &String| !rules.ignored.contains(bridge);
-    // A bridge that the node has no address on leaves no route: what no route leads to may be there.
-    let without_routes = places
-        .bridges
-        .iter()
-        .filter(|(_, bridge)| !bridge.has_address);
-    let without_routes: BTreeSet<&String> = without_routes.map(|(name, _)| name).collect();
-    let all: BTreeSet<&String> = places.bridges.keys().collect();
     let mut bridges = BTreeSet::new();
     let mut isolated = false;
     for (address, endpoint) in endpoints {
-        let there = match places.routes.get(*address) {
-            Some(Route::Bridge(bridge)) => BTreeSet::from([bridge]),
-            Some(Route::Interface(_) | Route::Local) => BTreeSet::new(),
-            Some(Route::Elsewhere) => without_routes.clone(),
-            // Nobody was asked yet.
-            None => all.clone(),
-        };
-        let there = there.into_iter().filter(|&bridge| is_concerned(bridge));
-        let there: Vec<&String> = there.collect();
+        let there = bridges_of(address, rules, places);
         isolated |= !there.is_empty() && endpoint.ingress.is_some();
         bridges.extend(there);
     }

@@ -342,7 +342,7 @@ pub fn objects(installed: &Installed, options: &Options) -> Garbage {
     objects
 }
 
-/// The addresses that pass from one workload to another.
+/// The addresses that pass from one workload to another. Whose a source was, or will be, is not known.
 pub fn handed_over(old: &NodePolicy, new: &NodePolicy) -> BTreeSet<IpAddr> {
     let changes = old.endpoints().diff(new.endpoints());
     changes
@@ -351,7 +351,8 @@ pub fn handed_over(old: &NodePolicy, new: &NodePolicy) -> BTreeSet<IpAddr> {
                 old: (&address, before),
                 new: (_, after),
             } => (!before.has_owner_of(after)).then_some(address),
-            _ => None,
+            DiffItem::Add(&address, _) => old.source_of(address).map(|_| address),
+            DiffItem::Remove(&address, _) => new.source_of(address).map(|_| address),
         })
         .collect()
 }

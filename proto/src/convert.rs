@@ -355,6 +355,7 @@ impl TryFrom<&wire::Source> for Source {
         };
         Ok(Source {
             owners: source.owners.iter().map(owner).collect(),
+            others: Vec::new(),
             ingress: class("source.ingress", &source.ingress)?,
             egress: class("source.egress", &source.egress)?,
             ranges: ranges("source.ranges", &source.ranges)?,

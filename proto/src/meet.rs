@@ -4,7 +4,11 @@
 //! With one exception, on the side of denial: a connection that is established, where one version keeps such and the
 //! other does not, or where an address passes from one workload to another, passes only if both allow it anew.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use imbl::{OrdSet, ordmap::DiffItem};
 
@@ -12,8 +16,8 @@ use crate::{
     Ranges,
     digest::Hasher,
     policy::{
-        Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol,
-        Source, hash_ranges, octets,
+        Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, PortRule,
+        Protocol, Source, hash_ranges, octets,
     },
 };
 
@@ -126,7 +130,7 @@ impl NodePolicy {
         if drops && self.workload_ranges != other.workload_ranges {
             return true;
         }
-        if self.sources != other.sources && self.judge_sources_otherwise(other) {
+        if self.sources != other.sources {
             return true;
         }
         let endpoints = self.endpoints.diff(&other.endpoints);
@@ -161,18 +165,6 @@ impl NodePolicy {
             Unknown::Drop(also) => self.workload_ranges.union(also),
             Unknown::Allow => Ranges::EMPTY,
         }
-    }
-
-    /// Whether sources may mean something else in another version: not if they only have other owners.
-    fn judge_sources_otherwise(&self, other: &NodePolicy) -> bool {
-        let verdicts = |policy: &NodePolicy| {
-            let sources = policy.sources.iter().map(|source| Source {
-                owners: Vec::new(),
-                ..source.clone()
-            });
-            Source::canonical(sources)
-        };
-        verdicts(self) != verdicts(other)
     }
 
     /// The addresses and ranges of some peers.
@@ -255,22 +247,24 @@ impl Meet<'_> {
         for item in self.old.endpoints.diff(&self.new.endpoints) {
             match item {
                 DiffItem::Add(&address, endpoint) => {
-                    let old = self.old.source_of(address).map(as_endpoint);
+                    let old = self.old.source_of(address);
                     if !self.old.drops_unknown(address, unknown) {
+                        let old = old.map(as_endpoint);
                         self.endpoint(address, endpoint, old.as_ref(), Some(endpoint));
                         continue;
                     }
                     self.out.remove_endpoint(address);
-                    if let Some(old) = old {
-                        self.pass_on(address, &old, endpoint);
+                    if let Some(source) = old {
+                        self.pass_on(address, endpoint, source);
                     }
                 }
                 DiffItem::Remove(&address, endpoint) => {
-                    let new = self.new.source_of(address).map(as_endpoint);
+                    let new = self.new.source_of(address);
                     if !self.new.drops_unknown(address, unknown) {
+                        let new = new.map(as_endpoint);
                         self.endpoint(address, endpoint, Some(endpoint), new.as_ref());
-                    } else if let Some(new) = new {
-                        self.pass_on(address, endpoint, &new);
+                    } else if let Some(source) = new {
+                        self.pass_on(address, endpoint, source);
                     }
                 }
                 DiffItem::Update {
@@ -315,13 +309,26 @@ impl Meet<'_> {
         self.out.set_endpoint(address, Arc::new(endpoint));
     }
 
-    /// An address that a source is judged for, and an endpoint. Where the version with the source drops the address, except where
-    /// workloads are, it stays in a source.
-    fn pass_on(&mut self, address: IpAddr, old: &Endpoint, new: &Endpoint) {
-        let [ingress, egress] = Direction::BOTH
-            .map(|direction| self.class(old.class(direction), new.class(direction), false));
+    /// An address that is an endpoint of the one version and in a source of the other. Where that one drops the address, except
+    /// where workloads are, it stays in a source.
+    fn pass_on(&mut self, address: IpAddr, endpoint: &Endpoint, source: &Source) {
+        let is_old = self.old.endpoints.contains_key(&address);
+        let [ingress, egress] = Direction::BOTH.map(|direction| {
+            let classes = (endpoint.class(direction), source.class(direction));
+            match is_old {
+                true => self.class(classes.0, classes.1, false),
+                false => self.class(classes.1, classes.0, false),
+            }
+        });
+        let owner = Owner {
+            namespace: endpoint.namespace.clone(),
+            name: endpoint.name.clone(),
+        };
+        let others = source.owners.iter().chain(&source.others).cloned();
+        let others: BTreeSet<Owner> = others.chain([owner]).collect();
         self.passed_on.push(Source {
             owners: Vec::new(),
+            others: others.into_iter().collect(),
             ingress,
             egress,
             ranges: Ranges::span(address, address).expect("one address is a range"),
@@ -363,18 +370,30 @@ impl Meet<'_> {
         self.out.set_sources(Arc::new(Source::canonical(met)));
     }
 
-    /// Addresses that are in these sources of the versions.
+    /// Addresses that are in these sources of the versions. A workload may use them if it may in both.
     fn source(&mut self, old: Option<&Source>, new: Option<&Source>, ranges: Ranges) -> Source {
-        let named = new.or(old).expect("a source of at least one version");
         let same_owner = old
             .zip(new)
             .is_none_or(|(old, new)| old.owners == new.owners);
+        let owners = |of: Option<&Source>| -> BTreeSet<Owner> {
+            of.into_iter()
+                .flat_map(|of| of.owners.iter().cloned())
+                .collect()
+        };
+        let owners = &owners(old) & &owners(new);
+        let named = old.into_iter().chain(new);
+        let named = named.flat_map(|of| of.owners.iter().chain(&of.others));
+        let others: BTreeSet<Owner> = named
+            .filter(|name| !owners.contains(name))
+            .cloned()
+            .collect();
         let mut class = |direction: Direction| {
             let class = |of: Option<&Source>| of.and_then(|source| source.class(direction));
             self.class(class(old), class(new), same_owner)
         };
         Source {
-            owners: named.owners.clone(),
+            owners: owners.into_iter().collect(),
+            others: others.into_iter().collect(),
             ingress: class(Direction::Ingress),
             egress: class(Direction::Egress),
             ranges,
@@ -528,7 +547,7 @@ impl Meet<'_> {
             .collect();
         if !changed.is_empty() {
             let sources = self.out.sources.iter();
-            let used: std::collections::BTreeSet<ClassId> = self
+            let used: BTreeSet<ClassId> = self
                 .out
                 .endpoints
                 .values()
@@ -560,7 +579,7 @@ impl Meet<'_> {
             )
             .collect();
         if !candidates.is_empty() {
-            let used: std::collections::BTreeSet<GroupId> = self
+            let used: BTreeSet<GroupId> = self
                 .out
                 .classes
                 .values()
@@ -607,7 +626,7 @@ fn in_ranges(addresses: &OrdSet<IpAddr>, ranges: &Ranges) -> OrdSet<IpAddr> {
 fn segments(old: Option<&Class>, new: Option<&Class>) -> Vec<(Protocol, u16, u16)> {
     let mut segments = Vec::new();
     for protocol in Protocol::ALL {
-        let mut starts = std::collections::BTreeSet::from([0u16]);
+        let mut starts = BTreeSet::from([0u16]);
         for rule in old.iter().chain(new.iter()).flat_map(|class| &class.ports) {
             if rule.protocol == protocol {
                 starts.insert(rule.first);

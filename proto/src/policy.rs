@@ -159,8 +159,11 @@ pub struct Endpoint {
 /// Their classes keep no established connections: it is not known which of the workloads had one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Source {
-    /// The workloads, ascending: more than one where several claim the same addresses.
+    /// The workloads that may use the addresses, ascending: more than one where several claim the same, and none where the
+    /// versions that are held do not agree on one.
     pub owners: Vec<Owner>,
+    /// The workloads that may use them in some of the versions that are held, ascending. No version has such by itself.
+    pub others: Vec<Owner>,
     /// What may come to the addresses; `None` when none of the workloads is isolated for ingress.
     pub ingress: Option<ClassId>,
     /// What the addresses may send; `None` when none of the workloads is isolated for egress.
@@ -325,8 +328,8 @@ impl Source {
         let mut sources: Vec<Source> = sources.into_iter().collect();
         sources.sort_unstable();
         sources.dedup_by(|next, one| {
-            let key = |of: &Source| (of.ingress, of.egress);
-            let is_same = next.owners == one.owners && key(next) == key(one);
+            let is_same = (&next.owners, &next.others) == (&one.owners, &one.others)
+                && (next.ingress, next.egress) == (one.ingress, one.egress);
             if is_same {
                 one.ranges = one.ranges.union(&next.ranges);
             }
@@ -576,7 +579,7 @@ fn sources_entry(sources: &[Source]) -> u128 {
     }
     let entry = |source: &Source| {
         let class = |id: Option<ClassId>| id.map_or(Vec::new(), |id| id.0.to_vec());
-        let owners = source.owners.iter();
+        let owners = source.owners.iter().chain(&source.others);
         let owners = owners.fold(Hasher::new("owners"), |hasher, owner| {
             let hasher = hasher.field(owner.namespace.as_bytes());
             hasher.field(owner.name.as_bytes())

@@ -120,6 +120,7 @@ fn build(recipe: &Recipe) -> NodePolicy {
         let all = Ranges::span(address(*first), address(first + more)).unwrap();
         sources.push(Source {
             owners: owners.iter().map(owner).collect(),
+            others: Vec::new(),
             ingress: add(&mut policy, *ingress, Direction::Ingress),
             egress: add(&mut policy, *egress, Direction::Egress),
             ranges: all.difference(&claimed),

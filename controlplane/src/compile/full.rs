@@ -24,6 +24,7 @@ use super::{
 use crate::{
     cluster::Cluster,
     model::{Established, LabelSelector, Labels, NetworkPolicy, Node, ObjectKey, Workload},
+    validate::no_sources,
 };
 
 /// What every node must enforce: one entry for each Node object.
@@ -65,6 +66,8 @@ struct World<'a> {
     claimants_of_ranges: Vec<Rc<Member<'a>>>,
     /// The workload ranges of each node.
     ranges: BTreeMap<&'a str, Ranges>,
+    /// The own addresses of all nodes.
+    own_addresses: Ranges,
 }
 
 /// The workloads that claim an address, by kind, namespace and name.
@@ -95,6 +98,10 @@ impl<'a> World<'a> {
                 .nodes()
                 .map(|(name, node)| (name, workload_ranges(node)))
                 .collect(),
+            own_addresses: {
+                let all = cluster.nodes().map(|(_, node)| own_addresses(node));
+                Ranges::union_all(&all.collect::<Vec<_>>())
+            },
         }
     }
 
@@ -130,8 +137,9 @@ impl<'a> World<'a> {
     }
 
     /// The allowed sources of a node's workloads. An address is in the source of those that claim it by the longest
-    /// prefix. It is in none if a workload has it, wherever that is, or if it is in the workload ranges of other nodes
-    /// alone. Of too many workloads' addresses the blocks around them count.
+    /// prefix. It is in none if a workload or a node has it, wherever that is, if it is in the workload ranges of other nodes
+    /// alone, or if no packet has such a source. A claim that is not within the node's own workload ranges means none of
+    /// these. Of too many workloads' addresses the blocks around them count.
     fn sources(&self, name: &str, policy: &mut NodePolicy, groups: &mut Groups) -> Vec<Source> {
         let mut claims: BTreeMap<IpNetwork, Claimants<'_>> = BTreeMap::new();
         let members = self.claimants_of_ranges.iter();
@@ -146,9 +154,22 @@ impl<'a> World<'a> {
         }
         let others = self.ranges.iter().filter(|(node, _)| **node != name);
         let others = others.map(|(_, ranges)| ranges.difference(&self.ranges[name]));
+        let others = others.chain([self.own_addresses.clone(), no_sources()]);
         let foreign = Ranges::union_all(&others.collect::<Vec<_>>());
-        let claimed: Vec<Ranges> = claims.keys().map(rule::range).collect();
-        let claimed = Ranges::union_all(&claimed).difference(&foreign);
+        let own = &self.ranges[name];
+        let apart = |network: &IpNetwork| match rule::range(network).difference(own).is_empty() {
+            true => foreign.clone(),
+            false => foreign.union(own),
+        };
+        let claimed = claims.keys().map(|network| {
+            let longer = claims
+                .keys()
+                .filter(|other| other.prefix() > network.prefix());
+            let longer: Vec<Ranges> = longer.map(rule::range).collect();
+            let ranges = rule::range(network).difference(&Ranges::union_all(&longer));
+            ranges.difference(&apart(network))
+        });
+        let claimed = Ranges::union_all(&claimed.collect::<Vec<_>>());
         let holes = self.holes(&claimed);
         let mut sources = Vec::new();
         for (network, claimants) in &claims {
@@ -158,7 +179,7 @@ impl<'a> World<'a> {
                 // Of two networks of one family the longer prefix is within the other, or apart from it.
                 ranges = ranges.difference(&rule::range(longer));
             }
-            ranges = ranges.difference(&foreign).difference(&holes);
+            ranges = ranges.difference(&apart(network)).difference(&holes);
             if ranges.is_empty() {
                 continue;
             }
@@ -168,6 +189,7 @@ impl<'a> World<'a> {
             });
             sources.push(Source {
                 owners: owners.collect::<BTreeSet<_>>().into_iter().collect(),
+                others: Vec::new(),
                 ingress: self.class(claimants, Direction::Ingress, false, policy, groups),
                 egress: self.class(claimants, Direction::Egress, false, policy, groups),
                 ranges,
@@ -405,6 +427,13 @@ fn has_target(term: &Term, member: &Member<'_>) -> bool {
     term.target.as_ref().is_none_or(|target| {
         member.workload.port(&target.name, target.protocol) == Some(target.number)
     })
+}
+
+/// A node's own addresses.
+pub(super) fn own_addresses(node: &Node) -> Ranges {
+    let one = |&address: &IpAddr| Ranges::span(address, address).expect("one address is a range");
+    let ranges: Vec<Ranges> = node.addresses.iter().map(one).collect();
+    Ranges::union_all(&ranges)
 }
 
 /// The ranges that a node's workloads take their addresses from.

@@ -14,7 +14,7 @@ use sallyport_proto::{
 
 use super::{
     classes::{Classes, Group, Judge},
-    full::workload_ranges,
+    full::{own_addresses, workload_ranges},
     slab::{Id, Slab},
     workloads::{Placed, Row},
 };
@@ -31,6 +31,8 @@ pub(super) struct Place {
     rows: BTreeSet<Id<Row>>,
     /// What its workloads' addresses are taken from, if it is an object.
     ranges: Option<Arc<Ranges>>,
+    /// Its own addresses, if it is an object.
+    own: Ranges,
     /// What it must enforce, if it is an object.
     policy: Option<Arc<NodePolicy>>,
     /// How many endpoints and sources have a class.
@@ -62,6 +64,8 @@ pub(super) struct Nodes {
     by_name: BTreeMap<String, Id<Place>>,
     /// The workload ranges of all that are objects.
     ranges: Coverage,
+    /// The own addresses of all that are objects.
+    own: Coverage,
 }
 
 /// Takes note that a workload stops being one endpoint and becomes another.
@@ -129,8 +133,13 @@ impl Nodes {
         self.ranges.union()
     }
 
+    /// The own addresses of all nodes.
+    pub(super) fn own_addresses(&self) -> Ranges {
+        self.own.union()
+    }
+
     /// Takes note of a node's object, or that it is gone. Returns the workloads that may become endpoints, or cease,
-    /// and whether the node has other workload ranges.
+    /// and whether the node has other workload ranges, or other addresses.
     pub(super) fn set(
         &mut self,
         name: &str,
@@ -149,6 +158,11 @@ impl Nodes {
             old.iter().for_each(|old| self.ranges.remove(old));
             new.iter().for_each(|new| self.ranges.add(new));
         }
+        let own = node.map_or(Ranges::EMPTY, own_addresses);
+        let is_ranged = is_ranged || own != place.own;
+        let before = std::mem::replace(&mut place.own, own);
+        self.own.remove(&before);
+        self.own.add(&place.own);
         if old.is_some() == new.is_some() {
             return (Vec::new(), is_ranged);
         }

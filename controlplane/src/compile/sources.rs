@@ -2,8 +2,9 @@
 //! anew. It decides neither what a workload's policies allow nor what the meet of classes is.
 //!
 //! The workloads of a node *claim* ranges there. An address is in the source of those whose range is the longest
-//! prefix. It is in no source if a workload of the cluster has it, or if it is in the workload ranges of another node
-//! alone.
+//! prefix. It is in no source if a workload or a node of the cluster has it, if it is in the workload ranges of another
+//! node alone, or if no packet has such a source. A claim that is not within the node's own workload ranges means none of
+//! these.
 //!
 //! A node that must know too many addresses of workloads in its claims knows blocks of addresses instead, and no
 //! address of such a block is in a source: what a node is sent has a bound.
@@ -22,6 +23,8 @@ use sallyport_proto::{
     Ranges,
     policy::{Direction, Owner, Source},
 };
+
+use crate::validate::no_sources;
 
 use super::{Compiler, Work, classes::Judge, nodes::Place, rule::range, slab::Id, workloads::Row};
 
@@ -56,7 +59,8 @@ pub(super) struct Sources {
 #[derive(Debug, Default)]
 struct Claimed {
     by_network: BTreeMap<IpNetwork, BTreeSet<Id<Row>>>,
-    /// The workload ranges of other nodes, less those of this node.
+    /// The addresses that are nobody's source there: the workload ranges of other nodes, less those of this node, the own
+    /// addresses of nodes, and what is no source at all.
     foreign: Ranges,
     /// The classes of the sources, which were acquired once for each entry.
     judges: Vec<Id<Judge>>,
@@ -170,12 +174,16 @@ impl Compiler {
     /// Derives the sources of a node anew. `all` are the workload ranges of all nodes.
     fn derive_sources_of(&mut self, place: Id<Place>, all: &Ranges, work: &mut Work) {
         let mut claimed = self.sources.places.remove(&place).unwrap_or_default();
-        claimed.foreign = match self.nodes.ranges(place) {
-            Some(own) => all.difference(own),
-            None => all.clone(),
-        };
+        let none = Ranges::EMPTY;
+        let own = self.nodes.ranges(place).unwrap_or(&none);
+        let others = [
+            all.difference(own),
+            self.nodes.own_addresses(),
+            no_sources(),
+        ];
+        claimed.foreign = Ranges::union_all(&others);
         let held = |within: &Ranges| self.workloads.addresses_within(within);
-        let pieces = pieces(&claimed.by_network, &claimed.foreign, held);
+        let pieces = pieces(&claimed.by_network, &claimed.foreign, own, held);
         let (mut sources, mut judges) = (Vec::new(), Vec::new());
         for (rows, ranges) in pieces {
             let mut class = |direction: Direction| {
@@ -189,6 +197,7 @@ impl Compiler {
             let owners: BTreeSet<Owner> = rows.iter().map(|&row| self.owner(row)).collect();
             sources.push(Source {
                 owners: owners.into_iter().collect(),
+                others: Vec::new(),
                 ingress,
                 egress,
                 ranges,
@@ -229,14 +238,21 @@ fn block(address: IpAddr, length: u8) -> IpNetwork {
 }
 
 /// The addresses that are in the source of some owners each, of the ranges that these claim. An address is its most
-/// specific claim's. None is in `foreign`, or is a hole of the addresses, ascending, that `held` finds in a set.
+/// specific claim's. None is in `foreign`, or is a hole of the addresses, ascending, that `held` finds in a set. A claim has
+/// none in `own` that is not within.
 fn pieces<O: Clone + Ord>(
     claims: &BTreeMap<IpNetwork, O>,
     foreign: &Ranges,
+    own: &Ranges,
     held: impl FnOnce(&Ranges) -> Vec<IpAddr>,
 ) -> BTreeMap<O, Ranges> {
     let mut parts: BTreeMap<&O, Vec<Ranges>> = BTreeMap::new();
-    for (owners, ranges) in most_specific(claims) {
+    for ((owners, ranges), network) in most_specific(claims).into_iter().zip(claims.keys()) {
+        let is_within = range(network).difference(own).is_empty();
+        let ranges = match is_within {
+            true => ranges,
+            false => ranges.difference(own),
+        };
         parts.entry(owners).or_default().push(ranges);
     }
     let left = parts.into_iter().map(|(owners, parts)| {
@@ -316,12 +332,22 @@ mod tests {
 
     /// The pieces as text. The workloads' addresses are asked for within what is left of each.
     fn told(text: &[(&str, &'static str)], foreign: &str, held: &str) -> Vec<(String, String)> {
+        told_beside(text, foreign, "", held)
+    }
+
+    /// The same, on a node with workload ranges of its own.
+    fn told_beside(
+        text: &[(&str, &'static str)],
+        foreign: &str,
+        own: &str,
+        held: &str,
+    ) -> Vec<(String, String)> {
         let held = |within: &Ranges| {
             let held = held.split_whitespace();
             let held = held.map(|text| text.parse::<IpAddr>().expect("an address"));
             held.filter(|&address| within.contains(address)).collect()
         };
-        let pieces = pieces(&claims(text), &ranges(foreign), held);
+        let pieces = pieces(&claims(text), &ranges(foreign), &ranges(own), held);
         let told = pieces.into_iter();
         told.map(|(owners, ranges)| (owners.to_owned(), ranges.to_string()))
             .collect()
@@ -417,6 +443,25 @@ mod tests {
     }
 
     #[test]
+    fn a_wide_claim_means_none_of_the_nodes_own_ranges() {
+        let given = [
+            ("10.0.0.0/8", "a"),
+            ("10.1.0.8/29", "b"),
+            ("10.1.0.0/31", "a"),
+        ];
+        assert_eq!(
+            told_beside(&given, "", "10.1.0.0/24", "10.1.0.9 10.2.0.0"),
+            [
+                (
+                    "a".to_string(),
+                    "10.0.0.0-10.1.0.1, 10.1.1.0-10.1.255.255, 10.2.0.1-10.255.255.255".to_string()
+                ),
+                ("b".into(), "10.1.0.8, 10.1.0.10-10.1.0.15".into()),
+            ]
+        );
+    }
+
+    #[test]
     fn addresses_are_asked_for_in_what_is_left_only() {
         let asked = std::cell::RefCell::new(Vec::new());
         let held = |within: &Ranges| {
@@ -426,6 +471,7 @@ mod tests {
         pieces(
             &claims(&[("0.0.0.0/0", "a")]),
             &ranges("0.0.0.0/1 192.0.0.0/2"),
+            &Ranges::EMPTY,
             held,
         );
         assert_eq!(*asked.borrow(), ["128.0.0.0/2"]);

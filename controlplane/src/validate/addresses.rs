@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
+use sallyport_proto::Ranges;
 
 use super::{
     MAX_ALLOWED_SOURCES,
@@ -167,6 +168,16 @@ pub(crate) fn allowed_sources<'a>(
         }
     }
     sources
+}
+
+/// The addresses that are the source of no workload's packets.
+pub(crate) fn no_sources() -> Ranges {
+    let range = |(range, _): &(&str, &str)| {
+        let range: IpNetwork = range.parse().expect("a range");
+        Ranges::span(range.network(), range.broadcast()).expect("of one family, and in order")
+    };
+    let ranges: Vec<Ranges> = NO_SOURCES.iter().map(range).collect();
+    Ranges::union_all(&ranges)
 }
 
 /// The rule that a range breaks as an allowed source: no packet has a source in it.

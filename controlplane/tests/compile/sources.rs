@@ -177,16 +177,36 @@ fn workload_ranges_of_other_nodes_are_nobodys_sources() {
         "0.0.0.0/0",
         [node("o", &["10.0.0.128/25", "172.16.0.0/12"])],
     ));
-    // The ranges of the node itself may be used, without the addresses of its pods, even if another node has them, too.
+    // A claim that is wider than the ranges of the node itself means none of them; nor what no packet comes from.
     assert_eq!(
         sources(&policy),
         told(&[(
             "default/gw",
-            "0.0.0.0-10.0.0.0, 10.0.0.2-10.0.0.255, 10.0.2.0-172.15.255.255, 172.32.0.0-255.255.255.255"
+            "0.0.0.1-9.255.255.255, 10.0.2.0-126.255.255.255, 128.0.0.0-172.15.255.255, \
+             172.32.0.0-223.255.255.255, 240.0.0.0-255.255.255.254"
         )])
+    );
+    // One within them means them, without the addresses of its pods, even if another node has them, too.
+    let policy = compiled(with("10.0.0.0/24", [node("o", &["10.0.0.128/25"])]));
+    assert_eq!(
+        sources(&policy),
+        told(&[("default/gw", "10.0.0.0, 10.0.0.2-10.0.0.255")])
     );
     let policy = compiled(with("10.0.1.0/24", [egress("p", "app=gw", 80)]));
     assert!(policy.sources().is_empty(), "nothing is left");
+}
+
+#[test]
+fn an_address_of_a_node_is_nobodys_source() {
+    let mut machine = node("o", &[]);
+    if let sallyport_controlplane::model::Body::Node(node) = &mut machine.body {
+        node.addresses = vec![ip("10.9.0.2"), ip("2001:db8::1")];
+    }
+    let policy = compiled(with("10.9.0.0/30 2001:db8::/127", [machine]));
+    assert_eq!(
+        sources(&policy),
+        told(&[("default/gw", "10.9.0.0/31, 10.9.0.3, 2001:db8::")])
+    );
 }
 
 #[test]
@@ -233,8 +253,9 @@ fn sources_change_alone_and_stay_where_nothing_changes() {
         (put(pod("default", "p1", "m", "", "10.0.1.9")), true, 0),
         (put(pod("default", "p2", "m", "", "192.0.2.1")), true, 0),
         (put(pod("default", "p3", "m", "", "10.7.0.1")), false, 1),
-        // The pod, and the hole that it makes.
-        (put(pod("default", "p4", "n", "", "10.0.0.9")), false, 2),
+        // The pod, and the hole that it makes; within the node's own ranges there is none.
+        (put(pod("default", "p4", "n", "", "10.8.0.9")), false, 2),
+        (put(pod("default", "p6", "n", "", "10.0.0.9")), true, 1),
         (
             vec![Edit::Delete(key(Kind::Pod, "default", "p3"))],
             false,
@@ -272,10 +293,10 @@ fn many_addresses_within_a_claim_are_left_out_in_blocks() {
     let mut checked = Checked::new(Established::Recheck);
     let address = |n: u32| std::net::Ipv4Addr::from_bits(0x0a14_0000 + 2 * n).to_string();
     let far = |n: u32| Edit::Put(pod("default", &format!("p{n}"), "m", "", &address(n)));
-    let objects = with("10.0.0.0/8 2001:db8::/64", []);
+    let one_more = pod("default", "one-more", "m", "", "10.30.0.1");
+    let objects = with("10.0.0.0/8 2001:db8::/64", [one_more]);
     let objects = objects.into_iter().map(Edit::Put);
     checked.step(&objects.chain((0..16_383).map(far)).collect::<Vec<_>>());
-    // The gateway is one more.
     let is_allowed = |checked: &Checked, address: &str| {
         let source = checked.policy("n").source_of(ip(address));
         source.is_some()
@@ -286,7 +307,7 @@ fn many_addresses_within_a_claim_are_left_out_in_blocks() {
         (Edit::Delete(key(Kind::Pod, "default", "p7")), true),
     ] {
         checked.step(&[edit]);
-        for near in ["10.20.0.1", "10.0.0.9", "10.20.127.255"] {
+        for near in ["10.20.0.1", "10.30.0.9", "10.20.127.255"] {
             assert_eq!(is_allowed(&checked, near), allowed, "{near}");
         }
         assert!(is_allowed(&checked, "10.20.128.1") && is_allowed(&checked, "2001:db8::1"));

@@ -258,8 +258,11 @@ pub(crate) fn namespace_object(name: &str, labels: &Labels) -> Object {
 
 pub(crate) fn node() -> impl Strategy<Value = Object> {
     let cidr = select(vec!["10.0.0.0/29", "10.0.0.8/29", "fd00::/64"]);
-    (select(&NODES), vec(cidr, 0..3)).prop_map(|(name, cidrs)| {
+    let own = select(vec!["10.0.0.3", "10.0.0.10", "fd00::3"]);
+    (select(&NODES), vec(cidr, 0..3), vec(own, 0..2)).prop_map(|(name, cidrs, own)| {
+        let own = own.into_iter().map(|own| own.parse().expect("an address"));
         let node = Node {
+            addresses: own.collect(),
             workload_cidrs: cidrs
                 .into_iter()
                 .map(|cidr| cidr.parse().expect("a CIDR"))

@@ -141,15 +141,21 @@ impl Guarding {
         Ok(())
     }
 
-    /// The node's policy will be another: has no workload use what it may not use then.
-    pub(super) fn narrow(&mut self, next: &NodePolicy, agent: &mut Agent<Netlink, Journal>) {
-        if let Some(sources) = guard::common(&self.policy, next) {
-            self.policy.set_sources(Arc::new(sources));
-            self.is_narrowed = true;
-            let _ = self.set(agent);
-            // Packets that passed the guard are judged as they were.
-            agent.grace();
-        }
+    /// The node's policy will be another: has no workload use what it may not use then. If that fails it must not be another.
+    pub(super) fn narrow(
+        &mut self,
+        next: &NodePolicy,
+        agent: &mut Agent<Netlink, Journal>,
+    ) -> Result<(), Unguarded> {
+        let Some(sources) = guard::common(&self.policy, next) else {
+            return Ok(());
+        };
+        self.policy.set_sources(Arc::new(sources));
+        self.is_narrowed = true;
+        self.set(agent)?;
+        // Packets that passed the guard are judged as they were.
+        agent.grace();
+        Ok(())
     }
 
     /// The node's policy may be another.

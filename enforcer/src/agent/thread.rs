@@ -309,7 +309,8 @@ fn run(
                 let started = Instant::now();
                 let mut result = agent.prepare(update).and_then(|prepared| {
                     // What is not judged any more is used by nobody before.
-                    guarding.narrow(prepared.policy(), &mut agent);
+                    let narrowed = guarding.narrow(prepared.policy(), &mut agent);
+                    narrowed.map_err(|error| Refusal::Guard(error.to_string()))?;
                     agent.carry_through(prepared)
                 });
                 // Whatever was answered now would not be what the node will hold: nothing is, until it is through.

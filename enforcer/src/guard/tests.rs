@@ -399,3 +399,74 @@ fn while_routes_are_unknown_interfaces_keep_the_ranges_that_are_allowed() {
         [("veth0".to_owned(), range(20, 25))]
     );
 }
+
+#[test]
+fn allowed_sources_are_judged_where_their_workloads_are() {
+    let to = |name: &str, may_be_workload| {
+        let name = name.into();
+        Some(Route::Interface(Interface {
+            name,
+            may_be_workload,
+        }))
+    };
+    let found = |interface: &str, route, rules: &Rules| -> Vec<String> {
+        let policy = with_sources(policy(interface, true), &[(&["a"], range(20, 29))]);
+        inside(&policy, rules, &places(route)).into_iter().collect()
+    };
+    let rules = Rules {
+        uplinks: vec!["up*".to_owned()],
+        ..Rules::default()
+    };
+    let bridge = |name: &str| Some(Route::Bridge(name.into()));
+    for (interface, route, expected) in [
+        ("", to("veth9", true), &["veth9"][..]),
+        ("", to("eth0", false), &[]),
+        ("", to("up0", true), &[]),
+        ("", bridge("plain"), &["plain"]),
+        ("", Some(Route::Elsewhere), &["plain"]),
+        ("", Some(Route::Local), &[]),
+        ("", None, &["addressed", "plain"]),
+        ("plain-veth", bridge("plain"), &["plain"]),
+        // The node has its address on the bridge by a VLAN.
+        ("plain-veth", to("plain.5", false), &["plain", "plain.5"]),
+        // It may become a port of any bridge.
+        ("veth9", None, &["addressed", "plain", "veth9"]),
+    ] {
+        let found = found(interface, route.clone(), &rules);
+        assert_eq!(found, expected, "{interface} {route:?}");
+    }
+    let ignoring = Rules {
+        ignored: vec!["plain".to_owned()],
+        ..Rules::default()
+    };
+    assert_eq!(found("", None, &ignoring), ["addressed"]);
+    // Where no workload may use other addresses, none is judged; where one may in some version alone, it is.
+    let places = places(bridge("plain"));
+    assert!(inside(&policy("", true), &rules, &places).is_empty());
+    let mut some = with_sources(policy("", true), &[(&["a"], range(20, 29))]);
+    let mut sources = Vec::clone(some.sources());
+    let source = &mut sources[0];
+    source.others = std::mem::take(&mut source.owners);
+    some.set_sources(Arc::new(sources));
+    assert_eq!(inside(&some, &rules, &places), ["plain".to_owned()].into());
+}
+
+/// What a routed workload may use is not let through at bridges.
+#[test]
+fn the_ranges_of_a_routed_workload_are_behind_no_bridge() {
+    let mut policy = policy("", true);
+    add(&mut policy, 2, "routed", "");
+    let sources: [(&[&str], Ranges); 2] = [(&["a"], range(20, 29)), (&["routed"], range(40, 49))];
+    let policy = with_sources(policy, &sources);
+    let mut places = places(Some(Route::Bridge("plain".into())));
+    let to = Interface {
+        name: "veth9".into(),
+        may_be_workload: true,
+    };
+    places
+        .routes
+        .insert([10, 0, 0, 2].into(), Route::Interface(to));
+    let ground = ground(&policy, &options(true), &Rules::default(), &places);
+    let unknown = ground.unknown.expect("one is on a bridge");
+    assert_eq!(unknown.ranges, range(20, 29));
+}

@@ -109,6 +109,7 @@ pub(crate) fn random_policy(rng: &mut StdRng) -> NodePolicy {
                 namespace: "default".into(),
                 name: format!("pod-{n}"),
             }],
+            others: Vec::new(),
             ranges: all.difference(&claimed),
         });
         claimed = claimed.union(&all);

@@ -66,11 +66,12 @@ impl Sources {
     }
 }
 
-/// The names of the sets of some ranges.
+/// The names of the sets of some ranges: all digits of a hash of them, since whoever writes ranges could choose some of which a few
+/// digits are those of others.
 pub(super) fn names(what: &str, ranges: &Ranges) -> Names {
     let id = GroupId::of([], ranges).to_string();
     let families: BTreeSet<Family> = ranges.iter().map(|(first, _)| Family::of(first)).collect();
-    let name = |family: Family| (family, format!("{what}{}-{}", family.digit(), &id[..8]));
+    let name = |family: Family| (family, format!("{what}{}-{id}", family.digit()));
     families.into_iter().map(name).collect()
 }
 
