@@ -50,8 +50,7 @@ impl Changes {
                     }
                 }
                 DiffItem::Remove(&address, _) => {
-                    let is_judged = new.policy.source_of(address).is_some();
-                    match !is_judged && new.policy.drops_unknown(address, &new.unknown) {
+                    match new.policy.drops_unknown(address, &new.unknown) {
                         true => to_nothing.push(address),
                         false => to_all.push(address),
                     }
