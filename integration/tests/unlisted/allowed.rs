@@ -176,10 +176,10 @@ status: {{phase: Running, podIP: {v4}, podIPs: [{{ip: {v4}}}, {{ip: '{v6}'}}]}}
 "
         )
     };
-    api.enforce(vec![delete(&object(setup, &bed, "client", "[]")?)])?;
-    api.enforce(vec![put(&pod(""))])?;
+    api.enforce(vec![delete(object(setup, &bed, "client", "[]")?)])?;
+    api.enforce(vec![put(pod(""))])?;
     expect("without", &bed, setup, ends, &STRANGERS, false)?;
-    api.enforce(vec![put(&pod("192.0.2.0/24, 2001:db8::/32"))])?;
+    api.enforce(vec![put(pod("192.0.2.0/24, 2001:db8::/32"))])?;
     expect("with", &bed, setup, ends, &STRANGERS, true)?;
     expect("with", &bed, setup, ["client", "free-1"], &STRANGERS, false)
 }
@@ -187,6 +187,6 @@ status: {{phase: Running, podIP: {v4}, podIPs: [{{ip: {v4}}}, {{ip: '{v6}'}}]}}
 /// Has a workload's object allow other sources.
 fn allow(bed: &Bed, setup: Setup, name: &str, networks: &str) -> Outcome {
     let mut api = bed.deployment.client()?;
-    api.enforce(vec![put(&object(setup, bed, name, networks)?)])?;
+    api.enforce(vec![put(object(setup, bed, name, networks)?)])?;
     Ok(())
 }
