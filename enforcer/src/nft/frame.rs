@@ -300,8 +300,12 @@ impl<'a> Frame<'a> {
             chains.push((lease::CHAIN, lease::rules(Slot::default())));
         }
         chains.push((ASTRAY, astray_rules(options)));
-        chains.push((FROM_PORT, from_port_rules()));
-        chains.push((SOURCE, source_rules(options)));
+        let allowed = match self.sources.is_empty() {
+            true => Vec::new(),
+            false => allowed_sources().to_vec(),
+        };
+        chains.push((FROM_PORT, from_port_rules(&allowed)));
+        chains.push((SOURCE, source_rules(options, &allowed)));
         for (base, chain) in [("forward_egress", "egress"), ("forward_ingress", "ingress")] {
             let jump = Rule::always(Verdict::Jump(chain.into()));
             chains.push((base, vec![jump, nothing_allowed()]));
@@ -351,7 +355,7 @@ impl<'a> Frame<'a> {
 
 /// The rules that find what does not come from where its source is: a workload's address that comes in by another interface than
 /// the node's route to it leads to, and by an interface of workloads alone whatever the node would not send there.
-fn source_rules(options: &Options) -> Vec<Rule> {
+fn source_rules(options: &Options, allowed: &[Rule]) -> Vec<Rule> {
     let known = |family| astray(Match::Source(family, map_name("known", family)));
     let by_port = Rule::when(
         Match::InputIn(PORTS.into()),
@@ -360,14 +364,15 @@ fn source_rules(options: &Options) -> Vec<Rule> {
     let mut rules = vec![by_port];
     rules.extend(Family::BOTH.map(known));
     if options.strict && !options.workload_interfaces.is_empty() {
-        rules.extend(allowed_sources());
+        rules.extend_from_slice(allowed);
         let interfaces = options.workload_interfaces.iter().cloned();
         rules.extend(interfaces.map(Match::InputInterface).map(astray));
     }
     rules
 }
 
-/// The rules that let pass the addresses beside their own that the workloads of an interface may use. No route need lead there.
+/// The rules that let pass the addresses beside their own that the workloads of an interface may use. No route need lead there. A
+/// node without such addresses has no such rules: each packet of a workload would meet them.
 fn allowed_sources() -> [Rule; 2] {
     Family::BOTH.map(|family| {
         let source = Match::InputSource(family, ports::range_set(family));
@@ -380,8 +385,8 @@ fn astray(source: Match) -> Rule {
 }
 
 /// The rules for packets from an interface of workloads: the route to any source tells all that the other rules would ask for.
-fn from_port_rules() -> Vec<Rule> {
-    let mut rules = allowed_sources().to_vec();
+fn from_port_rules(allowed: &[Rule]) -> Vec<Rule> {
+    let mut rules = allowed.to_vec();
     rules.push(Rule::when(Match::Astray, Verdict::Goto(ASTRAY.into())));
     rules.push(Rule::always(Verdict::Accept));
     rules

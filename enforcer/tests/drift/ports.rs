@@ -5,6 +5,8 @@ use sallyport_enforcer::{
     nft::ports::{PORTS, Ports, range_set},
 };
 
+use sallyport_proto::policy::Source;
+
 use super::*;
 
 fn named(names: &[&str]) -> Ports {
@@ -22,6 +24,22 @@ fn allowing(names: &[&str], first: u8, last: u8) -> Ports {
 /// An address that no workload has.
 fn stranger(n: u8) -> IpAddr {
     [192, 0, 2, n].into()
+}
+
+/// Has a workload of the node use addresses of strangers: else the table asks nobody whose they are.
+fn use_strangers(node: &mut Node) {
+    let mut policy = node.agent.installed().policy.clone();
+    let source = Source {
+        ranges: Ranges::span(stranger(0), stranger(255)).unwrap(),
+        ..Source::default()
+    };
+    policy.set_sources(Arc::new(vec![source]));
+    let revision = node
+        .agent
+        .installed()
+        .position()
+        .map_or(1, |at| at.revision + 1);
+    node.update(&policy, revision).unwrap();
 }
 
 fn in_table(node: &mut Node) -> Ports {
@@ -87,6 +105,7 @@ fn a_restart_keeps_the_interfaces() {
 #[test]
 fn a_source_that_its_workloads_may_use_passes_by_their_interface_alone() {
     let mut node = Node::new(&mut StdRng::seed_from_u64(4));
+    use_strangers(&mut node);
     for (first, last) in [(1, 5), (3, 3), (2, 7)] {
         let ports = allowing(&["veth1", "veth2"], first, last);
         node.agent.set_ports(&ports).unwrap();
@@ -110,6 +129,7 @@ fn a_source_that_workloads_may_use_passes_by_a_named_interface() {
             ..Options::default()
         },
     );
+    use_strangers(&mut node);
     assert!(!answers_from(&mut node, "eth1", 1));
     let mut ports = Ports::default();
     ports.allow("eth1", &Ranges::span(stranger(1), stranger(5)).unwrap());

@@ -335,7 +335,9 @@ pub(crate) fn is_spoofed(policy: &NodePolicy, options: &Options, packet: &Packet
     let behind = !options.workload_interfaces.is_empty() && packet.input == WORKLOADS;
     let ports = &options.ports;
     let may_use = |ranges: &Ranges| ranges.contains(packet.source);
-    let is_allowed = ports.ranges.get(&packet.input).is_some_and(may_use);
+    // Where no workload may use other addresses, nobody is asked whose they are.
+    let is_allowed =
+        !policy.sources().is_empty() && ports.ranges.get(&packet.input).is_some_and(may_use);
     let from_workload = options.strict && behind || ports.names.contains(&packet.input);
     let is_elsewhere = match (ports.names.contains(&packet.input), is_allowed) {
         (true, true) => false,

@@ -45,6 +45,11 @@ impl Sources {
         Sources(judged.collect())
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// All addresses.
     pub(super) fn ranges(&self) -> Ranges {
         Ranges::union_all(self.0.iter().map(|(ranges, _)| ranges))
