@@ -277,6 +277,10 @@ fn control_plane(text: &str) -> Result<ControlPlane, String> {
     })
 }
 
+/// How often and after which time the guard is written again at the start, while others keep changing the ruleset.
+const GUARD_TRIES: usize = 50;
+const GUARD_AGAIN: Duration = Duration::from_millis(100);
+
 /// How long a lease may be.
 const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
 
@@ -350,7 +354,14 @@ async fn main() -> Result<()> {
     let sought = agent.sought().borrow().clone();
     let places = places::list(&sought).await.map_err(anyhow::Error::msg);
     let places = places.context("list the network interfaces and routes")?;
-    let guarded = agent.set_places(places).await;
+    let mut guarded = agent.set_places(places.clone()).await;
+    for _ in 0..GUARD_TRIES {
+        if !matches!(&guarded, Err(error) if error.is_outdated()) {
+            break;
+        }
+        tokio::time::sleep(GUARD_AGAIN).await;
+        guarded = agent.set_places(places.clone()).await;
+    }
     guarded.context("cannot guard the interfaces of workloads")?;
     tokio::spawn(surroundings::watch(agent.clone()));
     let identity = session::Identity {

@@ -47,6 +47,16 @@ pub enum Unguarded {
     Interfaces(netlink::Error),
 }
 
+impl Unguarded {
+    /// Whether somebody else kept changing the ruleset at the same time: it can be tried again.
+    pub fn is_outdated(&self) -> bool {
+        match self {
+            Unguarded::Bridges(error) | Unguarded::Interfaces(error) => error.is_outdated(),
+            Unguarded::Routes(_) => false,
+        }
+    }
+}
+
 /// The table of family bridge, and what it is made from.
 #[derive(Debug)]
 pub(super) struct Guarding {

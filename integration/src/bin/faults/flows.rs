@@ -199,7 +199,10 @@ pub(crate) fn before_its_policy(scene: &mut Scene, _: Settings) -> Result<String
         let denied = Stream::start(&pod, &scene.server, Traffic::udp(bad))?;
         let over_v6 = Traffic::udp(bad + 100).family(Family::V6);
         let denied_v6 = Stream::start(&pod, &scene.server, over_v6)?;
-        thread::sleep(Duration::from_millis(60));
+        let started = Instant::now();
+        while allowed.counts().sent <= 20 && started.elapsed() < Duration::from_secs(2) {
+            thread::sleep(Duration::from_millis(60));
+        }
         let counts = allowed.counts();
         ensure!(
             counts.received == 0 && counts.sent > 20,
