@@ -42,7 +42,7 @@ pub enum Refusal {
     #[error(transparent)]
     Journal(#[from] journal::Error),
     /// Workloads cannot be kept from addresses that they may not use any more.
-    #[error("the allowed sources that it takes away: {0}")]
+    #[error("the allowed sources that it takes away cannot be closed first: {0}")]
     Guard(String),
     /// The kernel refused it.
     #[error("revision {revision}, step {step} of {steps}: {source}")]
@@ -87,7 +87,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// What the node will enforce.
+    /// The policy that the node will enforce.
     pub fn policy(&self) -> &NodePolicy {
         &self.after.policy
     }

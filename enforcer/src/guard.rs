@@ -124,10 +124,17 @@ pub fn inside(policy: &NodePolicy, rules: &Rules, places: &Places) -> BTreeSet<S
                 inside.insert(port.bridge.clone());
                 inside.extend(route.map(|to| to.name.clone()));
             }
-            // It may become a port of any bridge.
             None => {
                 inside.insert(endpoint.interface.clone());
-                inside.extend(places.bridges.keys().cloned());
+                // An interface to which no route leads may become a port of any bridge.
+                if route.is_none_or(|to| to.name != endpoint.interface) {
+                    let bridges = places.bridges.keys();
+                    inside.extend(
+                        bridges
+                            .filter(|&name| !rules.ignored.contains(name))
+                            .cloned(),
+                    );
+                }
             }
         }
     }

@@ -164,9 +164,9 @@ pub struct Source {
     pub owners: Vec<Owner>,
     /// The workloads that may use them in some of the versions that are held, ascending. No version has such by itself.
     pub others: Vec<Owner>,
-    /// What may come to the addresses; `None` when none of the workloads is isolated for ingress.
+    /// The class that judges what comes to the addresses; `None` when none of the workloads is isolated for ingress.
     pub ingress: Option<ClassId>,
-    /// What the addresses may send; `None` when none of the workloads is isolated for egress.
+    /// The class that judges what they send; `None` when none of the workloads is isolated for egress.
     pub egress: Option<ClassId>,
     /// The addresses.
     pub ranges: Ranges,
@@ -315,11 +315,6 @@ impl Source {
             Direction::Ingress => self.ingress,
             Direction::Egress => self.egress,
         }
-    }
-
-    /// Whether some policy isolates one of the workloads, in either direction.
-    pub fn is_isolated(&self) -> bool {
-        self.ingress.is_some() || self.egress.is_some()
     }
 
     /// Some sources in the one form that is canonical: those of the same workloads and classes are one, those without addresses

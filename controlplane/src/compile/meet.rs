@@ -22,7 +22,7 @@ pub(super) struct Met {
     pub(super) groups: BTreeMap<GroupId, BTreeSet<GroupId>>,
 }
 
-/// What all of some classes of one direction allow; `None` if there are no classes. It keeps established connections if
+/// The meet of some classes of one direction: what all of them allow; `None` if there are no classes. It keeps established connections if
 /// it may and if all classes do.
 pub(super) fn of(classes: &[&Class], may_keep: bool) -> Option<Met> {
     let direction = classes.first()?.direction;

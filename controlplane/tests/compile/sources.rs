@@ -103,7 +103,8 @@ fn only_a_node_with_a_claimant_has_sources() {
     assert_eq!(sources(&all["n"]), told(&[("default/gw", "10.9.0.0/16")]));
     assert!(all["m"].sources().is_empty());
     // Nobody isolates it: the addresses are known, and nothing judges them.
-    assert!(!all["n"].sources()[0].is_isolated());
+    let source = &all["n"].sources()[0];
+    assert_eq!((source.ingress, source.egress), (None, None));
     assert!(all["n"].classes().is_empty());
     for hidden in [
         pod("default", "gw", "n", "app=gw", ""),
@@ -145,7 +146,7 @@ fn the_most_specific_claim_has_an_address_and_equal_claims_share_it() {
     );
     assert_eq!(ports(&policy, "10.9.0.1"), [79]);
     assert_eq!(ports(&policy, "10.0.0.11"), [79, 80]);
-    // Of equal claims the address may do what all claimants may.
+    // An address of equal claims may do what all claimants may.
     assert_eq!(ports(&policy, "10.9.1.1"), [79]);
 }
 
@@ -237,7 +238,7 @@ fn allowed_sources_are_no_peers() {
     assert!(!policies[1].allows(Ingress, ip("10.0.1.1"), ip("10.9.0.1"), port));
 }
 
-/// What does not change a node's sources leaves them as they are, and what changes them is sent alone.
+/// An edit that concerns no source of a node leaves its sources as they are, and one that does sends them alone.
 #[test]
 fn sources_change_alone_and_stay_where_nothing_changes() {
     let mut checked = Checked::new(Established::Recheck);

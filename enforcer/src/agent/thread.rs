@@ -308,7 +308,7 @@ fn run(
             Ok(Request::Apply(update, reply)) => {
                 let started = Instant::now();
                 let mut result = agent.prepare(update).and_then(|prepared| {
-                    // What is not judged any more is used by nobody before.
+                    // The guard closes before policy lets go of an address.
                     let narrowed = guarding.narrow(prepared.policy(), &mut agent);
                     narrowed.map_err(|error| Refusal::Guard(error.to_string()))?;
                     agent.carry_through(prepared)

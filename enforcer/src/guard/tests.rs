@@ -244,7 +244,7 @@ fn the_ranges_of_a_workload_are_behind_its_port() {
         ],
     );
     let ground = |strict| ground(&policy, &options(strict), &Rules::default(), &places(None));
-    // Of the endpoints in it none is meant.
+    // A range means no endpoint in it.
     let of_both = Ranges::union_all(&[range(20, 29), range(4, 4), range(7, 9)]);
     let restricted = ground(false);
     assert_eq!(restricted.known.len(), 1);
@@ -369,7 +369,7 @@ fn the_guard_narrows_to_what_two_policies_allow_to_a_workload() {
         };
         Some((of("a"), of("b")))
     };
-    // What comes is nothing that goes.
+    // Addresses that come are none that go.
     let more = [(&["a", "b"][..], range(20, 29)), (&["a"], range(30, 39))];
     assert_eq!(narrowed(&with_sources(start.clone(), &more)), None);
     let less = with_sources(start.clone(), &[(&["a"], range(25, 35))]);
@@ -429,6 +429,8 @@ fn allowed_sources_are_judged_where_their_workloads_are() {
         ("plain-veth", bridge("plain"), &["plain"]),
         // The node has its address on the bridge by a VLAN.
         ("plain-veth", to("plain.5", false), &["plain", "plain.5"]),
+        // It is routed.
+        ("veth9", to("veth9", true), &["veth9"]),
         // It may become a port of any bridge.
         ("veth9", None, &["addressed", "plain", "veth9"]),
     ] {
@@ -440,6 +442,7 @@ fn allowed_sources_are_judged_where_their_workloads_are() {
         ..Rules::default()
     };
     assert_eq!(found("", None, &ignoring), ["addressed"]);
+    assert_eq!(found("veth9", None, &ignoring), ["addressed", "veth9"]);
     // Where no workload may use other addresses, none is judged; where one may in some version alone, it is.
     let places = places(bridge("plain"));
     assert!(inside(&policy("", true), &rules, &places).is_empty());
@@ -451,7 +454,7 @@ fn allowed_sources_are_judged_where_their_workloads_are() {
     assert_eq!(inside(&some, &rules, &places), ["plain".to_owned()].into());
 }
 
-/// What a routed workload may use is not let through at bridges.
+/// The sources of a routed workload are not let through at bridges.
 #[test]
 fn the_ranges_of_a_routed_workload_are_behind_no_bridge() {
     let mut policy = policy("", true);

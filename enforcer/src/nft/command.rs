@@ -449,44 +449,38 @@ impl Verdict {
     }
 }
 
+/// The conditions that look into a set or map with a name, and the name.
+macro_rules! looks_into {
+    ($set:ident) => {
+        Match::TupleSource(_, _, $set)
+            | Match::TupleSources(_, $set)
+            | Match::TupleSourceTwice(_, _, $set)
+            | Match::SourceTwice(_, $set)
+            | Match::DestinationTwice(_, $set)
+            | Match::Family($set)
+            | Match::InputIn($set)
+            | Match::OutputIn($set)
+            | Match::InputSource(_, $set)
+            | Match::Source(_, $set)
+            | Match::Destination(_, $set)
+            | Match::TupleSourceMap(_, _, $set)
+            | Match::SourceMap(_, $set)
+            | Match::DestinationMap(_, $set)
+    };
+}
+
 impl Match {
     /// The set or map with a name that it looks into.
     pub fn set(&self) -> Option<&str> {
         match self {
-            Match::TupleSource(_, _, set)
-            | Match::TupleSources(_, set)
-            | Match::TupleSourceTwice(_, _, set)
-            | Match::SourceTwice(_, set)
-            | Match::DestinationTwice(_, set)
-            | Match::Family(set)
-            | Match::InputIn(set)
-            | Match::OutputIn(set)
-            | Match::InputSource(_, set)
-            | Match::Source(_, set)
-            | Match::Destination(_, set)
-            | Match::TupleSourceMap(_, _, set)
-            | Match::SourceMap(_, set)
-            | Match::DestinationMap(_, set) => Some(set),
+            looks_into!(set) => Some(set),
             _ => None,
         }
     }
 
     fn names_mut(&mut self) -> Vec<&mut String> {
         match self {
-            Match::TupleSource(_, _, set)
-            | Match::TupleSources(_, set)
-            | Match::TupleSourceTwice(_, _, set)
-            | Match::SourceTwice(_, set)
-            | Match::DestinationTwice(_, set)
-            | Match::Family(set)
-            | Match::InputIn(set)
-            | Match::OutputIn(set)
-            | Match::InputSource(_, set)
-            | Match::Source(_, set)
-            | Match::Destination(_, set)
-            | Match::TupleSourceMap(_, _, set)
-            | Match::SourceMap(_, set)
-            | Match::DestinationMap(_, set) => vec![set],
+            looks_into!(set) => vec![set],
             Match::ServerPortMap(ports) => {
                 let verdicts = ports.iter_mut().map(|(_, _, verdict)| verdict);
                 verdicts.filter_map(Verdict::chain_mut).collect()

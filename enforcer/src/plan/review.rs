@@ -66,7 +66,7 @@ pub(super) fn is_needed(
     });
     let mut revokes = old.policy.endpoints().diff(meet.endpoints());
     let silences = options.strict && old.policy.workload_ranges() != new.policy.workload_ranges();
-    // Whose ranges change is looked at in all connections: that is rare.
+    // A change of sources is rare: all connections are looked at.
     let judges_ranges = old.policy.sources() != new.policy.sources();
     isolates
         || silences

@@ -79,7 +79,7 @@ fn listen() -> nix::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// What was done so far, in order: the changes of the addresses, and the steps of updates.
+/// The commits so far, in order: the changes of the addresses, and the steps of updates.
 fn told(socket: &OwnedFd) -> nix::Result<Vec<String>> {
     let (mut told, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
     loop {

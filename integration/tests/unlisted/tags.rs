@@ -104,7 +104,7 @@ fn ground(bed: &Bed, known: bool, judges_tags: bool) -> Result<Ground, Failed> {
     Ok(ground)
 }
 
-pub(crate) fn write(bed: &Bed, ground: Ground) -> Outcome {
+fn write(bed: &Bed, ground: Ground) -> Outcome {
     let node = bed.deployment.bed.node(0).netns();
     let kernel = node.run(Netlink::open)?;
     kernel.for_bridges().await_orphan(Duration::from_secs(5))?;
