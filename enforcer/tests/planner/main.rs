@@ -26,12 +26,13 @@ fn world(rng: &mut StdRng, seed: u64) -> World {
         .unwrap_or_else(|violation| panic!("seed {seed}: {violation}"))
 }
 
-/// A seed that found a mistake once: the operator's workload ranges did not count in the meet.
-const REMEMBERED: u64 = 74;
+/// The seeds that found a mistake: the operator's workload ranges did not count in the meet; no grace period lay between a source
+/// that leaves a class and the members that its group loses.
+const REMEMBERED: [u64; 3] = [74, 98, 202];
 
 /// Runs a law on every seed.
 fn for_all(law: impl Fn(&mut StdRng, &mut World) -> Checked) {
-    for_each((0..cases()).chain([REMEMBERED]), law);
+    for_each((0..cases()).chain(REMEMBERED), law);
 }
 
 /// Runs a law that takes many commits on every fourth seed.

@@ -301,7 +301,8 @@ pub(crate) fn packets() -> Vec<Packet> {
 }
 
 /// Whether a packet can be: where interfaces of workloads are named, all workloads are behind them. And what a workload sends from
-/// an address of a source to that address is not forwarded.
+/// an address of a source to that address is not forwarded. The guard lets pass no other address by an interface than that of a source:
+/// it narrows before an update and widens behind it.
 pub(crate) fn can_be(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
     let behind = |address: &IpAddr, interface: &str| {
         options.workload_interfaces.is_empty()
@@ -310,7 +311,10 @@ pub(crate) fn can_be(policy: &NodePolicy, options: &Options, packet: &Packet) ->
     };
     let [(client, input), (server, output)] = ends(packet);
     let to_itself = client == server && policy.source_of(client).is_some();
-    behind(&client, input) && behind(&server, output) && !to_itself
+    let may_use = |ranges: &Ranges| ranges.contains(packet.source);
+    let is_let_through = options.ports.ranges.get(&packet.input).is_some_and(may_use);
+    let is_guarded = !is_let_through || policy.source_of(packet.source).is_some();
+    behind(&client, input) && behind(&server, output) && !to_itself && is_guarded
 }
 
 /// The ends of a packet's connection, else of the packet itself, each with the interface of its side: client, server.
@@ -335,9 +339,7 @@ pub(crate) fn is_spoofed(policy: &NodePolicy, options: &Options, packet: &Packet
     let behind = !options.workload_interfaces.is_empty() && packet.input == WORKLOADS;
     let ports = &options.ports;
     let may_use = |ranges: &Ranges| ranges.contains(packet.source);
-    // Where no workload may use other addresses, nobody is asked whose they are.
-    let is_allowed =
-        !policy.sources().is_empty() && ports.ranges.get(&packet.input).is_some_and(may_use);
+    let is_allowed = ports.ranges.get(&packet.input).is_some_and(may_use);
     let from_workload = options.strict && behind || ports.names.contains(&packet.input);
     let is_elsewhere = match (ports.names.contains(&packet.input), is_allowed) {
         (true, true) => false,
