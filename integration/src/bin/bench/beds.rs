@@ -14,7 +14,7 @@ use sallyport_integration::{
 };
 
 use crate::{
-    cluster::{CLIENT, PORT, SERVER, STRANGER, Size, peer},
+    cluster::{GATEWAY, LOCAL, PORT, SERVER, STRANGER, Size, peer},
     npm,
     programs::feed,
 };
@@ -76,18 +76,20 @@ fn sink() -> String {
     )
 }
 
-/// The two kinds of flows.
+/// The kinds of flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Flows {
-    /// Each packet begins one.
+    /// Each packet begins one. They come from another node.
     New,
-    /// They were answered.
+    /// They were answered. They come from another node.
     Known,
+    /// A pod of the same node began one, and it was answered.
+    Local,
 }
 
 impl Flows {
-    pub(crate) const ALL: [Flows; 2] = [Flows::New, Flows::Known];
+    pub(crate) const ALL: [Flows; 3] = [Flows::New, Flows::Known, Flows::Local];
 }
 
 /// What is between the two pods of a bed.
@@ -111,10 +113,11 @@ impl fmt::Display for Variant {
 pub(crate) struct Bed {
     pub(crate) variant: Variant,
     place: Place,
-    client: Host,
+    gateway: Host,
     server: Host,
     new: Sender,
     known: Sender,
+    local: Sender,
 }
 
 enum Place {
@@ -176,12 +179,13 @@ impl Bed {
     ) -> Result<Bed> {
         let bed = Testbed::builder().mode(mode).build()?;
         let server = bed.add_pod(0, "bench/server", &[SERVER.into()])?;
-        let client = bed.add_pod(0, "bench/client", &[CLIENT.into()])?;
+        let local = bed.add_pod(0, "bench/local", &[LOCAL.into()])?;
+        let gateway = bed.add_pod(0, "bench/gateway", &[GATEWAY.into()])?;
         if mode == Mode::Routed {
             // Or else the node would take the peers' packets for spoofed.
             let senders = [PEERS, STRANGERS];
             let senders = senders.map(|network| network.parse().expect("it is a network"));
-            bed.route_behind("bench/client", &senders)?;
+            bed.route_behind("bench/gateway", &senders)?;
         }
         feed(server.netns(), &["nft", "-f", "-"], &sink())?;
         for timeout in TIMEOUTS {
@@ -189,6 +193,7 @@ impl Bed {
         }
         let new = class("new", peer(0).into(), NEW_SENDERS);
         let known = class("known", peer(NEW_SENDERS).into(), KNOWN_SENDERS);
+        let own = class("local", LOCAL.into(), 1);
         let place = fill(bed).with_context(|| format!("cannot set up {name}"))?;
         let bed = Bed {
             variant: Variant {
@@ -196,9 +201,10 @@ impl Bed {
                 policies,
             },
             place,
-            new: Sender::new(&client, SERVER.into(), &new, NEW_PORTS)?,
-            known: Sender::new(&client, SERVER.into(), &known, 1)?,
-            client,
+            new: Sender::new(&gateway, SERVER.into(), &new, NEW_PORTS)?,
+            known: Sender::new(&gateway, SERVER.into(), &known, 1)?,
+            local: Sender::new(&local, SERVER.into(), &own, 1)?,
+            gateway,
             server,
         };
         bed.check().with_context(|| bed.variant.to_string())?;
@@ -209,7 +215,7 @@ impl Bed {
     fn check(&self) -> Result<()> {
         let stranger = class("stranger", STRANGER.into(), 1);
         let before = self.arrived()?;
-        let sent = Sender::new(&self.client, SERVER.into(), &stranger, 1)?.send()?;
+        let sent = Sender::new(&self.gateway, SERVER.into(), &stranger, 1)?.send()?;
         let arrived = self.arrived()? - before;
         let expected = match self.variant.policies {
             Some(_) => 0,
@@ -229,6 +235,7 @@ impl Bed {
         self.node()
             .run(|| Netlink::open()?.forget(|one| one.is_of(&addresses)))?;
         self.known.send()?;
+        self.local.send()?;
         self.answer()
     }
 
@@ -237,6 +244,7 @@ impl Bed {
         let sender = match flows {
             Flows::New => &mut self.new,
             Flows::Known => &mut self.known,
+            Flows::Local => &mut self.local,
         };
         Ok(sender.measure(cpu, PACKETS, LIMIT)?)
     }
@@ -244,7 +252,8 @@ impl Bed {
     /// Answers every known flow.
     fn answer(&self) -> Result<()> {
         let answers = class("answers", SERVER.into(), 1);
-        for sender in (NEW_SENDERS..NEW_SENDERS + KNOWN_SENDERS).map(peer) {
+        let known = (NEW_SENDERS..NEW_SENDERS + KNOWN_SENDERS).map(peer);
+        for sender in known.chain([LOCAL]) {
             Sender::new(&self.server, sender.into(), &answers, 1)?.send()?;
         }
         Ok(())
@@ -284,12 +293,18 @@ fn class(name: &str, first: IpAddr, addresses: u32) -> Class {
 
 /// A control plane and an enforcer that enforces a cluster.
 pub(crate) fn deploy(bed: Testbed, programs: &Binaries, size: Size) -> Result<Deployment> {
-    let deployment = Deployment::start_of(programs.clone(), bed, &[], &[], Streams::default())?;
-    let mut api = deployment.client()?;
-    let interface = match deployment.bed.mode() {
-        Mode::Bridged => deployment.bed.interface_of("bench/server")?,
-        Mode::Routed => String::new(),
+    // On a bridge the ports say what comes from another node. Programs of an earlier version know neither.
+    let (interface, uplink) = match bed.mode() {
+        Mode::Bridged => (
+            bed.interface_of("bench/server")?,
+            Some(bed.interface_of("bench/gateway")?),
+        ),
+        Mode::Routed => (String::new(), None),
     };
+    let arguments: Vec<&str> = uplink.iter().flat_map(|name| ["--uplink", name]).collect();
+    let deployment =
+        Deployment::start_of(programs.clone(), bed, &[], &arguments, Streams::default())?;
+    let mut api = deployment.client()?;
     let mut documents = size.documents(&interface).peekable();
     let mut revision = 0;
     while documents.peek().is_some() {

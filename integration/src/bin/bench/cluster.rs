@@ -9,9 +9,12 @@ use sallyport_integration::{deployment::Deployment, probe::FLOW_PORT};
 /// The namespace of all of it.
 pub(crate) const NAMESPACE: &str = "bench";
 
-/// The pod that is sent to, and the pod on the same node that sends, from others' addresses.
+/// The pod that is sent to, and a pod of the same node that sends from its own address.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 4);
+
+/// The host by which the packets of the other node's pods come in. It is no workload.
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
 
 /// An address outside the cluster, which no policy allows.
 pub(crate) const STRANGER: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 1);
@@ -50,7 +53,7 @@ impl Size {
             machine(&node, "10.0.0.0/24"),
             machine(ELSEWHERE, "10.64.0.0/10"),
             workload("server", "app: server", &node, SERVER, interface),
-            workload("client", "app: client", &node, CLIENT, ""),
+            workload("local", "peer: p0", &node, LOCAL, ""),
         ];
         let policies = (0..self.policies).map(policy);
         let peers = (0..self.policies).flat_map(move |number| {

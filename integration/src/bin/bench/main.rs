@@ -29,8 +29,9 @@ use report::Report;
 ///
 /// B10 is the cost of a packet: the CPU time of a forwarded UDP packet of 46 bytes on its whole way from one pod through
 /// its node to another, with policies that select the receiver. The kernel carries a packet in the thread that sends it, so
-/// that thread's CPU time has all of it. There are packets that each begin a flow (`new`), and packets of 32 flows that
-/// were answered (`known`). Compared are: no table at all (`no-filter`); a table that does nothing but ask conntrack for
+/// that thread's CPU time has all of it. Packets of another node's pods come in by a host that is no workload: they
+/// each begin a flow (`new`), or are of 32 flows that were answered (`known`). A pod of the node itself sends packets of one such
+/// flow from its own address (`local`). Compared are: no table at all (`no-filter`); a table that does nothing but ask conntrack for
 /// the state (`conntrack`); iptables and ipset with the rules that Azure Network Policy Manager writes (`ipset`), where
 /// the policy that allows the packets is the oldest, which it asks last; and Sallyport's table, made by its programs. Then
 /// the memory of an enforcer with one policy and many peers is told.

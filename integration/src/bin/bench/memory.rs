@@ -7,14 +7,14 @@ use sallyport_integration::{
 
 use crate::{
     beds::deploy,
-    cluster::{CLIENT, SERVER, Size},
+    cluster::{LOCAL, SERVER, Size},
 };
 
 /// What an enforcer holds once it enforces, and held at most until then, in MiB.
 pub(crate) fn measure(programs: &Binaries, peers: u32) -> Result<(f64, f64)> {
     let bed = Testbed::builder().build()?;
     bed.add_pod(0, "bench/server", &[SERVER.into()])?;
-    bed.add_pod(0, "bench/client", &[CLIENT.into()])?;
+    bed.add_pod(0, "bench/local", &[LOCAL.into()])?;
     let size = Size {
         policies: 1,
         senders: peers,

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::cluster::{CLIENT, PORT, SERVER, Size};
+use crate::cluster::{LOCAL, PORT, SERVER, Size};
 
 /// The set of the pods of the namespace, and that of the pods that the policies select.
 const NAMESPACE_SET: &str = "ns";
@@ -17,7 +17,7 @@ pub(crate) fn sets(size: Size) -> String {
     create(&mut text, SELECTED_SET);
     add(&mut text, SELECTED_SET, SERVER);
     create(&mut text, NAMESPACE_SET);
-    for pod in [SERVER, CLIENT] {
+    for pod in [SERVER, LOCAL] {
         add(&mut text, NAMESPACE_SET, pod);
     }
     for policy in 0..size.policies {
@@ -28,6 +28,7 @@ pub(crate) fn sets(size: Size) -> String {
             add(&mut text, NAMESPACE_SET, address);
         }
     }
+    add(&mut text, &peer_set(0), LOCAL);
     text
 }
 
