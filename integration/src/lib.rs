@@ -8,7 +8,6 @@ pub mod frames;
 pub mod kernel_tests;
 pub mod ledger;
 pub mod listing;
-pub mod oracle;
 pub mod probe;
 pub mod progress;
 mod reactor;

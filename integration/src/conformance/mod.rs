@@ -20,7 +20,7 @@ use std::{
 };
 
 use crate::{
-    deployment, oracle,
+    deployment,
     testbed::{self, Mode},
 };
 use case::Case;
@@ -135,7 +135,7 @@ pub enum Error {
     },
     /// The oracle did not take an object.
     #[error(transparent)]
-    Oracle(#[from] oracle::Error),
+    Oracle(#[from] sallyport_oracle::Error),
     /// A case is at odds with itself.
     #[error("the case makes no sense: {0}")]
     Case(String),

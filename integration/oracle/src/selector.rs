@@ -1,6 +1,6 @@
 //! Owns what a label selector matches; knows nothing of whose labels they are.
 
-use super::{
+use crate::{
     Labels,
     api::{LabelSelector, Operator, Requirement},
 };
@@ -8,7 +8,7 @@ use super::{
 impl LabelSelector {
     /// "All of the requirements, from both `matchLabels` and `matchExpressions`, must be satisfied"; "an empty label
     /// selector matches all objects".
-    pub(super) fn matches(&self, labels: &Labels) -> bool {
+    pub(crate) fn matches(&self, labels: &Labels) -> bool {
         let pairs = self.match_labels.iter().flatten();
         let requirements = self.match_expressions.iter().flatten();
         pairs

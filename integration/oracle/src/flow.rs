@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{
+use crate::{
     Member, Oracle,
     api::{IntOrString, NetworkPolicySpec, Peer, PolicyPort, Rule, Transport},
 };
@@ -58,7 +58,7 @@ enum Isolation<'a> {
 }
 
 impl<'a> Flow<'a> {
-    pub(super) fn of(oracle: &'a Oracle, from: IpAddr, to: IpAddr) -> Flow<'a> {
+    pub(crate) fn of(oracle: &'a Oracle, from: IpAddr, to: IpAddr) -> Flow<'a> {
         let to_places = oracle.places(to);
         let mut from_places = oracle.places(from).into_iter();
         let is_of_node = from_places.any(|(a, a_is_node)| {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::Deserialize;
 
-use super::{Labels, Member, cidr::Cidr};
+use crate::{Labels, Member, cidr::Cidr};
 
 /// A protocol that has ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -21,73 +21,73 @@ pub enum Transport {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Metadata {
-    pub(super) namespace: Option<String>,
-    pub(super) name: String,
+pub(crate) struct Metadata {
+    pub(crate) namespace: Option<String>,
+    pub(crate) name: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct NetworkPolicySpec {
-    pub(super) pod_selector: Option<LabelSelector>,
-    pub(super) policy_types: Option<Vec<String>>,
-    pub(super) ingress: Option<Vec<Rule>>,
-    pub(super) egress: Option<Vec<Rule>>,
+pub(crate) struct NetworkPolicySpec {
+    pub(crate) pod_selector: Option<LabelSelector>,
+    pub(crate) policy_types: Option<Vec<String>>,
+    pub(crate) ingress: Option<Vec<Rule>>,
+    pub(crate) egress: Option<Vec<Rule>>,
 }
 
 /// A rule of either direction.
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Rule {
-    pub(super) from: Option<Vec<Peer>>,
-    pub(super) to: Option<Vec<Peer>>,
-    pub(super) ports: Option<Vec<PolicyPort>>,
+pub(crate) struct Rule {
+    pub(crate) from: Option<Vec<Peer>>,
+    pub(crate) to: Option<Vec<Peer>>,
+    pub(crate) ports: Option<Vec<PolicyPort>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Peer {
-    pub(super) pod_selector: Option<LabelSelector>,
-    pub(super) namespace_selector: Option<LabelSelector>,
-    pub(super) ip_block: Option<IpBlock>,
+pub(crate) struct Peer {
+    pub(crate) pod_selector: Option<LabelSelector>,
+    pub(crate) namespace_selector: Option<LabelSelector>,
+    pub(crate) ip_block: Option<IpBlock>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct IpBlock {
-    pub(super) cidr: Cidr,
-    pub(super) except: Option<Vec<Cidr>>,
+pub(crate) struct IpBlock {
+    pub(crate) cidr: Cidr,
+    pub(crate) except: Option<Vec<Cidr>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct PolicyPort {
-    pub(super) protocol: Option<Transport>,
-    pub(super) port: Option<IntOrString>,
-    pub(super) end_port: Option<u16>,
+pub(crate) struct PolicyPort {
+    pub(crate) protocol: Option<Transport>,
+    pub(crate) port: Option<IntOrString>,
+    pub(crate) end_port: Option<u16>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
-pub(super) enum IntOrString {
+pub(crate) enum IntOrString {
     Int(u16),
     String(String),
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct LabelSelector {
-    pub(super) match_labels: Option<BTreeMap<String, String>>,
-    pub(super) match_expressions: Option<Vec<Requirement>>,
+pub(crate) struct LabelSelector {
+    pub(crate) match_labels: Option<BTreeMap<String, String>>,
+    pub(crate) match_expressions: Option<Vec<Requirement>>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub(super) struct Requirement {
-    pub(super) key: String,
-    pub(super) operator: Operator,
-    pub(super) values: Option<Vec<String>>,
+pub(crate) struct Requirement {
+    pub(crate) key: String,
+    pub(crate) operator: Operator,
+    pub(crate) values: Option<Vec<String>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) enum Operator {
+pub(crate) enum Operator {
     In,
     NotIn,
     Exists,
@@ -95,7 +95,7 @@ pub(super) enum Operator {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Pod {
+pub(crate) struct Pod {
     spec: Option<PodSpec>,
     status: Option<PodStatus>,
 }
@@ -119,11 +119,11 @@ struct Container {
 /// A port as a container declares it, or, with `port`, a workload.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ContainerPort {
-    pub(super) name: Option<String>,
+pub(crate) struct ContainerPort {
+    pub(crate) name: Option<String>,
     #[serde(alias = "port")]
-    pub(super) container_port: u16,
-    pub(super) protocol: Option<Transport>,
+    pub(crate) container_port: u16,
+    pub(crate) protocol: Option<Transport>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -142,7 +142,7 @@ struct PodIp {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Workload {
+pub(crate) struct Workload {
     spec: Option<WorkloadSpec>,
 }
 
@@ -157,7 +157,7 @@ impl Pod {
     /// The pod to policies. "All containers in the pod have terminated" when its phase is Succeeded or Failed: nothing
     /// of it can send or receive, and another pod may have its address. One that is only being deleted
     /// (`deletionTimestamp`) runs on until then.
-    pub(super) fn member(self, labels: Labels) -> Member {
+    pub(crate) fn member(self, labels: Labels) -> Member {
         let spec = self.spec.unwrap_or_default();
         let status = self.status.unwrap_or_default();
         let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
@@ -186,7 +186,7 @@ impl Pod {
 
 impl Workload {
     /// The workload to policies.
-    pub(super) fn member(self, labels: Labels) -> Member {
+    pub(crate) fn member(self, labels: Labels) -> Member {
         let spec = self.spec.unwrap_or_default();
         Member {
             labels,

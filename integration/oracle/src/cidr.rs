@@ -8,14 +8,14 @@ use serde::Deserialize;
 /// mapped into IPv6 is the range of IPv4 addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Cidr {
+pub(crate) struct Cidr {
     base: IpAddr,
     prefix: u32,
 }
 
 impl Cidr {
     /// Whether an address is in the range.
-    pub(super) fn contains(self, address: IpAddr) -> bool {
+    pub(crate) fn contains(self, address: IpAddr) -> bool {
         let differing = match (self.base, address) {
             (IpAddr::V4(base), IpAddr::V4(address)) => base.to_bits() ^ address.to_bits(),
             (IpAddr::V6(base), IpAddr::V6(address)) => {
