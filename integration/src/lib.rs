@@ -14,7 +14,6 @@ mod reactor;
 pub mod relay;
 pub mod scenario;
 pub mod services;
-pub mod simulation;
 pub mod testbed;
 pub mod tracer;
 pub mod usage;

@@ -41,6 +41,10 @@ fn crates_point_one_way() {
     assert_eq!(own_dependencies("enforcer"), set(&["process", "proto"]));
     assert_eq!(own_dependencies("integration/oracle"), set(&[]));
     assert_eq!(
+        own_dependencies("integration/simulation"),
+        set(&["controlplane", "enforcer", "proto"])
+    );
+    assert_eq!(
         own_dependencies("integration"),
         set(&["controlplane", "enforcer", "oracle", "proto"])
     );

@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::Parser;
-use sallyport_integration::simulation::{self, Failure, Mutant};
+use sallyport_simulation::{Failure, Mutant};
 
 /// Runs control plane and enforcers as one deterministic process, again and again, while everything goes wrong.
 #[derive(Debug, Parser)]
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.trace {
         for seed in arguments.seeds.clone() {
-            let (result, lines) = simulation::trace(seed, arguments.mutant);
+            let (result, lines) = sallyport_simulation::trace(seed, arguments.mutant);
             println!("seed {seed}");
             lines.iter().for_each(|line| println!("{line}"));
             match result {
@@ -69,7 +69,7 @@ fn simulate(arguments: &Arguments) -> u64 {
             if seed >= arguments.seeds.end {
                 return;
             }
-            match simulation::run(seed, arguments.mutant) {
+            match sallyport_simulation::run(seed, arguments.mutant) {
                 Ok(outcome) => {
                     steps.fetch_add(outcome.steps, Ordering::Relaxed);
                     flows.fetch_add(outcome.flows, Ordering::Relaxed);

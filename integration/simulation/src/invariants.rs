@@ -3,11 +3,11 @@
 
 use sallyport_proto::{Position, Revision};
 
-use super::{control::revisions, judge::Violation, world::World};
+use crate::{control::revisions, judge::Violation, world::World};
 
 impl World {
     /// I3: the oldest version that a node holds is never followed by an older one.
-    pub(super) fn check_forward(
+    pub(crate) fn check_forward(
         &mut self,
         node: usize,
         window: &[Position],
@@ -32,7 +32,7 @@ impl World {
     }
 
     /// What a node acknowledges it finds again when it loses its power.
-    pub(super) fn check_durable(
+    pub(crate) fn check_durable(
         &self,
         node: usize,
         said: &[Position],
@@ -53,7 +53,7 @@ impl World {
 
     /// I2: once everything up to a revision has passed its barrier, every node with traffic holds a version that allows
     /// no more than that revision does there, or a later one.
-    pub(super) fn check_barrier(&self, settled: Revision) -> Result<(), Violation> {
+    pub(crate) fn check_barrier(&self, settled: Revision) -> Result<(), Violation> {
         let versions = &self.judge.versions;
         for (index, node) in self.nodes.iter().enumerate() {
             if !self.judge.is_open(index) || self.judge.is_void(index) {

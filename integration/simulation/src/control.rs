@@ -14,38 +14,38 @@ use sallyport_controlplane::{
 };
 use sallyport_proto::{Position, Revision, policy::NodePolicy};
 
-use super::{
+use crate::{
     Time, conversation::Conversation, judge::Violation, milliseconds, network::StreamId,
     schedule::Event, universe::Universe, world::World,
 };
 
 /// What of the control plane outlives it, and its present life.
 #[derive(Debug)]
-pub(super) struct Control {
-    pub(super) universe: Universe,
-    pub(super) settings: Settings,
+pub(crate) struct Control {
+    pub(crate) universe: Universe,
+    pub(crate) settings: Settings,
     settled: Revision,
-    pub(super) joined: BTreeMap<String, bool>,
-    pub(super) life: u32,
-    pub(super) alive: Option<Alive>,
+    pub(crate) joined: BTreeMap<String, bool>,
+    pub(crate) life: u32,
+    pub(crate) alive: Option<Alive>,
 }
 
 /// A life.
 #[derive(Debug)]
-pub(super) struct Alive {
-    pub(super) table: Table,
+pub(crate) struct Alive {
+    pub(crate) table: Table,
     compiler: Compiler,
-    pub(super) diffs: Diffs,
+    pub(crate) diffs: Diffs,
     /// The numbers of the streams that came in.
-    pub(super) accepted: BTreeMap<StreamId, u64>,
-    pub(super) conversations: BTreeMap<StreamId, Conversation>,
+    pub(crate) accepted: BTreeMap<StreamId, u64>,
+    pub(crate) conversations: BTreeMap<StreamId, Conversation>,
     due: Option<std::time::Instant>,
     /// The revision up to which all passed, when it was last looked at.
     settled: Revision,
 }
 
 impl Control {
-    pub(super) fn new(universe: Universe, settings: Settings) -> Control {
+    pub(crate) fn new(universe: Universe, settings: Settings) -> Control {
         Control {
             universe,
             settings,
@@ -59,7 +59,7 @@ impl Control {
 
 impl World {
     /// The control plane starts on what is durable.
-    pub(super) fn start_control(&mut self) -> Result<(), Violation> {
+    pub(crate) fn start_control(&mut self) -> Result<(), Violation> {
         let compiler = Compiler::new(self.control.universe.cluster());
         if self.judge.versions.latest() == 0 {
             let policies = self
@@ -99,7 +99,7 @@ impl World {
     }
 
     /// The control plane dies, and starts again later.
-    pub(super) fn kill_control(&mut self) {
+    pub(crate) fn kill_control(&mut self) {
         if self.control.alive.take().is_none() {
             return;
         }
@@ -118,7 +118,7 @@ impl World {
     }
 
     /// Somebody edits the cluster.
-    pub(super) fn commit(&mut self) -> Result<(), Violation> {
+    pub(crate) fn commit(&mut self) -> Result<(), Violation> {
         let Some(alive) = &mut self.control.alive else {
             self.schedule.after(milliseconds(50), 0, Event::Commit);
             return Ok(());
@@ -165,12 +165,12 @@ impl World {
     }
 
     /// How far the rollouts are is durable.
-    pub(super) fn settled(&mut self, revision: Revision) {
+    pub(crate) fn settled(&mut self, revision: Revision) {
         self.control.settled = revision;
     }
 
     /// Whatever happened: what time allows is done, what there is to say is said, and the judge is told.
-    pub(super) fn after_control(&mut self) -> Result<(), Violation> {
+    pub(crate) fn after_control(&mut self) -> Result<(), Violation> {
         let at = self.at();
         let Some(alive) = &mut self.control.alive else {
             return Ok(());
@@ -253,7 +253,7 @@ fn listed(names: &BTreeSet<String>) -> String {
 }
 
 /// Positions by their revisions.
-pub(super) fn revisions(positions: &[Position]) -> String {
+pub(crate) fn revisions(positions: &[Position]) -> String {
     let revisions: Vec<String> = positions
         .iter()
         .map(|position| position.revision.to_string())

@@ -18,7 +18,7 @@ use sallyport_proto::{
     wire::{self, LeaseRequest, SyncRequest, SyncResponse, sync_request::Message, sync_response},
 };
 
-use super::{
+use crate::{
     Time,
     control::revisions,
     judge::Violation,
@@ -39,34 +39,34 @@ const IDLE: Time = 100_000;
 
 /// A node.
 #[derive(Debug)]
-pub(super) struct Enforcer {
-    pub(super) name: String,
-    pub(super) machine: Rc<RefCell<Machine>>,
-    pub(super) agent: Option<Agent<Handle, Handle>>,
+pub(crate) struct Enforcer {
+    pub(crate) name: String,
+    pub(crate) machine: Rc<RefCell<Machine>>,
+    pub(crate) agent: Option<Agent<Handle, Handle>>,
     /// Counts processes: what was planned for one that is dead does not happen.
-    pub(super) life: u32,
-    pub(super) stream: Option<StreamId>,
+    pub(crate) life: u32,
+    pub(crate) stream: Option<StreamId>,
     assembly: Assembly,
     pause: Time,
-    pub(super) frozen_until: Time,
+    pub(crate) frozen_until: Time,
     /// What came while the process was frozen.
     arrived: VecDeque<(StreamId, Vec<u8>)>,
-    pub(super) unreachable_until: Time,
+    pub(crate) unreachable_until: Time,
     /// The versions that it was last seen to hold.
-    pub(super) held: Vec<Version>,
+    pub(crate) held: Vec<Version>,
     /// How long its leases last, if it has such, and how fast its clock runs, in thousandths of it more or less.
-    pub(super) lease: Option<Time>,
+    pub(crate) lease: Option<Time>,
     drift: i64,
-    pub(super) lease_until: Time,
+    pub(crate) lease_until: Time,
     requests: BTreeMap<u64, Time>,
     /// Whether an enforcer started since the machine did: workloads start after it.
     ready: bool,
     /// The oldest version that it held last.
-    pub(super) oldest: Option<Position>,
+    pub(crate) oldest: Option<Position>,
 }
 
 impl Enforcer {
-    pub(super) fn new(node: usize, machine: Machine, lease: Option<Time>, drift: i64) -> Enforcer {
+    pub(crate) fn new(node: usize, machine: Machine, lease: Option<Time>, drift: i64) -> Enforcer {
         Enforcer {
             name: node_name(node),
             machine: Rc::new(RefCell::new(machine)),
@@ -89,7 +89,7 @@ impl Enforcer {
     }
 
     /// The versions that it holds, as it says.
-    pub(super) fn window(&self) -> Vec<Position> {
+    pub(crate) fn window(&self) -> Vec<Position> {
         self.agent.as_ref().map(Agent::window).unwrap_or_default()
     }
 }
@@ -105,7 +105,7 @@ fn options() -> Options {
 
 impl World {
     /// An enforcer starts.
-    pub(super) fn start_node(&mut self, node: usize) -> Result<(), Violation> {
+    pub(crate) fn start_node(&mut self, node: usize) -> Result<(), Violation> {
         let machine = self.nodes[node].machine.clone();
         let recovered = machine.borrow_mut().boot_process();
         let recovered = recovered.map_err(|seen| Violation {
@@ -132,7 +132,7 @@ impl World {
     }
 
     /// An enforcer is dead; another one starts later.
-    pub(super) fn kill_node(&mut self, node: usize) {
+    pub(crate) fn kill_node(&mut self, node: usize) {
         let enforcer = &mut self.nodes[node];
         enforcer.machine.borrow_mut().kill();
         enforcer.agent = None;
@@ -150,7 +150,7 @@ impl World {
     }
 
     /// A stream breaks: each end sees it when it does, and until then messages may arrive.
-    pub(super) fn break_stream(&mut self, stream: StreamId) {
+    pub(crate) fn break_stream(&mut self, stream: StreamId) {
         let now = self.schedule.now;
         let mut later = |most: u64| now + self.rng.random_range(0..milliseconds(most));
         let (node, control) = (later(20), later(700));
@@ -162,7 +162,7 @@ impl World {
     }
 
     /// An enforcer tries to connect.
-    pub(super) fn connect(&mut self, node: usize) {
+    pub(crate) fn connect(&mut self, node: usize) {
         let now = self.schedule.now;
         let enforcer = &mut self.nodes[node];
         if enforcer.stream.is_some() || enforcer.agent.is_none() {
@@ -205,7 +205,7 @@ impl World {
     }
 
     /// A node sees that a stream is over.
-    pub(super) fn node_sees_end(&mut self, stream: StreamId) {
+    pub(crate) fn node_sees_end(&mut self, stream: StreamId) {
         let node = self.network.node(stream);
         let enforcer = &mut self.nodes[node];
         if enforcer.stream != Some(stream) {
@@ -232,7 +232,7 @@ impl World {
     }
 
     /// A message arrives.
-    pub(super) fn node_hears(&mut self, stream: StreamId, bytes: Vec<u8>) -> Result<(), Violation> {
+    pub(crate) fn node_hears(&mut self, stream: StreamId, bytes: Vec<u8>) -> Result<(), Violation> {
         let node = self.network.node(stream);
         let now = self.schedule.now;
         if !self.network.reaches_node(stream, now) {
@@ -243,7 +243,7 @@ impl World {
     }
 
     /// A node takes what has arrived, in order, unless its process is frozen.
-    pub(super) fn node_reads(&mut self, node: usize) -> Result<(), Violation> {
+    pub(crate) fn node_reads(&mut self, node: usize) -> Result<(), Violation> {
         while self.nodes[node].frozen_until <= self.schedule.now
             && let Some((stream, bytes)) = self.nodes[node].arrived.pop_front()
         {
@@ -341,7 +341,7 @@ impl World {
     }
 
     /// Nothing happened for a while.
-    pub(super) fn clean(&mut self, node: usize) -> Result<(), Violation> {
+    pub(crate) fn clean(&mut self, node: usize) -> Result<(), Violation> {
         let machine = self.nodes[node].machine.clone();
         if let Some(agent) = &mut self.nodes[node].agent {
             machine.borrow_mut().sync();
@@ -355,7 +355,7 @@ impl World {
     }
 
     /// An enforcer asks for its lease, again and again.
-    pub(super) fn ask_lease(&mut self, stream: StreamId) {
+    pub(crate) fn ask_lease(&mut self, stream: StreamId) {
         let node = self.network.node(stream);
         let now = self.schedule.now;
         let enforcer = &mut self.nodes[node];
@@ -372,7 +372,7 @@ impl World {
     }
 
     /// A machine loses its power.
-    pub(super) fn reboot(&mut self, node: usize) -> Result<(), Violation> {
+    pub(crate) fn reboot(&mut self, node: usize) -> Result<(), Violation> {
         self.note(|| format!("n{node} reboots"));
         self.nodes[node].machine.borrow_mut().cut_power();
         self.nodes[node].lease_until = 0;
@@ -401,7 +401,7 @@ impl World {
     }
 
     /// Whether there is traffic on a node: its table was made, it ever enforced anything, its lease lasts.
-    pub(super) fn refresh(&mut self, node: usize) -> Result<(), Violation> {
+    pub(crate) fn refresh(&mut self, node: usize) -> Result<(), Violation> {
         let now = self.schedule.now;
         let enforcer = &self.nodes[node];
         let judges = enforcer.ready && !enforcer.held.is_empty();

@@ -19,7 +19,7 @@ use sallyport_proto::{
 };
 use tokio::sync::Notify;
 
-use super::{
+use crate::{
     Time, control::revisions, judge::Violation, milliseconds, mutant::Mutant, network::StreamId,
     schedule::Event, universe::node_name, world::World,
 };
@@ -29,7 +29,7 @@ const RETRY: (Time, Time) = (1_000_000, 60_000_000);
 
 /// A node's stream after its Hello.
 #[derive(Debug)]
-pub(super) struct Conversation {
+pub(crate) struct Conversation {
     node: usize,
     session: u64,
     leased: bool,
@@ -47,7 +47,7 @@ pub(super) struct Conversation {
 
 impl World {
     /// A message arrives.
-    pub(super) fn control_hears(
+    pub(crate) fn control_hears(
         &mut self,
         stream: StreamId,
         bytes: &[u8],
@@ -138,7 +138,7 @@ impl World {
     }
 
     /// That a node joined is durable.
-    pub(super) fn joined(&mut self, stream: StreamId) -> Result<(), Violation> {
+    pub(crate) fn joined(&mut self, stream: StreamId) -> Result<(), Violation> {
         let at = self.at();
         let Some(alive) = &mut self.control.alive else {
             return Ok(());
@@ -233,7 +233,7 @@ impl World {
     }
 
     /// What was refused is tried again.
-    pub(super) fn retry(&mut self, stream: StreamId) -> Result<(), Violation> {
+    pub(crate) fn retry(&mut self, stream: StreamId) -> Result<(), Violation> {
         if let Some(alive) = &mut self.control.alive
             && let Some(conversation) = alive.conversations.get_mut(&stream)
         {
@@ -244,7 +244,7 @@ impl World {
     }
 
     /// The control plane sees that a stream is over.
-    pub(super) fn control_sees_end(&mut self, stream: StreamId) -> Result<(), Violation> {
+    pub(crate) fn control_sees_end(&mut self, stream: StreamId) -> Result<(), Violation> {
         self.end_conversation(stream);
         self.after_control()
     }
@@ -265,7 +265,7 @@ impl World {
     }
 
     /// Sends every node what there is to send.
-    pub(super) fn speak(&mut self) {
+    pub(crate) fn speak(&mut self) {
         let at = self.at();
         let alive = self.control.alive.as_mut().expect("it just did something");
         let (mut over, mut updates) = (Vec::new(), Vec::new());

@@ -9,7 +9,7 @@ use std::fmt;
 use sallyport_enforcer::fake::Verdicts;
 use sallyport_proto::{Position, Revision};
 
-use super::{Time, versions::Versions};
+use crate::{Time, versions::Versions};
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ struct Standing {
 
 /// The judge.
 #[derive(Debug)]
-pub(super) struct Judge {
-    pub(super) versions: Versions,
+pub(crate) struct Judge {
+    pub(crate) versions: Versions,
     transit: Time,
     ends: Vec<[End; 2]>,
     nodes: Vec<Standing>,
@@ -58,12 +58,12 @@ pub(super) struct Judge {
     /// The last revision that was reported to be enforced, and when.
     enforced: (Revision, Time),
     /// How many verdicts were judged.
-    pub(super) judged: u64,
+    pub(crate) judged: u64,
 }
 
 impl Judge {
     /// A judge of packets that are under way for less than `transit`.
-    pub(super) fn new(versions: Versions, nodes: usize, transit: Time) -> Judge {
+    pub(crate) fn new(versions: Versions, nodes: usize, transit: Time) -> Judge {
         Judge {
             transit,
             ends: vec![[End::default(); 2]; versions.flows.len()],
@@ -77,7 +77,7 @@ impl Judge {
 
     /// A node's table changed: what packets may have met meanwhile, and what they meet from now on. `oldest` is
     /// the oldest version that the node holds by then.
-    pub(super) fn changed(
+    pub(crate) fn changed(
         &mut self,
         node: usize,
         (meanwhile, after): (&[Verdicts], &[Verdicts]),
@@ -112,7 +112,7 @@ impl Judge {
     }
 
     /// A node's traffic begins, or ends.
-    pub(super) fn set_open(&mut self, node: usize, open: bool, now: Time) -> Result<(), Violation> {
+    pub(crate) fn set_open(&mut self, node: usize, open: bool, now: Time) -> Result<(), Violation> {
         if self.nodes[node].open == open {
             return Ok(());
         }
@@ -128,12 +128,12 @@ impl Judge {
     }
 
     /// Whether there is traffic on a node.
-    pub(super) fn is_open(&self, node: usize) -> bool {
+    pub(crate) fn is_open(&self, node: usize) -> bool {
         self.nodes[node].open
     }
 
     /// The promise is void for flows that touch a node, or is not any more.
-    pub(super) fn set_void(&mut self, node: usize, void: bool) {
+    pub(crate) fn set_void(&mut self, node: usize, void: bool) {
         if self.nodes[node].void && !void {
             // Nothing was promised of the packets that it let through.
             for flow in self.touching(node) {
@@ -144,12 +144,12 @@ impl Judge {
     }
 
     /// Whether the promise is void for flows that touch a node.
-    pub(super) fn is_void(&self, node: usize) -> bool {
+    pub(crate) fn is_void(&self, node: usize) -> bool {
         self.nodes[node].void
     }
 
     /// The control plane says which revisions are on their way: hulls of first and last, and that a revision is enforced.
-    pub(super) fn told(
+    pub(crate) fn told(
         &mut self,
         on_their_way: &[(Revision, Revision)],
         enforced: Revision,
@@ -173,12 +173,12 @@ impl Judge {
     }
 
     /// The last revision that was reported to be enforced.
-    pub(super) fn enforced(&self) -> Revision {
+    pub(crate) fn enforced(&self) -> Revision {
         self.enforced.0
     }
 
     /// In the end every node enforces the last revision, in the kernel too.
-    pub(super) fn final_check(&self) -> Result<(), Violation> {
+    pub(crate) fn final_check(&self) -> Result<(), Violation> {
         let latest = self.versions.latest();
         for (index, flow) in self.versions.flows.iter().enumerate() {
             let expected = self.versions.allows(latest, index);

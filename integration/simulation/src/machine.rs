@@ -21,14 +21,14 @@ use sallyport_enforcer::{
 };
 use sallyport_proto::Position;
 
-use super::mutant::Mutant;
+use crate::mutant::Mutant;
 
 /// After how many records the log is replaced by a snapshot.
 const RECORDS: usize = 6;
 
 /// What goes wrong next, and when: after so many operations on kernel and disk.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Mishap {
+pub(crate) enum Mishap {
     /// The process dies before the operation has an effect.
     DiesBefore,
     /// The process dies when the operation is done, before it hears of it.
@@ -47,7 +47,7 @@ enum Record {
 
 /// The machine.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     kernel: FakeKernel,
     durable: Vec<Record>,
     /// Written, and lost when the power is: only a mutant has such.
@@ -71,11 +71,11 @@ pub(super) struct Machine {
 
 /// What the agent has of the machine.
 #[derive(Clone, Debug)]
-pub(super) struct Handle(pub(super) Rc<RefCell<Machine>>);
+pub(crate) struct Handle(pub(super) Rc<RefCell<Machine>>);
 
 impl Machine {
     /// A machine that judges these packets.
-    pub(super) fn new(packets: Vec<Packet>, strangers: u32, mutant: Option<Mutant>) -> Machine {
+    pub(crate) fn new(packets: Vec<Packet>, strangers: u32, mutant: Option<Mutant>) -> Machine {
         Machine {
             kernel: FakeKernel::default(),
             durable: Vec::new(),
@@ -94,12 +94,12 @@ impl Machine {
     }
 
     /// Whether the process is dead.
-    pub(super) fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.dead
     }
 
     /// A new process. What is written is durable when it reads it.
-    pub(super) fn boot_process(&mut self) -> Result<Recovered, String> {
+    pub(crate) fn boot_process(&mut self) -> Result<Recovered, String> {
         self.kernel.process_ends(self.process);
         self.process += 1;
         self.kernel.speak_as(self.process);
@@ -108,7 +108,7 @@ impl Machine {
     }
 
     /// The process is killed.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.dead = true;
         self.mishap = None;
         self.held_back = None;
@@ -117,24 +117,24 @@ impl Machine {
     }
 
     /// The power is cut: the kernel forgets all.
-    pub(super) fn cut_power(&mut self) {
+    pub(crate) fn cut_power(&mut self) {
         self.kill();
         self.kernel = FakeKernel::default();
         self.looked = 0;
     }
 
     /// After so many operations something goes wrong.
-    pub(super) fn plan_mishap(&mut self, after: u32, mishap: Mishap) {
+    pub(crate) fn plan_mishap(&mut self, after: u32, mishap: Mishap) {
         self.mishap = Some((after, mishap));
     }
 
     /// Nothing goes wrong any more.
-    pub(super) fn calm(&mut self) {
+    pub(crate) fn calm(&mut self) {
         self.mishap = None;
     }
 
     /// Writes what a mutant did not.
-    pub(super) fn sync(&mut self) {
+    pub(crate) fn sync(&mut self) {
         self.durable.append(&mut self.volatile);
     }
 
@@ -153,7 +153,7 @@ impl Machine {
     }
 
     /// The versions that a process would find that starts now, after the power was cut.
-    pub(super) fn durable_window(&self) -> Vec<Position> {
+    pub(crate) fn durable_window(&self) -> Vec<Position> {
         let mut windows: Vec<Vec<Position>> = vec![Vec::new()];
         for record in &self.durable {
             match record {
@@ -188,7 +188,7 @@ impl Machine {
 
     /// What may have become of each packet since this was last asked; and what becomes of each from now on. `None`
     /// when nothing happened since.
-    pub(super) fn take_verdicts(&mut self) -> Option<(Vec<Verdicts>, Vec<Verdicts>)> {
+    pub(crate) fn take_verdicts(&mut self) -> Option<(Vec<Verdicts>, Vec<Verdicts>)> {
         let quiet = self.looked == self.kernel.generation()
             && self.kernel.horizon() == self.kernel.generation()
             && !self.seen.iter().any(|seen| seen.can_pass || seen.can_drop);
@@ -205,7 +205,7 @@ impl Machine {
     }
 
     /// From now on a mutant holds back what is committed.
-    pub(super) fn hold_back(&mut self) {
+    pub(crate) fn hold_back(&mut self) {
         let holds = matches!(
             self.mutant,
             Some(Mutant::SingleBatch | Mutant::GrantBeforeRevoke)
@@ -214,7 +214,7 @@ impl Machine {
     }
 
     /// Commits what a mutant held back.
-    pub(super) fn let_go(&mut self) {
+    pub(crate) fn let_go(&mut self) {
         let Some(batches) = self.held_back.take() else {
             return;
         };

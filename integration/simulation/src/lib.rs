@@ -64,7 +64,7 @@ impl fmt::Display for Failure {
             .map_or(String::new(), |mutant| format!(" --mutant {mutant}"));
         write!(
             f,
-            "replay: cargo run --release -p sallyport-integration --bin simulate -- --seeds {}..{} --trace{mutant}",
+            "replay: cargo run --release -p sallyport-simulation --bin simulate -- --seeds {}..{} --trace{mutant}",
             self.seed,
             self.seed + 1
         )

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_controlplane::nodes::{Settings, Unreachable};
 
-use super::{
+use crate::{
     Time,
     control::Control,
     enforcer::Enforcer,
@@ -29,27 +29,27 @@ const PATIENCE: Time = 300_000_000;
 
 /// A run.
 #[derive(Debug)]
-pub(super) struct World {
-    pub(super) rng: StdRng,
-    pub(super) schedule: Schedule,
+pub(crate) struct World {
+    pub(crate) rng: StdRng,
+    pub(crate) schedule: Schedule,
     /// What is taken for the time at the beginning, where an `Instant` is wanted.
     base: Instant,
-    pub(super) control: Control,
-    pub(super) nodes: Vec<Enforcer>,
-    pub(super) network: Network,
-    pub(super) judge: Judge,
-    pub(super) mutant: Option<Mutant>,
+    pub(crate) control: Control,
+    pub(crate) nodes: Vec<Enforcer>,
+    pub(crate) network: Network,
+    pub(crate) judge: Judge,
+    pub(crate) mutant: Option<Mutant>,
     /// How likely the control plane dies in the middle of a commit, in percent.
-    pub(super) faulty: u32,
+    pub(crate) faulty: u32,
     /// Whether nothing goes wrong any more.
-    pub(super) calm: bool,
-    pub(super) trace: Option<Vec<String>>,
-    pub(super) steps: u64,
+    pub(crate) calm: bool,
+    pub(crate) trace: Option<Vec<String>>,
+    pub(crate) steps: u64,
 }
 
 impl World {
     /// The run of a seed, before it begins.
-    pub(super) fn new(seed: u64, mutant: Option<Mutant>, traced: bool) -> World {
+    pub(crate) fn new(seed: u64, mutant: Option<Mutant>, traced: bool) -> World {
         let mut rng = StdRng::seed_from_u64(seed);
         let nodes = rng.random_range(2..=3);
         let pods = if nodes == 2 {
@@ -141,7 +141,7 @@ impl World {
     }
 
     /// Runs until all is enforced and at rest, or a promise is broken.
-    pub(super) fn run(&mut self) -> Result<(), Violation> {
+    pub(crate) fn run(&mut self) -> Result<(), Violation> {
         let mut deadline = Time::MAX;
         while let Some((life, event)) = self.schedule.next() {
             self.steps += 1;
@@ -271,19 +271,19 @@ impl World {
             lines.push(format!(
                 "{} holds {}",
                 node.name,
-                super::control::revisions(&node.window())
+                crate::control::revisions(&node.window())
             ));
         }
         lines.join("\n")
     }
 
     /// The time, for the control plane.
-    pub(super) fn at(&self) -> Instant {
+    pub(crate) fn at(&self) -> Instant {
         self.base + Duration::from_micros(self.schedule.now)
     }
 
     /// Writes a line into the trace, if there is one.
-    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         let now = self.schedule.now;
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{:>10.3} ms  {}", now as f64 / 1_000.0, line()));

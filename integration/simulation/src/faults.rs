@@ -4,11 +4,11 @@ use nix::errno::Errno;
 use rand::{RngExt, rngs::StdRng};
 use sallyport_enforcer::fake;
 
-use super::{Time, judge::Violation, machine::Mishap, milliseconds, schedule::Event, world::World};
+use crate::{Time, judge::Violation, machine::Mishap, milliseconds, schedule::Event, world::World};
 
 /// Something that goes wrong.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// An enforcer is killed.
     Kill(usize),
     /// Something happens to one of an enforcer's next operations.
@@ -26,7 +26,7 @@ pub(super) enum Fault {
 }
 
 /// A random fault.
-pub(super) fn random(rng: &mut StdRng, nodes: usize) -> Fault {
+pub(crate) fn random(rng: &mut StdRng, nodes: usize) -> Fault {
     let node = rng.random_range(0..nodes);
     let long = |rng: &mut StdRng| {
         let most = [30, 300, 1_500][rng.random_range(0..3)];
@@ -61,7 +61,7 @@ fn kernel_fault(rng: &mut StdRng) -> fake::Fault {
 
 impl World {
     /// Something goes wrong.
-    pub(super) fn go_wrong(&mut self, fault: Fault) -> Result<(), Violation> {
+    pub(crate) fn go_wrong(&mut self, fault: Fault) -> Result<(), Violation> {
         self.note(|| format!("fault: {fault:?}"));
         let now = self.schedule.now;
         match fault {
@@ -93,7 +93,7 @@ impl World {
     }
 
     /// From now on nothing goes wrong.
-    pub(super) fn calm_down(&mut self) {
+    pub(crate) fn calm_down(&mut self) {
         self.note(|| "from now on nothing goes wrong".into());
         self.calm = true;
         self.network.calm();

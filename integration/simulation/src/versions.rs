@@ -8,21 +8,21 @@ use sallyport_proto::{
     policy::{Direction, NodePolicy, Protocol},
 };
 
-use super::universe::{PORTS, address};
+use crate::universe::{PORTS, address};
 
 /// Packets of one kind from a client to a server.
 #[derive(Clone, Debug)]
-pub(super) struct Flow {
+pub(crate) struct Flow {
     /// Who sends.
-    pub(super) client: IpAddr,
+    pub(crate) client: IpAddr,
     /// Who is sent to.
-    pub(super) server: IpAddr,
+    pub(crate) server: IpAddr,
     /// The server's port.
-    pub(super) port: u16,
+    pub(crate) port: u16,
     /// The client's node and the server's.
-    pub(super) ends: [usize; 2],
+    pub(crate) ends: [usize; 2],
     /// Such a packet.
-    pub(super) packet: Packet,
+    pub(crate) packet: Packet,
 }
 
 impl std::fmt::Display for Flow {
@@ -40,12 +40,12 @@ impl std::fmt::Display for Flow {
 
 impl Flow {
     /// The end at which a node judges it first.
-    pub(super) fn end(&self, node: usize) -> usize {
+    pub(crate) fn end(&self, node: usize) -> usize {
         usize::from(self.ends[0] != node)
     }
 
     /// Whether a node judges it.
-    pub(super) fn touches(&self, node: usize) -> bool {
+    pub(crate) fn touches(&self, node: usize) -> bool {
         self.ends.contains(&node)
     }
 }
@@ -63,15 +63,15 @@ struct Version {
 
 /// Every committed revision, and every flow.
 #[derive(Debug)]
-pub(super) struct Versions {
+pub(crate) struct Versions {
     /// The flows.
-    pub(super) flows: Vec<Flow>,
+    pub(crate) flows: Vec<Flow>,
     all: Vec<Version>,
 }
 
 impl Versions {
     /// Revision 0, in which no node enforces anything.
-    pub(super) fn new(nodes: usize, pods: usize, ports: usize) -> Versions {
+    pub(crate) fn new(nodes: usize, pods: usize, ports: usize) -> Versions {
         let mut flows = Vec::new();
         let places = || (0..nodes).flat_map(|node| (0..pods).map(move |pod| (node, pod)));
         for (from, to) in places().flat_map(|from| places().map(move |to| (from, to))) {
@@ -98,7 +98,7 @@ impl Versions {
     }
 
     /// Takes in the next revision.
-    pub(super) fn push(&mut self, policies: Vec<Arc<NodePolicy>>) {
+    pub(crate) fn push(&mut self, policies: Vec<Arc<NodePolicy>>) {
         let before = self.all.last();
         let changed = |(node, policy): (usize, &Arc<NodePolicy>)| {
             before.is_some_and(|before| before.policies[node].digest() != policy.digest())
@@ -116,17 +116,17 @@ impl Versions {
     }
 
     /// The last revision.
-    pub(super) fn latest(&self) -> Revision {
+    pub(crate) fn latest(&self) -> Revision {
         self.all.len() as Revision - 1
     }
 
     /// What a node must enforce as of a revision.
-    pub(super) fn policy(&self, revision: Revision, node: usize) -> &Arc<NodePolicy> {
+    pub(crate) fn policy(&self, revision: Revision, node: usize) -> &Arc<NodePolicy> {
         &self.all[revision as usize].policies[node]
     }
 
     /// The first revision of a range that changes what one of a flow's nodes must enforce.
-    pub(super) fn first_that_affects(
+    pub(crate) fn first_that_affects(
         &self,
         flow: &Flow,
         mut range: std::ops::RangeInclusive<Revision>,
@@ -138,31 +138,31 @@ impl Versions {
     }
 
     /// The last revision whose policy a node's version is.
-    pub(super) fn reach(&self, node: usize, position: Position) -> Revision {
+    pub(crate) fn reach(&self, node: usize, position: Position) -> Revision {
         let after = position.revision + 1..=self.latest();
         let same = |revision: &Revision| self.policy(*revision, node).digest() == position.digest;
         after.take_while(same).last().unwrap_or(position.revision)
     }
 
     /// Whether a revision permits a flow at both ends.
-    pub(super) fn allows(&self, revision: Revision, flow: usize) -> bool {
+    pub(crate) fn allows(&self, revision: Revision, flow: usize) -> bool {
         self.all[revision as usize].permits[flow] == [true; 2]
     }
 
     /// What a revision says of a flow at its ends: `+` or `-`.
-    pub(super) fn tell(&self, revision: Revision, flow: usize) -> String {
+    pub(crate) fn tell(&self, revision: Revision, flow: usize) -> String {
         let sign = |permitted: bool| if permitted { '+' } else { '-' };
         let permits = self.all[revision as usize].permits[flow];
         permits.map(sign).iter().collect()
     }
 
     /// Whether some revision from one on permits a flow at both ends.
-    pub(super) fn allow_some(&self, from: Revision, flow: usize) -> bool {
+    pub(crate) fn allow_some(&self, from: Revision, flow: usize) -> bool {
         (from..=self.latest()).any(|revision| self.allows(revision, flow))
     }
 
     /// Whether a node's policy of one revision permits there no more than that of another.
-    pub(super) fn is_within(&self, node: usize, one: Revision, other: Revision) -> bool {
+    pub(crate) fn is_within(&self, node: usize, one: Revision, other: Revision) -> bool {
         let (one, other) = (&self.all[one as usize], &self.all[other as usize]);
         let mut flows = self.flows.iter().enumerate();
         flows.all(|(index, flow)| {
@@ -172,7 +172,7 @@ impl Versions {
     }
 
     /// Whether every revision from one on permits a flow at one end.
-    pub(super) fn permit_all(&self, from: Revision, flow: usize, end: usize) -> bool {
+    pub(crate) fn permit_all(&self, from: Revision, flow: usize, end: usize) -> bool {
         self.all[from as usize..]
             .iter()
             .all(|version| version.permits[flow][end])

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use sallyport_proto::Revision;
 
-use super::{Time, faults::Fault, network::StreamId};
+use crate::{Time, faults::Fault, network::StreamId};
 
 /// Something that happens.
 #[derive(Clone, Debug)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// Somebody edits the cluster.
     Commit,
     /// A message arrives at the control plane.
@@ -49,27 +49,27 @@ pub(super) enum Event {
 
 /// The time, and what is to come. An event of an actor that died meanwhile is of a life that is over, and is left out.
 #[derive(Debug, Default)]
-pub(super) struct Schedule {
-    pub(super) now: Time,
+pub(crate) struct Schedule {
+    pub(crate) now: Time,
     events: BTreeMap<(Time, u64), (u32, Event)>,
     planned: u64,
 }
 
 impl Schedule {
     /// Plans an event of an actor's present life.
-    pub(super) fn after(&mut self, delay: Time, life: u32, event: Event) {
+    pub(crate) fn after(&mut self, delay: Time, life: u32, event: Event) {
         self.at(self.now + delay, life, event);
     }
 
     /// The same at a time.
-    pub(super) fn at(&mut self, time: Time, life: u32, event: Event) {
+    pub(crate) fn at(&mut self, time: Time, life: u32, event: Event) {
         self.planned += 1;
         self.events
             .insert((time.max(self.now), self.planned), (life, event));
     }
 
     /// The next event, and the life that it belongs to. It is its time then.
-    pub(super) fn next(&mut self) -> Option<(u32, Event)> {
+    pub(crate) fn next(&mut self) -> Option<(u32, Event)> {
         let ((time, _), next) = self.events.pop_first()?;
         self.now = time;
         Some(next)

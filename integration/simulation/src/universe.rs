@@ -18,14 +18,14 @@ use sallyport_controlplane::{
 use sallyport_proto::{Revision, policy::Protocol};
 
 /// The ports that policies tell apart.
-pub(super) const PORTS: [u16; 2] = [80, 81];
+pub(crate) const PORTS: [u16; 2] = [80, 81];
 
 const NAMESPACE: &str = "a";
 const LABELS: [&str; 3] = ["x", "y", "z"];
 
 /// The cluster as it is, and as it was.
 #[derive(Debug)]
-pub(super) struct Universe {
+pub(crate) struct Universe {
     nodes: usize,
     pods: usize,
     cluster: Cluster,
@@ -33,12 +33,12 @@ pub(super) struct Universe {
 }
 
 /// A node's name.
-pub(super) fn node_name(node: usize) -> String {
+pub(crate) fn node_name(node: usize) -> String {
     format!("n{node}")
 }
 
 /// The address of a node's pod.
-pub(super) fn address(node: usize, pod: usize) -> IpAddr {
+pub(crate) fn address(node: usize, pod: usize) -> IpAddr {
     [10, 0, node as u8, pod as u8 + 1].into()
 }
 
@@ -49,7 +49,7 @@ fn interface(revision: Revision) -> String {
 
 impl Universe {
     /// A cluster with so many nodes, so many pods on each, and a few policies. Revision 1.
-    pub(super) fn new(nodes: usize, pods: usize, rng: &mut StdRng) -> Universe {
+    pub(crate) fn new(nodes: usize, pods: usize, rng: &mut StdRng) -> Universe {
         let mut universe = Universe {
             nodes,
             pods,
@@ -79,12 +79,12 @@ impl Universe {
     }
 
     /// The cluster.
-    pub(super) fn cluster(&self) -> &Cluster {
+    pub(crate) fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
     /// Edits the cluster. Returns what changed, and what it is in words.
-    pub(super) fn edit(
+    pub(crate) fn edit(
         &mut self,
         rng: &mut StdRng,
         revision: Revision,

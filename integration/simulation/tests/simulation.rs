@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use sallyport_integration::simulation::{self, Failure, Mutant};
+use sallyport_simulation::{Failure, Mutant};
 
 /// How many runs there are; the environment variable of this name says another number.
 const SEEDS: &str = "SALLYPORT_SIMULATION_SEEDS";
@@ -23,7 +23,7 @@ fn run(seeds: u64, mutant: Option<Mutant>) -> (u64, Option<Box<Failure>>) {
             if seed >= seeds {
                 return None;
             }
-            if let Err(failure) = simulation::run(seed, mutant) {
+            if let Err(failure) = sallyport_simulation::run(seed, mutant) {
                 next.fetch_max(seeds, Ordering::Relaxed);
                 return Some(failure);
             }
@@ -64,8 +64,14 @@ fn every_mistake_is_found() {
 #[test]
 fn a_run_is_the_same_again() {
     for seed in 0..20 {
-        assert_eq!(simulation::trace(seed, None), simulation::trace(seed, None));
-        assert_eq!(simulation::run(seed, None), simulation::run(seed, None));
+        assert_eq!(
+            sallyport_simulation::trace(seed, None),
+            sallyport_simulation::trace(seed, None)
+        );
+        assert_eq!(
+            sallyport_simulation::run(seed, None),
+            sallyport_simulation::run(seed, None)
+        );
     }
 }
 

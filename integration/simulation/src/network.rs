@@ -4,13 +4,13 @@
 
 use rand::{RngExt, rngs::StdRng};
 
-use super::{
+use crate::{
     Time, milliseconds,
     schedule::{Event, Schedule},
 };
 
 /// Counts streams.
-pub(super) type StreamId = usize;
+pub(crate) type StreamId = usize;
 
 /// One way of a stream.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,7 +31,7 @@ struct Stream {
 
 /// Every stream that there ever was.
 #[derive(Debug)]
-pub(super) struct Network {
+pub(crate) struct Network {
     streams: Vec<Stream>,
     /// How likely a message is slow, in percent.
     slow: u32,
@@ -39,7 +39,7 @@ pub(super) struct Network {
 
 impl Network {
     /// A network in which so many messages in a hundred are slow.
-    pub(super) fn new(slow: u32) -> Network {
+    pub(crate) fn new(slow: u32) -> Network {
         Network {
             streams: Vec::new(),
             slow,
@@ -47,7 +47,7 @@ impl Network {
     }
 
     /// A new stream of a node.
-    pub(super) fn open(&mut self, node: usize) -> StreamId {
+    pub(crate) fn open(&mut self, node: usize) -> StreamId {
         self.streams.push(Stream {
             node,
             to_control: Way::default(),
@@ -57,17 +57,17 @@ impl Network {
     }
 
     /// Whose stream it is.
-    pub(super) fn node(&self, stream: StreamId) -> usize {
+    pub(crate) fn node(&self, stream: StreamId) -> usize {
         self.streams[stream].node
     }
 
     /// From now on no message is slow.
-    pub(super) fn calm(&mut self) {
+    pub(crate) fn calm(&mut self) {
         self.slow = 0;
     }
 
     /// How long a message takes.
-    pub(super) fn latency(&self, rng: &mut StdRng) -> Time {
+    pub(crate) fn latency(&self, rng: &mut StdRng) -> Time {
         if rng.random_range(0..100) < self.slow {
             let most = if rng.random_bool(0.2) { 600 } else { 60 };
             return rng.random_range(1..milliseconds(most));
@@ -76,7 +76,7 @@ impl Network {
     }
 
     /// Sends a message to a node.
-    pub(super) fn send_to_node(
+    pub(crate) fn send_to_node(
         &mut self,
         stream: StreamId,
         bytes: Vec<u8>,
@@ -91,7 +91,7 @@ impl Network {
     }
 
     /// Sends a message to the control plane.
-    pub(super) fn send_to_control(
+    pub(crate) fn send_to_control(
         &mut self,
         stream: StreamId,
         bytes: Vec<u8>,
@@ -106,17 +106,17 @@ impl Network {
     }
 
     /// Whether what arrives at a node now is not lost.
-    pub(super) fn reaches_node(&self, stream: StreamId, now: Time) -> bool {
+    pub(crate) fn reaches_node(&self, stream: StreamId, now: Time) -> bool {
         self.streams[stream].to_node.reaches(now)
     }
 
     /// Whether what arrives at the control plane now is not lost.
-    pub(super) fn reaches_control(&self, stream: StreamId, now: Time) -> bool {
+    pub(crate) fn reaches_control(&self, stream: StreamId, now: Time) -> bool {
         self.streams[stream].to_control.reaches(now)
     }
 
     /// Every stream breaks, and what is under way is lost.
-    pub(super) fn cut_all(&mut self, now: Time) {
+    pub(crate) fn cut_all(&mut self, now: Time) {
         for stream in &mut self.streams {
             stream.to_node.cut(now);
             stream.to_control.cut(now);
@@ -124,7 +124,7 @@ impl Network {
     }
 
     /// The stream breaks. What is under way to either end may arrive for so long.
-    pub(super) fn cut(&mut self, stream: StreamId, to_node: Time, to_control: Time) {
+    pub(crate) fn cut(&mut self, stream: StreamId, to_node: Time, to_control: Time) {
         self.streams[stream].to_node.cut(to_node);
         self.streams[stream].to_control.cut(to_control);
     }
