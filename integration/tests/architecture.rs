@@ -40,13 +40,14 @@ fn crates_point_one_way() {
     assert_eq!(own_dependencies("controlplane"), set(&["process", "proto"]));
     assert_eq!(own_dependencies("enforcer"), set(&["process", "proto"]));
     assert_eq!(own_dependencies("integration/oracle"), set(&[]));
+    assert_eq!(own_dependencies("integration/testbed"), set(&[]));
     assert_eq!(
         own_dependencies("integration/simulation"),
         set(&["controlplane", "enforcer", "proto"])
     );
     assert_eq!(
         own_dependencies("integration"),
-        set(&["controlplane", "enforcer", "oracle", "proto"])
+        set(&["controlplane", "enforcer", "oracle", "proto", "testbed"])
     );
 }
 

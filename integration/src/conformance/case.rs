@@ -13,11 +13,11 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 use sallyport_proto::policy::Protocol;
+use sallyport_testbed::probe;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::Error;
-use crate::probe;
 
 pub(super) type Labels = BTreeMap<String, String>;
 
