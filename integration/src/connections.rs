@@ -21,10 +21,9 @@ use std::{
 
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
 use sallyport_enforcer::nft::encode::attributes::Attributes;
+use sallyport_testbed::Netns;
 
 pub use known::{Known, forget_all, known};
-
-use crate::testbed::Netns;
 
 /// Messages of `NFNL_SUBSYS_CTNETLINK`, and attributes: `linux/netfilter/nfnetlink_conntrack.h`.
 const NEW: u16 = 1 << 8;

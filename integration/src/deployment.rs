@@ -20,16 +20,11 @@ use nix::{
     unistd::Pid,
 };
 use sallyport_proto::wire::{self, node_service_client::NodeServiceClient};
+use sallyport_testbed::{Host, Testbed, listing, reactor, relay::Relay, tracer};
 use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{
-    binaries::{self, Binaries, binaries},
-    listing, reactor,
-    relay::Relay,
-    testbed::{self, Host, Testbed},
-    tracer,
-};
+use crate::binaries::{self, Binaries, binaries};
 
 pub use client::{Client, delete, put};
 
@@ -57,7 +52,7 @@ pub enum Error {
     Binaries(#[from] binaries::Error),
     /// The testbed failed.
     #[error(transparent)]
-    Testbed(#[from] testbed::Error),
+    Testbed(#[from] sallyport_testbed::Error),
     /// The operating system failed.
     #[error("{0}: {1}")]
     Io(&'static str, io::Error),

@@ -27,12 +27,9 @@ use sallyport_enforcer::{
     plan::{self, Limits},
 };
 use sallyport_proto::{Ranges, Revision, wire::Kind};
+use sallyport_testbed::{Netns, listing};
 
-use crate::{
-    deployment::{Client, Deployment, PATIENCE, put},
-    listing,
-    testbed::Netns,
-};
+use crate::deployment::{Client, Deployment, PATIENCE, put};
 
 /// How many transactions' objects there are at once: what comes later replaces what was there.
 const SLOTS: u32 = 25;

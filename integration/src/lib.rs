@@ -1,22 +1,10 @@
-//! Sallyport's real-kernel testbed and what the demo, the proofs and the tests share.
+//! What the demo, the proofs and the end-to-end tests share: Sallyport's programs, run as users run them, on a testbed.
 
 pub mod binaries;
 pub mod conformance;
 pub mod connections;
 pub mod deployment;
-pub mod frames;
-pub mod kernel_tests;
 pub mod ledger;
-pub mod listing;
-pub mod oracle;
-pub mod probe;
 pub mod progress;
-mod reactor;
-pub mod relay;
 pub mod scenario;
-pub mod services;
-pub mod simulation;
-pub mod testbed;
-pub mod tracer;
-pub mod usage;
 pub mod walkthrough;

@@ -7,7 +7,7 @@ pub mod pod;
 
 use std::time::Instant;
 
-use crate::probe::Matrix;
+use sallyport_testbed::probe::Matrix;
 
 /// The pods, in the order of the tables.
 pub const PODS: [&str; 4] = ["client", "bystander", "server", "neighbour"];

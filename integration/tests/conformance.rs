@@ -6,8 +6,10 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use sallyport_integration::{
     binaries::binaries,
     conformance::{self, Event, Options},
+};
+use sallyport_testbed::{
+    Mode,
     kernel_tests::{self, Outcome, Test},
-    testbed::Mode,
 };
 
 const TESTS: [Test; 3] = [

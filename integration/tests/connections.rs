@@ -7,9 +7,9 @@ use std::{
 };
 
 use sallyport_enforcer::netlink::Netlink;
-use sallyport_integration::{
+use sallyport_testbed::{
+    Change, LOOPBACK, Netns,
     kernel_tests::{self, Failed, Outcome},
-    testbed::{Change, LOOPBACK, Netns},
 };
 
 fn main() -> ExitCode {

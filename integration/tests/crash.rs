@@ -7,10 +7,12 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, PATIENCE, put},
-    kernel_tests::{self, Outcome},
     ledger::{Load, pair},
+};
+use sallyport_testbed::{
+    Testbed,
+    kernel_tests::{self, Outcome},
     probe::{Server, Stream, Traffic},
-    testbed::Testbed,
 };
 
 const TRANSACTIONS: u32 = 200;

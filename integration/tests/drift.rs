@@ -24,13 +24,15 @@ use sallyport_enforcer::{
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, put},
-    kernel_tests::{self, Failed, Outcome},
-    probe::{Server, Stream, Traffic},
-    testbed::{Netns, Testbed},
 };
 use sallyport_proto::{
     Delta, Position, Ranges, Update,
     policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+};
+use sallyport_testbed::{
+    Netns, Testbed,
+    kernel_tests::{self, Failed, Outcome},
+    probe::{Server, Stream, Traffic},
 };
 
 fn main() -> ExitCode {

@@ -16,11 +16,13 @@ use nix::{
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, PATIENCE, Streams, delete, put},
-    kernel_tests::{self, Failed, Outcome},
-    probe::{Counts, Stream, Traffic},
-    testbed::Testbed,
 };
 use sallyport_proto::wire::{ApplyRequest, ApplyResponse, Unreachable, node_status::State};
+use sallyport_testbed::{
+    Testbed,
+    kernel_tests::{self, Failed, Outcome},
+    probe::{Counts, Stream, Traffic},
+};
 
 /// The flow that both versions deny, each at another end.
 const DENIED: u16 = 8000;

@@ -15,9 +15,11 @@ use std::{net::IpAddr, process::ExitCode, thread, time::Duration};
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, PATIENCE, Streams, delete, put},
+};
+use sallyport_testbed::{
+    Family, Host, Mode, Testbed,
     kernel_tests::{self, Failed, Outcome},
     probe::{self, Pattern, Probe, Prober, Protocol, Server, Stream, Traffic},
-    testbed::{Family, Host, Mode, Testbed},
 };
 
 fn main() -> ExitCode {

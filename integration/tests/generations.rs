@@ -3,7 +3,7 @@
 
 use std::process::{Command, ExitCode};
 
-use sallyport_integration::kernel_tests::{self, Failed, Outcome};
+use sallyport_testbed::kernel_tests::{self, Failed, Outcome};
 use serde_json::Value;
 
 fn main() -> ExitCode {

@@ -21,11 +21,13 @@ use rtnetlink::{
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, PATIENCE, put},
-    kernel_tests::{self, Failed, Outcome},
-    probe::{Stream, Traffic},
-    testbed::{Family, Mode, Netns, Testbed},
 };
 use sallyport_proto::wire::{NodeStatus, node_status::State, trouble::Kind};
+use sallyport_testbed::{
+    Family, Mode, Netns, Testbed,
+    kernel_tests::{self, Failed, Outcome},
+    probe::{Stream, Traffic},
+};
 
 const V4: &str = "net.bridge.bridge-nf-call-iptables";
 const V6: &str = "net.bridge.bridge-nf-call-ip6tables";

@@ -16,9 +16,11 @@ use sallyport_enforcer::netlink::Netlink;
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, put},
+};
+use sallyport_testbed::{
+    Netns, Testbed,
     kernel_tests::{self, Failed, Outcome},
     probe::{Server, Stream, Traffic},
-    testbed::{Netns, Testbed},
 };
 
 fn main() -> ExitCode {

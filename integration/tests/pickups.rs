@@ -16,7 +16,8 @@ mod stages;
 
 use std::process::ExitCode;
 
-use sallyport_integration::{binaries::binaries, kernel_tests, testbed::Mode};
+use sallyport_integration::binaries::binaries;
+use sallyport_testbed::{Mode, kernel_tests};
 
 use bed::Places;
 

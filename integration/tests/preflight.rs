@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use sallyport_integration::{
-    binaries::{Binaries, binaries},
+use sallyport_integration::binaries::{Binaries, binaries};
+use sallyport_testbed::{
+    Host, Mode, Testbed,
     kernel_tests::{self, Failed, Outcome},
-    testbed::{Host, Mode, Testbed},
 };
 
 fn main() -> ExitCode {

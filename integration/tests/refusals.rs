@@ -7,13 +7,12 @@ use std::{
     process::{ExitCode, Output},
 };
 
-use sallyport_integration::{
-    binaries::binaries,
-    deployment::Deployment,
-    kernel_tests::{self, Failed, Outcome},
-    testbed::Testbed,
-};
+use sallyport_integration::{binaries::binaries, deployment::Deployment};
 use sallyport_proto::wire::Kind;
+use sallyport_testbed::{
+    Testbed,
+    kernel_tests::{self, Failed, Outcome},
+};
 
 fn main() -> ExitCode {
     if let Err(error) = binaries() {

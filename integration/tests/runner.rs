@@ -6,8 +6,10 @@ use std::{io::Write, process::ExitCode};
 use sallyport_integration::{
     binaries::binaries,
     conformance::{self, Event, Options, Summary},
+};
+use sallyport_testbed::{
+    Mode,
     kernel_tests::{self, Failed, Outcome, Test},
-    testbed::Mode,
 };
 use serde_json::{Value, json};
 

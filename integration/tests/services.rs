@@ -15,13 +15,13 @@ use std::{collections::BTreeSet, process::ExitCode};
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Client, Deployment, delete, put},
+};
+use sallyport_testbed::{
+    Family, Host,
+    Mode::{self, Bridged, Routed},
     kernel_tests::{self, Failed, Outcome},
     probe::{self, Probe, Prober, Protocol},
     services::Proxy::{self, Iptables, Nftables, NftablesMaps},
-    testbed::{
-        Family, Host,
-        Mode::{self, Bridged, Routed},
-    },
 };
 
 use policies::{ONLY_NEAR, Policy, policies};

@@ -29,14 +29,14 @@ use sallyport_enforcer::{
     },
     plan::{self, Garbage, Installed, Limits, Plan},
 };
-use sallyport_integration::{
-    kernel_tests::{self, Outcome},
-    listing::{self, Listing},
-    testbed::Netns,
-};
 use sallyport_proto::{
     Position, Ranges, Window,
     policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+};
+use sallyport_testbed::{
+    Netns,
+    kernel_tests::{self, Outcome},
+    listing::{self, Listing},
 };
 
 fn main() -> ExitCode {

@@ -16,9 +16,11 @@ use std::{collections::BTreeMap, net::IpAddr, process::ExitCode};
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, put},
+};
+use sallyport_testbed::{
+    Host, Mode, Testbed,
     frames::{Kind, Party, arrivals},
     kernel_tests::{self, Failed, Outcome},
-    testbed::{Host, Mode, Testbed},
 };
 
 use table::{Cell, SETUPS, Setup, Verdict};

@@ -12,8 +12,8 @@ use clap::Parser;
 use sallyport_integration::{
     binaries::binaries,
     conformance::{self, Event, Options, Summary},
-    testbed::{self, Mode},
 };
+use sallyport_testbed::Mode;
 
 /// Compares what packets do with what somebody else says NetworkPolicies mean.
 ///
@@ -47,7 +47,7 @@ struct Arguments {
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     binaries()?;
-    testbed::enter()?;
+    sallyport_testbed::enter()?;
     let options = Options {
         nodes: arguments.nodes.into(),
         mode: if arguments.bridged {

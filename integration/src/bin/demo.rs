@@ -12,9 +12,11 @@ use clap::Parser;
 use sallyport_integration::{
     binaries::binaries,
     deployment::Deployment,
-    probe::{Matrix, Prober, Protocol, Server},
-    testbed::{self, Family, Host, Mode, Testbed},
     walkthrough::{self, PODS, PORT, Place},
+};
+use sallyport_testbed::{
+    Family, Host, Mode, Testbed,
+    probe::{Matrix, Prober, Protocol, Server},
 };
 
 /// Shows Sallyport enforcing the AKS walk-through on this machine's kernel, in network namespaces that vanish with it.
@@ -68,7 +70,7 @@ impl Place for Demo {
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     binaries()?;
-    testbed::enter()?;
+    sallyport_testbed::enter()?;
     let started = Instant::now();
     let mode = if arguments.bridged {
         Mode::Bridged

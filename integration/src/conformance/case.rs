@@ -13,11 +13,11 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 use sallyport_proto::policy::Protocol;
+use sallyport_testbed::probe;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::Error;
-use crate::{oracle, probe};
 
 pub(super) type Labels = BTreeMap<String, String>;
 
@@ -305,12 +305,12 @@ impl Version {
     }
 }
 
-impl From<Carrier> for oracle::Transport {
-    fn from(carrier: Carrier) -> oracle::Transport {
+impl From<Carrier> for sallyport_oracle::Transport {
+    fn from(carrier: Carrier) -> sallyport_oracle::Transport {
         match carrier {
-            Carrier::Tcp => oracle::Transport::Tcp,
-            Carrier::Udp => oracle::Transport::Udp,
-            Carrier::Sctp => oracle::Transport::Sctp,
+            Carrier::Tcp => sallyport_oracle::Transport::Tcp,
+            Carrier::Udp => sallyport_oracle::Transport::Udp,
+            Carrier::Sctp => sallyport_oracle::Transport::Sctp,
         }
     }
 }

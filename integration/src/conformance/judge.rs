@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use sallyport_proto::policy::Direction;
+use sallyport_testbed::probe::{Outcome, Prober};
 
 use super::{
     Error,
@@ -12,7 +13,6 @@ use super::{
     compiled::Compiled,
     world::World,
 };
-use crate::probe::{Outcome, Prober};
 
 /// How long the first answer may take, and one that is asked for again.
 const QUICK: Duration = Duration::from_millis(300);

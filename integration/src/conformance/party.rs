@@ -5,13 +5,14 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use sallyport_testbed::{
+    Family, Host,
+    probe::{Probe, Server},
+};
+
 use super::{
     Error,
     case::{Pod, Service},
-};
-use crate::{
-    probe::{Probe, Server},
-    testbed::{Family, Host},
 };
 
 /// A pod or a host outside the cluster.

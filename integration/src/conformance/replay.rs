@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
+use sallyport_oracle::{Flow, Oracle, Packet, Side};
 use serde_json::Value;
 
 use super::{
@@ -11,7 +12,6 @@ use super::{
     cells::cells,
     manifests,
 };
-use crate::oracle::{Flow, Oracle, Packet, Side};
 
 /// What a replay came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

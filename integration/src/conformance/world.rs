@@ -9,6 +9,9 @@ use std::{
 use nix::net::if_::if_nametoindex;
 use sallyport_controlplane::{cluster::Cluster, model::Kind};
 use sallyport_proto::wire::Edit;
+use sallyport_testbed::{
+    Change, Destination, Family, Host, LOOPBACK, Mode, Testbed, probe::Server,
+};
 
 use super::{
     Error,
@@ -16,11 +19,7 @@ use super::{
     manifests, mirror,
     party::{Party, serve},
 };
-use crate::{
-    deployment::{Client, Deployment},
-    probe::Server,
-    testbed::{Change, Destination, Family, Host, LOOPBACK, Mode, Testbed},
-};
+use crate::deployment::{Client, Deployment};
 
 /// How many pods may be on one bridge and still find each other by ARP and neighbour discovery: the kernel keeps 1,024
 /// neighbours in all.

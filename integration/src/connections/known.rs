@@ -8,9 +8,9 @@ use std::{
 
 use nix::sys::socket::{self, MsgFlags};
 use sallyport_enforcer::nft::encode::attributes::{self, Attributes};
+use sallyport_testbed::Netns;
 
 use super::{CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, Conntrack, message};
-use crate::testbed::Netns;
 
 /// A message of `NFNL_SUBSYS_CTNETLINK` that asks for connections.
 const GET: u16 = 1 << 8 | 1;

@@ -7,10 +7,10 @@ use std::{
 };
 
 use sallyport_proto::wire::{self, policy_service_client::PolicyServiceClient};
+use sallyport_testbed::reactor;
 use tonic::transport::Channel;
 
 use super::{Error, PATIENCE};
-use crate::reactor;
 
 /// A client of the API that waits for answers.
 #[derive(Clone)]

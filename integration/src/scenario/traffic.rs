@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{
+use sallyport_testbed::{
+    Error, Host, Testbed,
     probe::{Class, ClassCount},
-    testbed::{Error, Host, Testbed},
 };
 
 /// The pod that floods.

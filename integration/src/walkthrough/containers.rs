@@ -9,11 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sallyport_testbed::probe::Matrix;
+
 use super::{
     PODS, PORT, Place,
     pod::{self, Pod},
 };
-use crate::probe::Matrix;
 
 /// How long the containers may take to be up.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,11 +1,11 @@
 //! Addresses that two workloads claim, as packets: what each claimant's policies deny is denied, the address is a peer where
 //! both are, and the end of the contest gives back what the one that stays allows.
 
-use sallyport_integration::{
-    deployment::{delete, put},
+use sallyport_integration::deployment::{delete, put};
+use sallyport_testbed::{
+    Family, Host, Mode,
     kernel_tests::Outcome,
     probe::{self, Probe, Prober, Protocol, Server},
-    testbed::{Family, Host, Mode},
 };
 
 use crate::{Bed, bed};

@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use sallyport_integration::{
-    deployment::{Client, PATIENCE, delete, put},
+use sallyport_integration::deployment::{Client, PATIENCE, delete, put};
+use sallyport_testbed::{
+    Family, Host, Mode,
     kernel_tests::{Failed, Outcome},
     probe::{self, Pattern, Probe, Prober, Protocol, Server, Stream, Traffic},
-    testbed::{Family, Host, Mode},
 };
 
 use crate::{Bed, DENY, GRACE, bed, bed_under};

@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_integration::{
-    deployment::put,
+use sallyport_integration::deployment::put;
+use sallyport_testbed::{
+    Family, Host, Mode, Netns,
     kernel_tests::{Failed, Outcome},
     probe::{self, Probe, Prober, Protocol},
-    testbed::{Family, Host, Mode, Netns},
 };
 
 use crate::{Bed, bed};

@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_integration::{
-    deployment::{Deployment, Streams, put},
+use sallyport_integration::deployment::{Deployment, Streams, put};
+use sallyport_testbed::{
+    Family, Host, Mode, Testbed,
     kernel_tests::{Failed, Outcome},
-    testbed::{Family, Host, Mode, Testbed},
 };
 use socket2::{Domain, Socket, Type};
 

@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_integration::{
-    deployment::{Deployment, delete, put},
-    kernel_tests::{Failed, Outcome},
-    testbed::{Mode, Testbed},
-};
+use sallyport_integration::deployment::{Deployment, delete, put};
 use sallyport_proto::wire::{Condition, NodeStatus, condition::Kind, node_status::State};
+use sallyport_testbed::{
+    Mode, Testbed,
+    kernel_tests::{Failed, Outcome},
+};
 
 use super::{CLUSTER, addresses, all, scrape};
 

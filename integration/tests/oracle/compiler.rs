@@ -15,7 +15,7 @@ use sallyport_controlplane::{
     model::ObjectKey,
     transaction::{self, Edit, Op},
 };
-use sallyport_integration::oracle::{Oracle, Packet, Side, Transport};
+use sallyport_oracle::{Oracle, Packet, Side, Transport};
 use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
 use serde_json::json;
 

@@ -11,7 +11,8 @@ mod universe;
 use std::{env, process::ExitCode};
 
 use libtest_mimic::Arguments;
-use sallyport_integration::{binaries::binaries, kernel_tests};
+use sallyport_integration::binaries::binaries;
+use sallyport_testbed::kernel_tests;
 
 fn main() -> ExitCode {
     if let Err(error) = binaries() {

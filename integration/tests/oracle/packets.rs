@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use rand::random;
-use sallyport_integration::{
-    conformance::{self, Event, Options},
+use sallyport_integration::conformance::{self, Event, Options};
+use sallyport_testbed::{
+    Mode,
     kernel_tests::{Outcome, Test},
-    testbed::Mode,
 };
 
 use crate::{number, story::tell};

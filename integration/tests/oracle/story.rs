@@ -9,7 +9,7 @@ use proptest::{
     strategy::ValueTree,
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
-use sallyport_integration::oracle::{Oracle, Packet, Side, Transport};
+use sallyport_oracle::{Oracle, Packet, Side, Transport};
 use serde_json::{Value, json};
 
 use crate::{

@@ -9,7 +9,7 @@ use proptest::{
     prelude::*,
     sample::{select, subsequence},
 };
-use sallyport_integration::oracle::{Packet, Transport};
+use sallyport_oracle::{Packet, Transport};
 use serde_json::{Map, Value, json};
 
 use crate::pods::{Being, being, named_apart};

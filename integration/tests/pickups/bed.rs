@@ -11,8 +11,10 @@ use sallyport_integration::{
     binaries::binaries,
     connections::forget_all,
     deployment::{Client, Deployment, PATIENCE, Streams, delete, put},
+};
+use sallyport_testbed::{
+    Host, Mode, Testbed,
     kernel_tests::{Failed, Outcome},
-    testbed::{Host, Mode, Testbed},
 };
 
 use crate::cells::{Loss, Policy, Start};

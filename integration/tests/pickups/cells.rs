@@ -3,9 +3,9 @@
 
 use std::fmt;
 
-use sallyport_integration::{
+use sallyport_testbed::{
+    Family,
     probe::{Protocol, Side},
-    testbed::Family,
 };
 
 /// How conntrack comes not to know a conversation, or might.

@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
 };
 
-use sallyport_integration::probe::{Protocol, Side};
+use sallyport_testbed::probe::{Protocol, Side};
 
 use crate::{
     cells::{Cell, Loss, Policy, first},

@@ -9,9 +9,11 @@ use std::{
 use sallyport_integration::{
     connections::{Known, known},
     deployment::PATIENCE,
+};
+use sallyport_testbed::{
+    Mode,
     kernel_tests::{Failed, Outcome},
     probe::{Attempt, Conversation, Protocol, Side},
-    testbed::Mode,
 };
 
 use crate::{

@@ -11,9 +11,11 @@ use std::{
 use sallyport_integration::{
     connections::forget_all,
     deployment::{Deployment, delete, put},
+};
+use sallyport_testbed::{
+    Family, Host, Mode,
     kernel_tests::{Failed, Outcome},
     services::Proxy,
-    testbed::{Family, Host, Mode},
 };
 
 use crate::{

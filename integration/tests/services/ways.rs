@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use sallyport_integration::{
+use sallyport_testbed::{
+    Family, Host,
     probe::{Probe, Protocol},
-    testbed::{Family, Host},
 };
 
 use crate::world::{self, HOST_PORT, NODE_PORTS, TARGET, World};

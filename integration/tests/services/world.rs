@@ -5,14 +5,14 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use sallyport_integration::{
+use sallyport_testbed::{
+    Family, Host, Mode, Testbed,
     kernel_tests::Failed,
     probe::{Protocol, Server},
     services::{
         Cluster, Endpoint, ExternalTrafficPolicy, HostPort, Proxy, Service, write_host_ports,
         write_node_dns,
     },
-    testbed::{Family, Host, Mode, Testbed},
 };
 
 /// The same for Sallyport.

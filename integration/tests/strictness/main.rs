@@ -18,9 +18,9 @@ use sallyport_enforcer::{
         lease::{self, Slot},
     },
 };
-use sallyport_integration::{
+use sallyport_testbed::{
+    Netns,
     kernel_tests::{self, Outcome},
-    testbed::Netns,
 };
 use words::{Case, Event};
 

@@ -9,12 +9,12 @@ use sallyport_enforcer::{
     netlink::Netlink,
     nft::bridge::{Ground, Known, Unknown},
 };
-use sallyport_integration::{
+use sallyport_proto::Ranges;
+use sallyport_testbed::{
+    Netns,
     kernel_tests::{Failed, Outcome},
     listing::{self, Listing},
-    testbed::Netns,
 };
-use sallyport_proto::Ranges;
 
 use crate::saved;
 

@@ -4,11 +4,11 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use sallyport_enforcer::plan::{self, Installed};
-use sallyport_integration::kernel_tests::Outcome;
 use sallyport_proto::{
     Ranges,
     policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
 };
+use sallyport_testbed::kernel_tests::Outcome;
 
 use crate::{Table, options, updated};
 

@@ -24,13 +24,13 @@ use sallyport_enforcer::{
         render::Options,
     },
 };
-use sallyport_integration::{
-    kernel_tests::{Failed, Outcome},
-    testbed::Netns,
-};
 use sallyport_proto::{
     Delta, Ranges, Update,
     policy::{Endpoint, NodePolicy, Owner, Source},
+};
+use sallyport_testbed::{
+    Netns,
+    kernel_tests::{Failed, Outcome},
 };
 
 use crate::{options, position};

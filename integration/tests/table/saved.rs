@@ -13,10 +13,10 @@ use sallyport_enforcer::{
     nft::{bridge::Ground, render::Options},
     plan::{self, Installed},
 };
-use sallyport_integration::{
+use sallyport_testbed::{
+    Netns,
     kernel_tests::{Failed, Outcome},
     listing,
-    testbed::Netns,
 };
 
 use crate::{Table, options, random_policy, updated};

@@ -3,11 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use sallyport_integration::{
-    deployment::{delete, put},
-    frames::Kind,
-    kernel_tests::Outcome,
-};
+use sallyport_integration::deployment::{delete, put};
+use sallyport_testbed::{frames::Kind, kernel_tests::Outcome};
 
 use crate::{
     Bed, bed, expect, measure, object,

@@ -3,8 +3,8 @@
 
 use std::{thread, time::Duration};
 
-use sallyport_integration::{
-    deployment::{Deployment, delete, put},
+use sallyport_integration::deployment::{Deployment, delete, put};
+use sallyport_testbed::{
     frames::{Kind, Party},
     kernel_tests::Outcome,
 };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sallyport_integration::kernel_tests::Failed;
+use sallyport_testbed::kernel_tests::Failed;
 
 /// A kind of node: a column of the table.
 #[derive(Clone, Copy, Debug)]

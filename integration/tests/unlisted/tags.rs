@@ -10,12 +10,12 @@ use sallyport_enforcer::{
     netlink::Netlink,
     nft::bridge::{Ground, Known, Unknown},
 };
-use sallyport_integration::{
-    deployment::put,
+use sallyport_integration::deployment::put;
+use sallyport_proto::Ranges;
+use sallyport_testbed::{
     frames::{Kind, arrivals_tagged},
     kernel_tests::{Failed, Outcome},
 };
-use sallyport_proto::Ranges;
 
 use crate::{Bed, OUTSIDE, PODS, addresses, bed_among, compare, expect, table::SETUPS};
 

@@ -14,7 +14,6 @@ use sallyport_integration::{
     binaries::binaries,
     progress::Progress,
     scenario::{Control, SCENARIOS, Scenario},
-    testbed,
 };
 
 use outcome::{Bounds, Measured, Outcome};
@@ -69,7 +68,7 @@ fn main() -> Result<ExitCode> {
         bail!("there is no such scenario; --list tells which there are");
     }
     binaries()?;
-    testbed::enter()?;
+    sallyport_testbed::enter()?;
     let mut failures = Vec::new();
     for scenario in selected {
         let transactions = arguments.edits.div_ceil(scenario.edits_in_one);

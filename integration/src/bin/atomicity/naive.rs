@@ -10,16 +10,15 @@ use sallyport_enforcer::{
     plan::Plan,
 };
 use sallyport_integration::{
-    probe::Flood,
     progress::Progress,
     scenario::{
         Scenario,
         table::{Table, compile_all},
         traffic::{pods, tallies},
     },
-    testbed::Testbed,
 };
 use sallyport_proto::policy::NodePolicy;
+use sallyport_testbed::{Testbed, probe::Flood};
 
 use crate::outcome::{Bounds, Measured};
 

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use sallyport_integration::{
-    probe::FloodReport,
-    scenario::{Control, Scenario, traffic::tallies},
-};
+use sallyport_integration::scenario::{Control, Scenario, traffic::tallies};
+use sallyport_testbed::probe::FloodReport;
 use serde_json::json;
 
 /// What was measured.

@@ -10,16 +10,15 @@ use std::{
 use anyhow::{Result, anyhow};
 use sallyport_integration::{
     deployment::{Client, Deployment, Streams, put},
-    probe::Flood,
     progress::Progress,
     scenario::{
         Scenario,
         state::State,
         traffic::{pods, tallies},
     },
-    testbed::Testbed,
 };
 use sallyport_proto::wire;
+use sallyport_testbed::{Testbed, probe::Flood};
 
 use crate::outcome::{Bounds, Measured};
 

@@ -8,9 +8,10 @@ use sallyport_enforcer::netlink::Netlink;
 use sallyport_integration::{
     binaries::Binaries,
     deployment::{Deployment, Streams, put},
-    listing,
+};
+use sallyport_testbed::{
+    Host, Mode, Netns, Testbed, listing,
     probe::{Class, Cost, FLOW_PORT, Sender},
-    testbed::{Host, Mode, Netns, Testbed},
 };
 
 use crate::{

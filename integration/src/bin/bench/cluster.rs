@@ -4,7 +4,8 @@
 
 use std::net::Ipv4Addr;
 
-use sallyport_integration::{deployment::Deployment, probe::FLOW_PORT};
+use sallyport_integration::deployment::Deployment;
+use sallyport_testbed::probe::FLOW_PORT;
 
 /// The namespace of all of it.
 pub(crate) const NAMESPACE: &str = "bench";

@@ -13,10 +13,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
-use sallyport_integration::{
-    binaries::{self, Binaries},
-    testbed::{self, Mode},
-};
+use sallyport_integration::binaries::{self, Binaries};
+use sallyport_testbed::Mode;
 
 use report::Report;
 
@@ -153,7 +151,7 @@ fn main() -> Result<ExitCode> {
         peers: arguments.peers,
         cpu: arguments.cpu.map_or_else(last_cpu, Ok)?,
     };
-    testbed::enter()?;
+    sallyport_testbed::enter()?;
     let mut report = Report::default();
     for benchmark in selected {
         (benchmark.run)(&settings, &mut report)

@@ -1,9 +1,8 @@
 //! The memory of an enforcer whose one policy has many peers. Measures no packet.
 
 use anyhow::{Context, Result};
-use sallyport_integration::{
-    binaries::Binaries, deployment::Deployment, testbed::Testbed, usage::Usage,
-};
+use sallyport_integration::{binaries::Binaries, deployment::Deployment};
+use sallyport_testbed::{Testbed, usage::Usage};
 
 use crate::{
     beds::deploy,

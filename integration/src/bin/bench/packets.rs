@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use rand::seq::SliceRandom as _;
-use sallyport_integration::probe::Cost;
+use sallyport_testbed::probe::Cost;
 
 use crate::{
     OURS, Part, Settings,

@@ -4,7 +4,7 @@
 use std::{io::Write as _, process::Stdio};
 
 use anyhow::{Context, Result, bail};
-use sallyport_integration::testbed::Netns;
+use sallyport_testbed::Netns;
 
 /// Why there can be no ipset on this kernel; `None` if it can. That a program is missing is an error.
 pub(crate) fn ipset_refusal() -> Result<Option<String>> {

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
-use sallyport_integration::{binaries::binaries, testbed};
+use sallyport_integration::binaries::binaries;
 
 /// Looks at what the running kernel does with packets. Needs `nft`, `ip` and `modprobe`, and `bridge` for the VLANs.
 #[derive(Debug, Parser)]
@@ -39,7 +39,7 @@ fn main() -> Result<ExitCode> {
     let wrong = match arguments.what {
         What::Sctp => {
             binaries()?;
-            testbed::enter()?;
+            sallyport_testbed::enter()?;
             sctp::run()?
         }
         What::Vlans => {
@@ -62,7 +62,7 @@ fn main() -> Result<ExitCode> {
 
 fn enter_as_root() -> Result<()> {
     ensure!(
-        testbed::enter()? == testbed::Privilege::Root,
+        sallyport_testbed::enter()? == sallyport_testbed::Privilege::Root,
         "modules are loaded here: run as root"
     );
     Ok(())

@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, process::Stdio, thread, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use sallyport_integration::{
+use sallyport_testbed::{
+    Family, Netns,
     probe::{Outcome, Probe, Prober, Protocol, Stream},
-    testbed::{Family, Netns},
 };
 use serde::Deserialize;
 

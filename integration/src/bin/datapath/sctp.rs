@@ -10,10 +10,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use sallyport_integration::{
-    deployment::{Deployment, delete, put},
-    testbed::{Family, Host, Testbed},
-};
+use sallyport_integration::deployment::{Deployment, delete, put};
+use sallyport_testbed::{Family, Host, Testbed};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The port that the policy allows, and one that it does not name.

@@ -9,13 +9,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use sallyport_integration::{
-    deployment::{Deployment, put},
+use sallyport_integration::deployment::{Deployment, put};
+use sallyport_proto::wire::{NodeStatus, node_status::State};
+use sallyport_testbed::{
+    Family, Host, Mode, Testbed,
     frames::{Kind, Party, arrivals, arrivals_tagged},
     probe::{Outcome, Probe, Prober, Protocol, Server},
-    testbed::{Family, Host, Mode, Testbed},
 };
-use sallyport_proto::wire::{NodeStatus, node_status::State};
 
 use crate::wiring::{ip, modprobe, run_program};
 

@@ -1,7 +1,7 @@
 //! Owns the table of ways and what is known of each; makes none and sends nothing itself.
 
 use anyhow::{Context, Result};
-use sallyport_integration::probe::{Protocol, Server, Stream, Traffic};
+use sallyport_testbed::probe::{Protocol, Server, Stream, Traffic};
 
 use crate::{
     measure::{self, Both, PORT, Seen},

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use sallyport_integration::testbed::{Host, Mode, Netns, Testbed};
+use sallyport_testbed::{Host, Mode, Netns, Testbed};
 
 use crate::measure::{PORT, nft};
 

@@ -14,7 +14,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use sallyport_integration::usage::Usage;
+use sallyport_testbed::usage::Usage;
 
 use crate::simulate::{self, Answer};
 

@@ -11,10 +11,12 @@ use anyhow::{Context, Result, ensure};
 use sallyport_integration::{
     deployment::{Client, Deployment, PATIENCE, put},
     ledger::Ledger,
-    probe::{Counts, Stream, Traffic},
-    testbed::{Mode, Testbed},
 };
 use sallyport_proto::wire::{Edit, NodeStatus, node_status::State};
+use sallyport_testbed::{
+    Mode, Testbed,
+    probe::{Counts, Stream, Traffic},
+};
 
 use crate::{
     Settings,

@@ -11,10 +11,12 @@ use sallyport_integration::{
     connections::{Crowd, Kind},
     deployment::{PATIENCE, delete, put},
     ledger::Ledger,
-    probe::{Counts, Pattern, Stream, Traffic},
-    testbed::{Family, Host},
 };
 use sallyport_proto::wire::Edit;
+use sallyport_testbed::{
+    Family, Host,
+    probe::{Counts, Pattern, Stream, Traffic},
+};
 
 use crate::{
     Settings,

@@ -7,10 +7,10 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use sallyport_integration::{
-    deployment::{Deployment, PATIENCE, delete, put},
+use sallyport_integration::deployment::{Deployment, PATIENCE, delete, put};
+use sallyport_testbed::{
+    Family,
     probe::{Counts, Pattern, Stream, Traffic},
-    testbed::Family,
 };
 
 use crate::{

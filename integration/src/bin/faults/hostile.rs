@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Result, anyhow, ensure};
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
-use sallyport_integration::{deployment::put, ledger::Load, testbed::Netns};
+use sallyport_integration::{deployment::put, ledger::Load};
+use sallyport_testbed::Netns;
 
 use crate::{
     Settings,

@@ -18,9 +18,9 @@ use sallyport_enforcer::{journal as node_journal, plan::Installed};
 use sallyport_integration::{
     deployment::{Deployment, PATIENCE, put},
     ledger::{Ledger, pair},
-    tracer::{Act, Call, Calls, Fault, Tracer},
 };
 use sallyport_proto::wire::{NodeStatus, Trouble, node_status::State, trouble};
+use sallyport_testbed::tracer::{Act, Call, Calls, Fault, Tracer};
 
 use crate::{
     Settings,

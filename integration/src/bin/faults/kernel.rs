@@ -20,8 +20,9 @@ use nix::{
 use sallyport_integration::{
     deployment::Deployment,
     ledger::{Ledger, pair},
-    listing,
-    testbed::Netns,
+};
+use sallyport_testbed::{
+    Netns, listing,
     tracer::{Act, Call, Calls, Fault, Tracer},
 };
 

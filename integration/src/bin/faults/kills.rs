@@ -10,9 +10,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_integration::{
     deployment::{PATIENCE, put},
     ledger::{Ledger, Load, pair},
-    tracer::{Call, Fault, Tracer},
 };
 use sallyport_proto::wire::Kind;
+use sallyport_testbed::tracer::{Call, Fault, Tracer};
 
 use crate::{
     Settings,

@@ -15,9 +15,9 @@ use sallyport_integration::{
     binaries::binaries,
     deployment::{Client, Deployment, PATIENCE, delete, put},
     ledger::Load,
-    testbed::Host,
 };
 use sallyport_proto::wire::{NodeStatus, node_status::State};
+use sallyport_testbed::Host;
 
 use crate::{
     Settings,

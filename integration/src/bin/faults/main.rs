@@ -32,7 +32,7 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
-use sallyport_integration::{binaries::binaries, testbed};
+use sallyport_integration::binaries::binaries;
 
 use report::{Outcome, Report};
 use rows::{ROWS, Row};
@@ -108,7 +108,7 @@ fn main() -> Result<ExitCode> {
         // While cargo can still be run. What is wrong is told by the row.
         let _ = (row.spec.programs)();
     }
-    testbed::enter()?;
+    sallyport_testbed::enter()?;
     // File systems that rows mount are gone with this process.
     unshare(CloneFlags::CLONE_NEWNS)?;
     let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;

@@ -20,10 +20,8 @@ use nix::{
     unistd::Pid,
 };
 use sallyport_controlplane::validate::MAX_RULES;
-use sallyport_integration::{
-    deployment::{Client, Deployment, PATIENCE, delete, put},
-    tracer,
-};
+use sallyport_integration::deployment::{Client, Deployment, PATIENCE, delete, put};
+use sallyport_testbed::tracer;
 
 use crate::{
     Settings,

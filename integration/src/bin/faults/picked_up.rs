@@ -19,8 +19,10 @@ use sallyport_integration::{
     connections::known,
     deployment::{PATIENCE, delete, put},
     ledger::Ledger,
+};
+use sallyport_testbed::{
+    Family, Host,
     probe::{Conversation, Protocol, Side, Stream, Traffic},
-    testbed::{Family, Host},
     tracer::{Call, Fault, Tracer},
 };
 

@@ -16,8 +16,10 @@ use nix::{
 use sallyport_integration::{
     binaries::{self, Binaries},
     deployment::{Client, Deployment, PATIENCE, Streams, put},
+};
+use sallyport_testbed::{
+    Family, Host, Mode, Testbed,
     probe::{Counts, Pattern, Stream, Traffic},
-    testbed::{Family, Host, Mode, Testbed},
 };
 
 use crate::report::Outcome;

@@ -5,7 +5,7 @@
 //! more or less before it; the third commit is the third commit.
 
 use anyhow::{Context, Result, ensure};
-use sallyport_integration::tracer::{Call, Calls, Fault};
+use sallyport_testbed::tracer::{Call, Calls, Fault};
 
 /// The calls of one kind.
 #[derive(Clone, Copy)]

@@ -11,8 +11,8 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_integration::{
     deployment::put,
     ledger::{Load, pair},
-    relay::Relay,
 };
+use sallyport_testbed::relay::Relay;
 
 use crate::{
     Settings,

@@ -4,10 +4,8 @@
 use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use sallyport_integration::{
-    deployment::put,
-    frames::{Kind, Party, Rain},
-};
+use sallyport_integration::deployment::put;
+use sallyport_testbed::frames::{Kind, Party, Rain};
 
 use crate::{
     Settings,

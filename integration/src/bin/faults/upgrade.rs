@@ -8,8 +8,8 @@ use sallyport_integration::{
     binaries::{self, Binaries, binaries, binaries_of},
     deployment::put,
     ledger::{Ledger, Load},
-    tracer::{Call, Fault, Tracer},
 };
+use sallyport_testbed::tracer::{Call, Fault, Tracer};
 
 use crate::{
     Settings,

@@ -17,7 +17,6 @@ use sallyport_enforcer::nft::{
     command::{Command, Element, SetKind},
     stamp,
 };
-use sallyport_integration::testbed;
 
 use storm::Storm;
 
@@ -84,7 +83,7 @@ impl Arguments {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    testbed::enter()?;
+    sallyport_testbed::enter()?;
     let processors = storm::processors()?;
     let storm = Storm::start(processors.1, Duration::from_micros(arguments.hold))?;
     storm::bind(processors.0)?;

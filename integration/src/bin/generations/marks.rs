@@ -14,7 +14,8 @@ use sallyport_enforcer::nft::{
     command::{Command, TABLE},
     encode::attributes::Attributes,
 };
-use sallyport_integration::{probe::Class, scenario::traffic::ALLOWED, testbed::Netns};
+use sallyport_integration::scenario::traffic::ALLOWED;
+use sallyport_testbed::{Netns, probe::Class};
 
 use crate::stock;
 

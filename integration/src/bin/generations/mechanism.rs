@@ -18,7 +18,8 @@ use sallyport_enforcer::{
     },
     plan::Garbage,
 };
-use sallyport_integration::{progress::Progress, testbed::Netns};
+use sallyport_integration::progress::Progress;
+use sallyport_testbed::Netns;
 use serde_json::json;
 
 use crate::{

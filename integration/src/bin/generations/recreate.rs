@@ -19,16 +19,18 @@ use sallyport_enforcer::{
     plan::{self, Garbage, Plan, Step},
 };
 use sallyport_integration::{
-    probe::{Class, Flood, FloodReport},
     progress::Progress,
     scenario::{
         SCENARIOS,
         table::{Table, compile_all},
         traffic::{Tally, pods, tallies},
     },
-    testbed::{Netns, Testbed},
 };
 use sallyport_proto::policy::NodePolicy;
+use sallyport_testbed::{
+    Netns, Testbed,
+    probe::{Class, Flood, FloodReport},
+};
 use serde_json::json;
 
 use crate::{

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Result, anyhow};
-use sallyport_integration::testbed::Netns;
+use sallyport_testbed::Netns;
 
 use crate::storm;
 

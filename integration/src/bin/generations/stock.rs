@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use sallyport_integration::testbed::Netns;
+use sallyport_testbed::Netns;
 use serde_json::Value;
 
 /// Carries out an nft script.

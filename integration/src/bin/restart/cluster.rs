@@ -5,7 +5,8 @@
 
 use std::net::Ipv4Addr;
 
-use sallyport_integration::{deployment::Deployment, probe::Class};
+use sallyport_integration::deployment::Deployment;
+use sallyport_testbed::probe::Class;
 
 /// How large the cluster is.
 #[derive(Clone, Copy, Debug, serde::Serialize)]

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use sallyport_integration::{binaries::binaries, testbed};
+use sallyport_integration::binaries::binaries;
 
 use cluster::Size;
 use measure::Bench;
@@ -62,7 +62,7 @@ fn main() -> Result<ExitCode> {
         bail!("give {problem}");
     }
     binaries()?;
-    testbed::enter()?;
+    sallyport_testbed::enter()?;
     let mut missed = Vec::new();
     let mut bench = Bench::start(size)?;
     let edits = bench.edit_one_by_one(arguments.edits)?;

@@ -10,12 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use sallyport_integration::{
-    deployment::{Client, Deployment, PATIENCE, put},
-    probe::Flood,
-    testbed::{Host, Testbed},
-};
+use sallyport_integration::deployment::{Client, Deployment, PATIENCE, put};
 use sallyport_proto::wire::node_status::State;
+use sallyport_testbed::{Host, Testbed, probe::Flood};
 
 use crate::{
     cluster::{CLIENT, SENDERS_BEHIND, SERVER, Size},

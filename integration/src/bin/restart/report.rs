@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use sallyport_integration::probe::FloodReport;
+use sallyport_testbed::probe::FloodReport;
 use serde::Serialize;
 
 use crate::cluster::{ALLOWED, DENIED, Size};
