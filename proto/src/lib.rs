@@ -1,24 +1,12 @@
-//! The contract between control plane and enforcers: wire messages, the domain types both ends share, and the
-//! algebra of a node's policy (diff, apply, digest, meet, window). No IO, no Kubernetes, no sled, no netlink.
+//! The contract between control plane, enforcers and clients: the messages of `sallyport.v1`, and how they become a node's policy
+//! (`sallyport-policy`) and come of one. No IO, no Kubernetes, no sled, no netlink.
 
 mod assembly;
 pub mod codec;
 mod convert;
-mod delta;
-mod digest;
-pub mod interface;
-mod meet;
-pub mod policy;
-mod ranges;
-mod window;
 
 pub use assembly::{Assembled, Assembly};
-pub use convert::{WireError, address, positions};
-pub use delta::{ApplyError, Change, Delta, Difference};
-pub use digest::{Digest, Hasher};
-pub use meet::{Unknown, Ways};
-pub use ranges::{Coverage, Ranges};
-pub use window::{Misfit, Update, Version, Window};
+pub use convert::{WireError, address, changes, delta, positions};
 
 /// The generated wire types and service stubs of `sallyport.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, unused_qualifications)]
@@ -28,31 +16,4 @@ pub mod wire {
     /// The encoded `FileDescriptorSet`, for the reflection service.
     pub const DESCRIPTOR: &[u8] =
         include_bytes!(concat!(env!("OUT_DIR"), "/sallyport_descriptor.bin"));
-}
-
-/// Counts committed transactions, cluster-wide and without holes. 0 is the empty cluster.
-pub type Revision = u64;
-
-/// Counts how often the control plane was restored from a backup.
-pub type Epoch = u64;
-
-/// Names a version of a node's policy. Ordered by epoch, then revision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    /// The epoch.
-    pub epoch: Epoch,
-    /// The revision.
-    pub revision: Revision,
-    /// The digest of the node's policy.
-    pub digest: Digest,
-}
-
-impl std::fmt::Display for Position {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "epoch {} revision {} digest {}",
-            self.epoch, self.revision, self.digest
-        )
-    }
 }

@@ -14,11 +14,10 @@ use imbl::{OrdSet, ordmap::DiffItem};
 
 use crate::{
     Ranges,
-    digest::Hasher,
-    policy::{
+    Hasher,
+    
         Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, PortRule,
         Protocol, Source, hash_ranges, octets,
-    },
 };
 
 /// What a node does with a workload address that is no endpoint (yet).

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{GroupId, NodePolicy, PeerGroup, group_entry, member_entry};
-use crate::digest::Digest;
+use crate::Digest;
 
 /// A version of a group, and its part of the digest of every policy that has it.
 #[derive(Clone, Debug)]

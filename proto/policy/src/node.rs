@@ -8,8 +8,8 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use imbl::{OrdMap, OrdSet};
 
 use crate::{
-    digest::{Digest, Hasher},
-    ranges::Ranges,
+    Digest, Hasher,
+    Ranges,
 };
 
 pub use shared::SharedGroup;

@@ -7,7 +7,7 @@ use imbl::ordmap::DiffItem;
 
 use crate::{
     Digest, Ranges,
-    policy::{Class, ClassId, Endpoint, GroupId, GroupSpec, NodePolicy, PeerGroup, Source},
+    Class, ClassId, Endpoint, GroupId, GroupSpec, NodePolicy, PeerGroup, Source,
 };
 
 /// Changes in an order in which every reference holds at every step.

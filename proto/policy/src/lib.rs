@@ -1,0 +1,23 @@
+//! What one node must enforce, as both ends of a stream hold it: [`NodePolicy`], and the algebra of its versions. [`Delta`] is the
+//! difference of two, [`NodePolicy::meet`] what both allow, [`Digest`] names one by its content, and a [`Window`] is all that a node
+//! holds. Pure: no messages, no IO, no Kubernetes, no netlink.
+
+mod delta;
+mod digest;
+pub mod interface;
+mod meet;
+mod node;
+mod position;
+mod ranges;
+mod window;
+
+pub use delta::{ApplyError, Change, Delta, Difference};
+pub use digest::{Digest, Hasher};
+pub use meet::{Unknown, Ways};
+pub use node::{
+    Class, ClassId, Direction, Endpoint, GroupId, GroupSpec, NodePolicy, Owner, PeerGroup,
+    PortRule, Protocol, SharedGroup, Source, octets,
+};
+pub use position::{Epoch, Position, Revision};
+pub use ranges::{Coverage, Ranges};
+pub use window::{Misfit, Update, Version, Window};
