@@ -6,9 +6,9 @@ use clap::{
     Parser, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+use sallyport_process::duration;
 
 use crate::{
-    duration,
     history::Bounds,
     journal,
     model::Established,

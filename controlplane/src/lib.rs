@@ -7,7 +7,6 @@ pub mod cluster;
 pub mod compile;
 pub mod config;
 pub mod contests;
-pub mod duration;
 pub mod history;
 pub mod journal;
 mod listener;

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sallyport_process::duration;
 use sallyport_proto::{
     Epoch, Position, Revision, Unknown, policy::NodePolicy, wire::turned_away::Reason,
 };
@@ -16,7 +17,6 @@ use super::{
     Health, Nodes,
     rivals::{Contested, Enforcer},
 };
-use crate::duration;
 
 /// What a node says first.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod descriptors;
+pub mod duration;
 pub mod log;
 pub mod metrics;
 pub mod text;

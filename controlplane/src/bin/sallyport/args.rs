@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::Styles};
 use clap_complete::Shell;
-use sallyport_controlplane::duration;
+use sallyport_process::duration;
 use sallyport_proto::wire::Unreachable;
 
 use crate::{client, failure::Exit, kind, kind::Target, label::LabelEdit};
