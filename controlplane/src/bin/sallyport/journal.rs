@@ -15,13 +15,14 @@ use sallyport_controlplane::{
     journal,
     model::ObjectKey,
 };
+use sallyport_proto::object;
 use serde_json::{Value, json};
 
 use crate::{
     args::{self, Form, Structured},
     client::Client,
     failure::Failure,
-    history, kind, output,
+    history, output,
 };
 
 /// Runs the command.
@@ -141,7 +142,7 @@ async fn download(server: &args::Server) -> Result<Contents, Failure> {
     let (header, objects) = client.backup().await?;
     let saved = objects.into_iter().map(|object| {
         let reference = object.r#ref.unwrap_or_default();
-        let kind = kind::of_model(reference.kind()).ok_or_else(|| {
+        let kind = object::Kind::of_wire(reference.kind()).ok_or_else(|| {
             Failure::Refused(
                 "the control plane has kinds that this version does not know".to_owned(),
             )
