@@ -2,7 +2,6 @@
 //! enforce, and streams just what changed.
 
 pub mod api;
-pub mod backup;
 pub mod cluster;
 pub mod compile;
 pub mod config;

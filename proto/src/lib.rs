@@ -1,7 +1,9 @@
 //! The contract of the control plane with enforcers and with operators: wire messages, the domain types both ends share,
-//! the names that objects may have, and the algebra of a node's policy (diff, apply, digest, meet, window). No IO, no Kubernetes, no sled, no netlink.
+//! the names that objects may have, the text of a backup, and the algebra of a node's policy (diff, apply, digest, meet,
+//! window). Opens no file and no socket. No Kubernetes, no sled, no netlink.
 
 mod assembly;
+pub mod backup;
 pub mod codec;
 mod convert;
 mod delta;
