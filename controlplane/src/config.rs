@@ -173,13 +173,14 @@ Examples:
   sallyport-controlplane journal backup /backup/sallyport";
 
 const RESTORE_HELP: &str = "\
-The journal's epoch is one more than the backup's. Nodes that are ahead of the backup refuse to go back
+The journal's epoch is one more than the backup's. Nodes that are ahead of the backup refuse to go back \
 within an epoch, and accept what comes in a later one. To restore the same backup twice, give --epoch.
 
 Examples:
-  sallyport-controlplane journal restore /backup/sallyport --data-dir /var/lib/sallyport/controlplane
+  sallyport-controlplane journal restore /backup/sallyport --data-dir /srv/sallyport
   sallyport-controlplane journal restore /backup/sallyport --epoch 7
-  sallyport-controlplane journal restore --epoch 7            No backup: start empty, then apply the manifests";
+  sallyport-controlplane journal restore --epoch 7
+      No backup: start empty, then apply the manifests.";
 
 /// How to serve.
 #[derive(Clone, Debug, Args)]

@@ -1,6 +1,11 @@
 //! History, going back, backups and restores: by the real `sallyport`, from a control plane and its files.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 use sallyport_controlplane::{
     config::Config,
@@ -17,19 +22,38 @@ use crate::{
     world::{World, delete, namespace, node, pod, policy, put, url},
 };
 
+const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_sallyport-controlplane");
+
+/// The CLI, beside the control plane's program. It is of another package, which cargo does not build for these tests alone:
+/// so it is built first, unless all programs are known to be built (integration/src/binaries.rs).
+fn sallyport() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let path = Path::new(CONTROL_PLANE).with_file_name("sallyport");
+        let is_built = env::var_os("SALLYPORT_PROGRAMS_BUILT").is_some();
+        if let Some(cargo) = env::var_os("CARGO").filter(|_| !is_built) {
+            let mut build = Command::new(cargo);
+            build.args(["build", "--workspace", "--bins"]);
+            if !cfg!(debug_assertions) {
+                build.arg("--release");
+            }
+            let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+            assert!(status.expect("cargo starts").success(), "`cargo build`");
+        }
+        path
+    })
+}
+
 /// Runs the CLI. Returns its exit code, what it printed, and what it complained of.
 pub(crate) fn cli(line: &str, server: &str) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sallyport"));
+    let mut command = Command::new(sallyport());
     command.env("SALLYPORT_SERVER", server);
     run(command, line)
 }
 
 /// Runs the control plane's program, as [`cli`] does the CLI.
 fn offline(line: &str) -> (i32, String, String) {
-    run(
-        Command::new(env!("CARGO_BIN_EXE_sallyport-controlplane")),
-        line,
-    )
+    run(Command::new(CONTROL_PLANE), line)
 }
 
 fn run(mut command: Command, line: &str) -> (i32, String, String) {

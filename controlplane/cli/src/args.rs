@@ -502,8 +502,8 @@ Examples:
   sallyport rollback 41 --only netpol --wait     Policies alone; return when every node enforces them";
 
 const JOURNAL_HELP: &str = "\
-On the machine with the journal, `sallyport-controlplane journal` has the commands verify, dump and restore, and
-backup for a control plane that is stopped.
+The commands verify, dump and restore are in `sallyport-controlplane journal`, on the machine with
+the journal. So is the backup of a control plane that is stopped.
 
 Examples:
   sallyport journal backup /backup/sallyport-$(date +%F)";
