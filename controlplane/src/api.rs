@@ -27,7 +27,6 @@ use tracing::{info, warn};
 
 #[doc(hidden)]
 pub use self::edits::read as edits;
-pub use self::failure::{REASON, REVISION_CONFLICT};
 use self::list::Listings;
 pub use self::watching::Watches;
 use crate::{

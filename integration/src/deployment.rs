@@ -457,6 +457,15 @@ impl Deployment {
             .map_err(|error| Error::Io("run sallyport", error))
     }
 
+    /// Runs the control plane's program for something else than serving.
+    pub fn offline(&self, arguments: &[&str]) -> Result<Output, Error> {
+        let mut command = Command::new(&self.binaries.controlplane);
+        command.args(arguments).stdin(Stdio::null());
+        command
+            .output()
+            .map_err(|error| Error::Io("run sallyport-controlplane", error))
+    }
+
     /// A client of the API.
     pub fn client(&self) -> Result<Client, Error> {
         self.client_of(0)

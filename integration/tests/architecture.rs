@@ -38,6 +38,11 @@ fn crates_point_one_way() {
     assert_eq!(own_dependencies("proto"), set(&[]));
     assert_eq!(own_dependencies("proto/process"), set(&[]));
     assert_eq!(own_dependencies("controlplane"), set(&["process", "proto"]));
+    // The CLI is a client of the API, and of nothing else of the control plane.
+    assert_eq!(
+        own_dependencies("controlplane/cli"),
+        set(&["process", "proto"])
+    );
     assert_eq!(own_dependencies("enforcer"), set(&["process", "proto"]));
     assert_eq!(own_dependencies("integration/oracle"), set(&[]));
     assert_eq!(own_dependencies("integration/testbed"), set(&[]));
@@ -49,6 +54,18 @@ fn crates_point_one_way() {
         own_dependencies("integration"),
         set(&["controlplane", "enforcer", "oracle", "proto", "testbed"])
     );
+}
+
+/// The CLI opens no journal and knows no type of Kubernetes, and neither does what it depends on.
+#[test]
+fn the_cli_is_a_client() {
+    for member in ["controlplane/cli", "proto", "proto/process"] {
+        let manifest = manifest(member);
+        for library in ["sled", "k8s-openapi"] {
+            let named = manifest.lines().any(|line| line.starts_with(library));
+            assert!(!named, "{member} depends on {library}");
+        }
+    }
 }
 
 /// The text of a module: its file, unless that is `mod.rs`, and those below it.
@@ -150,12 +167,14 @@ fn the_oracle_shares_nothing() {
 
 #[test]
 fn only_its_owner_names_a_library() {
-    let owners: [(&str, &str, &[&str]); 5] = [
+    let owners: [(&str, &str, &[&str]); 7] = [
         ("enforcer", "sled::", &["journal"]),
         ("enforcer", "rustables::", &["nft", "netlink"]),
         ("enforcer", "rtnetlink::", &["bridges", "places"]),
         ("controlplane", "sled::", &["journal"]),
         ("controlplane", "k8s_openapi::", &["manifest", "validate"]),
+        ("controlplane/cli", "comfy_table::", &["output"]),
+        ("controlplane/cli", "tonic::", &["client", "failure"]),
     ];
     for (member, library, owners) in owners {
         let source = workspace().join(member).join("src");

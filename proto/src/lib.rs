@@ -1,15 +1,20 @@
-//! The contract between control plane and enforcers: wire messages, the domain types both ends share, and the
-//! algebra of a node's policy (diff, apply, digest, meet, window). No IO, no Kubernetes, no sled, no netlink.
+//! The contract of the control plane with enforcers and with operators: wire messages, the domain types both ends share,
+//! the names that objects may have, the text of a backup, and the algebra of a node's policy (diff, apply, digest, meet,
+//! window). Opens no file and no socket. No Kubernetes, no sled, no netlink.
 
 mod assembly;
+pub mod backup;
 pub mod codec;
 mod convert;
 mod delta;
 mod digest;
 pub mod interface;
 mod meet;
+pub mod names;
+pub mod object;
 pub mod policy;
 mod ranges;
+pub mod reason;
 mod window;
 
 pub use assembly::{Assembled, Assembly};

@@ -2,7 +2,10 @@
 
 use std::{fmt, path::Path};
 
-use sallyport_proto::Revision;
+use sallyport_proto::{
+    Revision,
+    backup::{Contents, Saved},
+};
 
 use super::{
     Recovered,
@@ -10,11 +13,7 @@ use super::{
     scratch,
     store::{Settings, SledJournal},
 };
-use crate::{
-    backup::{Contents, Saved},
-    history::Bounds,
-    model::Kind,
-};
+use crate::{history::Bounds, model::Kind};
 
 /// What a journal holds.
 #[derive(Debug)]

@@ -3,7 +3,10 @@
 use std::{fs, io, path::Path};
 
 use prost::Message as _;
-use sallyport_proto::Epoch;
+use sallyport_proto::{
+    Epoch,
+    backup::{Contents, Saved},
+};
 
 use super::{
     failure::JournalError,
@@ -13,7 +16,6 @@ use super::{
     watermark::{Acknowledged, Watermark},
 };
 use crate::{
-    backup::{Contents, Saved},
     cluster::Cluster,
     manifest,
     transaction::{self, Edit, Op},

@@ -3,6 +3,8 @@
 
 pub mod accept;
 pub mod descriptors;
+pub mod duration;
+pub mod files;
 pub mod log;
 pub mod metrics;
 pub mod text;

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use sallyport_controlplane::duration;
+use sallyport_process::duration;
 use sallyport_proto::wire::{
     NodeStatus, Rollout, StatusResponse, condition, node_status::State, rollout::Phase,
     trouble::Kind,

@@ -7,7 +7,7 @@ mod tests;
 use std::{io, time::Duration};
 
 use clap::builder::styling::{AnsiColor, Style};
-use sallyport_controlplane::duration;
+use sallyport_process::duration;
 use sallyport_proto::wire::{
     self, NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase, trouble::Kind,
     turned_away::Reason,

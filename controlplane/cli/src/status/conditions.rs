@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sallyport_controlplane::duration;
+use sallyport_process::duration;
 use sallyport_proto::wire::{self, condition};
 use serde::Serialize;
 

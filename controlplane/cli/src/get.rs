@@ -2,8 +2,10 @@
 
 use std::io;
 
-use sallyport_controlplane::model;
-use sallyport_proto::wire::{Kind, Object};
+use sallyport_proto::{
+    object::{self, DEFAULT_NAMESPACE},
+    wire::{Kind, Object},
+};
 use serde_json::Value;
 
 use crate::{
@@ -11,7 +13,7 @@ use crate::{
     client::{Client, Listing},
     columns::View,
     failure::Failure,
-    kind::{self, DEFAULT_NAMESPACE},
+    kind,
     output::{self, Grid},
     watch,
 };
@@ -35,7 +37,7 @@ pub(crate) async fn run(
             false => namespace.unwrap_or(DEFAULT_NAMESPACE),
         };
         if !namespace.is_empty() || args.scope.namespace.is_some() {
-            kind::can_be(model::Kind::Namespace, namespace)?;
+            kind::can_be(object::Kind::Namespace, namespace)?;
         }
         let mut client = Client::connect(server).await?;
         if args.watch {

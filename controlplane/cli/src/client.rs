@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use sallyport_controlplane::duration;
+use sallyport_process::duration;
 use sallyport_proto::wire::{
     ApplyRequest, ApplyResponse, BackupHeader, BackupRequest, BelieveRequest, GetRequest,
     HistoryRequest, HistoryResponse, Kind, ListRequest, ListResponse, Object, ObjectRef,
