@@ -11,14 +11,14 @@ mod watching;
 use std::{sync::Arc, time::Duration};
 
 use futures::stream::BoxStream;
+use sallyport_policy::Revision;
 use sallyport_proto::{
-    Revision,
-    wire::{
-        self, ApplyRequest, ApplyResponse, BackupRequest, BackupResponse, BelieveRequest,
-        BelieveResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListRequest,
-        ListResponse, RollbackRequest, StatusRequest, StatusResponse, WaitEnforcedRequest,
-        WaitEnforcedResponse, WatchRequest, WatchResponse, policy_service_server::PolicyService,
-    },
+    wire, wire::ApplyRequest, wire::ApplyResponse, wire::BackupRequest, wire::BackupResponse,
+    wire::BelieveRequest, wire::BelieveResponse, wire::GetRequest, wire::GetResponse,
+    wire::HistoryRequest, wire::HistoryResponse, wire::ListRequest, wire::ListResponse,
+    wire::RollbackRequest, wire::StatusRequest, wire::StatusResponse, wire::WaitEnforcedRequest,
+    wire::WaitEnforcedResponse, wire::WatchRequest, wire::WatchResponse,
+    wire::policy_service_server::PolicyService,
 };
 use tokio::{sync::watch, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,7 +27,6 @@ use tracing::{info, warn};
 
 #[doc(hidden)]
 pub use self::edits::read as edits;
-pub use self::failure::{REASON, REVISION_CONFLICT};
 use self::list::Listings;
 pub use self::watching::Watches;
 use crate::{

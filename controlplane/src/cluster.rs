@@ -4,7 +4,7 @@
 use std::{net::IpAddr, sync::Arc, thread};
 
 use imbl::{OrdMap, OrdSet};
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 
 use crate::model::{
     Body, Established, Kind, Namespace, NetworkPolicy, Node, Object, ObjectKey, Workload,

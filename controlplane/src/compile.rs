@@ -57,7 +57,7 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_proto::policy::NodePolicy;
+use sallyport_policy::NodePolicy;
 
 pub use full::full;
 

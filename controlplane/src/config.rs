@@ -3,12 +3,12 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{
-    Parser, ValueEnum,
+    Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+use sallyport_process::duration;
 
 use crate::{
-    duration,
     history::Bounds,
     journal,
     model::Established,
@@ -23,6 +23,8 @@ Examples:
       Serve nodes on another machine's network. There is no TLS yet: only on a network that you trust.
   sallyport-controlplane --listen unix:///run/sallyport/api.sock --data-dir /tmp/try
       Serve on a socket that only this user can open.
+  sallyport-controlplane journal verify
+      Say whether the journal of a control plane that is stopped is whole.
 
 Send it manifests with `sallyport apply`. It stops on SIGTERM and SIGINT; whatever it acknowledged is on the disk.";
 
@@ -32,8 +34,156 @@ Send it manifests with `sallyport apply`. It stops on SIGTERM and SIGINT; whatev
 /// It serves gRPC: sallyport.v1.PolicyService for operators, sallyport.v1.NodeService for nodes, health checks and
 /// reflection. TLS is not supported yet: everyone who reaches the address can read and change everything, so listen
 /// on the loopback address, on a unix socket, or on a network that you trust.
-#[derive(Clone, Debug, Parser)]
-#[command(name = "sallyport-controlplane", version, after_help = AFTER_HELP)]
+#[derive(Debug, Parser)]
+#[command(
+    name = "sallyport-controlplane",
+    version,
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+pub struct Arguments {
+    /// A command that runs instead of the server.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to serve.
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// A command that runs instead of the server.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look into the journal of a control plane that is stopped, back it up, or make one from a backup
+    #[command(subcommand, after_help = JOURNAL_HELP)]
+    Journal(JournalCommand),
+}
+
+/// The commands on the journal of a control plane that is stopped.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Read every record and say whether the journal is whole (exit code 0) or damaged (1); changes nothing
+    #[command(after_help = VERIFY_HELP)]
+    Verify(JournalArguments),
+    /// Print what the journal holds; changes nothing
+    #[command(after_help = DUMP_HELP)]
+    Dump(DumpArguments),
+    /// Write all that a control plane has to have into a file; changes nothing
+    #[command(after_help = BACKUP_HELP)]
+    Backup(BackupArguments),
+    /// Make a journal of a backup, in a directory that has none
+    #[command(after_help = RESTORE_HELP)]
+    Restore(RestoreArguments),
+}
+
+/// Where a journal is.
+#[derive(Debug, Args)]
+pub struct JournalArguments {
+    /// The directory of a control plane that is stopped
+    #[arg(
+        long,
+        env = "SALLYPORT_DATA_DIR",
+        value_name = "DIR",
+        default_value = DATA_DIR
+    )]
+    pub data_dir: PathBuf,
+}
+
+/// The arguments of `journal dump`.
+#[derive(Debug, Args)]
+pub struct DumpArguments {
+    /// Where the journal is.
+    #[command(flatten)]
+    pub journal: JournalArguments,
+    /// The transactions in the log instead of the objects
+    #[arg(long)]
+    pub transactions: bool,
+    /// The form of the output
+    #[arg(short, long, value_enum, value_name = "FORM", default_value = "yaml")]
+    pub output: Form,
+}
+
+/// The form of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// YAML
+    Yaml,
+    /// JSON
+    Json,
+}
+
+/// Where a backup goes, and of which journal.
+#[derive(Debug, Args)]
+pub struct BackupArguments {
+    /// The file; one that is there is replaced when the backup is whole
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where the journal is.
+    #[command(flatten)]
+    pub journal: JournalArguments,
+}
+
+/// Which backup becomes a journal, and where.
+#[derive(Debug, Args)]
+pub struct RestoreArguments {
+    /// The backup. Without one the journal is empty, for manifests to be applied
+    #[arg(value_name = "FILE", required_unless_present = "epoch")]
+    pub file: Option<PathBuf>,
+    /// Where the journal is to be: a directory that is empty, or not there yet
+    #[arg(
+        long,
+        env = "SALLYPORT_DATA_DIR",
+        value_name = "DIR",
+        default_value = DATA_DIR
+    )]
+    pub data_dir: PathBuf,
+    /// The epoch of the new journal: above every one that a node has seen [default: one more than the backup's]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub epoch: Option<u64>,
+}
+
+/// Where a control plane keeps its journal unless told otherwise.
+const DATA_DIR: &str = "/var/lib/sallyport/controlplane";
+
+const JOURNAL_HELP: &str = "\
+The backup of a control plane that runs is `sallyport journal backup`.
+
+Examples:
+  sallyport-controlplane journal verify
+  sallyport-controlplane journal restore /backup/sallyport";
+
+const VERIFY_HELP: &str = "\
+It reads a copy, so the journal stays as it is. The control plane must be stopped.
+
+Examples:
+  sallyport-controlplane journal verify
+  sallyport-controlplane journal verify --data-dir /mnt/copy";
+
+const DUMP_HELP: &str = "\
+The objects that it prints can be given to `sallyport apply -f -`.
+
+Examples:
+  sallyport-controlplane journal dump > cluster.yaml
+  sallyport-controlplane journal dump --transactions -o json | jq '.[-1]'";
+
+const BACKUP_HELP: &str = "\
+The control plane must be stopped. The backup is of the last revision. It holds no history.
+
+Examples:
+  sallyport-controlplane journal backup /backup/sallyport";
+
+const RESTORE_HELP: &str = "\
+The journal's epoch is one more than the backup's. Nodes that are ahead of the backup refuse to go back \
+within an epoch, and accept what comes in a later one. To restore the same backup twice, give --epoch.
+
+Examples:
+  sallyport-controlplane journal restore /backup/sallyport --data-dir /srv/sallyport
+  sallyport-controlplane journal restore /backup/sallyport --epoch 7
+  sallyport-controlplane journal restore --epoch 7
+      No backup: start empty, then apply the manifests.";
+
+/// How to serve.
+#[derive(Clone, Debug, Args)]
 pub struct Config {
     /// Where to serve: HOST:PORT (port 0 takes a free one), or unix:///PATH
     #[arg(
@@ -49,7 +199,7 @@ pub struct Config {
         long,
         env = "SALLYPORT_DATA_DIR",
         value_name = "DIR",
-        default_value = "/var/lib/sallyport/controlplane"
+        default_value = DATA_DIR
     )]
     pub data_dir: PathBuf,
 
@@ -213,14 +363,14 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, error::ErrorKind};
 
     use super::*;
 
     #[test]
     fn the_command_line_is_sound() {
-        Config::command().debug_assert();
-        let help = Config::command().render_long_help().to_string();
+        Arguments::command().debug_assert();
+        let help = Arguments::command().render_long_help().to_string();
         for word in [
             "--listen",
             "--data-dir",
@@ -230,8 +380,38 @@ mod tests {
             "--log-level",
             "TLS is not supported yet",
             "Examples:",
+            "takes policies in transactions",
+            "journal",
         ] {
             assert!(help.contains(word), "{word} in:\n{help}");
+        }
+    }
+
+    #[test]
+    fn options_of_the_server_are_none_of_the_journal() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        let serves = parse("sallyport-controlplane --history 5").expect("it serves");
+        assert!(serves.command.is_none() && serves.config.history == 5);
+        let looks = parse("sallyport-controlplane journal verify --data-dir x").expect("it looks");
+        assert!(matches!(
+            looks.command,
+            Some(Command::Journal(JournalCommand::Verify(_)))
+        ));
+        for (line, kind) in [
+            (
+                "sallyport-controlplane --history 5 journal verify",
+                ErrorKind::ArgumentConflict,
+            ),
+            (
+                "sallyport-controlplane journal restore",
+                ErrorKind::MissingRequiredArgument,
+            ),
+            (
+                "sallyport-controlplane journal backup",
+                ErrorKind::MissingRequiredArgument,
+            ),
+        ] {
+            assert_eq!(parse(line).expect_err(line).kind(), kind, "{line}");
         }
     }
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::OrdMap;
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 
 use crate::{cluster::Stored, model::ObjectKey};
 

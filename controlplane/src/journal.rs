@@ -21,7 +21,7 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_proto::{Epoch, Revision};
+use sallyport_policy::{Epoch, Revision};
 
 pub use self::{
     failure::JournalError,

@@ -2,12 +2,10 @@
 //! enforce, and streams just what changed.
 
 pub mod api;
-pub mod backup;
 pub mod cluster;
 pub mod compile;
 pub mod config;
 pub mod contests;
-pub mod duration;
 pub mod history;
 pub mod journal;
 mod listener;

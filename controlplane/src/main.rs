@@ -1,4 +1,7 @@
-//! The control plane's process: command line, log, signals. Everything else is the library's.
+//! The control plane's process: command line, log, signals, and what is done to its journal while it is stopped. Everything
+//! else is the library's.
+
+mod offline;
 
 use std::{
     io::{self, Write as _},
@@ -9,7 +12,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use mimalloc::MiMalloc;
 use sallyport_controlplane::{
-    config::{Config, LogFormat},
+    config::{Arguments, Command, Config, LogFormat},
     server,
 };
 use sallyport_process::{descriptors, log};
@@ -23,8 +26,12 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
-    match run(config) {
+    let Arguments { command, config } = Arguments::parse();
+    let outcome = match command {
+        Some(Command::Journal(command)) => offline::run(&command),
+        None => run(config),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A log that cannot be written is no reason to panic.

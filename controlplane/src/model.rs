@@ -9,90 +9,11 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
+pub use sallyport_proto::{object::Kind, object::ObjectKey};
 
 /// Labels of a namespace, node or workload.
 pub type Labels = BTreeMap<String, String>;
-
-/// The kinds of object that the control plane keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Kubernetes v1 Namespace.
-    Namespace,
-    /// A machine that runs an enforcer.
-    Node,
-    /// networking.k8s.io/v1 NetworkPolicy.
-    NetworkPolicy,
-    /// Kubernetes v1 Pod.
-    Pod,
-    /// sallyport.dev/v1 Workload.
-    Workload,
-}
-
-impl Kind {
-    /// Every kind, in the order in which a listing shows them.
-    pub const ALL: [Kind; 5] = [
-        Kind::Namespace,
-        Kind::Node,
-        Kind::NetworkPolicy,
-        Kind::Pod,
-        Kind::Workload,
-    ];
-
-    /// Whether objects of the kind live in a namespace.
-    pub fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::Namespace | Kind::Node)
-    }
-
-    /// The kind's name as manifests spell it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::Namespace => "Namespace",
-            Kind::Node => "Node",
-            Kind::NetworkPolicy => "NetworkPolicy",
-            Kind::Pod => "Pod",
-            Kind::Workload => "Workload",
-        }
-    }
-
-    /// The API server's plural resource name, as its error messages use it: `namespaces "x" not found`.
-    pub fn resource(self) -> &'static str {
-        match self {
-            Kind::Namespace => "namespaces",
-            Kind::Node => "nodes",
-            Kind::NetworkPolicy => "networkpolicies.networking.k8s.io",
-            Kind::Pod => "pods",
-            Kind::Workload => "workloads.sallyport.dev",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// What an object is called. `namespace` is empty for kinds that have none.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectKey {
-    /// The kind.
-    pub kind: Kind,
-    /// The namespace, or empty.
-    pub namespace: String,
-    /// The name.
-    pub name: String,
-}
-
-impl fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", self.kind)?;
-        if !self.namespace.is_empty() {
-            write!(f, "{}/", self.namespace)?;
-        }
-        f.write_str(&self.name)
-    }
-}
 
 /// One validated object: its key, its meaning, and the manifest it came from.
 #[derive(Clone, Debug, PartialEq)]

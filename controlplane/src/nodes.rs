@@ -22,11 +22,8 @@ use std::{
 };
 
 use prometheus_client::metrics::histogram::Histogram;
-use sallyport_proto::{
-    Position, Revision,
-    policy::NodePolicy,
-    wire::{condition, turned_away::Reason, unjudged_workload},
-};
+use sallyport_policy::{NodePolicy, Position, Revision};
+use sallyport_proto::{wire::condition, wire::turned_away::Reason, wire::unjudged_workload};
 use tokio::sync::watch;
 
 use self::latency::Latency;

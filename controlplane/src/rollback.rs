@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 
 use crate::{
     cluster::Cluster,

@@ -8,12 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sallyport_policy::{Epoch, Revision};
 use sallyport_proto::{
-    Epoch, Revision,
-    wire::{
-        DESCRIPTOR, node_service_server::NodeServiceServer,
-        policy_service_server::PolicyServiceServer,
-    },
+    wire::DESCRIPTOR, wire::node_service_server::NodeServiceServer,
+    wire::policy_service_server::PolicyServiceServer,
 };
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tonic::transport::{Server, server::Router};

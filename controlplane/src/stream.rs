@@ -11,13 +11,12 @@ use futures::{
     Stream, StreamExt as _, TryStreamExt as _,
     stream::{iter, once, unfold},
 };
+use sallyport_policy::{Position, Unknown};
 use sallyport_process::text::one_line;
 use sallyport_proto::{
-    Position, Unknown, WireError, positions,
-    wire::{
-        self, LeaseGrant, LeaseRequest, LeaveRequest, LeaveResponse, Ping, Pong, SyncRequest,
-        SyncResponse, node_service_server::NodeService, sync_request::Message, sync_response,
-    },
+    WireError, positions, wire, wire::LeaseGrant, wire::LeaseRequest, wire::LeaveRequest,
+    wire::LeaveResponse, wire::Ping, wire::Pong, wire::SyncRequest, wire::SyncResponse,
+    wire::node_service_server::NodeService, wire::sync_request::Message, wire::sync_response,
 };
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tonic::{Request, Response, Status, Streaming};

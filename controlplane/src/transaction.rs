@@ -13,7 +13,7 @@ mod tests;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 
 use crate::{
     cluster::{Cluster, Stored},

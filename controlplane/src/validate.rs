@@ -8,40 +8,15 @@
 mod addresses;
 mod field;
 mod metadata;
-mod names;
 mod policy;
 mod selector;
 mod workload;
 
-use crate::model::Kind;
-
 pub(crate) use addresses::{allowed_sources, cidr, no_sources, one_per_family, usable};
 pub(crate) use field::{Fault, Faults, FieldPath, Path, Segment, quote};
 pub(crate) use metadata::{NameRule, metadata};
-pub(crate) use names::{dns1123_subdomain, uid};
 pub(crate) use policy::network_policy;
 pub(crate) use workload::{PortEntry, named_ports};
-
-/// What keeps a string from being the name of an object of a kind, in the API server's words.
-pub fn name_faults(kind: Kind, name: &str) -> Vec<String> {
-    match kind {
-        Kind::Namespace => names::dns1123_label(name),
-        _ => dns1123_subdomain(name),
-    }
-}
-
-/// What keeps a string from being a label's key.
-pub fn label_key_faults(key: &str) -> Vec<String> {
-    names::label_key(key)
-}
-
-/// What keeps a string from being a label's value.
-pub fn label_value_faults(value: &str) -> Vec<String> {
-    names::label_value(value)
-}
-
-/// The namespace of a namespaced object that names none, as for `kubectl apply`.
-pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// The label that every namespace carries with its own name.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";

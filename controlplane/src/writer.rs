@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use sallyport_proto::{Epoch, Revision};
+use sallyport_policy::{Epoch, Revision};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error};
 

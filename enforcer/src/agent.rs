@@ -12,7 +12,7 @@ mod whole;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
-use sallyport_proto::{Misfit, Position, Update, policy::NodePolicy};
+use sallyport_policy::{Misfit, NodePolicy, Position, Update};
 use tracing::{debug, error, info, warn};
 
 use crate::{

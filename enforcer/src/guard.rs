@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_proto::policy::{Endpoint, NodePolicy};
+use sallyport_policy::{Endpoint, NodePolicy};
 
 use crate::{
     bridges::FORWARDS,

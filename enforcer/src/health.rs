@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use sallyport_proto::{policy::octets, wire};
+use sallyport_policy::octets;
+use sallyport_proto::wire;
 use tokio::sync::watch;
 use wire::trouble::Kind;
 

@@ -17,7 +17,7 @@ mod scratch;
 mod store;
 mod watermark;
 
-use sallyport_proto::{Misfit, Unknown, Update};
+use sallyport_policy::{Misfit, Unknown, Update};
 
 pub use self::{
     failure::Error,

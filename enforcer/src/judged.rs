@@ -15,10 +15,8 @@ use std::{
 };
 
 use jiff::Timestamp;
-use sallyport_proto::{
-    policy::{Endpoint, NodePolicy},
-    wire::unjudged_workload::Reason,
-};
+use sallyport_policy::{Endpoint, NodePolicy};
+use sallyport_proto::wire::unjudged_workload::Reason;
 use tracing::{info, warn};
 
 use crate::{

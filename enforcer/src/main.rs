@@ -22,8 +22,8 @@ use sallyport_enforcer::{
     nft::{lease::LONGEST, ports::Ports, render::Options},
     places, preflight, session, supervision, surroundings, uninstall,
 };
-use sallyport_process::{descriptors, log};
-use sallyport_proto::Ranges;
+use sallyport_policy::Ranges;
+use sallyport_process::{descriptors, duration, log};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
 use tracing::{info, warn};
@@ -284,14 +284,9 @@ const GUARD_AGAIN: Duration = Duration::from_millis(100);
 /// How long a lease may be.
 const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
 
-/// A time: a number and `ms` or `s`.
+/// The value of `--lease`.
 fn lease(text: &str) -> Result<Duration, String> {
-    let number = |digits: &str| digits.parse::<u64>().ok();
-    let time = match (text.strip_suffix("ms"), text.strip_suffix('s')) {
-        (Some(digits), _) => number(digits).map(Duration::from_millis),
-        (None, Some(digits)) => number(digits).map(Duration::from_secs),
-        (None, None) => None,
-    };
+    let time = duration::parse(text).ok();
     time.filter(|time| LEASES.contains(time))
         .ok_or_else(|| "use a number and a unit, from 1s to 60s, such as 1500ms or 10s".to_owned())
 }
@@ -502,6 +497,22 @@ fn print(text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lease_is_a_time_from_1s_to_60s() {
+        for (text, ms) in [
+            ("1s", 1_000),
+            ("1500ms", 1_500),
+            ("10s", 10_000),
+            ("1m", 60_000),
+        ] {
+            assert_eq!(lease(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "10", "999ms", "61s", "2m", "-5s", "ten"] {
+            let said = lease(text).unwrap_err();
+            assert!(said.contains("from 1s to 60s"), "{text}: {said}");
+        }
+    }
 
     #[test]
     fn a_control_plane_with_tls_is_refused_and_so_is_what_can_never_be_one() {

@@ -12,7 +12,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 use sallyport_process::{log, metrics};
-use sallyport_proto::wire::{trouble::Kind, unjudged_workload::Reason};
+use sallyport_proto::{wire::trouble::Kind, wire::unjudged_workload::Reason};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 

@@ -35,10 +35,7 @@ mod whole;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
-use sallyport_proto::{
-    Position, Unknown, Window,
-    policy::{Endpoint, GroupId, NodePolicy},
-};
+use sallyport_policy::{Endpoint, GroupId, NodePolicy, Position, Unknown, Window};
 
 use crate::nft::{
     command::Command,

@@ -14,8 +14,9 @@ use std::{
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use rand::RngExt;
+use sallyport_policy::{Unknown, Update};
 use sallyport_process::text::one_line;
-use sallyport_proto::{Assembled, Assembly, Unknown, Update, WireError, wire};
+use sallyport_proto::{Assembled, Assembly, WireError, wire};
 use tokio::{
     sync::{mpsc, watch},
     time::{Sleep, sleep},
@@ -353,7 +354,7 @@ pub(crate) fn source_of(error: &dyn std::error::Error) -> String {
 mod tests {
     use std::sync::Mutex;
 
-    use sallyport_proto::{Position, policy::NodePolicy};
+    use sallyport_policy::{NodePolicy, Position};
     use tokio::net::TcpListener;
     use tokio_stream::wrappers::TcpListenerStream;
     use tonic::{Request, Response, Streaming, transport::Server};

@@ -27,9 +27,9 @@ use sallyport_enforcer::{
     },
     plan::Installed,
 };
-use sallyport_proto::{
-    Delta, Position, Ranges, Update,
-    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+use sallyport_policy::{
+    Class, Delta, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position,
+    Protocol, Ranges, Update,
 };
 
 /// The process that is not the enforcer.

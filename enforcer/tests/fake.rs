@@ -126,6 +126,25 @@ const EITHER: Verdicts = Verdicts {
     can_drop: true,
 };
 
+/// A range in a rule has both its ends, and a packet of another family is in none.
+#[test]
+fn a_range_in_a_rule_has_both_ends() {
+    let [before, behind] = [[10, 0, 0, 0], [10, 0, 0, 2]].map(IpAddr::from);
+    let wide = [[0; 16], [255; 16]].map(IpAddr::from);
+    for (first, last, expected) in [
+        (CLIENT, CLIENT, DROPPED),
+        (before, CLIENT, DROPPED),
+        (CLIENT, behind, DROPPED),
+        (before, before, PASSES),
+        (behind, behind, PASSES),
+        (wide[0], wide[1], PASSES),
+    ] {
+        let range = Match::TupleRange(Tuple::Original, first, last);
+        let kernel = kernel(vec![rule("c", Rule::when(range, Verdict::Drop))]);
+        assert_eq!(during(kernel, vec![]), expected, "{first}-{last}");
+    }
+}
+
 /// From "dropped for not being in the set" to "dropped for want of a rule that lets it pass".
 #[test]
 fn a_rule_and_an_element_in_one_batch_leak() {

@@ -27,10 +27,7 @@ use sallyport_enforcer::{
     },
     plan::Installed,
 };
-use sallyport_proto::{
-    Delta, Position, Ranges, Update,
-    policy::{Endpoint, NodePolicy},
-};
+use sallyport_policy::{Delta, Endpoint, NodePolicy, Position, Ranges, Update};
 
 const LEASE: Duration = Duration::from_secs(9);
 const A_MOMENT: Duration = Duration::from_millis(1);

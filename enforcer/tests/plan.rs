@@ -10,9 +10,9 @@ use sallyport_enforcer::{
     },
     plan::{self, Installed, Limits, Plan},
 };
-use sallyport_proto::{
-    Position, Ranges, Window,
-    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+use sallyport_policy::{
+    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position, Protocol,
+    Ranges, Window,
 };
 
 const LIMITS: Limits = Limits { batch: 1 << 20 };

@@ -19,7 +19,7 @@ use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
 };
-use sallyport_proto::wire::{self, node_service_client::NodeServiceClient};
+use sallyport_proto::{wire, wire::node_service_client::NodeServiceClient};
 use sallyport_testbed::{Host, Testbed, listing, reactor, relay::Relay, tracer};
 use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Endpoint};
@@ -455,6 +455,15 @@ impl Deployment {
         child
             .and_then(Child::wait_with_output)
             .map_err(|error| Error::Io("run sallyport", error))
+    }
+
+    /// Runs the control plane's program for something else than serving.
+    pub fn offline(&self, arguments: &[&str]) -> Result<Output, Error> {
+        let mut command = Command::new(&self.binaries.controlplane);
+        command.args(arguments).stdin(Stdio::null());
+        command
+            .output()
+            .map_err(|error| Error::Io("run sallyport-controlplane", error))
     }
 
     /// A client of the API.

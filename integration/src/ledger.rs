@@ -26,7 +26,8 @@ use sallyport_enforcer::{
     places,
     plan::{self, Limits},
 };
-use sallyport_proto::{Ranges, Revision, wire::Kind};
+use sallyport_policy::{Ranges, Revision};
+use sallyport_proto::wire::Kind;
 use sallyport_testbed::{Netns, listing};
 
 use crate::deployment::{Client, Deployment, PATIENCE, put};
@@ -244,7 +245,7 @@ fn number_of(event: &Event) -> Option<u32> {
 fn compare_node(
     deployment: &Deployment,
     node: usize,
-    digest: &sallyport_proto::Digest,
+    digest: &sallyport_policy::Digest,
 ) -> Result<()> {
     let netns = deployment.bed.node(node).netns();
     let report = inspect(&deployment.data_dir(&Deployment::node_name(node)))?;

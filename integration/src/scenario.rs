@@ -206,7 +206,7 @@ mod tests {
         sync::Arc,
     };
 
-    use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
+    use sallyport_policy::{Direction, NodePolicy, Protocol};
 
     use super::{table::compile, *};
 

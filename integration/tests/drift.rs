@@ -25,9 +25,9 @@ use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, put},
 };
-use sallyport_proto::{
-    Delta, Position, Ranges, Update,
-    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+use sallyport_policy::{
+    Class, Delta, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position,
+    Protocol, Ranges, Update,
 };
 use sallyport_testbed::{
     Netns, Testbed,

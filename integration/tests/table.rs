@@ -29,9 +29,9 @@ use sallyport_enforcer::{
     },
     plan::{self, Garbage, Installed, Limits, Plan},
 };
-use sallyport_proto::{
-    Position, Ranges, Window,
-    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+use sallyport_policy::{
+    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position, Protocol,
+    Ranges, Window,
 };
 use sallyport_testbed::{
     Netns,

@@ -2,7 +2,8 @@
 
 use prost::bytes::Bytes;
 
-use crate::{Delta, Update, WireError, convert::positions, wire};
+use crate::{WireError, convert::encoded_delta, convert::positions, wire};
+use sallyport_policy::Update;
 
 /// An update of which some parts may have come.
 #[derive(Debug, Default)]
@@ -56,7 +57,7 @@ impl TryFrom<Assembled> for Update {
             base: of.base.as_ref().map(TryInto::try_into).transpose()?,
             target: target.try_into()?,
             keep: positions(&of.keep)?,
-            delta: Delta::try_from(&changes[..])?,
+            delta: encoded_delta(&changes)?,
         })
     }
 }

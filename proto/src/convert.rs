@@ -8,13 +8,10 @@ use std::{
 
 use prost::{Message as _, bytes::Bytes};
 
-use crate::{
-    Change, Delta, Digest, Position, Ranges, interface,
-    policy::{
-        Class, ClassId, Direction, Endpoint, GroupId, GroupSpec, Owner, PortRule, Protocol, Source,
-        octets,
-    },
-    wire,
+use crate::wire;
+use sallyport_policy::{
+    Change, Class, ClassId, Delta, Digest, Direction, Endpoint, GroupId, GroupSpec, Owner,
+    PortRule, Position, Protocol, Ranges, Source, interface, octets,
 };
 
 /// What is wrong with a message.
@@ -85,22 +82,18 @@ pub fn positions(found: &[wire::Position]) -> Result<Vec<Position>, WireError> {
     found.iter().map(Position::try_from).collect()
 }
 
-impl From<&Ranges> for Vec<wire::Range> {
-    fn from(ranges: &Ranges) -> Self {
-        ranges
-            .iter()
-            .map(|(first, last)| wire::Range {
-                first: octets(first),
-                last: octets(last),
-            })
-            .collect()
-    }
+fn wire_ranges(ranges: &Ranges) -> Vec<wire::Range> {
+    let range = |(first, last)| wire::Range {
+        first: octets(first),
+        last: octets(last),
+    };
+    ranges.iter().map(range).collect()
 }
 
 impl From<&Ranges> for wire::WorkloadRanges {
     fn from(ranges: &Ranges) -> Self {
         wire::WorkloadRanges {
-            ranges: ranges.into(),
+            ranges: wire_ranges(ranges),
         }
     }
 }
@@ -213,10 +206,9 @@ fn port_rule(rule: &wire::PortRule) -> Result<PortRule, WireError> {
     })
 }
 
-impl From<&Delta> for Vec<wire::PolicyChange> {
-    fn from(delta: &Delta) -> Self {
-        delta.changes.iter().map(wire::PolicyChange::from).collect()
-    }
+/// The changes of a delta, in the order of a message.
+pub fn changes(delta: &Delta) -> Vec<wire::PolicyChange> {
+    delta.changes.iter().map(wire::PolicyChange::from).collect()
 }
 
 impl From<&Change> for wire::PolicyChange {
@@ -233,7 +225,7 @@ impl From<&Change> for wire::PolicyChange {
                 id: id.0.to_vec(),
                 spec: spec.as_ref().map(|spec| wire::GroupSpec {
                     description: spec.description.clone(),
-                    ranges: (&spec.ranges).into(),
+                    ranges: wire_ranges(&spec.ranges),
                 }),
                 add: add.iter().map(|&address| octets(address)).collect(),
                 remove: remove.iter().map(|&address| octets(address)).collect(),
@@ -261,30 +253,21 @@ impl From<&Change> for wire::PolicyChange {
     }
 }
 
-impl TryFrom<&[wire::PolicyChange]> for Delta {
-    type Error = WireError;
-
-    fn try_from(changes: &[wire::PolicyChange]) -> Result<Self, WireError> {
-        Ok(Delta {
-            changes: changes
-                .iter()
-                .map(Change::try_from)
-                .collect::<Result<_, _>>()?,
-        })
-    }
+/// The delta of the changes of a message.
+pub fn delta(changes: &[wire::PolicyChange]) -> Result<Delta, WireError> {
+    let changes = changes.iter().map(Change::try_from);
+    Ok(Delta {
+        changes: changes.collect::<Result<_, _>>()?,
+    })
 }
 
-impl TryFrom<&[Bytes]> for Delta {
-    type Error = WireError;
-
-    fn try_from(changes: &[Bytes]) -> Result<Self, WireError> {
-        let decoded = changes.iter().map(|change| {
-            let change = wire::PolicyChange::decode(change.clone());
-            change.map_err(|error| malformed("update.changes", error.to_string()))
-        });
-        let decoded = decoded.collect::<Result<Vec<_>, _>>()?;
-        decoded[..].try_into()
-    }
+/// The delta of changes that are encoded each by itself.
+pub fn encoded_delta(changes: &[Bytes]) -> Result<Delta, WireError> {
+    let decoded = changes.iter().map(|change| {
+        let change = wire::PolicyChange::decode(change.clone());
+        change.map_err(|error| malformed("update.changes", error.to_string()))
+    });
+    delta(&decoded.collect::<Result<Vec<_>, _>>()?)
 }
 
 impl TryFrom<&wire::PolicyChange> for Change {
@@ -340,7 +323,7 @@ impl From<&Source> for wire::Source {
             owners: source.owners.iter().map(owner).collect(),
             ingress: source.ingress.map(|id| id.0.to_vec()),
             egress: source.egress.map(|id| id.0.to_vec()),
-            ranges: (&source.ranges).into(),
+            ranges: wire_ranges(&source.ranges),
         }
     }
 }

@@ -1,12 +1,17 @@
-//! The contract between control plane, enforcers and clients: the messages of `sallyport.v1`, and how they become a node's policy
-//! (`sallyport-policy`) and come of one. No IO, no Kubernetes, no sled, no netlink.
+//! The contract of the control plane with enforcers and with operators: the messages of `sallyport.v1` and how they become a node's
+//! policy (`sallyport-policy`), the names that objects may have, and the text of a backup. Opens no file and no socket. No
+//! Kubernetes, no sled, no netlink.
 
 mod assembly;
+pub mod backup;
 pub mod codec;
 mod convert;
+pub mod names;
+pub mod object;
+pub mod reason;
 
 pub use assembly::{Assembled, Assembly};
-pub use convert::{WireError, address, changes, delta, positions};
+pub use convert::{WireError, address, changes, delta, encoded_delta, positions};
 
 /// The generated wire types and service stubs of `sallyport.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, unused_qualifications)]

@@ -4,14 +4,12 @@
 use std::{net::IpAddr, sync::Arc};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
-use sallyport_proto::{
-    ApplyError, Change, Delta, Digest, Position, Ranges, Unknown, Update, Version, Ways, Window,
-    policy::{
-        Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, PortRule,
-        Protocol, Source,
-    },
-    wire,
+use sallyport_policy::{
+    ApplyError, Change, Class, ClassId, Delta, Digest, Direction, Endpoint, GroupId, NodePolicy,
+    Owner, PeerGroup, PortRule, Position, Protocol, Ranges, Source, Unknown, Update, Version, Ways,
+    Window,
 };
+use sallyport_proto::wire;
 
 const ADDRESSES: u8 = 8;
 
@@ -278,8 +276,8 @@ proptest! {
     #[test]
     fn the_wire_loses_nothing(old in recipe(), new in recipe()) {
         let delta = Delta::between(&build(&old), &build(&new));
-        let wire = Vec::<wire::PolicyChange>::from(&delta);
-        prop_assert_eq!(Delta::try_from(&wire[..]).unwrap(), delta);
+        let wire = sallyport_proto::changes(&delta);
+        prop_assert_eq!(sallyport_proto::delta(&wire).unwrap(), delta);
     }
 
     #[test]
@@ -552,12 +550,12 @@ fn interfaces_that_the_kernel_cannot_have_are_refused() {
         changes: vec![Change::SetEndpoint(address(1), endpoint)],
     };
     let told = |interface: &str| {
-        let mut changes = Vec::<wire::PolicyChange>::from(&delta);
+        let mut changes = sallyport_proto::changes(&delta);
         if let Some(wire::policy_change::Change::SetEndpoint(endpoint)) = &mut changes[0].change {
             assert_eq!(endpoint.interface, "", "the field is not on the wire");
             endpoint.interface = interface.into();
         }
-        let delta = Delta::try_from(&changes[..]).map_err(|error| error.to_string())?;
+        let delta = sallyport_proto::delta(&changes).map_err(|error| error.to_string())?;
         match &delta.changes[0] {
             Change::SetEndpoint(_, endpoint) => Ok(endpoint.interface.clone()),
             other => Err(format!("{other:?}")),

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use sallyport_proto::wire::{self, NodeStatus, ObjectRef, WatchEvent, WatchResponse, watch_event};
+use sallyport_proto::{
+    wire, wire::NodeStatus, wire::ObjectRef, wire::WatchEvent, wire::WatchResponse,
+    wire::watch_event,
+};
 use tonic::Status;
 
 use crate::{
@@ -18,12 +21,7 @@ use crate::{
 /// The kind that a number on the wire means.
 pub(super) fn kind(number: i32) -> Result<Kind, String> {
     match wire::Kind::try_from(number) {
-        Ok(wire::Kind::Namespace) => Ok(Kind::Namespace),
-        Ok(wire::Kind::Node) => Ok(Kind::Node),
-        Ok(wire::Kind::NetworkPolicy) => Ok(Kind::NetworkPolicy),
-        Ok(wire::Kind::Pod) => Ok(Kind::Pod),
-        Ok(wire::Kind::Workload) => Ok(Kind::Workload),
-        Ok(wire::Kind::Unspecified) => Err("kind: Required value".to_owned()),
+        Ok(kind) => Kind::of_wire(kind).ok_or_else(|| "kind: Required value".to_owned()),
         Err(_) => Err(format!("kind: {number} is none that this version knows")),
     }
 }
@@ -54,28 +52,6 @@ pub(super) fn checked_key(reference: &ObjectRef) -> Result<ObjectKey, String> {
 pub(super) fn key(reference: Option<&ObjectRef>) -> Result<ObjectKey, Status> {
     let reference = reference.ok_or_else(|| Status::invalid_argument("ref: Required value"))?;
     checked_key(reference).map_err(Status::invalid_argument)
-}
-
-impl From<Kind> for wire::Kind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Namespace => wire::Kind::Namespace,
-            Kind::Node => wire::Kind::Node,
-            Kind::NetworkPolicy => wire::Kind::NetworkPolicy,
-            Kind::Pod => wire::Kind::Pod,
-            Kind::Workload => wire::Kind::Workload,
-        }
-    }
-}
-
-impl From<&ObjectKey> for ObjectRef {
-    fn from(key: &ObjectKey) -> Self {
-        ObjectRef {
-            kind: wire::Kind::from(key.kind).into(),
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
-        }
-    }
 }
 
 impl From<&Stored> for wire::Object {

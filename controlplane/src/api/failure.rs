@@ -1,7 +1,8 @@
 //! Refusals as statuses: the code that a program acts on, the message that a person reads. Never decides what is
 //! refused.
 
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
+use sallyport_proto::{reason::REASON, reason::REVISION_CONFLICT};
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
@@ -9,12 +10,6 @@ use crate::{
     transaction::{Problem, Reason},
     writer::Refusal,
 };
-
-/// The metadata of a status that says why a transaction was refused where its code does not: `FAILED_PRECONDITION`.
-pub const REASON: &str = "sallyport-reason";
-
-/// The reason: `expected_revision` is not the current revision.
-pub const REVISION_CONFLICT: &str = "revision-conflict";
 
 /// A status's message travels in a header, percent-encoded, and clients take no more than 16 KiB of headers.
 const MAX_MESSAGE: usize = 8_000;

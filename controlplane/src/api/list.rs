@@ -9,10 +9,8 @@ use std::{
 };
 
 use prost::Message as _;
-use sallyport_proto::{
-    Revision,
-    wire::{self, ListRequest, ListResponse},
-};
+use sallyport_policy::Revision;
+use sallyport_proto::{wire, wire::ListRequest, wire::ListResponse};
 use tonic::Status;
 
 use super::convert;

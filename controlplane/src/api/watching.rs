@@ -14,7 +14,8 @@ use std::{
 };
 
 use futures::{Stream, stream};
-use sallyport_proto::{Revision, wire::WatchResponse};
+use sallyport_policy::Revision;
+use sallyport_proto::wire::WatchResponse;
 use tokio::{sync::watch, time::timeout};
 use tonic::Status;
 

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_proto::policy::{Class, Direction, GroupId, PortRule, Protocol};
+use sallyport_policy::{Class, Direction, GroupId, PortRule, Protocol};
 
 use super::{
     peers::{Peers, Terms},

@@ -8,7 +8,7 @@ use std::{
 };
 
 use imbl::OrdSet;
-use sallyport_proto::policy::{Class, ClassId, GroupId, PeerGroup, SharedGroup};
+use sallyport_policy::{Class, ClassId, GroupId, PeerGroup, SharedGroup};
 
 use super::{
     class::{Built, BuiltGroup},

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_proto::policy::Endpoint;
+use sallyport_policy::Endpoint;
 
 use super::{
     Compiler, Work,

@@ -9,9 +9,8 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use sallyport_proto::{
-    Ranges,
-    policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, Source},
+use sallyport_policy::{
+    ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, Ranges, Source,
 };
 
 use super::{

@@ -6,10 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use sallyport_proto::{
-    Ranges,
-    policy::{Class, GroupId, PeerGroup, PortRule, Protocol},
-};
+use sallyport_policy::{Class, GroupId, PeerGroup, PortRule, Protocol, Ranges};
 
 use super::peers::{Peers, shorten};
 

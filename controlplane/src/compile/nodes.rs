@@ -7,10 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_proto::{
-    Coverage, Ranges,
-    policy::{Endpoint, NodePolicy, SharedGroup, Source},
-};
+use sallyport_policy::{Coverage, Endpoint, NodePolicy, Ranges, SharedGroup, Source};
 
 use super::{
     classes::{Classes, Group, Judge},

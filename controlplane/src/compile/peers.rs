@@ -8,10 +8,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use sallyport_proto::{
-    Hasher, Ranges,
-    policy::{GroupId, Protocol},
-};
+use sallyport_policy::{GroupId, Hasher, Protocol, Ranges};
 
 use super::trie::{Key, Trie};
 use crate::model::{LabelSelector, Operator};

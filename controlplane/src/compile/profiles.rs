@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_proto::policy::{Direction, Protocol};
+use sallyport_policy::{Direction, Protocol};
 
 use super::{
     class::{self, Built},

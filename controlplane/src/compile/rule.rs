@@ -4,10 +4,7 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use sallyport_proto::{
-    Ranges,
-    policy::{Direction, Protocol},
-};
+use sallyport_policy::{Direction, Protocol, Ranges};
 
 use super::peers::{Peers, ScopeRef, Selection, Target, Term};
 use crate::model::{self, LabelSelector};

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use sallyport_proto::policy::{Direction, Endpoint};
+use sallyport_policy::{Direction, Endpoint};
 
 use super::{
     Compiler, Work,

@@ -19,10 +19,7 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use sallyport_proto::{
-    Ranges,
-    policy::{Direction, Owner, Source},
-};
+use sallyport_policy::{Direction, Owner, Ranges, Source};
 
 use crate::validate::no_sources;
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use sallyport_proto::Hasher;
+use sallyport_policy::Hasher;
 
 /// Where an element is: a hash in two halves. Elements with one first half are next to each other.
 pub(super) type Key = [u128; 2];

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_proto::{Coverage, Ranges};
+use sallyport_policy::{Coverage, Ranges};
 
 use super::{
     peers::{Named, Peers, Term, Terms, absorb, join_within, pods_key, scope_key},
@@ -184,7 +184,7 @@ impl<'a> Union<'a> {
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prelude::*, sample::select};
-    use sallyport_proto::policy::Protocol;
+    use sallyport_policy::Protocol;
 
     use super::{
         super::peers::{Scope, Selection, Target},

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_proto::{Ranges, policy::Endpoint, policy::Protocol};
+use sallyport_policy::{Endpoint, Protocol, Ranges};
 
 use super::{
     Work,

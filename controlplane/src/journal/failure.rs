@@ -2,13 +2,14 @@
 
 use std::{io, path::PathBuf};
 
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 
 use crate::manifest;
 
 /// What an operator does about damage.
-const ADVICE: &str = "`sallyport journal verify` looks at it without changing it. Move the directory away, and restore a \
-                      backup into an empty one with `sallyport journal restore`; nodes go on enforcing what they have";
+const ADVICE: &str = "`sallyport-controlplane journal verify` looks at it without changing it. Move the directory away, and \
+                      restore a backup into an empty one with `sallyport-controlplane journal restore`; nodes go on \
+                      enforcing what they have";
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]

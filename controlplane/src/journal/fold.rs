@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message as _;
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 use tracing::debug;
 
 use super::{

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 
 use super::{JournalError, Recovered, load, record, store::Trees};
 use crate::history::Bounds;

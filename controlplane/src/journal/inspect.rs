@@ -2,7 +2,8 @@
 
 use std::{fmt, path::Path};
 
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
+use sallyport_proto::{backup::Contents, backup::Saved};
 
 use super::{
     Recovered,
@@ -10,11 +11,7 @@ use super::{
     scratch,
     store::{Settings, SledJournal},
 };
-use crate::{
-    backup::{Contents, Saved},
-    history::Bounds,
-    model::Kind,
-};
+use crate::{history::Bounds, model::Kind};
 
 /// What a journal holds.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use prost::Message;
-use sallyport_proto::{Epoch, Revision};
+use sallyport_policy::{Epoch, Revision};
 use tracing::warn;
 
 use super::{

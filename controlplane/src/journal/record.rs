@@ -4,7 +4,7 @@
 //! number of parts (4), payload. All numbers are big-endian. A value over [`PART`] bytes is written as several
 //! records: sled puts large values into files of their own, and those it never syncs.
 
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 
 use super::failure::Damage;
 use crate::{

@@ -3,7 +3,8 @@
 use std::{fs, io, path::Path};
 
 use prost::Message as _;
-use sallyport_proto::Epoch;
+use sallyport_policy::Epoch;
+use sallyport_proto::{backup::Contents, backup::Saved};
 
 use super::{
     failure::JournalError,
@@ -13,7 +14,6 @@ use super::{
     watermark::{Acknowledged, Watermark},
 };
 use crate::{
-    backup::{Contents, Saved},
     cluster::Cluster,
     manifest,
     transaction::{self, Edit, Op},

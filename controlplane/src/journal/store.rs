@@ -16,7 +16,7 @@ use std::{
 };
 
 use prost::Message as _;
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 use tracing::{error, info, warn};
 
 use super::{

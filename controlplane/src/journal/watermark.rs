@@ -6,7 +6,7 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 
 const NAME: &str = "acknowledged";
 const SLOTS: [u64; 2] = [0, 4096];

@@ -7,6 +7,7 @@ use k8s_openapi::{
     api::{core::v1 as core, networking::v1 as networking},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use sallyport_proto::{names, object::DEFAULT_NAMESPACE};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     model::{Body, Kind, Namespace, Object, ObjectKey},
-    validate::{self, DEFAULT_NAMESPACE, Fault, Faults, NAMESPACE_NAME_LABEL, NameRule, Path},
+    validate::{self, Fault, Faults, NAMESPACE_NAME_LABEL, NameRule, Path},
 };
 
 /// A kind of object as manifests know it.
@@ -178,11 +179,11 @@ fn convert<T: Resource>(mut given: T, arrives: bool) -> Converted {
         meta.namespace = Some(DEFAULT_NAMESPACE.to_owned());
     }
     validate::metadata(&meta, T::NAME_RULE, namespaced, &mut faults);
-    let is_wrong = |uid: &mut String| T::HAS_UID && !validate::uid(uid).is_empty();
+    let is_wrong = |uid: &mut String| T::HAS_UID && !names::uid(uid).is_empty();
     // Earlier versions did not look at uids: one that they accepted and that is none is unknown.
     if let Some(uid) = meta.uid.take_if(is_wrong).filter(|_| arrives) {
         let at = Path::ROOT.field("metadata");
-        faults.invalid_each(at.field("uid"), &uid, validate::uid(&uid));
+        faults.invalid_each(at.field("uid"), &uid, names::uid(&uid));
     }
     let key = ObjectKey {
         kind: T::KIND,

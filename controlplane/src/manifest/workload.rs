@@ -4,7 +4,8 @@ use std::{net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use sallyport_proto::interface;
+use sallyport_policy::interface;
+use sallyport_proto::names;
 use serde::Deserialize;
 
 use super::kinds::Resource;
@@ -105,7 +106,7 @@ impl Resource for Workload {
 /// The name of the node that a workload is on; an empty one is none.
 fn node_name(name: Option<String>, at: Path<'_>, faults: &mut Faults) -> Option<String> {
     let name = name.filter(|name| !name.is_empty())?;
-    faults.invalid_each(at, &name, validate::dns1123_subdomain(&name));
+    faults.invalid_each(at, &name, names::dns1123_subdomain(&name));
     Some(name)
 }
 

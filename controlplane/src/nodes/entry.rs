@@ -13,9 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{
-    Digest, Position, Revision, Unknown, Version, policy::NodePolicy, wire::trouble::Kind,
-};
+use sallyport_policy::{Digest, NodePolicy, Position, Revision, Unknown, Version};
+use sallyport_proto::wire::trouble::Kind;
 use tokio::sync::Notify;
 
 pub(super) use self::status::clones;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use imbl::ordmap::DiffItem;
-use sallyport_proto::policy::{Direction, Endpoint, GroupId, NodePolicy, PeerGroup};
+use sallyport_policy::{Direction, Endpoint, GroupId, NodePolicy, PeerGroup};
 
 /// More addresses than this are told as all.
 const MAX: usize = 4_096;
@@ -135,7 +135,7 @@ fn is_used(policy: &NodePolicy, direction: Direction, id: GroupId) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sallyport_proto::policy::{Owner, Source};
+    use sallyport_policy::{Owner, Source};
 
     use super::*;
 
@@ -146,7 +146,7 @@ mod tests {
                 namespace: "a".into(),
                 name: name.into(),
             }],
-            ranges: sallyport_proto::Ranges::everything(),
+            ranges: sallyport_policy::Ranges::everything(),
             ..Source::default()
         };
         let policy = |sources: Vec<Source>| {

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Instant};
 
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 
 /// Transactions that are remembered while they are not enforced; those after them are not measured.
 const LONGEST: usize = 10_000;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use sallyport_proto::{Unknown, Ways, policy::NodePolicy};
+use sallyport_policy::{NodePolicy, Unknown, Ways};
 
 use super::{Affected, extent::Extent};
 

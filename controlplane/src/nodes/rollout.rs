@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{Digest, Revision, Version, Ways};
+use sallyport_policy::{Digest, Revision, Version, Ways};
 
 use super::{Unreachable, entry::Known, extent::Extent};
 

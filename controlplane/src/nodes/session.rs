@@ -7,16 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{
-    Epoch, Position, Revision, Unknown, policy::NodePolicy, wire::turned_away::Reason,
-};
+use sallyport_policy::{Epoch, NodePolicy, Position, Revision, Unknown};
+use sallyport_process::duration;
+use sallyport_proto::wire::turned_away::Reason;
 use tokio::sync::Notify;
 
 use super::{
     Health, Nodes,
     rivals::{Contested, Enforcer},
 };
-use crate::duration;
 
 /// What a node says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +73,7 @@ pub enum SessionError {
     #[error(
         "node \"{name}\" enforces epoch {} revision {}, and this control plane is at epoch {} revision {}: it was \
          restored from a backup, or is another one. The node goes on enforcing what it has. Start the control plane \
-         with its latest data, or `sallyport journal restore` its backup, which raises the epoch",
+         with its latest data, or `sallyport-controlplane journal restore` its backup, which raises the epoch",
         node.0, node.1, ours.0, ours.1
     )]
     Ahead {

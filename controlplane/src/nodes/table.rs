@@ -9,9 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{
-    Epoch, Position, Revision, Version, Ways, policy::NodePolicy, wire::turned_away::Reason,
-};
+use sallyport_policy::{Epoch, NodePolicy, Position, Revision, Version, Ways};
+use sallyport_proto::wire::turned_away::Reason;
 
 pub use self::admission::Admission;
 use super::{

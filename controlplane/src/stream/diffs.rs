@@ -7,11 +7,8 @@ use std::{
 };
 
 use prost::{Message as _, bytes::Bytes};
-use sallyport_proto::{
-    Change, Difference,
-    policy::{GroupId, NodePolicy, PeerGroup},
-    wire::PolicyChange,
-};
+use sallyport_policy::{Change, Difference, GroupId, NodePolicy, PeerGroup};
+use sallyport_proto::wire::PolicyChange;
 
 /// The most addresses of one change: 18 bytes each, if they are IPv6.
 const ADDRESSES: usize = 16_384;
@@ -145,10 +142,7 @@ fn cut(change: Change) -> Vec<Change> {
 mod tests {
     use std::net::{IpAddr, Ipv6Addr};
 
-    use sallyport_proto::{
-        Delta, Ranges,
-        policy::{Endpoint, SharedGroup},
-    };
+    use sallyport_policy::{Endpoint, Ranges, SharedGroup};
 
     use super::*;
 
@@ -180,7 +174,7 @@ mod tests {
     }
 
     fn applied(old: &NodePolicy, changes: &[Bytes], new: &NodePolicy) -> NodePolicy {
-        let delta = Delta::try_from(changes).unwrap();
+        let delta = sallyport_proto::encoded_delta(changes).unwrap();
         old.applied(&delta, new.digest()).unwrap()
     }
 

@@ -3,11 +3,8 @@
 use std::{iter::Peekable, vec};
 
 use prost::bytes::Bytes;
-use sallyport_proto::{
-    Position,
-    policy::NodePolicy,
-    wire::{self, UpdatePart},
-};
+use sallyport_policy::{NodePolicy, Position};
+use sallyport_proto::{wire, wire::UpdatePart};
 
 use super::Diffs;
 use crate::nodes::Update;
@@ -87,10 +84,7 @@ mod tests {
     use std::{net::Ipv6Addr, sync::Arc};
 
     use prost::Message as _;
-    use sallyport_proto::{
-        Delta, Digest, Ranges,
-        policy::{Endpoint, GroupId, NodePolicy, PeerGroup},
-    };
+    use sallyport_policy::{Digest, Endpoint, GroupId, NodePolicy, PeerGroup, Ranges};
 
     use super::*;
 
@@ -121,7 +115,7 @@ mod tests {
     /// What a node makes of the parts.
     fn received(base: &NodePolicy, parts: Vec<UpdatePart>, digest: Digest) -> NodePolicy {
         let changes: Vec<_> = parts.into_iter().flat_map(|part| part.changes).collect();
-        let delta = Delta::try_from(&changes[..]).unwrap();
+        let delta = sallyport_proto::encoded_delta(&changes[..]).unwrap();
         base.applied(&delta, digest).unwrap()
     }
 

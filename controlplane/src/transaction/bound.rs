@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
 
 use crate::{
     cluster::Cluster,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
 
 use crate::{
     cluster::Cluster,

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
-use sallyport_proto::Ranges;
+use sallyport_policy::Ranges;
 
 use super::{
     MAX_ALLOWED_SOURCES,

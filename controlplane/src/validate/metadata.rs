@@ -4,11 +4,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use sallyport_proto::names;
 
-use super::{
-    field::{Faults, Path, quote},
-    names,
-};
+use super::field::{Faults, Path, quote};
 
 /// The most bytes that an object's annotations may have together.
 const MAX_ANNOTATIONS: usize = 256 * 1024;

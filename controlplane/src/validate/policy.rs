@@ -7,12 +7,12 @@ use k8s_openapi::{
     api::networking::v1 as k8s, apimachinery::pkg::apis::meta::v1 as meta,
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
+use sallyport_proto::names;
 
 use super::{
     MAX_EXCEPTS, MAX_PEERS, MAX_PORTS, MAX_RULES, addresses,
     field::{Faults, Path, quote},
-    names,
     selector::label_selector,
     workload,
 };

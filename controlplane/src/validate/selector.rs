@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as k8s;
+use sallyport_proto::names;
 
 use super::{
     MAX_REQUIREMENTS,
     field::{Faults, Path, quote},
-    metadata, names,
+    metadata,
 };
 use crate::model::{LabelSelector, Operator, Requirement};
 

@@ -1,12 +1,10 @@
 //! The named ports of pods and workloads: the API server's rules for container ports. Knows nothing of where in an
 //! object a port stands.
 
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
+use sallyport_proto::names;
 
-use super::{
-    field::{Faults, Path, quote},
-    names,
-};
+use super::field::{Faults, Path, quote};
 use crate::model::NamedPort;
 
 /// A port as a container or a workload declares it.

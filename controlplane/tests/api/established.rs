@@ -1,7 +1,8 @@
 //! The cluster's default for established connections, and a policy's own word, as they reach a node.
 
 use sallyport_controlplane::model::Established;
-use sallyport_proto::{Window, policy::Direction, wire::node_status::State};
+use sallyport_policy::{Direction, Window};
+use sallyport_proto::wire::node_status::State;
 
 use crate::{
     node::FakeNode,

@@ -4,12 +4,10 @@
 use std::time::{Duration, Instant};
 
 use sallyport_controlplane::config::OnUnreachable;
+use sallyport_policy::Window;
 use sallyport_proto::{
-    Window,
-    wire::{
-        ApplyRequest, Kind, LeaseRequest, Unreachable, node_status::State, rollout::Phase,
-        sync_request::Message,
-    },
+    wire::ApplyRequest, wire::Kind, wire::LeaseRequest, wire::Unreachable,
+    wire::node_status::State, wire::rollout::Phase, wire::sync_request::Message,
 };
 use tonic::Code;
 

@@ -8,10 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{
-    Window,
-    wire::{ApplyRequest, WaitEnforcedRequest},
-};
+use sallyport_policy::Window;
+use sallyport_proto::{wire::ApplyRequest, wire::WaitEnforcedRequest};
 
 use crate::{
     crash::{Process, connect, socket},

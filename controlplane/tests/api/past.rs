@@ -1,15 +1,18 @@
 //! History, going back, backups and restores: by the real `sallyport`, from a control plane and its files.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 use sallyport_controlplane::{
     config::Config,
     server::{self, Handle},
 };
-use sallyport_proto::{
-    Window,
-    wire::{Kind, node_status::State},
-};
+use sallyport_policy::Window;
+use sallyport_proto::{wire::Kind, wire::node_status::State};
 use tonic::Code;
 
 use crate::{
@@ -17,12 +20,42 @@ use crate::{
     world::{World, delete, namespace, node, pod, policy, put, url},
 };
 
+const CONTROL_PLANE: &str = env!("CARGO_BIN_EXE_sallyport-controlplane");
+
+/// The CLI, beside the control plane's program. It is of another package, which cargo does not build for these tests alone:
+/// so it is built first, unless all programs are known to be built (integration/src/binaries.rs).
+fn sallyport() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let path = Path::new(CONTROL_PLANE).with_file_name("sallyport");
+        let is_built = env::var_os("SALLYPORT_PROGRAMS_BUILT").is_some();
+        if let Some(cargo) = env::var_os("CARGO").filter(|_| !is_built) {
+            let mut build = Command::new(cargo);
+            build.args(["build", "--workspace", "--bins"]);
+            if !cfg!(debug_assertions) {
+                build.arg("--release");
+            }
+            let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+            assert!(status.expect("cargo starts").success(), "`cargo build`");
+        }
+        path
+    })
+}
+
 /// Runs the CLI. Returns its exit code, what it printed, and what it complained of.
 pub(crate) fn cli(line: &str, server: &str) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sallyport"));
-    command
-        .args(line.split_whitespace())
-        .env("SALLYPORT_SERVER", server);
+    let mut command = Command::new(sallyport());
+    command.env("SALLYPORT_SERVER", server);
+    run(command, line)
+}
+
+/// Runs the control plane's program, as [`cli`] does the CLI.
+fn offline(line: &str) -> (i32, String, String) {
+    run(Command::new(CONTROL_PLANE), line)
+}
+
+fn run(mut command: Command, line: &str) -> (i32, String, String) {
+    command.args(line.split_whitespace());
     let output = command.output().expect("the binary is built and starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().expect("it ends by itself");
@@ -31,6 +64,12 @@ pub(crate) fn cli(line: &str, server: &str) -> (i32, String, String) {
 
 pub(crate) fn ok(line: &str, server: &str) -> String {
     let (code, stdout, stderr) = cli(line, server);
+    assert_eq!(code, 0, "{line}: {stderr}");
+    stdout
+}
+
+fn offline_ok(line: &str) -> String {
+    let (code, stdout, stderr) = offline(line);
     assert_eq!(code, 0, "{line}: {stderr}");
     stdout
 }
@@ -255,20 +294,19 @@ async fn nodes_refuse_to_go_back_until_a_backup_is_restored_in_a_later_epoch() {
         "{status}"
     );
     assert!(
-        status.message().contains("sallyport journal restore"),
+        status
+            .message()
+            .contains("`sallyport-controlplane journal restore`"),
         "{status}"
     );
     server.stop().await.unwrap();
 
     // A backup of the same revision is accepted: it is of a later epoch.
-    let restored = ok(
-        &format!(
-            "journal restore {} --data-dir {}",
-            file.display(),
-            new.display()
-        ),
-        "",
-    );
+    let restored = offline_ok(&format!(
+        "journal restore {} --data-dir {}",
+        file.display(),
+        new.display()
+    ));
     assert!(
         restored.ends_with(": 4 objects, revision 1, epoch 2\n"),
         "{restored}"
@@ -290,7 +328,7 @@ async fn nodes_refuse_to_go_back_until_a_backup_is_restored_in_a_later_epoch() {
         n.follow().await;
     }
     server.stop().await.unwrap();
-    let again = ok(&format!("journal verify --data-dir {}", new.display()), "");
+    let again = offline_ok(&format!("journal verify --data-dir {}", new.display()));
     assert!(again.contains("revision 2, epoch 2\n"), "{again}");
     assert!(again.contains("nodes that have joined: 1;"), "{again}");
 }
@@ -301,7 +339,7 @@ async fn the_tools_look_and_never_touch() {
     world.delete(Kind::Pod, "a", "web").await;
     let path = world.directory.path().to_owned();
     let at = format!("--data-dir {}", path.display());
-    let (code, _, stderr) = cli(&format!("journal verify {at}"), "");
+    let (code, _, stderr) = offline(&format!("journal verify {at}"));
     assert!(
         code == 1 && stderr.contains("is in use by another process"),
         "{stderr}"
@@ -309,34 +347,31 @@ async fn the_tools_look_and_never_touch() {
     world.server.take().unwrap().stop().await.unwrap();
 
     let db = fs::read(path.join("journal/db")).unwrap();
-    let verified = ok(&format!("journal verify {at}"), "");
+    let verified = offline_ok(&format!("journal verify {at}"));
     assert!(verified.starts_with("the journal is whole"), "{verified}");
     assert!(
         verified.contains("3 objects: 1 Namespace, 1 Node, 1 NetworkPolicy\n"),
         "{verified}"
     );
-    let objects = ok(&format!("journal dump {at}"), "");
+    let objects = offline_ok(&format!("journal dump {at}"));
     assert!(
         objects.contains("kind: List") && objects.contains("name: np"),
         "{objects}"
     );
-    let log = ok(&format!("journal dump --transactions -o json {at}"), "");
+    let log = offline_ok(&format!("journal dump --transactions -o json {at}"));
     assert!(log.contains("\"delete\": \"Pod a/web\""), "{log}");
     assert_eq!(fs::read(path.join("journal/db")).unwrap(), db);
 
     let file = path.join("offline");
-    ok(&format!("journal backup {} {at}", file.display()), "");
-    let (code, _, stderr) = cli(&format!("journal restore {} {at}", file.display()), "");
+    offline_ok(&format!("journal backup {} {at}", file.display()));
+    let (code, _, stderr) = offline(&format!("journal restore {} {at}", file.display()));
     assert!(code == 1 && stderr.contains("is not empty"), "{stderr}");
     let empty = path.join("empty");
-    let (code, _, stderr) = cli(
-        &format!(
-            "journal restore {} --epoch 1 --data-dir {}",
-            file.display(),
-            empty.display()
-        ),
-        "",
-    );
+    let (code, _, stderr) = offline(&format!(
+        "journal restore {} --epoch 1 --data-dir {}",
+        file.display(),
+        empty.display()
+    ));
     assert!(
         code == 1 && stderr.contains("must be above the backup's"),
         "{stderr}"
@@ -346,7 +381,7 @@ async fn the_tools_look_and_never_touch() {
     let written = db.iter().rposition(|&byte| byte != 0).unwrap();
     damaged[written / 2] ^= 0x10;
     fs::write(path.join("journal/db"), &damaged).unwrap();
-    let (code, stdout, stderr) = cli(&format!("journal verify {at}"), "");
+    let (code, stdout, stderr) = offline(&format!("journal verify {at}"));
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
     assert!(
         stderr.contains(&format!("the journal {}", path.join("journal").display())),

@@ -4,10 +4,8 @@
 use std::time::{Duration, Instant};
 
 use sallyport_controlplane::config::OnUnreachable;
-use sallyport_proto::{
-    Unknown, Window,
-    wire::{Kind, Rollout, node_status::State, rollout::Phase},
-};
+use sallyport_policy::{Unknown, Window};
+use sallyport_proto::{wire::Kind, wire::Rollout, wire::node_status::State, wire::rollout::Phase};
 
 use crate::{
     node::FakeNode,

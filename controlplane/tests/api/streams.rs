@@ -5,11 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{
-    Change, Digest, Position, Update, Version, Window,
-    policy::NodePolicy,
-    wire::{Kind, WaitEnforcedRequest, node_status::State},
-};
+use sallyport_policy::{Change, Digest, NodePolicy, Position, Update, Version, Window};
+use sallyport_proto::{wire::Kind, wire::WaitEnforcedRequest, wire::node_status::State};
 use tonic::Code;
 
 use crate::{

@@ -15,7 +15,7 @@ use sallyport_controlplane::{
     compile::full,
     model::{Body, Established, Object, ObjectKey, Peer, Workload},
 };
-use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
+use sallyport_policy::{Direction, NodePolicy, Protocol};
 
 use crate::{
     table::{CLIENT, OTHER, WEB, compiled, compiled_under},

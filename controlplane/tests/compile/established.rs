@@ -7,7 +7,7 @@ use sallyport_controlplane::{
     compile::full,
     model::{Established, NetworkPolicy, ObjectKey, Workload},
 };
-use sallyport_proto::policy::Direction;
+use sallyport_policy::Direction;
 
 use crate::{contests::alone, universe::any_cluster};
 

@@ -12,7 +12,7 @@ use sallyport_controlplane::{
     compile::{Compiler, full},
     model::{Body, Established, Kind, ObjectKey},
 };
-use sallyport_proto::{Change, Delta, Unknown, Ways, policy::NodePolicy};
+use sallyport_policy::{Change, Delta, NodePolicy, Unknown, Ways};
 
 use crate::{
     universe::{Edit, edit, established, nobody},

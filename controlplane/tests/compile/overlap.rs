@@ -6,7 +6,7 @@ use sallyport_controlplane::{
     compile::Compiler,
     model::{Kind, Object, Peer},
 };
-use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
+use sallyport_policy::{Direction, NodePolicy, Protocol};
 
 use crate::write::{
     block, cluster, ip, key, named, namespace, node, pod, pods, policy, rule, span, with_ports,

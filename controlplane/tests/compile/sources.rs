@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use sallyport_controlplane::model::{Established, Kind, Object};
-use sallyport_proto::{
-    Change, Delta,
-    policy::{Direction, NodePolicy, Protocol},
-};
+use sallyport_policy::{Change, Delta, Direction, NodePolicy, Protocol};
 
 use crate::{
     history::Checked,

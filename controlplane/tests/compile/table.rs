@@ -7,7 +7,7 @@ use sallyport_controlplane::{
     compile::{Compiler, full},
     model::{Established, Object, Rule},
 };
-use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
+use sallyport_policy::{Direction, NodePolicy, Protocol};
 
 use crate::write::*;
 

@@ -1,7 +1,7 @@
 //! Named ports, one table row at a time: resolved by the isolated pod for ingress, by each destination for egress.
 
 use sallyport_controlplane::model::{Object, Peer};
-use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
+use sallyport_policy::{Direction, NodePolicy, Protocol};
 
 use crate::{table::*, write::*};
 

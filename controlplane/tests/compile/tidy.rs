@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use sallyport_controlplane::compile::full;
-use sallyport_proto::{
-    Ranges,
-    policy::{NodePolicy, Source},
-};
+use sallyport_policy::{NodePolicy, Ranges, Source};
 
 use crate::universe::any_cluster;
 

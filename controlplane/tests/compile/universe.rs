@@ -15,7 +15,7 @@ use sallyport_controlplane::{
         Object, ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
     },
 };
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
 
 use crate::write::{ip, key, object};
 

@@ -10,7 +10,7 @@ use sallyport_controlplane::{
         Object, ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
     },
 };
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
 
 /// An object with a key and a meaning.
 pub(crate) fn object(kind: Kind, namespace: &str, name: &str, body: Body) -> Object {

@@ -140,7 +140,10 @@ fn a_torn_snapshot_of_sleds_is_moved_aside() {
     let bytes = fs::read(&torn).unwrap();
     fs::write(&torn, &bytes[..bytes.len() / 2]).unwrap();
     let looked = journal::inspect(directory.path()).unwrap_err().to_string();
-    assert!(looked.contains("`sallyport journal verify`"), "{looked}");
+    assert!(
+        looked.contains("`sallyport-controlplane journal verify`"),
+        "{looked}"
+    );
     assert!(torn.exists(), "who looks moves nothing");
 
     let (_, recovered) = SledJournal::open(settings(directory.path())).unwrap();

@@ -76,9 +76,9 @@ fn after(tamper: impl FnOnce(&sled::Db)) -> (PathBuf, String) {
 fn refused(expected: &str, tamper: impl FnOnce(&sled::Db)) {
     let (path, message) = after(tamper);
     let expected = format!(
-        "the journal {}: {expected}. The record was not skipped and nothing was changed. `sallyport journal verify` \
-         looks at it without changing it. Move the directory away, and restore a backup into an empty one with \
-         `sallyport journal restore`; nodes go on enforcing what they have",
+        "the journal {}: {expected}. The record was not skipped and nothing was changed. \
+         `sallyport-controlplane journal verify` looks at it without changing it. Move the directory away, and restore a \
+         backup into an empty one with `sallyport-controlplane journal restore`; nodes go on enforcing what they have",
         path.display()
     );
     assert_eq!(message, expected);

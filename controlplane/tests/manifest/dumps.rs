@@ -6,7 +6,7 @@ use sallyport_controlplane::{
     model::{Body, Object},
     transaction::{self, Action, Edit, Op},
 };
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
 
 use super::{accepted, addresses, told, workloads::port};
 

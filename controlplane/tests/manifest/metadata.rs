@@ -4,7 +4,7 @@ use sallyport_controlplane::{
     manifest,
     model::{Body, Namespace},
 };
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
 
 use super::{
     LABEL, SUBDOMAIN, accepted, addresses,

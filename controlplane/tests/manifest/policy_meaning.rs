@@ -6,7 +6,7 @@ use sallyport_controlplane::model::{
     Body, Established, LabelSelector, NetworkPolicy, Operator, Peer, Port, PortMatch, Requirement,
     Rule,
 };
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
 
 use super::{one, policy, told_of_fields};
 

@@ -5,7 +5,7 @@ use sallyport_controlplane::{
     manifest,
     model::{Body, NamedPort, Workload},
 };
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
 
 use super::{SUBDOMAIN, accepted, addresses, one, told_of_fields};
 

@@ -10,9 +10,9 @@ use std::{
 };
 
 use sallyport_controlplane::nodes::{Affected, Hello, Settings, Start, State, Table, Unreachable};
-use sallyport_proto::{
-    Position, Ranges, Revision, Unknown,
-    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+use sallyport_policy::{
+    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position, Protocol,
+    Ranges, Revision, Unknown,
 };
 
 const LEASE: Duration = Duration::from_millis(400);

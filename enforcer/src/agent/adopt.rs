@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use sallyport_proto::{Delta, Update};
+use sallyport_policy::{Delta, Update};
 use tracing::{info, warn};
 
 use super::{Agent, Refusal, StartError};

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::policy::NodePolicy;
+use sallyport_policy::NodePolicy;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,

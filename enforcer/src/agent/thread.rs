@@ -14,7 +14,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use sallyport_proto::{Position, Update, wire::trouble::Kind};
+use sallyport_policy::{Position, Update};
+use sallyport_proto::wire::trouble::Kind;
 use tokio::sync::{oneshot, watch};
 use tracing::{debug, error, info, warn};
 

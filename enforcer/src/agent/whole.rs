@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use nix::errno::Errno;
-use sallyport_proto::policy::Direction;
+use sallyport_policy::Direction;
 use tracing::warn;
 
 use super::{Agent, Refusal};

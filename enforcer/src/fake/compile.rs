@@ -64,6 +64,7 @@ pub(super) enum Check {
     Protocol(u8),
     ProtocolWithoutPorts,
     ProtocolOrError(u8),
+    Range(Field, Key, Key),
     Set(Field, SetId),
     Map(Field, SetId),
     Ports(Vec<(u16, u16, Target)>),
@@ -220,6 +221,9 @@ impl Check {
             // The routes tell nothing of the ports behind a bridge.
             Check::Astray => packet.entry != Entry::Route,
             Check::Protocol(number) => protocol == Some(*number),
+            Check::Range(field, first, last) => field
+                .of(packet)
+                .is_some_and(|key| (first.number..=last.number).contains(&key.number)),
             // The other constant set, that of protocols without ports, is looked up negated.
             Check::NeighbourDiscovery if packet.icmpv6.is_none() => false,
             Check::ProtocolWithoutPorts | Check::ProtocolOrError(_) | Check::Ports(_)
@@ -420,6 +424,10 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::ProtocolWithoutPorts => Check::ProtocolWithoutPorts,
         Match::ProtocolOrError(number) => Check::ProtocolOrError(*number),
         Match::TupleSource(tuple, family, name) => look(Field::Tuple(*tuple, *family), name)?,
+        Match::TupleRange(tuple, first, last) => {
+            let field = Field::Tuple(*tuple, Family::of(*first));
+            Check::Range(field, number(*first), number(*last))
+        }
         Match::TupleSources(family, name) => look(Field::Tuples(*family), name)?,
         Match::TupleSourceTwice(tuple, family, name) => {
             look(Field::TupleTwice(*tuple, *family), name)?

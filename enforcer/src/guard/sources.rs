@@ -7,10 +7,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use sallyport_proto::{
-    Ranges,
-    policy::{Endpoint, NodePolicy, Owner, Source},
-};
+use sallyport_policy::{Endpoint, NodePolicy, Owner, Ranges, Source};
 
 /// Addresses that no workload uses for its source because ranges contain them. Rules of their own are about them: those of
 /// link-local addresses and of packets without a source. IANA, special-purpose address registries; RFC 4291, section 2.4.

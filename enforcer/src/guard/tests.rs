@@ -1,9 +1,6 @@
 //! Which interfaces are whose, and what is known of them, for small policies on a small node.
 
-use sallyport_proto::{
-    Ranges,
-    policy::{ClassId, Owner, Source},
-};
+use sallyport_policy::{ClassId, Owner, Ranges, Source};
 
 use super::*;
 use crate::places::{Bridge, Interface};

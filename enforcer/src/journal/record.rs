@@ -4,11 +4,11 @@ use std::{net::IpAddr, sync::Arc};
 
 use imbl::OrdMap;
 use prost::Message;
-use sallyport_proto::{
-    Change, Delta, Position, Ranges, Unknown, Update, Version, Window, WireError,
-    policy::{Endpoint, GroupId, NodePolicy},
-    wire,
+use sallyport_policy::{
+    Change, Delta, Endpoint, GroupId, NodePolicy, Position, Ranges, Unknown, Update, Version,
+    Window,
 };
+use sallyport_proto::wire;
 
 use super::{Intent, Recovered};
 use crate::plan::Installed;
@@ -100,7 +100,7 @@ impl From<&Intent> for IntentRecord {
         } = &intent.update;
         IntentRecord {
             target: Some((*target).into()),
-            changes: delta.into(),
+            changes: sallyport_proto::changes(delta),
             base: base.map(Into::into),
             dropped: dropped(&intent.unknown),
             batch: intent.batch as u64,
@@ -116,7 +116,7 @@ pub(super) fn snapshot_record(installed: &Installed) -> SnapshotRecord {
     for Version { position, policy } in installed.window.versions() {
         versions.push(VersionRecord {
             position: Some((*position).into()),
-            changes: (&Delta::between(before, policy)).into(),
+            changes: sallyport_proto::changes(&Delta::between(before, policy)),
         });
         before = policy;
     }
@@ -137,7 +137,7 @@ pub(super) fn snapshot_record(installed: &Installed) -> SnapshotRecord {
         births: births.collect(),
         dropped: dropped(&installed.unknown),
         departed_addresses: Vec::new(),
-        departed: (&departed).into(),
+        departed: sallyport_proto::changes(&departed),
     }
 }
 
@@ -246,7 +246,7 @@ fn position(found: Option<&wire::Position>) -> Result<Position, String> {
 }
 
 fn delta(changes: &[wire::PolicyChange]) -> Result<Delta, String> {
-    Delta::try_from(changes).map_err(|error: WireError| error.to_string())
+    sallyport_proto::delta(changes).map_err(|error| error.to_string())
 }
 
 pub(super) fn frame(record: &Record) -> Vec<u8> {

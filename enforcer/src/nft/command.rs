@@ -195,6 +195,8 @@ pub enum Match {
     NeighbourDiscovery,
     /// The source of a tuple is in a set.
     TupleSource(Tuple, Family, String),
+    /// The source of a tuple is in a range, both ends included.
+    TupleRange(Tuple, IpAddr, IpAddr),
     /// The source of both tuples, as a pair, is in a set.
     TupleSources(Family, String),
     /// The source of a tuple, paired with itself, is in a set.
@@ -489,6 +491,7 @@ impl Match {
             | Match::Established
             | Match::New
             | Match::NotUdp
+            | Match::TupleRange(..)
             | Match::DirectionOriginal
             | Match::DirectionReply
             | Match::NoTcpBeginning
@@ -570,6 +573,11 @@ impl fmt::Display for Match {
             ),
             Match::TupleSource(of, family, set) => {
                 write!(f, "{} {} saddr @{set}", tuple(of), family.keyword())
+            }
+            Match::TupleRange(of, first, last) => {
+                let family = Family::of(*first).keyword();
+                let range = Element::Range(*first, *last);
+                write!(f, "{} {family} saddr {range}", tuple(of))
             }
             Match::TupleSources(family, set) => {
                 let family = family.keyword();

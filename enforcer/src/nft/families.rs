@@ -3,7 +3,7 @@
 //! The kernel finds a set by walking the list of all sets of the table, so a set that nothing is ever found in costs time with
 //! every set, element and rule that is added.
 
-use sallyport_proto::policy::PeerGroup;
+use sallyport_policy::PeerGroup;
 
 use crate::nft::command::Family;
 
@@ -60,7 +60,7 @@ impl Families {
 mod tests {
     use std::net::{IpAddr, Ipv6Addr};
 
-    use sallyport_proto::Ranges;
+    use sallyport_policy::Ranges;
 
     use super::*;
 

@@ -28,10 +28,7 @@ mod ranges;
 
 use std::collections::BTreeMap;
 
-use sallyport_proto::{
-    Ranges,
-    policy::{ClassId, NodePolicy},
-};
+use sallyport_policy::{ClassId, NodePolicy, Ranges};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -264,6 +261,7 @@ impl<'a> Frame<'a> {
         };
         let unknown = Unlisted {
             options,
+            workloads: &self.workloads,
             ranges: &workloads,
             sources: &self.sources,
         };
@@ -446,6 +444,8 @@ enum End {
 /// The rules for packets whose end a map does not list.
 struct Unlisted<'a> {
     options: &'a Options,
+    /// The node's workload addresses, and the sets of them.
+    workloads: &'a Ranges,
     ranges: &'a [(Family, String)],
     sources: &'a Sources,
 }
@@ -479,7 +479,8 @@ impl Unlisted<'_> {
             vec![Match::DirectionOriginal, begins],
             vec![Match::DirectionReply, answers],
         ];
-        rules.extend(self.rest(end, sources, &ways, set, interface));
+        let strangers = ranges::conditions(WORKLOADS, tuple, self.workloads);
+        rules.extend(self.rest(end, sources, &ways, set, strangers, interface));
         rules
     }
 
@@ -499,12 +500,21 @@ impl Unlisted<'_> {
             End::Source => Match::InputIn(INSIDE.into()),
             End::Destination => Match::OutputIn(INSIDE.into()),
         };
-        rules.extend(self.rest(end, Look::Header, &[vec![inside]], set, interface));
+        let ranges = self.ranges.iter().cloned();
+        let strangers = ranges.map(|(family, name)| set(family, name)).collect();
+        rules.extend(self.rest(
+            end,
+            Look::Header,
+            &[vec![inside]],
+            set,
+            strangers,
+            interface,
+        ));
         rules
     }
 
-    /// The rules that come after the maps: `set` is the condition that the end is in a set, `interface` the rule that drops what meets
-    /// a condition. Sources are judged where the packet passes an interface of workloads at that end: `ways` are the conditions.
+    /// The rules that come after the maps: `set` is the condition that the end is in a set, `strangers` the conditions that it is in the
+    /// node's workload ranges, `interface` the rule that drops what meets a condition. Sources are judged where the packet passes an interface of workloads at that end: `ways` are the conditions.
     /// Elsewhere the same addresses may be anybody's.
     fn rest(
         &self,
@@ -512,6 +522,7 @@ impl Unlisted<'_> {
         sources: Look,
         ways: &[Vec<Match>],
         set: impl Fn(Family, String) -> Match,
+        strangers: Vec<Match>,
         interface: impl Fn(Match) -> Rule,
     ) -> Vec<Rule> {
         let missed = |family| {
@@ -529,14 +540,14 @@ impl Unlisted<'_> {
             }
         }
         if self.options.strict {
-            let ranges = self.ranges.iter().cloned();
             let interfaces = self.options.workload_interfaces.iter().cloned();
             let interfaces = interfaces.map(|name| match end {
                 End::Source => Match::InputInterface(name),
                 End::Destination => Match::OutputInterface(name),
             });
-            let drops = ranges
-                .map(|(family, name)| Rule::when(set(family, name), Verdict::Drop))
+            let drops = strangers
+                .into_iter()
+                .map(|condition| Rule::when(condition, Verdict::Drop))
                 .chain(interfaces.map(interface));
             rules.extend(drops.map(|rule| rule.counted().comment(STRICT)));
         }

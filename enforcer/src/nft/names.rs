@@ -1,7 +1,7 @@
 //! Names of kernel objects: what they stand for, as far as an nft identifier can say it, and a suffix that makes them
 //! unique.
 
-use sallyport_proto::policy::{Class, ClassId, Direction, GroupId, PeerGroup};
+use sallyport_policy::{Class, ClassId, Direction, GroupId, PeerGroup};
 
 use crate::nft::command::Family;
 

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sallyport_proto::Ranges;
+use sallyport_policy::Ranges;
 
 use crate::nft::command::{Command, Element, Family, SetKind};
 

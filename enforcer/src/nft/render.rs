@@ -3,9 +3,8 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use sallyport_proto::{
-    Ranges, Unknown,
-    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+use sallyport_policy::{
+    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges, Unknown,
 };
 
 use crate::nft::{

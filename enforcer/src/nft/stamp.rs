@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use sallyport_proto::{Epoch, Revision};
+use sallyport_policy::{Epoch, Revision};
 
 use crate::{
     nft::{

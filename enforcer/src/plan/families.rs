@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use imbl::ordmap::DiffItem;
-use sallyport_proto::policy::{Direction, GroupId, PeerGroup};
+use sallyport_policy::{Direction, GroupId, PeerGroup};
 
 use crate::{
     nft::{

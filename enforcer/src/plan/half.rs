@@ -8,7 +8,7 @@ use std::{
 };
 
 use imbl::{OrdMap, ordmap::DiffItem};
-use sallyport_proto::policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy};
+use sallyport_policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy};
 
 use crate::{
     nft::{

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use imbl::ordmap::DiffItem;
-use sallyport_proto::policy::NodePolicy;
+use sallyport_policy::NodePolicy;
 
 use crate::{
     nft::{

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use sallyport_proto::policy::{Direction, GroupId, NodePolicy};
+use sallyport_policy::{Direction, GroupId, NodePolicy};
 
 use crate::plan::half::{Seat, group_uses};
 

@@ -20,7 +20,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::ordmap::DiffItem;
-use sallyport_proto::policy::{
+use sallyport_policy::{
     Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, PortRule, Protocol,
 };
 

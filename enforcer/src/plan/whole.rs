@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use imbl::OrdMap;
-use sallyport_proto::policy::NodePolicy;
+use sallyport_policy::NodePolicy;
 
 use crate::{
     nft::{

@@ -5,7 +5,7 @@ use sallyport_enforcer::{
     nft::ports::{PORTS, Ports, range_set},
 };
 
-use sallyport_proto::policy::Source;
+use sallyport_policy::Source;
 
 use super::*;
 

@@ -13,9 +13,8 @@ use sallyport_enforcer::{
     journal::{Error, Intent, Journal, Log},
     plan::Installed,
 };
-use sallyport_proto::{
-    Delta, Position, Ranges, Unknown, Update,
-    policy::{Endpoint, GroupId, NodePolicy, PeerGroup},
+use sallyport_policy::{
+    Delta, Endpoint, GroupId, NodePolicy, PeerGroup, Position, Ranges, Unknown, Update,
 };
 
 /// What an agent does to its journal.

@@ -13,10 +13,7 @@ use sallyport_enforcer::{
     },
     plan::{Installed, Plan, Step},
 };
-use sallyport_proto::{
-    Ranges,
-    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup},
-};
+use sallyport_policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, Ranges};
 
 use crate::{
     cases, for_all,

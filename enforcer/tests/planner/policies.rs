@@ -11,12 +11,9 @@ use sallyport_enforcer::{
     fake::{Connection, Entry, Packet},
     nft::{ports::Ports, render::Options},
 };
-use sallyport_proto::{
-    Ranges,
-    policy::{
-        Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, PortRule,
-        Protocol, Source,
-    },
+use sallyport_policy::{
+    Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, PortRule, Protocol,
+    Ranges, Source,
 };
 
 /// The interface behind which there are only workloads, in half of the options.

@@ -10,9 +10,9 @@ use sallyport_enforcer::{
     nft::render::Options,
     plan::{self, Installed, Limits},
 };
-use sallyport_proto::{
-    Position, Ranges, Window,
-    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+use sallyport_policy::{
+    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position, Protocol,
+    Ranges, Window,
 };
 
 const TCP: u8 = 6;

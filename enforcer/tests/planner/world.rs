@@ -19,7 +19,7 @@ use sallyport_enforcer::{
     },
     plan::{self, FoundFrame, Garbage, Installed, Limits, Plan, Reach, Replaced},
 };
-use sallyport_proto::{Position, Version, Window, policy::NodePolicy};
+use sallyport_policy::{NodePolicy, Position, Version, Window};
 
 use crate::policies::{
     LEASE, WORKLOADS, can_be, ends, is_known, is_of_a_source, is_spoofed, packets, permits,

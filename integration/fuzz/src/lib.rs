@@ -8,9 +8,8 @@ use std::{
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use sallyport_enforcer::nft::render::Options;
-use sallyport_proto::{
-    Ranges,
-    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+use sallyport_policy::{
+    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges,
 };
 
 /// An address: mostly one of eight.

@@ -11,7 +11,7 @@ use sallyport_enforcer::{
     plan::Installed,
 };
 use sallyport_fuzz::{options, policy};
-use sallyport_proto::{Delta, Position, Update, policy::NodePolicy};
+use sallyport_policy::{Delta, NodePolicy, Position, Update};
 
 fuzz_target!(|data: &[u8]| {
     // What is left when the bytes are used up is no input.

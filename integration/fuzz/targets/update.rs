@@ -19,11 +19,8 @@ use sallyport_enforcer::{
     plan::Installed,
 };
 use sallyport_fuzz::{options, policy};
-use sallyport_proto::{
-    Assembly, Delta, Position, Update,
-    policy::NodePolicy,
-    wire::{PolicyChange, UpdatePart},
-};
+use sallyport_policy::{Delta, NodePolicy, Position, Update};
+use sallyport_proto::{Assembly, wire::PolicyChange, wire::UpdatePart};
 
 fuzz_target!(|data: &[u8]| {
     let _ = run(&mut Unstructured::new(data));

@@ -12,7 +12,7 @@ use sallyport_controlplane::{
     nodes::{Affected, Settings, Start, State, Table},
     stream::Diffs,
 };
-use sallyport_proto::{Position, Revision, policy::NodePolicy};
+use sallyport_policy::{NodePolicy, Position, Revision};
 
 use crate::{
     Time, conversation::Conversation, judge::Violation, milliseconds, network::StreamId,

@@ -10,12 +10,10 @@ use sallyport_controlplane::{
     nodes::{Admission, Enforcer, Hello, SessionError, Update},
     stream::Parts,
 };
+use sallyport_policy::{Position, Unknown};
 use sallyport_proto::{
-    Position, Unknown, positions,
-    wire::{
-        self, LeaseGrant, SyncRequest, SyncResponse, UpdatePart, sync_request::Message,
-        sync_response,
-    },
+    positions, wire, wire::LeaseGrant, wire::SyncRequest, wire::SyncResponse, wire::UpdatePart,
+    wire::sync_request::Message, wire::sync_response,
 };
 use tokio::sync::Notify;
 

@@ -13,9 +13,10 @@ use sallyport_enforcer::{
     agent::{Agent, Refusal},
     nft::render::Options,
 };
+use sallyport_policy::{Position, Ranges, Update, Version};
 use sallyport_proto::{
-    Assembly, Position, Ranges, Update, Version,
-    wire::{self, LeaseRequest, SyncRequest, SyncResponse, sync_request::Message, sync_response},
+    Assembly, wire, wire::LeaseRequest, wire::SyncRequest, wire::SyncResponse,
+    wire::sync_request::Message, wire::sync_response,
 };
 
 use crate::{

@@ -1,7 +1,7 @@
 //! What must hold of versions, whatever flows there are: they never go back, what is acknowledged is durable, and no
 //! barrier is passed before all that must hold the version. It looks, and changes nothing but its notes.
 
-use sallyport_proto::{Position, Revision};
+use sallyport_policy::{Position, Revision};
 
 use crate::{control::revisions, judge::Violation, world::World};
 

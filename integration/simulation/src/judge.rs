@@ -7,7 +7,7 @@
 use std::fmt;
 
 use sallyport_enforcer::fake::Verdicts;
-use sallyport_proto::{Position, Revision};
+use sallyport_policy::{Position, Revision};
 
 use crate::{Time, versions::Versions};
 

@@ -19,7 +19,7 @@ use sallyport_enforcer::{
     },
     plan::Installed,
 };
-use sallyport_proto::Position;
+use sallyport_policy::Position;
 
 use crate::mutant::Mutant;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sallyport_proto::Revision;
+use sallyport_policy::Revision;
 
 use crate::{Time, faults::Fault, network::StreamId};
 

@@ -15,7 +15,7 @@ use sallyport_controlplane::{
         Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
     },
 };
-use sallyport_proto::{Revision, policy::Protocol};
+use sallyport_policy::{Protocol, Revision};
 
 /// The ports that policies tell apart.
 pub(crate) const PORTS: [u16; 2] = [80, 81];

@@ -3,10 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use sallyport_enforcer::fake::Packet;
-use sallyport_proto::{
-    Position, Revision,
-    policy::{Direction, NodePolicy, Protocol},
-};
+use sallyport_policy::{Direction, NodePolicy, Position, Protocol, Revision};
 
 use crate::universe::{PORTS, address};
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
-use sallyport_proto::policy::Protocol;
+use sallyport_policy::Protocol;
 use sallyport_testbed::probe;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use sallyport_controlplane::{cluster::Cluster, compile};
-use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
+use sallyport_policy::{Direction, NodePolicy, Protocol};
 
 use super::{case::Service, party::End};
 use crate::deployment::Deployment;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sallyport_proto::policy::Direction;
+use sallyport_policy::Direction;
 use sallyport_testbed::probe::{Outcome, Prober};
 
 use super::{

@@ -64,7 +64,7 @@ pub(super) fn pod(pod: &Pod, node: &str) -> Value {
 fn ports(pod: &Pod, number: &str) -> Vec<Value> {
     let named = pod.declared().iter().filter_map(|port| {
         let name = port.name.as_deref().filter(|name| !name.is_empty())?;
-        let protocol = sallyport_proto::policy::Protocol::from(port.protocol).to_string();
+        let protocol = sallyport_policy::Protocol::from(port.protocol).to_string();
         Some(json!({"name": name, "protocol": protocol, number: port.port}))
     });
     named.collect()

@@ -3,7 +3,7 @@
 
 use std::{fmt::Write, net::IpAddr};
 
-use sallyport_proto::policy::{Direction, Protocol};
+use sallyport_policy::{Direction, Protocol};
 
 use super::{
     case::{Case, Expect, Step},

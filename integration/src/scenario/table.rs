@@ -10,7 +10,7 @@ use sallyport_enforcer::{
     nft::{command::Command, render::Options},
     plan::{self, Installed, Limits, Plan},
 };
-use sallyport_proto::{Position, Ranges, Window, policy::NodePolicy};
+use sallyport_policy::{NodePolicy, Position, Ranges, Window};
 
 use super::{Scenario, state::State};
 

@@ -16,7 +16,7 @@ use sallyport_controlplane::{
     transaction::{self, Edit, Op},
 };
 use sallyport_oracle::{Oracle, Packet, Side, Transport};
-use sallyport_proto::policy::{Direction, NodePolicy, Protocol};
+use sallyport_policy::{Direction, NodePolicy, Protocol};
 use serde_json::json;
 
 use crate::{

@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 
 use crate::words::*;
-use sallyport_enforcer::nft::command::{Base, Command, Element, Family, Match, Rule, Verdict};
+use sallyport_enforcer::nft::command::{
+    Base, Command, Element, Family, Match, Rule, Tuple, Verdict,
+};
 
 pub(crate) fn elements() -> Vec<Case> {
     let other_comment = Element::Verdict(ip(1), goto("c"), "others".into());
@@ -220,6 +222,9 @@ pub(crate) fn rules() -> Vec<Case> {
                     "c",
                     Rule::when(Match::ProtocolOrError(6), Verdict::Drop),
                 )],
+                vec![rule("c", client_in("192.0.2.1", "192.0.2.9"))],
+                vec![rule("c", client_in("192.0.2.1", "192.0.2.1"))],
+                vec![rule("c", client_in("2001:db8::", "2001:db8::ff"))],
                 vec![rule("c", Rule::default())],
             ],
         ),
@@ -312,6 +317,14 @@ pub(crate) fn rules() -> Vec<Case> {
 }
 
 /// A row of so many verdicts below a base chain.
+fn client_in(first: &str, last: &str) -> Rule {
+    let [first, last] = [first, last].map(|text| text.parse().expect("an address"));
+    Rule::when(
+        Match::TupleRange(Tuple::Original, first, last),
+        Verdict::Drop,
+    )
+}
+
 fn deep(name: &'static str, count: usize, verdict: fn(&str) -> Verdict) -> Case {
     let chain_name = |n: usize| format!("c{n}");
     let mut batch: Vec<Command> = vec![table(), base("f")];

@@ -9,7 +9,7 @@ use sallyport_enforcer::{
     netlink::Netlink,
     nft::bridge::{Ground, Known, Unknown},
 };
-use sallyport_proto::Ranges;
+use sallyport_policy::Ranges;
 use sallyport_testbed::{
     Netns,
     kernel_tests::{Failed, Outcome},

@@ -4,9 +4,8 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use sallyport_enforcer::plan::{self, Installed};
-use sallyport_proto::{
-    Ranges,
-    policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol},
+use sallyport_policy::{
+    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges,
 };
 use sallyport_testbed::kernel_tests::Outcome;
 

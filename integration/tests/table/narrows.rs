@@ -24,10 +24,7 @@ use sallyport_enforcer::{
         render::Options,
     },
 };
-use sallyport_proto::{
-    Delta, Ranges, Update,
-    policy::{Endpoint, NodePolicy, Owner, Source},
-};
+use sallyport_policy::{Delta, Endpoint, NodePolicy, Owner, Ranges, Source, Update};
 use sallyport_testbed::{
     Netns,
     kernel_tests::{Failed, Outcome},

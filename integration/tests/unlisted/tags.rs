@@ -11,7 +11,7 @@ use sallyport_enforcer::{
     nft::bridge::{Ground, Known, Unknown},
 };
 use sallyport_integration::deployment::put;
-use sallyport_proto::Ranges;
+use sallyport_policy::Ranges;
 use sallyport_testbed::{
     frames::{Kind, arrivals_tagged},
     kernel_tests::{Failed, Outcome},

@@ -6,8 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use imbl::ordmap::DiffItem;
 
 use crate::{
-    Digest, Ranges,
-    Class, ClassId, Endpoint, GroupId, GroupSpec, NodePolicy, PeerGroup, Source,
+    Class, ClassId, Digest, Endpoint, GroupId, GroupSpec, NodePolicy, PeerGroup, Ranges, Source,
 };
 
 /// Changes in an order in which every reference holds at every step.

@@ -13,11 +13,8 @@ use std::{
 use imbl::{OrdSet, ordmap::DiffItem};
 
 use crate::{
-    Ranges,
-    Hasher,
-    
-        Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, PortRule,
-        Protocol, Source, hash_ranges, octets,
+    Class, ClassId, Direction, Endpoint, GroupId, Hasher, NodePolicy, Owner, PeerGroup, PortRule,
+    Protocol, Ranges, Source, node::hash_ranges, octets,
 };
 
 /// What a node does with a workload address that is no endpoint (yet).

@@ -7,10 +7,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::{
-    Digest, Hasher,
-    Ranges,
-};
+use crate::{Digest, Hasher, Ranges};
 
 pub use shared::SharedGroup;
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{ApplyError, Delta, Position, Unknown, NodePolicy};
+use crate::{ApplyError, Delta, NodePolicy, Position, Unknown};
 
 /// One version of a node's policy.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,14 +4,12 @@ mod unjudged;
 
 use std::time::Instant;
 
+use sallyport_process::duration;
 use sallyport_proto::wire::condition;
 
 use super::Entry;
-use crate::{
-    duration,
-    nodes::{
-        Condition, Health, State, Status, Trouble, pings::Pings, rivals::Enforcer, table::Now,
-    },
+use crate::nodes::{
+    Condition, Health, State, Status, Trouble, pings::Pings, rivals::Enforcer, table::Now,
 };
 
 impl Entry {

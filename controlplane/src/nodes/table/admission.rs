@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use sallyport_proto::{Position, Version, wire::turned_away::Reason};
+use sallyport_policy::{Position, Version};
+use sallyport_proto::wire::turned_away::Reason;
 use tokio::sync::Notify;
 
 use super::{Look, Now, Table};

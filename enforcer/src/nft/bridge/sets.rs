@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use sallyport_proto::Ranges;
+use sallyport_policy::Ranges;
 
 use crate::nft::{
     command::{Command, Element, Family, SetKind},

@@ -5,7 +5,7 @@ use rustables::sys;
 use crate::nft::{
     bridge::End,
     command::{Family, Match, TableFamily, Tuple, Verdict},
-    encode::{Anonymous, attributes::Attributes, nfproto, padded, verdict_data},
+    encode::{Anonymous, attributes::Attributes, nfproto, octets, padded, verdict_data},
 };
 
 mod bridge;
@@ -121,6 +121,13 @@ impl Expressions {
             Match::TupleSource(tuple, family, set) => {
                 self.tuple_source(*tuple, *family, REG);
                 self.lookup(set, None, None, false);
+            }
+            Match::TupleRange(tuple, first, last) => {
+                self.tuple_source(*tuple, Family::of(*first), REG);
+                match first == last {
+                    true => self.compare(sys::NFT_CMP_EQ, &octets(*first)),
+                    false => self.range(&octets(*first), &octets(*last)),
+                }
             }
             Match::TupleSourceMap(tuple, family, map) => {
                 self.tuple_source(*tuple, *family, REG);
@@ -339,6 +346,21 @@ impl Expressions {
             .u32(sys::NFTA_CMP_OP, operation)
             .nest(sys::NFTA_CMP_DATA, &operand);
         self.add("cmp", &data);
+    }
+
+    /// Whether the register is between two values, or one of them.
+    fn range(&mut self, first: &[u8], last: &[u8]) {
+        let value = |bytes: &[u8]| {
+            let mut value = Attributes::default();
+            value.bytes(sys::NFTA_DATA_VALUE, bytes);
+            value
+        };
+        let mut data = Attributes::default();
+        data.u32(sys::NFTA_RANGE_SREG, REG)
+            .u32(sys::NFTA_RANGE_OP, sys::NFT_RANGE_EQ)
+            .nest(sys::NFTA_RANGE_FROM_DATA, &value(first))
+            .nest(sys::NFTA_RANGE_TO_DATA, &value(last));
+        self.add("range", &data);
     }
 
     fn mask(&mut self, mask: &[u8]) {

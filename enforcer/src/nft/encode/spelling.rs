@@ -84,6 +84,7 @@ fn attribute(
         }
         ("immediate", sys::NFTA_IMMEDIATE_DATA)
         | ("cmp", sys::NFTA_CMP_DATA)
+        | ("range", sys::NFTA_RANGE_FROM_DATA | sys::NFTA_RANGE_TO_DATA)
         | ("bitwise", sys::NFTA_BITWISE_MASK | sys::NFTA_BITWISE_XOR) => data(value),
         _ if value.iter().all(|&byte| byte == 0) => return,
         _ => hex(value),

@@ -17,7 +17,7 @@ use sallyport_integration::{
         traffic::{pods, tallies},
     },
 };
-use sallyport_proto::policy::NodePolicy;
+use sallyport_policy::NodePolicy;
 use sallyport_testbed::{Testbed, probe::Flood};
 
 use crate::outcome::{Bounds, Measured};

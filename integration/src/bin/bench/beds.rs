@@ -1,4 +1,4 @@
-//! What is compared: beds of namespaces that differ by what is between two pods, each with its senders. Measures nothing
+//! What is compared: beds of namespaces that differ by what is between pods, each with its senders. Measures nothing
 //! but one packet's cost when it is asked to.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, time::Duration};
@@ -93,7 +93,7 @@ impl Flows {
     pub(crate) const ALL: [Flows; 3] = [Flows::New, Flows::Known, Flows::Local];
 }
 
-/// What is between the two pods of a bed.
+/// The filter between the pods of a bed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Variant {
     pub(crate) name: String,
@@ -294,7 +294,8 @@ fn class(name: &str, first: IpAddr, addresses: u32) -> Class {
 
 /// A control plane and an enforcer that enforces a cluster.
 pub(crate) fn deploy(bed: Testbed, programs: &Binaries, size: Size) -> Result<Deployment> {
-    // On a bridge the ports say what comes from another node. Programs of an earlier version know neither.
+    // On a bridge the ports say which packets come from another node. Only a bridge needs these options, which early versions
+    // do not know.
     let (interface, uplink) = match bed.mode() {
         Mode::Bridged => (
             bed.interface_of("bench/server")?,

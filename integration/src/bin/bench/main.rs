@@ -25,8 +25,8 @@ use report::Report;
 /// No time makes a benchmark fail. It fails if what it measures did not do its work: a packet that had to arrive did not,
 /// or one arrived that must not.
 ///
-/// B10 is the cost of a packet: the CPU time of a forwarded UDP packet of 46 bytes on its whole way from one pod through
-/// its node to another, with policies that select the receiver. The kernel carries a packet in the thread that sends it, so
+/// B10 is the cost of a packet: the CPU time of a forwarded UDP packet of 46 bytes on its whole way through the
+/// node to a pod, with policies that select the receiver. The kernel carries a packet in the thread that sends it, so
 /// that thread's CPU time has all of it. Packets of another node's pods come in by a host that is no workload: they
 /// each begin a flow (`new`), or are of 32 flows that were answered (`known`). A pod of the node itself sends packets of one such
 /// flow from its own address (`local`). Compared are: no table at all (`no-filter`); a table that does nothing but ask conntrack for
@@ -58,7 +58,8 @@ struct Arguments {
     #[arg(long, value_name = "NAME=DIR", value_parser = beside)]
     beside: Vec<(String, PathBuf)>,
 
-    /// B10: the two pods are behind ports of a bridge, and the receiver's object names its interface
+    /// B10: all hosts are behind ports of a bridge, the receiver's object names its interface, and the gateway's port is an
+    /// uplink; programs that are measured beside must know both
     #[arg(long)]
     bridged: bool,
 

@@ -3,10 +3,8 @@
 //! socket.
 
 use anyhow::{Context, Result, bail};
-use sallyport_proto::{
-    Assembly, Window,
-    wire::{self, sync_request::Message, sync_response},
-};
+use sallyport_policy::Window;
+use sallyport_proto::{Assembly, wire, wire::sync_request::Message, wire::sync_response};
 
 /// A node that takes whatever it is sent.
 #[derive(Debug)]

@@ -1,7 +1,9 @@
 //! Machines and control planes that go down, come back, come back as they were long ago, or are two at once.
 
 use std::{
-    fs, thread,
+    fs,
+    process::Output,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -116,17 +118,21 @@ pub(crate) fn older_copy(scene: &mut Scene, _: Settings) -> Result<String> {
     }
     // As docs/OPERATING.md says.
     let directory = scene.deployment.data_dir("");
-    let run = |scene: &Scene, arguments: &[&str]| -> Result<()> {
-        let output = scene.deployment.sallyport(&directory, arguments)?;
+    let done = |what: &str, output: Output| -> Result<()> {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "sallyport {arguments:?}: {text}");
+        ensure!(output.status.success(), "{what}: {text}");
         Ok(())
     };
     let (backup, data) = (backup.display().to_string(), data.display().to_string());
-    run(scene, &["journal", "backup", &backup])?;
+    let backed_up = scene
+        .deployment
+        .sallyport(&directory, &["journal", "backup", &backup])?;
+    done("sallyport journal backup", backed_up)?;
     scene.deployment.kill_control_plane();
     fs::remove_dir_all(&data)?;
-    run(scene, &["journal", "restore", &backup, "--data-dir", &data])?;
+    let restore = ["journal", "restore", &backup, "--data-dir", &data];
+    let restored = scene.deployment.offline(&restore)?;
+    done("sallyport-controlplane journal restore", restored)?;
     scene.deployment.start_control_plane()?;
     scene.edit(pair(51))?;
     for node in [NEAR, FAR] {

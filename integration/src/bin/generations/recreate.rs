@@ -26,7 +26,7 @@ use sallyport_integration::{
         traffic::{Tally, pods, tallies},
     },
 };
-use sallyport_proto::policy::NodePolicy;
+use sallyport_policy::NodePolicy;
 use sallyport_testbed::{
     Netns, Testbed,
     probe::{Class, Flood, FloodReport},

@@ -2,8 +2,7 @@
 
 use std::io;
 
-use sallyport_controlplane::model;
-use sallyport_proto::wire::{Kind, Object};
+use sallyport_proto::{object, object::DEFAULT_NAMESPACE, wire::Kind, wire::Object};
 use serde_json::Value;
 
 use crate::{
@@ -11,7 +10,7 @@ use crate::{
     client::{Client, Listing},
     columns::View,
     failure::Failure,
-    kind::{self, DEFAULT_NAMESPACE},
+    kind,
     output::{self, Grid},
     watch,
 };
@@ -35,7 +34,7 @@ pub(crate) async fn run(
             false => namespace.unwrap_or(DEFAULT_NAMESPACE),
         };
         if !namespace.is_empty() || args.scope.namespace.is_some() {
-            kind::can_be(model::Kind::Namespace, namespace)?;
+            kind::can_be(object::Kind::Namespace, namespace)?;
         }
         let mut client = Client::connect(server).await?;
         if args.watch {

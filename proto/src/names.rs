@@ -1,5 +1,7 @@
 //! What names, label keys, label values and ports may look like, with the API server's explanations. Each function
-//! returns what is wrong with a string; knows nothing of objects or paths.
+//! returns what is wrong with a string; knows nothing of manifests or paths.
+
+use crate::object::Kind;
 
 const LABEL_LENGTH: usize = 63;
 const SUBDOMAIN_LENGTH: usize = 253;
@@ -31,8 +33,16 @@ fn is_qualified(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
 
+/// What keeps a string from being the name of an object of a kind.
+pub fn object_name(kind: Kind, name: &str) -> Vec<String> {
+    match kind {
+        Kind::Namespace => dns1123_label(name),
+        _ => dns1123_subdomain(name),
+    }
+}
+
 /// The reasons why a string is no uid. The API server takes any: it makes them itself.
-pub(crate) fn uid(text: &str) -> Vec<String> {
+pub fn uid(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if text.len() > UID_LENGTH {
         wrong.push(too_long(UID_LENGTH));
@@ -44,7 +54,7 @@ pub(crate) fn uid(text: &str) -> Vec<String> {
 }
 
 /// What keeps a string from being a DNS-1123 label: a namespace's name.
-pub(crate) fn dns1123_label(text: &str) -> Vec<String> {
+pub fn dns1123_label(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if text.len() > LABEL_LENGTH {
         wrong.push(too_long(LABEL_LENGTH));
@@ -63,7 +73,7 @@ pub(crate) fn dns1123_label(text: &str) -> Vec<String> {
 }
 
 /// What keeps a string from being a DNS-1123 subdomain: any other object's name.
-pub(crate) fn dns1123_subdomain(text: &str) -> Vec<String> {
+pub fn dns1123_subdomain(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if text.len() > SUBDOMAIN_LENGTH {
         wrong.push(too_long(SUBDOMAIN_LENGTH));
@@ -84,7 +94,7 @@ const KEY_RULE: &str = "must consist of alphanumeric characters, '-', '_' or '.'
                         validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 
 /// What keeps a string from being a label's key: `[prefix/]name`.
-pub(crate) fn label_key(text: &str) -> Vec<String> {
+pub fn label_key(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut parts = text.split('/');
     let name = match (parts.next(), parts.next(), parts.next()) {
@@ -120,7 +130,7 @@ pub(crate) fn label_key(text: &str) -> Vec<String> {
 }
 
 /// What keeps a string from being a label's value.
-pub(crate) fn label_value(text: &str) -> Vec<String> {
+pub fn label_value(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if text.len() > LABEL_LENGTH {
         wrong.push(too_long(LABEL_LENGTH));
@@ -137,7 +147,7 @@ pub(crate) fn label_value(text: &str) -> Vec<String> {
 }
 
 /// What keeps a string from being a port's name.
-pub(crate) fn port_name(text: &str) -> Vec<String> {
+pub fn port_name(text: &str) -> Vec<String> {
     let bytes = text.as_bytes();
     let mut wrong = Vec::new();
     if bytes.len() > PORT_NAME_LENGTH {
@@ -163,7 +173,7 @@ pub(crate) fn port_name(text: &str) -> Vec<String> {
 }
 
 /// A port's number, or what is wrong with it.
-pub(crate) fn port_number(number: i32) -> Result<u16, String> {
+pub fn port_number(number: i32) -> Result<u16, String> {
     u16::try_from(number)
         .ok()
         .filter(|number| *number > 0)

@@ -2,22 +2,9 @@
 
 use std::str::FromStr;
 
-use sallyport_controlplane::{model, validate};
-use sallyport_proto::wire::{Kind, ObjectRef};
+use sallyport_proto::{names, object, object::DEFAULT_NAMESPACE, wire::Kind, wire::ObjectRef};
 
 use crate::failure::Failure;
-
-/// The namespace of a command that names none.
-pub(crate) const DEFAULT_NAMESPACE: &str = "default";
-
-/// Every kind, in an order in which they can be applied again.
-pub(crate) const ALL: [Kind; 5] = [
-    Kind::Namespace,
-    Kind::Node,
-    Kind::NetworkPolicy,
-    Kind::Pod,
-    Kind::Workload,
-];
 
 /// For the help of a KIND argument.
 pub(crate) const HELP: &str =
@@ -35,21 +22,9 @@ pub(crate) fn singular(kind: Kind) -> &'static str {
     }
 }
 
-/// The same kind as the library calls it.
-pub(crate) fn of_model(kind: Kind) -> Option<model::Kind> {
-    match kind {
-        Kind::Unspecified => None,
-        Kind::Namespace => Some(model::Kind::Namespace),
-        Kind::Node => Some(model::Kind::Node),
-        Kind::NetworkPolicy => Some(model::Kind::NetworkPolicy),
-        Kind::Pod => Some(model::Kind::Pod),
-        Kind::Workload => Some(model::Kind::Workload),
-    }
-}
-
 /// Whether objects of the kind live in a namespace.
 pub(crate) fn is_namespaced(kind: Kind) -> bool {
-    !matches!(kind, Kind::Namespace | Kind::Node)
+    object::Kind::of_wire(kind).is_none_or(object::Kind::is_namespaced)
 }
 
 /// `networkpolicy/default/demo-policy`: what output prints and every command accepts.
@@ -108,7 +83,7 @@ impl FromStr for Target {
             });
         }
         let kinds = match text {
-            "all" => ALL.to_vec(),
+            "all" => object::Kind::ALL.map(Kind::from).to_vec(),
             list => list.split(',').map(parse).collect::<Result<_, _>>()?,
         };
         Ok(Target {
@@ -155,11 +130,11 @@ impl Target {
             (Some(namespace), _) | (None, Some(namespace)) => namespace,
             (None, None) => DEFAULT_NAMESPACE,
         };
-        if let Some(kind) = of_model(kind) {
+        if let Some(kind) = object::Kind::of_wire(kind) {
             names.iter().try_for_each(|name| can_be(kind, name))?;
         }
         if is_namespaced(kind) {
-            can_be(model::Kind::Namespace, namespace)?;
+            can_be(object::Kind::Namespace, namespace)?;
         }
         let reference = |name: &String| ObjectRef {
             kind: kind.into(),
@@ -171,8 +146,8 @@ impl Target {
 }
 
 /// Refuses a name that no object of the kind can have.
-pub(crate) fn can_be(kind: model::Kind, name: &str) -> Result<(), Failure> {
-    match validate::name_faults(kind, name).into_iter().next() {
+pub(crate) fn can_be(kind: object::Kind, name: &str) -> Result<(), Failure> {
+    match names::object_name(kind, name).into_iter().next() {
         None => Ok(()),
         Some(rule) => Err(Failure::Usage(format!(
             "no {} can have the name `{name}`: {rule}",
@@ -205,7 +180,7 @@ mod tests {
                 assert_eq!(target(word).kinds, [kind], "{word}");
             }
         }
-        assert_eq!(target("all").kinds, ALL);
+        assert_eq!(target("all").kinds, object::Kind::ALL.map(Kind::from));
         assert_eq!(target("po,wl").kinds, [Kind::Pod, Kind::Workload]);
         let error = "deployment".parse::<Target>().expect_err("no such kind");
         assert!(error.starts_with("unknown kind `deployment`: use namespace (ns)"));

@@ -1,10 +1,13 @@
 //! `sallyport apply` and `sallyport delete`, and what every change ends with: the report, the wait. Reads no manifest.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
-use sallyport_controlplane::duration;
-use sallyport_proto::wire::{
-    ApplyRequest, ApplyResponse, Edit, Manifest, change::Action, edit::Op,
+use sallyport_proto::{
+    wire::ApplyRequest, wire::ApplyResponse, wire::Edit, wire::Manifest, wire::change::Action,
+    wire::edit::Op,
 };
 
 use crate::{
@@ -140,7 +143,7 @@ pub(crate) async fn wait(
         return Ok(());
     }
     enforced::until(client, revision, args.timeout).await?;
-    let took = duration::measured(started.elapsed());
+    let took = measured(started.elapsed());
     let status = client.status().await?;
     let nodes = enforced::nodes(&status, revision);
     writeln!(out, "enforced on {nodes} in {took}")?;
@@ -148,10 +151,21 @@ pub(crate) async fn wait(
     Ok(())
 }
 
+/// A measured span, with the digits that matter: `3.1 ms`, `0.42 ms`, `2.35 s`.
+fn measured(span: Duration) -> String {
+    let ms = span.as_secs_f64() * 1e3;
+    match ms {
+        ms if ms < 1.0 => format!("{ms:.2} ms"),
+        ms if ms < 100.0 => format!("{ms:.1} ms"),
+        ms if ms < 1000.0 => format!("{ms:.0} ms"),
+        ms => format!("{:.2} s", ms / 1e3),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
-    use sallyport_proto::wire::{Change, Kind, ObjectRef};
+    use sallyport_proto::{wire::Change, wire::Kind, wire::ObjectRef};
 
     use super::*;
 
@@ -177,6 +191,15 @@ mod tests {
         let mut out = Vec::new();
         report(&response, &apply.commit, word, &mut out).expect("memory");
         String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn measured_spans_have_the_digits_that_matter() {
+        let measure = |us| measured(Duration::from_micros(us));
+        assert_eq!(measure(420), "0.42 ms");
+        assert_eq!(measure(3_140), "3.1 ms");
+        assert_eq!(measure(314_000), "314 ms");
+        assert_eq!(measure(2_350_000), "2.35 s");
     }
 
     #[test]

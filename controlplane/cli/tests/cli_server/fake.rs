@@ -7,10 +7,10 @@ use std::{
 };
 
 use futures::stream::{self, BoxStream, StreamExt as _};
-use sallyport_controlplane::api::{REASON, REVISION_CONFLICT};
-use sallyport_proto::wire::{
-    change::Action, edit::Op, node_status::State, policy_service_server::PolicyService,
-    watch_event::Event, *,
+use sallyport_proto::{
+    reason::REASON, reason::REVISION_CONFLICT, wire::change::Action, wire::edit::Op,
+    wire::node_status::State, wire::policy_service_server::PolicyService, wire::watch_event::Event,
+    wire::*,
 };
 use serde_json::Value;
 use tonic::{Request, Response, Status, metadata::MetadataValue};

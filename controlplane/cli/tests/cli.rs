@@ -75,6 +75,17 @@ fn every_command_has_help() {
 }
 
 #[test]
+fn help_of_the_journal_names_the_program_with_the_other_commands() {
+    let help = stdout(&run(&["journal", "--help"])).replace('\n', " ");
+    for word in [
+        "`sallyport-controlplane journal`",
+        "verify, dump and restore",
+    ] {
+        assert!(help.contains(word), "{help}");
+    }
+}
+
+#[test]
 fn help_documents_the_exit_codes() {
     let help = stdout(&run(&["--help"]));
     let (_, codes) = help.split_once("\nExit codes:\n").expect("a section");
@@ -120,6 +131,10 @@ fn usage_errors_exit_with_2() {
         "delete ns a.b",
         "label pod web a=b/c",
         "label pod web a/b/c=d",
+        "journal verify",
+        "journal dump",
+        "journal restore /backup",
+        "journal backup --data-dir /data /backup",
         "completion tcsh",
     ] {
         let output = run(&line.split_whitespace().collect::<Vec<_>>());

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::Styles};
 use clap_complete::Shell;
-use sallyport_controlplane::duration;
+use sallyport_process::duration;
 use sallyport_proto::wire::Unreachable;
 
 use crate::{client, failure::Exit, kind, kind::Target, label::LabelEdit};
@@ -87,7 +87,7 @@ pub(crate) enum Command {
     /// Make objects what they were at a revision, in a new transaction
     #[command(after_help = headed(ROLLBACK_HELP))]
     Rollback(Rollback),
-    /// Look into the control plane's journal, back it up, restore it
+    /// Back up what the control plane has
     #[command(subcommand, after_help = headed(JOURNAL_HELP))]
     Journal(Journal),
     /// Print the version of this program
@@ -364,48 +364,9 @@ fn process(text: &str) -> Result<u64, String> {
 /// Commands of `journal`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Journal {
-    /// Read every record and say whether the journal is whole (exit code 0) or damaged (1); changes nothing
-    #[command(after_help = headed(VERIFY_HELP))]
-    Verify(Stopped),
-    /// Print what the journal holds; changes nothing
-    #[command(after_help = headed(DUMP_HELP))]
-    Dump(Dump),
     /// Write all that a control plane has to have into a file
     #[command(after_help = headed(BACKUP_HELP))]
     Backup(Backup),
-    /// Make a journal of a backup, in a directory that has none
-    #[command(after_help = headed(RESTORE_HELP))]
-    Restore(Restore),
-}
-
-/// The journal of a control plane that is stopped.
-#[derive(Debug, Args)]
-pub(crate) struct Stopped {
-    /// The directory of a control plane that is stopped
-    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
-    pub(crate) data_dir: PathBuf,
-}
-
-/// Arguments of `journal dump`.
-#[derive(Debug, Args)]
-pub(crate) struct Dump {
-    #[command(flatten)]
-    pub(crate) journal: Stopped,
-    /// The transactions in the log instead of the objects
-    #[arg(long)]
-    pub(crate) transactions: bool,
-    /// The form of the output
-    #[arg(short, long, value_enum, value_name = "FORM", default_value = "yaml")]
-    pub(crate) output: Structured,
-}
-
-/// The form of an output for programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Structured {
-    /// YAML
-    Yaml,
-    /// JSON
-    Json,
 }
 
 /// Arguments of `journal backup`.
@@ -414,27 +375,7 @@ pub(crate) struct Backup {
     /// The file; one that is there is replaced when the backup is whole
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
-    /// Read the directory of a control plane that is stopped, instead of asking one that runs
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
 }
-
-/// Arguments of `journal restore`.
-#[derive(Debug, Args)]
-pub(crate) struct Restore {
-    /// The backup. Without one the journal is empty, for manifests to be applied
-    #[arg(value_name = "FILE", required_unless_present = "epoch")]
-    pub(crate) file: Option<PathBuf>,
-    /// Where the journal is to be: a directory that is empty, or not there yet
-    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
-    pub(crate) data_dir: PathBuf,
-    /// The epoch of the new journal: above every one that a node has seen [default: one more than the backup's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) epoch: Option<u64>,
-}
-
-/// Where a control plane keeps its journal unless told otherwise.
-const DATA_DIR: &str = "/var/lib/sallyport/controlplane";
 
 /// Arguments of `completion`.
 #[derive(Debug, Args)]
@@ -561,39 +502,18 @@ Examples:
   sallyport rollback 41 --only netpol --wait     Policies alone; return when every node enforces them";
 
 const JOURNAL_HELP: &str = "\
-Examples:
-  sallyport journal backup /backup/sallyport-$(date +%F)
-  sallyport journal verify --data-dir /var/lib/sallyport/controlplane";
-
-const VERIFY_HELP: &str = "\
-It reads a copy, so the journal stays as it is. The control plane must be stopped.
+The commands verify, dump and restore are in `sallyport-controlplane journal`, on the machine with
+the journal. So is the backup of a control plane that is stopped.
 
 Examples:
-  sallyport journal verify
-  sallyport journal verify --data-dir /mnt/copy";
-
-const DUMP_HELP: &str = "\
-The objects that it prints can be given to `sallyport apply -f -`.
-
-Examples:
-  sallyport journal dump > cluster.yaml
-  sallyport journal dump --transactions -o json | jq '.[-1]'";
+  sallyport journal backup /backup/sallyport-$(date +%F)";
 
 const BACKUP_HELP: &str = "\
-The control plane goes on meanwhile; the backup is of one revision. It holds no history.
+The control plane goes on meanwhile; the backup is of one revision. It holds no history. The backup
+of a control plane that is stopped is `sallyport-controlplane journal backup`.
 
 Examples:
-  sallyport journal backup /backup/sallyport
-  sallyport journal backup --data-dir /var/lib/sallyport/controlplane /backup/sallyport";
-
-const RESTORE_HELP: &str = "\
-The journal's epoch is one more than the backup's. Nodes that are ahead of the backup refuse to go back
-within an epoch, and accept what comes in a later one. To restore the same backup twice, give --epoch.
-
-Examples:
-  sallyport journal restore /backup/sallyport --data-dir /var/lib/sallyport/controlplane
-  sallyport journal restore /backup/sallyport --epoch 7
-  sallyport journal restore --epoch 7            No backup: start empty, then apply the manifests";
+  sallyport journal backup /backup/sallyport";
 
 const COMPLETION_HELP: &str = "\
 Examples:

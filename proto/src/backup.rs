@@ -5,14 +5,15 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     io::{self, BufRead, Write},
     sync::Arc,
 };
 
-use sallyport_proto::{Epoch, Revision};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Kind, ObjectKey};
+use crate::{object::Kind, object::ObjectKey};
+use sallyport_policy::{Epoch, Revision};
 
 /// Raised when a later version writes what this one cannot read.
 const FORMAT: u32 = 1;
@@ -28,6 +29,19 @@ pub struct Contents {
     pub nodes: BTreeMap<String, bool>,
     /// The objects.
     pub objects: Vec<Saved>,
+}
+
+impl fmt::Display for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Contents {
+            revision,
+            epoch,
+            objects,
+            ..
+        } = self;
+        let count = objects.len();
+        write!(f, "{count} objects, revision {revision}, epoch {epoch}")
+    }
 }
 
 /// An object in a backup.

@@ -2,8 +2,9 @@
 
 use std::{io, str::FromStr, time::Instant};
 
-use sallyport_controlplane::validate;
-use sallyport_proto::wire::{ApplyRequest, Edit, Manifest, change::Action, edit::Op};
+use sallyport_proto::{
+    names, wire::ApplyRequest, wire::Edit, wire::Manifest, wire::change::Action, wire::edit::Op,
+};
 use serde_json::Value;
 
 use crate::{args, client::Client, commit, failure::Failure, kind};
@@ -45,8 +46,8 @@ impl FromStr for LabelEdit {
         // A key that cannot be is removed all the same: an earlier version may have stored it.
         let wrong = match &edit {
             LabelEdit::Set(key, value) => {
-                let mut wrong = validate::label_key_faults(key);
-                wrong.extend(validate::label_value_faults(value));
+                let mut wrong = names::label_key(key);
+                wrong.extend(names::label_value(value));
                 wrong
             }
             LabelEdit::Remove(_) => Vec::new(),

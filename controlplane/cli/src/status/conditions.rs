@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use sallyport_controlplane::duration;
-use sallyport_proto::wire::{self, condition};
+use sallyport_process::duration;
+use sallyport_proto::{wire, wire::condition};
 use serde::Serialize;
 
 use super::{Enforcer, Report, is_zero};
