@@ -20,7 +20,7 @@ use sallyport_enforcer::{
 };
 use sallyport_fuzz::{options, policy};
 use sallyport_policy::{Delta, NodePolicy, Position, Update};
-use sallyport_proto::{Assembly, wire::PolicyChange, wire::UpdatePart};
+use sallyport_proto::{Assembly, wire::UpdatePart};
 
 fuzz_target!(|data: &[u8]| {
     let _ = run(&mut Unstructured::new(data));
@@ -156,7 +156,7 @@ fn update(u: &mut Unstructured<'_>, node: &Node, revision: u64) -> Result<Update
 }
 
 fn parts(u: &mut Unstructured<'_>, update: &Update) -> Result<Vec<UpdatePart>> {
-    let changes: Vec<PolicyChange> = (&update.delta).into();
+    let changes = sallyport_proto::changes(&update.delta);
     let mut changes: Vec<Bytes> = changes
         .iter()
         .map(|change| change.encode_to_vec().into())
