@@ -17,8 +17,8 @@ pub enum Mutant {
     /// A node lets peers in before it takes away what is to go.
     GrantBeforeRevoke,
     /// A node whose update stopped half-way says that it holds what it held, and finishes the update later. The
-    /// enforcer answers only when the update is through (docs/decisions/0037-a-deterministic-simulation.md). This one is
-    /// run by hand, and is not one of those that must be found.
+    /// enforcer answers only when the update is through (docs/decisions/0037-a-deterministic-simulation.md). This
+    /// mistake is looked for by hand, and is not one of those that must be found.
     AnswersHalfWay,
 }
 
