@@ -1,4 +1,4 @@
-//! The fake kernel does what was measured on the real one (docs/DESIGN.md): which updates leak, which lose, which do
+//! The fake kernel does what was measured on the real one (docs/KERNEL.md): which updates leak, which lose, which do
 //! neither, though every committed state drops, or passes, the packet.
 
 use std::net::IpAddr;

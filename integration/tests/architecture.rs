@@ -1,4 +1,4 @@
-//! The arrows of docs/DESIGN.md hold: between the crates, and between the modules of each.
+//! The arrows of docs/ARCHITECTURE.md hold: between the crates, and between the modules of each.
 
 use std::{
     collections::BTreeSet,

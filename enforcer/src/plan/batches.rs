@@ -153,7 +153,7 @@ fn commands_at_once(parts: &[Part]) -> usize {
 ///
 /// A rule is in one of two copies of its chain until the commit after the one that made it. A lookup that began before that
 /// one may find what the batch after it adds, before it is committed, and lead a packet to the copy without it
-/// (docs/GENERATIONS.md). With a commit in between there is none. Ranges, too, are found one commit late.
+/// (docs/KERNEL.md). With a commit in between there is none. Ranges, too, are found one commit late.
 fn apart(steps: Vec<Step>, nothing: &[Command]) -> Vec<Step> {
     let mut result: Vec<Step> = Vec::new();
     for step in steps {

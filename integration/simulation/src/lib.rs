@@ -3,7 +3,7 @@
 //!
 //! A run edits a small cluster while messages are late, streams break, processes die at any operation, machines reboot,
 //! kernels and disks refuse. After every step it is asked of every flow whether a packet that is under way can meet a
-//! verdict that no revision of the moment explains (docs/DESIGN.md, *The simulation*).
+//! verdict that no revision of the moment explains (docs/decisions/0037-a-deterministic-simulation.md).
 
 mod control;
 mod conversation;

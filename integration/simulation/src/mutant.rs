@@ -16,8 +16,9 @@ pub enum Mutant {
     AckBeforeJournal,
     /// A node lets peers in before it takes away what is to go.
     GrantBeforeRevoke,
-    /// A node whose update stopped half-way says that it holds what it held, and finishes the update later. This is what
-    /// the enforcer does as it is (docs/DESIGN.md, *The simulation*): not one of those that must be found, but known.
+    /// A node whose update stopped half-way says that it holds what it held, and finishes the update later. The
+    /// enforcer answers only when the update is through (docs/decisions/0037-a-deterministic-simulation.md). This
+    /// mistake is looked for by hand, and is not one of those that must be found.
     AnswersHalfWay,
 }
 

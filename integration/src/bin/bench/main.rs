@@ -1,4 +1,4 @@
-//! The benchmarks of docs/DESIGN.md, each beside what it is compared with. Owns the command line and the table of
+//! The benchmarks of docs/MEASUREMENTS.md, each beside what it is compared with. Owns the command line and the table of
 //! benchmarks; what one measures is its module's.
 
 mod beds;

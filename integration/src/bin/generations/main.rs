@@ -1,4 +1,4 @@
-//! The reproducer of the leak that docs/GENERATIONS.md tells of: a lookup in a hash set that is held up while a commit
+//! The reproducer of the leak that docs/KERNEL.md tells of: a lookup in a hash set that is held up while a commit
 //! passes finds the elements of the batch after it, and with them chains whose rules are not there yet.
 
 mod batch;
