@@ -12,13 +12,11 @@ use std::{sync::Arc, time::Duration};
 
 use futures::stream::BoxStream;
 use sallyport_policy::Revision;
-use sallyport_proto::{
-    wire, wire::ApplyRequest, wire::ApplyResponse, wire::BackupRequest, wire::BackupResponse,
-    wire::BelieveRequest, wire::BelieveResponse, wire::GetRequest, wire::GetResponse,
-    wire::HistoryRequest, wire::HistoryResponse, wire::ListRequest, wire::ListResponse,
-    wire::RollbackRequest, wire::StatusRequest, wire::StatusResponse, wire::WaitEnforcedRequest,
-    wire::WaitEnforcedResponse, wire::WatchRequest, wire::WatchResponse,
-    wire::policy_service_server::PolicyService,
+use sallyport_proto::wire::{
+    self, ApplyRequest, ApplyResponse, BackupRequest, BackupResponse, BelieveRequest,
+    BelieveResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListRequest,
+    ListResponse, RollbackRequest, StatusRequest, StatusResponse, WaitEnforcedRequest,
+    WaitEnforcedResponse, WatchRequest, WatchResponse, policy_service_server::PolicyService,
 };
 use tokio::{sync::watch, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;

@@ -23,7 +23,7 @@ use std::{
 
 use prometheus_client::metrics::histogram::Histogram;
 use sallyport_policy::{NodePolicy, Position, Revision};
-use sallyport_proto::{wire::condition, wire::turned_away::Reason, wire::unjudged_workload};
+use sallyport_proto::wire::{condition, turned_away::Reason, unjudged_workload};
 use tokio::sync::watch;
 
 use self::latency::Latency;

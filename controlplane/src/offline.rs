@@ -16,7 +16,7 @@ use sallyport_controlplane::{
     journal,
 };
 use sallyport_process::files;
-use sallyport_proto::{backup, backup::BackupError, backup::Contents};
+use sallyport_proto::backup::{self, BackupError, Contents};
 use serde_json::{Value, json};
 
 /// Runs the command.
@@ -126,13 +126,6 @@ fn read_backup(path: &Path) -> Result<Contents, BackupError> {
     backup::read(&mut BufReader::new(File::open(path)?))
 }
 
-/// Writes to standard output. A reader that left has read enough; a full disk is a failure.
 fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write the output")
-        }
-        _ => Ok(()),
-    }
+    files::print(text).context("cannot write the output")
 }

@@ -9,9 +9,8 @@ use std::{
 };
 
 use sallyport_policy::{Epoch, Revision};
-use sallyport_proto::{
-    wire::DESCRIPTOR, wire::node_service_server::NodeServiceServer,
-    wire::policy_service_server::PolicyServiceServer,
+use sallyport_proto::wire::{
+    DESCRIPTOR, node_service_server::NodeServiceServer, policy_service_server::PolicyServiceServer,
 };
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tonic::transport::{Server, server::Router};

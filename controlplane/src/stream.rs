@@ -14,9 +14,11 @@ use futures::{
 use sallyport_policy::{Position, Unknown};
 use sallyport_process::text::one_line;
 use sallyport_proto::{
-    WireError, positions, wire, wire::LeaseGrant, wire::LeaseRequest, wire::LeaveRequest,
-    wire::LeaveResponse, wire::Ping, wire::Pong, wire::SyncRequest, wire::SyncResponse,
-    wire::node_service_server::NodeService, wire::sync_request::Message, wire::sync_response,
+    WireError, positions,
+    wire::{
+        self, LeaseGrant, LeaseRequest, LeaveRequest, LeaveResponse, Ping, Pong, SyncRequest,
+        SyncResponse, node_service_server::NodeService, sync_request::Message, sync_response,
+    },
 };
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tonic::{Request, Response, Status, Streaming};

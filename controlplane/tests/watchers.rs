@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use sallyport_controlplane::{config::Config, server};
-use sallyport_proto::{
-    wire::ApplyRequest, wire::Edit, wire::Manifest, wire::WatchRequest, wire::edit::Op,
-    wire::policy_service_client::PolicyServiceClient,
+use sallyport_proto::wire::{
+    ApplyRequest, Edit, Manifest, WatchRequest, edit::Op,
+    policy_service_client::PolicyServiceClient,
 };
 use tonic::{
     Code,

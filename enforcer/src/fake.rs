@@ -1,8 +1,7 @@
 //! A kernel that is not there, for tests and simulation: it takes the batches that the real one takes, refuses what it
 //! refuses, and tells every verdict that a packet may meet. It never touches a socket, and knows nothing of plans.
 //!
-//! What makes it worth having is that it models why one batch is not atomic for a packet (docs/KERNEL.md, and
-//! docs/decisions/0036-a-fake-kernel.md):
+//! It models why one batch is not atomic for a packet (docs/KERNEL.md, and docs/decisions/0036-a-fake-kernel.md):
 //!
 //! - A packet learns at its base chain which of **two** copies of each chain's rules it reads, by whether the
 //!   generation is even or odd. Each commit writes the copy of its own parity, so a chain that is new in a batch is

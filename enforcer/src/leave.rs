@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use sallyport_proto::{wire::LeaveRequest, wire::node_service_client::NodeServiceClient};
+use sallyport_proto::wire::{LeaveRequest, node_service_client::NodeServiceClient};
 use tokio::time::timeout;
 use tonic::{Code, Status, transport::Endpoint};
 

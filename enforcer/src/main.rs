@@ -23,7 +23,7 @@ use sallyport_enforcer::{
     places, preflight, session, supervision, surroundings, uninstall,
 };
 use sallyport_policy::Ranges;
-use sallyport_process::{descriptors, duration, log};
+use sallyport_process::{descriptors, duration, files, log};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
 use tracing::{info, warn};
@@ -483,15 +483,8 @@ fn look_into(command: &JournalCommand) -> Result<()> {
     print(&text)
 }
 
-/// Writes to standard output. A reader that left has read enough; a full disk is a failure.
 fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write the output")
-        }
-        _ => Ok(()),
-    }
+    files::print(text).context("cannot write the output")
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
 };
-use sallyport_proto::{wire, wire::node_service_client::NodeServiceClient};
+use sallyport_proto::wire::{self, node_service_client::NodeServiceClient};
 use sallyport_testbed::{Host, Testbed, listing, reactor, relay::Relay, tracer};
 use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Endpoint};

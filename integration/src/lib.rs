@@ -1,4 +1,4 @@
-//! What the demo, the proofs and the end-to-end tests share: Sallyport's programs, run as users run them, on a testbed.
+//! The shared parts of the demo, the proofs and the end-to-end tests: Sallyport's programs, run as users run them, on a testbed.
 
 pub mod binaries;
 pub mod conformance;

@@ -17,9 +17,7 @@ use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, PATIENCE, Streams, delete, put},
 };
-use sallyport_proto::{
-    wire::ApplyRequest, wire::ApplyResponse, wire::Unreachable, wire::node_status::State,
-};
+use sallyport_proto::wire::{ApplyRequest, ApplyResponse, Unreachable, node_status::State};
 use sallyport_testbed::{
     Testbed,
     kernel_tests::{self, Failed, Outcome},

@@ -22,7 +22,7 @@ use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, PATIENCE, put},
 };
-use sallyport_proto::{wire::NodeStatus, wire::node_status::State, wire::trouble::Kind};
+use sallyport_proto::wire::{NodeStatus, node_status::State, trouble::Kind};
 use sallyport_testbed::{
     Family, Mode, Netns, Testbed,
     kernel_tests::{self, Failed, Outcome},

@@ -204,14 +204,17 @@ fn ready() -> Outcome {
     Ok(())
 }
 
-/// At boot there is no table and no journal. What a workload sends is dropped, but in standard mode. Few ranges are in rules, many in a
-/// set.
+/// At boot there is no table and no journal. What a workload sends is dropped, but in standard mode. One range is in a rule, several are
+/// in a set.
 fn strict() -> Outcome {
     let by_range: &[&str] = &["--workload-cidr", "10.9.1.0/24"];
     for (arguments, passes) in [
         (by_range, false),
         (&["--workload-cidr", "10.9.1.2/32"], false),
         (&["--workload-cidr", "10.9.1.3/32"], false),
+        (&["--workload-cidr", "10.9.1.2/31"], false),
+        (&["--workload-cidr", "10.9.1.0/31"], true),
+        (&["--workload-cidr", "10.9.1.4/30"], true),
         (&["--workload-cidr", "10.9.1.0/31,10.9.1.4/30"], true),
         (&["--workload-cidr", "10.9.0.0/31,10.9.1.2/31"], false),
         (

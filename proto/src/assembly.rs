@@ -2,7 +2,11 @@
 
 use prost::bytes::Bytes;
 
-use crate::{WireError, convert::encoded_delta, convert::positions, wire};
+use crate::{
+    WireError,
+    convert::{encoded_delta, positions},
+    wire,
+};
 use sallyport_policy::Update;
 
 /// An update of which some parts may have come.

@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{object::Kind, object::ObjectKey};
+use crate::object::{Kind, ObjectKey};
 use sallyport_policy::{Epoch, Revision};
 
 /// Raised when a later version writes what this one cannot read.

@@ -33,7 +33,7 @@ fn is_qualified(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
 
-/// What keeps a string from being the name of an object of a kind.
+/// The reasons why a string is not the name of an object of a kind.
 pub fn object_name(kind: Kind, name: &str) -> Vec<String> {
     match kind {
         Kind::Namespace => dns1123_label(name),
@@ -53,7 +53,7 @@ pub fn uid(text: &str) -> Vec<String> {
     wrong
 }
 
-/// What keeps a string from being a DNS-1123 label: a namespace's name.
+/// The reasons why a string is not a DNS-1123 label: a namespace's name.
 pub fn dns1123_label(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if text.len() > LABEL_LENGTH {
@@ -72,7 +72,7 @@ pub fn dns1123_label(text: &str) -> Vec<String> {
     wrong
 }
 
-/// What keeps a string from being a DNS-1123 subdomain: any other object's name.
+/// The reasons why a string is not a DNS-1123 subdomain: any other object's name.
 pub fn dns1123_subdomain(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if text.len() > SUBDOMAIN_LENGTH {
@@ -93,7 +93,7 @@ const KEY_RULE: &str = "must consist of alphanumeric characters, '-', '_' or '.'
                         alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for \
                         validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 
-/// What keeps a string from being a label's key: `[prefix/]name`.
+/// The reasons why a string is not a label's key: `[prefix/]name`.
 pub fn label_key(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut parts = text.split('/');
@@ -129,7 +129,7 @@ pub fn label_key(text: &str) -> Vec<String> {
     wrong
 }
 
-/// What keeps a string from being a label's value.
+/// The reasons why a string is not a label's value.
 pub fn label_value(text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     if text.len() > LABEL_LENGTH {
@@ -146,7 +146,7 @@ pub fn label_value(text: &str) -> Vec<String> {
     wrong
 }
 
-/// What keeps a string from being a port's name.
+/// The reasons why a string is not a port's name.
 pub fn port_name(text: &str) -> Vec<String> {
     let bytes = text.as_bytes();
     let mut wrong = Vec::new();

@@ -78,7 +78,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What an object is called. `namespace` is empty for kinds that have none.
+/// The name of an object with its kind. `namespace` is empty for kinds that have none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
     /// The kind.

@@ -7,7 +7,12 @@ use clap_complete::Shell;
 use sallyport_process::duration;
 use sallyport_proto::wire::Unreachable;
 
-use crate::{client, failure::Exit, kind, kind::Target, label::LabelEdit};
+use crate::{
+    client,
+    failure::Exit,
+    kind::{self, Target},
+    label::LabelEdit,
+};
 
 /// Network policy for Linux nodes: put objects in, see what is stored, know what is enforced.
 #[derive(Debug, Parser)]

@@ -7,13 +7,11 @@ use std::{
 };
 
 use sallyport_process::duration;
-use sallyport_proto::{
-    wire::ApplyRequest, wire::ApplyResponse, wire::BackupHeader, wire::BackupRequest,
-    wire::BelieveRequest, wire::GetRequest, wire::HistoryRequest, wire::HistoryResponse,
-    wire::Kind, wire::ListRequest, wire::ListResponse, wire::Object, wire::ObjectRef,
-    wire::RollbackRequest, wire::StatusRequest, wire::StatusResponse, wire::WaitEnforcedRequest,
-    wire::WaitEnforcedResponse, wire::WatchRequest, wire::WatchResponse,
-    wire::policy_service_client::PolicyServiceClient,
+use sallyport_proto::wire::{
+    ApplyRequest, ApplyResponse, BackupHeader, BackupRequest, BelieveRequest, GetRequest,
+    HistoryRequest, HistoryResponse, Kind, ListRequest, ListResponse, Object, ObjectRef,
+    RollbackRequest, StatusRequest, StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse,
+    WatchRequest, WatchResponse, policy_service_client::PolicyServiceClient,
 };
 use tonic::{
     Code, Request, Response, Status, Streaming,

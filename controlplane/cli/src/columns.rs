@@ -1,6 +1,6 @@
 //! What a table shows of each kind of object, read from its stored manifest. Never lays anything out.
 
-use sallyport_proto::{wire::Kind, wire::Object, wire::ObjectRef};
+use sallyport_proto::wire::{Kind, Object, ObjectRef};
 use serde_json::Value;
 
 use crate::{

@@ -5,9 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{
-    wire::ApplyRequest, wire::ApplyResponse, wire::Edit, wire::Manifest, wire::change::Action,
-    wire::edit::Op,
+use sallyport_proto::wire::{
+    ApplyRequest, ApplyResponse, Edit, Manifest, change::Action, edit::Op,
 };
 
 use crate::{
@@ -165,7 +164,7 @@ fn measured(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
-    use sallyport_proto::{wire::Change, wire::Kind, wire::ObjectRef};
+    use sallyport_proto::wire::{Change, Kind, ObjectRef};
 
     use super::*;
 

@@ -3,9 +3,9 @@
 use std::{io, time::Duration};
 
 use sallyport_process::duration;
-use sallyport_proto::{
-    wire::NodeStatus, wire::Rollout, wire::StatusResponse, wire::condition,
-    wire::node_status::State, wire::rollout::Phase, wire::trouble::Kind,
+use sallyport_proto::wire::{
+    NodeStatus, Rollout, StatusResponse, condition, node_status::State, rollout::Phase,
+    trouble::Kind,
 };
 
 use crate::{args, client::Client, failure::Failure};
@@ -201,7 +201,7 @@ pub(crate) fn state(state: State) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use sallyport_proto::{wire::Condition, wire::Trouble};
+    use sallyport_proto::wire::{Condition, Trouble};
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, io};
 
-use sallyport_proto::{reason::REASON, reason::REVISION_CONFLICT};
+use sallyport_proto::reason::{REASON, REVISION_CONFLICT};
 use tonic::{Code, Status};
 
 /// The exit codes: the one place that says what each means.

@@ -2,7 +2,10 @@
 
 use std::io;
 
-use sallyport_proto::{object, object::DEFAULT_NAMESPACE, wire::Kind, wire::Object};
+use sallyport_proto::{
+    object::{self, DEFAULT_NAMESPACE},
+    wire::{Kind, Object},
+};
 use serde_json::Value;
 
 use crate::{

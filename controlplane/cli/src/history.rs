@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, io};
 
 use jiff::Timestamp;
-use sallyport_proto::{
-    wire::Change, wire::HistoryRequest, wire::Transaction, wire::change::Action,
-};
+use sallyport_proto::wire::{Change, HistoryRequest, Transaction, change::Action};
 use serde_json::{Value, json};
 
 use crate::{
@@ -129,7 +127,7 @@ fn value(transaction: &Transaction) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use sallyport_proto::{wire::Kind, wire::ObjectRef};
+    use sallyport_proto::wire::{Kind, ObjectRef};
 
     use super::*;
 

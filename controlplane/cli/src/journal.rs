@@ -4,7 +4,8 @@ use std::io;
 
 use sallyport_process::files;
 use sallyport_proto::{
-    backup, backup::BackupError, backup::Contents, backup::Saved, object, object::ObjectKey,
+    backup::{self, BackupError, Contents, Saved},
+    object::{self, ObjectKey},
 };
 
 use crate::{args, client::Client, failure::Failure};

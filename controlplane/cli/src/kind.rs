@@ -2,7 +2,11 @@
 
 use std::str::FromStr;
 
-use sallyport_proto::{names, object, object::DEFAULT_NAMESPACE, wire::Kind, wire::ObjectRef};
+use sallyport_proto::{
+    names,
+    object::{self, DEFAULT_NAMESPACE},
+    wire::{Kind, ObjectRef},
+};
 
 use crate::failure::Failure;
 

@@ -3,7 +3,8 @@
 use std::{io, str::FromStr, time::Instant};
 
 use sallyport_proto::{
-    names, wire::ApplyRequest, wire::Edit, wire::Manifest, wire::change::Action, wire::edit::Op,
+    names,
+    wire::{ApplyRequest, Edit, Manifest, change::Action, edit::Op},
 };
 use serde_json::Value;
 

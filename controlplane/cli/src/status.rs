@@ -8,9 +8,9 @@ use std::{io, time::Duration};
 
 use clap::builder::styling::{AnsiColor, Style};
 use sallyport_process::duration;
-use sallyport_proto::{
-    wire, wire::NodeStatus, wire::Rollout, wire::StatusResponse, wire::node_status::State,
-    wire::rollout::Phase, wire::trouble::Kind, wire::turned_away::Reason,
+use sallyport_proto::wire::{
+    self, NodeStatus, Rollout, StatusResponse, node_status::State, rollout::Phase, trouble::Kind,
+    turned_away::Reason,
 };
 use serde::Serialize;
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io};
 
-use sallyport_proto::{wire::Kind, wire::Object, wire::ObjectRef, wire::watch_event::Event};
+use sallyport_proto::wire::{Kind, Object, ObjectRef, watch_event::Event};
 use serde_json::json;
 
 use crate::{

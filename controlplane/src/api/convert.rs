@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use sallyport_proto::{
-    wire, wire::NodeStatus, wire::ObjectRef, wire::WatchEvent, wire::WatchResponse,
-    wire::watch_event,
-};
+use sallyport_proto::wire::{self, NodeStatus, ObjectRef, WatchEvent, WatchResponse, watch_event};
 use tonic::Status;
 
 use crate::{

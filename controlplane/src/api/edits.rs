@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sallyport_proto::{wire, wire::edit};
+use sallyport_proto::wire::{self, edit};
 
 use super::convert;
 use crate::{

@@ -2,7 +2,7 @@
 //! refused.
 
 use sallyport_policy::Revision;
-use sallyport_proto::{reason::REASON, reason::REVISION_CONFLICT};
+use sallyport_proto::reason::{REASON, REVISION_CONFLICT};
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{

@@ -10,7 +10,7 @@ use std::{
 
 use prost::Message as _;
 use sallyport_policy::Revision;
-use sallyport_proto::{wire, wire::ListRequest, wire::ListResponse};
+use sallyport_proto::wire::{self, ListRequest, ListResponse};
 use tonic::Status;
 
 use super::convert;

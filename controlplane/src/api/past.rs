@@ -4,9 +4,8 @@
 use std::sync::Arc;
 
 use prost::Message as _;
-use sallyport_proto::{
-    wire, wire::BackupHeader, wire::BackupResponse, wire::HistoryRequest, wire::HistoryResponse,
-    wire::RollbackRequest,
+use sallyport_proto::wire::{
+    self, BackupHeader, BackupResponse, HistoryRequest, HistoryResponse, RollbackRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

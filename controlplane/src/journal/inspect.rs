@@ -3,7 +3,7 @@
 use std::{fmt, path::Path};
 
 use sallyport_policy::Revision;
-use sallyport_proto::{backup::Contents, backup::Saved};
+use sallyport_proto::backup::{Contents, Saved};
 
 use super::{
     Recovered,

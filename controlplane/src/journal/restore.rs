@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use prost::Message as _;
 use sallyport_policy::Epoch;
-use sallyport_proto::{backup::Contents, backup::Saved};
+use sallyport_proto::backup::{Contents, Saved};
 
 use super::{
     failure::JournalError,

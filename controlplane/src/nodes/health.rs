@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use sallyport_proto::{wire::trouble, wire::unjudged_workload};
+use sallyport_proto::wire::{trouble, unjudged_workload};
 
 /// The health of a node, as the node tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sallyport_process::text::one_line;
-use sallyport_proto::{address, wire, wire::trouble::Kind, wire::unjudged_workload::Reason};
+use sallyport_proto::{
+    address,
+    wire::{self, trouble::Kind, unjudged_workload::Reason},
+};
 use tonic::Status;
 
 use super::{LONGEST_REASON, malformed};

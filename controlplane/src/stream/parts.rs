@@ -4,7 +4,7 @@ use std::{iter::Peekable, vec};
 
 use prost::bytes::Bytes;
 use sallyport_policy::{NodePolicy, Position};
-use sallyport_proto::{wire, wire::UpdatePart};
+use sallyport_proto::wire::{self, UpdatePart};
 
 use super::Diffs;
 use crate::nodes::Update;

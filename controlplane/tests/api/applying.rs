@@ -1,8 +1,8 @@
 //! Apply, Get, List: what is carried out, what is refused, and that of what is refused nothing is visible.
 
-use sallyport_proto::{
-    wire::ApplyRequest, wire::Edit, wire::Kind, wire::ListRequest, wire::change::Action,
-    wire::edit::Op, wire::policy_service_client::PolicyServiceClient,
+use sallyport_proto::wire::{
+    ApplyRequest, Edit, Kind, ListRequest, change::Action, edit::Op,
+    policy_service_client::PolicyServiceClient,
 };
 use tonic::Code;
 

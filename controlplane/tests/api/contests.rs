@@ -1,7 +1,7 @@
 //! Addresses that several workloads claim: accepted with a warning, shown by status, and forgotten with the change that ends
 //! the contest.
 
-use sallyport_proto::{wire::Contest, wire::Contests, wire::Kind};
+use sallyport_proto::wire::{Contest, Contests, Kind};
 
 use crate::{
     past::{cli, ok},

@@ -11,9 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{
-    wire::ApplyRequest, wire::Kind, wire::ListRequest, wire::StatusRequest,
-    wire::policy_service_client::PolicyServiceClient,
+use sallyport_proto::wire::{
+    ApplyRequest, Kind, ListRequest, StatusRequest, policy_service_client::PolicyServiceClient,
 };
 use tonic::transport::Channel;
 

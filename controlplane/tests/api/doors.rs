@@ -12,11 +12,11 @@ use std::{
 };
 
 use sallyport_policy::Window;
-use sallyport_proto::{
-    wire::ApplyRequest, wire::Health, wire::Hello, wire::StatusRequest, wire::SyncRequest,
-    wire::Trouble, wire::UnjudgedWorkload, wire::WatchRequest, wire::condition,
-    wire::node_service_client::NodeServiceClient, wire::policy_service_client::PolicyServiceClient,
-    wire::sync_request::Message, wire::trouble::Kind, wire::unjudged_workload::Reason,
+use sallyport_proto::wire::{
+    ApplyRequest, Health, Hello, StatusRequest, SyncRequest, Trouble, UnjudgedWorkload,
+    WatchRequest, condition, node_service_client::NodeServiceClient,
+    policy_service_client::PolicyServiceClient, sync_request::Message, trouble::Kind,
+    unjudged_workload::Reason,
 };
 use tempfile::TempDir;
 use tokio_stream::StreamExt as _;

@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use sallyport_proto::{
-    wire::Kind, wire::WatchRequest, wire::WatchResponse, wire::watch_event::Event,
-};
+use sallyport_proto::wire::{Kind, WatchRequest, WatchResponse, watch_event::Event};
 use tonic::{Code, Streaming, transport::Endpoint};
 
 use crate::world::{World, namespace, node, pod};

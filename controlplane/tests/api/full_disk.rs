@@ -2,9 +2,8 @@
 
 use std::process::{Command, Stdio};
 
-use sallyport_proto::{
-    wire::ApplyRequest, wire::Kind, wire::ListRequest, wire::StatusRequest,
-    wire::policy_service_client::PolicyServiceClient,
+use sallyport_proto::wire::{
+    ApplyRequest, Kind, ListRequest, StatusRequest, policy_service_client::PolicyServiceClient,
 };
 use tonic::{Code, transport::Channel};
 

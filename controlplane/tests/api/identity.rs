@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use sallyport_policy::Window;
-use sallyport_proto::{
-    wire::BelieveRequest, wire::Enforcer, wire::LeaseRequest, wire::condition,
-    wire::node_status::State, wire::sync_request::Message, wire::turned_away::Reason,
+use sallyport_proto::wire::{
+    BelieveRequest, Enforcer, LeaseRequest, condition, node_status::State, sync_request::Message,
+    turned_away::Reason,
 };
 use tonic::{Code, Status};
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use sallyport_controlplane::config::OnUnreachable;
 use sallyport_policy::Window;
-use sallyport_proto::{
-    wire::ApplyRequest, wire::Kind, wire::LeaseRequest, wire::Unreachable,
-    wire::node_status::State, wire::rollout::Phase, wire::sync_request::Message,
+use sallyport_proto::wire::{
+    ApplyRequest, Kind, LeaseRequest, Unreachable, node_status::State, rollout::Phase,
+    sync_request::Message,
 };
 use tonic::Code;
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sallyport_policy::Window;
-use sallyport_proto::{wire::ApplyRequest, wire::WaitEnforcedRequest};
+use sallyport_proto::wire::{ApplyRequest, WaitEnforcedRequest};
 
 use crate::{
     crash::{Process, connect, socket},

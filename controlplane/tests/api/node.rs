@@ -5,9 +5,11 @@ use std::time::Duration;
 use prost::Message as _;
 use sallyport_policy::{Position, Update, Window};
 use sallyport_proto::{
-    Assembly, wire, wire::Ack, wire::Enforcer, wire::Hello, wire::LeaveRequest, wire::Nack,
-    wire::Pong, wire::SyncRequest, wire::SyncResponse,
-    wire::node_service_client::NodeServiceClient, wire::sync_request::Message, wire::sync_response,
+    Assembly,
+    wire::{
+        self, Ack, Enforcer, Hello, LeaveRequest, Nack, Pong, SyncRequest, SyncResponse,
+        node_service_client::NodeServiceClient, sync_request::Message, sync_response,
+    },
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;

@@ -12,7 +12,7 @@ use sallyport_controlplane::{
     server::{self, Handle},
 };
 use sallyport_policy::Window;
-use sallyport_proto::{wire::Kind, wire::node_status::State};
+use sallyport_proto::wire::{Kind, node_status::State};
 use tonic::Code;
 
 use crate::{

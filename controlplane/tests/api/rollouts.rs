@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sallyport_controlplane::config::OnUnreachable;
 use sallyport_policy::{Unknown, Window};
-use sallyport_proto::{wire::Kind, wire::Rollout, wire::node_status::State, wire::rollout::Phase};
+use sallyport_proto::wire::{Kind, Rollout, node_status::State, rollout::Phase};
 
 use crate::{
     node::FakeNode,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use sallyport_policy::{Change, Digest, NodePolicy, Position, Update, Version, Window};
-use sallyport_proto::{wire::Kind, wire::WaitEnforcedRequest, wire::node_status::State};
+use sallyport_proto::wire::{Kind, WaitEnforcedRequest, node_status::State};
 use tonic::Code;
 
 use crate::{

@@ -1,8 +1,8 @@
 //! Nodes that name workloads whose traffic no policy judges: who waits for enforcement hears of it, and edits go on.
 
-use sallyport_proto::{
-    wire::Health, wire::UnjudgedWorkload, wire::WaitEnforcedResponse, wire::condition::Kind,
-    wire::node_status::State, wire::sync_request::Message, wire::unjudged_workload::Reason,
+use sallyport_proto::wire::{
+    Health, UnjudgedWorkload, WaitEnforcedResponse, condition::Kind, node_status::State,
+    sync_request::Message, unjudged_workload::Reason,
 };
 
 use crate::{

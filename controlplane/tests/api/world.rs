@@ -5,12 +5,10 @@ use sallyport_controlplane::{
     model::Established,
     server::{self, Handle},
 };
-use sallyport_proto::{
-    wire::ApplyRequest, wire::ApplyResponse, wire::Edit, wire::GetRequest, wire::Kind,
-    wire::ListRequest, wire::Manifest, wire::NodeStatus, wire::Object, wire::ObjectRef,
-    wire::StatusRequest, wire::StatusResponse, wire::WaitEnforcedRequest,
-    wire::WaitEnforcedResponse, wire::change::Action, wire::edit::Op, wire::node_status::State,
-    wire::policy_service_client::PolicyServiceClient,
+use sallyport_proto::wire::{
+    ApplyRequest, ApplyResponse, Edit, GetRequest, Kind, ListRequest, Manifest, NodeStatus, Object,
+    ObjectRef, StatusRequest, StatusResponse, WaitEnforcedRequest, WaitEnforcedResponse,
+    change::Action, edit::Op, node_status::State, policy_service_client::PolicyServiceClient,
 };
 use tempfile::TempDir;
 use tonic::{Code, Status, transport::Channel};

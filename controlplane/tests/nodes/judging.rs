@@ -1,7 +1,7 @@
 //! Nodes that say that they do not judge all traffic.
 
 use sallyport_controlplane::nodes::{Health, Trouble, Unjudged, UnjudgedWorkload};
-use sallyport_proto::{wire::condition, wire::trouble::Kind, wire::unjudged_workload::Reason};
+use sallyport_proto::wire::{condition, trouble::Kind, unjudged_workload::Reason};
 
 use super::*;
 

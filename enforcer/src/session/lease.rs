@@ -1,6 +1,6 @@
 //! When the node asks for a lease. What a lease is, is the agent's; that there is none, `closed` says.
 
-use sallyport_proto::{wire::LeaseRequest, wire::sync_request::Message};
+use sallyport_proto::wire::{LeaseRequest, sync_request::Message};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 

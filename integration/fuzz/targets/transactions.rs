@@ -12,9 +12,7 @@ use prost::Message as _;
 use sallyport_controlplane::{
     api, cluster::Cluster, compile, compile::Compiler, history::Event, transaction,
 };
-use sallyport_proto::{
-    wire::ApplyRequest, wire::Edit, wire::Manifest, wire::ObjectRef, wire::edit::Op,
-};
+use sallyport_proto::wire::{ApplyRequest, Edit, Manifest, ObjectRef, edit::Op};
 
 fuzz_target!(|data: &[u8]| {
     let requests = match data.split_first() {

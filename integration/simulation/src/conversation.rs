@@ -12,8 +12,11 @@ use sallyport_controlplane::{
 };
 use sallyport_policy::{Position, Unknown};
 use sallyport_proto::{
-    positions, wire, wire::LeaseGrant, wire::SyncRequest, wire::SyncResponse, wire::UpdatePart,
-    wire::sync_request::Message, wire::sync_response,
+    positions,
+    wire::{
+        self, LeaseGrant, SyncRequest, SyncResponse, UpdatePart, sync_request::Message,
+        sync_response,
+    },
 };
 use tokio::sync::Notify;
 

@@ -15,8 +15,8 @@ use sallyport_enforcer::{
 };
 use sallyport_policy::{Position, Ranges, Update, Version};
 use sallyport_proto::{
-    Assembly, wire, wire::LeaseRequest, wire::SyncRequest, wire::SyncResponse,
-    wire::sync_request::Message, wire::sync_response,
+    Assembly,
+    wire::{self, LeaseRequest, SyncRequest, SyncResponse, sync_request::Message, sync_response},
 };
 
 use crate::{

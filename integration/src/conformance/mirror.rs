@@ -1,7 +1,7 @@
 //! Owns our copy of what the control plane was told, so that the compiler can be asked about it; never tells anybody.
 
 use sallyport_controlplane::{cluster::Cluster, manifest, model::Kind};
-use sallyport_proto::{wire, wire::Edit};
+use sallyport_proto::wire::{self, Edit};
 
 /// Whether an edit puts what is there already.
 pub(super) fn is_done(cluster: &Cluster, edit: &Edit) -> bool {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_proto::{wire, wire::policy_service_client::PolicyServiceClient};
+use sallyport_proto::wire::{self, policy_service_client::PolicyServiceClient};
 use sallyport_testbed::reactor;
 use tonic::transport::Channel;
 

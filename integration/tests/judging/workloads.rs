@@ -9,9 +9,7 @@ use std::{
 };
 
 use sallyport_integration::deployment::{Deployment, delete, put};
-use sallyport_proto::{
-    wire::Condition, wire::NodeStatus, wire::condition::Kind, wire::node_status::State,
-};
+use sallyport_proto::wire::{Condition, NodeStatus, condition::Kind, node_status::State};
 use sallyport_testbed::{
     Mode, Testbed,
     kernel_tests::{Failed, Outcome},

@@ -1,4 +1,4 @@
-//! What one node must enforce, as both ends of a stream hold it: [`NodePolicy`], and the algebra of its versions. [`Delta`] is the
+//! The compiled policy of one node, as both ends of a stream hold it, and the algebra of its versions. [`Delta`] is the
 //! difference of two, [`NodePolicy::meet`] what both allow, [`Digest`] names one by its content, and a [`Window`] is all that a node
 //! holds. Pure: no messages, no IO, no Kubernetes, no netlink.
 

@@ -1,4 +1,4 @@
-//! Files that are whole or not there.
+//! Files that are written whole or not at all, and standard output.
 
 use std::{
     fs::{self, File},
@@ -28,6 +28,15 @@ pub fn replace<E: From<io::Error>>(
         .filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(())
+}
+
+/// Writes to standard output. A reader that left has read enough; a full disk is an error.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn write_whole<E: From<io::Error>>(

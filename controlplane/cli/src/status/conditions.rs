@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sallyport_process::duration;
-use sallyport_proto::{wire, wire::condition};
+use sallyport_proto::wire::{self, condition};
 use serde::Serialize;
 
 use super::{Enforcer, Report, is_zero};

@@ -8,9 +8,11 @@ use std::{
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use sallyport_proto::{
-    reason::REASON, reason::REVISION_CONFLICT, wire::change::Action, wire::edit::Op,
-    wire::node_status::State, wire::policy_service_server::PolicyService, wire::watch_event::Event,
-    wire::*,
+    reason::{REASON, REVISION_CONFLICT},
+    wire::{
+        change::Action, edit::Op, node_status::State, policy_service_server::PolicyService,
+        watch_event::Event, *,
+    },
 };
 use serde_json::Value;
 use tonic::{Request, Response, Status, metadata::MetadataValue};

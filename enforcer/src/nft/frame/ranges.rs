@@ -1,10 +1,7 @@
 //! The ranges of addresses that the frame's rules look for: the node's workload ranges, and those that workloads use beside their own
 //! addresses. Each is a set that never changes, since the kernel shows changes of ranges late: other ranges are another set.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use sallyport_policy::{ClassId, Direction, GroupId, Ranges, Source};
 
@@ -12,9 +9,6 @@ use crate::nft::{
     command::{Command, Family, Match, Tuple, Verdict},
     render::{self, Verdicts, range_set},
 };
-
-/// The most ranges of a family that are in rules, and not in a set. Each costs a packet that meets it some 20 instructions.
-const IN_RULES: usize = 4;
 
 /// The sets of some ranges, one for each family that has some.
 pub(super) type Names = Vec<(Family, String)>;
@@ -83,19 +77,19 @@ pub(super) fn names(what: &str, ranges: &Ranges) -> Names {
     families.into_iter().map(name).collect()
 }
 
-/// The conditions that the source of a tuple is in some ranges: one for each range where a family has few, else one for its set. A
-/// packet that meets a few ranges in rules costs less than one lookup in a set of ranges (`bench B10`).
+/// The conditions that the source of a tuple is in some ranges: for each family its one range, or the set of its ranges where it has
+/// several. A range in a rule costs a packet half of a lookup in a set of ranges (`bench B10`), so that two would gain nothing.
 pub(super) fn conditions(what: &str, tuple: Tuple, ranges: &Ranges) -> Vec<Match> {
-    let of = |family, (first, _): &(IpAddr, IpAddr)| Family::of(*first) == family;
-    let conditions = names(what, ranges).into_iter().flat_map(|(family, set)| {
-        let spans: Vec<_> = ranges.iter().filter(|span| of(family, span)).collect();
-        if spans.len() > IN_RULES {
-            return vec![Match::TupleSource(tuple, family, set)];
+    let condition = |(family, set): (Family, String)| {
+        let mut own = ranges
+            .iter()
+            .filter(|(first, _)| Family::of(*first) == family);
+        match (own.next(), own.next()) {
+            (Some((first, last)), None) => Match::TupleRange(tuple, first, last),
+            _ => Match::TupleSource(tuple, family, set),
         }
-        let range = |(first, last)| Match::TupleRange(tuple, first, last);
-        spans.into_iter().map(range).collect()
-    });
-    conditions.collect()
+    };
+    names(what, ranges).into_iter().map(condition).collect()
 }
 
 /// The names of the sets of some ranges, and how each is made.

@@ -1,4 +1,4 @@
-//! What is compared: beds of namespaces that differ by what is between pods, each with its senders. Measures nothing
+//! The beds that are compared: namespaces that differ by the filter between pods, each with its senders. Measures nothing
 //! but one packet's cost when it is asked to.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, time::Duration};

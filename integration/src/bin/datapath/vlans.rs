@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use sallyport_integration::deployment::{Deployment, put};
-use sallyport_proto::{wire::NodeStatus, wire::node_status::State};
+use sallyport_proto::wire::{NodeStatus, node_status::State};
 use sallyport_testbed::{
     Family, Host, Mode, Testbed,
     frames::{Kind, Party, arrivals, arrivals_tagged},

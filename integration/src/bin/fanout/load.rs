@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use sallyport_proto::{wire, wire::policy_service_client::PolicyServiceClient};
+use sallyport_proto::wire::{self, policy_service_client::PolicyServiceClient};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::cluster::Size;

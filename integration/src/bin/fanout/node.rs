@@ -4,7 +4,10 @@
 
 use anyhow::{Context, Result, bail};
 use sallyport_policy::Window;
-use sallyport_proto::{Assembly, wire, wire::sync_request::Message, wire::sync_response};
+use sallyport_proto::{
+    Assembly,
+    wire::{self, sync_request::Message, sync_response},
+};
 
 /// A node that takes whatever it is sent.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use sallyport_integration::{
     deployment::{Client, Deployment, PATIENCE, put},
     ledger::Ledger,
 };
-use sallyport_proto::{wire::Edit, wire::NodeStatus, wire::node_status::State};
+use sallyport_proto::wire::{Edit, NodeStatus, node_status::State};
 use sallyport_testbed::{
     Mode, Testbed,
     probe::{Counts, Stream, Traffic},

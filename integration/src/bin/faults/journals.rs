@@ -19,7 +19,7 @@ use sallyport_integration::{
     deployment::{Deployment, PATIENCE, put},
     ledger::{Ledger, pair},
 };
-use sallyport_proto::{wire::NodeStatus, wire::Trouble, wire::node_status::State, wire::trouble};
+use sallyport_proto::wire::{NodeStatus, Trouble, node_status::State, trouble};
 use sallyport_testbed::tracer::{Act, Call, Calls, Fault, Tracer};
 
 use crate::{

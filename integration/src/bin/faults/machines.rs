@@ -16,7 +16,7 @@ use sallyport_integration::{
     deployment::{Client, Deployment, PATIENCE, delete, put},
     ledger::Load,
 };
-use sallyport_proto::{wire::NodeStatus, wire::node_status::State};
+use sallyport_proto::wire::{NodeStatus, node_status::State};
 use sallyport_testbed::Host;
 
 use crate::{

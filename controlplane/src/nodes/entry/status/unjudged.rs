@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use sallyport_proto::{wire::condition, wire::unjudged_workload::Reason};
+use sallyport_proto::wire::{condition, unjudged_workload::Reason};
 
 use crate::nodes::{Condition, Unjudged, UnjudgedWorkload};
 
