@@ -1,7 +1,6 @@
 //! The enforcer's command line: reads options, checks the node, starts agent and session.
 
 use std::{
-    io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::{Path, PathBuf},
