@@ -145,6 +145,22 @@ fn a_range_in_a_rule_has_both_ends() {
     }
 }
 
+/// A port in a rule has both its ends, and a packet of no connection is at none.
+#[test]
+fn a_port_in_a_rule_has_both_ends() {
+    for (first, last, expected) in [
+        (80, 80, DROPPED),
+        (0, 80, DROPPED),
+        (80, u16::MAX, DROPPED),
+        (0, 79, PASSES),
+        (81, u16::MAX, PASSES),
+    ] {
+        let port = Match::ServerPort(first, last);
+        let kernel = kernel(vec![rule("c", Rule::when(port, Verdict::Drop))]);
+        assert_eq!(during(kernel, vec![]), expected, "{first}-{last}");
+    }
+}
+
 /// From "dropped for not being in the set" to "dropped for want of a rule that lets it pass".
 #[test]
 fn a_rule_and_an_element_in_one_batch_leak() {

@@ -60,10 +60,11 @@ pub(super) enum Check {
     Input(String),
     Output(String),
     ByBridge,
-    Astray,
+    ReversePath,
     Protocol(u8),
     ProtocolWithoutPorts,
     ProtocolOrError(u8),
+    Port(u16, u16),
     Range(Field, Key, Key),
     Set(Field, SetId),
     Map(Field, SetId),
@@ -219,8 +220,11 @@ impl Check {
             Check::Output(name) => interface(&packet.output, name),
             Check::ByBridge => packet.entry == Entry::Bridge,
             // The routes tell nothing of the ports behind a bridge.
-            Check::Astray => packet.entry != Entry::Route,
+            Check::ReversePath => packet.entry == Entry::Route,
             Check::Protocol(number) => protocol == Some(*number),
+            Check::Port(first, last) => {
+                connection.is_some_and(|of| (*first..=*last).contains(&of.port))
+            }
             Check::Range(field, first, last) => field
                 .of(packet)
                 .is_some_and(|key| (first.number..=last.number).contains(&key.number)),
@@ -419,8 +423,9 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::InputSource(family, name) => look(Field::InputSource(*family), name)?,
         Match::OutputInterface(name) => Check::Output(name.clone()),
         Match::ByBridge => Check::ByBridge,
-        Match::Astray => Check::Astray,
-        Match::Protocol(number) => Check::Protocol(*number),
+        Match::ReversePath => Check::ReversePath,
+        // No packet of this kernel is an ICMP error.
+        Match::Protocol(number) | Match::PacketProtocol(number) => Check::Protocol(*number),
         Match::ProtocolWithoutPorts => Check::ProtocolWithoutPorts,
         Match::ProtocolOrError(number) => Check::ProtocolOrError(*number),
         Match::TupleSource(tuple, family, name) => look(Field::Tuple(*tuple, *family), name)?,
@@ -440,6 +445,7 @@ fn check(condition: &Match, table: &Table) -> Result<Check, Errno> {
         Match::TupleSourceMap(tuple, family, name) => map(Field::Tuple(*tuple, *family), name)?,
         Match::SourceMap(family, name) => map(Field::Source(*family), name)?,
         Match::DestinationMap(family, name) => map(Field::Destination(*family), name)?,
+        Match::ServerPort(first, last) => Check::Port(*first, *last),
         Match::ServerPortMap(ports) => Check::Ports(port_map(ports, table)?),
         // This kernel has the table of family inet alone.
         Match::Bridge(_) => return Err(Errno::EOPNOTSUPP),

@@ -223,10 +223,13 @@ pub enum Match {
     InputSource(Family, String),
     /// It came in by a bridge: by its own interface, or by a port that br_netfilter shows as the bridge.
     ByBridge,
-    /// It came in by another interface than the node's route to its source leads to (RFC 3704, strict reverse path).
-    Astray,
+    /// It came in by the interface that the node's route to its source leads to (RFC 3704, strict reverse path).
+    ReversePath,
     /// The connection's IP protocol.
     Protocol(u8),
+    /// The packet's own IP protocol. If that is TCP, UDP or SCTP so is the connection's: conntrack finds a packet's connection
+    /// by it (`nf_conntrack_in`), but for ICMP errors.
+    PacketProtocol(u8),
     /// The connection's IP protocol is none of TCP, UDP and SCTP.
     ProtocolWithoutPorts,
     /// The packet's own IP protocol is this one, ICMP or ICMPv6: so is that of all packets of such a connection, and of the
@@ -238,6 +241,8 @@ pub enum Match {
     SourceMap(Family, String),
     /// The verdict is what a map says of the packet's own destination.
     DestinationMap(Family, String),
+    /// The port of the connection's server is in a range, both ends included.
+    ServerPort(u16, u16),
     /// The verdict depends on the port of the connection's server: `first..=last`, disjoint, ascending.
     ServerPortMap(Vec<(u16, u16, Verdict)>),
     /// Conditions that only the table of family bridge has.
@@ -500,10 +505,12 @@ impl Match {
             | Match::InputInterface(_)
             | Match::OutputInterface(_)
             | Match::ByBridge
-            | Match::Astray
+            | Match::ReversePath
             | Match::Protocol(_)
+            | Match::PacketProtocol(_)
             | Match::ProtocolWithoutPorts
             | Match::ProtocolOrError(_)
+            | Match::ServerPort(..)
             | Match::Bridge(_) => Vec::new(),
         }
     }
@@ -513,6 +520,14 @@ impl Match {
 fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     items.join(", ")
+}
+
+/// Displays a range of ports as nft does.
+fn ports(first: u16, last: u16) -> String {
+    match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    }
 }
 
 impl fmt::Display for Verdict {
@@ -604,8 +619,9 @@ impl fmt::Display for Match {
             }
             Match::OutputInterface(name) => write!(f, "oifname \"{name}\""),
             Match::ByBridge => f.write_str("meta iifkind \"bridge\""),
-            Match::Astray => f.write_str("fib saddr . iif oif missing"),
+            Match::ReversePath => f.write_str("fib saddr . iif oif exists"),
             Match::Protocol(number) => write!(f, "ct protocol {number}"),
+            Match::PacketProtocol(number) => write!(f, "meta l4proto {number}"),
             Match::ProtocolWithoutPorts => f.write_str("ct protocol != { 6, 17, 132 }"),
             Match::ProtocolOrError(number) => write!(f, "meta l4proto {{ 1, {number}, 58 }}"),
             Match::TupleSourceMap(of, family, map) => {
@@ -615,12 +631,12 @@ impl fmt::Display for Match {
             Match::DestinationMap(family, map) => {
                 write!(f, "{} daddr vmap @{map}", family.keyword())
             }
-            Match::ServerPortMap(ports) => {
-                let ports = ports.iter().map(|(first, last, verdict)| match first == last {
-                    true => format!("{first} : {verdict}"),
-                    false => format!("{first}-{last} : {verdict}"),
-                });
-                write!(f, "ct reply proto-src vmap {{ {} }}", join(ports))
+            Match::ServerPort(first, last) => write!(f, "ct reply proto-src {}", ports(*first, *last)),
+            Match::ServerPortMap(map) => {
+                let map = map
+                    .iter()
+                    .map(|(first, last, verdict)| format!("{} : {verdict}", ports(*first, *last)));
+                write!(f, "ct reply proto-src vmap {{ {} }}", join(map))
             }
             Match::Bridge(condition) => condition.fmt(f),
         }

@@ -6,9 +6,9 @@
 //!
 //! ```text
 //! source (of all that comes in):
-//!    by an interface of workloads ─ goto from_port: a source that its workloads may use ─ accept
-//!                                                   a source to which no route leads back there ─ drop | accept
-//!    a workload's address where that workload is not ─ drop
+//!    by the interface that the route to the source leads to ─ accept
+//!    by an interface of workloads, a source that these may use beside their own ─ accept
+//!    a workload's address | by an interface of workloads ─ goto astray: drop
 //! lease (where there are leases) ─ there is one: accept | goto fenced: all of this node's workloads is dropped
 //! forward_egress:  jump egress
 //!    map egress4/6, by the connection's source   ─ goto class ─ goto group ─ accept | deny
@@ -49,9 +49,6 @@ const SOURCE: &str = "source";
 
 /// The chain of packets that come in where the route to their source does not lead.
 const ASTRAY: &str = "astray";
-
-/// The chain of packets that come in by an interface behind which there is a workload.
-const FROM_PORT: &str = "from_port";
 
 /// The beginning of the names of the sets of the node's workload ranges.
 const WORKLOADS: &str = "workloads";
@@ -182,7 +179,7 @@ impl Denial {
 }
 
 /// Raised when objects of a table change their meaning: an upgraded enforcer replaces the table whole.
-const LAYOUT: u32 = 7;
+const LAYOUT: u32 = 8;
 
 /// The sets and maps that are always there.
 pub fn sets(options: &Options) -> Vec<Command> {
@@ -298,17 +295,35 @@ impl<'a> Frame<'a> {
             chains.push((lease::CHAIN, lease::rules(Slot::default())));
         }
         chains.push((ASTRAY, astray_rules(options)));
-        let allowed = match self.sources.is_empty() {
-            true => Vec::new(),
-            false => allowed_sources().to_vec(),
-        };
-        chains.push((FROM_PORT, from_port_rules(&allowed)));
-        chains.push((SOURCE, source_rules(options, &allowed)));
+        chains.push((SOURCE, self.source_rules()));
         for (base, chain) in [("forward_egress", "egress"), ("forward_ingress", "ingress")] {
             let jump = Rule::always(Verdict::Jump(chain.into()));
             chains.push((base, vec![jump, nothing_allowed()]));
         }
         chains
+    }
+
+    /// The rules that find packets whose source is elsewhere. The route back is asked first (RFC 3704): it confirms nearly every
+    /// packet. Those that it does not confirm are dropped if a workload's address is their source, or if they come in by an
+    /// interface behind which there are workloads.
+    fn source_rules(&self) -> Vec<Rule> {
+        let mut rules = vec![Rule::when(Match::ReversePath, Verdict::Accept)];
+        if !self.sources.is_empty() {
+            rules.extend(Family::BOTH.map(|family| {
+                let source = Match::InputSource(family, ports::range_set(family));
+                Rule::when(source, Verdict::Accept)
+            }));
+        }
+        let known = |family| Match::Source(family, map_name("known", family));
+        let mut astray = Family::BOTH.map(known).to_vec();
+        astray.push(Match::InputIn(PORTS.into()));
+        if self.options.strict {
+            let interfaces = self.options.workload_interfaces.iter().cloned();
+            astray.extend(interfaces.map(Match::InputInterface));
+        }
+        let astray = astray.into_iter();
+        rules.extend(astray.map(|from| Rule::when(from, Verdict::Goto(ASTRAY.into()))));
+        rules
     }
 
     /// Says what the frame is made from, so that a restarted enforcer sees whether it is still the right one.
@@ -349,45 +364,6 @@ impl<'a> Frame<'a> {
         }
         sets
     }
-}
-
-/// The rules that find what does not come from where its source is: a workload's address that comes in by another interface than
-/// the node's route to it leads to, and by an interface of workloads alone whatever the node would not send there.
-fn source_rules(options: &Options, allowed: &[Rule]) -> Vec<Rule> {
-    let known = |family| astray(Match::Source(family, map_name("known", family)));
-    let by_port = Rule::when(
-        Match::InputIn(PORTS.into()),
-        Verdict::Goto(FROM_PORT.into()),
-    );
-    let mut rules = vec![by_port];
-    rules.extend(Family::BOTH.map(known));
-    if options.strict && !options.workload_interfaces.is_empty() {
-        rules.extend_from_slice(allowed);
-        let interfaces = options.workload_interfaces.iter().cloned();
-        rules.extend(interfaces.map(Match::InputInterface).map(astray));
-    }
-    rules
-}
-
-/// The rules that let pass the addresses beside their own that the workloads of an interface may use. No route need lead there. A
-/// node without such addresses has no such rules: each packet of a workload would meet them.
-fn allowed_sources() -> [Rule; 2] {
-    Family::BOTH.map(|family| {
-        let source = Match::InputSource(family, ports::range_set(family));
-        Rule::when(source, Verdict::Accept)
-    })
-}
-
-fn astray(source: Match) -> Rule {
-    Rule::when(source, Verdict::Goto(ASTRAY.into())).and(Match::Astray)
-}
-
-/// The rules for packets from an interface of workloads: the route to any source tells all that the other rules would ask for.
-fn from_port_rules(allowed: &[Rule]) -> Vec<Rule> {
-    let mut rules = allowed.to_vec();
-    rules.push(Rule::when(Match::Astray, Verdict::Goto(ASTRAY.into())));
-    rules.push(Rule::always(Verdict::Accept));
-    rules
 }
 
 /// The rules for packets whose source is elsewhere. Behind a bridge there are many, and which port is whose the routes do not
@@ -586,7 +562,6 @@ pub fn add_chain(name: &str) -> Command {
         lease::CHAIN => "whether the node may go on",
         lease::FENCED => "there is no lease",
         lease::CLOSED => "nothing of this node's workloads passes",
-        FROM_PORT => "packets from an interface of workloads",
         ASTRAY => "packets that come in where the route to their source does not lead",
         SOURCE => "whether packets come from where their source is",
         _ => "every forwarded packet",

@@ -268,43 +268,57 @@ fn uniform(class: &Class) -> Option<GroupId> {
 /// The rules of a class's chain. `chain` tells the name of a group's chain.
 pub fn class_rules(class: &Class, chain: impl Fn(GroupId) -> String) -> Vec<Rule> {
     let goto = |group| Verdict::Goto(chain(group));
+    let of = |protocol| protocol_rules(class, protocol, &goto);
     let mut rules = Vec::new();
     if class.keep {
         let kept = Rule::when(Match::Established, Verdict::Accept);
         rules.push(kept.comment("keep: what is established goes on"));
     }
-    rules.push(frame::unbegun());
     if let Some(group) = uniform(class) {
-        rules.push(Rule::always(goto(group)));
+        rules.extend([frame::unbegun(), Rule::always(goto(group))]);
         return rules;
     }
-    for protocol in Protocol::ALL {
-        let ports: Vec<&PortRule> = class
-            .ports
-            .iter()
-            .filter(|rule| rule.protocol == protocol)
-            .collect();
-        let of = Match::Protocol(protocol.number());
-        match ports[..] {
-            [] => {}
-            [rule] if (rule.first, rule.last) == (0, u16::MAX) => {
-                rules.push(Rule::when(of, goto(rule.group)));
-            }
-            _ => {
-                let map = ports
-                    .iter()
-                    .map(|rule| (rule.first, rule.last, goto(rule.group)));
-                let errors = Match::ProtocolOrError(protocol.number());
-                let map = Match::ServerPortMap(map.collect());
-                rules.push(Rule::map(of).and(errors).and(map));
-            }
-        }
-    }
+    // Each packet of UDP may begin a flow.
+    rules.extend(of(Protocol::Udp));
+    rules.push(frame::unbegun());
+    rules.extend([Protocol::Tcp, Protocol::Sctp].into_iter().flat_map(of));
     if let Some(group) = class.other {
         rules.push(Rule::when(Match::ProtocolWithoutPorts, goto(group)));
     }
     rules.push(deny());
     rules
+}
+
+/// The rules of a class for one protocol. ICMP errors are judged by the port of the connection that they belong to.
+fn protocol_rules(
+    class: &Class,
+    protocol: Protocol,
+    goto: impl Fn(GroupId) -> Verdict,
+) -> Vec<Rule> {
+    let number = protocol.number();
+    let of = Match::Protocol(number);
+    let errors = Match::ProtocolOrError(number);
+    let ports = class.ports.iter().filter(|rule| rule.protocol == protocol);
+    match ports.collect::<Vec<&PortRule>>()[..] {
+        [] => Vec::new(),
+        [rule] if (rule.first, rule.last) == (0, u16::MAX) => {
+            vec![Rule::when(of, goto(rule.group))]
+        }
+        // Two comparisons cost a packet half of two lookups (`bench B10`). Only errors need the second rule.
+        [rule] => {
+            let port = Match::ServerPort(rule.first, rule.last);
+            let own = Rule::when(Match::PacketProtocol(number), goto(rule.group));
+            let error = Rule::when(of, goto(rule.group)).and(errors);
+            vec![own.and(port.clone()), error.and(port)]
+        }
+        ref rules => {
+            let ports = rules
+                .iter()
+                .map(|rule| (rule.first, rule.last, goto(rule.group)));
+            let map = Match::ServerPortMap(ports.collect());
+            vec![Rule::map(of).and(errors).and(map)]
+        }
+    }
 }
 
 /// The changes of the sets of addresses that the maps must have.

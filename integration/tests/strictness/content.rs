@@ -225,6 +225,12 @@ pub(crate) fn rules() -> Vec<Case> {
                 vec![rule("c", client_in("192.0.2.1", "192.0.2.9"))],
                 vec![rule("c", client_in("192.0.2.1", "192.0.2.1"))],
                 vec![rule("c", client_in("2001:db8::", "2001:db8::ff"))],
+                vec![rule(
+                    "c",
+                    Rule::when(Match::PacketProtocol(17), Verdict::Drop),
+                )],
+                vec![rule("c", server_port(80, 80))],
+                vec![rule("c", server_port(0, u16::MAX))],
                 vec![rule("c", Rule::default())],
             ],
         ),
@@ -234,7 +240,7 @@ pub(crate) fn rules() -> Vec<Case> {
                 vec![table(), called("f", Base::prerouting(-300))],
                 vec![
                     rule("f", Rule::when(Match::ByBridge, Verdict::Accept)),
-                    rule("f", Rule::when(Match::Astray, Verdict::Drop)),
+                    rule("f", Rule::when(Match::ReversePath, Verdict::Accept)),
                 ],
                 vec![base("f")],
                 vec![called("f", Base::prerouting(-299))],
@@ -323,6 +329,10 @@ fn client_in(first: &str, last: &str) -> Rule {
         Match::TupleRange(Tuple::Original, first, last),
         Verdict::Drop,
     )
+}
+
+fn server_port(first: u16, last: u16) -> Rule {
+    Rule::when(Match::ServerPort(first, last), Verdict::Drop)
 }
 
 fn deep(name: &'static str, count: usize, verdict: fn(&str) -> Verdict) -> Case {

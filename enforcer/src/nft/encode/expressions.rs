@@ -192,20 +192,21 @@ impl Expressions {
                 self.meta(sys::NFT_META_IIFKIND);
                 self.compare(sys::NFT_CMP_EQ, &padded(BRIDGE));
             }
-            Match::Astray => {
+            Match::ReversePath => {
                 let flags = sys::NFTA_FIB_F_SADDR | sys::NFTA_FIB_F_IIF | sys::NFTA_FIB_F_PRESENT;
                 let mut data = Attributes::default();
                 data.u32(sys::NFTA_FIB_DREG, REG)
                     .u32(sys::NFTA_FIB_RESULT, sys::NFT_FIB_RESULT_OIF)
                     .u32(sys::NFTA_FIB_FLAGS, flags);
                 self.add("fib", &data);
-                // One byte says it; nft lists none but the whole register.
-                self.compare(sys::NFT_CMP_EQ, &0u32.to_ne_bytes());
+                // The first byte is 1 (`nft_reg_store8`). nft lists the comparison of the whole register alone.
+                self.compare(sys::NFT_CMP_EQ, &[1, 0, 0, 0]);
             }
             Match::Protocol(number) => {
                 self.ct(sys::NFT_CT_PROTOCOL, Some(Tuple::Original), REG);
                 self.compare(sys::NFT_CMP_EQ, &[*number]);
             }
+            Match::PacketProtocol(number) => self.protocol(i32::from(*number)),
             Match::ProtocolWithoutPorts => {
                 self.ct(sys::NFT_CT_PROTOCOL, Some(Tuple::Original), REG);
                 let (name, id) = make_set(Anonymous::Bytes {
@@ -221,6 +222,13 @@ impl Expressions {
                     values: &[ICMP, *number, ICMPV6],
                 });
                 self.lookup(name, Some(id), None, false);
+            }
+            Match::ServerPort(first, last) => {
+                self.ct(sys::NFT_CT_PROTO_SRC, Some(Tuple::Reply), REG);
+                match first == last {
+                    true => self.compare(sys::NFT_CMP_EQ, &first.to_be_bytes()),
+                    false => self.range(&first.to_be_bytes(), &last.to_be_bytes()),
+                }
             }
             Match::ServerPortMap(ports) => {
                 self.ct(sys::NFT_CT_PROTO_SRC, Some(Tuple::Reply), REG);
