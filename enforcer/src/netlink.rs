@@ -137,8 +137,9 @@ pub struct TableState {
 pub struct Netlink {
     socket: Arc<OwnedFd>,
     family: TableFamily,
-    /// Held from a request to the end of its answer. Who waits for it is next.
-    turn: Arc<FairMutex<()>>,
+    /// Held from a request to the end of its answer; the thread that waits longest gets it next. It has the sequence number of the
+    /// next message. The kernel answers with the number of the request, so that a late answer is not taken for that of another one.
+    turn: Arc<FairMutex<u32>>,
     batch: usize,
 }
 
@@ -176,7 +177,8 @@ impl Netlink {
         Netlink {
             socket: Arc::new(socket),
             family: TableFamily::Inet,
-            turn: Arc::default(),
+            // Messages that answer no request have 0.
+            turn: Arc::new(FairMutex::new(1)),
             batch,
         }
     }
@@ -211,18 +213,21 @@ impl Netlink {
     }
 
     fn carry_out(&self, commands: &[Command], generation: Option<u32>) -> Result<(), Error> {
-        let encoded = encode::batch(self.family, commands, generation);
-        let turn = self.turn.lock();
+        let mut encoded = encode::batch(self.family, commands, generation);
+        let last = encoded.acknowledged();
+        let mut turn = self.turn.lock();
+        let first = take(&mut turn, last + 2);
+        encoded.number_from(first);
         self.send(&encoded.bytes)?;
-        let answer = self.answer(encoded.acknowledged());
+        let answer = self.answer(first, last);
         drop(turn);
-        let (seq, errno) = match answer? {
+        let (number, errno) = match answer? {
             Some((_, 0)) => return Ok(()),
-            Some((seq, errno)) => (seq, Errno::from_raw(errno)),
+            Some((number, errno)) => (number, Errno::from_raw(errno)),
             None if encoded.origins.is_empty() => return Ok(()),
             None => return Err(Error::AnswerLost(Errno::ENODATA)),
         };
-        let index = (seq as usize)
+        let index = (number as usize)
             .checked_sub(1)
             .and_then(|at| encoded.origins.get(at));
         match index {
@@ -237,10 +242,10 @@ impl Netlink {
         }
     }
 
-    /// What the kernel said of a batch: the message and the number of the first error, or that the last message was
-    /// carried out. The kernel has done it all when `send` returns; what it has to say lies in the socket, and all of it
-    /// is taken out, so that nobody takes it for something else later.
-    fn answer(&self, last: u32) -> Result<Option<(u32, i32)>, Error> {
+    /// The kernel's answer to a batch whose begin has the sequence number `first`: the message (counted from there) and the number
+    /// of the first error, or that message `last` was carried out. The kernel has carried out the batch when `send` returns, and
+    /// its whole answer lies in the socket.
+    fn answer(&self, first: u32, last: u32) -> Result<Option<(u32, i32)>, Error> {
         let (mut error, mut done, mut lost) = (None, None, None);
         let mut buffer = vec![0; 1 << 16];
         loop {
@@ -257,14 +262,14 @@ impl Netlink {
                 Err(errno) => return Err(Error::AnswerLost(errno)),
             };
             for message in messages(&buffer[..length]) {
-                if message.kind != libc::NLMSG_ERROR as u16 {
+                let number = message.seq.wrapping_sub(first);
+                // The batch's end is one more.
+                if message.kind != libc::NLMSG_ERROR as u16 || number > last + 1 {
                     continue;
                 }
                 match message.errno() {
-                    Some(0) if message.seq == last => done = Some((message.seq, 0)),
-                    Some(errno) if errno != 0 && error.is_none() => {
-                        error = Some((message.seq, errno));
-                    }
+                    Some(0) if number == last => done = Some((number, 0)),
+                    Some(errno) if errno != 0 && error.is_none() => error = Some((number, errno)),
                     _ => {}
                 }
             }
@@ -399,6 +404,14 @@ impl Netlink {
         Ok(ours(tables, sys::NFTA_TABLE_NAME).into_iter().next())
     }
 
+    /// Sends a request, and returns its sequence number.
+    fn ask(&self, turn: &mut u32, mut request: Request) -> Result<u32, Error> {
+        let seq = take(turn, 1);
+        request.0[8..12].copy_from_slice(&seq.to_ne_bytes());
+        self.send(&request.0)?;
+        Ok(seq)
+    }
+
     fn send(&self, bytes: &[u8]) -> Result<(), Error> {
         loop {
             match socket::send(self.socket.as_raw_fd(), bytes, MsgFlags::empty()) {
@@ -424,9 +437,11 @@ impl Netlink {
         Ok(address.pid())
     }
 
-    /// The body of the one message that answers a request.
-    fn one(&self, kind: u32) -> Result<Vec<u8>, Error> {
+    /// The body of the one message, of a kind, that answers a request.
+    fn one(&self, request: Request, kind: u32) -> Result<Vec<u8>, Error> {
         let failed = |errno| Error::Socket { step: "ask", errno };
+        let mut turn = self.turn.lock();
+        let seq = self.ask(&mut turn, request)?;
         let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
         let mut buffer = vec![0; 1 << 12];
         loop {
@@ -436,7 +451,7 @@ impl Netlink {
                 Err(Errno::EINTR | Errno::ENOBUFS) => continue,
                 Err(errno) => return Err(failed(errno)),
             };
-            for message in messages(&buffer[..length]) {
+            for message in messages(&buffer[..length]).filter(|message| message.seq == seq) {
                 if message.kind == kind {
                     return Ok(message.body.get(4..).unwrap_or_default().to_vec());
                 }
@@ -456,14 +471,14 @@ impl Netlink {
     /// The bodies of everything that a dump of nf_tables returns for a family, or for all families (`NFPROTO_UNSPEC`).
     fn dump_of(&self, family: u8, kind: u32, which: &Attributes) -> Result<Vec<Vec<u8>>, Error> {
         let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
-        let request = request(kind, libc::NLM_F_DUMP, family, which);
+        let request = Request::new(kind, libc::NLM_F_DUMP, family, which);
         self.dump_wanted(&request, |_| true)
     }
 
     /// The bodies, of all that a dump returns, that are wanted. One that was disturbed by a commit is asked for again.
     fn dump_wanted(
         &self,
-        request: &[u8],
+        request: &Request,
         is_wanted: impl Fn(&[u8]) -> bool,
     ) -> Result<Vec<Vec<u8>>, Error> {
         for _ in 0..32 {
@@ -474,20 +489,21 @@ impl Netlink {
         Err(Error::Malformed("a dump was disturbed 32 times"))
     }
 
+    /// The bodies of a dump; `None` if a commit disturbed it, or if an earlier dump that was not read to its end was in its way.
     fn try_dump(
         &self,
-        request: &[u8],
+        request: &Request,
         is_wanted: impl Fn(&[u8]) -> bool,
     ) -> Result<Option<Vec<Vec<u8>>>, Error> {
-        let _turn = self.turn.lock();
-        self.send(request)?;
+        let mut turn = self.turn.lock();
+        let seq = self.ask(&mut turn, request.clone())?;
         let (mut bodies, mut disturbed) = (Vec::new(), false);
         let mut buffer = vec![0; 1 << 17];
         loop {
             let length = match socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
             {
                 Ok(length) => length,
-                // What the kernel could not say it has said of something earlier: a dump waits for its reader.
+                // ENOBUFS is about an earlier message. Dumps wait for their reader, and lose nothing.
                 Err(Errno::EINTR | Errno::ENOBUFS) => continue,
                 Err(errno) => {
                     return Err(Error::Socket {
@@ -496,13 +512,15 @@ impl Netlink {
                     });
                 }
             };
-            for message in messages(&buffer[..length]) {
+            for message in messages(&buffer[..length]).filter(|message| message.seq == seq) {
                 disturbed |= message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
                 match i32::from(message.kind) {
                     libc::NLMSG_DONE => return Ok((!disturbed).then_some(bodies)),
                     libc::NLMSG_ERROR => match message.errno() {
-                        Some(errno) if errno == Errno::ENOENT as i32 => {
-                            return Ok(Some(Vec::new()));
+                        Some(libc::ENOENT) => return Ok(Some(Vec::new())),
+                        Some(libc::EBUSY) => {
+                            self.drain();
+                            return Ok(None);
                         }
                         Some(errno) => {
                             return Err(Error::Socket {
@@ -519,6 +537,16 @@ impl Netlink {
                 }
             }
         }
+    }
+}
+
+impl Netlink {
+    /// Reads all that the kernel has to say now. A dump goes on as it is read: nothing is left of it afterwards.
+    fn drain(&self) {
+        let mut buffer = vec![0; 1 << 17];
+        let mut read =
+            || socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT);
+        while matches!(read(), Ok(1..) | Err(Errno::EINTR | Errno::ENOBUFS)) {}
     }
 }
 
@@ -540,17 +568,29 @@ impl TableState {
     }
 }
 
-/// A message of its own, outside of batches.
-fn request(kind: u16, flags: i32, family: u8, body: &Attributes) -> Vec<u8> {
-    let flags = (libc::NLM_F_REQUEST | flags) as u16;
-    let mut request = Vec::new();
-    request.extend_from_slice(&(20 + body.bytes.len() as u32).to_ne_bytes());
-    request.extend_from_slice(&kind.to_ne_bytes());
-    request.extend_from_slice(&flags.to_ne_bytes());
-    request.extend_from_slice(&[0; 8]);
-    request.extend_from_slice(&[family, 0, 0, 0]);
-    request.extend_from_slice(&body.bytes);
-    request
+/// A message of its own, outside of batches, without a sequence number yet.
+#[derive(Clone, Debug)]
+struct Request(Vec<u8>);
+
+impl Request {
+    fn new(kind: u16, flags: i32, family: u8, body: &Attributes) -> Request {
+        let flags = (libc::NLM_F_REQUEST | flags) as u16;
+        let mut request = Vec::new();
+        request.extend_from_slice(&(20 + body.bytes.len() as u32).to_ne_bytes());
+        request.extend_from_slice(&kind.to_ne_bytes());
+        request.extend_from_slice(&flags.to_ne_bytes());
+        request.extend_from_slice(&[0; 8]);
+        request.extend_from_slice(&[family, 0, 0, 0]);
+        request.extend_from_slice(&body.bytes);
+        Request(request)
+    }
+}
+
+/// The first of so many sequence numbers, none of which is used again before all others are.
+fn take(next: &mut u32, count: u32) -> u32 {
+    let first = *next;
+    *next = next.wrapping_add(count);
+    first
 }
 
 /// Asks for errors with a message. Older kernels do without.

@@ -11,7 +11,7 @@ use nix::{
     sys::socket::{self, MsgFlags},
 };
 
-use super::{Error, Netlink, messages, request};
+use super::{Error, Netlink, Request, messages};
 use crate::{
     connection::{Connection, End},
     nft::{
@@ -53,7 +53,7 @@ impl Netlink {
     /// 262,144 buckets that are empty).
     pub fn forget(&self, which: impl Fn(&Connection) -> bool) -> Result<usize, Error> {
         let is_one = |body: &[u8]| connection(body).is_some_and(|connection| which(&connection));
-        let all = request(
+        let all = Request::new(
             SUBSYSTEM | IPCTNL_MSG_CT_GET,
             libc::NLM_F_DUMP,
             libc::AF_UNSPEC as u8,
@@ -76,17 +76,13 @@ impl Netlink {
         let Some(connection) = connection(body) else {
             return Err(Error::Malformed("a connection without ends"));
         };
-        let request = request(
+        let request = Request::new(
             SUBSYSTEM | IPCTNL_MSG_CT_DELETE,
             libc::NLM_F_ACK,
             number(Family::of(connection.client.address)),
             &identity(body),
         );
-        let turn = self.turn.lock();
-        self.send(&request)?;
-        let errno = self.acknowledgement();
-        drop(turn);
-        match errno? {
+        match self.acknowledged(request)? {
             // It ended by itself.
             0 | libc::ENOENT => Ok(()),
             errno => {
@@ -100,18 +96,22 @@ impl Netlink {
     }
 
     /// The error number in the answer to one request; 0 when it was carried out.
-    fn acknowledgement(&self) -> Result<i32, Error> {
+    fn acknowledged(&self, request: Request) -> Result<i32, Error> {
+        let mut turn = self.turn.lock();
+        let seq = self.ask(&mut turn, request)?;
         let mut buffer = vec![0; 1 << 12];
         loop {
-            match socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(length) => {
-                    return messages(&buffer[..length])
-                        .find(|message| message.kind == libc::NLMSG_ERROR as u16)
-                        .and_then(|message| message.errno())
-                        .ok_or(Error::Malformed("no acknowledgement of a deletion"));
-                }
-                Err(Errno::EINTR) => {}
+            let length = match socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
+            {
+                Ok(length) => length,
+                Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(Error::AnswerLost(errno)),
+            };
+            let answer = messages(&buffer[..length]).find(|message| message.seq == seq);
+            if let Some(answer) = answer {
+                let is_error = answer.kind == libc::NLMSG_ERROR as u16;
+                let errno = answer.errno().filter(|_| is_error);
+                return errno.ok_or(Error::Malformed("no acknowledgement of a deletion"));
             }
         }
     }

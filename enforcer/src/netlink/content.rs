@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustables::sys;
 
-use super::{Error, Netlink, of_table, ours, request};
+use super::{Error, Netlink, Request, of_table, ours};
 use crate::nft::{
     command::{self, Base},
     content::{Found, FoundChain, FoundRule, FoundSet, Hook},
@@ -37,12 +37,8 @@ impl Netlink {
     /// Counts the commits in this network namespace, of everybody.
     pub fn generation(&self) -> Result<u64, Error> {
         let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | sys::NFT_MSG_GETGEN as u16;
-        let request = request(kind, 0, libc::AF_UNSPEC as u8, &Attributes::default());
-        let turn = self.turn.lock();
-        self.send(&request)?;
-        let body = self.one(sys::NFT_MSG_NEWGEN);
-        drop(turn);
-        let body = body?;
+        let request = Request::new(kind, 0, libc::AF_UNSPEC as u8, &Attributes::default());
+        let body = self.one(request, sys::NFT_MSG_NEWGEN)?;
         let id = attributes::find(&body, sys::NFTA_GEN_ID).and_then(attributes::number);
         id.map(u64::from)
             .ok_or(Error::Malformed("a generation without a number"))

@@ -41,14 +41,29 @@ pub const TABLE_OWNED: u32 = 0x2 | TABLE_PERSISTS;
 pub struct Encoded {
     /// The messages, from batch begin to batch end.
     pub bytes: Vec<u8>,
-    /// The command that each message is of. Message `i` has sequence number `i + 1`; batch begin has 0.
+    /// The command that each message is of. Message `i` has sequence number `i + 1`; batch begin has 0. See
+    /// [`number_from`](Self::number_from).
     pub origins: Vec<usize>,
 }
 
 impl Encoded {
-    /// The sequence number of the message that asks for an acknowledgement: the last one.
+    /// The sequence number of the message that asks for an acknowledgement: that of the last command, after which the batch's end
+    /// comes.
     pub fn acknowledged(&self) -> u32 {
         self.origins.len() as u32
+    }
+
+    /// Adds a number to each sequence number, so that those of a socket's batches and requests differ.
+    pub fn number_from(&mut self, first: u32) {
+        let word = |bytes: &[u8]| bytes.try_into().map_or(0, u32::from_ne_bytes);
+        let mut at = 0;
+        while at < self.bytes.len() {
+            let length = word(&self.bytes[at..at + 4]) as usize;
+            let number = &mut self.bytes[at + 8..at + 12];
+            let moved = word(number).wrapping_add(first);
+            number.copy_from_slice(&moved.to_ne_bytes());
+            at += length;
+        }
     }
 }
 

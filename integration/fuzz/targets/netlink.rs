@@ -70,7 +70,8 @@ fn answer(u: &mut Unstructured<'_>, kernel: &OwnedFd) -> Result<()> {
             _ => 10 << 8 | u.int_in_range(0..=0x20)?,
         };
         let flags: u16 = *u.choose(&[0, 2, 2, 2, 0x10])?;
-        let seq = u.int_in_range(0u32..=4)?;
+        // The numbers of the first requests.
+        let seq = u.int_in_range(0u32..=8)?;
         let body = match u.ratio(1, 4)? {
             true => u.arbitrary::<&[u8]>()?.to_vec(),
             false => [&[1, 0, 0, 0][..], &attributes(u, 4)?.bytes].concat(),
