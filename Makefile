@@ -10,6 +10,11 @@ MAKEFLAGS += --no-print-directory
 # Where rustup puts cargo, and where Debian puts nft: not on everybody's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
 
+toolchain := $(shell deploy/toolchain)
+ifneq ($(toolchain),)
+export RUSTUP_TOOLCHAIN := $(toolchain)
+endif
+
 target := $(or $(CARGO_TARGET_DIR),target)
 # This machine as Rust calls it. Asked when needed: without Rust there is still a list of targets.
 host = $(shell rustc -vV | sed -n 's/^host: //p')
