@@ -5,10 +5,16 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test atomicity faults fanout restart bench fuzz test-kernel test-compose images build fmt lint deps clean
+.PHONY: help demo check test prove atomicity faults fanout restart bench fuzz test-kernel test-compose images \
+  build release fmt lint doc deny advisories microbench deps clean
 
 # Where rustup puts cargo, and where Debian puts nft: not on everybody's path.
 export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
+
+toolchain := $(shell deploy/toolchain)
+ifneq ($(toolchain),)
+export RUSTUP_TOOLCHAIN := $(toolchain)
+endif
 
 target := $(or $(CARGO_TARGET_DIR),target)
 # This machine as Rust calls it. Asked when needed: without Rust there is still a list of targets.
@@ -19,6 +25,9 @@ build_static = RUSTFLAGS='-C target-feature=+crt-static' cargo build --release -
 static = $(target)/$(host)/release
 build_release = $(if $(STATIC),$(build_static),cargo build --release)
 release = $(if $(STATIC),$(static),$(target)/release)
+
+# The test files that need no kernel and little time.
+quick = architecture compile fake laws lease manifest nodes plan planner simulation writer
 
 heading = printf '\n\033[1m== %s\033[0m\n'
 
@@ -33,14 +42,21 @@ demo: deps ## See policy enforced on this machine's kernel (ARGS=--bridged: pods
 	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin demo
 	$(release)/demo $(ARGS)
 
-test: deps ## Formatting, lints, all tests; those on the real kernel where that is allowed
-	@$(heading) 'cargo fmt --check'
-	cargo fmt --all --check
-	cargo fmt --manifest-path integration/fuzz/Cargo.toml --check
-	@$(heading) 'cargo clippy'
-	cargo clippy --workspace --all-targets -- -D warnings
+check: lint ## What a change runs again and again: formatting, lints, tests without the kernel, a short simulation
+	@$(heading) 'cargo test (without the kernel)'
+	SALLYPORT_SIMULATION_SEEDS=$(or $(SEEDS),1000) cargo test --workspace --no-fail-fast --lib --bins \
+	  $(addprefix --test ,$(quick))
+
+test: lint doc ## Formatting, lints, documentation, all tests; those on the real kernel where that is allowed
 	@$(heading) 'cargo test'
 	SALLYPORT_PROGRAMS_BUILT=1 cargo test --workspace --no-fail-fast
+
+prove: ## The long proofs: atomicity, faults, fan-out, restart, fuzzing; more than an hour
+	$(MAKE) atomicity EDITS=$(or $(EDITS),2000) ARGS=--all
+	$(MAKE) faults
+	$(MAKE) fanout
+	$(MAKE) restart
+	$(MAKE) fuzz
 
 atomicity: deps ## Prove that edits never open a path nor break one, beside controls that leak (EDITS=1000 ARGS=--all)
 	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin atomicity
@@ -63,6 +79,9 @@ bench: deps ## Benchmarks, each beside what it is compared with (ARGS='B10 --pol
 	$(build_release) --bin sallyport-controlplane --bin sallyport-enforcer --bin sallyport --bin bench
 	$(release)/bench $(ARGS)
 
+microbench: deps ## Time of the core's functions, by the size of the change (ARGS='meet --save-baseline before')
+	cargo bench --bench meet --bench plan --bench compiler -- $(ARGS)
+
 fuzz: deps ## Fuzz everything that reads what others wrote (SECONDS=60 for each target, ONLY='manifest netlink')
 	deploy/fuzz $(or $(SECONDS),60) $(ONLY)
 
@@ -84,6 +103,22 @@ images: deps ## Container images of all programs, FROM scratch: nothing is pulle
 	deploy/compose build --quiet
 	docker images --filter 'reference=localhost/sallyport-*'
 
+doc: deps ## The documentation of all crates, in target/doc; a broken link is an error
+	@$(heading) 'cargo doc'
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps
+
+deny: deps ## Licences, banned crates and sources of all dependencies, by deny.toml
+	@deploy/dependencies deny
+	cargo fetch --locked
+	cargo deny --offline --locked check licenses bans sources
+
+advisories: deps ## Known flaws of the dependencies, by the RustSec database (from GitHub)
+	@deploy/dependencies deny
+	@deploy/advisories
+
+release: ## Files of a release: static programs, notes, checksums, in target/release-VERSION
+	deploy/release
+
 build: deps ## Release builds of all programs, in target/release
 	cargo build --release --workspace --bins
 
@@ -91,9 +126,11 @@ fmt: ## Format the code
 	cargo fmt --all
 	cargo fmt --manifest-path integration/fuzz/Cargo.toml
 
-lint: deps ## Formatting and lints, as `make test` checks them
+lint: deps ## Formatting and lints, as `make check` checks them
+	@$(heading) 'cargo fmt --check'
 	cargo fmt --all --check
 	cargo fmt --manifest-path integration/fuzz/Cargo.toml --check
+	@$(heading) 'cargo clippy'
 	cargo clippy --workspace --all-targets -- -D warnings
 
 deps: ## Install what is missing (as root on Debian; else the command is named)

@@ -79,6 +79,53 @@ use crate::{
 };
 
 /// Every node's policy, kept up to date edit by edit.
+///
+/// ```
+/// use sallyport_controlplane::{cluster::Cluster, compile::Compiler, manifest};
+/// use sallyport_policy::{Direction, Protocol};
+///
+/// let objects = |text| manifest::parse(text, "example.yaml").unwrap();
+/// let mut cluster = Cluster::default();
+/// for object in objects(
+///     r#"
+/// apiVersion: v1
+/// kind: Namespace
+/// metadata: {name: shop}
+/// ---
+/// apiVersion: sallyport.dev/v1
+/// kind: Node
+/// metadata: {name: node-1}
+/// spec: {workloadCIDRs: [10.0.0.0/24]}
+/// ---
+/// apiVersion: sallyport.dev/v1
+/// kind: Workload
+/// metadata: {namespace: shop, name: web}
+/// spec: {node: node-1, addresses: [10.0.0.1]}
+/// "#,
+/// ) {
+///     cluster.put(object, 1);
+/// }
+/// let mut compiler = Compiler::new(&cluster);
+/// let allows = |compiler: &Compiler| {
+///     let policy = compiler.policy("node-1").unwrap();
+///     let (web, client) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+///     policy.allows(Direction::Ingress, web, client, Some((Protocol::Tcp, 80)))
+/// };
+/// assert!(allows(&compiler));
+///
+/// let deny = objects(
+///     r#"
+/// apiVersion: networking.k8s.io/v1
+/// kind: NetworkPolicy
+/// metadata: {namespace: shop, name: deny}
+/// spec: {podSelector: {}, policyTypes: [Ingress]}
+/// "#,
+/// );
+/// let key = deny[0].key.clone();
+/// cluster.put(deny[0].clone(), 2);
+/// assert!(compiler.update(&cluster, &[key]).contains("node-1"));
+/// assert!(!allows(&compiler));
+/// ```
 #[derive(Debug, Default)]
 pub struct Compiler {
     selections: Selections,

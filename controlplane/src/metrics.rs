@@ -97,7 +97,11 @@ fn render(source: &Source) -> String {
     let mut all = Registry::with_prefix("sallyport_controlplane");
     let published = source.writer.current();
     let mut gauge = |name: &str, help: &str, value: u64| {
-        all.register(name, help, ConstGauge::new(value as i64));
+        all.register(
+            name,
+            help,
+            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)),
+        );
     };
     gauge(
         "revision",

@@ -2,7 +2,7 @@
 //! are ours. Turns decoded Kubernetes types into the model; reads no text and keeps no state.
 //!
 //! A function here takes the stranger and returns the citizen: `policy::network_policy` looks at every field of a
-//! NetworkPolicy once, writes what is wrong into [`Faults`](field::Faults), and returns what the policy means. The
+//! NetworkPolicy once, writes what is wrong into [`Faults`], and returns what the policy means. The
 //! result is worth something only when no fault was written.
 
 mod addresses;

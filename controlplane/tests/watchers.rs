@@ -1,5 +1,10 @@
 //! Watchers that never read cost little memory and hold up no edit. A process of its own, since its memory is measured.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests fails the test that calls it"
+)]
+
 use std::time::{Duration, Instant};
 
 use sallyport_controlplane::{config::Config, server};

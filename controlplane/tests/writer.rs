@@ -1,5 +1,10 @@
 //! The writer with a journal that fails when it is told to: groups, and that nothing of a failed group is visible.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests fails the test that calls it"
+)]
+
 use std::{
     collections::BTreeMap,
     io,

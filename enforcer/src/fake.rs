@@ -71,6 +71,36 @@ pub enum Fault {
 }
 
 /// A network namespace with at most one table, ours.
+///
+/// ```
+/// use sallyport_enforcer::{
+///     fake::{FakeKernel, Packet},
+///     kernel::Kernel,
+///     nft::command::{Base, Command, Rule, Verdict},
+/// };
+///
+/// let chain = |name: &str, base| Command::AddChain { name: name.into(), base, comment: String::new() };
+/// let rule = |chain: &str, verdict| Command::AddRule(chain.into(), Rule::always(verdict));
+/// let mut kernel = FakeKernel::default();
+/// kernel
+///     .commit(&[
+///         Command::AddTable { owned: false },
+///         chain("policy", None),
+///         chain("forward", Some(Base::forward(0))),
+///         rule("forward", Verdict::Jump("policy".into())),
+///     ])
+///     .unwrap();
+/// kernel.grace();
+///
+/// // The chain is denied in one batch. A packet under way reads the rules from before or from after it.
+/// let packet = Packet::of_connection([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), 6, 80);
+/// kernel.commit(&[rule("policy", Verdict::Drop)]).unwrap();
+/// let verdicts = kernel.verdicts_now(&packet);
+/// assert!(verdicts.can_pass && verdicts.can_drop);
+///
+/// kernel.grace();
+/// assert!(!kernel.verdicts_now(&packet).can_pass);
+/// ```
 #[derive(Debug)]
 pub struct FakeKernel {
     table: Table,

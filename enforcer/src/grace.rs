@@ -11,6 +11,7 @@ const GLOBAL: libc::c_int = 1;
 const FALLBACK: Duration = Duration::from_millis(100);
 
 /// Returns when every packet that was under way is through. 25-32 ms as measured on Linux 6.18.
+#[expect(unsafe_code, reason = "no library has membarrier")]
 pub(crate) fn period() {
     // SAFETY: membarrier takes three integers and touches no memory of ours.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };

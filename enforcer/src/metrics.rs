@@ -94,9 +94,14 @@ fn reason_label(reason: Reason) -> String {
     word.replace('_', "-")
 }
 
+/// A number as gauges have it.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
 fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
     let mut all = Registry::with_prefix("sallyport_enforcer");
-    let gauge = |value: i64| ConstGauge::new(value);
+    let gauge = |value: u64| ConstGauge::new(signed(value));
     let counter = |value: u64| ConstCounter::new(value);
     let window = agent.window();
     let newest = window.last().copied().unwrap_or_default();
@@ -104,22 +109,22 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
     all.register(
         "revision",
         "The revision that the node fully enforces",
-        gauge(oldest.revision as i64),
+        gauge(oldest.revision),
     );
     all.register(
         "revision_held",
         "The newest revision of which the node enforces what it takes away",
-        gauge(newest.revision as i64),
+        gauge(newest.revision),
     );
     all.register(
         "epoch",
         "The epoch of the control plane that made it",
-        gauge(newest.epoch as i64),
+        gauge(newest.epoch),
     );
     all.register(
         "window_versions",
         "How many versions the node holds",
-        gauge(window.len() as i64),
+        gauge(window.len() as u64),
     );
     all.register(
         "table_protected",
@@ -206,7 +211,7 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
         let count = state.unjudged.counts.get(&reason).copied();
         let labels = [("reason", reason_label(reason))];
         let gauge = unjudged.get_or_create(&labels);
-        gauge.set(count.unwrap_or_default() as i64);
+        gauge.set(signed(count.unwrap_or_default()));
     }
     all.register(
         "not_judged_workloads",

@@ -1,6 +1,11 @@
 //! The socket to netfilter: commits batches and reads back what our tables hold. It never decides anything, and never
 //! changes a table but ours. Of other tables it reads the flowtables.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "constants and lengths of netlink: `int` in the kernel's headers, 8 to 32 bits in a message"
+)]
+
 mod connections;
 mod content;
 mod flowtables;
@@ -197,7 +202,7 @@ impl Netlink {
     }
 
     fn timeout(&self, limit: Duration) -> nix::Result<()> {
-        let limit = nix::sys::time::TimeVal::new(limit.as_secs() as i64, 0);
+        let limit = nix::sys::time::TimeVal::new(limit.as_secs().cast_signed(), 0);
         socket::setsockopt(&self.socket, sockopt::ReceiveTimeout, &limit)
     }
 
@@ -207,8 +212,12 @@ impl Netlink {
     }
 
     /// The same, if the ruleset is still of a generation; else the error [is that it is outdated](Error::is_outdated).
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the kernel counts with 32 bits"
+    )]
     pub fn commit_at(&self, generation: u64, commands: &[Command]) -> Result<(), Error> {
-        // The kernel counts with 32 bits; 0 would be any.
+        // 0 would be any.
         self.carry_out(commands, Some(generation as u32))
     }
 
@@ -574,9 +583,10 @@ struct Request(Vec<u8>);
 
 impl Request {
     fn new(kind: u16, flags: i32, family: u8, body: &Attributes) -> Request {
-        let flags = (libc::NLM_F_REQUEST | flags) as u16;
+        let flags = (libc::NLM_F_REQUEST | flags).cast_unsigned() as u16;
+        let length = u32::try_from(20 + body.bytes.len()).expect("a request is short");
         let mut request = Vec::new();
-        request.extend_from_slice(&(20 + body.bytes.len() as u32).to_ne_bytes());
+        request.extend_from_slice(&length.to_ne_bytes());
         request.extend_from_slice(&kind.to_ne_bytes());
         request.extend_from_slice(&flags.to_ne_bytes());
         request.extend_from_slice(&[0; 8]);
@@ -594,6 +604,7 @@ fn take(next: &mut u32, count: u32) -> u32 {
 }
 
 /// Asks for errors with a message. Older kernels do without.
+#[expect(unsafe_code, reason = "nix does not have this socket option")]
 fn extended_errors(socket: &OwnedFd) {
     let on: libc::c_int = 1;
     // SAFETY: the pointer and the length are those of `on`, which lives as long as the call.

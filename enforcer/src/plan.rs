@@ -178,6 +178,46 @@ impl Installed {
 }
 
 /// Plans the update of a table that is there. `new` is what `old` is [`updated`](Installed::updated) to.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use sallyport_enforcer::{fake::FakeKernel, kernel::Kernel, nft::render::Options, plan};
+/// use sallyport_policy::{Endpoint, NodePolicy, Position, Unknown, Window};
+///
+/// let options = Options::default();
+/// let mut kernel = FakeKernel::default();
+/// let limits = plan::Limits { batch: kernel.batch_limit() };
+/// let updated = |old: &plan::Installed, revision, policy: &NodePolicy| {
+///     let position = Position { epoch: 0, revision, digest: policy.digest() };
+///     old.updated(Window::alone(position, policy.clone()), &Unknown::Allow)
+/// };
+///
+/// let mut policy = NodePolicy::default();
+/// let old = updated(&plan::Installed::default(), 1, &policy);
+/// for step in plan::create(&old, &options, limits).steps {
+///     kernel.commit(&step.commands).unwrap();
+/// }
+///
+/// let endpoint = Endpoint {
+///     namespace: "shop".into(),
+///     name: "web".into(),
+///     uid: String::new(),
+///     interface: String::new(),
+///     ingress: None,
+///     egress: None,
+/// };
+/// policy.set_endpoint([10, 0, 0, 1].into(), Arc::new(endpoint));
+/// let new = updated(&old, 2, &policy);
+/// let plan = plan::update(&old, &new, &options, limits);
+/// for step in &plan.steps {
+///     if step.grace {
+///         kernel.grace();
+///     }
+///     kernel.commit(&step.commands).unwrap();
+/// }
+/// assert!(kernel.read_stamp().is_ok());
+/// ```
 pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limits) -> Plan {
     let meet = old.policy.meet(&new.policy, &new.unknown);
     let births_meet = births(&old.births, &old.policy, &meet, new.generation);

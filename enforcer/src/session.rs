@@ -149,7 +149,9 @@ async fn try_session(
             Unknown::Drop(ranges) => Some((&**ranges).into()),
             Unknown::Allow => None,
         },
-        lease_ms: lease.map_or(0, |lease| lease.as_millis() as u32),
+        lease_ms: lease.map_or(0, |lease| {
+            u32::try_from(lease.as_millis()).unwrap_or(u32::MAX)
+        }),
         instance: identity.instance.id.to_vec(),
         start: identity.instance.start,
         process: identity.instance.process,

@@ -1,6 +1,11 @@
 //! Others change the table of the fake kernel, or nobody knows what it is: it is made what it should be, whatever fails, and
 //! no packet of which the changed table and the whole one say the same is judged otherwise on the way.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests fails the test that calls it"
+)]
+
 #[path = "drift/clean.rs"]
 mod clean;
 #[path = "drift/ports.rs"]

@@ -1,6 +1,15 @@
 //! A node with leases: closed until one is granted, open while one lasts, closed by the kernel when it runs out, whatever
 //! the enforcer did or failed to do.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a test are small"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests fails the test that calls it"
+)]
+
 use std::{
     cell::{Cell, RefCell},
     net::IpAddr,

@@ -1,5 +1,10 @@
 //! What the socket's code makes of answers that no kernel gives: over a pair of sockets, in the kernel's place.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a test are small"
+)]
+
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;

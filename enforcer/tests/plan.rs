@@ -1,6 +1,11 @@
 //! Plans where an address passes from one workload to another: its connections are forgotten after everything that
 //! keeps them is gone, and before anything that keeps them comes.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests fails the test that calls it"
+)]
+
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use sallyport_enforcer::{

@@ -680,7 +680,8 @@ fn misjudges_nothing() -> Outcome {
         return Err(format!("denied {denied:?}").into());
     }
     let pid = deployment.enforcer_pid(0).ok_or("there is no enforcer")?;
-    let signal = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal);
+    let signal =
+        |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), signal);
     signal(nix::sys::signal::Signal::SIGSTOP)?;
     nft(&netns, "flush chain inet sallyport forward_ingress")?;
     thread::sleep(Duration::from_millis(100));

@@ -2,6 +2,11 @@
 //! frozen, once the kernel has closed that node; and not one packet of the flow passes. Beside it the control that leaks,
 //! and what leases cost a healthy node: nothing.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "test equipment: its numbers are small, and a wrong one fails the run"
+)]
+
 use std::{
     net::IpAddr,
     process::ExitCode,

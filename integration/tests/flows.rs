@@ -1,6 +1,11 @@
 //! Established connections: a revoke cuts them at once, both ways, whoever spoke first; or lets them go on, where they
 //! are to be kept. And ICMP is judged apart from ports, but for errors of what is permitted.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "test equipment: its numbers are small, and a wrong one fails the run"
+)]
+
 #[path = "flows/contests.rs"]
 mod contests;
 #[path = "flows/keep.rs"]

@@ -5,6 +5,11 @@
 //! opened, conntrack loses them, one side speaks, policies come, both sides speak. `cells` says which there are and what
 //! is wanted of each, `bed` is the cluster, `stages` are the steps.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "test equipment: its numbers are small, and a wrong one fails the run"
+)]
+
 #[path = "pickups/bed.rs"]
 mod bed;
 #[path = "pickups/cells.rs"]

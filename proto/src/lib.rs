@@ -2,6 +2,8 @@
 //! policy (`sallyport-policy`), the names that objects may have, and the text of a backup. Opens no file and no socket. No
 //! Kubernetes, no sled, no netlink.
 
+#![warn(missing_docs)]
+
 mod assembly;
 pub mod backup;
 pub mod codec;

@@ -1,6 +1,15 @@
 //! The laws of the algebra, over random pairs of policies: apply(diff) is identity, the wire loses nothing, and the
 //! meet is exactly what both allow.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a test are small"
+)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests fails the test that calls it"
+)]
+
 use std::{net::IpAddr, sync::Arc};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};

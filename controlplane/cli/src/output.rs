@@ -65,7 +65,7 @@ impl Grid {
 
     /// Makes the first column wide enough for a word that comes later.
     pub(crate) fn leave_room_for(&mut self, word: &str) {
-        self.least_widths = vec![word.len() as u16];
+        self.least_widths = vec![u16::try_from(word.len()).unwrap_or(u16::MAX)];
     }
 
     fn text(&self, header: bool) -> String {

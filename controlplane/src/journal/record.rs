@@ -283,7 +283,10 @@ mod tests {
         assert_eq!(records.len(), 3);
         let mut joined: Vec<u8> = Vec::new();
         for (part, (key, record)) in records.iter().enumerate() {
-            assert_eq!(split_key(key).unwrap(), (&b"p"[..], part as u32));
+            assert_eq!(
+                split_key(key).unwrap(),
+                (&b"p"[..], u32::try_from(part).unwrap())
+            );
             let record = unseal(key, record).unwrap();
             assert_eq!(record.parts, 3);
             joined.extend(record.payload);

@@ -307,6 +307,7 @@ impl<'de, F: Form> Visitor<'de> for Values<F> {
         if value.fract() != 0.0 || value.abs() > LIMIT {
             return Ok(Value::Float(value));
         }
+        #[expect(clippy::cast_possible_truncation, reason = "an integer, at most LIMIT")]
         self.visit_i64(value as i64)
     }
 

@@ -37,7 +37,7 @@ async fn count(client: &mut PolicyServiceClient<Channel>) -> (u64, u32) {
             ..ListRequest::default()
         };
         let page = client.list(request).await.unwrap().into_inner();
-        count += page.objects.len() as u32;
+        count += u32::try_from(page.objects.len()).unwrap();
         page_token = page.next_page_token;
         if page_token.is_empty() {
             return (revision, count);

@@ -1,5 +1,10 @@
 //! The control plane over real gRPC on the loopback address, in this process; for crashes, its real binary.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests fails the test that calls it"
+)]
+
 mod applying;
 mod contests;
 mod crash;

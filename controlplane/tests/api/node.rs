@@ -55,6 +55,10 @@ impl FakeNode {
     }
 
     /// Opens a stream and says nothing yet.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test sends a few messages, and must not wait for a reader"
+    )]
     pub(crate) async fn open(url: String, name: &str, window: Window) -> FakeNode {
         let (outbound, requests) = mpsc::unbounded_channel();
         let mut client = NodeServiceClient::connect(url).await.unwrap();

@@ -480,6 +480,7 @@ pub(super) fn number(address: IpAddr) -> Key {
 /// The address that a key is.
 pub(super) fn address(family: Family, key: Key) -> IpAddr {
     match family {
+        #[expect(clippy::cast_possible_truncation, reason = "the key has 32 bits")]
         Family::V4 => Ipv4Addr::from_bits(key.number as u32).into(),
         Family::V6 => Ipv6Addr::from_bits(key.number).into(),
     }

@@ -240,6 +240,7 @@ impl Table {
             (SetKind::Verdicts(family), Data::Verdict(target)) => {
                 Element::Verdict(address(family, first), verdict(target), String::new())
             }
+            #[expect(clippy::cast_possible_truncation, reason = "the key has 32 bits")]
             (SetKind::Stamp, Data::Comment(text)) => {
                 Element::Stamp(first.number as u32, text.clone())
             }

@@ -156,7 +156,7 @@ pub(super) fn fold(recovered: &mut Recovered, record: Record) -> Result<(), Stri
                     delta: delta(&record.changes)?,
                 },
                 unknown: unknown(record.dropped.as_ref())?,
-                batch: record.batch as usize,
+                batch: usize::try_from(record.batch).unwrap_or(usize::MAX),
             };
             recovered
                 .intend(intent)
@@ -256,7 +256,8 @@ pub(super) fn frame(record: &Record) -> Vec<u8> {
 /// A payload with all that goes before it.
 pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEADER + payload.len());
-    frame.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    let length = u32::try_from(payload.len()).expect("a record has less than 4 GiB");
+    frame.extend_from_slice(&length.to_be_bytes());
     frame.push(FORMAT);
     frame.extend_from_slice(&crc32fast::hash(payload).to_be_bytes());
     frame.extend_from_slice(payload);

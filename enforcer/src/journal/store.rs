@@ -274,8 +274,9 @@ impl Trees {
 
     fn append(&self, sequence: u64, frame: &[u8]) -> Result<(), Error> {
         for (number, part) in frame.chunks(PART).enumerate().rev() {
+            let number = u32::try_from(number).expect("a record has less than 4 GiB");
             self.log
-                .insert(key(sequence, number as u32), part)
+                .insert(key(sequence, number), part)
                 .map_err(store(&self.path, "write a record"))?;
         }
         self.sync()

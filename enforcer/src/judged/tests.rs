@@ -146,7 +146,7 @@ fn a_flowtable_takes_what_comes_in_by_its_devices() {
 
 #[test]
 fn so_many_are_named_and_the_rest_is_counted() {
-    let count = NAMED as u8 + 10;
+    let count = u8::try_from(NAMED).unwrap() + 10;
     let (policy, mut places) = (policy("", count), Places::default());
     for address in policy.endpoints().keys() {
         places.routes.insert(*address, Route::Elsewhere);

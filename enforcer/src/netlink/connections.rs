@@ -122,7 +122,7 @@ fn number(family: Family) -> u8 {
         Family::V4 => libc::AF_INET,
         Family::V6 => libc::AF_INET6,
     };
-    number as u8
+    number.cast_unsigned() as u8
 }
 
 /// Understands the kernel's description of a connection; `None` of what has no addresses.

@@ -130,14 +130,14 @@ fn hook(chain: &[u8]) -> Hook {
     let Some(hook) = attributes::find(chain, sys::NFTA_CHAIN_HOOK) else {
         return Hook::None;
     };
-    let called = match number(hook, sys::NFTA_HOOK_HOOKNUM).map(|number| number as i32) {
+    let called = match number(hook, sys::NFTA_HOOK_HOOKNUM).map(u32::cast_signed) {
         Some(libc::NF_INET_PRE_ROUTING) => Some(command::Hook::Prerouting),
         Some(libc::NF_INET_FORWARD) => Some(command::Hook::Forward),
         _ => None,
     };
     let called = called.filter(|_| text(chain, sys::NFTA_CHAIN_TYPE) == "filter");
-    let priority = number(hook, sys::NFTA_HOOK_PRIORITY).map(|priority| priority as i32);
-    let policy = number(chain, sys::NFTA_CHAIN_POLICY).map(|policy| policy as i32);
+    let priority = number(hook, sys::NFTA_HOOK_PRIORITY).map(u32::cast_signed);
+    let policy = number(chain, sys::NFTA_CHAIN_POLICY).map(u32::cast_signed);
     let base = called.zip(priority);
     match base.map(|(hook, priority)| Base { hook, priority }) {
         Some(base) if policy == Some(libc::NF_ACCEPT) => Hook::Base(base),

@@ -74,7 +74,7 @@ impl Netlink {
     pub fn flowtables(&self) -> Result<Flowtables, Error> {
         let mut found = Flowtables::default();
         for family in [libc::NFPROTO_INET, libc::NFPROTO_IPV4, libc::NFPROTO_IPV6] {
-            let family = family as u8;
+            let family = family.cast_unsigned() as u8;
             let kind = sys::NFT_MSG_GETFLOWTABLE;
             for body in self.dump_of(family, kind, &Attributes::default())? {
                 found.add(family, &body);

@@ -145,6 +145,7 @@ impl Monitor {
 }
 
 /// Keeps the messages of a port's commits out of the socket: all messages of one commit have its port in their header.
+#[expect(unsafe_code, reason = "nix does not have this socket option")]
 fn ignore(socket: &OwnedFd, port: u32) -> nix::Result<()> {
     let code = |code: u32, k, jt, jf| libc::sock_filter {
         code: code as u16,

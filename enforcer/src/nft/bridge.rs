@@ -1,6 +1,11 @@
 //! The conditions of the table of family bridge, which keeps out what the other table cannot judge. [`rules`] makes rules of
 //! them.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "EtherTypes: `int` in the kernel's headers, 16 bits in a frame"
+)]
+
 mod forwarded;
 mod rules;
 mod sets;

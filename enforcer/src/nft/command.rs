@@ -1,5 +1,10 @@
 //! The nf_tables commands that Sallyport uses, each as a value that displays as the nft command it stands for.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "families: `int` in the kernel's headers, 8 bits in a message"
+)]
+
 use std::{fmt, net::IpAddr, time::Duration};
 
 use crate::nft::bridge::BridgeMatch;

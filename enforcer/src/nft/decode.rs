@@ -198,7 +198,7 @@ fn verdict(data: &[u8]) -> Option<Verdict> {
     let verdict = attributes::find(data, sys::NFTA_DATA_VERDICT)?;
     let code = attributes::find(verdict, sys::NFTA_VERDICT_CODE).and_then(attributes::number)?;
     let chain = || attributes::find(verdict, sys::NFTA_VERDICT_CHAIN).map(attributes::text);
-    Some(match code as i32 {
+    Some(match code.cast_signed() {
         libc::NF_DROP => Verdict::Drop,
         libc::NF_ACCEPT => Verdict::Accept,
         sys::NFT_RETURN => Verdict::Return,

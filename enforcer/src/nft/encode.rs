@@ -3,6 +3,11 @@
 //!
 //! Formats: `linux/netfilter/nf_tables.h`; byte layout of netlink: `man 7 netlink`, `linux/netlink.h`.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "constants and lengths of netlink: `int` in the kernel's headers, 8 to 32 bits in a message"
+)]
+
 use std::{net::IpAddr, time::Duration};
 
 use rustables::{
@@ -169,7 +174,7 @@ impl Encoder {
         let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
         self.raw(
             kind,
-            flags as u16,
+            flags.cast_unsigned() as u16,
             self.family.number(),
             0,
             seq,
@@ -644,7 +649,7 @@ fn verdict_data(verdict: &Verdict) -> Attributes {
         Verdict::Reset => unreachable!("it is an expression, of rules alone"),
     };
     let mut inner = Attributes::default();
-    inner.u32(sys::NFTA_VERDICT_CODE, code as u32);
+    inner.u32(sys::NFTA_VERDICT_CODE, code.cast_unsigned());
     if let Some(chain) = chain {
         inner.text(sys::NFTA_VERDICT_CHAIN, chain);
     }

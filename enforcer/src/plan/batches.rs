@@ -204,7 +204,7 @@ pub(super) fn steps(parts: Vec<Part>, after: &Installed, limits: Limits, work: W
     if steps.is_empty() {
         steps.push(Step::default());
     }
-    let all = steps.len() as u32;
+    let all = u32::try_from(steps.len()).expect("memory ends before 2^32 steps");
     for (done, step) in (1..).zip(&mut steps) {
         let progress = (done < all).then_some((done, all));
         let stamp = Stamp {

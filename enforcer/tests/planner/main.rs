@@ -1,6 +1,11 @@
 //! Every plan, on a kernel that shows packets every mix that a real one can: nothing passes that both versions deny,
 //! nothing is dropped that both allow. And mistakes of a planner are found within a few cases.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the numbers of a test are small"
+)]
+
 mod families;
 mod mutants;
 mod policies;

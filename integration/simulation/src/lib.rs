@@ -5,6 +5,13 @@
 //! kernels and disks refuse. After every step it is asked of every flow whether a packet that is under way can meet a
 //! verdict that no revision of the moment explains (docs/decisions/0037-a-deterministic-simulation.md).
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "test equipment: its numbers are small, and a wrong one fails the run"
+)]
+
 mod control;
 mod conversation;
 mod enforcer;

@@ -1,6 +1,8 @@
 //! Owns how a container of the walk-through comes by its routes, through rtnetlink since its image has no `ip`, and how
 //! it gives up the privilege that took; never decides which routes.
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 use std::{fmt, io, net::Ipv4Addr, str::FromStr};
 
 use rtnetlink::{LinkUnspec, RouteMessageBuilder};

@@ -1,6 +1,8 @@
 //! Frames of every kind, sent from a pod as they are, and looked for where they should arrive or not. What they are made of says
 //! `kinds`.
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 mod kinds;
 
 use std::{

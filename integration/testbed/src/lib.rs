@@ -3,6 +3,13 @@
 //!
 //! It starts no program of Sallyport's and depends on no crate of Sallyport's.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "test equipment: its numbers are small, and a wrong one fails the run"
+)]
+
 mod bed;
 mod change;
 mod error;

@@ -1,6 +1,8 @@
 //! Owns the one tokio runtime on which every socket of every testbed is served; never enters a namespace itself: a
 //! socket stays in the network namespace it was made in, so sockets of hundreds of pods share these few threads.
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 use std::future::Future;
 use std::sync::{LazyLock, mpsc};
 

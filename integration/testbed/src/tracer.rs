@@ -4,6 +4,8 @@
 //! What a crash leaves behind was done by system calls. So a program that is killed at each of them in turn has been
 //! killed at every step, and the program that is killed is the one that users run.
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 use std::{
     collections::BTreeSet,
     fmt, fs, io,

@@ -2,6 +2,8 @@
 //! difference of two, [`NodePolicy::meet`] what both allow, [`Digest`] names one by its content, and a [`Window`] is all that a node
 //! holds. Pure: no messages, no IO, no Kubernetes, no netlink.
 
+#![warn(missing_docs)]
+
 mod delta;
 mod digest;
 pub mod interface;

@@ -63,6 +63,45 @@ impl NodePolicy {
     /// change in a way that ids cannot express, the shared part of their groups is spelt out in groups of its own.
     /// Of two versions of which one allows no more than the other the meet is that one, spelt as it is spelt there.
     /// Costs what the difference of the two costs, and the size of the groups that have to be spelt out.
+    ///
+    /// ```
+    /// use std::{net::IpAddr, sync::Arc};
+    ///
+    /// use sallyport_policy::{
+    ///     Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges, Unknown,
+    /// };
+    ///
+    /// let [server, first, second] = [1, 2, 3].map(|n| IpAddr::from([10, 0, 0, n]));
+    /// // The policy that lets `client` alone connect to TCP 80 of the server.
+    /// let only = |client: IpAddr| {
+    ///     let mut policy = NodePolicy::default();
+    ///     let group = GroupId::of(["clients"], &Ranges::EMPTY);
+    ///     policy.set_group(group, Arc::new(PeerGroup::new("clients".into(), Ranges::EMPTY)));
+    ///     policy.add_address(group, client);
+    ///     let ports = vec![PortRule { protocol: Protocol::Tcp, first: 80, last: 80, group }];
+    ///     let class = Class { direction: Direction::Ingress, keep: false, other: None, ports };
+    ///     let id = class.id();
+    ///     policy.add_class(id, Arc::new(class));
+    ///     let endpoint = Endpoint {
+    ///         namespace: "shop".into(),
+    ///         name: "server".into(),
+    ///         uid: String::new(),
+    ///         interface: String::new(),
+    ///         ingress: Some(id),
+    ///         egress: None,
+    ///     };
+    ///     policy.set_endpoint(server, Arc::new(endpoint));
+    ///     policy
+    /// };
+    /// let (old, new) = (only(first), only(second));
+    /// let allows = |policy: &NodePolicy, client| {
+    ///     policy.allows(Direction::Ingress, server, client, Some((Protocol::Tcp, 80)))
+    /// };
+    /// assert!(allows(&old, first) && allows(&new, second));
+    ///
+    /// let meet = old.meet(&new, &Unknown::drop());
+    /// assert!(!allows(&meet, first) && !allows(&meet, second));
+    /// ```
     pub fn meet(&self, new: &NodePolicy, unknown: &Unknown) -> NodePolicy {
         let mut meet = Meet {
             old: self,

@@ -3,6 +3,15 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 /// A set of addresses as disjoint ascending ranges, with no two of them adjacent: equal sets are equal values.
+///
+/// ```
+/// use sallyport_policy::Ranges;
+///
+/// let span = |first, last| Ranges::span([10, 0, 0, first].into(), [10, 0, 0, last].into()).unwrap();
+/// assert_eq!(span(0, 3).union(&span(4, 7)), span(0, 7));
+/// assert_eq!(span(0, 7).difference(&span(2, 2)).len(), 2);
+/// assert_eq!(span(0, 7).intersection(&span(4, 9)).to_string(), "10.0.0.4/30");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ranges {
     v4: Vec<Span>,

@@ -224,7 +224,8 @@ impl PolicyService for Fake {
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Answer<Self::WatchStream> {
-        let next = request.into_inner().after_revision as usize;
+        let next =
+            usize::try_from(request.into_inner().after_revision).expect("a place in the history");
         let stream = stream::unfold((self.clone(), next), |(fake, next)| async move {
             loop {
                 let found = fake.0.lock().expect("no panic").history.get(next).cloned();

@@ -287,7 +287,7 @@ impl Expressions {
     /// Whether the packet itself is of an IP protocol.
     fn protocol(&mut self, number: i32) {
         self.meta(sys::NFT_META_L4PROTO);
-        self.compare(sys::NFT_CMP_EQ, &[number as u8]);
+        self.compare(sys::NFT_CMP_EQ, &[number.cast_unsigned() as u8]);
     }
 
     fn meta(&mut self, key: u32) {

@@ -2,6 +2,11 @@
 //! the kernel's own under policy, bridges that filter VLANs, and the ways of a packet that meet the forward hook or pass it
 //! by. Owns the command line.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "test equipment: its numbers are small, and a wrong one fails the run"
+)]
+
 mod measure;
 mod sctp;
 mod vlans;

@@ -1,5 +1,7 @@
 //! Owns how each way from a workload to another is made, with `ip` on a testbed of one node; never sends a packet.
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr},

@@ -1,6 +1,12 @@
 //! The scale proof: one real control plane, thousands of simulated enforcers in a process of their own, and what it
 //! costs to keep them all up to date, beside a plain TCP fan-out of as many bytes.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "test equipment: its numbers are small, and a wrong one fails the run"
+)]
+
 mod board;
 mod cluster;
 mod load;

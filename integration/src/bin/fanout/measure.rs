@@ -133,7 +133,7 @@ fn round(number: f64) -> f64 {
 }
 
 fn mib(bytes: u64) -> f64 {
-    round(bytes as f64 / (1 << 20) as f64)
+    round(bytes as f64 / f64::from(1 << 20))
 }
 
 /// One delta to all, and its yardstick.

@@ -1,5 +1,7 @@
 //! A kernel that others use as well: they flush, delete and commit; it refuses, and its answers are lost.
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 use std::{
     io::Write as _,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
@@ -217,10 +219,11 @@ pub(crate) fn tiny_buffer(scene: &mut Scene, _: Settings) -> Result<String> {
 
 /// Gives every netlink socket of a process the smallest receive buffer there is. Returns how many there are.
 fn shrink_netlink(pid: u32) -> Result<usize> {
-    // SAFETY: both calls take numbers and return a descriptor of our own.
     let open = |number: libc::c_long, one: i64, other: i64| {
+        // SAFETY: the system calls below take numbers alone.
         let descriptor = unsafe { libc::syscall(number, one, other, 0) };
         let descriptor = Errno::result(descriptor)?;
+        // SAFETY: the call has just returned this descriptor, and nobody else has it.
         nix::Result::Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
     };
     let process = open(libc::SYS_pidfd_open, pid.into(), 0)?;

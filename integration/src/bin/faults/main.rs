@@ -1,6 +1,12 @@
 //! Every fault that Sallyport must survive, done for real: real programs, real journals, real kernel, while packets go
 //! both ways. Owns the command line; what a row does is its family's.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "test equipment: its numbers are small, and a wrong one fails the run"
+)]
+
 mod bridged;
 mod conntrack;
 mod flows;

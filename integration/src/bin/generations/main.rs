@@ -1,6 +1,12 @@
 //! The reproducer of the leak that docs/KERNEL.md tells of: a lookup in a hash set that is held up while a commit
 //! passes finds the elements of the batch after it, and with them chains whose rules are not there yet.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "test equipment: its numbers are small, and a wrong one fails the run"
+)]
+
 mod batch;
 mod marks;
 mod mechanism;

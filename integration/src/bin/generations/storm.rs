@@ -4,6 +4,8 @@
 //! The interrupt is that of a timer on which thousands of watchers of one epoll wait: the kernel wakes them one by one. A
 //! timer fires on the processor that armed it, so a thread is bound there to arm it.
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},

@@ -1,6 +1,11 @@
 //! The restart proof: how soon a control plane serves again and an enforcer has its table again, with a large cluster, on
 //! real disks and a real kernel, under a flood that counts every packet that is misjudged.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "test equipment: its numbers are small, and a wrong one fails the run"
+)]
+
 mod cluster;
 mod measure;
 mod report;

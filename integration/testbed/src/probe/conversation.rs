@@ -1,6 +1,8 @@
 //! Owns a connection over TCP, or an exchange of datagrams, in which each side speaks when it is told to, and only then;
 //! never judges what is heard.
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;

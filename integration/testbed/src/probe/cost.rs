@@ -6,6 +6,8 @@
 //! (interrupts, use of caches, time that the host takes) is in some batches more than in others, and only adds: so what is
 //! told is the first quartile of the batches.
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 use std::io;
 use std::net::IpAddr;
 use std::thread;

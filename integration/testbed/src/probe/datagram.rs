@@ -1,5 +1,7 @@
 //! Owns forged UDP datagrams, whole with their IP header, and their sending in batches; never counts what arrives.
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;

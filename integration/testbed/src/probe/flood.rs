@@ -5,6 +5,8 @@
 //! kernel counts what passes the filter, whether it finds room or not. (A raw socket that is full counts what its filter
 //! would have refused, too.)
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::fs;

@@ -1,6 +1,8 @@
 //! Owns datagram and raw sockets on the shared runtime, which tell to which address a packet came and answer from it;
 //! never knows what is in a packet. Sockets are opened by the caller's thread, in its namespace.
 
+#![expect(unsafe_code, reason = "system calls and sockets that no library has")]
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
