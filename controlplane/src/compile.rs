@@ -32,18 +32,21 @@
 mod by_key;
 mod class;
 mod classes;
-mod contests;
+mod compiler;
+mod dirty;
+mod endpoints;
 mod families;
 mod full;
 mod holders;
+mod ids;
 mod index;
 mod meet;
 mod nodes;
 mod peers;
 mod profiles;
+mod propagate;
 mod rule;
 mod selections;
-mod settle;
 mod slab;
 mod sources;
 mod subjects;
@@ -51,166 +54,5 @@ mod trie;
 mod union;
 mod workloads;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
-
-use sallyport_policy::NodePolicy;
-
+pub use compiler::Compiler;
 pub use full::full;
-
-use self::{
-    classes::{Classes, Group},
-    contests::Contest,
-    families::Family,
-    nodes::{Changes, Nodes, OldGroups, Place},
-    profiles::{Profile, Profiles},
-    selections::{Selected, Selections},
-    slab::Id,
-    sources::Sources,
-    subjects::{Subject, Subjects},
-    workloads::{Row, Workloads},
-};
-use crate::{
-    cluster::{Cluster, Stored},
-    model::{Body, Kind, ObjectKey},
-};
-
-/// Every node's policy, kept up to date edit by edit.
-#[derive(Debug, Default)]
-pub struct Compiler {
-    selections: Selections,
-    workloads: Workloads,
-    subjects: Subjects,
-    profiles: Profiles,
-    classes: Classes,
-    nodes: Nodes,
-    sources: Sources,
-    /// The addresses that several workloads claim, as endpoints.
-    contests: BTreeMap<IpAddr, Contest>,
-}
-
-/// What a transaction has touched and has yet to be followed up.
-#[derive(Debug, Default)]
-struct Work {
-    /// Workloads that may be in other selections, or have other addresses or ports.
-    rows: BTreeSet<Id<Row>>,
-    /// Addresses that several workloads claim, or claimed before, of which that may change something.
-    contested: BTreeSet<IpAddr>,
-    /// Selections whose members may have another profile.
-    reselected: BTreeSet<Id<Selected>>,
-    /// Workloads that may have another profile.
-    regrouped: BTreeSet<Id<Row>>,
-    /// Subjects whose rules changed, or mean other ports.
-    subjects: BTreeSet<Id<Subject>>,
-    /// Families that members joined or left, with their numbers before.
-    families: BTreeMap<Id<Family>, Vec<u16>>,
-    /// Addresses that join groups (more than zero) or leave them.
-    members: BTreeMap<(Id<Group>, IpAddr), i32>,
-    /// Profiles that may have another class.
-    profiles: BTreeSet<Id<Profile>>,
-    /// Workloads that may be another endpoint.
-    placements: BTreeSet<Id<Row>>,
-    /// Addresses that no workload claimed before, or that none claims any more.
-    turned: Vec<IpAddr>,
-    /// Whether the workload ranges of a node changed.
-    is_ranged: bool,
-    /// Nodes whose sources may be others.
-    sources: BTreeSet<Id<Place>>,
-    /// The groups that changed, as they were.
-    old_groups: OldGroups,
-    /// What changes on each node.
-    changes: Changes,
-    /// Workloads that are gone.
-    gone: Vec<Id<Row>>,
-}
-
-impl Compiler {
-    /// Compiles a whole cluster.
-    pub fn new(cluster: &Cluster) -> Compiler {
-        let mut compiler = Compiler {
-            subjects: Subjects::new(cluster.established()),
-            ..Compiler::default()
-        };
-        let mut work = Work::default();
-        compiler.workloads.reserve(cluster.workloads().count());
-        compiler.subjects.reserve(cluster.policies().count());
-        for stored in cluster.objects() {
-            compiler.stage(&stored.object.key, Some(stored), &mut work);
-        }
-        compiler.settle(work);
-        compiler
-    }
-
-    /// Follows a transaction: `cluster` is the state after it, `changed` are the objects that it put or deleted. The
-    /// cluster's default for established connections is that of the one compiled first.
-    /// Returns the nodes whose policy is another now, or that came or went.
-    pub fn update(&mut self, cluster: &Cluster, changed: &[ObjectKey]) -> BTreeSet<String> {
-        let mut work = Work::default();
-        for key in changed {
-            self.stage(key, cluster.get(key), &mut work);
-        }
-        self.settle(work)
-    }
-
-    /// What a node must enforce; `None` if there is no such node.
-    pub fn policy(&self, node: &str) -> Option<&Arc<NodePolicy>> {
-        self.nodes.policy(node)
-    }
-
-    /// What every node must enforce, by name.
-    pub fn policies(&self) -> impl Iterator<Item = (&str, &Arc<NodePolicy>)> {
-        self.nodes.policies()
-    }
-
-    /// Takes note of one object, or that it is gone.
-    fn stage(&mut self, key: &ObjectKey, stored: Option<&Arc<Stored>>, work: &mut Work) {
-        match key.kind {
-            Kind::Namespace => {
-                let labels = stored.and_then(|stored| match &stored.object.body {
-                    Body::Namespace(namespace) => Some(&namespace.labels),
-                    _ => None,
-                });
-                work.rows
-                    .extend(self.selections.set_space(&key.name, labels));
-            }
-            Kind::Node => {
-                let node = stored.and_then(|stored| match &stored.object.body {
-                    Body::Node(node) => Some(node),
-                    _ => None,
-                });
-                let (rows, is_ranged) = self.nodes.set(&key.name, node, &mut work.changes);
-                work.placements.extend(rows);
-                work.is_ranged |= is_ranged;
-            }
-            Kind::NetworkPolicy => {
-                let selections = &mut self.selections;
-                self.subjects.set(key, stored, selections, work);
-            }
-            Kind::Pod | Kind::Workload => self.stage_workload(key, stored, work),
-        }
-    }
-
-    fn stage_workload(&mut self, key: &ObjectKey, stored: Option<&Arc<Stored>>, work: &mut Work) {
-        let known = self.workloads.find(key);
-        let row = match (known, stored) {
-            (None, None) => return,
-            (Some(row), _) => row,
-            (None, Some(_)) => {
-                let space = self.selections.move_in(&key.namespace);
-                self.workloads.insert(space)
-            }
-        };
-        work.rows.insert(row);
-        self.workloads.set(row, stored, work);
-        let node = stored.and_then(|stored| workloads::workload(stored).node.as_deref());
-        let place = self.workloads.get(row).place;
-        let place = self.nodes.move_row(row, place, node, &mut work.changes);
-        self.workloads.get_mut(row).place = place;
-        if stored.is_none() {
-            work.gone.push(row);
-        }
-    }
-}

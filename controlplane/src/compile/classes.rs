@@ -13,12 +13,12 @@ use sallyport_policy::{Class, ClassId, GroupId, PeerGroup, SharedGroup};
 use super::{
     class::{Built, BuiltGroup},
     holders::Holders,
+    ids::{ClassSlot, GroupSlot, NodeId, WorkloadId},
     meet,
-    nodes::Place,
     peers::Terms,
     selections::{Selected, Selections},
-    slab::{Id, Slab},
-    workloads::{Claimants, Row, Workloads},
+    slab::Slab,
+    workloads::{Claimants, Workloads},
 };
 
 /// A class that some profile has.
@@ -29,7 +29,7 @@ pub(super) struct Judge {
     /// The class.
     pub(super) class: Arc<Class>,
     /// The groups that it names, each once.
-    pub(super) groups: Vec<Id<Group>>,
+    pub(super) groups: Vec<GroupSlot>,
     /// How many profiles, contests and sources have it.
     users: usize,
 }
@@ -40,13 +40,13 @@ pub(super) struct Group {
     /// Who is in it now.
     pub(super) shared: SharedGroup,
     /// The nodes that know it.
-    pub(super) places: BTreeSet<Id<Place>>,
+    pub(super) places: BTreeSet<NodeId>,
     /// The terms that its addresses are in; of a meet, none.
     pub(super) terms: Terms,
     /// Of a meet, the groups that its addresses are all in.
-    parts: Vec<Id<Group>>,
+    parts: Vec<GroupSlot>,
     /// The meets that it is a part of.
-    meets: BTreeSet<Id<Group>>,
+    meets: BTreeSet<GroupSlot>,
     /// How many classes name it, and how many meets it is a part of.
     users: usize,
 }
@@ -58,21 +58,21 @@ struct Members {
     /// How many terms each address is in; of a contested address, how many claimants are in any.
     counts: HashMap<IpAddr, usize>,
     /// How many terms each claimant of a contested address is in.
-    by_claimant: HashMap<(IpAddr, Id<Row>), usize>,
+    by_claimant: HashMap<(IpAddr, WorkloadId), usize>,
     addresses: OrdSet<IpAddr>,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Classes {
-    judges: Slab<Judge>,
-    by_id: HashMap<ClassId, Id<Judge>>,
-    groups: Slab<Group>,
-    group_by_id: HashMap<GroupId, Id<Group>>,
+    judges: Slab<ClassSlot, Judge>,
+    by_id: HashMap<ClassId, ClassSlot>,
+    groups: Slab<GroupSlot, Group>,
+    group_by_id: HashMap<GroupId, GroupSlot>,
     holders: Holders,
     /// Perhaps without users.
-    idle: Vec<Id<Judge>>,
-    idle_groups: Vec<Id<Group>>,
+    idle: Vec<ClassSlot>,
+    idle_groups: Vec<GroupSlot>,
 }
 
 impl Members {
@@ -128,12 +128,12 @@ impl Members {
 
 impl Classes {
     /// A class.
-    pub(super) fn get(&self, id: Id<Judge>) -> &Judge {
+    pub(super) fn get(&self, id: ClassSlot) -> &Judge {
         &self.judges[id]
     }
 
     /// A group.
-    pub(super) fn group(&self, id: Id<Group>) -> &Group {
+    pub(super) fn group(&self, id: GroupSlot) -> &Group {
         &self.groups[id]
     }
 
@@ -141,12 +141,12 @@ impl Classes {
     pub(super) fn groups_of<'a>(
         &self,
         selected: impl Iterator<Item = &'a Selected>,
-    ) -> BTreeSet<Id<Group>> {
+    ) -> BTreeSet<GroupSlot> {
         self.holders.groups_of(selected)
     }
 
     /// A group, to tell it of its nodes and members.
-    pub(super) fn group_mut(&mut self, id: Id<Group>) -> &mut Group {
+    pub(super) fn group_mut(&mut self, id: GroupSlot) -> &mut Group {
         &mut self.groups[id]
     }
 
@@ -156,7 +156,7 @@ impl Classes {
         built: Built,
         selections: &mut Selections,
         workloads: &Workloads,
-    ) -> Option<Id<Judge>> {
+    ) -> Option<ClassSlot> {
         let class = built.class?;
         let id = class.id();
         if let Some(&judge) = self.by_id.get(&id) {
@@ -179,7 +179,7 @@ impl Classes {
     }
 
     /// One profile, contest or source less has a class. The class stays until `sweep`.
-    pub(super) fn release(&mut self, id: Id<Judge>) {
+    pub(super) fn release(&mut self, id: ClassSlot) {
         self.judges[id].users -= 1;
         if self.judges[id].users == 0 {
             self.idle.push(id);
@@ -210,7 +210,7 @@ impl Classes {
         }
     }
 
-    fn remove_group(&mut self, id: Id<Group>, selections: &mut Selections) {
+    fn remove_group(&mut self, id: GroupSlot, selections: &mut Selections) {
         let gone = self.groups.remove(id);
         debug_assert!(gone.places.is_empty() && gone.meets.is_empty());
         self.group_by_id.remove(&gone.shared.id());
@@ -226,9 +226,9 @@ impl Classes {
     /// part that is a meet. It keeps established connections if it may and if all classes do.
     pub(super) fn acquire_meet(
         &mut self,
-        judges: &BTreeSet<Id<Judge>>,
+        judges: &BTreeSet<ClassSlot>,
         may_keep: bool,
-    ) -> Option<Id<Judge>> {
+    ) -> Option<ClassSlot> {
         let classes = judges.iter().map(|&judge| &*self.judges[judge].class);
         let met = meet::of(&classes.collect::<Vec<_>>(), may_keep)?;
         let id = met.class.id();
@@ -250,12 +250,12 @@ impl Classes {
         Some(judge)
     }
 
-    fn acquire_met_group(&mut self, id: GroupId, parts: &BTreeSet<GroupId>) -> Id<Group> {
+    fn acquire_met_group(&mut self, id: GroupId, parts: &BTreeSet<GroupId>) -> GroupSlot {
         if let Some(&group) = self.group_by_id.get(&id) {
             self.groups[group].users += 1;
             return group;
         }
-        let parts: Vec<Id<Group>> = parts.iter().map(|part| self.group_by_id[part]).collect();
+        let parts: Vec<GroupSlot> = parts.iter().map(|part| self.group_by_id[part]).collect();
         let number = self.groups.insert(Group {
             shared: SharedGroup::new(id, meet::members(&self.contents(&parts))),
             places: BTreeSet::new(),
@@ -273,16 +273,16 @@ impl Classes {
     }
 
     /// The meets of which a group is a part, each with whether an address belongs to it now.
-    pub(super) fn meets(&self, part: Id<Group>, address: IpAddr) -> Vec<(Id<Group>, bool)> {
+    pub(super) fn meets(&self, part: GroupSlot, address: IpAddr) -> Vec<(GroupSlot, bool)> {
         let meets = self.groups[part].meets.iter();
-        let is_in = |&meet: &Id<Group>| {
+        let is_in = |&meet: &GroupSlot| {
             let parts = self.contents(&self.groups[meet].parts);
             (meet, meet::has(&parts, address))
         };
         meets.map(is_in).collect()
     }
 
-    fn contents(&self, groups: &[Id<Group>]) -> Vec<&PeerGroup> {
+    fn contents(&self, groups: &[GroupSlot]) -> Vec<&PeerGroup> {
         let groups = groups.iter();
         groups
             .map(|&group| &**self.groups[group].shared.group())
@@ -296,7 +296,7 @@ impl Classes {
         members: &mut Members,
         selections: &mut Selections,
         workloads: &Workloads,
-    ) -> Id<Group> {
+    ) -> GroupSlot {
         let BuiltGroup { peers, terms } = built;
         if let Some(&group) = self.group_by_id.get(&peers.id()) {
             self.groups[group].users += 1;
@@ -322,7 +322,7 @@ impl Classes {
     }
 }
 
-/// Takes the numbers out, each once.
-fn distinct<T>(ids: &mut Vec<Id<T>>) -> BTreeSet<Id<T>> {
+/// Takes the ids out, each once.
+fn distinct<K: Ord>(ids: &mut Vec<K>) -> BTreeSet<K> {
     std::mem::take(ids).into_iter().collect()
 }

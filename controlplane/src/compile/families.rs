@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
+    ids::{NamedPortId, PolicySetId, SelectorId},
     rule::NamedTarget,
-    selections::{Selected, Selections},
-    slab::{Id, Slab},
-    subjects::Subject,
+    selections::Selections,
+    slab::Slab,
     workloads::Facts,
 };
 
@@ -15,9 +15,9 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Family {
     target: NamedTarget,
-    selection: Id<Selected>,
+    selection: SelectorId,
     /// The subjects that name it, each with the number of rules in which they do.
-    subjects: BTreeMap<Id<Subject>, usize>,
+    subjects: BTreeMap<PolicySetId, usize>,
     /// Each number with the number of addresses that have it.
     numbers: BTreeMap<u16, u32>,
     /// Whether nobody was counted yet.
@@ -27,10 +27,10 @@ pub(super) struct Family {
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Families {
-    families: Slab<Family>,
-    by_target: HashMap<NamedTarget, Id<Family>>,
-    fresh: Vec<Id<Family>>,
-    idle: Vec<Id<Family>>,
+    families: Slab<NamedPortId, Family>,
+    by_target: HashMap<NamedTarget, NamedPortId>,
+    fresh: Vec<NamedPortId>,
+    idle: Vec<NamedPortId>,
 }
 
 impl Family {
@@ -40,12 +40,12 @@ impl Family {
     }
 
     /// Whose ports they are.
-    pub(super) fn selection(&self) -> Id<Selected> {
+    pub(super) fn selection(&self) -> SelectorId {
         self.selection
     }
 
     /// The subjects that must hear when the numbers change.
-    pub(super) fn subjects(&self) -> impl Iterator<Item = Id<Subject>> + '_ {
+    pub(super) fn subjects(&self) -> impl Iterator<Item = PolicySetId> + '_ {
         self.subjects.keys().copied()
     }
 
@@ -85,12 +85,12 @@ impl Family {
 
 impl Families {
     /// A family.
-    pub(super) fn get(&self, id: Id<Family>) -> &Family {
+    pub(super) fn get(&self, id: NamedPortId) -> &Family {
         &self.families[id]
     }
 
     /// A family, to count workloads.
-    pub(super) fn get_mut(&mut self, id: Id<Family>) -> &mut Family {
+    pub(super) fn get_mut(&mut self, id: NamedPortId) -> &mut Family {
         &mut self.families[id]
     }
 
@@ -103,7 +103,7 @@ impl Families {
     pub(super) fn acquire(
         &mut self,
         target: NamedTarget,
-        subject: Id<Subject>,
+        subject: PolicySetId,
         selections: &mut Selections,
     ) {
         let id = match self.by_target.get(&target) {
@@ -127,7 +127,7 @@ impl Families {
     }
 
     /// A rule of a subject is gone that named a port. The family stays until `sweep`.
-    pub(super) fn release(&mut self, target: &NamedTarget, subject: Id<Subject>) {
+    pub(super) fn release(&mut self, target: &NamedTarget, subject: PolicySetId) {
         let id = self.by_target[target];
         let subjects = &mut self.families[id].subjects;
         let rules = subjects.get_mut(&subject).expect("it was acquired");
@@ -139,7 +139,7 @@ impl Families {
     }
 
     /// The families that are new since the last call, from now on counted.
-    pub(super) fn take_fresh(&mut self) -> Vec<Id<Family>> {
+    pub(super) fn take_fresh(&mut self) -> Vec<NamedPortId> {
         let fresh = std::mem::take(&mut self.fresh);
         for &id in &fresh {
             self.families[id].is_fresh = false;

@@ -8,10 +8,9 @@ use std::{
 };
 
 use super::{
-    classes::Group,
+    ids::GroupSlot,
     peers::{Named, Terms},
     selections::{Selected, Selections},
-    slab::Id,
     trie::{Key, Node},
     workloads::Facts,
 };
@@ -26,14 +25,14 @@ struct Part {
     /// The nodes of which it is a half.
     wholes: BTreeSet<u128>,
     /// The groups of which it is all terms.
-    groups: BTreeSet<Id<Group>>,
+    groups: BTreeSet<GroupSlot>,
 }
 
 /// The holder of a node.
 #[derive(Clone, Copy)]
 enum Holder {
     Whole(u128),
-    Group(Id<Group>),
+    Group(GroupSlot),
 }
 
 impl Part {
@@ -44,14 +43,14 @@ impl Part {
 
 impl Holders {
     /// A group has terms.
-    pub(super) fn enter(&mut self, group: Id<Group>, terms: &Terms, selections: &mut Selections) {
+    pub(super) fn enter(&mut self, group: GroupSlot, terms: &Terms, selections: &mut Selections) {
         if let Some(root) = terms.root() {
             self.hold(root, Holder::Group(group), selections);
         }
     }
 
     /// A group that had terms is gone.
-    pub(super) fn leave(&mut self, group: Id<Group>, terms: &Terms, selections: &mut Selections) {
+    pub(super) fn leave(&mut self, group: GroupSlot, terms: &Terms, selections: &mut Selections) {
         if let Some(root) = terms.root() {
             self.release(root, Holder::Group(group), selections);
         }
@@ -61,7 +60,7 @@ impl Holders {
     pub(super) fn groups_of<'a>(
         &self,
         selected: impl Iterator<Item = &'a Selected>,
-    ) -> BTreeSet<Id<Group>> {
+    ) -> BTreeSet<GroupSlot> {
         let mut groups = BTreeSet::new();
         let mut next: Vec<u128> = selected
             .flat_map(|selected| selected.terms.keys())

@@ -3,17 +3,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
 };
 
-use sallyport_policy::{Coverage, Endpoint, NodePolicy, Ranges, SharedGroup, Source};
+use sallyport_policy::{Coverage, NodePolicy, Ranges};
 
 use super::{
-    classes::{Classes, Group, Judge},
+    classes::Classes,
+    endpoints::{Changes, OldGroups, PlaceWork},
     full::{own_addresses, workload_ranges},
-    slab::{Id, Slab},
-    workloads::{Placed, Row},
+    ids::{ClassSlot, GroupSlot, NodeId, WorkloadId},
+    slab::Slab,
 };
 use crate::model::Node;
 
@@ -25,7 +25,7 @@ const WORTH_A_THREAD: usize = 5_000;
 pub(super) struct Place {
     name: String,
     /// The workloads that name it.
-    rows: BTreeSet<Id<Row>>,
+    rows: BTreeSet<WorkloadId>,
     /// What its workloads' addresses are taken from, if it is an object.
     ranges: Option<Arc<Ranges>>,
     /// Its own addresses, if it is an object.
@@ -33,73 +33,20 @@ pub(super) struct Place {
     /// What it must enforce, if it is an object.
     policy: Option<Arc<NodePolicy>>,
     /// How many endpoints and sources have a class.
-    judges: BTreeMap<Id<Judge>, i32>,
+    judges: BTreeMap<ClassSlot, i32>,
     /// How many of these classes name a group.
-    groups: BTreeMap<Id<Group>, i32>,
+    groups: BTreeMap<GroupSlot, i32>,
 }
-
-/// What a transaction changes of a node.
-#[derive(Debug, Default)]
-pub(super) struct PlaceWork {
-    removed: Vec<IpAddr>,
-    set: Vec<(IpAddr, Arc<Endpoint>)>,
-    sources: Option<Arc<Vec<Source>>>,
-    judges: BTreeMap<Id<Judge>, i32>,
-    groups: Vec<Id<Group>>,
-}
-
-/// The changes of a transaction, by node.
-pub(super) type Changes = BTreeMap<Id<Place>, PlaceWork>;
-
-/// The groups whose members changed, as they were before.
-pub(super) type OldGroups = BTreeMap<Id<Group>, SharedGroup>;
 
 /// All nodes.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
-    places: Slab<Place>,
-    by_name: BTreeMap<String, Id<Place>>,
+    places: Slab<NodeId, Place>,
+    by_name: BTreeMap<String, NodeId>,
     /// The workload ranges of all that are objects.
     ranges: Coverage,
     /// The own addresses of all that are objects.
     own: Coverage,
-}
-
-/// Takes note that a workload stops being one endpoint and becomes another.
-pub(super) fn change(old: Option<&Placed>, new: Option<&Placed>, changes: &mut Changes) {
-    if let Some(old) = old {
-        let work = changes.entry(old.place).or_default();
-        work.removed.extend(&old.addresses);
-        for judge in old.judges.into_iter().flatten() {
-            *work.judges.entry(judge).or_insert(0) -= 1;
-        }
-    }
-    if let Some(new) = new {
-        let work = changes.entry(new.place).or_default();
-        let endpoints = new.addresses.iter();
-        work.set
-            .extend(endpoints.map(|&address| (address, new.endpoint.clone())));
-        for judge in new.judges.into_iter().flatten() {
-            *work.judges.entry(judge).or_insert(0) += 1;
-        }
-    }
-}
-
-impl PlaceWork {
-    /// Takes note of the sources of the node, and of their classes before and now: one entry for each use.
-    pub(super) fn change_sources(
-        &mut self,
-        sources: Arc<Vec<Source>>,
-        old: &[Id<Judge>],
-        new: &[Id<Judge>],
-    ) {
-        self.sources = Some(sources);
-        for (judges, step) in [(old, -1), (new, 1)] {
-            for &judge in judges {
-                *self.judges.entry(judge).or_insert(0) += step;
-            }
-        }
-    }
 }
 
 impl Nodes {
@@ -116,12 +63,12 @@ impl Nodes {
     }
 
     /// Whether a node is an object, and so has a policy.
-    pub(super) fn is_object(&self, id: Id<Place>) -> bool {
+    pub(super) fn is_object(&self, id: NodeId) -> bool {
         self.places[id].ranges.is_some()
     }
 
     /// The workload ranges of a node, if it is an object.
-    pub(super) fn ranges(&self, id: Id<Place>) -> Option<&Ranges> {
+    pub(super) fn ranges(&self, id: NodeId) -> Option<&Ranges> {
         self.places[id].ranges.as_deref()
     }
 
@@ -142,7 +89,7 @@ impl Nodes {
         name: &str,
         node: Option<&Node>,
         changes: &mut Changes,
-    ) -> (Vec<Id<Row>>, bool) {
+    ) -> (Vec<WorkloadId>, bool) {
         let id = self.place(name);
         changes.entry(id).or_default();
         let place = &mut self.places[id];
@@ -169,11 +116,11 @@ impl Nodes {
     /// A workload names a node, no longer another.
     pub(super) fn move_row(
         &mut self,
-        row: Id<Row>,
-        old: Option<Id<Place>>,
+        row: WorkloadId,
+        old: Option<NodeId>,
         new: Option<&str>,
         changes: &mut Changes,
-    ) -> Option<Id<Place>> {
+    ) -> Option<NodeId> {
         let new = new.map(|name| self.place(name));
         if old == new {
             return new;
@@ -225,7 +172,7 @@ impl Nodes {
         changed
     }
 
-    fn place(&mut self, name: &str) -> Id<Place> {
+    fn place(&mut self, name: &str) -> NodeId {
         if let Some(&id) = self.by_name.get(name) {
             return id;
         }
@@ -240,7 +187,7 @@ impl Nodes {
 
 /// The work on one node, to be done apart from all others.
 struct Job {
-    id: Id<Place>,
+    id: NodeId,
     place: Place,
     work: PlaceWork,
 }
@@ -251,9 +198,9 @@ struct Outcome {
     /// The policy is another now.
     is_changed: bool,
     /// The groups that the node knows from now on.
-    came: Vec<Id<Group>>,
+    came: Vec<GroupSlot>,
     /// Those that it knew.
-    went: Vec<Id<Group>>,
+    went: Vec<GroupSlot>,
 }
 
 /// Does the jobs, many of them in parallel.
@@ -308,10 +255,10 @@ impl Place {
     /// changes in the need for groups.
     fn count_classes(
         &mut self,
-        changes: BTreeMap<Id<Judge>, i32>,
+        changes: BTreeMap<ClassSlot, i32>,
         classes: &Classes,
         policy: &mut NodePolicy,
-    ) -> BTreeMap<Id<Group>, i32> {
+    ) -> BTreeMap<GroupSlot, i32> {
         let mut groups = BTreeMap::new();
         for (judge, change) in changes {
             let turn = count(&mut self.judges, judge, change);
@@ -336,7 +283,7 @@ impl Place {
     /// Adds the groups that classes name now, removes those that none names any more.
     fn count_groups(
         &mut self,
-        changes: BTreeMap<Id<Group>, i32>,
+        changes: BTreeMap<GroupSlot, i32>,
         classes: &Classes,
         policy: &mut NodePolicy,
     ) -> Outcome {
@@ -384,7 +331,7 @@ enum Turn {
     Stayed,
 }
 
-fn count<T>(counts: &mut BTreeMap<Id<T>, i32>, id: Id<T>, change: i32) -> Turn {
+fn count<K: Ord + Copy>(counts: &mut BTreeMap<K, i32>, id: K, change: i32) -> Turn {
     let count = counts.entry(id).or_insert(0);
     let before = *count;
     *count += change;

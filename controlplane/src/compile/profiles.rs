@@ -10,11 +10,11 @@ use sallyport_policy::{Direction, Protocol};
 
 use super::{
     class::{self, Built},
-    classes::Judge,
+    ids::{ClassSlot, PolicySetId, ProfileId, WorkloadId},
     selections::Selections,
-    slab::{Id, Slab},
-    subjects::{Subject, Subjects},
-    workloads::{Facts, Row},
+    slab::Slab,
+    subjects::Subjects,
+    workloads::Facts,
 };
 
 /// What the workloads of a profile have in common.
@@ -22,7 +22,7 @@ use super::{
 pub(super) struct ProfileKey {
     direction: Direction,
     /// The policies that isolate them, ascending; at least one.
-    subjects: Vec<Id<Subject>>,
+    subjects: Vec<PolicySetId>,
     /// The named ports of these that the workloads have, and the numbers.
     names: BTreeMap<(Protocol, Arc<str>), u16>,
 }
@@ -32,18 +32,18 @@ pub(super) struct ProfileKey {
 pub(super) struct Profile {
     key: Arc<ProfileKey>,
     /// The workloads.
-    pub(super) rows: BTreeSet<Id<Row>>,
+    pub(super) rows: BTreeSet<WorkloadId>,
     /// The class; `None` when it restricts nothing.
-    pub(super) judge: Option<Id<Judge>>,
+    pub(super) judge: Option<ClassSlot>,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Profiles {
-    profiles: Slab<Profile>,
-    by_key: HashMap<Arc<ProfileKey>, Id<Profile>>,
+    profiles: Slab<ProfileId, Profile>,
+    by_key: HashMap<Arc<ProfileKey>, ProfileId>,
     /// Perhaps without workloads.
-    idle: BTreeSet<Id<Profile>>,
+    idle: BTreeSet<ProfileId>,
 }
 
 impl ProfileKey {
@@ -79,23 +79,23 @@ impl ProfileKey {
 
 impl Profiles {
     /// A profile.
-    pub(super) fn get(&self, id: Id<Profile>) -> &Profile {
+    pub(super) fn get(&self, id: ProfileId) -> &Profile {
         &self.profiles[id]
     }
 
     /// A profile, to give it a class.
-    pub(super) fn get_mut(&mut self, id: Id<Profile>) -> &mut Profile {
+    pub(super) fn get_mut(&mut self, id: ProfileId) -> &mut Profile {
         &mut self.profiles[id]
     }
 
     /// Moves a workload from a profile to that of a key. Returns the profile, and whether it is new.
     pub(super) fn assign(
         &mut self,
-        row: Id<Row>,
-        old: Option<Id<Profile>>,
+        row: WorkloadId,
+        old: Option<ProfileId>,
         key: Option<ProfileKey>,
         subjects: &mut Subjects,
-    ) -> (Option<Id<Profile>>, bool) {
+    ) -> (Option<ProfileId>, bool) {
         if old.map(|id| &*self.profiles[id].key) == key.as_ref() {
             return (old, false);
         }
@@ -124,7 +124,7 @@ impl Profiles {
     }
 
     /// What a profile allows.
-    pub(super) fn build(&self, id: Id<Profile>, subjects: &Subjects) -> Built {
+    pub(super) fn build(&self, id: ProfileId, subjects: &Subjects) -> Built {
         let key = &self.profiles[id].key;
         let own = |protocol, name: &str| {
             let names = key.names.iter();
@@ -145,7 +145,7 @@ impl Profiles {
     }
 
     /// Removes the profiles that no workload has. Returns the classes that they had.
-    pub(super) fn sweep(&mut self, subjects: &mut Subjects) -> Vec<Id<Judge>> {
+    pub(super) fn sweep(&mut self, subjects: &mut Subjects) -> Vec<ClassSlot> {
         let mut judges = Vec::new();
         for id in std::mem::take(&mut self.idle) {
             if !self.profiles[id].rows.is_empty() {

@@ -8,12 +8,10 @@ use std::{
 };
 
 use super::{
-    families::Family,
+    ids::{NamedPortId, NamespaceId, PolicySetId, ScopeId, SelectorId, WorkloadId},
     index::{Labelled, Selectors, marks},
     peers::{Named, Scope, ScopeRef, Selection},
-    slab::{Id, Slab},
-    subjects::Subject,
-    workloads::Row,
+    slab::Slab,
 };
 use crate::model::{LabelSelector, Labels};
 
@@ -24,36 +22,36 @@ pub(super) struct Space {
     labels: Arc<Labels>,
     has_object: bool,
     /// The scope that is this namespace alone.
-    own: Option<Id<Realm>>,
+    own: Option<ScopeId>,
     /// The scopes that it is in by its labels.
-    realms: BTreeSet<Id<Realm>>,
+    realms: BTreeSet<ScopeId>,
     /// How many workloads name it.
     residents: usize,
     /// Those of them that policies see.
-    rows: Labelled<Row>,
+    rows: Labelled<WorkloadId>,
 }
 
 /// A scope that some selection has.
 #[derive(Debug)]
 pub(super) struct Realm {
     scope: Scope,
-    spaces: BTreeSet<Id<Space>>,
+    spaces: BTreeSet<NamespaceId>,
     selections: usize,
-    by_label: Selectors<Selected>,
+    by_label: Selectors<SelectorId>,
 }
 
 /// A selection that somebody uses: who is in it, and who must hear when that changes.
 #[derive(Debug)]
 pub(super) struct Selected {
     selection: Arc<Selection>,
-    realm: Id<Realm>,
+    realm: ScopeId,
     users: usize,
     /// The workloads that match.
-    pub(super) members: BTreeSet<Id<Row>>,
+    pub(super) members: BTreeSet<WorkloadId>,
     /// What policies with this podSelector say: ingress, egress.
-    pub(super) subjects: [Option<Id<Subject>>; 2],
+    pub(super) subjects: [Option<PolicySetId>; 2],
     /// The named ports that are resolved here.
-    pub(super) families: Vec<Id<Family>>,
+    pub(super) families: Vec<NamedPortId>,
     /// The terms of it that some group has, by the hash of the set of each alone.
     pub(super) terms: BTreeMap<u128, Arc<Named>>,
 }
@@ -61,36 +59,36 @@ pub(super) struct Selected {
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Selections {
-    spaces: Slab<Space>,
-    space_by_name: HashMap<String, Id<Space>>,
-    spaces_by_label: Labelled<Space>,
-    realms: Slab<Realm>,
-    realm_by_scope: HashMap<Scope, Id<Realm>>,
-    realms_by_label: Selectors<Realm>,
-    selected: Slab<Selected>,
+    spaces: Slab<NamespaceId, Space>,
+    space_by_name: HashMap<String, NamespaceId>,
+    spaces_by_label: Labelled<NamespaceId>,
+    realms: Slab<ScopeId, Realm>,
+    realm_by_scope: HashMap<Scope, ScopeId>,
+    realms_by_label: Selectors<ScopeId>,
+    selected: Slab<SelectorId, Selected>,
     /// By a hash of the selection.
-    by_selection: HashMap<u64, Vec<Id<Selected>>>,
+    by_selection: HashMap<u64, Vec<SelectorId>>,
     /// New since the last look.
-    fresh: Vec<Id<Selected>>,
+    fresh: Vec<SelectorId>,
     /// Perhaps without users.
-    idle: BTreeSet<Id<Selected>>,
+    idle: BTreeSet<SelectorId>,
     /// Perhaps spoken of by nobody.
-    empty: BTreeSet<Id<Space>>,
+    empty: BTreeSet<NamespaceId>,
 }
 
 impl Selections {
     /// A selection.
-    pub(super) fn get(&self, id: Id<Selected>) -> &Selected {
+    pub(super) fn get(&self, id: SelectorId) -> &Selected {
         &self.selected[id]
     }
 
     /// A selection, to tell it who uses it.
-    pub(super) fn get_mut(&mut self, id: Id<Selected>) -> &mut Selected {
+    pub(super) fn get_mut(&mut self, id: SelectorId) -> &mut Selected {
         &mut self.selected[id]
     }
 
     /// The number of a selection that is in use.
-    pub(super) fn find(&self, selection: &Selection) -> Id<Selected> {
+    pub(super) fn find(&self, selection: &Selection) -> SelectorId {
         self.find_parts(selection.scope.lend(), &selection.pods)
             .expect("a selection that is in use")
     }
@@ -103,7 +101,7 @@ impl Selections {
         }
     }
 
-    fn find_parts(&self, scope: ScopeRef<'_>, pods: &LabelSelector) -> Option<Id<Selected>> {
+    fn find_parts(&self, scope: ScopeRef<'_>, pods: &LabelSelector) -> Option<SelectorId> {
         let ids = self.by_selection.get(&hash(scope, pods))?;
         ids.iter().copied().find(|&id| {
             let selection = &self.selected[id].selection;
@@ -112,10 +110,10 @@ impl Selections {
     }
 
     /// The selections that match a workload, in ascending order.
-    pub(super) fn matching(&self, space: Id<Space>, labels: &Labels) -> Vec<Id<Selected>> {
+    pub(super) fn matching(&self, space: NamespaceId, labels: &Labels) -> Vec<SelectorId> {
         let space = &self.spaces[space];
         let marks = marks(labels);
-        let mut matching: Vec<Id<Selected>> = Vec::new();
+        let mut matching: Vec<SelectorId> = Vec::new();
         for &realm in space.own.iter().chain(&space.realms) {
             let candidates = self.realms[realm].by_label.candidates(&marks);
             matching
@@ -127,7 +125,7 @@ impl Selections {
     }
 
     /// One more user of a selection.
-    pub(super) fn acquire(&mut self, selection: &Arc<Selection>) -> Id<Selected> {
+    pub(super) fn acquire(&mut self, selection: &Arc<Selection>) -> SelectorId {
         let (scope, pods) = (selection.scope.lend(), &selection.pods);
         if let Some(id) = self.find_parts(scope, pods) {
             self.selected[id].users += 1;
@@ -152,7 +150,7 @@ impl Selections {
     }
 
     /// One user less. The selection stays until `sweep`.
-    pub(super) fn release(&mut self, id: Id<Selected>) {
+    pub(super) fn release(&mut self, id: SelectorId) {
         self.selected[id].users -= 1;
         if self.selected[id].users == 0 {
             self.idle.insert(id);
@@ -160,7 +158,7 @@ impl Selections {
     }
 
     /// The workloads that selections match that are new since the last call.
-    pub(super) fn rows_of_fresh(&mut self) -> BTreeSet<Id<Row>> {
+    pub(super) fn rows_of_fresh(&mut self) -> BTreeSet<WorkloadId> {
         let mut rows = BTreeSet::new();
         for id in std::mem::take(&mut self.fresh) {
             let Selected {
@@ -175,7 +173,7 @@ impl Selections {
 
     /// Removes the selections that have no users, and what nobody speaks of any more. Returns each one with those who
     /// were in it.
-    pub(super) fn sweep(&mut self) -> BTreeMap<Id<Selected>, BTreeSet<Id<Row>>> {
+    pub(super) fn sweep(&mut self) -> BTreeMap<SelectorId, BTreeSet<WorkloadId>> {
         let mut swept = BTreeMap::new();
         for id in std::mem::take(&mut self.idle) {
             if self.selected[id].users > 0 {
@@ -198,7 +196,7 @@ impl Selections {
         swept
     }
 
-    fn forget(&mut self, id: Id<Selected>, selection: &Selection) {
+    fn forget(&mut self, id: SelectorId, selection: &Selection) {
         let hash = hash(selection.scope.lend(), &selection.pods);
         let ids = self
             .by_selection
@@ -211,7 +209,11 @@ impl Selections {
     }
 
     /// Takes note of a namespace's object, or that it is gone. Returns the workloads for which that may matter.
-    pub(super) fn set_space(&mut self, name: &str, labels: Option<&Arc<Labels>>) -> Vec<Id<Row>> {
+    pub(super) fn set_space(
+        &mut self,
+        name: &str,
+        labels: Option<&Arc<Labels>>,
+    ) -> Vec<WorkloadId> {
         let id = self.space(name);
         let space = &mut self.spaces[id];
         space.has_object = labels.is_some();
@@ -239,27 +241,32 @@ impl Selections {
     }
 
     /// One more workload in a namespace.
-    pub(super) fn move_in(&mut self, name: &str) -> Id<Space> {
+    pub(super) fn move_in(&mut self, name: &str) -> NamespaceId {
         let id = self.space(name);
         self.spaces[id].residents += 1;
         id
     }
 
     /// One workload less.
-    pub(super) fn move_out(&mut self, id: Id<Space>) {
+    pub(super) fn move_out(&mut self, id: NamespaceId) {
         self.spaces[id].residents -= 1;
         self.empty.insert(id);
     }
 
     /// Makes a workload visible to selections, with these labels; or, with none, invisible.
-    pub(super) fn show(&mut self, row: Id<Row>, space: Id<Space>, labels: Option<&Arc<Labels>>) {
+    pub(super) fn show(
+        &mut self,
+        row: WorkloadId,
+        space: NamespaceId,
+        labels: Option<&Arc<Labels>>,
+    ) {
         match labels {
             Some(labels) => self.spaces[space].rows.insert(row, labels),
             None => self.spaces[space].rows.remove(row),
         }
     }
 
-    fn space(&mut self, name: &str) -> Id<Space> {
+    fn space(&mut self, name: &str) -> NamespaceId {
         if let Some(&id) = self.space_by_name.get(name) {
             return id;
         }
@@ -279,7 +286,7 @@ impl Selections {
         id
     }
 
-    fn remove_space_if_empty(&mut self, id: Id<Space>) {
+    fn remove_space_if_empty(&mut self, id: NamespaceId) {
         let Some(space) = self.spaces.get(id) else {
             return;
         };
@@ -295,21 +302,21 @@ impl Selections {
     }
 
     /// The scopes that a namespace with these labels is in by them.
-    fn realms_of(&self, labels: &Labels) -> BTreeSet<Id<Realm>> {
+    fn realms_of(&self, labels: &Labels) -> BTreeSet<ScopeId> {
         let marks = marks(labels);
         let candidates = self.realms_by_label.candidates(&marks);
-        let matches = |id: &Id<Realm>| match &self.realms[*id].scope {
+        let matches = |id: &ScopeId| match &self.realms[*id].scope {
             Scope::Matching(selector) => selector.matches(labels),
             Scope::Namespace(_) => false,
         };
         candidates.filter(matches).collect()
     }
 
-    fn realm(&mut self, scope: &Scope) -> Id<Realm> {
+    fn realm(&mut self, scope: &Scope) -> ScopeId {
         if let Some(&id) = self.realm_by_scope.get(scope) {
             return id;
         }
-        let spaces: BTreeSet<Id<Space>> = match scope {
+        let spaces: BTreeSet<NamespaceId> = match scope {
             Scope::Namespace(name) => BTreeSet::from([self.space(name)]),
             Scope::Matching(selector) => self
                 .spaces_by_label
@@ -340,7 +347,7 @@ impl Selections {
         id
     }
 
-    fn remove_realm(&mut self, id: Id<Realm>) {
+    fn remove_realm(&mut self, id: ScopeId) {
         let realm = self.realms.remove(id);
         self.realm_by_scope.remove(&realm.scope);
         if let Scope::Matching(selector) = &realm.scope {

@@ -9,14 +9,14 @@ use std::{
 use sallyport_policy::{Direction, Protocol};
 
 use super::{
-    Work,
     by_key::ByKey,
+    dirty::Dirty,
     families::Families,
+    ids::{PolicySetId, ProfileId, SelectorId},
     peers::ScopeRef,
-    profiles::Profile,
     rule::Rule,
-    selections::{Selected, Selections},
-    slab::{Id, Slab},
+    selections::Selections,
+    slab::Slab,
 };
 use crate::{
     cluster::Stored,
@@ -27,9 +27,9 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Subject {
     /// Whom they isolate.
-    pub(super) selection: Id<Selected>,
+    pub(super) selection: SelectorId,
     /// The profiles that it is part of.
-    pub(super) profiles: BTreeSet<Id<Profile>>,
+    pub(super) profiles: BTreeSet<ProfileId>,
     /// How many policies there are.
     policies: usize,
     /// How many of them do not keep established connections: one is enough.
@@ -43,7 +43,7 @@ pub(super) struct Subject {
 /// What a policy was taken in as.
 #[derive(Debug)]
 struct Record {
-    selection: Id<Selected>,
+    selection: SelectorId,
     keep: bool,
     rules: [Option<BTreeSet<Arc<Rule>>>; 2],
 }
@@ -52,9 +52,9 @@ struct Record {
 #[derive(Debug, Default)]
 pub(super) struct Subjects {
     records: HashMap<ByKey, Record>,
-    subjects: Slab<Subject>,
+    subjects: Slab<PolicySetId, Subject>,
     /// Without policies, until `sweep`.
-    idle: Vec<Id<Subject>>,
+    idle: Vec<PolicySetId>,
     /// What becomes of established connections where a policy does not say.
     established: Established,
     /// The named ports of their rules.
@@ -88,12 +88,12 @@ impl Subjects {
     }
 
     /// A subject.
-    pub(super) fn get(&self, id: Id<Subject>) -> &Subject {
+    pub(super) fn get(&self, id: PolicySetId) -> &Subject {
         &self.subjects[id]
     }
 
     /// A subject, to tell it of its profiles.
-    pub(super) fn get_mut(&mut self, id: Id<Subject>) -> &mut Subject {
+    pub(super) fn get_mut(&mut self, id: PolicySetId) -> &mut Subject {
         &mut self.subjects[id]
     }
 
@@ -108,7 +108,7 @@ impl Subjects {
         key: &ObjectKey,
         stored: Option<&Arc<Stored>>,
         selections: &mut Selections,
-        work: &mut Work,
+        work: &mut Dirty,
     ) {
         let known = self.records.get_key_value(key);
         if let (Some((known, _)), Some(stored)) = (known, stored)
@@ -139,7 +139,7 @@ impl Subjects {
         &mut self,
         stored: &Arc<Stored>,
         selections: &mut Selections,
-        work: &mut Work,
+        work: &mut Dirty,
     ) -> Record {
         let policy = policy(stored);
         let keep = policy.keeps(self.established);
@@ -168,7 +168,7 @@ impl Subjects {
         }
     }
 
-    fn count_in(&mut self, id: Id<Subject>, keep: bool, work: &mut Work) {
+    fn count_in(&mut self, id: PolicySetId, keep: bool, work: &mut Dirty) {
         let subject = &mut self.subjects[id];
         let kept = subject.keeps();
         subject.policies += 1;
@@ -178,7 +178,7 @@ impl Subjects {
         }
     }
 
-    fn count_out(&mut self, id: Id<Subject>, keep: bool, work: &mut Work) {
+    fn count_out(&mut self, id: PolicySetId, keep: bool, work: &mut Dirty) {
         let subject = &mut self.subjects[id];
         let kept = subject.keeps();
         subject.policies -= 1;
@@ -188,7 +188,7 @@ impl Subjects {
         }
     }
 
-    fn withdraw(&mut self, record: Record, selections: &mut Selections, work: &mut Work) {
+    fn withdraw(&mut self, record: Record, selections: &mut Selections, work: &mut Dirty) {
         for (direction, rules) in Direction::BOTH.into_iter().zip(&record.rules) {
             let Some(rules) = rules else { continue };
             let subjects = &mut selections.get_mut(record.selection).subjects;
@@ -208,11 +208,11 @@ impl Subjects {
 
     fn subject(
         &mut self,
-        selection: Id<Selected>,
+        selection: SelectorId,
         direction: Direction,
         selections: &mut Selections,
-        work: &mut Work,
-    ) -> Id<Subject> {
+        work: &mut Dirty,
+    ) -> PolicySetId {
         let known = &mut selections.get_mut(selection).subjects[direction as usize];
         if let Some(id) = *known {
             return id;
@@ -232,10 +232,10 @@ impl Subjects {
 
     fn add_rule(
         &mut self,
-        id: Id<Subject>,
+        id: PolicySetId,
         rule: &Arc<Rule>,
         selections: &mut Selections,
-        work: &mut Work,
+        work: &mut Dirty,
     ) {
         let subject = &mut self.subjects[id];
         let policies = subject.rules.entry(rule.clone()).or_insert(0);
@@ -261,10 +261,10 @@ impl Subjects {
 
     fn remove_rule(
         &mut self,
-        id: Id<Subject>,
+        id: PolicySetId,
         rule: &Arc<Rule>,
         selections: &mut Selections,
-        work: &mut Work,
+        work: &mut Dirty,
     ) {
         let subject = &mut self.subjects[id];
         let policies = subject.rules.get_mut(rule).expect("the rule was added");

@@ -7,17 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_policy::{Endpoint, Protocol, Ranges};
+use sallyport_policy::{Protocol, Ranges};
 
 use super::{
-    Work,
     by_key::ByKey,
-    classes::Judge,
-    nodes::Place,
+    dirty::Dirty,
+    endpoints::Placed,
+    ids::{NamespaceId, NodeId, ProfileId, SelectorId, WorkloadId},
     peers::Target,
-    profiles::Profile,
-    selections::{Selected, Space},
-    slab::{Id, Slab},
+    slab::Slab,
     sources::Claims,
 };
 use crate::{
@@ -31,13 +29,13 @@ pub(super) struct Row {
     /// The object; `None` once it is deleted.
     pub(super) stored: Option<Arc<Stored>>,
     /// Its namespace.
-    pub(super) space: Id<Space>,
+    pub(super) space: NamespaceId,
     /// The node it names.
-    pub(super) place: Option<Id<Place>>,
+    pub(super) place: Option<NodeId>,
     /// What was last derived from it.
     pub(super) facts: Facts,
     /// Which policies isolate it: ingress, egress.
-    pub(super) profiles: [Option<Id<Profile>>; 2],
+    pub(super) profiles: [Option<ProfileId>; 2],
     /// Where it is an endpoint, by the addresses that it alone claims.
     pub(super) placed: Option<Placed>,
     /// Its allowed sources, on its node.
@@ -52,28 +50,19 @@ pub(super) struct Facts {
     /// The addresses that it claims. Policies see it if it claims any.
     pub(super) addresses: Vec<IpAddr>,
     /// The selections that it is in, ascending.
-    pub(super) selections: Vec<Id<Selected>>,
-}
-
-/// A workload as an endpoint of a node.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Placed {
-    pub(super) place: Id<Place>,
-    pub(super) addresses: Vec<IpAddr>,
-    pub(super) judges: [Option<Id<Judge>>; 2],
-    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) selections: Vec<SelectorId>,
 }
 
 /// The claimants of an address, by kind, namespace and name.
-pub(super) type Claimants = BTreeMap<ObjectKey, Id<Row>>;
+pub(super) type Claimants = BTreeMap<ObjectKey, WorkloadId>;
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Workloads {
-    rows: Slab<Row>,
-    by_key: HashMap<ByKey, Id<Row>>,
+    rows: Slab<WorkloadId, Row>,
+    by_key: HashMap<ByKey, WorkloadId>,
     /// Who claims an address; of several, any one.
-    claimants: BTreeMap<IpAddr, Id<Row>>,
+    claimants: BTreeMap<IpAddr, WorkloadId>,
     /// All claimants of the addresses that several claim.
     contested: BTreeMap<IpAddr, Claimants>,
 }
@@ -89,7 +78,7 @@ impl Facts {
     }
 
     /// Whether it is in a selection.
-    pub(super) fn is_in(&self, selection: Id<Selected>) -> bool {
+    pub(super) fn is_in(&self, selection: SelectorId) -> bool {
         self.selections.binary_search(&selection).is_ok()
     }
 
@@ -133,17 +122,17 @@ fn claims(stored: Option<&Arc<Stored>>) -> Vec<IpAddr> {
 
 impl Workloads {
     /// A workload.
-    pub(super) fn get(&self, id: Id<Row>) -> &Row {
+    pub(super) fn get(&self, id: WorkloadId) -> &Row {
         &self.rows[id]
     }
 
     /// A workload, to note what was derived.
-    pub(super) fn get_mut(&mut self, id: Id<Row>) -> &mut Row {
+    pub(super) fn get_mut(&mut self, id: WorkloadId) -> &mut Row {
         &mut self.rows[id]
     }
 
     /// The number of a workload.
-    pub(super) fn find(&self, key: &ObjectKey) -> Option<Id<Row>> {
+    pub(super) fn find(&self, key: &ObjectKey) -> Option<WorkloadId> {
         self.by_key.get(key).copied()
     }
 
@@ -153,7 +142,7 @@ impl Workloads {
     }
 
     /// Adds a workload that was not there; what it is comes with `set`.
-    pub(super) fn insert(&mut self, space: Id<Space>) -> Id<Row> {
+    pub(super) fn insert(&mut self, space: NamespaceId) -> WorkloadId {
         self.rows.insert(Row {
             stored: None,
             space,
@@ -167,7 +156,7 @@ impl Workloads {
 
     /// Takes note of what a workload is now, and of the addresses of which it is a new claimant, or no longer one:
     /// contested are those that others claim too.
-    pub(super) fn set(&mut self, id: Id<Row>, stored: Option<&Arc<Stored>>, work: &mut Work) {
+    pub(super) fn set(&mut self, id: WorkloadId, stored: Option<&Arc<Stored>>, work: &mut Dirty) {
         let old = std::mem::replace(&mut self.rows[id].stored, stored.cloned());
         if let Some(old) = &old {
             self.by_key.remove(&old.object.key);
@@ -195,7 +184,7 @@ impl Workloads {
     }
 
     /// The addresses that a workload claims.
-    pub(super) fn claimed(&self, id: Id<Row>) -> Vec<IpAddr> {
+    pub(super) fn claimed(&self, id: WorkloadId) -> Vec<IpAddr> {
         claims(self.rows[id].stored.as_ref())
     }
 
@@ -215,7 +204,7 @@ impl Workloads {
     }
 
     /// The claimants of an address.
-    pub(super) fn claimants(&self, address: IpAddr) -> Vec<Id<Row>> {
+    pub(super) fn claimants(&self, address: IpAddr) -> Vec<WorkloadId> {
         match self.contest(address) {
             Some(claimants) => claimants.values().copied().collect(),
             None => self.claimants.get(&address).copied().into_iter().collect(),
@@ -230,13 +219,13 @@ impl Workloads {
     }
 
     /// Forgets a deleted workload.
-    pub(super) fn remove(&mut self, id: Id<Row>) {
+    pub(super) fn remove(&mut self, id: WorkloadId) {
         let row = self.rows.remove(id);
         debug_assert!(row.stored.is_none() && row.placed.is_none() && row.claims.is_none());
     }
 
     /// Enters a claim. Returns whether others claim the address too.
-    fn claim(&mut self, address: IpAddr, id: Id<Row>, key: &ObjectKey) -> bool {
+    fn claim(&mut self, address: IpAddr, id: WorkloadId, key: &ObjectKey) -> bool {
         let Some(&first) = self.claimants.get(&address) else {
             self.claimants.insert(address, id);
             return false;
@@ -252,7 +241,7 @@ impl Workloads {
     }
 
     /// Withdraws a claim. Returns whether others claim the address too.
-    fn disclaim(&mut self, address: IpAddr, id: Id<Row>, key: &ObjectKey) -> bool {
+    fn disclaim(&mut self, address: IpAddr, id: WorkloadId, key: &ObjectKey) -> bool {
         let Some(claimants) = self.contested.get_mut(&address) else {
             debug_assert_eq!(self.claimants.get(&address), Some(&id));
             self.claimants.remove(&address);

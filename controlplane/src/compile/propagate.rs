@@ -1,26 +1,30 @@
 //! Follows a transaction up, one step of the derivation after the other: from what was touched to the nodes that must
 //! hear of it. It owns nothing; each step hands the next what changed.
 
+mod contests;
+mod sources;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use sallyport_policy::{Direction, Endpoint};
 
 use super::{
-    Compiler, Work,
-    classes::{Classes, Judge},
+    classes::Classes,
+    compiler::Compiler,
+    dirty::Dirty,
+    endpoints::{Placed, change},
     families::Families,
     holders::Memberships,
-    nodes,
+    ids::{ClassSlot, SelectorId, WorkloadId},
     profiles::ProfileKey,
-    selections::{Selected, Selections},
-    slab::Id,
-    workloads::{Facts, Placed, Row, workload},
+    selections::Selections,
+    workloads::{Facts, workload},
 };
 use crate::{cluster::Stored, model::Workload};
 
 impl Compiler {
     /// Carries everything out that `work` says is to be done. Returns the nodes whose policy is another now.
-    pub(super) fn settle(&mut self, mut work: Work) -> BTreeSet<String> {
+    pub(super) fn propagate(&mut self, mut work: Dirty) -> BTreeSet<String> {
         work.rows.extend(self.selections.rows_of_fresh());
         self.leave_groups(&mut work);
         for row in std::mem::take(&mut work.rows) {
@@ -49,7 +53,7 @@ impl Compiler {
     }
 
     /// Derives a workload's facts anew: its addresses, and the selections that it is in.
-    fn match_row(&mut self, id: Id<Row>, work: &mut Work) {
+    fn match_row(&mut self, id: WorkloadId, work: &mut Dirty) {
         let row = self.workloads.get(id);
         let mut new = Facts {
             stored: row.stored.clone(),
@@ -93,7 +97,7 @@ impl Compiler {
     }
 
     /// Changes the members of groups, and keeps what the groups were.
-    fn change_groups(&mut self, work: &mut Work) {
+    fn change_groups(&mut self, work: &mut Dirty) {
         for ((id, address), change) in std::mem::take(&mut work.members) {
             if change == 0 {
                 continue;
@@ -111,7 +115,7 @@ impl Compiler {
     }
 
     /// Counts the members of new families, and tells subjects of numbers that came or went.
-    fn resolve_names(&mut self, work: &mut Work) {
+    fn resolve_names(&mut self, work: &mut Dirty) {
         let families = &mut self.subjects.families;
         for id in families.take_fresh() {
             let family = families.get_mut(id);
@@ -128,7 +132,7 @@ impl Compiler {
     }
 
     /// Gives workloads their profiles.
-    fn regroup(&mut self, work: &mut Work) {
+    fn regroup(&mut self, work: &mut Dirty) {
         for selection in std::mem::take(&mut work.reselected) {
             work.regrouped
                 .extend(&self.selections.get(selection).members);
@@ -151,7 +155,7 @@ impl Compiler {
     }
 
     /// Builds the classes of profiles that are new, or whose policies say something else.
-    fn rebuild(&mut self, work: &mut Work) {
+    fn rebuild(&mut self, work: &mut Dirty) {
         for subject in std::mem::take(&mut work.subjects) {
             work.profiles.extend(&self.subjects.get(subject).profiles);
         }
@@ -175,7 +179,7 @@ impl Compiler {
     }
 
     /// Makes a workload the endpoint that it must be now.
-    fn place(&mut self, id: Id<Row>, work: &mut Work) {
+    fn place(&mut self, id: WorkloadId, work: &mut Dirty) {
         let row = self.workloads.get(id);
         let judges = self.judges_of(id);
         let place = row.place.filter(|&place| self.nodes.is_object(place));
@@ -200,12 +204,12 @@ impl Compiler {
             }
             _ => None,
         };
-        nodes::change(row.placed.as_ref(), new.as_ref(), &mut work.changes);
+        change(row.placed.as_ref(), new.as_ref(), &mut work.changes);
         self.workloads.get_mut(id).placed = new;
     }
 
     /// Forgets what nobody needs any more, from the end of the derivation to its beginning.
-    fn sweep(&mut self, work: Work) {
+    fn sweep(&mut self, work: Dirty) {
         for judge in self.profiles.sweep(&mut self.subjects) {
             self.classes.release(judge);
         }
@@ -216,7 +220,7 @@ impl Compiler {
             self.workloads.remove(row);
         }
         let swept = self.selections.sweep();
-        let rows: BTreeSet<Id<Row>> = swept.values().flatten().copied().collect();
+        let rows: BTreeSet<WorkloadId> = swept.values().flatten().copied().collect();
         for row in rows {
             let selections = &mut self.workloads.get_mut(row).facts.selections;
             selections.retain(|selection| !swept.contains_key(selection));
@@ -227,7 +231,7 @@ impl Compiler {
 /// An address of a workload as an endpoint that classes judge.
 pub(super) fn endpoint(
     stored: &Stored,
-    judges: [Option<Id<Judge>>; 2],
+    judges: [Option<ClassSlot>; 2],
     classes: &Classes,
 ) -> Endpoint {
     let class =
@@ -251,12 +255,12 @@ fn note(
     selections: &Selections,
     classes: &Classes,
     families: &mut Families,
-    work: &mut Work,
+    work: &mut Dirty,
 ) {
     let ports = |facts: &Facts| facts.workload().map(|workload| workload.ports.clone());
     let is_same = old.addresses == new.addresses && ports(old) == ports(new);
     let mut concerned = Vec::new();
-    let all: BTreeSet<Id<Selected>> = old
+    let all: BTreeSet<SelectorId> = old
         .selections
         .iter()
         .chain(&new.selections)

@@ -12,34 +12,25 @@ use std::{
 
 use sallyport_policy::Endpoint;
 
-use super::{
-    Compiler, Work,
-    classes::{Group, Judge},
+use super::endpoint;
+use crate::compile::{
+    compiler::Compiler,
+    dirty::Dirty,
+    endpoints::{Contest, Placed, change},
     holders::Memberships,
-    nodes::{self, Place},
-    settle::endpoint,
-    slab::Id,
-    workloads::{Placed, Row, workload},
+    ids::{GroupSlot, NodeId, WorkloadId},
+    workloads::workload,
 };
-
-/// A contested address as an endpoint.
-#[derive(Debug, Default)]
-pub(super) struct Contest {
-    /// The meets of the claimants' classes, which the contest has acquired.
-    judges: [Option<Id<Judge>>; 2],
-    /// The endpoint on each node that a claimant names.
-    placed: BTreeMap<Id<Place>, Placed>,
-}
 
 impl Compiler {
     /// Notes the contested addresses of the workloads whose facts may change, and takes them out of all groups.
-    pub(super) fn leave_groups(&self, work: &mut Work) {
+    pub(super) fn leave_groups(&self, work: &mut Dirty) {
         if !self.workloads.are_distinct() {
             for &row in &work.rows {
                 work.contested.extend(self.contested(row));
             }
         }
-        let mut before: BTreeMap<IpAddr, BTreeSet<Id<Row>>> = BTreeMap::new();
+        let mut before: BTreeMap<IpAddr, BTreeSet<WorkloadId>> = BTreeMap::new();
         for &address in &work.contested {
             // Claimants that are new have no facts of the address yet.
             before.insert(
@@ -65,7 +56,7 @@ impl Compiler {
     }
 
     /// Puts the addresses that left their groups into those of their claimants' new facts.
-    pub(super) fn join_groups(&self, work: &mut Work) {
+    pub(super) fn join_groups(&self, work: &mut Dirty) {
         for &address in &work.contested {
             for group in self.groups_of_all(address, self.workloads.claimants(address)) {
                 *work.members.entry((group, address)).or_insert(0) += 1;
@@ -77,8 +68,8 @@ impl Compiler {
     fn groups_of_all(
         &self,
         address: IpAddr,
-        rows: impl IntoIterator<Item = Id<Row>>,
-    ) -> Vec<Id<Group>> {
+        rows: impl IntoIterator<Item = WorkloadId>,
+    ) -> Vec<GroupSlot> {
         let facts = rows.into_iter().map(|row| &self.workloads.get(row).facts);
         let facts: Vec<_> = facts.collect();
         let Some(first) = facts.first() else {
@@ -90,7 +81,7 @@ impl Compiler {
             .iter()
             .map(|facts| Memberships::of(facts, &self.selections));
         let all: Vec<_> = all.collect();
-        let is_in = |id: &Id<Group>| {
+        let is_in = |id: &GroupSlot| {
             let terms = &self.classes.group(*id).terms;
             all.iter().all(|one| one.reach(terms, address))
         };
@@ -98,7 +89,7 @@ impl Compiler {
     }
 
     /// Changes the meets of which a group is a part that an address joined or left.
-    pub(super) fn change_meets(&mut self, part: Id<Group>, address: IpAddr, work: &mut Work) {
+    pub(super) fn change_meets(&mut self, part: GroupSlot, address: IpAddr, work: &mut Dirty) {
         for (meet, is_in) in self.classes.meets(part, address) {
             let shared = &mut self.classes.group_mut(meet).shared;
             if shared.group().addresses.contains(&address) == is_in {
@@ -116,7 +107,7 @@ impl Compiler {
     }
 
     /// Notes the contests that changes of workloads concern, and the workloads that a contest concerns.
-    pub(super) fn note_contests(&self, work: &mut Work) {
+    pub(super) fn note_contests(&self, work: &mut Dirty) {
         for &address in &work.contested {
             work.placements.extend(self.workloads.claimants(address));
         }
@@ -128,16 +119,16 @@ impl Compiler {
     }
 
     /// The addresses that a workload claims beside others.
-    fn contested(&self, row: Id<Row>) -> impl Iterator<Item = IpAddr> {
+    fn contested(&self, row: WorkloadId) -> impl Iterator<Item = IpAddr> {
         let claimed = self.workloads.claimed(row).into_iter();
         claimed.filter(|&address| self.workloads.is_contested(address))
     }
 
     /// Makes an address that is contested, or was, the endpoints that it must be now.
-    pub(super) fn place_contest(&mut self, address: IpAddr, work: &mut Work) {
+    pub(super) fn place_contest(&mut self, address: IpAddr, work: &mut Dirty) {
         let old = self.contests.remove(&address).unwrap_or_default();
         let new = self.contest(address);
-        let places: BTreeSet<Id<Place>> = old
+        let places: BTreeSet<NodeId> = old
             .placed
             .keys()
             .chain(new.placed.keys())
@@ -146,7 +137,7 @@ impl Compiler {
         for place in places {
             let (old, new) = (old.placed.get(&place), new.placed.get(&place));
             if old != new {
-                nodes::change(old, new, &mut work.changes);
+                change(old, new, &mut work.changes);
             }
         }
         for judge in old.judges.into_iter().flatten() {
@@ -169,7 +160,7 @@ impl Compiler {
             judges.collect::<BTreeSet<_>>()
         });
         let judges = sides.map(|side| self.classes.acquire_meet(&side, true));
-        let mut endpoints: BTreeMap<Id<Place>, Endpoint> = BTreeMap::new();
+        let mut endpoints: BTreeMap<NodeId, Endpoint> = BTreeMap::new();
         for row in rows() {
             let place = row.place.filter(|&place| self.nodes.is_object(place));
             let (Some(place), Some(stored)) = (place, &row.facts.stored) else {
