@@ -1,23 +1,43 @@
-//! The compiler: turns the cluster's state into what each node must enforce, and an edit into what it changes there.
-//! Deterministic and pure: it owns what it derived, and neither reads nor writes anything else.
+//! The compiler: derives the policy of each node from the cluster's state, and the changes from a transaction.
+//! Deterministic and pure: it owns the derived entries, and neither reads nor writes anything else.
 //!
-//! [`full`] is the definition. [`Compiler`] keeps the same result up to date at the cost of what an edit changes. An
-//! edit runs along the chain in which everything is derived, and stops where nothing changes:
+//! [`full`] is the definition. [`Compiler`] keeps the same result up to date at the cost of the change. An edit runs
+//! down the chain and stops where nothing changes. Each box is a file.
 //!
-//! | from | through | to | kept in |
-//! |---|---|---|---|
-//! | a policy | its podSelector and its rules, by meaning | subject | `subjects` |
-//! | a podSelector or a peer | scope (namespaces) and labels | selection | `selections` |
-//! | a workload | labels, addresses that are its own | the selections it is in | `workloads` |
-//! | a selection | named ports of its members | family of numbers | `families` |
-//! | a workload's selections | those that isolate it | profile | `profiles` |
-//! | a profile | the union of its rules | class, peer groups | `class`, `classes` |
-//! | a workload's profiles and node | endpoint | the node's policy | `nodes` |
-//! | the classes of a contested address's claimants | their meet | class, peer groups | `contests`, `classes` |
-//! | allowed sources, addresses, workload ranges | the most specific claim | sources of a node | `sources` |
-//! | the classes of a source's claimants | their meet, which does not keep | class, peer groups | `sources`, `classes` |
+//! ```text
+//!   Namespace     Pod, Workload     NetworkPolicy                  Node
+//!       |               |                 |                          |
+//!       v               v                 v                          |
+//! +------------+  +-----------+    +-------------+                   |
+//! | selections |<-| workloads |    | policy_sets |                   |
+//! +------------+  +-----------+    +-------------+                   |
+//!       |               |             |       | egress port names    |
+//!       |               |             |       v                      |
+//!       |               |             |  +-------------+             |
+//!       +---------------|-------------|->| named_ports |             |
+//!       | members       |             |  +-------------+             |
+//!       v               |             |       | numbers              |
+//! +------------+        |             |       |                      |
+//! |  profiles  |<-------|-------------+-------+                      |
+//! +------------+        | addresses, node                            |
+//!       | union of      |                                            |
+//!       | rules         +-----------------+                          |
+//!       v               |                 v                          |
+//! +------------+        |   +-----------------------+                |
+//! |  classes   |--------|-->|  propagate/contests,  |<---------------+
+//! +------------+        |   |  propagate/sources    | workload ranges|
+//!       | ClassSlot     |   +-----------------------+                |
+//!       |               |                 | meets                    |
+//!       v               v                 v                          v
+//! +---------------------------------------------------------------------+
+//! |        nodes: NodeChanges in, the NodePolicy of each node out       |
+//! +---------------------------------------------------------------------+
+//! ```
 //!
-//! Selections are the hub: each is interned, knows its members, and knows who must hear when they change.
+//! `compiler` owns all entries and marks the objects of a transaction in the set `dirty`. `propagate` runs the chain.
+//! Files import only files below them. Each file that remembers an entry of another needs its id alone (`ids`).
+//!
+//! Selections are the hub: each is interned, and knows its members and the entries that depend on them.
 //!
 //! A class has a union of peers for each range of ports, and neighbours have nearly the same one. So the terms of a union
 //! are a persistent set (`trie`) that `union` brings from one range to the next; groups share its nodes, and `holders`
@@ -25,7 +45,7 @@
 //!
 //! An address that several workloads claim is *contested*. As an endpoint it allows what the policies of all claimants
 //! allow (`meet`), on each node that a claimant names. As a peer it is in a group if each claimant is, by whatever term.
-//! A contest costs what its claimants and their classes cost (`contests`), and nothing where there is none.
+//! A contest costs what its claimants and their classes cost (`propagate/contests`), and nothing where there is none.
 //! A namespace that is no object has no labels; a selector by its name (`kubernetes.io/metadata.name`) means it all the
 //! same, since that is another spelling of the namespace itself.
 
@@ -35,21 +55,21 @@ mod classes;
 mod compiler;
 mod dirty;
 mod endpoints;
-mod families;
 mod full;
 mod holders;
 mod ids;
 mod index;
 mod meet;
+mod named_ports;
 mod nodes;
 mod peers;
+mod policy_sets;
 mod profiles;
 mod propagate;
 mod rule;
 mod selections;
 mod slab;
 mod sources;
-mod subjects;
 mod trie;
 mod union;
 mod workloads;

@@ -383,9 +383,9 @@ impl State {
     ) {
         let changed: Vec<ObjectKey> = committed.events.iter().map(Event::key).cloned().collect();
         let mut affected = Affected::default();
-        for name in self.compiler.update(cluster, &changed) {
-            match self.compiler.policy(&name) {
-                Some(policy) => affected.policies.push((name, policy.clone())),
+        for (name, policy) in self.compiler.update(cluster, &changed) {
+            match policy {
+                Some(policy) => affected.policies.push((name, policy)),
                 None => affected.gone.push(name),
             }
         }

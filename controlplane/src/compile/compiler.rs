@@ -1,10 +1,7 @@
-//! The incremental compiler: owns every entry, and notes the objects of a transaction. `propagate` does the rest.
+//! The incremental compiler: owns all entries, and stages the objects of a transaction as dirty. `propagate` derives
+//! the rest.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use sallyport_policy::NodePolicy;
 
@@ -13,11 +10,11 @@ use super::{
     dirty::Dirty,
     endpoints::Contest,
     nodes::Nodes,
+    policy_sets::PolicySets,
     profiles::Profiles,
     selections::Selections,
     sources::Sources,
-    subjects::Subjects,
-    workloads::{Workloads, workload},
+    workloads::{Workloads, workload_of},
 };
 use crate::{
     cluster::{Cluster, Stored},
@@ -29,7 +26,7 @@ use crate::{
 pub struct Compiler {
     pub(super) selections: Selections,
     pub(super) workloads: Workloads,
-    pub(super) subjects: Subjects,
+    pub(super) policy_sets: PolicySets,
     pub(super) profiles: Profiles,
     pub(super) classes: Classes,
     pub(super) nodes: Nodes,
@@ -42,86 +39,93 @@ impl Compiler {
     /// Compiles a whole cluster.
     pub fn new(cluster: &Cluster) -> Compiler {
         let mut compiler = Compiler {
-            subjects: Subjects::new(cluster.established()),
+            policy_sets: PolicySets::new(cluster.established()),
             ..Compiler::default()
         };
-        let mut work = Dirty::default();
+        let mut dirty = Dirty::default();
         compiler.workloads.reserve(cluster.workloads().count());
-        compiler.subjects.reserve(cluster.policies().count());
+        compiler.policy_sets.reserve(cluster.policies().count());
         for stored in cluster.objects() {
-            compiler.stage(&stored.object.key, Some(stored), &mut work);
+            compiler.stage(&stored.object.key, Some(stored), &mut dirty);
         }
-        compiler.propagate(work);
+        compiler.propagate(dirty);
         compiler
     }
 
-    /// Follows a transaction: `cluster` is the state after it, `changed` are the objects that it put or deleted. The
+    /// Applies a transaction: `cluster` is the state after it, `changed` are the objects that it put or deleted. The
     /// cluster's default for established connections is that of the one compiled first.
-    /// Returns the nodes whose policy is another now, or that came or went.
-    pub fn update(&mut self, cluster: &Cluster, changed: &[ObjectKey]) -> BTreeSet<String> {
-        let mut work = Dirty::default();
+    /// Returns the nodes whose policy changed, by name, each with its policy; `None` for nodes that are deleted.
+    pub fn update(
+        &mut self,
+        cluster: &Cluster,
+        changed: &[ObjectKey],
+    ) -> Vec<(String, Option<Arc<NodePolicy>>)> {
+        let mut dirty = Dirty::default();
         for key in changed {
-            self.stage(key, cluster.get(key), &mut work);
+            self.stage(key, cluster.get(key), &mut dirty);
         }
-        self.propagate(work)
+        self.propagate(dirty)
     }
 
-    /// What a node must enforce; `None` if there is no such node.
+    /// The policy of a node; `None` if there is no such node.
     pub fn policy(&self, node: &str) -> Option<&Arc<NodePolicy>> {
         self.nodes.policy(node)
     }
 
-    /// What every node must enforce, by name.
+    /// The policy of every node, by name.
     pub fn policies(&self) -> impl Iterator<Item = (&str, &Arc<NodePolicy>)> {
         self.nodes.policies()
     }
 
-    /// Takes note of one object, or that it is gone.
-    fn stage(&mut self, key: &ObjectKey, stored: Option<&Arc<Stored>>, work: &mut Dirty) {
+    /// Marks as dirty whatever depends on an object that was put or deleted.
+    fn stage(&mut self, key: &ObjectKey, stored: Option<&Arc<Stored>>, dirty: &mut Dirty) {
         match key.kind {
             Kind::Namespace => {
                 let labels = stored.and_then(|stored| match &stored.object.body {
                     Body::Namespace(namespace) => Some(&namespace.labels),
                     _ => None,
                 });
-                work.rows
-                    .extend(self.selections.set_space(&key.name, labels));
+                dirty
+                    .workloads
+                    .extend(self.selections.set_namespace(&key.name, labels));
             }
             Kind::Node => {
                 let node = stored.and_then(|stored| match &stored.object.body {
                     Body::Node(node) => Some(node),
                     _ => None,
                 });
-                let (rows, is_ranged) = self.nodes.set(&key.name, node, &mut work.changes);
-                work.placements.extend(rows);
-                work.is_ranged |= is_ranged;
+                let (workloads, is_ranged) = self.nodes.set(&key.name, node, &mut dirty.changes);
+                dirty.placements.extend(workloads);
+                dirty.is_ranged |= is_ranged;
             }
             Kind::NetworkPolicy => {
                 let selections = &mut self.selections;
-                self.subjects.set(key, stored, selections, work);
+                self.policy_sets.set(key, stored, selections, dirty);
             }
-            Kind::Pod | Kind::Workload => self.stage_workload(key, stored, work),
+            Kind::Pod | Kind::Workload => self.stage_workload(key, stored, dirty),
         }
     }
 
-    fn stage_workload(&mut self, key: &ObjectKey, stored: Option<&Arc<Stored>>, work: &mut Dirty) {
+    fn stage_workload(&mut self, key: &ObjectKey, stored: Option<&Arc<Stored>>, dirty: &mut Dirty) {
         let known = self.workloads.find(key);
-        let row = match (known, stored) {
+        let workload = match (known, stored) {
             (None, None) => return,
-            (Some(row), _) => row,
+            (Some(workload), _) => workload,
             (None, Some(_)) => {
-                let space = self.selections.move_in(&key.namespace);
-                self.workloads.insert(space)
+                let namespace = self.selections.add_workload(&key.namespace);
+                self.workloads.insert(namespace)
             }
         };
-        work.rows.insert(row);
-        self.workloads.set(row, stored, work);
-        let node = stored.and_then(|stored| workload(stored).node.as_deref());
-        let place = self.workloads.get(row).place;
-        let place = self.nodes.move_row(row, place, node, &mut work.changes);
-        self.workloads.get_mut(row).place = place;
+        dirty.workloads.insert(workload);
+        self.workloads.set(workload, stored, dirty);
+        let node = stored.and_then(|stored| workload_of(stored).node.as_deref());
+        let node_id = self.workloads.get(workload).node;
+        let node_id = self
+            .nodes
+            .move_workload(workload, node_id, node, &mut dirty.changes);
+        self.workloads.get_mut(workload).node = node_id;
         if stored.is_none() {
-            work.gone.push(row);
+            dirty.gone.push(workload);
         }
     }
 }

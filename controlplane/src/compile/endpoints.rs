@@ -8,10 +8,10 @@ use super::ids::{ClassSlot, GroupSlot, NodeId};
 
 /// A workload as an endpoint of a node.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Placed {
-    pub(super) place: NodeId,
+pub(super) struct PlacedEndpoint {
+    pub(super) node: NodeId,
     pub(super) addresses: Vec<IpAddr>,
-    pub(super) judges: [Option<ClassSlot>; 2],
+    pub(super) class_slots: [Option<ClassSlot>; 2],
     pub(super) endpoint: Arc<Endpoint>,
 }
 
@@ -19,49 +19,53 @@ pub(super) struct Placed {
 #[derive(Debug, Default)]
 pub(super) struct Contest {
     /// The meets of the claimants' classes, which the contest has acquired.
-    pub(super) judges: [Option<ClassSlot>; 2],
+    pub(super) class_slots: [Option<ClassSlot>; 2],
     /// The endpoint on each node that a claimant names.
-    pub(super) placed: BTreeMap<NodeId, Placed>,
+    pub(super) placed: BTreeMap<NodeId, PlacedEndpoint>,
 }
 
-/// What a transaction changes of a node.
+/// The changes of a node in a transaction.
 #[derive(Debug, Default)]
-pub(super) struct PlaceWork {
+pub(super) struct NodeChanges {
     pub(super) removed: Vec<IpAddr>,
     pub(super) set: Vec<(IpAddr, Arc<Endpoint>)>,
     pub(super) sources: Option<Arc<Vec<Source>>>,
-    pub(super) judges: BTreeMap<ClassSlot, i32>,
+    pub(super) class_slots: BTreeMap<ClassSlot, i32>,
     pub(super) groups: Vec<GroupSlot>,
 }
 
 /// The changes of a transaction, by node.
-pub(super) type Changes = BTreeMap<NodeId, PlaceWork>;
+pub(super) type Changes = BTreeMap<NodeId, NodeChanges>;
 
 /// The groups whose members changed, as they were before.
 pub(super) type OldGroups = BTreeMap<GroupSlot, SharedGroup>;
 
-/// Takes note that a workload stops being one endpoint and becomes another.
-pub(super) fn change(old: Option<&Placed>, new: Option<&Placed>, changes: &mut Changes) {
+/// Records that a workload is another endpoint than before, or begins or ceases to be one.
+pub(super) fn change(
+    old: Option<&PlacedEndpoint>,
+    new: Option<&PlacedEndpoint>,
+    changes: &mut Changes,
+) {
     if let Some(old) = old {
-        let work = changes.entry(old.place).or_default();
-        work.removed.extend(&old.addresses);
-        for judge in old.judges.into_iter().flatten() {
-            *work.judges.entry(judge).or_insert(0) -= 1;
+        let node = changes.entry(old.node).or_default();
+        node.removed.extend(&old.addresses);
+        for class_slot in old.class_slots.into_iter().flatten() {
+            *node.class_slots.entry(class_slot).or_insert(0) -= 1;
         }
     }
     if let Some(new) = new {
-        let work = changes.entry(new.place).or_default();
+        let node = changes.entry(new.node).or_default();
         let endpoints = new.addresses.iter();
-        work.set
+        node.set
             .extend(endpoints.map(|&address| (address, new.endpoint.clone())));
-        for judge in new.judges.into_iter().flatten() {
-            *work.judges.entry(judge).or_insert(0) += 1;
+        for class_slot in new.class_slots.into_iter().flatten() {
+            *node.class_slots.entry(class_slot).or_insert(0) += 1;
         }
     }
 }
 
-impl PlaceWork {
-    /// Takes note of the sources of the node, and of their classes before and now: one entry for each use.
+impl NodeChanges {
+    /// Records the sources of the node, and their classes before and now: one entry for each use.
     pub(super) fn change_sources(
         &mut self,
         sources: Arc<Vec<Source>>,
@@ -69,9 +73,9 @@ impl PlaceWork {
         new: &[ClassSlot],
     ) {
         self.sources = Some(sources);
-        for (judges, step) in [(old, -1), (new, 1)] {
-            for &judge in judges {
-                *self.judges.entry(judge).or_insert(0) += step;
+        for (class_slots, step) in [(old, -1), (new, 1)] {
+            for &class_slot in class_slots {
+                *self.class_slots.entry(class_slot).or_insert(0) += step;
             }
         }
     }

@@ -10,9 +10,9 @@ use std::{
 use super::{
     ids::GroupSlot,
     peers::{Named, Terms},
-    selections::{Selected, Selections},
+    selections::{Selections, SelectorEntry},
     trie::{Key, Node},
-    workloads::Facts,
+    workloads::Visible,
 };
 
 /// The nodes of all groups' terms, by hash, each with what it is part of.
@@ -59,7 +59,7 @@ impl Holders {
     /// The groups that have a term of one of some selections.
     pub(super) fn groups_of<'a>(
         &self,
-        selected: impl Iterator<Item = &'a Selected>,
+        selected: impl Iterator<Item = &'a SelectorEntry>,
     ) -> BTreeSet<GroupSlot> {
         let mut groups = BTreeSet::new();
         let mut next: Vec<u128> = selected
@@ -117,20 +117,20 @@ impl Holders {
 
 /// The terms that a workload is in, of those that some group has.
 pub(super) struct Memberships<'a> {
-    facts: &'a Facts,
+    visible: &'a Visible,
     terms: HashMap<Key, &'a Named>,
 }
 
 impl<'a> Memberships<'a> {
     /// Those of a workload.
-    pub(super) fn of(facts: &'a Facts, selections: &'a Selections) -> Memberships<'a> {
-        let selected = facts.selections.iter().map(|&id| selections.get(id));
+    pub(super) fn of(visible: &'a Visible, selections: &'a Selections) -> Memberships<'a> {
+        let selected = visible.selections.iter().map(|&id| selections.get(id));
         let terms = selected.flat_map(|selected| selected.terms.values());
         let terms = terms
-            .filter(|named| facts.has(named.term.target.as_ref()))
+            .filter(|named| visible.has(named.term.target.as_ref()))
             .map(|named| (named.key, &**named));
         Memberships {
-            facts,
+            visible,
             terms: terms.collect(),
         }
     }
@@ -141,7 +141,7 @@ impl<'a> Memberships<'a> {
             let within = named.term.within.as_ref();
             within.is_none_or(|within| within.contains(address))
         };
-        if !self.facts.addresses.contains(&address) {
+        if !self.visible.addresses.contains(&address) {
             return false;
         }
         if terms.len() < self.terms.len() {

@@ -1,75 +1,76 @@
-//! Follows a transaction up, one step of the derivation after the other: from what was touched to the nodes that must
-//! hear of it. It owns nothing; each step hands the next what changed.
+//! Propagates a transaction along the chain of `compile.rs`: from the dirty entries to the policies of nodes. It owns
+//! nothing; each step marks for the next step the entries that changed.
 
 mod contests;
 mod sources;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use sallyport_policy::{Direction, Endpoint};
+use sallyport_policy::{Direction, Endpoint, NodePolicy};
 
 use super::{
     classes::Classes,
     compiler::Compiler,
     dirty::Dirty,
-    endpoints::{Placed, change},
-    families::Families,
+    endpoints::{PlacedEndpoint, change},
     holders::Memberships,
     ids::{ClassSlot, SelectorId, WorkloadId},
+    named_ports::NamedPorts,
     profiles::ProfileKey,
     selections::Selections,
-    workloads::{Facts, workload},
+    workloads::{Visible, workload_of},
 };
 use crate::{cluster::Stored, model::Workload};
 
 impl Compiler {
-    /// Carries everything out that `work` says is to be done. Returns the nodes whose policy is another now.
-    pub(super) fn propagate(&mut self, mut work: Dirty) -> BTreeSet<String> {
-        work.rows.extend(self.selections.rows_of_fresh());
-        self.leave_groups(&mut work);
-        for row in std::mem::take(&mut work.rows) {
-            self.match_row(row, &mut work);
+    /// Derives everything anew that depends on a dirty entry. Returns the nodes whose policy changed.
+    pub(super) fn propagate(&mut self, mut dirty: Dirty) -> Vec<(String, Option<Arc<NodePolicy>>)> {
+        dirty.workloads.extend(self.selections.workloads_of_fresh());
+        self.leave_groups(&mut dirty);
+        for workload in std::mem::take(&mut dirty.workloads) {
+            self.match_workload(workload, &mut dirty);
         }
-        self.join_groups(&mut work);
-        self.change_groups(&mut work);
-        self.resolve_names(&mut work);
-        self.regroup(&mut work);
-        self.rebuild(&mut work);
-        self.note_contests(&mut work);
-        for row in std::mem::take(&mut work.placements) {
-            self.place(row, &mut work);
-            self.claim_sources(row, &mut work);
+        self.join_groups(&mut dirty);
+        self.change_groups(&mut dirty);
+        self.resolve_names(&mut dirty);
+        self.regroup(&mut dirty);
+        self.rebuild(&mut dirty);
+        self.note_contests(&mut dirty);
+        for workload in std::mem::take(&mut dirty.placements) {
+            self.place_workload(workload, &mut dirty);
+            self.claim_sources(workload, &mut dirty);
         }
-        for address in std::mem::take(&mut work.contested) {
-            self.place_contest(address, &mut work);
+        for address in std::mem::take(&mut dirty.contested) {
+            self.place_contest(address, &mut dirty);
         }
-        self.derive_sources(&mut work);
-        let changes = std::mem::take(&mut work.changes);
+        self.derive_sources(&mut dirty);
+        let changes = std::mem::take(&mut dirty.changes);
         let changed = self
             .nodes
-            .apply(changes, &work.old_groups, &mut self.classes);
-        self.sweep(work);
+            .apply(changes, &dirty.old_groups, &mut self.classes);
+        self.sweep(dirty);
         changed
     }
 
     /// Derives a workload's facts anew: its addresses, and the selections that it is in.
-    fn match_row(&mut self, id: WorkloadId, work: &mut Dirty) {
-        let row = self.workloads.get(id);
-        let mut new = Facts {
-            stored: row.stored.clone(),
+    fn match_workload(&mut self, id: WorkloadId, dirty: &mut Dirty) {
+        let workload = self.workloads.get(id);
+        let mut new = Visible {
+            stored: workload.stored.clone(),
             addresses: self.workloads.claimed(id),
             selections: Vec::new(),
         };
         let labels = new.workload().map(|workload| workload.labels.clone());
-        let old_labels = row.facts.workload().map(|workload| &workload.labels);
+        let old_labels = workload.visible.workload().map(|workload| &workload.labels);
         if labels.as_ref() != old_labels {
-            self.selections.show(id, row.space, labels.as_ref());
+            self.selections
+                .show(id, workload.namespace, labels.as_ref());
         }
         if let Some(labels) = &labels {
-            new.selections = self.selections.matching(row.space, labels);
+            new.selections = self.selections.matching(workload.namespace, labels);
         }
-        let old = std::mem::replace(&mut self.workloads.get_mut(id).facts, new);
-        let new = &self.workloads.get(id).facts;
+        let old = std::mem::replace(&mut self.workloads.get_mut(id).visible, new);
+        let new = &self.workloads.get(id).visible;
         for &left in old
             .selections
             .iter()
@@ -89,88 +90,96 @@ impl Compiler {
             new,
             &self.selections,
             &self.classes,
-            &mut self.subjects.families,
-            work,
+            &mut self.policy_sets.named_ports,
+            dirty,
         );
-        work.regrouped.insert(id);
-        work.placements.insert(id);
+        dirty.regrouped.insert(id);
+        dirty.placements.insert(id);
     }
 
     /// Changes the members of groups, and keeps what the groups were.
-    fn change_groups(&mut self, work: &mut Dirty) {
-        for ((id, address), change) in std::mem::take(&mut work.members) {
+    fn change_groups(&mut self, dirty: &mut Dirty) {
+        for ((id, address), change) in std::mem::take(&mut dirty.members) {
             if change == 0 {
                 continue;
             }
             let shared = &mut self.classes.group_mut(id).shared;
-            work.old_groups.entry(id).or_insert_with(|| shared.clone());
+            dirty.old_groups.entry(id).or_insert_with(|| shared.clone());
             let changed = if change > 0 {
                 shared.add_address(address)
             } else {
                 shared.remove_address(address)
             };
             debug_assert!(changed, "an address joins and leaves a group by turns");
-            self.change_meets(id, address, work);
+            self.change_meets(id, address, dirty);
         }
     }
 
-    /// Counts the members of new families, and tells subjects of numbers that came or went.
-    fn resolve_names(&mut self, work: &mut Dirty) {
-        let families = &mut self.subjects.families;
-        for id in families.take_fresh() {
-            let family = families.get_mut(id);
-            for &row in &self.selections.get(family.selection()).members {
-                family.count_in(&self.workloads.get(row).facts);
+    /// Counts the members of new named ports, and marks the policy sets whose numbers changed.
+    fn resolve_names(&mut self, dirty: &mut Dirty) {
+        let named_ports = &mut self.policy_sets.named_ports;
+        for id in named_ports.take_fresh() {
+            let named_port = named_ports.get_mut(id);
+            for &workload in &self.selections.get(named_port.selection()).members {
+                named_port.count_in(&self.workloads.get(workload).visible);
             }
         }
-        for (id, before) in std::mem::take(&mut work.families) {
-            let family = families.get(id);
-            if family.numbers() != before {
-                work.subjects.extend(family.subjects());
+        for (id, before) in std::mem::take(&mut dirty.named_ports) {
+            let named_port = named_ports.get(id);
+            if named_port.numbers() != before {
+                dirty.policy_sets.extend(named_port.policy_sets());
             }
         }
     }
 
     /// Gives workloads their profiles.
-    fn regroup(&mut self, work: &mut Dirty) {
-        for selection in std::mem::take(&mut work.reselected) {
-            work.regrouped
+    fn regroup(&mut self, dirty: &mut Dirty) {
+        for selection in std::mem::take(&mut dirty.reselected) {
+            dirty
+                .regrouped
                 .extend(&self.selections.get(selection).members);
         }
-        for id in std::mem::take(&mut work.regrouped) {
+        for id in std::mem::take(&mut dirty.regrouped) {
             for direction in Direction::BOTH {
-                let row = self.workloads.get(id);
-                let old = row.profiles[direction as usize];
-                let key = ProfileKey::of(&row.facts, direction, &self.selections, &self.subjects);
-                let (new, is_fresh) = self.profiles.assign(id, old, key, &mut self.subjects);
+                let workload = self.workloads.get(id);
+                let old = workload.profiles[direction as usize];
+                let key = ProfileKey::of(
+                    &workload.visible,
+                    direction,
+                    &self.selections,
+                    &self.policy_sets,
+                );
+                let (new, is_fresh) = self.profiles.assign(id, old, key, &mut self.policy_sets);
                 if old != new {
                     self.workloads.get_mut(id).profiles[direction as usize] = new;
-                    work.placements.insert(id);
+                    dirty.placements.insert(id);
                 }
                 if is_fresh {
-                    work.profiles.extend(new);
+                    dirty.profiles.extend(new);
                 }
             }
         }
     }
 
     /// Builds the classes of profiles that are new, or whose policies say something else.
-    fn rebuild(&mut self, work: &mut Dirty) {
-        for subject in std::mem::take(&mut work.subjects) {
-            work.profiles.extend(&self.subjects.get(subject).profiles);
+    fn rebuild(&mut self, dirty: &mut Dirty) {
+        for policy_set in std::mem::take(&mut dirty.policy_sets) {
+            dirty
+                .profiles
+                .extend(&self.policy_sets.get(policy_set).profiles);
         }
-        for id in std::mem::take(&mut work.profiles) {
-            if self.profiles.get(id).rows.is_empty() {
+        for id in std::mem::take(&mut dirty.profiles) {
+            if self.profiles.get(id).workloads.is_empty() {
                 continue;
             }
-            let built = self.profiles.build(id, &self.subjects);
-            let judge = self
+            let built = self.profiles.build(id, &self.policy_sets);
+            let class_slot = self
                 .classes
                 .acquire(built, &mut self.selections, &self.workloads);
             let profile = self.profiles.get_mut(id);
-            let old = std::mem::replace(&mut profile.judge, judge);
-            if old != judge {
-                work.placements.extend(&profile.rows);
+            let old = std::mem::replace(&mut profile.class_slot, class_slot);
+            if old != class_slot {
+                dirty.placements.extend(&profile.workloads);
             }
             if let Some(old) = old {
                 self.classes.release(old);
@@ -179,64 +188,68 @@ impl Compiler {
     }
 
     /// Makes a workload the endpoint that it must be now.
-    fn place(&mut self, id: WorkloadId, work: &mut Dirty) {
-        let row = self.workloads.get(id);
-        let judges = self.judges_of(id);
-        let place = row.place.filter(|&place| self.nodes.is_object(place));
-        let addresses = row.facts.addresses.iter().copied();
+    fn place_workload(&mut self, id: WorkloadId, dirty: &mut Dirty) {
+        let workload = self.workloads.get(id);
+        let class_slots = self.classes_of(id);
+        let node_id = workload
+            .node
+            .filter(|&node_id| self.nodes.is_object(node_id));
+        let addresses = workload.visible.addresses.iter().copied();
         let addresses = addresses.filter(|&address| !self.workloads.is_contested(address));
-        let new = match (place, &row.facts.stored) {
-            (Some(place), Some(stored)) if addresses.clone().next().is_some() => {
-                let Workload { uid, interface, .. } = workload(stored);
-                if row.placed.as_ref().is_some_and(|placed| {
-                    (placed.place, placed.judges) == (place, judges)
+        let new = match (node_id, &workload.visible.stored) {
+            (Some(node_id), Some(stored)) if addresses.clone().next().is_some() => {
+                let Workload { uid, interface, .. } = workload_of(stored);
+                if workload.placed.as_ref().is_some_and(|placed| {
+                    (placed.node, placed.class_slots) == (node_id, class_slots)
                         && placed.addresses.iter().copied().eq(addresses.clone())
                         && (&placed.endpoint.uid, &placed.endpoint.interface) == (uid, interface)
                 }) {
                     return;
                 }
-                Some(Placed {
-                    place,
+                Some(PlacedEndpoint {
+                    node: node_id,
                     addresses: addresses.collect(),
-                    judges,
-                    endpoint: Arc::new(endpoint(stored, judges, &self.classes)),
+                    class_slots,
+                    endpoint: Arc::new(endpoint(stored, class_slots, &self.classes)),
                 })
             }
             _ => None,
         };
-        change(row.placed.as_ref(), new.as_ref(), &mut work.changes);
+        change(workload.placed.as_ref(), new.as_ref(), &mut dirty.changes);
         self.workloads.get_mut(id).placed = new;
     }
 
     /// Forgets what nobody needs any more, from the end of the derivation to its beginning.
-    fn sweep(&mut self, work: Dirty) {
-        for judge in self.profiles.sweep(&mut self.subjects) {
-            self.classes.release(judge);
+    fn sweep(&mut self, dirty: Dirty) {
+        for class_slot in self.profiles.sweep(&mut self.policy_sets) {
+            self.classes.release(class_slot);
         }
         self.classes.sweep(&mut self.selections);
-        self.subjects.sweep(&mut self.selections);
-        for row in work.gone {
-            self.selections.move_out(self.workloads.get(row).space);
-            self.workloads.remove(row);
+        self.policy_sets.sweep(&mut self.selections);
+        for workload in dirty.gone {
+            self.selections
+                .remove_workload(self.workloads.get(workload).namespace);
+            self.workloads.remove(workload);
         }
         let swept = self.selections.sweep();
-        let rows: BTreeSet<WorkloadId> = swept.values().flatten().copied().collect();
-        for row in rows {
-            let selections = &mut self.workloads.get_mut(row).facts.selections;
+        let workloads: BTreeSet<WorkloadId> = swept.values().flatten().copied().collect();
+        for workload in workloads {
+            let selections = &mut self.workloads.get_mut(workload).visible.selections;
             selections.retain(|selection| !swept.contains_key(selection));
         }
     }
 }
 
-/// An address of a workload as an endpoint that classes judge.
+/// An address of a workload as an endpoint with classes.
 pub(super) fn endpoint(
     stored: &Stored,
-    judges: [Option<ClassSlot>; 2],
+    class_slots: [Option<ClassSlot>; 2],
     classes: &Classes,
 ) -> Endpoint {
-    let class =
-        |direction: Direction| judges[direction as usize].map(|judge| classes.get(judge).id);
-    let (key, workload) = (&stored.object.key, workload(stored));
+    let class = |direction: Direction| {
+        class_slots[direction as usize].map(|class_slot| classes.get(class_slot).id)
+    };
+    let (key, workload) = (&stored.object.key, workload_of(stored));
     Endpoint {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
@@ -247,17 +260,17 @@ pub(super) fn endpoint(
     }
 }
 
-/// Notes which groups and families a change of a workload's facts concerns: those of selections that it joined or
+/// Marks the groups and named ports that a change of a workload concerns: those of selections that it joined or
 /// left; and those of all its selections, if its addresses or ports changed.
 fn note(
-    old: &Facts,
-    new: &Facts,
+    old: &Visible,
+    new: &Visible,
     selections: &Selections,
     classes: &Classes,
-    families: &mut Families,
-    work: &mut Dirty,
+    named_ports: &mut NamedPorts,
+    dirty: &mut Dirty,
 ) {
-    let ports = |facts: &Facts| facts.workload().map(|workload| workload.ports.clone());
+    let ports = |visible: &Visible| visible.workload().map(|workload| workload.ports.clone());
     let is_same = old.addresses == new.addresses && ports(old) == ports(new);
     let mut concerned = Vec::new();
     let all: BTreeSet<SelectorId> = old
@@ -272,14 +285,17 @@ fn note(
         }
         let selection = selections.get(id);
         concerned.push(selection);
-        for &id in &selection.families {
-            let family = families.get_mut(id);
-            if family.is_fresh() {
+        for &id in &selection.named_ports {
+            let named_port = named_ports.get_mut(id);
+            if named_port.is_fresh() {
                 continue;
             }
-            work.families.entry(id).or_insert_with(|| family.numbers());
-            family.count_out(old);
-            family.count_in(new);
+            dirty
+                .named_ports
+                .entry(id)
+                .or_insert_with(|| named_port.numbers());
+            named_port.count_out(old);
+            named_port.count_in(new);
         }
     }
     // A contested address is not one workload's: it leaves its groups before, and joins them afterwards.
@@ -288,7 +304,7 @@ fn note(
         .iter()
         .chain(&new.addresses)
         .copied()
-        .filter(|address| !work.contested.contains(address))
+        .filter(|address| !dirty.contested.contains(address))
         .collect();
     let (before, after) = (
         Memberships::of(old, selections),
@@ -299,7 +315,7 @@ fn note(
         for &address in &addresses {
             let (was, is) = (before.reach(terms, address), after.reach(terms, address));
             if was != is {
-                *work.members.entry((id, address)).or_insert(0) += if is { 1 } else { -1 };
+                *dirty.members.entry((id, address)).or_insert(0) += if is { 1 } else { -1 };
             }
         }
     }

@@ -35,17 +35,17 @@ pub(super) const BLOCKS: [(u8, u8); 5] = [(32, 128), (24, 64), (16, 48), (8, 32)
 /// The claims of a workload.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Claims {
-    pub(super) place: NodeId,
+    pub(super) node: NodeId,
     /// Ascending, each once.
     pub(super) networks: Vec<IpNetwork>,
     /// The classes of the workload.
-    pub(super) judges: [Option<ClassSlot>; 2],
+    pub(super) class_slots: [Option<ClassSlot>; 2],
 }
 
 /// The claims of all nodes.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    pub(super) places: BTreeMap<NodeId, Claimed>,
+    pub(super) nodes: BTreeMap<NodeId, Claimed>,
     /// The nodes on which a range is claimed.
     pub(super) by_network: HashMap<IpNetwork, BTreeSet<NodeId>>,
     /// How many entries of `by_network` have a prefix length. The key begins with whether the family is IPv4.
@@ -60,39 +60,43 @@ pub(super) struct Claimed {
     /// addresses of nodes, and what is no source at all.
     pub(super) foreign: Ranges,
     /// The classes of the sources, which were acquired once for each entry.
-    pub(super) judges: Vec<ClassSlot>,
+    pub(super) class_slots: Vec<ClassSlot>,
 }
 
 impl Sources {
-    pub(super) fn enter(&mut self, row: WorkloadId, claims: &Claims) {
-        let claimed = self.places.entry(claims.place).or_default();
+    pub(super) fn enter(&mut self, workload: WorkloadId, claims: &Claims) {
+        let claimed = self.nodes.entry(claims.node).or_default();
         for &network in &claims.networks {
-            claimed.by_network.entry(network).or_default().insert(row);
-            let places = self.by_network.entry(network).or_default();
-            if places.is_empty() {
+            claimed
+                .by_network
+                .entry(network)
+                .or_default()
+                .insert(workload);
+            let node_ids = self.by_network.entry(network).or_default();
+            if node_ids.is_empty() {
                 let length = (network.is_ipv4(), network.prefix());
                 *self.lengths.entry(length).or_insert(0) += 1;
             }
-            places.insert(claims.place);
+            node_ids.insert(claims.node);
         }
     }
 
     /// Takes a workload's claims out. The node stays until its sources are derived anew.
-    pub(super) fn leave(&mut self, row: WorkloadId, claims: &Claims) {
-        let claimed = self.places.get_mut(&claims.place);
+    pub(super) fn leave(&mut self, workload: WorkloadId, claims: &Claims) {
+        let claimed = self.nodes.get_mut(&claims.node);
         let claimed = claimed.expect("the node has claims");
         for network in &claims.networks {
-            let rows = claimed.by_network.get_mut(network);
-            let rows = rows.expect("the range was claimed");
-            rows.remove(&row);
-            if !rows.is_empty() {
+            let workloads = claimed.by_network.get_mut(network);
+            let workloads = workloads.expect("the range was claimed");
+            workloads.remove(&workload);
+            if !workloads.is_empty() {
                 continue;
             }
             claimed.by_network.remove(network);
-            let places = self.by_network.get_mut(network);
-            let places = places.expect("the range was claimed");
-            places.remove(&claims.place);
-            if !places.is_empty() {
+            let node_ids = self.by_network.get_mut(network);
+            let node_ids = node_ids.expect("the range was claimed");
+            node_ids.remove(&claims.node);
+            if !node_ids.is_empty() {
                 continue;
             }
             self.by_network.remove(network);
@@ -106,13 +110,13 @@ impl Sources {
     }
 
     /// The nodes of whose sources an address is a hole, if it is a workload's.
-    pub(super) fn places_of(&self, address: IpAddr) -> impl Iterator<Item = NodeId> {
+    pub(super) fn nodes_of(&self, address: IpAddr) -> impl Iterator<Item = NodeId> {
         let family = (address.is_ipv4(), 0)..=(address.is_ipv4(), u8::MAX);
         let lengths = self.lengths.range(family).map(|(&(_, length), _)| length);
         let networks = lengths.map(move |length| block(address, length));
-        let places = networks.filter_map(|network| self.by_network.get(&network));
-        let is_own = move |place: &NodeId| !self.places[place].foreign.contains(address);
-        places.flatten().copied().filter(is_own)
+        let node_ids = networks.filter_map(|network| self.by_network.get(&network));
+        let is_own = move |node_id: &NodeId| !self.nodes[node_id].foreign.contains(address);
+        node_ids.flatten().copied().filter(is_own)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The workloads: what each of them is, who claims which address, and what was derived from that when it was last looked
-//! at. It knows nothing of labels and policies.
+//! The workloads: their objects, the claimants of each address, and the entries last derived from them. It knows
+//! nothing of labels and policies.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +12,7 @@ use sallyport_policy::{Protocol, Ranges};
 use super::{
     by_key::ByKey,
     dirty::Dirty,
-    endpoints::Placed,
+    endpoints::PlacedEndpoint,
     ids::{NamespaceId, NodeId, ProfileId, SelectorId, WorkloadId},
     peers::Target,
     slab::Slab,
@@ -25,26 +25,26 @@ use crate::{
 
 /// A workload.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct WorkloadEntry {
     /// The object; `None` once it is deleted.
     pub(super) stored: Option<Arc<Stored>>,
     /// Its namespace.
-    pub(super) space: NamespaceId,
+    pub(super) namespace: NamespaceId,
     /// The node it names.
-    pub(super) place: Option<NodeId>,
-    /// What was last derived from it.
-    pub(super) facts: Facts,
-    /// Which policies isolate it: ingress, egress.
+    pub(super) node: Option<NodeId>,
+    /// The part that peers see.
+    pub(super) visible: Visible,
+    /// The policies that isolate it: ingress, egress.
     pub(super) profiles: [Option<ProfileId>; 2],
-    /// Where it is an endpoint, by the addresses that it alone claims.
-    pub(super) placed: Option<Placed>,
+    /// Its endpoint, with the addresses that it alone claims.
+    pub(super) placed: Option<PlacedEndpoint>,
     /// Its allowed sources, on its node.
     pub(super) claims: Option<Claims>,
 }
 
-/// What peers see of a workload.
+/// The part of a workload that peers see, as of the last derivation.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Facts {
+pub(super) struct Visible {
     /// The object.
     pub(super) stored: Option<Arc<Stored>>,
     /// The addresses that it claims. Policies see it if it claims any.
@@ -56,25 +56,25 @@ pub(super) struct Facts {
 /// The claimants of an address, by kind, namespace and name.
 pub(super) type Claimants = BTreeMap<ObjectKey, WorkloadId>;
 
-/// All of them.
+/// All workloads.
 #[derive(Debug, Default)]
 pub(super) struct Workloads {
-    rows: Slab<WorkloadId, Row>,
+    entries: Slab<WorkloadId, WorkloadEntry>,
     by_key: HashMap<ByKey, WorkloadId>,
-    /// Who claims an address; of several, any one.
+    /// The claimant of an address; of several, any one.
     claimants: BTreeMap<IpAddr, WorkloadId>,
     /// All claimants of the addresses that several claim.
     contested: BTreeMap<IpAddr, Claimants>,
 }
 
-impl Facts {
+impl Visible {
     /// The workload, if policies see it.
     pub(super) fn workload(&self) -> Option<&Workload> {
         let stored = self
             .stored
             .as_ref()
             .filter(|_| !self.addresses.is_empty())?;
-        Some(workload(stored))
+        Some(workload_of(stored))
     }
 
     /// Whether it is in a selection.
@@ -100,7 +100,7 @@ impl Facts {
 }
 
 /// The workload that an object is.
-pub(super) fn workload(stored: &Stored) -> &Workload {
+pub(super) fn workload_of(stored: &Stored) -> &Workload {
     match &stored.object.body {
         Body::Workload(workload) => workload,
         _ => unreachable!("a key of a workload's kind names a workload"),
@@ -109,7 +109,7 @@ pub(super) fn workload(stored: &Stored) -> &Workload {
 
 /// The addresses that a workload lays claim to: a workload on its node's network has none of its own.
 fn claims(stored: Option<&Arc<Stored>>) -> Vec<IpAddr> {
-    match stored.map(|stored| workload(stored)) {
+    match stored.map(|stored| workload_of(stored)) {
         Some(workload) if !workload.host_network => {
             let mut claims = workload.addresses.clone();
             claims.sort_unstable();
@@ -122,13 +122,13 @@ fn claims(stored: Option<&Arc<Stored>>) -> Vec<IpAddr> {
 
 impl Workloads {
     /// A workload.
-    pub(super) fn get(&self, id: WorkloadId) -> &Row {
-        &self.rows[id]
+    pub(super) fn get(&self, id: WorkloadId) -> &WorkloadEntry {
+        &self.entries[id]
     }
 
     /// A workload, to note what was derived.
-    pub(super) fn get_mut(&mut self, id: WorkloadId) -> &mut Row {
-        &mut self.rows[id]
+    pub(super) fn get_mut(&mut self, id: WorkloadId) -> &mut WorkloadEntry {
+        &mut self.entries[id]
     }
 
     /// The number of a workload.
@@ -142,12 +142,12 @@ impl Workloads {
     }
 
     /// Adds a workload that was not there; what it is comes with `set`.
-    pub(super) fn insert(&mut self, space: NamespaceId) -> WorkloadId {
-        self.rows.insert(Row {
+    pub(super) fn insert(&mut self, namespace: NamespaceId) -> WorkloadId {
+        self.entries.insert(WorkloadEntry {
             stored: None,
-            space,
-            place: None,
-            facts: Facts::default(),
+            namespace,
+            node: None,
+            visible: Visible::default(),
             profiles: [None; 2],
             placed: None,
             claims: None,
@@ -156,8 +156,8 @@ impl Workloads {
 
     /// Takes note of what a workload is now, and of the addresses of which it is a new claimant, or no longer one:
     /// contested are those that others claim too.
-    pub(super) fn set(&mut self, id: WorkloadId, stored: Option<&Arc<Stored>>, work: &mut Dirty) {
-        let old = std::mem::replace(&mut self.rows[id].stored, stored.cloned());
+    pub(super) fn set(&mut self, id: WorkloadId, stored: Option<&Arc<Stored>>, dirty: &mut Dirty) {
+        let old = std::mem::replace(&mut self.entries[id].stored, stored.cloned());
         if let Some(old) = &old {
             self.by_key.remove(&old.object.key);
         }
@@ -168,24 +168,24 @@ impl Workloads {
         for &address in before.iter().filter(|address| !now.contains(address)) {
             let key = &old.as_ref().expect("it had claims").object.key;
             if self.disclaim(address, id, key) {
-                work.contested.insert(address);
+                dirty.contested.insert(address);
             } else {
-                work.turned.push(address);
+                dirty.claim_changes.push(address);
             }
         }
         for &address in now.iter().filter(|address| !before.contains(address)) {
             let key = &stored.expect("it has claims").object.key;
             if self.claim(address, id, key) {
-                work.contested.insert(address);
+                dirty.contested.insert(address);
             } else {
-                work.turned.push(address);
+                dirty.claim_changes.push(address);
             }
         }
     }
 
     /// The addresses that a workload claims.
     pub(super) fn claimed(&self, id: WorkloadId) -> Vec<IpAddr> {
-        claims(self.rows[id].stored.as_ref())
+        claims(self.entries[id].stored.as_ref())
     }
 
     /// Whether no address has several claimants.
@@ -220,8 +220,10 @@ impl Workloads {
 
     /// Forgets a deleted workload.
     pub(super) fn remove(&mut self, id: WorkloadId) {
-        let row = self.rows.remove(id);
-        debug_assert!(row.stored.is_none() && row.placed.is_none() && row.claims.is_none());
+        let workload = self.entries.remove(id);
+        debug_assert!(
+            workload.stored.is_none() && workload.placed.is_none() && workload.claims.is_none()
+        );
     }
 
     /// Enters a claim. Returns whether others claim the address too.
@@ -232,7 +234,7 @@ impl Workloads {
         };
         let claimants = self.contested.entry(address).or_default();
         if claimants.is_empty() {
-            let stored = self.rows[first].stored.as_ref();
+            let stored = self.entries[first].stored.as_ref();
             let key = &stored.expect("a claimant is there").object.key;
             claimants.insert(key.clone(), first);
         }

@@ -133,14 +133,15 @@ impl World {
             .iter()
             .map(|node| compiled(&alive.compiler, &node.name));
         self.judge.versions.push(policies.collect());
+        let policies = changed
+            .into_iter()
+            .map(|(name, policy)| (name, policy.expect("every node is an object")));
         let affected = Affected {
-            policies: changed
-                .iter()
-                .map(|name| (name.clone(), compiled(&alive.compiler, name)))
-                .collect(),
+            policies: policies.collect(),
             gone: Vec::new(),
         };
-        self.note(|| format!("revision {revision} for {}: {what}", listed(&changed)));
+        let names = listed(&affected.policies);
+        self.note(|| format!("revision {revision} for {names}: {what}"));
         if !self.calm && self.rng.random_range(0..100) < self.faulty {
             // It is in the journal, and nobody heard of it.
             self.kill_control();
@@ -247,8 +248,8 @@ fn compiled(compiler: &Compiler, node: &str) -> Arc<NodePolicy> {
         .clone()
 }
 
-fn listed(names: &BTreeSet<String>) -> String {
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+fn listed(policies: &[(String, Arc<NodePolicy>)]) -> String {
+    let names: Vec<&str> = policies.iter().map(|(name, _)| name.as_str()).collect();
     names.join(", ")
 }
 
