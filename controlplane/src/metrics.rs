@@ -17,6 +17,7 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use sallyport_policy::Revision;
 use sallyport_process::{accept::Counts, log, metrics};
 use sallyport_proto::wire::NodeStatus;
 use tokio::net::TcpListener;
@@ -102,12 +103,12 @@ fn render(source: &Source) -> String {
     gauge(
         "revision",
         "The last transaction committed",
-        published.revision,
+        published.revision.0,
     );
     gauge(
         "epoch",
         "How often it was restored from a backup",
-        published.epoch,
+        published.epoch.0,
     );
     gauge(
         "contested_addresses",
@@ -123,12 +124,16 @@ fn render(source: &Source) -> String {
     let statuses = source.nodes.status();
     let enforced = statuses
         .iter()
-        .map(|status| status.lacks().map_or(published.revision, |first| first - 1))
+        .map(|status| {
+            status
+                .lacks()
+                .map_or(published.revision, |first| first.previous())
+        })
         .min();
     gauge(
         "revision_enforced",
         "The last revision that every node enforces",
-        enforced.unwrap_or(published.revision),
+        enforced.unwrap_or(published.revision).0,
     );
     let unwritable = source.writer.unwritable();
     gauge(

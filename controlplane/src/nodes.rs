@@ -37,6 +37,11 @@ pub use self::{
     turned_away::{Strangers, TurnedAway},
 };
 
+sallyport_policy::counters! {
+    /// Counts the streams that the control plane accepted.
+    pub struct StreamId;
+}
+
 /// What becomes of an edit whose revokes a node does not acknowledge. Of two, the stricter is the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unreachable {
@@ -148,7 +153,7 @@ impl Status {
     pub fn lacks(&self) -> Option<Revision> {
         let mut reasons = self.unjudged.iter();
         match reasons.any(|reason| *reason != unjudged_workload::Reason::NoRoute) {
-            true => Some(1),
+            true => Some(Revision(1)),
             false => self.pending,
         }
     }
@@ -298,12 +303,16 @@ impl Nodes {
     }
 
     /// Somebody opens a stream. Returns its number.
-    pub fn accept(&self) -> u64 {
+    pub fn accept(&self) -> StreamId {
         self.lock().accept()
     }
 
     /// A node says Hello on a stream. A stream that it had is ended, unless that is another enforcer's that is there.
-    pub fn connect(self: &Arc<Self>, stream: u64, hello: Hello) -> Result<Opened, SessionError> {
+    pub fn connect(
+        self: &Arc<Self>,
+        stream: StreamId,
+        hello: Hello,
+    ) -> Result<Opened, SessionError> {
         Ok(match self.open(stream, &hello)? {
             Ok(session) => Opened::Session(session),
             Err(contested) => Opened::Contested(Claim::new(self.clone(), hello, stream, contested)),
@@ -312,7 +321,7 @@ impl Nodes {
 
     fn open(
         self: &Arc<Self>,
-        stream: u64,
+        stream: StreamId,
         hello: &Hello,
     ) -> Result<Result<Session, Contested>, SessionError> {
         let admission = self.with(|table, now| table.connect(stream, hello.clone(), now))?;

@@ -30,7 +30,7 @@ pub use self::{
 };
 use crate::{
     journal::Note,
-    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, Unreachable},
+    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, StreamId, Unreachable},
     writer::{Writer, now_ms},
 };
 
@@ -164,7 +164,7 @@ struct Greeted {
 
 /// Hears a node's Hello.
 async fn greet(
-    stream: u64,
+    stream: StreamId,
     nodes: Arc<Nodes>,
     mut inbound: Streaming<SyncRequest>,
 ) -> Result<Greeted, Status> {

@@ -365,7 +365,7 @@ impl State {
         }
         if !committed.is_empty() {
             debug!(
-                revision = group.published().revision,
+                revision = group.published().revision.0,
                 transactions = committed.len(),
                 "committed"
             );

@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::object::{Kind, ObjectKey};
-use sallyport_policy::{Epoch, Revision};
+pub use sallyport_policy::{Epoch, Revision};
 
 /// Raised when a later version writes what this one cannot read.
 const FORMAT: u32 = 1;
@@ -78,8 +78,8 @@ pub enum BackupError {
 #[serde(deny_unknown_fields)]
 struct Header {
     sallyport_backup: u32,
-    epoch: Epoch,
-    revision: Revision,
+    epoch: u64,
+    revision: u64,
     nodes: BTreeMap<String, bool>,
 }
 
@@ -90,7 +90,7 @@ struct Line {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     namespace: String,
     name: String,
-    revision: Revision,
+    revision: u64,
     manifest: String,
 }
 
@@ -111,8 +111,8 @@ pub fn write(contents: &Contents, out: &mut dyn Write) -> Result<(), BackupError
     };
     put(json(&Header {
         sallyport_backup: FORMAT,
-        epoch: contents.epoch,
-        revision: contents.revision,
+        epoch: contents.epoch.0,
+        revision: contents.revision.0,
         nodes: contents.nodes.clone(),
     }))?;
     for Saved {
@@ -125,7 +125,7 @@ pub fn write(contents: &Contents, out: &mut dyn Write) -> Result<(), BackupError
             kind: key.kind.as_str().to_owned(),
             namespace: key.namespace.clone(),
             name: key.name.clone(),
-            revision: *revision,
+            revision: revision.0,
             manifest: manifest.to_string(),
         }))?;
     }
@@ -171,8 +171,8 @@ pub fn read(text: &mut dyn BufRead) -> Result<Contents, BackupError> {
                 return Err(lines.damaged("there is something behind the end".to_owned()));
             }
             return Ok(Contents {
-                epoch: header.epoch,
-                revision: header.revision,
+                epoch: Epoch(header.epoch),
+                revision: Revision(header.revision),
                 nodes: header.nodes,
                 objects,
             });
@@ -189,7 +189,7 @@ pub fn read(text: &mut dyn BufRead) -> Result<Contents, BackupError> {
                 name: line.name,
             },
             manifest: line.manifest.into(),
-            revision: line.revision,
+            revision: Revision(line.revision),
         });
         before = lines.sum.clone();
     }
@@ -244,11 +244,11 @@ mod tests {
                 name: name.to_owned(),
             },
             manifest: manifest.into(),
-            revision: 3,
+            revision: Revision(3),
         };
         Contents {
-            epoch: 2,
-            revision: 7,
+            epoch: Epoch(2),
+            revision: Revision(7),
             nodes: BTreeMap::from([("a".to_owned(), true), ("b".to_owned(), false)]),
             objects: vec![
                 saved(Kind::Namespace, "", "prod", "{\"a\": \"\\u0000\\n\"}"),

@@ -380,7 +380,7 @@ impl Rollouts {
     /// The last revision up to which every rollout has passed, if the last transaction was `revision`.
     pub(super) fn settled(&self, revision: Revision) -> Revision {
         let first = self.all.iter().map(|rollout| rollout.first).min();
-        first.map_or(revision, |first| first - 1)
+        first.map_or(revision, |first| first.previous())
     }
 }
 

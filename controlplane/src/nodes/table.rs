@@ -14,7 +14,7 @@ use sallyport_proto::wire::turned_away::Reason;
 
 pub use self::admission::Admission;
 use super::{
-    Affected, Health, RolloutStatus, SessionError, Settings, Status, Unreachable, Update,
+    Affected, Health, RolloutStatus, SessionError, Settings, Status, StreamId, Unreachable, Update,
     entry::{Entry, Known},
     prepare::{Before, Prepared},
     rollout::{Leg, Rollout, Rollouts},
@@ -52,7 +52,7 @@ pub struct Table {
     rollouts: Rollouts,
     /// The nodes that lag, by the first revision that they lack.
     pending: BTreeSet<(Revision, String)>,
-    sessions: u64,
+    last_stream: StreamId,
     /// The enforcers whose names no Node object has.
     strangers: Unregistered,
     /// How many enforcers were turned away, by reason.
@@ -91,7 +91,7 @@ impl Table {
             entries: BTreeMap::new(),
             rollouts: Rollouts::new(settings.drain),
             pending: BTreeSet::new(),
-            sessions: 0,
+            last_stream: StreamId::default(),
             strangers: Unregistered::default(),
             turned_away: BTreeMap::new(),
             stopping: false,
@@ -100,7 +100,7 @@ impl Table {
         // In the middle of a rollout nobody knows which versions which node holds until it says so.
         let quiet = settled >= revision || joined.is_empty();
         let mut rollout = Rollout::new(revision, settings.unreachable, at);
-        rollout.first = revision.min(settled + 1);
+        rollout.first = revision.min(settled.next());
         rollout.leads_from_unknown();
         rollout.extent_mut().touch_all();
         for (name, policy) in policies {
@@ -185,7 +185,7 @@ impl Table {
         let mut woken = Vec::with_capacity(prepared.changes.len());
         for name in prepared.come {
             let nothing = Arc::<NodePolicy>::default();
-            let position = self.position(revision - 1, &nothing);
+            let position = self.position(revision.previous(), &nothing);
             let settled = Version {
                 position,
                 policy: nothing,
@@ -323,9 +323,7 @@ impl Table {
 
     /// The nodes that do not enforce a revision yet, or hold back a later one that it is not enforced without.
     pub fn lagging(&self, revision: Revision, at: Instant) -> Vec<Status> {
-        let lagging = self
-            .pending
-            .range(..(revision.saturating_add(1), String::new()));
+        let lagging = self.pending.range(..(revision.next(), String::new()));
         let rollouts = self.rollouts.iter();
         let held_back = rollouts
             .filter(|rollout| rollout.first <= revision)
@@ -362,9 +360,9 @@ impl Table {
 
     /// Somebody opens a stream. Returns its number. A node says Hello only when its stream was accepted, so what it says
     /// on a stream with a lower number is older, whenever it comes.
-    pub fn accept(&mut self) -> u64 {
-        self.sessions += 1;
-        self.sessions
+    pub fn accept(&mut self) -> StreamId {
+        self.last_stream = self.last_stream.next();
+        self.last_stream
     }
 
     /// Whether a node is known to have enforced anything, ever; and if so, whether it has leases.
@@ -425,7 +423,7 @@ impl Table {
     pub fn next_update(
         &mut self,
         name: &str,
-        session: u64,
+        session: StreamId,
         snapshot: bool,
         at: Instant,
     ) -> Result<Option<Update>, SessionError> {
@@ -443,7 +441,7 @@ impl Table {
     pub fn acked(
         &mut self,
         name: &str,
-        session: u64,
+        session: StreamId,
         window: &[Position],
         at: Instant,
     ) -> Result<(), SessionError> {
@@ -457,7 +455,7 @@ impl Table {
     pub fn nacked(
         &mut self,
         name: &str,
-        session: u64,
+        session: StreamId,
         (target, window): (Position, &[Position]),
         reason: String,
         at: Instant,
@@ -480,7 +478,7 @@ impl Table {
     pub fn says(
         &mut self,
         name: &str,
-        session: u64,
+        session: StreamId,
         health: Health,
         at: Instant,
     ) -> Result<(), SessionError> {
@@ -503,7 +501,12 @@ impl Table {
     }
 
     /// A node asks for a lease. It gets none once a barrier was passed without it, or is to be, before it is as far.
-    pub fn lease(&mut self, name: &str, session: u64, at: Instant) -> Result<bool, SessionError> {
+    pub fn lease(
+        &mut self,
+        name: &str,
+        session: StreamId,
+        at: Instant,
+    ) -> Result<bool, SessionError> {
         self.check(name, session)?;
         let entry = self.entries.get_mut(name).expect("just checked");
         let lease = entry.lease();
@@ -539,7 +542,7 @@ impl Table {
     }
 
     /// A node's stream is over.
-    pub fn disconnected(&mut self, name: &str, session: u64, at: Instant) {
+    pub fn disconnected(&mut self, name: &str, session: StreamId, at: Instant) {
         // Another stream or the node's removal may have come first.
         let entry = self.entries.get(name);
         if entry.is_some_and(|entry| entry.is_session(session)) {
@@ -554,7 +557,7 @@ impl Table {
         self.entries.values().for_each(Entry::wake);
     }
 
-    fn check(&self, name: &str, session: u64) -> Result<(), SessionError> {
+    fn check(&self, name: &str, session: StreamId) -> Result<(), SessionError> {
         let owned = || name.to_owned();
         match self.entries.get(name) {
             None => Err(SessionError::Removed { name: owned() }),

@@ -76,7 +76,7 @@ impl Group {
         if let Some(expected) = expected_revision.filter(|&expected| expected != current) {
             return Err(Refusal::Stale { expected, current });
         }
-        let outcome = transaction::carry_out(&self.after.cluster, edits, current + 1);
+        let outcome = transaction::carry_out(&self.after.cluster, edits, current.next());
         let Outcome {
             cluster,
             changes,

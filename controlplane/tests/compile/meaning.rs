@@ -9,6 +9,7 @@ use sallyport_controlplane::{
     compile::{Compiler, full},
     model::{Body, Established, Kind, LabelSelector, NetworkPolicy, Object, ObjectKey, Rule},
 };
+use sallyport_policy::Revision;
 
 use crate::{
     universe::any_cluster,
@@ -41,7 +42,7 @@ fn respelt(cluster: &Cluster, policies: Vec<Spelt>) -> (Cluster, Vec<ObjectKey>)
             Body::NetworkPolicy(policy),
         );
         keys.push(object.key.clone());
-        result.put(object, 2);
+        result.put(object, Revision(2));
     }
     (result, keys)
 }

@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use prost::Message as _;
 use rand::RngExt;
 use sallyport_controlplane::{
-    nodes::{Admission, Enforcer, Hello, SessionError, Update},
+    nodes::{self, Admission, Enforcer, Hello, SessionError, Update},
     stream::Parts,
 };
 use sallyport_policy::{Position, Unknown};
@@ -32,7 +32,7 @@ const RETRY: (Time, Time) = (1_000_000, 60_000_000);
 #[derive(Debug)]
 pub(crate) struct Conversation {
     node: usize,
-    session: u64,
+    session: nodes::StreamId,
     leased: bool,
     /// Whether that the node joined is durable: nothing is sent before.
     joined: bool,
