@@ -31,7 +31,7 @@ use crate::{
     contests,
     listener::Client,
     manifest::UnknownKinds,
-    nodes::{self, Nodes, Unreachable},
+    nodes::{self, Nodes, UnreachablePolicy},
     transaction::not_found,
     writer::{Carried, Submission, Writer},
 };
@@ -126,8 +126,8 @@ impl PolicyService for Api {
             .await
             .map_err(|error| Status::internal(format!("reading the manifests failed: {error}")))?
             .map_err(|problems| failure::problems(&problems))?;
-        let unreachable = convert::unreachable(unreachable);
-        if unreachable == Some(Unreachable::Fence) {
+        let unreachable = UnreachablePolicy::from_wire(unreachable);
+        if unreachable == Some(UnreachablePolicy::Fence) {
             failure::fences_all(&self.nodes.without_leases())?;
         }
         let submission = Submission {

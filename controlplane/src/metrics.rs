@@ -17,7 +17,6 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use sallyport_policy::Revision;
 use sallyport_process::{accept::Counts, log, metrics};
 use sallyport_proto::wire::NodeStatus;
 use tokio::net::TcpListener;

@@ -26,6 +26,8 @@ use sallyport_policy::{NodePolicy, Position, Revision};
 use sallyport_proto::wire::{condition, turned_away::Reason, unjudged_workload};
 use tokio::sync::watch;
 
+pub use sallyport_proto::{Membership, UnreachablePolicy};
+
 use self::latency::Latency;
 pub use self::{
     health::{Health, Trouble, Unjudged, UnjudgedWorkload},
@@ -42,24 +44,13 @@ sallyport_policy::counters! {
     pub struct StreamId;
 }
 
-/// What becomes of an edit whose revokes a node does not acknowledge. Of two, the stricter is the greater.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Unreachable {
-    /// It goes on without the node. The promise is void for flows that touch that node.
-    Skip,
-    /// It goes on once the node's lease has run out: the node closes by itself.
-    Fence,
-    /// It waits: the others enforce what both versions allow.
-    Wait,
-}
-
 /// How edits are led through the cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// After how long a packet that one node let through has reached the other.
     pub drain: Duration,
     /// What becomes of an edit whose revokes a node does not acknowledge, if the edit does not say.
-    pub unreachable: Unreachable,
+    pub unreachable: UnreachablePolicy,
     /// How long a node that is to be skipped is waited for.
     pub patience: Duration,
     /// The longest lease that a node may ask for.
@@ -70,7 +61,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             drain: Duration::from_millis(20),
-            unreachable: Unreachable::Wait,
+            unreachable: UnreachablePolicy::Wait,
             patience: Duration::from_secs(5),
             lease_longest: Duration::from_secs(60),
         }
@@ -186,7 +177,7 @@ pub struct RolloutStatus {
     /// The nodes that it waits for.
     pub waits_for: Vec<String>,
     /// The nodes that it does not wait for any more, and why.
-    pub passed_over: BTreeMap<String, Unreachable>,
+    pub passed_over: BTreeMap<String, UnreachablePolicy>,
 }
 
 /// What a commit means for the nodes.
@@ -228,7 +219,12 @@ impl Nodes {
     }
 
     /// A transaction was committed. Every one has to be told, in order.
-    pub fn commit(&self, revision: Revision, affected: Affected, unreachable: Option<Unreachable>) {
+    pub fn commit(
+        &self,
+        revision: Revision,
+        affected: Affected,
+        unreachable: Option<UnreachablePolicy>,
+    ) {
         let concerns_nodes = !affected.policies.is_empty();
         let before = self.lock().before(&affected);
         let prepared = Prepared::new(affected, &before);

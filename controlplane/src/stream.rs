@@ -30,7 +30,7 @@ pub use self::{
 };
 use crate::{
     journal::Note,
-    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, StreamId, Unreachable},
+    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, StreamId, UnreachablePolicy},
     writer::{Writer, now_ms},
 };
 
@@ -180,7 +180,7 @@ async fn greet(
         }
     };
     let (version, leased) = (hello.version.clone(), !hello.lease.is_zero());
-    let fences = nodes.settings().unreachable == Unreachable::Fence;
+    let fences = nodes.settings().unreachable == UnreachablePolicy::Fence;
     let opened = nodes.connect(stream, hello).inspect_err(turned_away)?;
     Ok(Greeted {
         opened,

@@ -22,7 +22,7 @@ use crate::{
     history::{Committed, Event, History},
     journal::{Journal, JournalError, Note, Recovered},
     model::ObjectKey,
-    nodes::{Affected, Nodes, Settings, Start, Table, Unreachable},
+    nodes::{Affected, Membership, Nodes, Settings, Start, Table, UnreachablePolicy},
     transaction::{Change, Edit, Problem},
 };
 
@@ -41,7 +41,7 @@ pub struct Published {
     /// The recent transactions.
     pub history: History,
     /// The nodes that have joined and have not left, and whether each closes by itself when it gets no lease.
-    pub joined: Arc<BTreeMap<String, bool>>,
+    pub joined: Arc<BTreeMap<String, Membership>>,
 }
 
 /// What a transaction came to.
@@ -106,7 +106,7 @@ pub struct Submission {
     /// Decide, and change nothing.
     pub dry_run: bool,
     /// What becomes of it when a node does not acknowledge its revokes, if not what is usual.
-    pub unreachable: Option<Unreachable>,
+    pub unreachable: Option<UnreachablePolicy>,
 }
 
 struct Queued {
@@ -324,7 +324,8 @@ impl State {
             let mut joined = BTreeMap::clone(&published.joined);
             let changed = match note {
                 Note::Joined { node, leased } => {
-                    joined.insert(node.clone(), *leased) != Some(*leased)
+                    let membership = Membership::Joined { leased: *leased };
+                    joined.insert(node.clone(), membership) != Some(membership)
                 }
                 Note::Left { node, .. } | Note::Forgotten { node } => joined.remove(node).is_some(),
                 Note::Settled(_) => false,
@@ -379,7 +380,7 @@ impl State {
         &mut self,
         committed: &Committed,
         cluster: &Cluster,
-        unreachable: Option<Unreachable>,
+        unreachable: Option<UnreachablePolicy>,
     ) {
         let changed: Vec<ObjectKey> = committed.events.iter().map(Event::key).cloned().collect();
         let mut affected = Affected::default();

@@ -12,7 +12,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::object::{Kind, ObjectKey};
+use crate::{
+    Membership,
+    object::{Kind, ObjectKey},
+};
 pub use sallyport_policy::{Epoch, Revision};
 
 /// Raised when a later version writes what this one cannot read.
@@ -25,8 +28,8 @@ pub struct Contents {
     pub epoch: Epoch,
     /// The revision.
     pub revision: Revision,
-    /// The nodes that ever enforced anything, and whether each closes by itself when it gets no lease.
-    pub nodes: BTreeMap<String, bool>,
+    /// The nodes that have joined.
+    pub nodes: BTreeMap<String, Membership>,
     /// The objects.
     pub objects: Vec<Saved>,
 }
@@ -113,7 +116,7 @@ pub fn write(contents: &Contents, out: &mut dyn Write) -> Result<(), BackupError
         sallyport_backup: FORMAT,
         epoch: contents.epoch.0,
         revision: contents.revision.0,
-        nodes: contents.nodes.clone(),
+        nodes: leases(&contents.nodes),
     }))?;
     for Saved {
         key,
@@ -135,6 +138,13 @@ pub fn write(contents: &Contents, out: &mut dyn Write) -> Result<(), BackupError
     };
     out.write_all((json(&end) + "\n").as_bytes())?;
     Ok(out.flush()?)
+}
+
+/// Whether each node has leases, as the file records it.
+fn leases(nodes: &BTreeMap<String, Membership>) -> BTreeMap<String, bool> {
+    let leased =
+        |(name, membership): (&String, &Membership)| (name.clone(), membership.is_leased());
+    nodes.iter().map(leased).collect()
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -173,7 +183,11 @@ pub fn read(text: &mut dyn BufRead) -> Result<Contents, BackupError> {
             return Ok(Contents {
                 epoch: Epoch(header.epoch),
                 revision: Revision(header.revision),
-                nodes: header.nodes,
+                nodes: header
+                    .nodes
+                    .into_iter()
+                    .map(|(name, leased)| (name, leased.into()))
+                    .collect(),
                 objects,
             });
         }
@@ -249,7 +263,10 @@ mod tests {
         Contents {
             epoch: Epoch(2),
             revision: Revision(7),
-            nodes: BTreeMap::from([("a".to_owned(), true), ("b".to_owned(), false)]),
+            nodes: BTreeMap::from([
+                ("a".to_owned(), true.into()),
+                ("b".to_owned(), false.into()),
+            ]),
             objects: vec![
                 saved(Kind::Namespace, "", "prod", "{\"a\": \"\\u0000\\n\"}"),
                 saved(Kind::Pod, "prod", "web", "{}"),

@@ -59,7 +59,11 @@ async fn download(server: &args::Server) -> Result<Contents, Failure> {
     Ok(Contents {
         epoch: Epoch(header.epoch),
         revision: Revision(header.revision),
-        nodes: header.nodes.into_iter().collect(),
+        nodes: header
+            .nodes
+            .into_iter()
+            .map(|(name, leased)| (name, leased.into()))
+            .collect(),
         objects: saved.collect::<Result<_, Failure>>()?,
     })
 }

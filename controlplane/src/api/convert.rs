@@ -10,7 +10,7 @@ use crate::{
     contests::{Contest, Contests},
     history::{Committed, Event},
     model::{Kind, ObjectKey},
-    nodes::{self, Unreachable},
+    nodes::{self, UnreachablePolicy},
     transaction::{Action, Change},
     writer::Unwritable,
 };
@@ -123,16 +123,6 @@ impl From<&Committed> for WatchResponse {
     }
 }
 
-/// What a request says becomes of a transaction when a node cannot be reached.
-pub(super) fn unreachable(wanted: wire::Unreachable) -> Option<Unreachable> {
-    match wanted {
-        wire::Unreachable::Unspecified => None,
-        wire::Unreachable::Wait => Some(Unreachable::Wait),
-        wire::Unreachable::Fence => Some(Unreachable::Fence),
-        wire::Unreachable::Skip => Some(Unreachable::Skip),
-    }
-}
-
 impl From<&nodes::RolloutStatus> for wire::Rollout {
     fn from(status: &nodes::RolloutStatus) -> Self {
         use wire::rollout::Phase as Wire;
@@ -141,7 +131,7 @@ impl From<&nodes::RolloutStatus> for wire::Rollout {
             nodes::Phase::Draining => Wire::Draining,
             nodes::Phase::Queued => Wire::Queued,
         };
-        let passed_over = |wanted: Unreachable| {
+        let passed_over = |wanted: UnreachablePolicy| {
             let all = status.passed_over.iter();
             let names = all.filter(|(_, how)| **how == wanted);
             names.map(|(name, _)| name.clone()).collect()
@@ -152,8 +142,8 @@ impl From<&nodes::RolloutStatus> for wire::Rollout {
             phase: phase.into(),
             since_ms: millis(status.since),
             waits_for: status.waits_for.clone(),
-            skipped: passed_over(Unreachable::Skip),
-            fenced: passed_over(Unreachable::Fence),
+            skipped: passed_over(UnreachablePolicy::Skip),
+            fenced: passed_over(UnreachablePolicy::Fence),
         }
     }
 }

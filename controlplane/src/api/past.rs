@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::{convert, failure};
 use crate::{
+    nodes::UnreachablePolicy,
     rollback::{self, RollbackError},
     writer::{Carried, Published, Refusal, Submission, Writer},
 };
@@ -88,7 +89,7 @@ pub(super) async fn roll_back(
             edits: edits.map_err(unknown)?,
             expected_revision: Some(Revision(expected_revision.unwrap_or(state.revision.0))),
             dry_run,
-            unreachable: convert::unreachable(unreachable),
+            unreachable: UnreachablePolicy::from_wire(unreachable),
         };
         match writer.submit(submission).await {
             Ok(carried) => return Ok(carried),
@@ -120,7 +121,7 @@ pub(super) fn backup(state: Arc<Published>) -> ReceiverStream<Result<BackupRespo
             nodes: state
                 .joined
                 .iter()
-                .map(|(name, &leased)| (name.clone(), leased))
+                .map(|(name, membership)| (name.clone(), membership.is_leased()))
                 .collect(),
         };
         let mut part = BackupResponse {

@@ -11,6 +11,7 @@ use std::{
 
 use prost::Message;
 use sallyport_policy::{Epoch, Revision};
+use sallyport_proto::Membership;
 use tracing::warn;
 
 use super::{
@@ -166,11 +167,14 @@ pub(super) fn noted(trees: &Trees) -> Result<u64, JournalError> {
 }
 
 /// The nodes that have joined.
-fn joined(trees: &Trees) -> Result<BTreeMap<String, bool>, JournalError> {
+fn joined(trees: &Trees) -> Result<BTreeMap<String, Membership>, JournalError> {
     let mut joined = BTreeMap::new();
     for key in trees.meta_keys(NODE_KEY)? {
         let leased = trees.number(&key)?.unwrap_or(0) != 0;
-        joined.insert(key[NODE_KEY.len()..].to_owned(), leased);
+        joined.insert(
+            key[NODE_KEY.len()..].to_owned(),
+            Membership::Joined { leased },
+        );
     }
     Ok(joined)
 }
@@ -178,7 +182,7 @@ fn joined(trees: &Trees) -> Result<BTreeMap<String, bool>, JournalError> {
 /// The nodes that left. Of a node that joined again the note that it left may have stayed.
 fn left(
     trees: &Trees,
-    joined: &BTreeMap<String, bool>,
+    joined: &BTreeMap<String, Membership>,
 ) -> Result<BTreeMap<String, u64>, JournalError> {
     let mut left = BTreeMap::new();
     for key in trees.meta_keys(LEFT_KEY)? {
@@ -215,12 +219,12 @@ pub(super) fn begin_with(
     trees: &Trees,
     epoch: Epoch,
     snapshot: SnapshotRecord,
-    joined: &BTreeMap<String, bool>,
+    joined: &BTreeMap<String, Membership>,
 ) -> Result<(), JournalError> {
     trees.put_meta(EPOCH_KEY, &NumberRecord { number: epoch.0 })?;
     trees.put_meta(SNAPSHOT_KEY, &snapshot)?;
-    for (node, &leased) in joined {
-        let number = u64::from(leased);
+    for (node, membership) in joined {
+        let number = u64::from(membership.is_leased());
         trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
     }
     trees.put_meta(FORMAT_KEY, &NumberRecord { number: FORMAT })?;

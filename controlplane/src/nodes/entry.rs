@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 pub(super) use self::status::clones;
 use super::{
-    Health, Hello, SessionError, State, StreamId, Trouble, Unreachable, Update,
+    Health, Hello, Membership, SessionError, State, StreamId, Trouble, UnreachablePolicy, Update,
     pings::Pings,
     rivals::{Enforcer, First, Rivals},
     table::Now,
@@ -64,14 +64,14 @@ pub(super) struct Entry {
     health: (Health, Instant),
     version: String,
     unknown: Unknown,
-    /// Set when it ever enforced anything, to whether it has leases. Until then no barrier waits for it.
-    pub(super) joined: Option<bool>,
+    /// No barrier waits for a new node.
+    pub(super) membership: Membership,
     /// Whether it said that it stops enforcing, and has not connected since.
     left: bool,
     /// Whether it is about to leave: that is not durable yet.
     pub(super) leaving: bool,
     /// A barrier was passed without it, and how: it gets no lease until it holds what it must.
-    pub(super) passed_over: Option<Unreachable>,
+    pub(super) passed_over: Option<UnreachablePolicy>,
     /// When its lease has run out for sure.
     pub(super) lease_until: Option<Instant>,
     /// What [`waited_for`](Entry::waited_for) was when it was last looked at.
@@ -140,7 +140,7 @@ impl Entry {
             health: (Health::default(), now),
             version: String::new(),
             unknown: Unknown::default(),
-            joined: None,
+            membership: Membership::New,
             left: false,
             leaving: false,
             passed_over: None,
@@ -263,8 +263,8 @@ impl Entry {
     }
 
     /// What it must enforce as this process starts. Which revision made it that was forgotten: perhaps the first.
-    pub(super) fn start_with(&mut self, version: &Version, unreachable: Unreachable) {
-        self.may_be_fenced = unreachable == Unreachable::Fence;
+    pub(super) fn start_with(&mut self, version: &Version, unreachable: UnreachablePolicy) {
+        self.may_be_fenced = unreachable == UnreachablePolicy::Fence;
         self.policy = version.policy.clone();
         self.changes.insert(Revision(1));
         self.started_with = Some(version.position);
@@ -385,7 +385,7 @@ impl Entry {
     /// it, even if that is what this process started with.
     pub(super) fn leave(&mut self, at: Instant) {
         (self.left, self.leaving) = (true, false);
-        (self.joined, self.passed_over, self.lease_until) = (None, None, None);
+        (self.membership, self.passed_over, self.lease_until) = (Membership::New, None, None);
         (self.in_flight, self.refusal) = (None, None);
         self.held.clear();
         self.health.0 = Health::default();
@@ -506,7 +506,7 @@ impl Entry {
         snapshot: bool,
         now: Instant,
     ) -> Option<Update> {
-        if self.in_flight.is_some() || self.joined.is_none() || self.holds_exactly(desired) {
+        if self.in_flight.is_some() || !self.membership.is_joined() || self.holds_exactly(desired) {
             return None;
         }
         let held = |known: &Known| self.held.iter().find(|held| held.is(known));
@@ -636,13 +636,13 @@ impl Entry {
     fn state(&self, desired: &[Known]) -> State {
         if let Some(how) = self.passed_over {
             return match how {
-                Unreachable::Fence => State::Fenced,
+                UnreachablePolicy::Fence => State::Fenced,
                 _ => State::Skipped,
             };
         }
         match &self.connection {
             None if self.left => State::Left,
-            None if self.version.is_empty() && self.joined.is_some() => State::NotSeen,
+            None if self.version.is_empty() && self.membership.is_joined() => State::NotSeen,
             None if self.rivals.clones().is_some() => State::Cloned,
             None if self.version.is_empty() => State::Unknown,
             None => State::Disconnected,

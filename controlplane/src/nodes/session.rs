@@ -13,7 +13,7 @@ use sallyport_proto::wire::turned_away::Reason;
 use tokio::sync::Notify;
 
 use super::{
-    Health, Nodes, StreamId,
+    Health, Membership, Nodes, StreamId,
     rivals::{Contested, Enforcer},
 };
 
@@ -333,7 +333,7 @@ impl Session {
 
     /// Whether it is not known yet that the node enforces something, or that it has leases or none.
     pub fn is_new(&self, leased: bool) -> bool {
-        self.nodes.lock().joined(&self.name) != Some(leased)
+        self.nodes.lock().membership(&self.name) != Membership::Joined { leased }
     }
 
     /// Barriers wait for the node from now on. That it has joined must be durable.

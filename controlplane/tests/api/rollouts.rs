@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use sallyport_controlplane::config::OnUnreachable;
+use sallyport_controlplane::nodes::UnreachablePolicy;
 use sallyport_policy::{Revision, Unknown, Window};
 use sallyport_proto::wire::{Kind, Rollout, node_status::State, rollout::Phase};
 
@@ -222,7 +222,7 @@ async fn edits_side_by_side() {
 async fn a_node_that_is_not_there_is_skipped_where_that_is_wanted() {
     let patience = Duration::from_millis(300);
     let world = world(|config| {
-        config.unreachable = OnUnreachable::Skip;
+        config.unreachable = UnreachablePolicy::Skip;
         config.skip_after = patience;
     })
     .await;

@@ -39,7 +39,7 @@ impl Model {
         match note.clone() {
             Note::Joined { node, leased } => {
                 self.state.left.remove(&node);
-                self.state.joined.insert(node, leased);
+                self.state.joined.insert(node, leased.into());
             }
             Note::Left { node, at_ms } => {
                 self.state.joined.remove(&node);

@@ -18,7 +18,7 @@ fn not_judged() -> Health {
 }
 
 /// n and m, which enforce revision 1.
-fn two(unreachable: Unreachable, lease: Duration) -> (World, u64, u64) {
+fn two(unreachable: UnreachablePolicy, lease: Duration) -> (World, u64, u64) {
     let nodes = [("n", allow(&[1])), ("m", allow(&[1]))];
     let mut world = World::start(
         (Revision(1), Revision(1)),
@@ -54,7 +54,7 @@ impl World {
 
 #[test]
 fn nothing_counts_as_enforced_on_a_node_that_does_not_judge() {
-    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    let (mut world, n, _) = two(UnreachablePolicy::Wait, NONE);
     world.says("n", n, not_judged());
     assert!(!world.table.enforces(Revision(1)));
     let node = world.node("n");
@@ -77,7 +77,7 @@ fn nothing_counts_as_enforced_on_a_node_that_does_not_judge() {
 /// It may be gone just because its enforcer cannot start there.
 #[test]
 fn what_it_said_last_counts_until_it_says_something_else() {
-    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    let (mut world, n, _) = two(UnreachablePolicy::Wait, NONE);
     world.says("n", n, not_judged());
     world.table.disconnected("n", StreamId(n), world.now);
     assert_eq!(world.state("n"), State::Disconnected);
@@ -107,7 +107,7 @@ fn it_is_never_taken_for_one_that_enforces_as_it_connects() {
     let nodes = [("n", allow(&[1]))];
     let mut world = World::start(
         (Revision(1), Revision(1)),
-        Unreachable::Wait,
+        UnreachablePolicy::Wait,
         (&["n"], false),
         &nodes,
     );
@@ -121,7 +121,7 @@ fn it_is_never_taken_for_one_that_enforces_as_it_connects() {
 
 #[test]
 fn a_barrier_waits_for_it_as_if_it_had_not_acknowledged() {
-    let (mut world, n, m) = two(Unreachable::Wait, NONE);
+    let (mut world, n, m) = two(UnreachablePolicy::Wait, NONE);
     // It says so before the edit.
     world.says("n", n, not_judged());
     world.commit(Revision(2), &[("n", allow(&[2])), ("m", allow(&[2]))]);
@@ -152,7 +152,7 @@ fn a_barrier_waits_for_it_as_if_it_had_not_acknowledged() {
 
 #[test]
 fn it_is_skipped_as_one_that_does_not_answer() {
-    let (mut world, n, m) = two(Unreachable::Skip, NONE);
+    let (mut world, n, m) = two(UnreachablePolicy::Skip, NONE);
     world.says("n", n, not_judged());
     world.commit(Revision(2), &[("n", allow(&[2])), ("m", allow(&[2]))]);
     world.follow("n", n);
@@ -175,7 +175,7 @@ fn it_is_skipped_as_one_that_does_not_answer() {
 
 #[test]
 fn of_a_fence_its_lease_decides() {
-    let (mut world, n, m) = two(Unreachable::Fence, LEASE);
+    let (mut world, n, m) = two(UnreachablePolicy::Fence, LEASE);
     assert!(world.lease("n", n) && world.lease("m", m));
     world.says("n", n, not_judged());
     assert!(world.lease("n", n), "no edit waits for it");
@@ -225,7 +225,7 @@ impl World {
 
 #[test]
 fn nothing_counts_as_enforced_while_a_workload_is_not_judged() {
-    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    let (mut world, n, _) = two(UnreachablePolicy::Wait, NONE);
     // A reason of a later version counts, too.
     for reason in [Reason::OwnAddress, Reason::Device, Reason::Unspecified] {
         world.says("n", n, unjudged(reason));
@@ -250,7 +250,7 @@ fn nothing_counts_as_enforced_while_a_workload_is_not_judged() {
 
 #[test]
 fn a_workload_that_is_not_judged_holds_no_edit_back() {
-    let (mut world, n, m) = two(Unreachable::Wait, NONE);
+    let (mut world, n, m) = two(UnreachablePolicy::Wait, NONE);
     world.says("n", n, unjudged(Reason::Device));
     world.commit(Revision(2), &[("n", allow(&[2])), ("m", allow(&[2]))]);
     world.follow("n", n);
@@ -267,7 +267,7 @@ fn a_workload_that_is_not_judged_holds_no_edit_back() {
 
 #[test]
 fn a_workload_without_a_route_holds_nothing_back() {
-    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    let (mut world, n, _) = two(UnreachablePolicy::Wait, NONE);
     world.says("n", n, unjudged(Reason::NoRoute));
     assert!(world.table.enforces(Revision(1)));
     assert_eq!(world.node("n").lacks(), None);
@@ -280,7 +280,7 @@ fn a_workload_without_a_route_holds_nothing_back() {
 
 #[test]
 fn what_it_said_of_workloads_counts_until_it_says_something_else() {
-    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    let (mut world, n, _) = two(UnreachablePolicy::Wait, NONE);
     world.says("n", n, unjudged(Reason::Device));
     world.now += Duration::from_secs(7);
     world.table.disconnected("n", StreamId(n), world.now);
@@ -308,7 +308,7 @@ fn what_it_said_of_workloads_counts_until_it_says_something_else() {
 
 #[test]
 fn those_who_wait_do_not_wait_for_a_node_that_is_passed_over() {
-    let (mut world, n, m) = two(Unreachable::Skip, NONE);
+    let (mut world, n, m) = two(UnreachablePolicy::Skip, NONE);
     world.says("n", n, unjudged(Reason::Device));
     world.table.disconnected("n", StreamId(n), world.now);
     world.commit(Revision(2), &[("n", allow(&[2])), ("m", allow(&[2]))]);
@@ -322,7 +322,7 @@ fn those_who_wait_do_not_wait_for_a_node_that_is_passed_over() {
 
 #[test]
 fn workloads_that_are_not_named_are_counted() {
-    let (mut world, n, _) = two(Unreachable::Wait, NONE);
+    let (mut world, n, _) = two(UnreachablePolicy::Wait, NONE);
     let mut many = unjudged(Reason::Device);
     many.unjudged.more = 9;
     world.says("n", n, many.clone());

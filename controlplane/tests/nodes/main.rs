@@ -10,7 +10,7 @@ use std::{
 };
 
 use sallyport_controlplane::nodes::{
-    Affected, Hello, Settings, Start, State, StreamId, Table, Unreachable,
+    Affected, Hello, Settings, Start, State, StreamId, Table, UnreachablePolicy,
 };
 use sallyport_policy::{
     Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
@@ -81,12 +81,12 @@ impl World {
     /// A control plane that starts at a revision, with nodes that joined before.
     fn start(
         (revision, settled): (Revision, Revision),
-        unreachable: Unreachable,
+        unreachable: UnreachablePolicy,
         (joined, leased): (&[&str], bool),
         policies: &[(&str, Arc<NodePolicy>)],
     ) -> World {
         let now = Instant::now();
-        let joined = joined.iter().map(|&name| (name.to_owned(), leased));
+        let joined = joined.iter().map(|&name| (name.to_owned(), leased.into()));
         let start = Start {
             epoch: Epoch(1),
             revision,
@@ -114,7 +114,7 @@ impl World {
         let session = self.table.accept();
         self.table.connect(session, hello, self.now).unwrap();
         let leased = !lease.is_zero();
-        if self.table.joined(name) != Some(leased) {
+        if self.table.membership(name) != leased.into() {
             self.table.join(name, leased, self.now);
         }
         session.0
@@ -169,7 +169,7 @@ const NONE: Duration = Duration::ZERO;
 fn a_restart_in_the_middle_knows_where_the_middle_began() {
     let world = World::start(
         (Revision(6), Revision(3)),
-        Unreachable::Wait,
+        UnreachablePolicy::Wait,
         (&["n"], false),
         &[("n", allow(&[1]))],
     );
@@ -187,7 +187,7 @@ fn after_a_restart_an_old_version_enforces_nothing_later() {
     let start = |settled| {
         World::start(
             (Revision(6), settled),
-            Unreachable::Wait,
+            UnreachablePolicy::Wait,
             (&["n"], false),
             &[("n", allow(&[1]))],
         )
@@ -212,7 +212,7 @@ fn no_lease_for_a_node_that_a_rollout_goes_on_without() {
     let nodes = [("n", allow(&[1])), ("m", allow(&[1]))];
     let mut world = World::start(
         (Revision(1), Revision(1)),
-        Unreachable::Fence,
+        UnreachablePolicy::Fence,
         (&[], false),
         &nodes,
     );
@@ -235,7 +235,7 @@ fn after_a_restart_a_lease_is_for_who_holds_what_the_others_do() {
     let nodes = [("n", allow(&[2]))];
     let mut world = World::start(
         (Revision(2), Revision(2)),
-        Unreachable::Fence,
+        UnreachablePolicy::Fence,
         (&["n"], true),
         &nodes,
     );
@@ -252,7 +252,7 @@ fn after_a_restart_in_the_middle_the_latest_version_proves_nothing() {
     let joined: (&[&str], bool) = (&["n", "m"], true);
     let mut world = World::start(
         (Revision(4), Revision(3)),
-        Unreachable::Fence,
+        UnreachablePolicy::Fence,
         joined,
         &nodes,
     );
@@ -270,7 +270,7 @@ fn who_begins_with_nothing_waits_until_it_is_known_with_what() {
     let nodes = [("n", allow(&[2])), ("m", allow(&[2]))];
     let mut world = World::start(
         (Revision(2), Revision(1)),
-        Unreachable::Wait,
+        UnreachablePolicy::Wait,
         (&["n"], false),
         &nodes,
     );
@@ -297,7 +297,7 @@ fn who_is_skipped_is_back_when_it_holds_for_sure_what_it_must() {
     let nodes = [("n", allow(&[1])), ("m", allow(&[1]))];
     let mut world = World::start(
         (Revision(1), Revision(1)),
-        Unreachable::Skip,
+        UnreachablePolicy::Skip,
         (&[], false),
         &nodes,
     );
@@ -328,7 +328,7 @@ fn who_comes_back_before_the_barrier_is_drained() {
     let nodes = [("n", allow(&[1])), ("m", allow(&[1]))];
     let mut world = World::start(
         (Revision(1), Revision(1)),
-        Unreachable::Skip,
+        UnreachablePolicy::Skip,
         (&[], false),
         &nodes,
     );
@@ -357,7 +357,7 @@ fn what_nodes_hold_back_is_not_enforced() {
     let nodes = ["n", "m", "o"].map(|name| (name, allow(&[1])));
     let mut world = World::start(
         (Revision(1), Revision(1)),
-        Unreachable::Wait,
+        UnreachablePolicy::Wait,
         (&[], false),
         &nodes,
     );
@@ -393,7 +393,7 @@ fn who_went_alone_does_not_go_back() {
     let nodes = [("n", allow(&[1])), ("m", allow(&[3]))];
     let mut world = World::start(
         (Revision(1), Revision(1)),
-        Unreachable::Wait,
+        UnreachablePolicy::Wait,
         (&[], false),
         &nodes,
     );
@@ -428,7 +428,7 @@ fn a_late_hello_is_not_heard() {
     let nodes = [("n", allow(&[2])), ("m", allow(&[2]))];
     let mut world = World::start(
         (Revision(2), Revision(1)),
-        Unreachable::Wait,
+        UnreachablePolicy::Wait,
         (&["n", "m"], false),
         &nodes,
     );
@@ -458,7 +458,7 @@ fn what_a_barrier_counts_on_is_held_until_there_is_more() {
     ];
     let mut world = World::start(
         (Revision(1), Revision(1)),
-        Unreachable::Wait,
+        UnreachablePolicy::Wait,
         (&[], false),
         &nodes,
     );
@@ -493,7 +493,7 @@ fn a_node_that_left_gets_no_lease_for_what_it_held() {
     let policies = [("n", allow(&[1])), ("m", allow(&[1]))];
     let mut world = World::start(
         (Revision(6), Revision(6)),
-        Unreachable::Wait,
+        UnreachablePolicy::Wait,
         (&["n", "m"], true),
         &policies,
     );

@@ -9,7 +9,7 @@ use std::{
 use rand::RngExt;
 use sallyport_controlplane::{
     compile::Compiler,
-    nodes::{self, Affected, Settings, Start, State, Table},
+    nodes::{self, Affected, Membership, Settings, Start, State, Table},
     stream::Diffs,
 };
 use sallyport_policy::{Epoch, NodePolicy, Position, Revision};
@@ -25,7 +25,7 @@ pub(crate) struct Control {
     pub(crate) universe: Universe,
     pub(crate) settings: Settings,
     settled: Revision,
-    pub(crate) joined: BTreeMap<String, bool>,
+    pub(crate) joined: BTreeMap<String, Membership>,
     pub(crate) life: u32,
     pub(crate) alive: Option<Alive>,
 }

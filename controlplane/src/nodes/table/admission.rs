@@ -117,7 +117,7 @@ impl Table {
         }
         let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
         let wake = entry.connected(stream, hello, &known, at);
-        if entry.joined.is_some() {
+        if entry.membership.is_joined() {
             self.rollouts
                 .ask(&name, |version| entry.enforces(version), at);
         }
