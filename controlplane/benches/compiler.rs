@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use sallyport_controlplane::{cluster::Cluster, compile::Compiler, manifest, model::Object};
+use sallyport_policy::Revision;
 
 const NODES: usize = 10;
 
@@ -42,7 +43,7 @@ fn cluster(pods: usize, team: usize) -> Cluster {
     }
     let mut cluster = Cluster::default();
     for object in objects(&text) {
-        cluster.put(object, 1);
+        cluster.put(object, Revision(1));
     }
     cluster
 }
@@ -71,7 +72,7 @@ fn update(criterion: &mut Criterion) {
             let mut state = cluster.clone();
             let edited = objects(&policy(0, port)).remove(0);
             let key = edited.key.clone();
-            state.put(edited, 2);
+            state.put(edited, Revision(2));
             (state, [key])
         });
         let mut states = states.iter().cycle();

@@ -31,7 +31,7 @@ use crate::{
     contests,
     listener::Client,
     manifest::UnknownKinds,
-    nodes::{self, Nodes, Unreachable},
+    nodes::{self, Nodes, UnreachablePolicy},
     transaction::not_found,
     writer::{Carried, Submission, Writer},
 };
@@ -89,7 +89,7 @@ impl Api {
             false => told(self.nodes.lagging(revision)),
         };
         Ok(WaitEnforcedResponse {
-            revision,
+            revision: revision.0,
             enforced,
             lagging,
             passed_over: told(self.nodes.passed_over()),
@@ -126,13 +126,13 @@ impl PolicyService for Api {
             .await
             .map_err(|error| Status::internal(format!("reading the manifests failed: {error}")))?
             .map_err(|problems| failure::problems(&problems))?;
-        let unreachable = convert::unreachable(unreachable);
-        if unreachable == Some(Unreachable::Fence) {
+        let unreachable = UnreachablePolicy::from_wire(unreachable);
+        if unreachable == Some(UnreachablePolicy::Fence) {
             failure::fences_all(&self.nodes.without_leases())?;
         }
         let submission = Submission {
             edits,
-            expected_revision,
+            expected_revision: expected_revision.map(Revision),
             dry_run,
             unreachable,
         };
@@ -184,7 +184,7 @@ impl PolicyService for Api {
             &self.watches,
             client,
             self.writer.watch(),
-            after_revision,
+            Revision(after_revision),
             interval,
             self.stopping.clone(),
         )?;
@@ -200,7 +200,11 @@ impl PolicyService for Api {
             timeout_ms,
         } = request.into_inner();
         let current = self.writer.current().revision;
-        let revision = if revision == 0 { current } else { revision };
+        let revision = if revision == 0 {
+            current
+        } else {
+            Revision(revision)
+        };
         if revision > current {
             return Err(failure::future(revision, current));
         }
@@ -235,8 +239,8 @@ impl PolicyService for Api {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let state = self.writer.current();
         Ok(Response::new(StatusResponse {
-            revision: state.revision,
-            epoch: state.epoch,
+            revision: state.revision.0,
+            epoch: state.epoch.0,
             nodes: self.nodes.status().iter().map(Into::into).collect(),
             rollouts: self.nodes.rollouts().iter().map(Into::into).collect(),
             trouble: self.writer.unwritable().as_ref().map(Into::into),
@@ -268,14 +272,14 @@ fn told(carried: &Carried, dry_run: bool) -> ApplyResponse {
     } = carried;
     if let Some(first) = warnings.first().filter(|_| !dry_run) {
         warn!(
-            revision,
+            revision = revision.0,
             warnings = warnings.len(),
             first,
             "a transaction was accepted with warnings"
         );
     }
     ApplyResponse {
-        revision: *revision,
+        revision: revision.0,
         warnings: warnings.clone(),
         changes: carried.changes.iter().map(Into::into).collect(),
         ..ApplyResponse::default()

@@ -312,7 +312,10 @@ spec: {{node: n{}, addresses: [10.0.{}.{}]}}
             );
             let object = manifest::parse(&text, "").expect("a workload").remove(0);
             let revision = 1;
-            Arc::new(Stored { object, revision })
+            Arc::new(Stored {
+                object,
+                revision: Revision(revision),
+            })
         };
         let mut objects: Vec<_> = (0..WORTH_A_THREAD).map(workload).collect();
         // The last has the address of the first.
@@ -320,7 +323,10 @@ spec: {{node: n{}, addresses: [10.0.{}.{}]}}
                     spec: {addresses: [10.0.0.0]}}";
         let object = manifest::parse(text, "").expect("a workload").remove(0);
         let revision = 1;
-        objects.push(Arc::new(Stored { object, revision }));
+        objects.push(Arc::new(Stored {
+            object,
+            revision: Revision(revision),
+        }));
         let mut expected = Cluster::default();
         for stored in &objects {
             expected.put_stored(stored.clone());

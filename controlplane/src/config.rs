@@ -4,7 +4,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 use sallyport_process::duration;
 
@@ -12,7 +12,7 @@ use crate::{
     history::Bounds,
     journal,
     model::Established,
-    nodes::{Settings, Unreachable},
+    nodes::{Settings, UnreachablePolicy},
 };
 
 const AFTER_HELP: &str = "\
@@ -212,9 +212,10 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", default_value = "20ms", value_parser = duration::parse)]
     pub drain: Duration,
 
-    /// What becomes of an edit when a node does not acknowledge what the edit takes away
-    #[arg(long, value_enum, default_value_t = OnUnreachable::Wait)]
-    pub unreachable: OnUnreachable,
+    /// How an edit goes on when a node does not acknowledge what the edit takes away. `fence` waits for a node whose
+    /// enforcer runs without --lease
+    #[arg(long, default_value = "wait", value_parser = unreachable())]
+    pub unreachable: UnreachablePolicy,
 
     /// How long a node that is to be skipped is waited for
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
@@ -248,17 +249,6 @@ pub struct Config {
     /// What to log: error, warn, info, debug, trace, or directives like sallyport_controlplane=debug,h2=warn
     #[arg(long, env = "RUST_LOG", value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
-}
-
-/// What becomes of an edit when a node does not acknowledge what the edit takes away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OnUnreachable {
-    /// It waits: the other nodes enforce what both versions allow.
-    Wait,
-    /// It goes on once the node's lease has run out: a node that enforces has closed itself by then. A node without `--lease` is waited for.
-    Fence,
-    /// It goes on without the node: there is no promise for flows that touch it.
-    Skip,
 }
 
 /// How log lines look.
@@ -311,6 +301,12 @@ impl fmt::Display for Address {
     }
 }
 
+fn unreachable() -> impl TypedValueParser<Value = UnreachablePolicy> {
+    let value = |policy: UnreachablePolicy| PossibleValue::new(policy.as_str()).help(policy.help());
+    PossibleValuesParser::new(UnreachablePolicy::ALL.map(value))
+        .map(|text| text.parse().expect("one of the possible values"))
+}
+
 fn established() -> impl TypedValueParser<Value = Established> {
     PossibleValuesParser::new(Established::NAMES)
         .map(|name| Established::named(&name).expect("one of the names"))
@@ -324,7 +320,7 @@ impl Config {
             data_dir: data_dir.into(),
             history: 10_000,
             drain: Settings::default().drain,
-            unreachable: OnUnreachable::Wait,
+            unreachable: UnreachablePolicy::Wait,
             skip_after: Settings::default().patience,
             established: Established::default(),
             metrics: None,
@@ -337,11 +333,7 @@ impl Config {
     pub(crate) fn nodes(&self) -> Settings {
         Settings {
             drain: self.drain,
-            unreachable: match self.unreachable {
-                OnUnreachable::Wait => Unreachable::Wait,
-                OnUnreachable::Fence => Unreachable::Fence,
-                OnUnreachable::Skip => Unreachable::Skip,
-            },
+            unreachable: self.unreachable,
             patience: self.skip_after,
             ..Settings::default()
         }

@@ -145,7 +145,7 @@ impl History {
     pub fn push(&mut self, committed: Arc<Committed>) {
         debug_assert_eq!(
             committed.revision,
-            self.latest + 1,
+            self.latest.next(),
             "revisions have no holes"
         );
         self.latest = committed.revision;
@@ -171,7 +171,7 @@ impl History {
     pub fn oldest(&self) -> Revision {
         self.transactions
             .get_min()
-            .map_or(self.latest, |(revision, _)| revision - 1)
+            .map_or(self.latest, |(revision, _)| revision.previous())
     }
 
     /// The transactions before a revision, the latest first.
@@ -222,7 +222,7 @@ impl History {
                 oldest,
             });
         }
-        let later = self.transactions.range(revision.saturating_add(1)..);
+        let later = self.transactions.range(revision.next()..);
         Ok(later.map(|(_, committed)| committed))
     }
 }
@@ -249,36 +249,42 @@ mod tests {
     #[test]
     fn keeps_the_longest_run_within_the_bounds() {
         let mut history = History::starting_after(
-            0,
+            Revision(0),
             Bounds {
                 transactions: 3,
                 bytes: 10,
             },
         );
-        assert_eq!(history.oldest(), 0);
-        assert_eq!(history.after(0).map(Iterator::count), Ok(0));
+        assert_eq!(history.oldest(), Revision(0));
+        assert_eq!(history.after(Revision(0)).map(Iterator::count), Ok(0));
         for revision in 1..=5 {
-            history.push(committed(revision, "n"));
+            history.push(committed(Revision(revision), "n"));
         }
-        assert_eq!((history.oldest(), history.latest()), (2, 5));
+        assert_eq!(
+            (history.oldest(), history.latest()),
+            (Revision(2), Revision(5))
+        );
         let seen: Vec<_> = history
-            .after(3)
+            .after(Revision(3))
             .unwrap()
             .map(|committed| committed.revision)
             .collect();
-        assert_eq!(seen, [4, 5]);
+        assert_eq!(seen, [Revision(4), Revision(5)]);
         assert_eq!(
-            history.after(1).err(),
+            history.after(Revision(1)).err(),
             Some(Compacted {
-                asked: 1,
-                oldest: 2
+                asked: Revision(1),
+                oldest: Revision(2)
             })
         );
-        assert_eq!(history.after(u64::MAX).map(Iterator::count), Ok(0));
+        assert_eq!(
+            history.after(Revision(u64::MAX)).map(Iterator::count),
+            Ok(0)
+        );
 
-        history.push(committed(6, "nine-long"));
-        assert_eq!(history.oldest(), 4, "9 + 1 bytes");
-        history.push(committed(7, "longer than the bound"));
-        assert_eq!(history.oldest(), 6, "the latest is always there");
+        history.push(committed(Revision(6), "nine-long"));
+        assert_eq!(history.oldest(), Revision(4), "9 + 1 bytes");
+        history.push(committed(Revision(7), "longer than the bound"));
+        assert_eq!(history.oldest(), Revision(6), "the latest is always there");
     }
 }

@@ -22,6 +22,7 @@ use std::{
 };
 
 use sallyport_policy::{Epoch, Revision};
+use sallyport_proto::Membership;
 
 pub use self::{
     failure::JournalError,
@@ -92,8 +93,8 @@ pub struct Recovered {
     pub history: History,
     /// The last revision up to which every rollout is known to have passed its barrier.
     pub settled: Revision,
-    /// The nodes that have joined and have not left, and whether each closes by itself when it gets no lease.
-    pub joined: BTreeMap<String, bool>,
+    /// The nodes that have joined and have not left.
+    pub joined: BTreeMap<String, Membership>,
     /// The nodes that left and have not joined again, and when each did, in milliseconds since 1970.
     pub left: BTreeMap<String, u64>,
 }

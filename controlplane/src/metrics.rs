@@ -106,12 +106,12 @@ fn render(source: &Source) -> String {
     gauge(
         "revision",
         "The last transaction committed",
-        published.revision,
+        published.revision.0,
     );
     gauge(
         "epoch",
         "How often it was restored from a backup",
-        published.epoch,
+        published.epoch.0,
     );
     gauge(
         "contested_addresses",
@@ -127,12 +127,16 @@ fn render(source: &Source) -> String {
     let statuses = source.nodes.status();
     let enforced = statuses
         .iter()
-        .map(|status| status.lacks().map_or(published.revision, |first| first - 1))
+        .map(|status| {
+            status
+                .lacks()
+                .map_or(published.revision, |first| first.previous())
+        })
         .min();
     gauge(
         "revision_enforced",
         "The last revision that every node enforces",
-        enforced.unwrap_or(published.revision),
+        enforced.unwrap_or(published.revision).0,
     );
     let unwritable = source.writer.unwritable();
     gauge(

@@ -26,6 +26,8 @@ use sallyport_policy::{NodePolicy, Position, Revision};
 use sallyport_proto::wire::{condition, turned_away::Reason, unjudged_workload};
 use tokio::sync::watch;
 
+pub use sallyport_proto::{Membership, UnreachablePolicy};
+
 use self::latency::Latency;
 pub use self::{
     health::{Health, Trouble, Unjudged, UnjudgedWorkload},
@@ -37,15 +39,9 @@ pub use self::{
     turned_away::{Strangers, TurnedAway},
 };
 
-/// What becomes of an edit whose revokes a node does not acknowledge. Of two, the stricter is the greater.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Unreachable {
-    /// It goes on without the node. The promise is void for flows that touch that node.
-    Skip,
-    /// It goes on once the node's lease has run out: the node closes by itself.
-    Fence,
-    /// It waits: the others enforce what both versions allow.
-    Wait,
+sallyport_policy::counters! {
+    /// Counts the streams that the control plane accepted.
+    pub struct StreamId;
 }
 
 /// How edits are led through the cluster.
@@ -54,7 +50,7 @@ pub struct Settings {
     /// After how long a packet that one node let through has reached the other.
     pub drain: Duration,
     /// What becomes of an edit whose revokes a node does not acknowledge, if the edit does not say.
-    pub unreachable: Unreachable,
+    pub unreachable: UnreachablePolicy,
     /// How long a node that is to be skipped is waited for.
     pub patience: Duration,
     /// The longest lease that a node may ask for.
@@ -65,7 +61,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             drain: Duration::from_millis(20),
-            unreachable: Unreachable::Wait,
+            unreachable: UnreachablePolicy::Wait,
             patience: Duration::from_secs(5),
             lease_longest: Duration::from_secs(60),
         }
@@ -148,7 +144,7 @@ impl Status {
     pub fn lacks(&self) -> Option<Revision> {
         let mut reasons = self.unjudged.iter();
         match reasons.any(|reason| *reason != unjudged_workload::Reason::NoRoute) {
-            true => Some(1),
+            true => Some(Revision(1)),
             false => self.pending,
         }
     }
@@ -181,7 +177,7 @@ pub struct RolloutStatus {
     /// The nodes that it waits for.
     pub waits_for: Vec<String>,
     /// The nodes that it does not wait for any more, and why.
-    pub passed_over: BTreeMap<String, Unreachable>,
+    pub passed_over: BTreeMap<String, UnreachablePolicy>,
 }
 
 /// What a commit means for the nodes.
@@ -223,7 +219,12 @@ impl Nodes {
     }
 
     /// A transaction was committed. Every one has to be told, in order.
-    pub fn commit(&self, revision: Revision, affected: Affected, unreachable: Option<Unreachable>) {
+    pub fn commit(
+        &self,
+        revision: Revision,
+        affected: Affected,
+        unreachable: Option<UnreachablePolicy>,
+    ) {
         let concerns_nodes = !affected.policies.is_empty();
         let before = self.lock().before(&affected);
         let prepared = Prepared::new(affected, &before);
@@ -298,12 +299,16 @@ impl Nodes {
     }
 
     /// Somebody opens a stream. Returns its number.
-    pub fn accept(&self) -> u64 {
+    pub fn accept(&self) -> StreamId {
         self.lock().accept()
     }
 
     /// A node says Hello on a stream. A stream that it had is ended, unless that is another enforcer's that is there.
-    pub fn connect(self: &Arc<Self>, stream: u64, hello: Hello) -> Result<Opened, SessionError> {
+    pub fn connect(
+        self: &Arc<Self>,
+        stream: StreamId,
+        hello: Hello,
+    ) -> Result<Opened, SessionError> {
         Ok(match self.open(stream, &hello)? {
             Ok(session) => Opened::Session(session),
             Err(contested) => Opened::Contested(Claim::new(self.clone(), hello, stream, contested)),
@@ -312,7 +317,7 @@ impl Nodes {
 
     fn open(
         self: &Arc<Self>,
-        stream: u64,
+        stream: StreamId,
         hello: &Hello,
     ) -> Result<Result<Session, Contested>, SessionError> {
         let admission = self.with(|table, now| table.connect(stream, hello.clone(), now))?;

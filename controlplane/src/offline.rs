@@ -15,6 +15,7 @@ use sallyport_controlplane::{
     history::{Committed, Event},
     journal,
 };
+use sallyport_policy::{Epoch, Revision};
 use sallyport_process::files;
 use sallyport_proto::backup::{self, BackupError, Contents};
 use serde_json::{Value, json};
@@ -69,7 +70,7 @@ fn transaction(committed: &Committed) -> Value {
         Event::Delete(key) => json!({"delete": key.to_string()}),
     };
     json!({
-        "revision": committed.revision,
+        "revision": committed.revision.0,
         "time": committed.at_ms.map(time),
         "events": committed.events.iter().map(event).collect::<Vec<_>>(),
     })
@@ -96,13 +97,13 @@ fn restore(arguments: &RestoreArguments) -> Result<()> {
             read_backup(path).with_context(|| format!("cannot read {}", path.display()))?
         }
         (None, epoch) => Contents {
-            epoch: epoch.unwrap_or(1).saturating_sub(1),
-            revision: 0,
+            epoch: Epoch(epoch.unwrap_or(1).saturating_sub(1)),
+            revision: Revision(0),
             nodes: BTreeMap::new(),
             objects: Vec::new(),
         },
     };
-    let epoch = arguments.epoch.unwrap_or(contents.epoch.saturating_add(1));
+    let epoch = arguments.epoch.map_or(contents.epoch.next(), Epoch);
     journal::restore(&journal::within(&arguments.data_dir), &contents, epoch)?;
     let count = contents.objects.len();
     let restored = Contents { epoch, ..contents };

@@ -30,7 +30,7 @@ pub use self::{
 };
 use crate::{
     journal::Note,
-    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, Unreachable},
+    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, StreamId, UnreachablePolicy},
     writer::{Writer, now_ms},
 };
 
@@ -164,7 +164,7 @@ struct Greeted {
 
 /// Hears a node's Hello.
 async fn greet(
-    stream: u64,
+    stream: StreamId,
     nodes: Arc<Nodes>,
     mut inbound: Streaming<SyncRequest>,
 ) -> Result<Greeted, Status> {
@@ -180,7 +180,7 @@ async fn greet(
         }
     };
     let (version, leased) = (hello.version.clone(), !hello.lease.is_zero());
-    let fences = nodes.settings().unreachable == Unreachable::Fence;
+    let fences = nodes.settings().unreachable == UnreachablePolicy::Fence;
     let opened = nodes.connect(stream, hello).inspect_err(turned_away)?;
     Ok(Greeted {
         opened,

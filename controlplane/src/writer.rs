@@ -22,7 +22,7 @@ use crate::{
     history::{Committed, Event, History},
     journal::{Journal, JournalError, Note, Recovered},
     model::ObjectKey,
-    nodes::{Affected, Nodes, Settings, Start, Table, Unreachable},
+    nodes::{Affected, Membership, Nodes, Settings, Start, Table, UnreachablePolicy},
     transaction::{Change, Edit, Problem},
 };
 
@@ -41,7 +41,7 @@ pub struct Published {
     /// The recent transactions.
     pub history: History,
     /// The nodes that have joined and have not left, and whether each closes by itself when it gets no lease.
-    pub joined: Arc<BTreeMap<String, bool>>,
+    pub joined: Arc<BTreeMap<String, Membership>>,
 }
 
 /// What a transaction came to.
@@ -106,7 +106,7 @@ pub struct Submission {
     /// Decide, and change nothing.
     pub dry_run: bool,
     /// What becomes of it when a node does not acknowledge its revokes, if not what is usual.
-    pub unreachable: Option<Unreachable>,
+    pub unreachable: Option<UnreachablePolicy>,
 }
 
 struct Queued {
@@ -328,7 +328,8 @@ impl State {
             let mut joined = BTreeMap::clone(&published.joined);
             let changed = match note {
                 Note::Joined { node, leased } => {
-                    joined.insert(node.clone(), *leased) != Some(*leased)
+                    let membership = Membership::Joined { leased: *leased };
+                    joined.insert(node.clone(), membership) != Some(membership)
                 }
                 Note::Left { node, .. } | Note::Forgotten { node } => joined.remove(node).is_some(),
                 Note::Settled(_) => false,
@@ -369,7 +370,7 @@ impl State {
         }
         if !committed.is_empty() {
             debug!(
-                revision = group.published().revision,
+                revision = group.published().revision.0,
                 transactions = committed.len(),
                 "committed"
             );
@@ -383,13 +384,13 @@ impl State {
         &mut self,
         committed: &Committed,
         cluster: &Cluster,
-        unreachable: Option<Unreachable>,
+        unreachable: Option<UnreachablePolicy>,
     ) {
         let changed: Vec<ObjectKey> = committed.events.iter().map(Event::key).cloned().collect();
         let mut affected = Affected::default();
-        for name in self.compiler.update(cluster, &changed) {
-            match self.compiler.policy(&name) {
-                Some(policy) => affected.policies.push((name, policy.clone())),
+        for (name, policy) in self.compiler.update(cluster, &changed) {
+            match policy {
+                Some(policy) => affected.policies.push((name, policy)),
                 None => affected.gone.push(name),
             }
         }

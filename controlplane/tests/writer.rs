@@ -24,6 +24,7 @@ use sallyport_controlplane::{
     transaction::{Edit, Op},
     writer::{Carried, Refusal, Running, Submission, Writer},
 };
+use sallyport_policy::{Epoch, Revision};
 
 /// Remembers the sizes of the groups that it was given, takes its time, and fails on demand.
 #[derive(Clone, Default)]
@@ -57,10 +58,10 @@ impl Journal for FakeJournal {
 fn start(journal: &FakeJournal) -> (Writer, Running) {
     let recovered = Recovered {
         cluster: Cluster::default(),
-        revision: 0,
-        epoch: 1,
-        history: History::starting_after(0, Bounds::default()),
-        settled: 0,
+        revision: Revision(0),
+        epoch: Epoch(1),
+        history: History::starting_after(Revision(0), Bounds::default()),
+        settled: Revision(0),
         joined: BTreeMap::new(),
         left: BTreeMap::new(),
     };
@@ -105,11 +106,11 @@ async fn what_is_queued_is_journaled_as_a_group() {
         .map(|result| result.unwrap().revision)
         .collect();
     revisions.sort_unstable();
-    assert_eq!(revisions, (1..=500).collect::<Vec<_>>());
+    assert_eq!(revisions, (1..=500).map(Revision).collect::<Vec<_>>());
     let groups = journal.groups.lock().unwrap().clone();
     assert_eq!(groups.iter().sum::<usize>(), 500);
     assert!(groups.len() < 50, "{groups:?}");
-    assert_eq!(writer.current().history.latest(), 500);
+    assert_eq!(writer.current().history.latest(), Revision(500));
     tokio::task::spawn_blocking(|| running.stop())
         .await
         .unwrap();
@@ -137,11 +138,17 @@ async fn nothing_of_a_group_that_failed_is_visible() {
         );
     }
     // What rests on nothing that failed is answered for what it is.
-    assert_eq!(writer.submit(namespace("a")).await.unwrap().revision, 1);
+    assert_eq!(
+        writer.submit(namespace("a")).await.unwrap().revision,
+        Revision(1)
+    );
     assert!(!watch.has_changed().unwrap());
     assert!(Arc::ptr_eq(&before, &writer.current()));
 
     journal.fails.store(false, Ordering::SeqCst);
-    assert_eq!(writer.submit(namespace("n1")).await.unwrap().revision, 2);
+    assert_eq!(
+        writer.submit(namespace("n1")).await.unwrap().revision,
+        Revision(2)
+    );
     assert_eq!(writer.current().cluster.len(), 2);
 }

@@ -8,7 +8,7 @@ use sallyport_enforcer::{
     plan::{self, Installed, Limits},
 };
 use sallyport_policy::{
-    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position, Protocol,
+    Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position, Protocol,
     Ranges, Unknown, Window,
 };
 
@@ -65,7 +65,7 @@ fn policy(endpoints: u32) -> NodePolicy {
 
 fn updated(old: &Installed, policy: &NodePolicy, revision: u64) -> Installed {
     let position = Position {
-        epoch: 1,
+        epoch: Epoch(1),
         revision,
         digest: policy.digest(),
     };

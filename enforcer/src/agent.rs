@@ -12,7 +12,7 @@ mod whole;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
-use sallyport_policy::{Misfit, NodePolicy, Position, Update};
+use sallyport_policy::{Misfit, NodePolicy, Position, Revision, Update};
 use tracing::{debug, error, info, warn};
 
 use crate::{
@@ -48,7 +48,7 @@ pub enum Refusal {
     #[error("revision {revision}, step {step} of {steps}: {source}")]
     Kernel {
         /// The update's revision.
-        revision: u64,
+        revision: Revision,
         /// The failing step, counted from 1.
         step: usize,
         /// How many steps there are.
@@ -227,7 +227,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         {
             warn!(%error, "the journal stays long");
         }
-        debug!(revision, took = ?started.elapsed(), "applied");
+        debug!(revision = revision.0, took = ?started.elapsed(), "applied");
         Ok(())
     }
 

@@ -25,7 +25,7 @@ pub use self::{
     quarantine::{INSTANCE, MEMBERSHIP, Quarantined, open},
     store::Journal,
 };
-use crate::{nft::names::Generation, plan::Installed};
+use crate::{nft::names::UpdateSeq, plan::Installed};
 
 /// What an agent needs of a journal.
 pub trait Log {
@@ -33,7 +33,7 @@ pub trait Log {
     fn intend(&mut self, intent: &Intent) -> Result<(), Error>;
 
     /// Takes the last intent back: the kernel refused it and has what it had. Its generation is not used again.
-    fn abort(&mut self, generation: Generation) -> Result<(), Error>;
+    fn abort(&mut self, generation: UpdateSeq) -> Result<(), Error>;
 
     /// Whether the log is long enough to be worth a snapshot.
     fn wants_snapshot(&self) -> bool;
@@ -82,7 +82,7 @@ impl Recovered {
     }
 
     /// Takes in that the kernel refused the last intent.
-    pub fn abort(&mut self, generation: Generation) {
+    pub fn abort(&mut self, generation: UpdateSeq) {
         self.pending = None;
         self.installed.generation = generation;
     }

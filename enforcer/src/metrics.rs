@@ -109,17 +109,17 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
     all.register(
         "revision",
         "The revision that the node fully enforces",
-        gauge(oldest.revision),
+        gauge(oldest.revision.0),
     );
     all.register(
         "revision_held",
         "The newest revision of which the node enforces what it takes away",
-        gauge(newest.revision),
+        gauge(newest.revision.0),
     );
     all.register(
         "epoch",
         "The epoch of the control plane that made it",
-        gauge(newest.epoch),
+        gauge(newest.epoch.0),
     );
     all.register(
         "window_versions",

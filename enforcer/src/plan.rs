@@ -41,7 +41,7 @@ use crate::nft::{
     command::Command,
     frame::{self, Frame},
     lease::{self, Slot},
-    names::{self, Generation},
+    names::{self, UpdateSeq},
     render::{self, Options},
     stamp,
 };
@@ -68,11 +68,11 @@ pub struct Installed {
     /// What became of unknown workload addresses when it was made.
     pub unknown: Unknown,
     /// Counts updates, failed ones too: names made from it are never used twice.
-    pub generation: Generation,
+    pub generation: UpdateSeq,
     /// The generation of the update that made this: the kernel's stamp has it too.
-    pub made: Generation,
+    pub made: UpdateSeq,
     /// The generation in which each group's sets were made.
-    pub births: OrdMap<GroupId, Generation>,
+    pub births: OrdMap<GroupId, UpdateSeq>,
     /// Addresses that were workloads' and are nobody's now, and whose they were. Another workload must not have one before
     /// the connections of that one are forgotten. (Some may have been since.)
     pub departed: OrdMap<IpAddr, Arc<Endpoint>>,
@@ -129,7 +129,7 @@ impl Installed {
 
     /// What is installed once an update is done that leads to these versions.
     pub fn updated(&self, window: Window, unknown: &Unknown) -> Installed {
-        let generation = self.generation + 1;
+        let generation = self.generation.next();
         let policy = window.enforced(unknown);
         Installed {
             births: births(&self.births, &self.policy, &policy, generation),
@@ -183,13 +183,13 @@ impl Installed {
 /// use std::sync::Arc;
 ///
 /// use sallyport_enforcer::{fake::FakeKernel, kernel::Kernel, nft::render::Options, plan};
-/// use sallyport_policy::{Endpoint, NodePolicy, Position, Unknown, Window};
+/// use sallyport_policy::{Endpoint, Epoch, NodePolicy, Position, Revision, Unknown, Window};
 ///
 /// let options = Options::default();
 /// let mut kernel = FakeKernel::default();
 /// let limits = plan::Limits { batch: kernel.batch_limit() };
 /// let updated = |old: &plan::Installed, revision, policy: &NodePolicy| {
-///     let position = Position { epoch: 0, revision, digest: policy.digest() };
+///     let position = Position { epoch: Epoch(0), revision: Revision(revision), digest: policy.digest() };
 ///     old.updated(Window::alone(position, policy.clone()), &Unknown::Allow)
 /// };
 ///
@@ -396,11 +396,11 @@ pub fn handed_over(old: &NodePolicy, new: &NodePolicy) -> BTreeSet<IpAddr> {
 
 /// When each group of `new` was born: those that were there keep their birth.
 fn births(
-    old: &OrdMap<GroupId, Generation>,
+    old: &OrdMap<GroupId, UpdateSeq>,
     from: &NodePolicy,
     to: &NodePolicy,
-    generation: Generation,
-) -> OrdMap<GroupId, Generation> {
+    generation: UpdateSeq,
+) -> OrdMap<GroupId, UpdateSeq> {
     let mut births = old.clone();
     for item in from.groups().diff(to.groups()) {
         match item {

@@ -356,7 +356,7 @@ pub(crate) fn source_of(error: &dyn std::error::Error) -> String {
 mod tests {
     use std::sync::Mutex;
 
-    use sallyport_policy::{NodePolicy, Position};
+    use sallyport_policy::{Epoch, NodePolicy, Position, Revision};
     use tokio::net::TcpListener;
     use tokio_stream::wrappers::TcpListenerStream;
     use tonic::{Request, Response, Streaming, transport::Server};
@@ -447,8 +447,8 @@ mod tests {
                 says.send(Ok(SyncResponse { message })).await.unwrap();
             };
             let target = Position {
-                epoch: 1,
-                revision: 1,
+                epoch: Epoch(1),
+                revision: Revision(1),
                 digest: NodePolicy::default().digest(),
             };
             say(sync_response::Message::Update(UpdatePart {

@@ -26,15 +26,15 @@ use sallyport_enforcer::{
         command::{Command, Element, Family, Rule, SetKind, Verdict},
         content::Found,
         lease::Slot,
-        names::Generation,
+        names::UpdateSeq,
         render::Options,
         stamp::{self, Reading},
     },
     plan::Installed,
 };
 use sallyport_policy::{
-    Class, Delta, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position,
-    Protocol, Ranges, Update,
+    Class, Delta, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
+    Protocol, Ranges, Revision, Update,
 };
 
 /// The process that is not the enforcer.
@@ -135,14 +135,14 @@ impl Kernel for Shared {
 
 /// A journal that notes what was taken back.
 #[derive(Clone, Debug, Default)]
-struct Noted(Rc<RefCell<Vec<Generation>>>);
+struct Noted(Rc<RefCell<Vec<UpdateSeq>>>);
 
 impl Log for Noted {
     fn intend(&mut self, _: &Intent) -> Result<(), journal::Error> {
         Ok(())
     }
 
-    fn abort(&mut self, generation: Generation) -> Result<(), journal::Error> {
+    fn abort(&mut self, generation: UpdateSeq) -> Result<(), journal::Error> {
         self.0.borrow_mut().push(generation);
         Ok(())
     }
@@ -269,8 +269,8 @@ impl Node {
         let installed = self.agent.installed();
         let delta = Delta::between(&installed.policy, policy);
         let target = Position {
-            epoch: 1,
-            revision,
+            epoch: Epoch(1),
+            revision: Revision(revision),
             digest: policy.digest(),
         };
         self.agent.apply(Update {
@@ -551,7 +551,10 @@ fn errors_of_the_kernel_are_told_or_got_over() {
                     }
                     assert_eq!(node.content(), before, "{fault:?}");
                     assert_eq!(node.journal.0.borrow().len(), 1, "{fault:?}");
-                    assert_eq!(node.agent.installed().position().unwrap().revision, 1);
+                    assert_eq!(
+                        node.agent.installed().position().unwrap().revision,
+                        Revision(1)
+                    );
                     // And the next one goes through.
                     node.update(&next, 2).unwrap();
                 }

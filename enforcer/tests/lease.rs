@@ -30,13 +30,13 @@ use sallyport_enforcer::{
         command::Command,
         content::Found,
         lease::{Slot, is_of_lease},
-        names::Generation,
+        names::UpdateSeq,
         render::Options,
         stamp::Reading,
     },
     plan::Installed,
 };
-use sallyport_policy::{Delta, Endpoint, NodePolicy, Position, Ranges, Update};
+use sallyport_policy::{Delta, Endpoint, Epoch, NodePolicy, Position, Ranges, Revision, Update};
 
 const LEASE: Duration = Duration::from_secs(9);
 const A_MOMENT: Duration = Duration::from_millis(1);
@@ -117,7 +117,7 @@ impl Log for Nowhere {
         Ok(())
     }
 
-    fn abort(&mut self, _: Generation) -> Result<(), journal::Error> {
+    fn abort(&mut self, _: UpdateSeq) -> Result<(), journal::Error> {
         Ok(())
     }
 
@@ -207,8 +207,8 @@ impl Node {
     fn update_to(&self, policy: &NodePolicy, revision: u64) -> Update {
         let old = self.agent.installed().policy.clone();
         let target = Position {
-            epoch: 1,
-            revision,
+            epoch: Epoch(1),
+            revision: Revision(revision),
             digest: policy.digest(),
         };
         Update {

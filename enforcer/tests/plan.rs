@@ -16,8 +16,8 @@ use sallyport_enforcer::{
     plan::{self, Installed, Limits, Plan},
 };
 use sallyport_policy::{
-    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position, Protocol,
-    Ranges, Window,
+    Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
+    Protocol, Ranges, Revision, Window,
 };
 
 const LIMITS: Limits = Limits { batch: 1 << 20 };
@@ -84,8 +84,8 @@ fn updated(before: &Installed, policy: &NodePolicy, revision: u64, strict: bool)
 
 fn position(policy: &NodePolicy, revision: u64) -> Position {
     Position {
-        epoch: 1,
-        revision,
+        epoch: Epoch(1),
+        revision: Revision(revision),
         digest: policy.digest(),
     }
 }

@@ -133,7 +133,7 @@ fn until_acknowledged(client: &mut Client, number: u32) -> Result<Revision> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match client.apply(vec![put(pair(number))]) {
-            Ok(revision) => return Ok(revision),
+            Ok(revision) => return Ok(Revision(revision)),
             Err(error) if Instant::now() > deadline => {
                 bail!("transaction {number} is not acknowledged: {error}")
             }
@@ -189,7 +189,10 @@ impl Ledger {
             .objects()
             .map(|one| (one.object.manifest.to_string(), one.revision))
             .collect();
-        let told: BTreeSet<_> = objects.into_values().collect();
+        let told = objects.into_values();
+        let told: BTreeSet<_> = told
+            .map(|(manifest, revision)| (manifest, Revision(revision)))
+            .collect();
         if let Some((manifest, revision)) = stored.symmetric_difference(&told).next() {
             bail!("the API and the journal differ: {manifest} of revision {revision}");
         }

@@ -1,7 +1,7 @@
 //! The arrows of docs/ARCHITECTURE.md hold: between the crates, and between the modules of each.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -158,6 +158,183 @@ fn modules_of_the_control_plane_point_one_way() {
         &edge,
     );
     never("controlplane", &["journal"], &["writer", "nodes"]);
+}
+
+/// The files that each file of the compiler imports, by module path within the crate.
+fn imports_of_the_compiler() -> BTreeMap<String, BTreeSet<String>> {
+    let source = workspace().join("controlplane/src");
+    let mut texts = BTreeMap::new();
+    let mut paths = vec![source.join("compile.rs"), source.join("compile")];
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            let entries = fs::read_dir(path).expect("a folder");
+            paths.extend(entries.map(|entry| entry.expect("an entry").path()));
+        } else {
+            let module = path.with_extension("");
+            let module = module.strip_prefix(&source).expect("a file below");
+            let module = module.to_string_lossy().replace('/', "::");
+            texts.insert(module, fs::read_to_string(path).expect("a source file"));
+        }
+    }
+    texts
+        .iter()
+        .map(|(module, text)| (module.clone(), imports(module, text, &texts)))
+        .collect()
+}
+
+/// The modules among `all` that a module names, in `use` declarations and in paths that begin with `crate` or `super`.
+fn imports(module: &str, text: &str, all: &BTreeMap<String, String>) -> BTreeSet<String> {
+    // Tests may look at whatever they test.
+    let text = text.split("#[cfg(test)]\nmod").next().unwrap_or_default();
+    let code: Vec<&str> = text
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default().trim())
+        .collect();
+    let code = code.join("\n");
+    let declarations = code.split("use ").skip(1);
+    let trees = declarations.map(|rest| rest.split(';').next().unwrap_or_default());
+    let mut named: Vec<String> = trees
+        .flat_map(|tree| paths(&tree.split_whitespace().collect::<String>()))
+        .collect();
+    let is_path = |character: char| character.is_alphanumeric() || "_:".contains(character);
+    let words = code.split(|character| !is_path(character));
+    // A path that ends with colons is the trunk of a tree.
+    let paths = words.filter(|word| !word.ends_with(':'));
+    let anywhere = paths.filter(|path| path.starts_with("crate::") || path.starts_with("super::"));
+    named.extend(anywhere.map(str::to_owned));
+    named
+        .iter()
+        .filter_map(|path| resolve(module, path, all))
+        .filter(|target| target != module)
+        .collect()
+}
+
+/// The module among `all` that has the item of a path, as a module names it.
+fn resolve(module: &str, path: &str, all: &BTreeMap<String, String>) -> Option<String> {
+    let mut base: Vec<&str> = module.split("::").collect();
+    let mut is_ours = false;
+    let mut steps = path.split("::").peekable();
+    while let Some(keyword) = steps.next_if(|step| ["crate", "self", "super"].contains(step)) {
+        match keyword {
+            "crate" => base.clear(),
+            "super" => _ = base.pop(),
+            _ => {}
+        }
+        is_ours = true;
+    }
+    // A path without a keyword begins with a child module, or with another crate.
+    let steps = steps.filter(|&step| step != "self");
+    for step in steps {
+        base.push(step);
+        if !is_ours && !all.contains_key(&base.join("::")) {
+            return None;
+        }
+        is_ours = true;
+    }
+    // The longest part of the path that is a file. The rest names an item of it.
+    while !base.is_empty() && !all.contains_key(&base.join("::")) {
+        base.pop();
+    }
+    (!base.is_empty()).then(|| base.join("::"))
+}
+
+/// The paths of a tree of imports without white space: `a::{b,c::D}` is `a::b` and `a::c::D`.
+fn paths(tree: &str) -> Vec<String> {
+    let Some((head, rest)) = tree.split_once('{') else {
+        return vec![tree.into()];
+    };
+    let mut found = Vec::new();
+    let mut depth = 0;
+    let mut start = 0;
+    for (at, character) in rest.char_indices() {
+        match character {
+            '{' => depth += 1,
+            ',' | '}' if depth == 0 => {
+                let inner = paths(&rest[start..at]);
+                let inner = inner.iter().filter(|path| !path.is_empty());
+                found.extend(inner.map(|path| format!("{head}{path}")));
+                start = at + 1;
+            }
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A circle of imports, as the modules on the way around it.
+fn circle(imports: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    let mut done = BTreeSet::new();
+    for module in imports.keys() {
+        if let Some(found) = circle_from(module, imports, &mut Vec::new(), &mut done) {
+            return Some(found);
+        }
+    }
+    None
+}
+
+fn circle_from(
+    module: &str,
+    imports: &BTreeMap<String, BTreeSet<String>>,
+    way: &mut Vec<String>,
+    done: &mut BTreeSet<String>,
+) -> Option<Vec<String>> {
+    if let Some(at) = way.iter().position(|earlier| earlier == module) {
+        return Some([&way[at..], &[module.to_owned()]].concat());
+    }
+    if !done.contains(module) {
+        way.push(module.to_owned());
+        for next in imports.get(module).into_iter().flatten() {
+            if let Some(found) = circle_from(next, imports, way, done) {
+                return Some(found);
+            }
+        }
+        way.pop();
+        done.insert(module.to_owned());
+    }
+    None
+}
+
+#[test]
+fn files_of_the_compiler_import_each_other_in_no_circle() {
+    let mut imports = imports_of_the_compiler();
+    let circle_of = |imports: &_| circle(imports).map(|way| way.join(" -> "));
+    assert_eq!(circle_of(&imports), None);
+    // The parser found the arrows, so that one arrow back is a circle.
+    assert!(imports["compile::propagate"].contains("compile::compiler"));
+    assert!(imports["compile::propagate::sources"].contains("compile::sources"));
+    assert!(imports["compile"].contains("compile::full"));
+    let workloads = imports.get_mut("compile::workloads").expect("a module");
+    assert!(workloads.contains("compile::slab") && !workloads.contains("compile::classes"));
+    workloads.insert("compile::classes".into());
+    assert_eq!(
+        circle_of(&imports).as_deref(),
+        Some("compile::classes -> compile::holders -> compile::workloads -> compile::classes")
+    );
+}
+
+#[test]
+fn paths_of_imports_are_resolved() {
+    let all = ["compile", "compile::a", "compile::b", "compile::b::c"];
+    let all = all.map(|module| (module.to_owned(), String::new())).into();
+    let of = |module, text| Vec::from_iter(imports(module, text, &all));
+    assert_eq!(
+        of("compile::a", "use super::{b::{self, c::C}, d};"),
+        ["compile", "compile::b", "compile::b::c"]
+    );
+    assert_eq!(
+        of("compile::b::c", "use crate::compile::a::A;"),
+        ["compile::a"]
+    );
+    assert_eq!(
+        of("compile::b::c", "use super::super::a::A;"),
+        ["compile::a"]
+    );
+    assert_eq!(
+        of("compile", "mod a;\npub use a::A;\nuse self::b::B;"),
+        ["compile::a", "compile::b"]
+    );
+    assert_eq!(of("compile::a", "// use super::b;\nuse std::fmt;"), [""; 0]);
 }
 
 /// The oracle judges the compiler, so it must share nothing with it: not its model, not its manifests, not the libraries

@@ -26,8 +26,8 @@ use sallyport_integration::{
     deployment::{Deployment, put},
 };
 use sallyport_policy::{
-    Class, Delta, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position,
-    Protocol, Ranges, Update,
+    Class, Delta, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
+    Protocol, Ranges, Revision, Update,
 };
 use sallyport_testbed::{
     Netns, Testbed,
@@ -123,8 +123,8 @@ fn snapshot(policy: &NodePolicy, revision: u64) -> Update {
     Update {
         base: None,
         target: Position {
-            epoch: 1,
-            revision,
+            epoch: Epoch(1),
+            revision: Revision(revision),
             digest: policy.digest(),
         },
         keep: vec![],

@@ -30,8 +30,8 @@ use sallyport_enforcer::{
     plan::{self, Garbage, Installed, Limits, Plan},
 };
 use sallyport_policy::{
-    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position, Protocol,
-    Ranges, Window,
+    Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
+    Protocol, Ranges, Revision, Window,
 };
 use sallyport_testbed::{
     Netns,
@@ -222,8 +222,8 @@ fn random_class(
 
 fn position(policy: &NodePolicy, revision: u64) -> Position {
     Position {
-        epoch: 1,
-        revision,
+        epoch: Epoch(1),
+        revision: Revision(revision),
         digest: policy.digest(),
     }
 }

@@ -12,8 +12,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::object::{Kind, ObjectKey};
-use sallyport_policy::{Epoch, Revision};
+use crate::{
+    Membership,
+    object::{Kind, ObjectKey},
+};
+pub use sallyport_policy::{Epoch, Revision};
 
 /// Raised when a later version writes what this one cannot read.
 const FORMAT: u32 = 1;
@@ -25,8 +28,8 @@ pub struct Contents {
     pub epoch: Epoch,
     /// The revision.
     pub revision: Revision,
-    /// The nodes that ever enforced anything, and whether each closes by itself when it gets no lease.
-    pub nodes: BTreeMap<String, bool>,
+    /// The nodes that have joined.
+    pub nodes: BTreeMap<String, Membership>,
     /// The objects.
     pub objects: Vec<Saved>,
 }
@@ -78,8 +81,8 @@ pub enum BackupError {
 #[serde(deny_unknown_fields)]
 struct Header {
     sallyport_backup: u32,
-    epoch: Epoch,
-    revision: Revision,
+    epoch: u64,
+    revision: u64,
     nodes: BTreeMap<String, bool>,
 }
 
@@ -90,7 +93,7 @@ struct Line {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     namespace: String,
     name: String,
-    revision: Revision,
+    revision: u64,
     manifest: String,
 }
 
@@ -111,9 +114,9 @@ pub fn write(contents: &Contents, out: &mut dyn Write) -> Result<(), BackupError
     };
     put(json(&Header {
         sallyport_backup: FORMAT,
-        epoch: contents.epoch,
-        revision: contents.revision,
-        nodes: contents.nodes.clone(),
+        epoch: contents.epoch.0,
+        revision: contents.revision.0,
+        nodes: leases(&contents.nodes),
     }))?;
     for Saved {
         key,
@@ -125,7 +128,7 @@ pub fn write(contents: &Contents, out: &mut dyn Write) -> Result<(), BackupError
             kind: key.kind.as_str().to_owned(),
             namespace: key.namespace.clone(),
             name: key.name.clone(),
-            revision: *revision,
+            revision: revision.0,
             manifest: manifest.to_string(),
         }))?;
     }
@@ -135,6 +138,13 @@ pub fn write(contents: &Contents, out: &mut dyn Write) -> Result<(), BackupError
     };
     out.write_all((json(&end) + "\n").as_bytes())?;
     Ok(out.flush()?)
+}
+
+/// Whether each node has leases, as the file records it.
+fn leases(nodes: &BTreeMap<String, Membership>) -> BTreeMap<String, bool> {
+    let leased =
+        |(name, membership): (&String, &Membership)| (name.clone(), membership.is_leased());
+    nodes.iter().map(leased).collect()
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -171,9 +181,13 @@ pub fn read(text: &mut dyn BufRead) -> Result<Contents, BackupError> {
                 return Err(lines.damaged("there is something behind the end".to_owned()));
             }
             return Ok(Contents {
-                epoch: header.epoch,
-                revision: header.revision,
-                nodes: header.nodes,
+                epoch: Epoch(header.epoch),
+                revision: Revision(header.revision),
+                nodes: header
+                    .nodes
+                    .into_iter()
+                    .map(|(name, leased)| (name, leased.into()))
+                    .collect(),
                 objects,
             });
         }
@@ -189,7 +203,7 @@ pub fn read(text: &mut dyn BufRead) -> Result<Contents, BackupError> {
                 name: line.name,
             },
             manifest: line.manifest.into(),
-            revision: line.revision,
+            revision: Revision(line.revision),
         });
         before = lines.sum.clone();
     }
@@ -244,12 +258,15 @@ mod tests {
                 name: name.to_owned(),
             },
             manifest: manifest.into(),
-            revision: 3,
+            revision: Revision(3),
         };
         Contents {
-            epoch: 2,
-            revision: 7,
-            nodes: BTreeMap::from([("a".to_owned(), true), ("b".to_owned(), false)]),
+            epoch: Epoch(2),
+            revision: Revision(7),
+            nodes: BTreeMap::from([
+                ("a".to_owned(), true.into()),
+                ("b".to_owned(), false.into()),
+            ]),
             objects: vec![
                 saved(Kind::Namespace, "", "prod", "{\"a\": \"\\u0000\\n\"}"),
                 saved(Kind::Pod, "prod", "web", "{}"),

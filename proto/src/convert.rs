@@ -10,8 +10,8 @@ use prost::{Message as _, bytes::Bytes};
 
 use crate::wire;
 use sallyport_policy::{
-    Change, Class, ClassId, Delta, Digest, Direction, Endpoint, GroupId, GroupSpec, Owner,
-    PortRule, Position, Protocol, Ranges, Source, interface, octets,
+    Change, Class, ClassId, Delta, Digest, Direction, Endpoint, Epoch, GroupId, GroupSpec, Owner,
+    PortRule, Position, Protocol, Ranges, Revision, Source, interface, octets,
 };
 
 /// What is wrong with a message.
@@ -58,8 +58,8 @@ fn addresses(field: &'static str, list: &[Vec<u8>]) -> Result<Vec<IpAddr>, WireE
 impl From<Position> for wire::Position {
     fn from(position: Position) -> Self {
         wire::Position {
-            epoch: position.epoch,
-            revision: position.revision,
+            epoch: position.epoch.0,
+            revision: position.revision.0,
             digest: position.digest.0.to_be_bytes().to_vec(),
         }
     }
@@ -70,8 +70,8 @@ impl TryFrom<&wire::Position> for Position {
 
     fn try_from(position: &wire::Position) -> Result<Self, WireError> {
         Ok(Position {
-            epoch: position.epoch,
-            revision: position.revision,
+            epoch: Epoch(position.epoch),
+            revision: Revision(position.revision),
             digest: Digest(u128::from_be_bytes(sixteen("digest", &position.digest)?)),
         })
     }

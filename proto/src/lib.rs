@@ -8,12 +8,16 @@ mod assembly;
 pub mod backup;
 pub mod codec;
 mod convert;
+mod membership;
 pub mod names;
 pub mod object;
 pub mod reason;
+mod unreachable;
 
 pub use assembly::{Assembled, Assembly};
 pub use convert::{WireError, address, changes, delta, encoded_delta, positions};
+pub use membership::Membership;
+pub use unreachable::UnreachablePolicy;
 
 /// The generated wire types and service stubs of `sallyport.v1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, unused_qualifications)]

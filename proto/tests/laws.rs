@@ -14,9 +14,9 @@ use std::{net::IpAddr, sync::Arc};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use sallyport_policy::{
-    ApplyError, Change, Class, ClassId, Delta, Digest, Direction, Endpoint, GroupId, NodePolicy,
-    Owner, PeerGroup, PortRule, Position, Protocol, Ranges, Source, Unknown, Update, Version, Ways,
-    Window,
+    ApplyError, Change, Class, ClassId, Delta, Digest, Direction, Endpoint, Epoch, GroupId,
+    NodePolicy, Owner, PeerGroup, PortRule, Position, Protocol, Ranges, Revision, Source, Unknown,
+    Update, Version, Ways, Window,
 };
 use sallyport_proto::wire;
 
@@ -383,7 +383,7 @@ proptest! {
         let unknown = &unknown(strict);
         let versions: Vec<Version> = (1..).zip(&recipes).map(|(revision, recipe)| {
             let policy = Arc::new(build(recipe));
-            let position = Position { epoch: 1, revision, digest: policy.digest() };
+            let position = Position { epoch: Epoch(1), revision: Revision(revision), digest: policy.digest() };
             Version { position, policy }
         }).collect();
         let mut window = Window::default();
@@ -416,7 +416,7 @@ proptest! {
     fn the_newest_version_says_the_interface(recipes in vec(recipe(), 1..4), strict in any::<bool>()) {
         let policies: Vec<NodePolicy> = recipes.iter().map(build).collect();
         let versions = (1..).zip(&policies).map(|(revision, policy)| {
-            let position = Position { epoch: 1, revision, digest: policy.digest() };
+            let position = Position { epoch: Epoch(1), revision: Revision(revision), digest: policy.digest() };
             Version { position, policy: Arc::new(policy.clone()) }
         });
         for (address, endpoint) in Window::new(versions).enforced(&unknown(strict)).endpoints() {
@@ -536,8 +536,8 @@ fn an_unknown_uid_between_two_hides_no_change_of_owner() {
         };
         let policy = Arc::new(build(&recipe));
         let position = Position {
-            epoch: 1,
-            revision,
+            epoch: Epoch(1),
+            revision: Revision(revision),
             digest: policy.digest(),
         };
         Version { position, policy }

@@ -2,10 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::Styles};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, Styles, TypedValueParser},
+};
 use clap_complete::Shell;
 use sallyport_process::duration;
-use sallyport_proto::wire::Unreachable;
+use sallyport_proto::{UnreachablePolicy, wire::Unreachable};
 
 use crate::{
     client,
@@ -146,32 +149,24 @@ pub(crate) struct Commit {
         value_parser = duration::parse
     )]
     pub(crate) timeout: Duration,
-    /// What becomes of the change when a node does not acknowledge what it takes away [default: as the control plane
-    /// was started]
-    #[arg(long, value_enum, value_name = "HOW")]
-    pub(crate) on_unreachable: Option<OnUnreachable>,
+    /// How the change goes on when a node does not acknowledge what it takes away [default: as the control plane was
+    /// started]
+    #[arg(long, value_name = "HOW", value_parser = unreachable())]
+    pub(crate) on_unreachable: Option<UnreachablePolicy>,
 }
 
-/// What becomes of a change when a node does not acknowledge what it takes away.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum OnUnreachable {
-    /// It waits; the other nodes enforce what both versions allow
-    Wait,
-    /// It goes on once the node's lease has run out: a node that enforces has closed itself by then
-    Fence,
-    /// It goes on without the node: flows that touch it may be open
-    Skip,
+fn unreachable() -> impl TypedValueParser<Value = UnreachablePolicy> {
+    let value = |policy: UnreachablePolicy| PossibleValue::new(policy.as_str()).help(policy.help());
+    PossibleValuesParser::new(UnreachablePolicy::ALL.map(value))
+        .map(|text| text.parse().expect("one of the possible values"))
 }
 
 impl Commit {
-    /// What becomes of the change when a node does not acknowledge it, as a number on the wire.
+    /// The policy for nodes that cannot be reached, as a number on the wire.
     pub(crate) fn unreachable(&self) -> i32 {
-        let wire = match self.on_unreachable {
-            None => Unreachable::Unspecified,
-            Some(OnUnreachable::Wait) => Unreachable::Wait,
-            Some(OnUnreachable::Fence) => Unreachable::Fence,
-            Some(OnUnreachable::Skip) => Unreachable::Skip,
-        };
+        let wire = self
+            .on_unreachable
+            .map_or(Unreachable::Unspecified, Unreachable::from);
         wire.into()
     }
 }

@@ -1,5 +1,7 @@
 //! `sallyport journal`: a backup of what a control plane has, as it says. Opens no journal.
 
+use sallyport_proto::backup::Epoch;
+use sallyport_proto::backup::Revision;
 use std::io;
 
 use sallyport_process::files;
@@ -51,13 +53,17 @@ async fn download(server: &args::Server) -> Result<Contents, Failure> {
                 name: reference.name,
             },
             manifest: object.manifest.into(),
-            revision: object.revision,
+            revision: Revision(object.revision),
         })
     });
     Ok(Contents {
-        epoch: header.epoch,
-        revision: header.revision,
-        nodes: header.nodes.into_iter().collect(),
+        epoch: Epoch(header.epoch),
+        revision: Revision(header.revision),
+        nodes: header
+            .nodes
+            .into_iter()
+            .map(|(name, leased)| (name, leased.into()))
+            .collect(),
         objects: saved.collect::<Result<_, Failure>>()?,
     })
 }

@@ -10,7 +10,7 @@ use crate::{
     contests::{Contest, Contests},
     history::{Committed, Event},
     model::{Kind, ObjectKey},
-    nodes::{self, Unreachable},
+    nodes::{self, UnreachablePolicy},
     transaction::{Action, Change},
     writer::Unwritable,
 };
@@ -56,7 +56,7 @@ impl From<&Stored> for wire::Object {
         wire::Object {
             r#ref: Some((&stored.object.key).into()),
             manifest: stored.object.manifest.to_string(),
-            revision: stored.revision,
+            revision: stored.revision.0,
         }
     }
 }
@@ -100,7 +100,7 @@ impl From<&Committed> for wire::Transaction {
             }
         };
         wire::Transaction {
-            revision: committed.revision,
+            revision: committed.revision.0,
             at_ms: committed.at_ms.unwrap_or(0),
             changes: committed.events.iter().map(change).collect(),
         }
@@ -116,20 +116,10 @@ impl From<&Committed> for WatchResponse {
             }),
         };
         WatchResponse {
-            revision: committed.revision,
+            revision: committed.revision.0,
             events: committed.events.iter().map(event).collect(),
             bookmark: false,
         }
-    }
-}
-
-/// What a request says becomes of a transaction when a node cannot be reached.
-pub(super) fn unreachable(wanted: wire::Unreachable) -> Option<Unreachable> {
-    match wanted {
-        wire::Unreachable::Unspecified => None,
-        wire::Unreachable::Wait => Some(Unreachable::Wait),
-        wire::Unreachable::Fence => Some(Unreachable::Fence),
-        wire::Unreachable::Skip => Some(Unreachable::Skip),
     }
 }
 
@@ -141,19 +131,19 @@ impl From<&nodes::RolloutStatus> for wire::Rollout {
             nodes::Phase::Draining => Wire::Draining,
             nodes::Phase::Queued => Wire::Queued,
         };
-        let passed_over = |wanted: Unreachable| {
+        let passed_over = |wanted: UnreachablePolicy| {
             let all = status.passed_over.iter();
             let names = all.filter(|(_, how)| **how == wanted);
             names.map(|(name, _)| name.clone()).collect()
         };
         wire::Rollout {
-            first_revision: status.first,
-            last_revision: status.last,
+            first_revision: status.first.0,
+            last_revision: status.last.0,
             phase: phase.into(),
             since_ms: millis(status.since),
             waits_for: status.waits_for.clone(),
-            skipped: passed_over(Unreachable::Skip),
-            fenced: passed_over(Unreachable::Fence),
+            skipped: passed_over(UnreachablePolicy::Skip),
+            fenced: passed_over(UnreachablePolicy::Fence),
         }
     }
 }
@@ -184,13 +174,13 @@ impl From<&nodes::Status> for NodeStatus {
         NodeStatus {
             name: status.name.clone(),
             state: state.into(),
-            enforced_revision: status.enforced.map_or(0, |position| position.revision),
-            pending_revision: status.pending.unwrap_or(0),
+            enforced_revision: status.enforced.map_or(0, |position| position.revision.0),
+            pending_revision: status.pending.unwrap_or_default().0,
             since_ms: millis(status.since),
             reason: status.reason.clone(),
             version: status.version.clone(),
             endpoints: u32::try_from(status.endpoints).unwrap_or(u32::MAX),
-            held_revision: status.holds.map_or(0, |position| position.revision),
+            held_revision: status.holds.map_or(0, |position| position.revision.0),
             troubles: status.troubles.iter().map(Into::into).collect(),
             lease_over_ms: status.lease_over.map_or(0, millis),
             turned_away: status.turned_away.iter().map(Into::into).collect(),

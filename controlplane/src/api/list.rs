@@ -72,7 +72,7 @@ impl Listings {
         }
         Ok(ListResponse {
             objects,
-            revision,
+            revision: revision.0,
             next_page_token: next.map_or(String::new(), |token| token.to_string()),
         })
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use prost::Message as _;
+use sallyport_policy::Revision;
 use sallyport_proto::wire::{
     self, BackupHeader, BackupResponse, HistoryRequest, HistoryResponse, RollbackRequest,
 };
@@ -13,6 +14,7 @@ use tonic::Status;
 
 use super::{convert, failure};
 use crate::{
+    nodes::UnreachablePolicy,
     rollback::{self, RollbackError},
     writer::{Carried, Published, Refusal, Submission, Writer},
 };
@@ -44,7 +46,7 @@ pub(super) fn history(state: &Published, request: &HistoryRequest) -> HistoryRes
         before => before,
     };
     let (mut transactions, mut size) = (Vec::new(), 0);
-    for committed in state.history.before(before).take(limit) {
+    for committed in state.history.before(Revision(before)).take(limit) {
         let transaction = wire::Transaction::from(&**committed);
         size += transaction.encoded_len();
         if size > MOST_BYTES && !transactions.is_empty() {
@@ -54,8 +56,8 @@ pub(super) fn history(state: &Published, request: &HistoryRequest) -> HistoryRes
     }
     HistoryResponse {
         transactions,
-        oldest_revision: state.history.oldest(),
-        revision: state.revision,
+        oldest_revision: state.history.oldest().0,
+        revision: state.revision.0,
     }
 }
 
@@ -79,15 +81,15 @@ pub(super) async fn roll_back(
     let mut refusal = None;
     for _ in 0..ATTEMPTS {
         let state = writer.current();
-        if revision > state.revision {
-            return Err(failure::future(revision, state.revision));
+        if revision > state.revision.0 {
+            return Err(failure::future(Revision(revision), state.revision));
         }
-        let edits = rollback::edits(&state.history, &state.cluster, revision, &kinds);
+        let edits = rollback::edits(&state.history, &state.cluster, Revision(revision), &kinds);
         let submission = Submission {
             edits: edits.map_err(unknown)?,
-            expected_revision: Some(expected_revision.unwrap_or(state.revision)),
+            expected_revision: Some(Revision(expected_revision.unwrap_or(state.revision.0))),
             dry_run,
-            unreachable: convert::unreachable(unreachable),
+            unreachable: UnreachablePolicy::from_wire(unreachable),
         };
         match writer.submit(submission).await {
             Ok(carried) => return Ok(carried),
@@ -113,13 +115,13 @@ pub(super) fn backup(state: Arc<Published>) -> ReceiverStream<Result<BackupRespo
     let (client, stream) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         let header = BackupHeader {
-            epoch: state.epoch,
-            revision: state.revision,
+            epoch: state.epoch.0,
+            revision: state.revision.0,
             objects: state.cluster.len() as u64,
             nodes: state
                 .joined
                 .iter()
-                .map(|(name, &leased)| (name.clone(), leased))
+                .map(|(name, membership)| (name.clone(), membership.is_leased()))
                 .collect(),
         };
         let mut part = BackupResponse {

@@ -160,7 +160,7 @@ impl Follower {
                     Ok(Err(_)) => return Err(failure::stopping()),
                     Err(_) => {
                         return Ok(WatchResponse {
-                            revision: self.sent,
+                            revision: self.sent.0,
                             events: Vec::new(),
                             bookmark: true,
                         });

@@ -13,40 +13,38 @@ use sallyport_policy::{Class, ClassId, GroupId, PeerGroup, SharedGroup};
 use super::{
     class::{Built, BuiltGroup},
     holders::Holders,
+    ids::{ClassSlot, GroupSlot, NodeId, WorkloadId},
     meet,
-    nodes::Place,
     peers::Terms,
-    selections::{Selected, Selections},
-    slab::{Id, Slab},
-    workloads::{Claimants, Row, Workloads},
+    selections::{Selections, SelectorEntry},
+    slab::Slab,
+    workloads::{Claimants, Workloads},
 };
 
 /// A class that some profile has.
 #[derive(Debug)]
-pub(super) struct Judge {
-    /// What the class is called.
+pub(super) struct ClassEntry {
     pub(super) id: ClassId,
-    /// The class.
     pub(super) class: Arc<Class>,
     /// The groups that it names, each once.
-    pub(super) groups: Vec<Id<Group>>,
+    pub(super) groups: Vec<GroupSlot>,
     /// How many profiles, contests and sources have it.
     users: usize,
 }
 
 /// A peer group that some class names.
 #[derive(Debug)]
-pub(super) struct Group {
-    /// Who is in it now.
+pub(super) struct GroupEntry {
+    /// Its identity and members.
     pub(super) shared: SharedGroup,
     /// The nodes that know it.
-    pub(super) places: BTreeSet<Id<Place>>,
+    pub(super) nodes: BTreeSet<NodeId>,
     /// The terms that its addresses are in; of a meet, none.
     pub(super) terms: Terms,
     /// Of a meet, the groups that its addresses are all in.
-    parts: Vec<Id<Group>>,
+    parts: Vec<GroupSlot>,
     /// The meets that it is a part of.
-    meets: BTreeSet<Id<Group>>,
+    meets: BTreeSet<GroupSlot>,
     /// How many classes name it, and how many meets it is a part of.
     users: usize,
 }
@@ -58,21 +56,21 @@ struct Members {
     /// How many terms each address is in; of a contested address, how many claimants are in any.
     counts: HashMap<IpAddr, usize>,
     /// How many terms each claimant of a contested address is in.
-    by_claimant: HashMap<(IpAddr, Id<Row>), usize>,
+    by_claimant: HashMap<(IpAddr, WorkloadId), usize>,
     addresses: OrdSet<IpAddr>,
 }
 
-/// All of them.
+/// All classes and peer groups.
 #[derive(Debug, Default)]
 pub(super) struct Classes {
-    judges: Slab<Judge>,
-    by_id: HashMap<ClassId, Id<Judge>>,
-    groups: Slab<Group>,
-    group_by_id: HashMap<GroupId, Id<Group>>,
+    entries: Slab<ClassSlot, ClassEntry>,
+    by_id: HashMap<ClassId, ClassSlot>,
+    groups: Slab<GroupSlot, GroupEntry>,
+    group_by_id: HashMap<GroupId, GroupSlot>,
     holders: Holders,
     /// Perhaps without users.
-    idle: Vec<Id<Judge>>,
-    idle_groups: Vec<Id<Group>>,
+    idle: Vec<ClassSlot>,
+    idle_groups: Vec<GroupSlot>,
 }
 
 impl Members {
@@ -87,19 +85,19 @@ impl Members {
         before.compare(terms, |named, is_new| {
             let term = &named.term;
             let selected = selections.get(selections.find(&term.selection));
-            for &row in &selected.members {
-                let facts = &workloads.get(row).facts;
-                if !facts.has(term.target.as_ref()) {
+            for &workload in &selected.members {
+                let visible = &workloads.get(workload).visible;
+                if !visible.has(term.target.as_ref()) {
                     continue;
                 }
                 let within = |address: &&IpAddr| {
                     let within = term.within.as_ref();
                     within.is_none_or(|within| within.contains(**address))
                 };
-                for &address in facts.addresses.iter().filter(within) {
+                for &address in visible.addresses.iter().filter(within) {
                     let claimants = workloads.contest(address);
                     if claimants.is_some() {
-                        let count = by_claimant.entry((address, row)).or_insert(0);
+                        let count = by_claimant.entry((address, workload)).or_insert(0);
                         let before = *count;
                         *count = if is_new { before + 1 } else { before - 1 };
                         if before.min(*count) > 0 {
@@ -128,25 +126,25 @@ impl Members {
 
 impl Classes {
     /// A class.
-    pub(super) fn get(&self, id: Id<Judge>) -> &Judge {
-        &self.judges[id]
+    pub(super) fn get(&self, id: ClassSlot) -> &ClassEntry {
+        &self.entries[id]
     }
 
     /// A group.
-    pub(super) fn group(&self, id: Id<Group>) -> &Group {
+    pub(super) fn group(&self, id: GroupSlot) -> &GroupEntry {
         &self.groups[id]
     }
 
     /// The groups that have a term of one of some selections.
     pub(super) fn groups_of<'a>(
         &self,
-        selected: impl Iterator<Item = &'a Selected>,
-    ) -> BTreeSet<Id<Group>> {
+        selected: impl Iterator<Item = &'a SelectorEntry>,
+    ) -> BTreeSet<GroupSlot> {
         self.holders.groups_of(selected)
     }
 
     /// A group, to tell it of its nodes and members.
-    pub(super) fn group_mut(&mut self, id: Id<Group>) -> &mut Group {
+    pub(super) fn group_mut(&mut self, id: GroupSlot) -> &mut GroupEntry {
         &mut self.groups[id]
     }
 
@@ -156,32 +154,32 @@ impl Classes {
         built: Built,
         selections: &mut Selections,
         workloads: &Workloads,
-    ) -> Option<Id<Judge>> {
+    ) -> Option<ClassSlot> {
         let class = built.class?;
         let id = class.id();
-        if let Some(&judge) = self.by_id.get(&id) {
-            self.judges[judge].users += 1;
-            return Some(judge);
+        if let Some(&class_slot) = self.by_id.get(&id) {
+            self.entries[class_slot].users += 1;
+            return Some(class_slot);
         }
         let mut members = Members::default();
         let groups = built.groups.into_iter();
         let groups = groups
             .map(|group| self.acquire_group(&group, &mut members, selections, workloads))
             .collect();
-        let judge = self.judges.insert(Judge {
+        let class_slot = self.entries.insert(ClassEntry {
             id,
             class: Arc::new(class),
             groups,
             users: 1,
         });
-        self.by_id.insert(id, judge);
-        Some(judge)
+        self.by_id.insert(id, class_slot);
+        Some(class_slot)
     }
 
     /// One profile, contest or source less has a class. The class stays until `sweep`.
-    pub(super) fn release(&mut self, id: Id<Judge>) {
-        self.judges[id].users -= 1;
-        if self.judges[id].users == 0 {
+    pub(super) fn release(&mut self, id: ClassSlot) {
+        self.entries[id].users -= 1;
+        if self.entries[id].users == 0 {
             self.idle.push(id);
         }
     }
@@ -189,10 +187,10 @@ impl Classes {
     /// Removes the classes that nobody has, and the groups that no class names.
     pub(super) fn sweep(&mut self, selections: &mut Selections) {
         for id in distinct(&mut self.idle) {
-            if self.judges[id].users > 0 {
+            if self.entries[id].users > 0 {
                 continue;
             }
-            let gone = self.judges.remove(id);
+            let gone = self.entries.remove(id);
             self.by_id.remove(&gone.id);
             for group in gone.groups {
                 self.groups[group].users -= 1;
@@ -202,7 +200,7 @@ impl Classes {
         // A meet that goes may be the last user of its parts.
         while !self.idle_groups.is_empty() {
             for id in distinct(&mut self.idle_groups) {
-                let is_idle = |group: &Group| group.users == 0;
+                let is_idle = |group: &GroupEntry| group.users == 0;
                 if self.groups.get(id).is_some_and(is_idle) {
                     self.remove_group(id, selections);
                 }
@@ -210,9 +208,9 @@ impl Classes {
         }
     }
 
-    fn remove_group(&mut self, id: Id<Group>, selections: &mut Selections) {
+    fn remove_group(&mut self, id: GroupSlot, selections: &mut Selections) {
         let gone = self.groups.remove(id);
-        debug_assert!(gone.places.is_empty() && gone.meets.is_empty());
+        debug_assert!(gone.nodes.is_empty() && gone.meets.is_empty());
         self.group_by_id.remove(&gone.shared.id());
         self.holders.leave(id, &gone.terms, selections);
         for part in gone.parts {
@@ -226,39 +224,39 @@ impl Classes {
     /// part that is a meet. It keeps established connections if it may and if all classes do.
     pub(super) fn acquire_meet(
         &mut self,
-        judges: &BTreeSet<Id<Judge>>,
+        classes: &BTreeSet<ClassSlot>,
         may_keep: bool,
-    ) -> Option<Id<Judge>> {
-        let classes = judges.iter().map(|&judge| &*self.judges[judge].class);
+    ) -> Option<ClassSlot> {
+        let classes = classes.iter().map(|&slot| &*self.entries[slot].class);
         let met = meet::of(&classes.collect::<Vec<_>>(), may_keep)?;
         let id = met.class.id();
-        if let Some(&judge) = self.by_id.get(&id) {
-            self.judges[judge].users += 1;
-            return Some(judge);
+        if let Some(&class_slot) = self.by_id.get(&id) {
+            self.entries[class_slot].users += 1;
+            return Some(class_slot);
         }
         let groups = met.groups.into_iter();
         let groups = groups
             .map(|(id, parts)| self.acquire_met_group(id, &parts))
             .collect();
-        let judge = self.judges.insert(Judge {
+        let class_slot = self.entries.insert(ClassEntry {
             id,
             class: Arc::new(met.class),
             groups,
             users: 1,
         });
-        self.by_id.insert(id, judge);
-        Some(judge)
+        self.by_id.insert(id, class_slot);
+        Some(class_slot)
     }
 
-    fn acquire_met_group(&mut self, id: GroupId, parts: &BTreeSet<GroupId>) -> Id<Group> {
+    fn acquire_met_group(&mut self, id: GroupId, parts: &BTreeSet<GroupId>) -> GroupSlot {
         if let Some(&group) = self.group_by_id.get(&id) {
             self.groups[group].users += 1;
             return group;
         }
-        let parts: Vec<Id<Group>> = parts.iter().map(|part| self.group_by_id[part]).collect();
-        let number = self.groups.insert(Group {
+        let parts: Vec<GroupSlot> = parts.iter().map(|part| self.group_by_id[part]).collect();
+        let number = self.groups.insert(GroupEntry {
             shared: SharedGroup::new(id, meet::members(&self.contents(&parts))),
-            places: BTreeSet::new(),
+            nodes: BTreeSet::new(),
             terms: Terms::default(),
             parts: parts.clone(),
             meets: BTreeSet::new(),
@@ -273,16 +271,16 @@ impl Classes {
     }
 
     /// The meets of which a group is a part, each with whether an address belongs to it now.
-    pub(super) fn meets(&self, part: Id<Group>, address: IpAddr) -> Vec<(Id<Group>, bool)> {
+    pub(super) fn meets(&self, part: GroupSlot, address: IpAddr) -> Vec<(GroupSlot, bool)> {
         let meets = self.groups[part].meets.iter();
-        let is_in = |&meet: &Id<Group>| {
+        let is_in = |&meet: &GroupSlot| {
             let parts = self.contents(&self.groups[meet].parts);
             (meet, meet::has(&parts, address))
         };
         meets.map(is_in).collect()
     }
 
-    fn contents(&self, groups: &[Id<Group>]) -> Vec<&PeerGroup> {
+    fn contents(&self, groups: &[GroupSlot]) -> Vec<&PeerGroup> {
         let groups = groups.iter();
         groups
             .map(|&group| &**self.groups[group].shared.group())
@@ -296,7 +294,7 @@ impl Classes {
         members: &mut Members,
         selections: &mut Selections,
         workloads: &Workloads,
-    ) -> Id<Group> {
+    ) -> GroupSlot {
         let BuiltGroup { peers, terms } = built;
         if let Some(&group) = self.group_by_id.get(&peers.id()) {
             self.groups[group].users += 1;
@@ -308,9 +306,9 @@ impl Classes {
             members.follow(terms, selections, workloads);
             group.addresses = members.addresses.clone();
         }
-        let number = self.groups.insert(Group {
+        let number = self.groups.insert(GroupEntry {
             shared: SharedGroup::new(peers.id(), group),
-            places: BTreeSet::new(),
+            nodes: BTreeSet::new(),
             terms: peers.terms().clone(),
             parts: Vec::new(),
             meets: BTreeSet::new(),
@@ -322,7 +320,7 @@ impl Classes {
     }
 }
 
-/// Takes the numbers out, each once.
-fn distinct<T>(ids: &mut Vec<Id<T>>) -> BTreeSet<Id<T>> {
+/// Takes the ids out, each once.
+fn distinct<K: Ord>(ids: &mut Vec<K>) -> BTreeSet<K> {
     std::mem::take(ids).into_iter().collect()
 }

@@ -8,12 +8,11 @@ use std::{
 };
 
 use super::{
-    classes::Group,
+    ids::GroupSlot,
     peers::{Named, Terms},
-    selections::{Selected, Selections},
-    slab::Id,
+    selections::{Selections, SelectorEntry},
     trie::{Key, Node},
-    workloads::Facts,
+    workloads::Visible,
 };
 
 /// The nodes of all groups' terms, by hash, each with what it is part of.
@@ -26,14 +25,14 @@ struct Part {
     /// The nodes of which it is a half.
     wholes: BTreeSet<u128>,
     /// The groups of which it is all terms.
-    groups: BTreeSet<Id<Group>>,
+    groups: BTreeSet<GroupSlot>,
 }
 
 /// The holder of a node.
 #[derive(Clone, Copy)]
 enum Holder {
     Whole(u128),
-    Group(Id<Group>),
+    Group(GroupSlot),
 }
 
 impl Part {
@@ -44,14 +43,14 @@ impl Part {
 
 impl Holders {
     /// A group has terms.
-    pub(super) fn enter(&mut self, group: Id<Group>, terms: &Terms, selections: &mut Selections) {
+    pub(super) fn enter(&mut self, group: GroupSlot, terms: &Terms, selections: &mut Selections) {
         if let Some(root) = terms.root() {
             self.hold(root, Holder::Group(group), selections);
         }
     }
 
     /// A group that had terms is gone.
-    pub(super) fn leave(&mut self, group: Id<Group>, terms: &Terms, selections: &mut Selections) {
+    pub(super) fn leave(&mut self, group: GroupSlot, terms: &Terms, selections: &mut Selections) {
         if let Some(root) = terms.root() {
             self.release(root, Holder::Group(group), selections);
         }
@@ -60,8 +59,8 @@ impl Holders {
     /// The groups that have a term of one of some selections.
     pub(super) fn groups_of<'a>(
         &self,
-        selected: impl Iterator<Item = &'a Selected>,
-    ) -> BTreeSet<Id<Group>> {
+        selected: impl Iterator<Item = &'a SelectorEntry>,
+    ) -> BTreeSet<GroupSlot> {
         let mut groups = BTreeSet::new();
         let mut next: Vec<u128> = selected
             .flat_map(|selected| selected.terms.keys())
@@ -118,20 +117,20 @@ impl Holders {
 
 /// The terms that a workload is in, of those that some group has.
 pub(super) struct Memberships<'a> {
-    facts: &'a Facts,
+    visible: &'a Visible,
     terms: HashMap<Key, &'a Named>,
 }
 
 impl<'a> Memberships<'a> {
     /// Those of a workload.
-    pub(super) fn of(facts: &'a Facts, selections: &'a Selections) -> Memberships<'a> {
-        let selected = facts.selections.iter().map(|&id| selections.get(id));
+    pub(super) fn of(visible: &'a Visible, selections: &'a Selections) -> Memberships<'a> {
+        let selected = visible.selections.iter().map(|&id| selections.get(id));
         let terms = selected.flat_map(|selected| selected.terms.values());
         let terms = terms
-            .filter(|named| facts.has(named.term.target.as_ref()))
+            .filter(|named| visible.has(named.term.target.as_ref()))
             .map(|named| (named.key, &**named));
         Memberships {
-            facts,
+            visible,
             terms: terms.collect(),
         }
     }
@@ -142,7 +141,7 @@ impl<'a> Memberships<'a> {
             let within = named.term.within.as_ref();
             within.is_none_or(|within| within.contains(address))
         };
-        if !self.facts.addresses.contains(&address) {
+        if !self.visible.addresses.contains(&address) {
             return false;
         }
         if terms.len() < self.terms.len() {

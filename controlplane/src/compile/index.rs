@@ -7,7 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use super::slab::Id;
 use crate::model::{LabelSelector, Labels, Operator};
 
 /// Fewer things than this are looked through one by one.
@@ -15,16 +14,16 @@ const WORTH_AN_INDEX: usize = 32;
 
 /// Selectors, by a label without which they cannot match.
 #[derive(Debug)]
-pub(super) struct Selectors<T> {
-    by_label: HashMap<u64, Vec<Id<T>>>,
-    rest: Vec<Id<T>>,
+pub(super) struct Selectors<K> {
+    by_label: HashMap<u64, Vec<K>>,
+    rest: Vec<K>,
 }
 
 /// Things with labels, by label.
 #[derive(Debug)]
-pub(super) struct Labelled<T> {
-    all: BTreeMap<Id<T>, Arc<Labels>>,
-    by_label: Option<HashMap<u64, BTreeSet<Id<T>>>>,
+pub(super) struct Labelled<K> {
+    all: BTreeMap<K, Arc<Labels>>,
+    by_label: Option<HashMap<u64, BTreeSet<K>>>,
 }
 
 /// A hash for every label, and one for every label's key.
@@ -60,8 +59,8 @@ fn hash(key: &str, value: Option<&str>) -> u64 {
     hasher.finish()
 }
 
-impl<T> Selectors<T> {
-    pub(super) fn insert(&mut self, id: Id<T>, selector: &LabelSelector) {
+impl<K: Copy + Eq> Selectors<K> {
+    pub(super) fn insert(&mut self, id: K, selector: &LabelSelector) {
         match needed(selector) {
             Some(marks) => {
                 for mark in marks {
@@ -72,7 +71,7 @@ impl<T> Selectors<T> {
         }
     }
 
-    pub(super) fn remove(&mut self, id: Id<T>, selector: &LabelSelector) {
+    pub(super) fn remove(&mut self, id: K, selector: &LabelSelector) {
         let Some(marks) = needed(selector) else {
             self.rest.retain(|&other| other != id);
             return;
@@ -88,15 +87,15 @@ impl<T> Selectors<T> {
     }
 
     /// The selectors that may match labels with these marks.
-    pub(super) fn candidates<'a>(&'a self, marks: &'a [u64]) -> impl Iterator<Item = Id<T>> + 'a {
+    pub(super) fn candidates<'a>(&'a self, marks: &'a [u64]) -> impl Iterator<Item = K> + 'a {
         let marks = if self.by_label.is_empty() { &[] } else { marks };
         let found = marks.iter().filter_map(|mark| self.by_label.get(mark));
         found.flatten().chain(&self.rest).copied()
     }
 }
 
-impl<T> Labelled<T> {
-    pub(super) fn insert(&mut self, id: Id<T>, labels: &Arc<Labels>) {
+impl<K: Copy + Ord> Labelled<K> {
+    pub(super) fn insert(&mut self, id: K, labels: &Arc<Labels>) {
         self.remove(id);
         self.all.insert(id, labels.clone());
         if let Some(by_label) = &mut self.by_label {
@@ -104,7 +103,7 @@ impl<T> Labelled<T> {
                 by_label.entry(mark).or_default().insert(id);
             }
         } else if self.all.len() > WORTH_AN_INDEX {
-            let mut by_label: HashMap<u64, BTreeSet<Id<T>>> = HashMap::new();
+            let mut by_label: HashMap<u64, BTreeSet<K>> = HashMap::new();
             for (&id, labels) in &self.all {
                 for mark in marks(labels) {
                     by_label.entry(mark).or_default().insert(id);
@@ -114,7 +113,7 @@ impl<T> Labelled<T> {
         }
     }
 
-    pub(super) fn remove(&mut self, id: Id<T>) {
+    pub(super) fn remove(&mut self, id: K) {
         let Some(labels) = self.all.remove(&id) else {
             return;
         };
@@ -132,7 +131,7 @@ impl<T> Labelled<T> {
     }
 
     /// The things that a selector matches.
-    pub(super) fn matching(&self, selector: &LabelSelector) -> Vec<Id<T>> {
+    pub(super) fn matching(&self, selector: &LabelSelector) -> Vec<K> {
         let needed = needed(selector);
         let (Some(by_label), Some(marks)) = (&self.by_label, needed) else {
             let matches = |(_, labels): &(_, &Arc<Labels>)| selector.matches(labels);
@@ -146,12 +145,12 @@ impl<T> Labelled<T> {
     }
 
     /// All of them.
-    pub(super) fn ids(&self) -> impl Iterator<Item = Id<T>> + '_ {
+    pub(super) fn ids(&self) -> impl Iterator<Item = K> + '_ {
         self.all.keys().copied()
     }
 }
 
-impl<T> Default for Selectors<T> {
+impl<K> Default for Selectors<K> {
     fn default() -> Self {
         Selectors {
             by_label: HashMap::new(),
@@ -160,7 +159,7 @@ impl<T> Default for Selectors<T> {
     }
 }
 
-impl<T> Default for Labelled<T> {
+impl<K> Default for Labelled<K> {
     fn default() -> Self {
         Labelled {
             all: BTreeMap::new(),

@@ -1,128 +1,75 @@
-//! The nodes and their policies: who is an endpoint where, and which classes and groups a node therefore knows. The
-//! only place that changes a NodePolicy; it decides nothing about what is allowed.
+//! The nodes and their policies: the endpoints of each node, and the classes and groups that these need. No other file
+//! changes a NodePolicy. It does not decide what a class allows.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::Arc,
 };
 
-use sallyport_policy::{Coverage, Endpoint, NodePolicy, Ranges, SharedGroup, Source};
+use sallyport_policy::{Coverage, NodePolicy, Ranges};
 
 use super::{
-    classes::{Classes, Group, Judge},
+    classes::Classes,
+    endpoints::{Changes, NodeChanges, OldGroups},
     full::{own_addresses, workload_ranges},
-    slab::{Id, Slab},
-    workloads::{Placed, Row},
+    ids::{ClassSlot, GroupSlot, NodeId, WorkloadId},
+    slab::Slab,
 };
 use crate::model::Node;
 
 /// With fewer endpoints to set than this, threads cost more than they save (and so does asking how many there are).
 const WORTH_A_THREAD: usize = 5_000;
 
-/// A node that an object or a workload speaks of.
+/// A node that is an object, or that a workload names.
 #[derive(Debug, Default)]
-pub(super) struct Place {
+pub(super) struct NodeEntry {
     name: String,
-    /// The workloads that name it.
-    rows: BTreeSet<Id<Row>>,
-    /// What its workloads' addresses are taken from, if it is an object.
+    /// The workloads on it.
+    workloads: BTreeSet<WorkloadId>,
+    /// Its workload ranges, if it is an object.
     ranges: Option<Arc<Ranges>>,
     /// Its own addresses, if it is an object.
     own: Ranges,
-    /// What it must enforce, if it is an object.
+    /// Its policy, if it is an object.
     policy: Option<Arc<NodePolicy>>,
     /// How many endpoints and sources have a class.
-    judges: BTreeMap<Id<Judge>, i32>,
+    class_slots: BTreeMap<ClassSlot, i32>,
     /// How many of these classes name a group.
-    groups: BTreeMap<Id<Group>, i32>,
+    groups: BTreeMap<GroupSlot, i32>,
 }
-
-/// What a transaction changes of a node.
-#[derive(Debug, Default)]
-pub(super) struct PlaceWork {
-    removed: Vec<IpAddr>,
-    set: Vec<(IpAddr, Arc<Endpoint>)>,
-    sources: Option<Arc<Vec<Source>>>,
-    judges: BTreeMap<Id<Judge>, i32>,
-    groups: Vec<Id<Group>>,
-}
-
-/// The changes of a transaction, by node.
-pub(super) type Changes = BTreeMap<Id<Place>, PlaceWork>;
-
-/// The groups whose members changed, as they were before.
-pub(super) type OldGroups = BTreeMap<Id<Group>, SharedGroup>;
 
 /// All nodes.
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
-    places: Slab<Place>,
-    by_name: BTreeMap<String, Id<Place>>,
+    entries: Slab<NodeId, NodeEntry>,
+    by_name: BTreeMap<String, NodeId>,
     /// The workload ranges of all that are objects.
     ranges: Coverage,
     /// The own addresses of all that are objects.
     own: Coverage,
 }
 
-/// Takes note that a workload stops being one endpoint and becomes another.
-pub(super) fn change(old: Option<&Placed>, new: Option<&Placed>, changes: &mut Changes) {
-    if let Some(old) = old {
-        let work = changes.entry(old.place).or_default();
-        work.removed.extend(&old.addresses);
-        for judge in old.judges.into_iter().flatten() {
-            *work.judges.entry(judge).or_insert(0) -= 1;
-        }
-    }
-    if let Some(new) = new {
-        let work = changes.entry(new.place).or_default();
-        let endpoints = new.addresses.iter();
-        work.set
-            .extend(endpoints.map(|&address| (address, new.endpoint.clone())));
-        for judge in new.judges.into_iter().flatten() {
-            *work.judges.entry(judge).or_insert(0) += 1;
-        }
-    }
-}
-
-impl PlaceWork {
-    /// Takes note of the sources of the node, and of their classes before and now: one entry for each use.
-    pub(super) fn change_sources(
-        &mut self,
-        sources: Arc<Vec<Source>>,
-        old: &[Id<Judge>],
-        new: &[Id<Judge>],
-    ) {
-        self.sources = Some(sources);
-        for (judges, step) in [(old, -1), (new, 1)] {
-            for &judge in judges {
-                *self.judges.entry(judge).or_insert(0) += step;
-            }
-        }
-    }
-}
-
 impl Nodes {
-    /// What a node must enforce.
+    /// The policy of a node.
     pub(super) fn policy(&self, name: &str) -> Option<&Arc<NodePolicy>> {
-        self.places[*self.by_name.get(name)?].policy.as_ref()
+        self.entries[*self.by_name.get(name)?].policy.as_ref()
     }
 
-    /// What every node must enforce, by name.
+    /// The policy of every node, by name.
     pub(super) fn policies(&self) -> impl Iterator<Item = (&str, &Arc<NodePolicy>)> {
         self.by_name
             .iter()
-            .filter_map(|(name, &id)| Some((name.as_str(), self.places[id].policy.as_ref()?)))
+            .filter_map(|(name, &id)| Some((name.as_str(), self.entries[id].policy.as_ref()?)))
     }
 
     /// Whether a node is an object, and so has a policy.
-    pub(super) fn is_object(&self, id: Id<Place>) -> bool {
-        self.places[id].ranges.is_some()
+    pub(super) fn is_object(&self, id: NodeId) -> bool {
+        self.entries[id].ranges.is_some()
     }
 
     /// The workload ranges of a node, if it is an object.
-    pub(super) fn ranges(&self, id: Id<Place>) -> Option<&Ranges> {
-        self.places[id].ranges.as_deref()
+    pub(super) fn ranges(&self, id: NodeId) -> Option<&Ranges> {
+        self.entries[id].ranges.as_deref()
     }
 
     /// The workload ranges of all nodes.
@@ -142,13 +89,13 @@ impl Nodes {
         name: &str,
         node: Option<&Node>,
         changes: &mut Changes,
-    ) -> (Vec<Id<Row>>, bool) {
-        let id = self.place(name);
+    ) -> (Vec<WorkloadId>, bool) {
+        let id = self.intern(name);
         changes.entry(id).or_default();
-        let place = &mut self.places[id];
+        let entry = &mut self.entries[id];
         let new = node.map(|node| Arc::new(workload_ranges(node)));
-        let old = std::mem::replace(&mut place.ranges, new);
-        let new = &place.ranges;
+        let old = std::mem::replace(&mut entry.ranges, new);
+        let new = &entry.ranges;
         let is_ranged =
             old.as_deref().unwrap_or(&Ranges::EMPTY) != new.as_deref().unwrap_or(&Ranges::EMPTY);
         if is_ranged {
@@ -156,116 +103,117 @@ impl Nodes {
             new.iter().for_each(|new| self.ranges.add(new));
         }
         let own = node.map_or(Ranges::EMPTY, own_addresses);
-        let is_ranged = is_ranged || own != place.own;
-        let before = std::mem::replace(&mut place.own, own);
+        let is_ranged = is_ranged || own != entry.own;
+        let before = std::mem::replace(&mut entry.own, own);
         self.own.remove(&before);
-        self.own.add(&place.own);
+        self.own.add(&entry.own);
         if old.is_some() == new.is_some() {
             return (Vec::new(), is_ranged);
         }
-        (place.rows.iter().copied().collect(), is_ranged)
+        (entry.workloads.iter().copied().collect(), is_ranged)
     }
 
     /// A workload names a node, no longer another.
-    pub(super) fn move_row(
+    pub(super) fn move_workload(
         &mut self,
-        row: Id<Row>,
-        old: Option<Id<Place>>,
+        workload: WorkloadId,
+        old: Option<NodeId>,
         new: Option<&str>,
         changes: &mut Changes,
-    ) -> Option<Id<Place>> {
-        let new = new.map(|name| self.place(name));
+    ) -> Option<NodeId> {
+        let new = new.map(|name| self.intern(name));
         if old == new {
             return new;
         }
         if let Some(old) = old {
-            self.places[old].rows.remove(&row);
+            self.entries[old].workloads.remove(&workload);
             changes.entry(old).or_default();
         }
         if let Some(new) = new {
-            self.places[new].rows.insert(row);
+            self.entries[new].workloads.insert(workload);
         }
         new
     }
 
-    /// Carries the changes out. Returns the nodes whose policy is another now, or that came or went.
+    /// Applies the changes. Returns the nodes whose policy changed, by name; `None` for nodes that are deleted.
     pub(super) fn apply(
         &mut self,
         mut changes: Changes,
         old_groups: &OldGroups,
         classes: &mut Classes,
-    ) -> BTreeSet<String> {
+    ) -> Vec<(String, Option<Arc<NodePolicy>>)> {
         for &group in old_groups.keys() {
-            for &place in &classes.group(group).places {
-                changes.entry(place).or_default().groups.push(group);
+            for &node in &classes.group(group).nodes {
+                changes.entry(node).or_default().groups.push(group);
             }
         }
-        let jobs = changes.into_iter().map(|(id, work)| {
-            let place = std::mem::take(&mut self.places[id]);
-            Job { id, place, work }
+        let jobs = changes.into_iter().map(|(id, changes)| {
+            let entry = std::mem::take(&mut self.entries[id]);
+            Job { id, entry, changes }
         });
-        let mut changed = BTreeSet::new();
+        let mut changed = Vec::new();
         for (job, outcome) in run(jobs.collect(), old_groups, classes) {
             for group in outcome.came {
-                classes.group_mut(group).places.insert(job.id);
+                classes.group_mut(group).nodes.insert(job.id);
             }
             for group in outcome.went {
-                classes.group_mut(group).places.remove(&job.id);
+                classes.group_mut(group).nodes.remove(&job.id);
             }
             if outcome.is_changed {
-                changed.insert(job.place.name.clone());
+                changed.push((job.entry.name.clone(), job.entry.policy.clone()));
             }
-            if job.place.rows.is_empty() && job.place.ranges.is_none() {
-                self.by_name.remove(&job.place.name);
-                self.places.remove(job.id);
+            if job.entry.workloads.is_empty() && job.entry.ranges.is_none() {
+                self.by_name.remove(&job.entry.name);
+                self.entries.remove(job.id);
             } else {
-                self.places[job.id] = job.place;
+                self.entries[job.id] = job.entry;
             }
         }
+        changed.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         changed
     }
 
-    fn place(&mut self, name: &str) -> Id<Place> {
+    fn intern(&mut self, name: &str) -> NodeId {
         if let Some(&id) = self.by_name.get(name) {
             return id;
         }
-        let id = self.places.insert(Place {
+        let id = self.entries.insert(NodeEntry {
             name: name.into(),
-            ..Place::default()
+            ..NodeEntry::default()
         });
         self.by_name.insert(name.into(), id);
         id
     }
 }
 
-/// The work on one node, to be done apart from all others.
+/// The changes of one node. Jobs share nothing, and can run in parallel.
 struct Job {
-    id: Id<Place>,
-    place: Place,
-    work: PlaceWork,
+    id: NodeId,
+    entry: NodeEntry,
+    changes: NodeChanges,
 }
 
-/// What came of it.
+/// The result of a job.
 #[derive(Default)]
 struct Outcome {
-    /// The policy is another now.
+    /// Whether the policy changed.
     is_changed: bool,
-    /// The groups that the node knows from now on.
-    came: Vec<Id<Group>>,
-    /// Those that it knew.
-    went: Vec<Id<Group>>,
+    /// The groups that the node references now, and did not before.
+    came: Vec<GroupSlot>,
+    /// The groups that the node references no more.
+    went: Vec<GroupSlot>,
 }
 
-/// Does the jobs, many of them in parallel.
+/// Runs the jobs; many of them in parallel.
 fn run(mut jobs: Vec<Job>, old: &OldGroups, classes: &Classes) -> Vec<(Job, Outcome)> {
-    let work = |mut job: Job| {
-        let work = std::mem::take(&mut job.work);
-        let outcome = job.place.apply(work, old, classes);
+    let apply = |mut job: Job| {
+        let changes = std::mem::take(&mut job.changes);
+        let outcome = job.entry.apply(changes, old, classes);
         (job, outcome)
     };
-    let endpoints: usize = jobs.iter().map(|job| job.work.set.len()).sum();
+    let endpoints: usize = jobs.iter().map(|job| job.changes.set.len()).sum();
     if endpoints < WORTH_A_THREAD {
-        return jobs.into_iter().map(work).collect();
+        return jobs.into_iter().map(apply).collect();
     }
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
     let size = jobs.len().div_ceil(threads);
@@ -273,7 +221,7 @@ fn run(mut jobs: Vec<Job>, old: &OldGroups, classes: &Classes) -> Vec<(Job, Outc
         let mut parts = Vec::new();
         while !jobs.is_empty() {
             let part = jobs.split_off(jobs.len().saturating_sub(size));
-            parts.push(scope.spawn(move || part.into_iter().map(work).collect::<Vec<_>>()));
+            parts.push(scope.spawn(move || part.into_iter().map(apply).collect::<Vec<_>>()));
         }
         let done = parts.into_iter();
         done.flat_map(|part| part.join().expect("a job does not panic"))
@@ -281,24 +229,29 @@ fn run(mut jobs: Vec<Job>, old: &OldGroups, classes: &Classes) -> Vec<(Job, Outc
     })
 }
 
-impl Place {
-    fn apply(&mut self, work: PlaceWork, old_groups: &OldGroups, classes: &Classes) -> Outcome {
+impl NodeEntry {
+    fn apply(
+        &mut self,
+        changes: NodeChanges,
+        old_groups: &OldGroups,
+        classes: &Classes,
+    ) -> Outcome {
         let mut policy = self.policy.as_deref().cloned().unwrap_or_default();
-        for address in work.removed {
+        for address in changes.removed {
             policy.remove_endpoint(address);
         }
-        for (address, endpoint) in work.set {
+        for (address, endpoint) in changes.set {
             policy.set_endpoint(address, endpoint);
         }
-        if let Some(sources) = work.sources
+        if let Some(sources) = changes.sources
             && *policy.sources() != sources
         {
             policy.set_sources(sources);
         }
-        for group in work.groups {
+        for group in changes.groups {
             policy.share_group(&classes.group(group).shared, old_groups.get(&group));
         }
-        let groups = self.count_classes(work.judges, classes, &mut policy);
+        let groups = self.count_classes(changes.class_slots, classes, &mut policy);
         let mut outcome = self.count_groups(groups, classes, &mut policy);
         outcome.is_changed = self.put(policy);
         outcome
@@ -308,25 +261,25 @@ impl Place {
     /// changes in the need for groups.
     fn count_classes(
         &mut self,
-        changes: BTreeMap<Id<Judge>, i32>,
+        changes: BTreeMap<ClassSlot, i32>,
         classes: &Classes,
         policy: &mut NodePolicy,
-    ) -> BTreeMap<Id<Group>, i32> {
+    ) -> BTreeMap<GroupSlot, i32> {
         let mut groups = BTreeMap::new();
-        for (judge, change) in changes {
-            let turn = count(&mut self.judges, judge, change);
-            if turn == Turn::Stayed {
+        for (class_slot, change) in changes {
+            let ref_change = count(&mut self.class_slots, class_slot, change);
+            if ref_change == RefChange::Other {
                 continue;
             }
-            let judge = classes.get(judge);
-            let step = if turn == Turn::Came {
-                policy.add_class(judge.id, judge.class.clone());
+            let class = classes.get(class_slot);
+            let step = if ref_change == RefChange::First {
+                policy.add_class(class.id, class.class.clone());
                 1
             } else {
-                policy.remove_class(judge.id);
+                policy.remove_class(class.id);
                 -1
             };
-            for &group in &judge.groups {
+            for &group in &class.groups {
                 *groups.entry(group).or_insert(0) += step;
             }
         }
@@ -336,7 +289,7 @@ impl Place {
     /// Adds the groups that classes name now, removes those that none names any more.
     fn count_groups(
         &mut self,
-        changes: BTreeMap<Id<Group>, i32>,
+        changes: BTreeMap<GroupSlot, i32>,
         classes: &Classes,
         policy: &mut NodePolicy,
     ) -> Outcome {
@@ -344,15 +297,15 @@ impl Place {
         for (id, change) in changes {
             let shared = &classes.group(id).shared;
             match count(&mut self.groups, id, change) {
-                Turn::Came => {
+                RefChange::First => {
                     policy.share_group(shared, None);
                     outcome.came.push(id);
                 }
-                Turn::Went => {
+                RefChange::Last => {
                     policy.unshare_group(shared);
                     outcome.went.push(id);
                 }
-                Turn::Stayed => {}
+                RefChange::Other => {}
             }
         }
         outcome
@@ -376,28 +329,30 @@ impl Place {
     }
 }
 
-/// How the need for something turned.
+/// The change of a number of references.
 #[derive(PartialEq)]
-enum Turn {
-    Came,
-    Went,
-    Stayed,
+enum RefChange {
+    /// From zero to more.
+    First,
+    /// To zero from more.
+    Last,
+    Other,
 }
 
-fn count<T>(counts: &mut BTreeMap<Id<T>, i32>, id: Id<T>, change: i32) -> Turn {
+fn count<K: Ord + Copy>(counts: &mut BTreeMap<K, i32>, id: K, change: i32) -> RefChange {
     let count = counts.entry(id).or_insert(0);
     let before = *count;
     *count += change;
     match (before, *count) {
         (0, 0) => {
             counts.remove(&id);
-            Turn::Stayed
+            RefChange::Other
         }
         (_, 0) => {
             counts.remove(&id);
-            Turn::Went
+            RefChange::Last
         }
-        (0, _) => Turn::Came,
-        _ => Turn::Stayed,
+        (0, _) => RefChange::First,
+        _ => RefChange::Other,
     }
 }

@@ -10,65 +10,65 @@ use sallyport_policy::{Direction, Protocol};
 
 use super::{
     class::{self, Built},
-    classes::Judge,
+    ids::{ClassSlot, PolicySetId, ProfileId, WorkloadId},
+    policy_sets::PolicySets,
     selections::Selections,
-    slab::{Id, Slab},
-    subjects::{Subject, Subjects},
-    workloads::{Facts, Row},
+    slab::Slab,
+    workloads::Visible,
 };
 
-/// What the workloads of a profile have in common.
+/// The identity of a profile.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct ProfileKey {
     direction: Direction,
     /// The policies that isolate them, ascending; at least one.
-    subjects: Vec<Id<Subject>>,
+    policy_sets: Vec<PolicySetId>,
     /// The named ports of these that the workloads have, and the numbers.
     names: BTreeMap<(Protocol, Arc<str>), u16>,
 }
 
-/// Workloads that are judged alike.
+/// Workloads that share a class in one direction.
 #[derive(Debug)]
 pub(super) struct Profile {
     key: Arc<ProfileKey>,
     /// The workloads.
-    pub(super) rows: BTreeSet<Id<Row>>,
+    pub(super) workloads: BTreeSet<WorkloadId>,
     /// The class; `None` when it restricts nothing.
-    pub(super) judge: Option<Id<Judge>>,
+    pub(super) class_slot: Option<ClassSlot>,
 }
 
-/// All of them.
+/// All profiles.
 #[derive(Debug, Default)]
 pub(super) struct Profiles {
-    profiles: Slab<Profile>,
-    by_key: HashMap<Arc<ProfileKey>, Id<Profile>>,
+    profiles: Slab<ProfileId, Profile>,
+    by_key: HashMap<Arc<ProfileKey>, ProfileId>,
     /// Perhaps without workloads.
-    idle: BTreeSet<Id<Profile>>,
+    idle: BTreeSet<ProfileId>,
 }
 
 impl ProfileKey {
     /// The key of a workload; `None` when no policy isolates it in the direction.
     pub(super) fn of(
-        facts: &Facts,
+        visible: &Visible,
         direction: Direction,
         selections: &Selections,
-        subjects: &Subjects,
+        policy_sets: &PolicySets,
     ) -> Option<ProfileKey> {
-        let selecting = facts.selections.iter();
+        let selecting = visible.selections.iter();
         let mut key = ProfileKey {
             direction,
-            subjects: selecting
-                .filter_map(|&id| selections.get(id).subjects[direction as usize])
+            policy_sets: selecting
+                .filter_map(|&id| selections.get(id).policy_sets[direction as usize])
                 .collect(),
             names: BTreeMap::new(),
         };
-        if key.subjects.is_empty() {
+        if key.policy_sets.is_empty() {
             return None;
         }
-        key.subjects.sort_unstable();
-        for &subject in &key.subjects {
-            for (protocol, name) in subjects.get(subject).names() {
-                if let Some(number) = facts.port(name, *protocol) {
+        key.policy_sets.sort_unstable();
+        for &policy_set in &key.policy_sets {
+            for (protocol, name) in policy_sets.get(policy_set).names() {
+                if let Some(number) = visible.port(name, *protocol) {
                     key.names.insert((*protocol, name.clone()), number);
                 }
             }
@@ -79,52 +79,52 @@ impl ProfileKey {
 
 impl Profiles {
     /// A profile.
-    pub(super) fn get(&self, id: Id<Profile>) -> &Profile {
+    pub(super) fn get(&self, id: ProfileId) -> &Profile {
         &self.profiles[id]
     }
 
     /// A profile, to give it a class.
-    pub(super) fn get_mut(&mut self, id: Id<Profile>) -> &mut Profile {
+    pub(super) fn get_mut(&mut self, id: ProfileId) -> &mut Profile {
         &mut self.profiles[id]
     }
 
     /// Moves a workload from a profile to that of a key. Returns the profile, and whether it is new.
     pub(super) fn assign(
         &mut self,
-        row: Id<Row>,
-        old: Option<Id<Profile>>,
+        workload: WorkloadId,
+        old: Option<ProfileId>,
         key: Option<ProfileKey>,
-        subjects: &mut Subjects,
-    ) -> (Option<Id<Profile>>, bool) {
+        policy_sets: &mut PolicySets,
+    ) -> (Option<ProfileId>, bool) {
         if old.map(|id| &*self.profiles[id].key) == key.as_ref() {
             return (old, false);
         }
         if let Some(old) = old {
-            self.profiles[old].rows.remove(&row);
+            self.profiles[old].workloads.remove(&workload);
             self.idle.insert(old);
         }
         let Some(key) = key else {
             return (None, false);
         };
         if let Some(&id) = self.by_key.get(&key) {
-            self.profiles[id].rows.insert(row);
+            self.profiles[id].workloads.insert(workload);
             return (Some(id), false);
         }
         let key = Arc::new(key);
         let id = self.profiles.insert(Profile {
             key: key.clone(),
-            rows: BTreeSet::from([row]),
-            judge: None,
+            workloads: BTreeSet::from([workload]),
+            class_slot: None,
         });
-        for &subject in &key.subjects {
-            subjects.get_mut(subject).profiles.insert(id);
+        for &policy_set in &key.policy_sets {
+            policy_sets.get_mut(policy_set).profiles.insert(id);
         }
         self.by_key.insert(key, id);
         (Some(id), true)
     }
 
     /// What a profile allows.
-    pub(super) fn build(&self, id: Id<Profile>, subjects: &Subjects) -> Built {
+    pub(super) fn build(&self, id: ProfileId, policy_sets: &PolicySets) -> Built {
         let key = &self.profiles[id].key;
         let own = |protocol, name: &str| {
             let names = key.names.iter();
@@ -132,12 +132,12 @@ impl Profiles {
                 names.filter(|((of, called), _)| (*of, &**called) == (protocol, name));
             numbers.next().map(|(_, &number)| number)
         };
-        let numbers = |target: &_| subjects.families.numbers(target);
+        let numbers = |target: &_| policy_sets.named_ports.numbers(target);
         let mut grants = Vec::new();
         let mut keep = true;
-        for &subject in &key.subjects {
-            keep &= subjects.get(subject).keeps();
-            for rule in subjects.get(subject).rules() {
+        for &policy_set in &key.policy_sets {
+            keep &= policy_sets.get(policy_set).keeps();
+            for rule in policy_sets.get(policy_set).rules() {
                 rule.grants(&own, &numbers, &mut grants);
             }
         }
@@ -145,19 +145,19 @@ impl Profiles {
     }
 
     /// Removes the profiles that no workload has. Returns the classes that they had.
-    pub(super) fn sweep(&mut self, subjects: &mut Subjects) -> Vec<Id<Judge>> {
-        let mut judges = Vec::new();
+    pub(super) fn sweep(&mut self, policy_sets: &mut PolicySets) -> Vec<ClassSlot> {
+        let mut class_slots = Vec::new();
         for id in std::mem::take(&mut self.idle) {
-            if !self.profiles[id].rows.is_empty() {
+            if !self.profiles[id].workloads.is_empty() {
                 continue;
             }
             let gone = self.profiles.remove(id);
             self.by_key.remove(&gone.key);
-            for &subject in &gone.key.subjects {
-                subjects.get_mut(subject).profiles.remove(&id);
+            for &policy_set in &gone.key.policy_sets {
+                policy_sets.get_mut(policy_set).profiles.remove(&id);
             }
-            judges.extend(gone.judge);
+            class_slots.extend(gone.class_slot);
         }
-        judges
+        class_slots
     }
 }

@@ -8,89 +8,87 @@ use std::{
 };
 
 use super::{
-    families::Family,
+    ids::{NamedPortId, NamespaceId, PolicySetId, ScopeId, SelectorId, WorkloadId},
     index::{Labelled, Selectors, marks},
     peers::{Named, Scope, ScopeRef, Selection},
-    slab::{Id, Slab},
-    subjects::Subject,
-    workloads::Row,
+    slab::Slab,
 };
 use crate::model::{LabelSelector, Labels};
 
-/// A namespace that an object, a workload or a selection speaks of.
+/// A namespace that is an object, or that a workload or a selection names.
 #[derive(Debug, Default)]
-pub(super) struct Space {
+pub(super) struct NamespaceEntry {
     name: String,
     labels: Arc<Labels>,
     has_object: bool,
     /// The scope that is this namespace alone.
-    own: Option<Id<Realm>>,
+    own: Option<ScopeId>,
     /// The scopes that it is in by its labels.
-    realms: BTreeSet<Id<Realm>>,
+    scopes: BTreeSet<ScopeId>,
     /// How many workloads name it.
     residents: usize,
-    /// Those of them that policies see.
-    rows: Labelled<Row>,
+    /// The workloads among them that policies see.
+    workloads: Labelled<WorkloadId>,
 }
 
-/// A scope that some selection has.
+/// A scope, the set of namespaces of a selection.
 #[derive(Debug)]
-pub(super) struct Realm {
+pub(super) struct ScopeEntry {
     scope: Scope,
-    spaces: BTreeSet<Id<Space>>,
+    namespaces: BTreeSet<NamespaceId>,
     selections: usize,
-    by_label: Selectors<Selected>,
+    by_label: Selectors<SelectorId>,
 }
 
-/// A selection that somebody uses: who is in it, and who must hear when that changes.
+/// A selection in use: its members, and the entries that depend on them.
 #[derive(Debug)]
-pub(super) struct Selected {
+pub(super) struct SelectorEntry {
     selection: Arc<Selection>,
-    realm: Id<Realm>,
+    scope_id: ScopeId,
     users: usize,
     /// The workloads that match.
-    pub(super) members: BTreeSet<Id<Row>>,
-    /// What policies with this podSelector say: ingress, egress.
-    pub(super) subjects: [Option<Id<Subject>>; 2],
+    pub(super) members: BTreeSet<WorkloadId>,
+    /// The policies with this podSelector: ingress, egress.
+    pub(super) policy_sets: [Option<PolicySetId>; 2],
     /// The named ports that are resolved here.
-    pub(super) families: Vec<Id<Family>>,
+    pub(super) named_ports: Vec<NamedPortId>,
     /// The terms of it that some group has, by the hash of the set of each alone.
     pub(super) terms: BTreeMap<u128, Arc<Named>>,
 }
 
-/// All of them.
+/// The namespaces, scopes and selections.
 #[derive(Debug, Default)]
 pub(super) struct Selections {
-    spaces: Slab<Space>,
-    space_by_name: HashMap<String, Id<Space>>,
-    spaces_by_label: Labelled<Space>,
-    realms: Slab<Realm>,
-    realm_by_scope: HashMap<Scope, Id<Realm>>,
-    realms_by_label: Selectors<Realm>,
-    selected: Slab<Selected>,
+    namespaces: Slab<NamespaceId, NamespaceEntry>,
+    namespace_by_name: HashMap<String, NamespaceId>,
+    namespaces_by_label: Labelled<NamespaceId>,
+    scopes: Slab<ScopeId, ScopeEntry>,
+    scope_by_meaning: HashMap<Scope, ScopeId>,
+    scopes_by_label: Selectors<ScopeId>,
+    selected: Slab<SelectorId, SelectorEntry>,
     /// By a hash of the selection.
-    by_selection: HashMap<u64, Vec<Id<Selected>>>,
-    /// New since the last look.
-    fresh: Vec<Id<Selected>>,
-    /// Perhaps without users.
-    idle: BTreeSet<Id<Selected>>,
-    /// Perhaps spoken of by nobody.
-    empty: BTreeSet<Id<Space>>,
+    by_selection: HashMap<u64, Vec<SelectorId>>,
+    /// Selections whose members are not yet known.
+    fresh: Vec<SelectorId>,
+    /// Selections that may be without users.
+    idle: BTreeSet<SelectorId>,
+    /// Namespaces that nothing may name any more.
+    empty: BTreeSet<NamespaceId>,
 }
 
 impl Selections {
     /// A selection.
-    pub(super) fn get(&self, id: Id<Selected>) -> &Selected {
+    pub(super) fn get(&self, id: SelectorId) -> &SelectorEntry {
         &self.selected[id]
     }
 
-    /// A selection, to tell it who uses it.
-    pub(super) fn get_mut(&mut self, id: Id<Selected>) -> &mut Selected {
+    /// A selection, to change the entries that depend on it.
+    pub(super) fn get_mut(&mut self, id: SelectorId) -> &mut SelectorEntry {
         &mut self.selected[id]
     }
 
     /// The number of a selection that is in use.
-    pub(super) fn find(&self, selection: &Selection) -> Id<Selected> {
+    pub(super) fn find(&self, selection: &Selection) -> SelectorId {
         self.find_parts(selection.scope.lend(), &selection.pods)
             .expect("a selection that is in use")
     }
@@ -103,7 +101,7 @@ impl Selections {
         }
     }
 
-    fn find_parts(&self, scope: ScopeRef<'_>, pods: &LabelSelector) -> Option<Id<Selected>> {
+    fn find_parts(&self, scope: ScopeRef<'_>, pods: &LabelSelector) -> Option<SelectorId> {
         let ids = self.by_selection.get(&hash(scope, pods))?;
         ids.iter().copied().find(|&id| {
             let selection = &self.selected[id].selection;
@@ -112,12 +110,12 @@ impl Selections {
     }
 
     /// The selections that match a workload, in ascending order.
-    pub(super) fn matching(&self, space: Id<Space>, labels: &Labels) -> Vec<Id<Selected>> {
-        let space = &self.spaces[space];
+    pub(super) fn matching(&self, namespace: NamespaceId, labels: &Labels) -> Vec<SelectorId> {
+        let namespace = &self.namespaces[namespace];
         let marks = marks(labels);
-        let mut matching: Vec<Id<Selected>> = Vec::new();
-        for &realm in space.own.iter().chain(&space.realms) {
-            let candidates = self.realms[realm].by_label.candidates(&marks);
+        let mut matching: Vec<SelectorId> = Vec::new();
+        for &scope_id in namespace.own.iter().chain(&namespace.scopes) {
+            let candidates = self.scopes[scope_id].by_label.candidates(&marks);
             matching
                 .extend(candidates.filter(|&id| self.selected[id].selection.pods.matches(labels)));
         }
@@ -127,24 +125,24 @@ impl Selections {
     }
 
     /// One more user of a selection.
-    pub(super) fn acquire(&mut self, selection: &Arc<Selection>) -> Id<Selected> {
+    pub(super) fn acquire(&mut self, selection: &Arc<Selection>) -> SelectorId {
         let (scope, pods) = (selection.scope.lend(), &selection.pods);
         if let Some(id) = self.find_parts(scope, pods) {
             self.selected[id].users += 1;
             return id;
         }
-        let realm = self.realm(&selection.scope);
-        let id = self.selected.insert(Selected {
+        let scope_id = self.intern_scope(&selection.scope);
+        let id = self.selected.insert(SelectorEntry {
             selection: selection.clone(),
-            realm,
+            scope_id,
             users: 1,
             members: BTreeSet::new(),
-            subjects: [None; 2],
-            families: Vec::new(),
+            policy_sets: [None; 2],
+            named_ports: Vec::new(),
             terms: BTreeMap::new(),
         });
-        self.realms[realm].selections += 1;
-        self.realms[realm].by_label.insert(id, &selection.pods);
+        self.scopes[scope_id].selections += 1;
+        self.scopes[scope_id].by_label.insert(id, &selection.pods);
         let ids = self.by_selection.entry(hash(scope, pods));
         ids.or_default().push(id);
         self.fresh.push(id);
@@ -152,53 +150,59 @@ impl Selections {
     }
 
     /// One user less. The selection stays until `sweep`.
-    pub(super) fn release(&mut self, id: Id<Selected>) {
+    pub(super) fn release(&mut self, id: SelectorId) {
         self.selected[id].users -= 1;
         if self.selected[id].users == 0 {
             self.idle.insert(id);
         }
     }
 
-    /// The workloads that selections match that are new since the last call.
-    pub(super) fn rows_of_fresh(&mut self) -> BTreeSet<Id<Row>> {
-        let mut rows = BTreeSet::new();
+    /// The workloads that match a selection created since the last call.
+    pub(super) fn workloads_of_fresh(&mut self) -> BTreeSet<WorkloadId> {
+        let mut workloads = BTreeSet::new();
         for id in std::mem::take(&mut self.fresh) {
-            let Selected {
-                selection, realm, ..
+            let SelectorEntry {
+                selection,
+                scope_id,
+                ..
             } = &self.selected[id];
-            for &space in &self.realms[*realm].spaces {
-                rows.extend(self.spaces[space].rows.matching(&selection.pods));
+            for &namespace in &self.scopes[*scope_id].namespaces {
+                workloads.extend(
+                    self.namespaces[namespace]
+                        .workloads
+                        .matching(&selection.pods),
+                );
             }
         }
-        rows
+        workloads
     }
 
-    /// Removes the selections that have no users, and what nobody speaks of any more. Returns each one with those who
-    /// were in it.
-    pub(super) fn sweep(&mut self) -> BTreeMap<Id<Selected>, BTreeSet<Id<Row>>> {
+    /// Removes the selections without users, and the scopes and namespaces that nothing names. Returns the removed
+    /// selections with their members.
+    pub(super) fn sweep(&mut self) -> BTreeMap<SelectorId, BTreeSet<WorkloadId>> {
         let mut swept = BTreeMap::new();
         for id in std::mem::take(&mut self.idle) {
             if self.selected[id].users > 0 {
                 continue;
             }
             let gone = self.selected.remove(id);
-            debug_assert!(gone.terms.is_empty() && gone.families.is_empty());
+            debug_assert!(gone.terms.is_empty() && gone.named_ports.is_empty());
             self.forget(id, &gone.selection);
-            let realm = &mut self.realms[gone.realm];
-            realm.by_label.remove(id, &gone.selection.pods);
-            realm.selections -= 1;
-            if realm.selections == 0 {
-                self.remove_realm(gone.realm);
+            let scope_id = &mut self.scopes[gone.scope_id];
+            scope_id.by_label.remove(id, &gone.selection.pods);
+            scope_id.selections -= 1;
+            if scope_id.selections == 0 {
+                self.remove_scope(gone.scope_id);
             }
             swept.insert(id, gone.members);
         }
         for id in std::mem::take(&mut self.empty) {
-            self.remove_space_if_empty(id);
+            self.remove_namespace_if_unused(id);
         }
         swept
     }
 
-    fn forget(&mut self, id: Id<Selected>, selection: &Selection) {
+    fn forget(&mut self, id: SelectorId, selection: &Selection) {
         let hash = hash(selection.scope.lend(), &selection.pods);
         let ids = self
             .by_selection
@@ -210,148 +214,160 @@ impl Selections {
         }
     }
 
-    /// Takes note of a namespace's object, or that it is gone. Returns the workloads for which that may matter.
-    pub(super) fn set_space(&mut self, name: &str, labels: Option<&Arc<Labels>>) -> Vec<Id<Row>> {
-        let id = self.space(name);
-        let space = &mut self.spaces[id];
-        space.has_object = labels.is_some();
+    /// Sets the labels of a namespace's object; `None` once it is deleted. Returns the workloads whose selections may
+    /// change.
+    pub(super) fn set_namespace(
+        &mut self,
+        name: &str,
+        labels: Option<&Arc<Labels>>,
+    ) -> Vec<WorkloadId> {
+        let id = self.intern_namespace(name);
+        let namespace = &mut self.namespaces[id];
+        namespace.has_object = labels.is_some();
         if labels.is_none() {
             self.empty.insert(id);
         }
         let labels = labels.cloned().unwrap_or_default();
-        if space.labels == labels {
+        if namespace.labels == labels {
             return Vec::new();
         }
-        space.labels = labels.clone();
-        self.spaces_by_label.insert(id, &labels);
-        let realms = self.realms_of(&labels);
-        let before = std::mem::replace(&mut self.spaces[id].realms, realms.clone());
-        for &realm in before.difference(&realms) {
-            self.realms[realm].spaces.remove(&id);
+        namespace.labels = labels.clone();
+        self.namespaces_by_label.insert(id, &labels);
+        let scopes = self.scopes_of(&labels);
+        let before = std::mem::replace(&mut self.namespaces[id].scopes, scopes.clone());
+        for &scope_id in before.difference(&scopes) {
+            self.scopes[scope_id].namespaces.remove(&id);
         }
-        for &realm in realms.difference(&before) {
-            self.realms[realm].spaces.insert(id);
+        for &scope_id in scopes.difference(&before) {
+            self.scopes[scope_id].namespaces.insert(id);
         }
-        if before == realms {
+        if before == scopes {
             return Vec::new();
         }
-        self.spaces[id].rows.ids().collect()
+        self.namespaces[id].workloads.ids().collect()
     }
 
     /// One more workload in a namespace.
-    pub(super) fn move_in(&mut self, name: &str) -> Id<Space> {
-        let id = self.space(name);
-        self.spaces[id].residents += 1;
+    pub(super) fn add_workload(&mut self, name: &str) -> NamespaceId {
+        let id = self.intern_namespace(name);
+        self.namespaces[id].residents += 1;
         id
     }
 
     /// One workload less.
-    pub(super) fn move_out(&mut self, id: Id<Space>) {
-        self.spaces[id].residents -= 1;
+    pub(super) fn remove_workload(&mut self, id: NamespaceId) {
+        self.namespaces[id].residents -= 1;
         self.empty.insert(id);
     }
 
     /// Makes a workload visible to selections, with these labels; or, with none, invisible.
-    pub(super) fn show(&mut self, row: Id<Row>, space: Id<Space>, labels: Option<&Arc<Labels>>) {
+    pub(super) fn show(
+        &mut self,
+        workload: WorkloadId,
+        namespace: NamespaceId,
+        labels: Option<&Arc<Labels>>,
+    ) {
         match labels {
-            Some(labels) => self.spaces[space].rows.insert(row, labels),
-            None => self.spaces[space].rows.remove(row),
+            Some(labels) => self.namespaces[namespace]
+                .workloads
+                .insert(workload, labels),
+            None => self.namespaces[namespace].workloads.remove(workload),
         }
     }
 
-    fn space(&mut self, name: &str) -> Id<Space> {
-        if let Some(&id) = self.space_by_name.get(name) {
+    fn intern_namespace(&mut self, name: &str) -> NamespaceId {
+        if let Some(&id) = self.namespace_by_name.get(name) {
             return id;
         }
         let labels = Arc::<Labels>::default();
-        let realms = self.realms_of(&labels);
-        let id = self.spaces.insert(Space {
+        let scopes = self.scopes_of(&labels);
+        let id = self.namespaces.insert(NamespaceEntry {
             name: name.into(),
-            realms: realms.clone(),
+            scopes: scopes.clone(),
             labels: labels.clone(),
-            ..Space::default()
+            ..NamespaceEntry::default()
         });
-        for realm in realms {
-            self.realms[realm].spaces.insert(id);
+        for scope_id in scopes {
+            self.scopes[scope_id].namespaces.insert(id);
         }
-        self.space_by_name.insert(name.into(), id);
-        self.spaces_by_label.insert(id, &labels);
+        self.namespace_by_name.insert(name.into(), id);
+        self.namespaces_by_label.insert(id, &labels);
         id
     }
 
-    fn remove_space_if_empty(&mut self, id: Id<Space>) {
-        let Some(space) = self.spaces.get(id) else {
+    fn remove_namespace_if_unused(&mut self, id: NamespaceId) {
+        let Some(namespace) = self.namespaces.get(id) else {
             return;
         };
-        if space.has_object || space.residents > 0 || space.own.is_some() {
+        if namespace.has_object || namespace.residents > 0 || namespace.own.is_some() {
             return;
         }
-        let space = self.spaces.remove(id);
-        for realm in space.realms {
-            self.realms[realm].spaces.remove(&id);
+        let namespace = self.namespaces.remove(id);
+        for scope_id in namespace.scopes {
+            self.scopes[scope_id].namespaces.remove(&id);
         }
-        self.space_by_name.remove(&space.name);
-        self.spaces_by_label.remove(id);
+        self.namespace_by_name.remove(&namespace.name);
+        self.namespaces_by_label.remove(id);
     }
 
     /// The scopes that a namespace with these labels is in by them.
-    fn realms_of(&self, labels: &Labels) -> BTreeSet<Id<Realm>> {
+    fn scopes_of(&self, labels: &Labels) -> BTreeSet<ScopeId> {
         let marks = marks(labels);
-        let candidates = self.realms_by_label.candidates(&marks);
-        let matches = |id: &Id<Realm>| match &self.realms[*id].scope {
+        let candidates = self.scopes_by_label.candidates(&marks);
+        let matches = |id: &ScopeId| match &self.scopes[*id].scope {
             Scope::Matching(selector) => selector.matches(labels),
             Scope::Namespace(_) => false,
         };
         candidates.filter(matches).collect()
     }
 
-    fn realm(&mut self, scope: &Scope) -> Id<Realm> {
-        if let Some(&id) = self.realm_by_scope.get(scope) {
+    fn intern_scope(&mut self, scope: &Scope) -> ScopeId {
+        if let Some(&id) = self.scope_by_meaning.get(scope) {
             return id;
         }
-        let spaces: BTreeSet<Id<Space>> = match scope {
-            Scope::Namespace(name) => BTreeSet::from([self.space(name)]),
+        let namespaces: BTreeSet<NamespaceId> = match scope {
+            Scope::Namespace(name) => BTreeSet::from([self.intern_namespace(name)]),
             Scope::Matching(selector) => self
-                .spaces_by_label
+                .namespaces_by_label
                 .matching(selector)
                 .into_iter()
                 .collect(),
         };
-        let id = self.realms.insert(Realm {
+        let id = self.scopes.insert(ScopeEntry {
             scope: scope.clone(),
-            spaces: spaces.clone(),
+            namespaces: namespaces.clone(),
             selections: 0,
             by_label: Selectors::default(),
         });
-        self.realm_by_scope.insert(scope.clone(), id);
+        self.scope_by_meaning.insert(scope.clone(), id);
         match scope {
             Scope::Namespace(_) => {
-                for space in spaces {
-                    self.spaces[space].own = Some(id);
+                for namespace in namespaces {
+                    self.namespaces[namespace].own = Some(id);
                 }
             }
             Scope::Matching(selector) => {
-                for space in spaces {
-                    self.spaces[space].realms.insert(id);
+                for namespace in namespaces {
+                    self.namespaces[namespace].scopes.insert(id);
                 }
-                self.realms_by_label.insert(id, selector);
+                self.scopes_by_label.insert(id, selector);
             }
         }
         id
     }
 
-    fn remove_realm(&mut self, id: Id<Realm>) {
-        let realm = self.realms.remove(id);
-        self.realm_by_scope.remove(&realm.scope);
-        if let Scope::Matching(selector) = &realm.scope {
-            self.realms_by_label.remove(id, selector);
+    fn remove_scope(&mut self, id: ScopeId) {
+        let scope = self.scopes.remove(id);
+        self.scope_by_meaning.remove(&scope.scope);
+        if let Scope::Matching(selector) = &scope.scope {
+            self.scopes_by_label.remove(id, selector);
         }
-        for space in realm.spaces {
-            let of = &mut self.spaces[space];
-            of.realms.remove(&id);
+        for namespace in scope.namespaces {
+            let of = &mut self.namespaces[namespace];
+            of.scopes.remove(&id);
             if of.own == Some(id) {
                 of.own = None;
-                self.empty.insert(space);
+                self.empty.insert(namespace);
             }
         }
     }

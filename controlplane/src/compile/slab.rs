@@ -1,125 +1,80 @@
-//! A table of things that come and go, by small numbers that know what they are the number of. It owns the things
-//! and gives their numbers out again; it knows nothing of them.
+//! A slab: stores entries under small, typed, reusable ids.
 
 use std::{
-    cmp::Ordering,
     fmt,
-    hash::{Hash, Hasher},
     marker::PhantomData,
     ops::{Index, IndexMut},
 };
 
-/// The number of a thing in its table.
-pub(super) struct Id<T>(u32, PhantomData<fn() -> T>);
+use super::ids::Id;
 
-/// A table.
-pub(super) struct Slab<T> {
-    things: Vec<Option<T>>,
+/// Entries by id.
+pub(super) struct Slab<K, T> {
+    slots: Vec<Option<T>>,
     free: Vec<u32>,
+    key: PhantomData<fn() -> K>,
 }
 
-impl<T> Slab<T> {
-    /// Adds a thing.
-    pub(super) fn insert(&mut self, thing: T) -> Id<T> {
-        let number = match self.free.pop() {
-            Some(number) => {
-                self.things[number as usize] = Some(thing);
-                number
+impl<K: Id, T> Slab<K, T> {
+    /// Stores an entry. Its id may be that of an entry removed before.
+    pub(super) fn insert(&mut self, entry: T) -> K {
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(entry);
+                slot
             }
             None => {
-                self.things.push(Some(thing));
-                u32::try_from(self.things.len() - 1).expect("fewer than 2^32 things")
+                self.slots.push(Some(entry));
+                u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 entries")
             }
         };
-        Id(number, PhantomData)
+        K::from_slot(slot)
     }
 
-    /// Takes a thing out.
-    pub(super) fn remove(&mut self, id: Id<T>) -> T {
-        self.free.push(id.0);
-        self.things[id.0 as usize]
-            .take()
-            .expect("a thing that is there")
+    /// Removes an entry.
+    pub(super) fn remove(&mut self, id: K) -> T {
+        let entry = self.slots[id.slot() as usize].take();
+        self.free.push(id.slot());
+        entry.expect("the entry is stored")
     }
 
-    /// The thing, if it is there still.
-    pub(super) fn get_mut(&mut self, id: Id<T>) -> Option<&mut T> {
-        self.things[id.0 as usize].as_mut()
+    /// The entry, unless it was removed.
+    pub(super) fn get_mut(&mut self, id: K) -> Option<&mut T> {
+        self.slots[id.slot() as usize].as_mut()
     }
 
-    /// The thing, if it is there still.
-    pub(super) fn get(&self, id: Id<T>) -> Option<&T> {
-        self.things[id.0 as usize].as_ref()
+    /// The entry, unless it was removed.
+    pub(super) fn get(&self, id: K) -> Option<&T> {
+        self.slots[id.slot() as usize].as_ref()
     }
 }
 
-impl<T> Default for Slab<T> {
+impl<K, T> Default for Slab<K, T> {
     fn default() -> Self {
         Slab {
-            things: Vec::new(),
+            slots: Vec::new(),
             free: Vec::new(),
+            key: PhantomData,
         }
     }
 }
 
-impl<T> Index<Id<T>> for Slab<T> {
+impl<K: Id, T> Index<K> for Slab<K, T> {
     type Output = T;
 
-    fn index(&self, id: Id<T>) -> &T {
-        self.get(id).expect("a thing that is there")
+    fn index(&self, id: K) -> &T {
+        self.get(id).expect("the entry is stored")
     }
 }
 
-impl<T> IndexMut<Id<T>> for Slab<T> {
-    fn index_mut(&mut self, id: Id<T>) -> &mut T {
-        self.get_mut(id).expect("a thing that is there")
+impl<K: Id, T> IndexMut<K> for Slab<K, T> {
+    fn index_mut(&mut self, id: K) -> &mut T {
+        self.get_mut(id).expect("the entry is stored")
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for Slab<T> {
+impl<K, T: fmt::Debug> fmt::Debug for Slab<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.things.iter().flatten())
-            .finish()
-    }
-}
-
-impl<T> Clone for Id<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Id<T> {}
-
-impl<T> PartialEq for Id<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl<T> Eq for Id<T> {}
-
-impl<T> PartialOrd for Id<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Id<T> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.cmp(&other.0)
-    }
-}
-
-impl<T> Hash for Id<T> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.hash(state);
-    }
-}
-
-impl<T> fmt::Debug for Id<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}", self.0)
+        f.debug_list().entries(self.slots.iter().flatten()).finish()
     }
 }

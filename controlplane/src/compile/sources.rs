@@ -1,5 +1,5 @@
 //! The allowed sources of workloads as sources of their nodes: which address is whose, and when that is to be derived
-//! anew. It decides neither what a workload's policies allow nor what the meet of classes is.
+//! anew. `propagate/sources.rs` derives it, with the classes.
 //!
 //! The workloads of a node *claim* ranges there. An address is in the source of those whose range is the longest
 //! prefix. It is in no source if a workload or a node of the cluster has it, if it is in the workload ranges of another
@@ -15,15 +15,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
-    sync::Arc,
 };
 
 use ipnetwork::IpNetwork;
-use sallyport_policy::{Direction, Owner, Ranges, Source};
+use sallyport_policy::Ranges;
 
-use crate::validate::no_sources;
-
-use super::{Compiler, Work, classes::Judge, nodes::Place, rule::range, slab::Id, workloads::Row};
+use super::{
+    ids::{ClassSlot, NodeId, WorkloadId},
+    rule::range,
+};
 
 /// The most blocks of workloads' addresses that are cut out of the claims of a node. Each is some 40 bytes in an
 /// update.
@@ -35,64 +35,68 @@ pub(super) const BLOCKS: [(u8, u8); 5] = [(32, 128), (24, 64), (16, 48), (8, 32)
 /// The claims of a workload.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Claims {
-    place: Id<Place>,
+    pub(super) node: NodeId,
     /// Ascending, each once.
-    networks: Vec<IpNetwork>,
+    pub(super) networks: Vec<IpNetwork>,
     /// The classes of the workload.
-    judges: [Option<Id<Judge>>; 2],
+    pub(super) class_slots: [Option<ClassSlot>; 2],
 }
 
 /// The claims of all nodes.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
-    places: BTreeMap<Id<Place>, Claimed>,
+    pub(super) nodes: BTreeMap<NodeId, Claimed>,
     /// The nodes on which a range is claimed.
-    by_network: HashMap<IpNetwork, BTreeSet<Id<Place>>>,
+    pub(super) by_network: HashMap<IpNetwork, BTreeSet<NodeId>>,
     /// How many entries of `by_network` have a prefix length. The key begins with whether the family is IPv4.
-    lengths: BTreeMap<(bool, u8), usize>,
+    pub(super) lengths: BTreeMap<(bool, u8), usize>,
 }
 
 /// The claims of a node.
 #[derive(Debug, Default)]
-struct Claimed {
-    by_network: BTreeMap<IpNetwork, BTreeSet<Id<Row>>>,
+pub(super) struct Claimed {
+    pub(super) by_network: BTreeMap<IpNetwork, BTreeSet<WorkloadId>>,
     /// The addresses that are nobody's source there: the workload ranges of other nodes, less those of this node, the own
     /// addresses of nodes, and what is no source at all.
-    foreign: Ranges,
+    pub(super) foreign: Ranges,
     /// The classes of the sources, which were acquired once for each entry.
-    judges: Vec<Id<Judge>>,
+    pub(super) class_slots: Vec<ClassSlot>,
 }
 
 impl Sources {
-    fn enter(&mut self, row: Id<Row>, claims: &Claims) {
-        let claimed = self.places.entry(claims.place).or_default();
+    pub(super) fn enter(&mut self, workload: WorkloadId, claims: &Claims) {
+        let claimed = self.nodes.entry(claims.node).or_default();
         for &network in &claims.networks {
-            claimed.by_network.entry(network).or_default().insert(row);
-            let places = self.by_network.entry(network).or_default();
-            if places.is_empty() {
+            claimed
+                .by_network
+                .entry(network)
+                .or_default()
+                .insert(workload);
+            let node_ids = self.by_network.entry(network).or_default();
+            if node_ids.is_empty() {
                 let length = (network.is_ipv4(), network.prefix());
                 *self.lengths.entry(length).or_insert(0) += 1;
             }
-            places.insert(claims.place);
+            node_ids.insert(claims.node);
         }
     }
 
     /// Takes a workload's claims out. The node stays until its sources are derived anew.
-    fn leave(&mut self, row: Id<Row>, claims: &Claims) {
-        let claimed = self.places.get_mut(&claims.place);
+    pub(super) fn leave(&mut self, workload: WorkloadId, claims: &Claims) {
+        let claimed = self.nodes.get_mut(&claims.node);
         let claimed = claimed.expect("the node has claims");
         for network in &claims.networks {
-            let rows = claimed.by_network.get_mut(network);
-            let rows = rows.expect("the range was claimed");
-            rows.remove(&row);
-            if !rows.is_empty() {
+            let workloads = claimed.by_network.get_mut(network);
+            let workloads = workloads.expect("the range was claimed");
+            workloads.remove(&workload);
+            if !workloads.is_empty() {
                 continue;
             }
             claimed.by_network.remove(network);
-            let places = self.by_network.get_mut(network);
-            let places = places.expect("the range was claimed");
-            places.remove(&claims.place);
-            if !places.is_empty() {
+            let node_ids = self.by_network.get_mut(network);
+            let node_ids = node_ids.expect("the range was claimed");
+            node_ids.remove(&claims.node);
+            if !node_ids.is_empty() {
                 continue;
             }
             self.by_network.remove(network);
@@ -106,125 +110,13 @@ impl Sources {
     }
 
     /// The nodes of whose sources an address is a hole, if it is a workload's.
-    fn places_of(&self, address: IpAddr) -> impl Iterator<Item = Id<Place>> {
+    pub(super) fn nodes_of(&self, address: IpAddr) -> impl Iterator<Item = NodeId> {
         let family = (address.is_ipv4(), 0)..=(address.is_ipv4(), u8::MAX);
         let lengths = self.lengths.range(family).map(|(&(_, length), _)| length);
         let networks = lengths.map(move |length| block(address, length));
-        let places = networks.filter_map(|network| self.by_network.get(&network));
-        let is_own = move |place: &Id<Place>| !self.places[place].foreign.contains(address);
-        places.flatten().copied().filter(is_own)
-    }
-}
-
-impl Compiler {
-    /// Takes note of what a workload claims now.
-    pub(super) fn claim_sources(&mut self, id: Id<Row>, work: &mut Work) {
-        let row = self.workloads.get(id);
-        let sources = row.facts.workload().map(|seen| &seen.allowed_sources);
-        let place = row.place.filter(|&place| self.nodes.is_object(place));
-        let new = match (place, sources) {
-            (Some(place), Some(sources)) if !sources.is_empty() => {
-                let networks: BTreeSet<IpNetwork> = sources.iter().copied().collect();
-                Some(Claims {
-                    place,
-                    networks: networks.into_iter().collect(),
-                    judges: self.judges_of(id),
-                })
-            }
-            _ => None,
-        };
-        if row.claims == new {
-            return;
-        }
-        let old = std::mem::replace(&mut self.workloads.get_mut(id).claims, new.clone());
-        for claims in old.iter() {
-            self.sources.leave(id, claims);
-            work.sources.insert(claims.place);
-        }
-        for claims in new.iter() {
-            self.sources.enter(id, claims);
-            work.sources.insert(claims.place);
-        }
-    }
-
-    /// Derives the sources of the nodes anew of which something changed.
-    pub(super) fn derive_sources(&mut self, work: &mut Work) {
-        if self.sources.places.is_empty() {
-            return;
-        }
-        for &address in &work.turned {
-            work.sources.extend(self.sources.places_of(address));
-        }
-        if work.is_ranged {
-            work.sources.extend(self.sources.places.keys());
-        }
-        let stale = std::mem::take(&mut work.sources);
-        if stale.is_empty() {
-            return;
-        }
-        let all = self.nodes.all_ranges();
-        for place in stale {
-            self.derive_sources_of(place, &all, work);
-        }
-    }
-
-    /// Derives the sources of a node anew. `all` are the workload ranges of all nodes.
-    fn derive_sources_of(&mut self, place: Id<Place>, all: &Ranges, work: &mut Work) {
-        let mut claimed = self.sources.places.remove(&place).unwrap_or_default();
-        let none = Ranges::EMPTY;
-        let own = self.nodes.ranges(place).unwrap_or(&none);
-        let others = [
-            all.difference(own),
-            self.nodes.own_addresses(),
-            no_sources(),
-        ];
-        claimed.foreign = Ranges::union_all(&others);
-        let held = |within: &Ranges| self.workloads.addresses_within(within);
-        let pieces = pieces(&claimed.by_network, &claimed.foreign, own, held);
-        let (mut sources, mut judges) = (Vec::new(), Vec::new());
-        for (rows, ranges) in pieces {
-            let mut class = |direction: Direction| {
-                let of_rows = rows.iter().map(|&row| self.judges_of(row));
-                let of_rows = of_rows.filter_map(|judges| judges[direction as usize]);
-                let judge = self.classes.acquire_meet(&of_rows.collect(), false)?;
-                judges.push(judge);
-                Some(self.classes.get(judge).id)
-            };
-            let (ingress, egress) = (class(Direction::Ingress), class(Direction::Egress));
-            let owners: BTreeSet<Owner> = rows.iter().map(|&row| self.owner(row)).collect();
-            sources.push(Source {
-                owners: owners.into_iter().collect(),
-                others: Vec::new(),
-                ingress,
-                egress,
-                ranges,
-            });
-        }
-        let sources = Arc::new(Source::canonical(sources));
-        let old = std::mem::replace(&mut claimed.judges, judges);
-        let work = work.changes.entry(place).or_default();
-        work.change_sources(sources, &old, &claimed.judges);
-        for judge in old {
-            self.classes.release(judge);
-        }
-        if !claimed.by_network.is_empty() {
-            self.sources.places.insert(place, claimed);
-        }
-    }
-
-    fn owner(&self, row: Id<Row>) -> Owner {
-        let stored = self.workloads.get(row).facts.stored.as_ref();
-        let key = &stored.expect("a claimant is there").object.key;
-        Owner {
-            namespace: key.namespace.clone(),
-            name: key.name.clone(),
-        }
-    }
-
-    /// The classes of a workload.
-    pub(super) fn judges_of(&self, row: Id<Row>) -> [Option<Id<Judge>>; 2] {
-        let profiles = self.workloads.get(row).profiles;
-        profiles.map(|profile| profile.and_then(|profile| self.profiles.get(profile).judge))
+        let node_ids = networks.filter_map(|network| self.by_network.get(&network));
+        let is_own = move |node_id: &NodeId| !self.nodes[node_id].foreign.contains(address);
+        node_ids.flatten().copied().filter(is_own)
     }
 }
 
@@ -237,7 +129,7 @@ fn block(address: IpAddr, length: u8) -> IpNetwork {
 /// The addresses that are in the source of some owners each, of the ranges that these claim. An address is its most
 /// specific claim's. None is in `foreign`, or is a hole of the addresses, ascending, that `held` finds in a set. A claim has
 /// none in `own` that is not within.
-fn pieces<O: Clone + Ord>(
+pub(super) fn pieces<O: Clone + Ord>(
     claims: &BTreeMap<IpNetwork, O>,
     foreign: &Ranges,
     own: &Ranges,

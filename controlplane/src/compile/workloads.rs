@@ -1,5 +1,5 @@
-//! The workloads: what each of them is, who claims which address, and what was derived from that when it was last looked
-//! at. It knows nothing of labels and policies.
+//! The workloads: their objects, the claimants of each address, and the entries last derived from them. It knows
+//! nothing of labels and policies.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,17 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_policy::{Endpoint, Protocol, Ranges};
+use sallyport_policy::{Protocol, Ranges};
 
 use super::{
-    Work,
     by_key::ByKey,
-    classes::Judge,
-    nodes::Place,
+    dirty::Dirty,
+    endpoints::PlacedEndpoint,
+    ids::{NamespaceId, NodeId, ProfileId, SelectorId, WorkloadId},
     peers::Target,
-    profiles::Profile,
-    selections::{Selected, Space},
-    slab::{Id, Slab},
+    slab::Slab,
     sources::Claims,
 };
 use crate::{
@@ -27,69 +25,60 @@ use crate::{
 
 /// A workload.
 #[derive(Debug)]
-pub(super) struct Row {
+pub(super) struct WorkloadEntry {
     /// The object; `None` once it is deleted.
     pub(super) stored: Option<Arc<Stored>>,
     /// Its namespace.
-    pub(super) space: Id<Space>,
+    pub(super) namespace: NamespaceId,
     /// The node it names.
-    pub(super) place: Option<Id<Place>>,
-    /// What was last derived from it.
-    pub(super) facts: Facts,
-    /// Which policies isolate it: ingress, egress.
-    pub(super) profiles: [Option<Id<Profile>>; 2],
-    /// Where it is an endpoint, by the addresses that it alone claims.
-    pub(super) placed: Option<Placed>,
+    pub(super) node: Option<NodeId>,
+    /// The part that peers see.
+    pub(super) visible: Visible,
+    /// The policies that isolate it: ingress, egress.
+    pub(super) profiles: [Option<ProfileId>; 2],
+    /// Its endpoint, with the addresses that it alone claims.
+    pub(super) placed: Option<PlacedEndpoint>,
     /// Its allowed sources, on its node.
     pub(super) claims: Option<Claims>,
 }
 
-/// What peers see of a workload.
+/// The part of a workload that peers see, as of the last derivation.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Facts {
+pub(super) struct Visible {
     /// The object.
     pub(super) stored: Option<Arc<Stored>>,
     /// The addresses that it claims. Policies see it if it claims any.
     pub(super) addresses: Vec<IpAddr>,
     /// The selections that it is in, ascending.
-    pub(super) selections: Vec<Id<Selected>>,
-}
-
-/// A workload as an endpoint of a node.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Placed {
-    pub(super) place: Id<Place>,
-    pub(super) addresses: Vec<IpAddr>,
-    pub(super) judges: [Option<Id<Judge>>; 2],
-    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) selections: Vec<SelectorId>,
 }
 
 /// The claimants of an address, by kind, namespace and name.
-pub(super) type Claimants = BTreeMap<ObjectKey, Id<Row>>;
+pub(super) type Claimants = BTreeMap<ObjectKey, WorkloadId>;
 
-/// All of them.
+/// All workloads.
 #[derive(Debug, Default)]
 pub(super) struct Workloads {
-    rows: Slab<Row>,
-    by_key: HashMap<ByKey, Id<Row>>,
-    /// Who claims an address; of several, any one.
-    claimants: BTreeMap<IpAddr, Id<Row>>,
+    entries: Slab<WorkloadId, WorkloadEntry>,
+    by_key: HashMap<ByKey, WorkloadId>,
+    /// The claimant of an address; of several, any one.
+    claimants: BTreeMap<IpAddr, WorkloadId>,
     /// All claimants of the addresses that several claim.
     contested: BTreeMap<IpAddr, Claimants>,
 }
 
-impl Facts {
+impl Visible {
     /// The workload, if policies see it.
     pub(super) fn workload(&self) -> Option<&Workload> {
         let stored = self
             .stored
             .as_ref()
             .filter(|_| !self.addresses.is_empty())?;
-        Some(workload(stored))
+        Some(workload_of(stored))
     }
 
     /// Whether it is in a selection.
-    pub(super) fn is_in(&self, selection: Id<Selected>) -> bool {
+    pub(super) fn is_in(&self, selection: SelectorId) -> bool {
         self.selections.binary_search(&selection).is_ok()
     }
 
@@ -111,7 +100,7 @@ impl Facts {
 }
 
 /// The workload that an object is.
-pub(super) fn workload(stored: &Stored) -> &Workload {
+pub(super) fn workload_of(stored: &Stored) -> &Workload {
     match &stored.object.body {
         Body::Workload(workload) => workload,
         _ => unreachable!("a key of a workload's kind names a workload"),
@@ -120,7 +109,7 @@ pub(super) fn workload(stored: &Stored) -> &Workload {
 
 /// The addresses that a workload lays claim to: a workload on its node's network has none of its own.
 fn claims(stored: Option<&Arc<Stored>>) -> Vec<IpAddr> {
-    match stored.map(|stored| workload(stored)) {
+    match stored.map(|stored| workload_of(stored)) {
         Some(workload) if !workload.host_network => {
             let mut claims = workload.addresses.clone();
             claims.sort_unstable();
@@ -133,17 +122,17 @@ fn claims(stored: Option<&Arc<Stored>>) -> Vec<IpAddr> {
 
 impl Workloads {
     /// A workload.
-    pub(super) fn get(&self, id: Id<Row>) -> &Row {
-        &self.rows[id]
+    pub(super) fn get(&self, id: WorkloadId) -> &WorkloadEntry {
+        &self.entries[id]
     }
 
     /// A workload, to note what was derived.
-    pub(super) fn get_mut(&mut self, id: Id<Row>) -> &mut Row {
-        &mut self.rows[id]
+    pub(super) fn get_mut(&mut self, id: WorkloadId) -> &mut WorkloadEntry {
+        &mut self.entries[id]
     }
 
     /// The number of a workload.
-    pub(super) fn find(&self, key: &ObjectKey) -> Option<Id<Row>> {
+    pub(super) fn find(&self, key: &ObjectKey) -> Option<WorkloadId> {
         self.by_key.get(key).copied()
     }
 
@@ -153,12 +142,12 @@ impl Workloads {
     }
 
     /// Adds a workload that was not there; what it is comes with `set`.
-    pub(super) fn insert(&mut self, space: Id<Space>) -> Id<Row> {
-        self.rows.insert(Row {
+    pub(super) fn insert(&mut self, namespace: NamespaceId) -> WorkloadId {
+        self.entries.insert(WorkloadEntry {
             stored: None,
-            space,
-            place: None,
-            facts: Facts::default(),
+            namespace,
+            node: None,
+            visible: Visible::default(),
             profiles: [None; 2],
             placed: None,
             claims: None,
@@ -167,8 +156,8 @@ impl Workloads {
 
     /// Takes note of what a workload is now, and of the addresses of which it is a new claimant, or no longer one:
     /// contested are those that others claim too.
-    pub(super) fn set(&mut self, id: Id<Row>, stored: Option<&Arc<Stored>>, work: &mut Work) {
-        let old = std::mem::replace(&mut self.rows[id].stored, stored.cloned());
+    pub(super) fn set(&mut self, id: WorkloadId, stored: Option<&Arc<Stored>>, dirty: &mut Dirty) {
+        let old = std::mem::replace(&mut self.entries[id].stored, stored.cloned());
         if let Some(old) = &old {
             self.by_key.remove(&old.object.key);
         }
@@ -179,24 +168,24 @@ impl Workloads {
         for &address in before.iter().filter(|address| !now.contains(address)) {
             let key = &old.as_ref().expect("it had claims").object.key;
             if self.disclaim(address, id, key) {
-                work.contested.insert(address);
+                dirty.contested.insert(address);
             } else {
-                work.turned.push(address);
+                dirty.claim_changes.push(address);
             }
         }
         for &address in now.iter().filter(|address| !before.contains(address)) {
             let key = &stored.expect("it has claims").object.key;
             if self.claim(address, id, key) {
-                work.contested.insert(address);
+                dirty.contested.insert(address);
             } else {
-                work.turned.push(address);
+                dirty.claim_changes.push(address);
             }
         }
     }
 
     /// The addresses that a workload claims.
-    pub(super) fn claimed(&self, id: Id<Row>) -> Vec<IpAddr> {
-        claims(self.rows[id].stored.as_ref())
+    pub(super) fn claimed(&self, id: WorkloadId) -> Vec<IpAddr> {
+        claims(self.entries[id].stored.as_ref())
     }
 
     /// Whether no address has several claimants.
@@ -215,7 +204,7 @@ impl Workloads {
     }
 
     /// The claimants of an address.
-    pub(super) fn claimants(&self, address: IpAddr) -> Vec<Id<Row>> {
+    pub(super) fn claimants(&self, address: IpAddr) -> Vec<WorkloadId> {
         match self.contest(address) {
             Some(claimants) => claimants.values().copied().collect(),
             None => self.claimants.get(&address).copied().into_iter().collect(),
@@ -230,20 +219,22 @@ impl Workloads {
     }
 
     /// Forgets a deleted workload.
-    pub(super) fn remove(&mut self, id: Id<Row>) {
-        let row = self.rows.remove(id);
-        debug_assert!(row.stored.is_none() && row.placed.is_none() && row.claims.is_none());
+    pub(super) fn remove(&mut self, id: WorkloadId) {
+        let workload = self.entries.remove(id);
+        debug_assert!(
+            workload.stored.is_none() && workload.placed.is_none() && workload.claims.is_none()
+        );
     }
 
     /// Enters a claim. Returns whether others claim the address too.
-    fn claim(&mut self, address: IpAddr, id: Id<Row>, key: &ObjectKey) -> bool {
+    fn claim(&mut self, address: IpAddr, id: WorkloadId, key: &ObjectKey) -> bool {
         let Some(&first) = self.claimants.get(&address) else {
             self.claimants.insert(address, id);
             return false;
         };
         let claimants = self.contested.entry(address).or_default();
         if claimants.is_empty() {
-            let stored = self.rows[first].stored.as_ref();
+            let stored = self.entries[first].stored.as_ref();
             let key = &stored.expect("a claimant is there").object.key;
             claimants.insert(key.clone(), first);
         }
@@ -252,7 +243,7 @@ impl Workloads {
     }
 
     /// Withdraws a claim. Returns whether others claim the address too.
-    fn disclaim(&mut self, address: IpAddr, id: Id<Row>, key: &ObjectKey) -> bool {
+    fn disclaim(&mut self, address: IpAddr, id: WorkloadId, key: &ObjectKey) -> bool {
         let Some(claimants) = self.contested.get_mut(&address) else {
             debug_assert_eq!(self.claimants.get(&address), Some(&id));
             self.claimants.remove(&address);

@@ -28,14 +28,14 @@ pub(super) fn fold(
     to: Revision,
     keep: usize,
 ) -> Result<SnapshotRecord, JournalError> {
-    let changes = changes(trees, from.revision, to)?;
+    let changes = changes(trees, Revision(from.revision), to)?;
 
-    trees.put_meta(FOLDING_KEY, &NumberRecord { number: to })?;
+    trees.put_meta(FOLDING_KEY, &NumberRecord { number: to.0 })?;
     trees.flush()?;
 
-    let trimmed = to.saturating_sub(keep as u64).max(from.trimmed);
+    let trimmed = to.0.saturating_sub(keep as u64).max(from.trimmed);
     let mut snapshot = SnapshotRecord {
-        revision: to,
+        revision: to.0,
         trimmed,
         ..from
     };
@@ -47,9 +47,9 @@ pub(super) fn fold(
     trees.put_meta(SNAPSHOT_KEY, &snapshot)?;
     trees.flush()?;
 
-    trim(trees, trimmed)?;
+    trim(trees, Revision(trimmed))?;
     debug!(
-        revision = to,
+        revision = to.0,
         changes = changes.len(),
         "folded the log into the snapshot"
     );
@@ -63,10 +63,10 @@ fn changes(
     to: Revision,
 ) -> Result<BTreeMap<Vec<u8>, ObjectRecord>, JournalError> {
     let mut changes = BTreeMap::new();
-    let (log, _) = read_log(trees, revision_key(from + 1)..revision_key(to + 1))?;
-    if log.len() as u64 != to - from {
+    let (log, _) = read_log(trees, revision_key(from.next())..revision_key(to.next()))?;
+    if log.len() as u64 != to.0 - from.0 {
         return Err(trees.damaged(
-            format!("log: revisions {} to {to}", from + 1),
+            format!("log: revisions {} to {to}", from.next()),
             Damage::Missing,
         ));
     }
@@ -108,7 +108,7 @@ fn apply(
 fn trim(trees: &Trees, up_to: Revision) -> Result<(), JournalError> {
     for (count, item) in trees
         .log
-        .range(..revision_key(up_to + 1))
+        .range(..revision_key(up_to.next()))
         .keys()
         .enumerate()
     {

@@ -106,7 +106,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{} transactions, after revision {}",
-            history.latest() - history.oldest(),
+            history.latest().0 - history.oldest().0,
             history.oldest()
         )?;
         writeln!(

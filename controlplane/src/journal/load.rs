@@ -11,6 +11,7 @@ use std::{
 
 use prost::Message;
 use sallyport_policy::{Epoch, Revision};
+use sallyport_proto::Membership;
 use tracing::warn;
 
 use super::{
@@ -81,7 +82,10 @@ pub(super) fn load(
 
     let (log, read) = thread::scope(|scope| {
         let snapshot = scope.spawn(|| read_snapshot(trees, promised));
-        let log = read_log(trees, record::revision_key(promised.trimmed + 1)..);
+        let log = read_log(
+            trees,
+            record::revision_key(Revision(promised.trimmed + 1))..,
+        );
         (
             log,
             snapshot.join().unwrap_or_else(|panic| resume_unwind(panic)),
@@ -105,23 +109,23 @@ pub(super) fn load(
     };
     let mut cluster = Cluster::of(&parse(trees, objects)?);
     let history = replay(trees, log, &mut cluster, promised, bounds)?;
-    if let Some(to) = unfinished.filter(|&to| to > history.latest()) {
+    if let Some(to) = unfinished.filter(|&to| to > history.latest().0) {
         return Err(trees.damaged(format!("log: revision {to}"), Damage::Missing));
     }
     let joined = joined(trees)?;
     let recovered = Recovered {
         cluster,
         revision: history.latest(),
-        epoch,
+        epoch: Epoch(epoch),
         history,
-        settled: trees.number(SETTLED_KEY)?.unwrap_or(0),
+        settled: Revision(trees.number(SETTLED_KEY)?.unwrap_or(0)),
         left: left(trees, &joined)?,
         joined,
     };
     Ok(Loaded {
         recovered,
         snapshot: found,
-        unfinished,
+        unfinished: unfinished.map(Revision),
     })
 }
 
@@ -144,7 +148,9 @@ pub(super) fn note(trees: &Trees, note: &Note) -> Result<(), JournalError> {
             trees.remove_meta(&format!("{NODE_KEY}{node}"))?;
             trees.remove_meta(&format!("{LEFT_KEY}{node}"))
         }
-        Note::Settled(revision) => trees.put_meta(SETTLED_KEY, &NumberRecord { number: *revision }),
+        Note::Settled(revision) => {
+            trees.put_meta(SETTLED_KEY, &NumberRecord { number: revision.0 })
+        }
     }
 }
 
@@ -161,11 +167,14 @@ pub(super) fn noted(trees: &Trees) -> Result<u64, JournalError> {
 }
 
 /// The nodes that have joined.
-fn joined(trees: &Trees) -> Result<BTreeMap<String, bool>, JournalError> {
+fn joined(trees: &Trees) -> Result<BTreeMap<String, Membership>, JournalError> {
     let mut joined = BTreeMap::new();
     for key in trees.meta_keys(NODE_KEY)? {
         let leased = trees.number(&key)?.unwrap_or(0) != 0;
-        joined.insert(key[NODE_KEY.len()..].to_owned(), leased);
+        joined.insert(
+            key[NODE_KEY.len()..].to_owned(),
+            Membership::Joined { leased },
+        );
     }
     Ok(joined)
 }
@@ -173,7 +182,7 @@ fn joined(trees: &Trees) -> Result<BTreeMap<String, bool>, JournalError> {
 /// The nodes that left. Of a node that joined again the note that it left may have stayed.
 fn left(
     trees: &Trees,
-    joined: &BTreeMap<String, bool>,
+    joined: &BTreeMap<String, Membership>,
 ) -> Result<BTreeMap<String, u64>, JournalError> {
     let mut left = BTreeMap::new();
     for key in trees.meta_keys(LEFT_KEY)? {
@@ -190,8 +199,10 @@ pub(super) fn last_revision(trees: &Trees) -> Result<Revision, JournalError> {
     let snapshot: Option<SnapshotRecord> = trees.meta(SNAPSHOT_KEY)?;
     let folded = snapshot.map_or(0, |snapshot| snapshot.revision);
     match trees.log.last().map_err(trees.failed("read it"))? {
-        None => Ok(folded),
-        Some((key, _)) => Ok(log_revision(trees, &key[..key.len().saturating_sub(4)])?.max(folded)),
+        None => Ok(Revision(folded)),
+        Some((key, _)) => {
+            Ok(log_revision(trees, &key[..key.len().saturating_sub(4)])?.max(Revision(folded)))
+        }
     }
 }
 
@@ -200,7 +211,7 @@ fn begin(trees: &Trees) -> Result<(), JournalError> {
     if !trees.log.is_empty() || !trees.snapshot.is_empty() {
         return Err(trees.missing_meta(FORMAT_KEY));
     }
-    begin_with(trees, 1, SnapshotRecord::default(), &BTreeMap::new())
+    begin_with(trees, Epoch(1), SnapshotRecord::default(), &BTreeMap::new())
 }
 
 /// What a journal holds that begins with a snapshot, which is there already. The format comes last: without it, it is none.
@@ -208,12 +219,12 @@ pub(super) fn begin_with(
     trees: &Trees,
     epoch: Epoch,
     snapshot: SnapshotRecord,
-    joined: &BTreeMap<String, bool>,
+    joined: &BTreeMap<String, Membership>,
 ) -> Result<(), JournalError> {
-    trees.put_meta(EPOCH_KEY, &NumberRecord { number: epoch })?;
+    trees.put_meta(EPOCH_KEY, &NumberRecord { number: epoch.0 })?;
     trees.put_meta(SNAPSHOT_KEY, &snapshot)?;
-    for (node, &leased) in joined {
-        let number = u64::from(leased);
+    for (node, membership) in joined {
+        let number = u64::from(membership.is_leased());
         trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
     }
     trees.put_meta(FORMAT_KEY, &NumberRecord { number: FORMAT })?;
@@ -319,13 +330,13 @@ pub(super) fn read_log(
             trees.damaged(value.name.clone(), Damage::Payload(error.to_string()))
         })?;
         let revision = log_revision(trees, &value.prefix)?;
-        if transaction.revision != revision {
+        if transaction.revision != revision.0 {
             let other = format!("revision {}", transaction.revision);
             return Err(trees.damaged(value.name, Damage::Misplaced(other)));
         }
         if let Some(previous) = log
             .last()
-            .filter(|previous| previous.revision + 1 != revision)
+            .filter(|previous| previous.revision + 1 != revision.0)
         {
             let missing = format!("log: revision {}", previous.revision + 1);
             return Err(trees.damaged(missing, Damage::Missing));
@@ -358,12 +369,12 @@ fn replay(
     if let Some(revision) = lost {
         return Err(trees.damaged(format!("log: revision {revision}"), Damage::Missing));
     }
-    let mut history = History::starting_after(first - 1, bounds);
+    let mut history = History::starting_after(Revision(first - 1), bounds);
     for committed in events(trees, log, cluster)? {
         for event in committed
             .events
             .iter()
-            .filter(|_| committed.revision > snapshot.revision)
+            .filter(|_| committed.revision > Revision(snapshot.revision))
         {
             match event {
                 Event::Put(stored) => cluster.put_stored(stored.clone()),
@@ -392,7 +403,7 @@ fn events(
                 .map_err(|damage| trees.damaged(name(), damage))?;
             let shared = snapshot
                 .get(&key)
-                .filter(|stored| stored.revision == transaction.revision);
+                .filter(|stored| stored.revision == Revision(transaction.revision));
             events.push(match (&object.manifest, shared) {
                 (None, _) => Some(Event::Delete(key)),
                 (Some(_), Some(stored)) => Some(Event::Put(stored.clone())),
@@ -403,7 +414,11 @@ fn events(
             });
         }
         let before = match transaction.before {
-            Some(before) => Some(replaced(trees, transaction.revision, before.objects)?),
+            Some(before) => Some(replaced(
+                trees,
+                Revision(transaction.revision),
+                before.objects,
+            )?),
             None => None,
         };
         outline.push((events, transaction.revision, transaction.at_ms, before));
@@ -415,7 +430,7 @@ fn events(
     let filled = outline
         .into_iter()
         .map(|(events, revision, at_ms, before)| Committed {
-            revision,
+            revision: Revision(revision),
             events: events.into_iter().map(&mut fill).collect(),
             at_ms,
             before,
@@ -479,7 +494,7 @@ fn parse_one(record: &ObjectRecord) -> Result<Arc<Stored>, (String, Damage)> {
     match object.key == key {
         true => Ok(Arc::new(Stored {
             object,
-            revision: record.revision,
+            revision: Revision(record.revision),
         })),
         false => Err((name(&key), Damage::Misplaced(object.key.to_string()))),
     }
@@ -488,5 +503,5 @@ fn parse_one(record: &ObjectRecord) -> Result<Arc<Stored>, (String, Damage)> {
 fn log_revision(trees: &Trees, prefix: &[u8]) -> Result<Revision, JournalError> {
     let bytes = <[u8; 8]>::try_from(prefix)
         .map_err(|_| trees.damaged(format!("log: key {prefix:02x?}"), Damage::Key))?;
-    Ok(Revision::from_be_bytes(bytes))
+    Ok(Revision(u64::from_be_bytes(bytes)))
 }

@@ -108,7 +108,7 @@ pub(super) fn split_key(key: &[u8]) -> Result<(&[u8], u32), Damage> {
 
 /// The key of a transaction, but for the part: revisions in order.
 pub(super) fn revision_key(revision: Revision) -> [u8; 8] {
-    revision.to_be_bytes()
+    revision.0.to_be_bytes()
 }
 
 /// The key of an object, but for the part.
@@ -191,10 +191,11 @@ impl From<&Committed> for TransactionRecord {
             Event::Put(stored) => ObjectRecord::from(&**stored),
             Event::Delete(key) => ObjectRecord::of(key, None, committed.revision),
         };
-        let replaced =
-            |object: &Replaced| ObjectRecord::of(&object.key, Some(object.manifest.to_string()), 0);
+        let replaced = |object: &Replaced| {
+            ObjectRecord::of(&object.key, Some(object.manifest.to_string()), Revision(0))
+        };
         TransactionRecord {
-            revision: committed.revision,
+            revision: committed.revision.0,
             events: committed.events.iter().map(event).collect(),
             at_ms: committed.at_ms,
             before: committed.before.as_ref().map(|objects| BeforeRecord {
@@ -222,7 +223,7 @@ impl ObjectRecord {
             namespace: key.namespace.clone(),
             name: key.name.clone(),
             manifest,
-            revision,
+            revision: revision.0,
         }
     }
 

@@ -61,8 +61,8 @@ pub fn restore(path: &Path, contents: &Contents, epoch: Epoch) -> Result<(), Res
     }
     let trees = Trees::open(path)?;
     let mut snapshot = SnapshotRecord {
-        revision: contents.revision,
-        trimmed: contents.revision,
+        revision: contents.revision.0,
+        trimmed: contents.revision.0,
         ..SnapshotRecord::default()
     };
     for saved in &contents.objects {

@@ -162,7 +162,7 @@ impl SledJournal {
 
     /// How many transactions are in the log, or were before the fold that is under way.
     pub fn logged(&self) -> u64 {
-        self.last - self.snapshot.trimmed
+        self.last.0 - self.snapshot.trimmed
     }
 
     fn trees(&mut self) -> Result<Trees, JournalError> {
@@ -179,7 +179,7 @@ impl SledJournal {
         unpanicked(&self.settings.path, "read it", || {
             trees.rewind(self.acknowledged())
         })?;
-        info!(revision = self.last, "the journal is open again");
+        info!(revision = self.last.0, "the journal is open again");
         self.trees = Some(trees.clone());
         Ok(trees)
     }
@@ -205,7 +205,8 @@ impl SledJournal {
         if self.folding.as_ref().is_some_and(JoinHandle::is_finished) {
             self.settle();
         }
-        if self.folding.is_none() && self.last - self.snapshot.revision >= self.settings.fold_after
+        if self.folding.is_none()
+            && self.last.0 - self.snapshot.revision >= self.settings.fold_after
         {
             self.start_folding(self.last);
         }
@@ -326,7 +327,7 @@ impl Trees {
 
     /// Removes the transactions after a revision: those that were refused because an append failed.
     fn rewind(&self, to: Acknowledged) -> Result<(), JournalError> {
-        let after = record::revision_key(to.revision + 1);
+        let after = record::revision_key(to.revision.next());
         for item in self.log.range(after..).keys().rev() {
             let key = item.map_err(self.failed("read it"))?;
             self.log

@@ -49,7 +49,7 @@ impl Watermark {
 
     /// It is durable and about to be acknowledged.
     pub(super) fn set(&mut self, Acknowledged { revision, noted }: Acknowledged) -> io::Result<()> {
-        let bytes = [revision.to_be_bytes(), noted.to_be_bytes()].concat();
+        let bytes = [revision.0.to_be_bytes(), noted.to_be_bytes()].concat();
         let slot = [&bytes[..], &checksum(&bytes)].concat();
         self.file.write_all_at(&slot, SLOTS[self.next])?;
         self.next = 1 - self.next;
@@ -60,13 +60,13 @@ impl Watermark {
 fn read(file: &File, slot: u64) -> Option<Acknowledged> {
     let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_be_bytes);
     let now = whole::<SLOT>(file, slot).map(|bytes| Acknowledged {
-        revision: number(&bytes[..8]),
+        revision: Revision(number(&bytes[..8])),
         noted: number(&bytes[8..16]),
     });
     now.or_else(|| {
         let bytes = whole::<SLOT_BEFORE>(file, slot)?;
         Some(Acknowledged {
-            revision: number(&bytes[..8]),
+            revision: Revision(number(&bytes[..8])),
             noted: 0,
         })
     })
@@ -98,9 +98,12 @@ mod tests {
         assert_eq!(nothing, None);
         let at = |revision| Acknowledged { revision, noted: 7 };
         for revision in 1..=5 {
-            watermark.set(at(revision)).unwrap();
+            watermark.set(at(Revision(revision))).unwrap();
             let (other, last) = Watermark::open(directory.path()).unwrap();
-            assert_eq!((other.next, last), (watermark.next, Some(at(revision))));
+            assert_eq!(
+                (other.next, last),
+                (watermark.next, Some(at(Revision(revision))))
+            );
         }
         let written = 1 - watermark.next;
         watermark
@@ -108,7 +111,7 @@ mod tests {
             .write_all_at(&[9], SLOTS[written] + 7)
             .unwrap();
         let (again, last) = Watermark::open(directory.path()).unwrap();
-        assert_eq!((again.next, last), (written, Some(at(4))));
+        assert_eq!((again.next, last), (written, Some(at(Revision(4)))));
     }
 
     #[test]
@@ -119,12 +122,12 @@ mod tests {
         std::fs::write(directory.path().join(NAME), slot).unwrap();
         let (mut watermark, last) = Watermark::open(directory.path()).unwrap();
         let was = Acknowledged {
-            revision: 9,
+            revision: Revision(9),
             noted: 0,
         };
         assert_eq!(last, Some(was));
         let is = Acknowledged {
-            revision: 9,
+            revision: Revision(9),
             noted: 1,
         };
         watermark.set(is).unwrap();

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 pub(super) use self::status::clones;
 use super::{
-    Health, Hello, SessionError, State, Trouble, Unreachable, Update,
+    Health, Hello, Membership, SessionError, State, StreamId, Trouble, UnreachablePolicy, Update,
     pings::Pings,
     rivals::{Enforcer, First, Rivals},
     table::Now,
@@ -48,7 +48,7 @@ pub(super) struct Entry {
     in_flight: Option<InFlight>,
     connection: Option<Connection>,
     /// The last stream on which it said Hello.
-    greeted: u64,
+    greeted: StreamId,
     /// When its enforcer was last heard.
     heard: Option<Instant>,
     /// The enforcers that want its name.
@@ -64,14 +64,14 @@ pub(super) struct Entry {
     health: (Health, Instant),
     version: String,
     unknown: Unknown,
-    /// Set when it ever enforced anything, to whether it has leases. Until then no barrier waits for it.
-    pub(super) joined: Option<bool>,
+    /// No barrier waits for a new node.
+    pub(super) membership: Membership,
     /// Whether it said that it stops enforcing, and has not connected since.
     left: bool,
     /// Whether it is about to leave: that is not durable yet.
     pub(super) leaving: bool,
     /// A barrier was passed without it, and how: it gets no lease until it holds what it must.
-    pub(super) passed_over: Option<Unreachable>,
+    pub(super) passed_over: Option<UnreachablePolicy>,
     /// When its lease has run out for sure.
     pub(super) lease_until: Option<Instant>,
     /// What [`waited_for`](Entry::waited_for) was when it was last looked at.
@@ -98,7 +98,7 @@ struct InFlight {
 
 #[derive(Debug)]
 struct Connection {
-    session: u64,
+    session: StreamId,
     /// Wakes the stream: there may be something to send, or it is over.
     wake: Arc<Notify>,
     lease: Duration,
@@ -131,7 +131,7 @@ impl Entry {
             desired: Vec::new(),
             in_flight: None,
             connection: None,
-            greeted: 0,
+            greeted: StreamId::default(),
             heard: None,
             rivals: Rivals::default(),
             replaced: None,
@@ -140,7 +140,7 @@ impl Entry {
             health: (Health::default(), now),
             version: String::new(),
             unknown: Unknown::default(),
-            joined: None,
+            membership: Membership::New,
             left: false,
             leaving: false,
             passed_over: None,
@@ -189,22 +189,22 @@ impl Entry {
             return None;
         }
         if self.not_judged().is_some() {
-            return Some(1);
+            return Some(Revision(1));
         }
         if self.enforces_all() {
             return None;
         }
         let Some(oldest) = self.held.first() else {
-            return Some(self.changes.first().copied().unwrap_or(1));
+            return Some(self.changes.first().copied().unwrap_or(Revision(1)));
         };
         let after = match oldest.position.epoch == now.epoch {
-            true => oldest.position.revision + 1,
-            false => 1,
+            true => oldest.position.revision.next(),
+            false => Revision(1),
         };
         let after = match self.started_with {
             Some(start) if after <= start.revision => {
                 match oldest.position.digest == start.digest {
-                    true => start.revision + 1,
+                    true => start.revision.next(),
                     // Any revision since may have changed it.
                     false => return Some(after),
                 }
@@ -213,14 +213,14 @@ impl Entry {
         };
         let first = self.changes.range(after..).next().copied();
         // A version that is not known here: what came after it is pending, if not more.
-        Some(first.unwrap_or(after.min(now.revision).max(1)))
+        Some(first.unwrap_or(after.min(now.revision).max(Revision(1))))
     }
 
     /// The first revision that those who wait for enforcement have to wait for here: all, while policy is evaded by a workload
     /// of the node.
     pub(super) fn waited_for(&self, now: Now) -> Option<Revision> {
         match self.passed_over {
-            None if self.health.0.unjudged.evades() => Some(1),
+            None if self.health.0.unjudged.evades() => Some(Revision(1)),
             None => self.pending(now),
             Some(_) => None,
         }
@@ -252,7 +252,7 @@ impl Entry {
         let told = told.map(|held| held.position.revision);
         let settled = self.settled.iter().map(|version| version.position.revision);
         let versions: BTreeSet<Revision> = told.chain(settled).chain(on_their_way).collect();
-        let after = |revision: Revision| self.changes.range(revision + 1..).next().copied();
+        let after = |revision: Revision| self.changes.range(revision.next()..).next().copied();
         let first = self.changes.first().copied();
         self.changes = versions
             .into_iter()
@@ -263,10 +263,10 @@ impl Entry {
     }
 
     /// What it must enforce as this process starts. Which revision made it that was forgotten: perhaps the first.
-    pub(super) fn start_with(&mut self, version: &Version, unreachable: Unreachable) {
-        self.may_be_fenced = unreachable == Unreachable::Fence;
+    pub(super) fn start_with(&mut self, version: &Version, unreachable: UnreachablePolicy) {
+        self.may_be_fenced = unreachable == UnreachablePolicy::Fence;
         self.policy = version.policy.clone();
-        self.changes.insert(1);
+        self.changes.insert(Revision(1));
         self.started_with = Some(version.position);
         self.unproven = true;
     }
@@ -287,7 +287,7 @@ impl Entry {
     /// The node is there. Returns what wakes its session. `known` are the versions that it may speak of.
     pub(super) fn connected(
         &mut self,
-        session: u64,
+        session: StreamId,
         hello: Hello,
         known: &[Version],
         now: Instant,
@@ -348,7 +348,7 @@ impl Entry {
             .collect();
         if self.held.is_empty() && !was_empty {
             // It lost all: all is pending again, from a revision that we cannot know.
-            self.changes.insert(1);
+            self.changes.insert(Revision(1));
         }
     }
 
@@ -361,7 +361,7 @@ impl Entry {
     }
 
     /// Whether it said Hello on a later stream than this one.
-    pub(super) fn is_past(&self, stream: u64) -> bool {
+    pub(super) fn is_past(&self, stream: StreamId) -> bool {
         stream < self.greeted
     }
 
@@ -385,7 +385,7 @@ impl Entry {
     /// it, even if that is what this process started with.
     pub(super) fn leave(&mut self, at: Instant) {
         (self.left, self.leaving) = (true, false);
-        (self.joined, self.passed_over, self.lease_until) = (None, None, None);
+        (self.membership, self.passed_over, self.lease_until) = (Membership::New, None, None);
         (self.in_flight, self.refusal) = (None, None);
         self.held.clear();
         self.health.0 = Health::default();
@@ -402,7 +402,7 @@ impl Entry {
         self.connection.is_some()
     }
 
-    pub(super) fn is_session(&self, session: u64) -> bool {
+    pub(super) fn is_session(&self, session: StreamId) -> bool {
         self.connection
             .as_ref()
             .is_some_and(|connection| connection.session == session)
@@ -506,7 +506,7 @@ impl Entry {
         snapshot: bool,
         now: Instant,
     ) -> Option<Update> {
-        if self.in_flight.is_some() || self.joined.is_none() || self.holds_exactly(desired) {
+        if self.in_flight.is_some() || !self.membership.is_joined() || self.holds_exactly(desired) {
             return None;
         }
         let held = |known: &Known| self.held.iter().find(|held| held.is(known));
@@ -573,7 +573,7 @@ impl Entry {
             self.held = update.held;
         }
         if let [only] = &self.held[..] {
-            self.changes = self.changes.split_off(&(only.position.revision + 1));
+            self.changes = self.changes.split_off(&(only.position.revision.next()));
         }
         self.refusal = None;
         Ok(())
@@ -636,13 +636,13 @@ impl Entry {
     fn state(&self, desired: &[Known]) -> State {
         if let Some(how) = self.passed_over {
             return match how {
-                Unreachable::Fence => State::Fenced,
+                UnreachablePolicy::Fence => State::Fenced,
                 _ => State::Skipped,
             };
         }
         match &self.connection {
             None if self.left => State::Left,
-            None if self.version.is_empty() && self.joined.is_some() => State::NotSeen,
+            None if self.version.is_empty() && self.membership.is_joined() => State::NotSeen,
             None if self.rivals.clones().is_some() => State::Cloned,
             None if self.version.is_empty() => State::Unknown,
             None => State::Disconnected,

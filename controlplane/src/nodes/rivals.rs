@@ -20,6 +20,8 @@ use std::{
 
 use tokio::sync::Notify;
 
+use super::StreamId;
+
 /// An enforcer that is there answers a Ping within this time.
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
@@ -61,7 +63,7 @@ pub struct Contested {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct First {
     /// Its stream.
-    pub(super) session: u64,
+    pub(super) session: StreamId,
     /// Which one it is.
     pub(super) enforcer: Enforcer,
     /// The number of a Ping that was not sent before now.
@@ -94,7 +96,7 @@ pub(super) enum Ruling {
 struct Claim {
     contested: Contested,
     /// The stream of the first, and the Ping that was sent on it.
-    first: Option<(u64, u64)>,
+    first: Option<(StreamId, u64)>,
     /// Whether the newcomer answered.
     answered: bool,
 }
@@ -105,7 +107,7 @@ pub(super) struct Rivals {
     /// The last enforcer that had the name.
     last: Option<Enforcer>,
     /// The newcomers, by their streams.
-    claims: BTreeMap<u64, Claim>,
+    claims: BTreeMap<StreamId, Claim>,
     /// The enforcers of which none is believed, and since when; set while there are clones.
     clones: Option<(Vec<Enforcer>, Instant)>,
     /// The processes that an administrator does not believe.
@@ -116,7 +118,7 @@ impl Rivals {
     /// What becomes of a Hello, as far as it is known by now.
     pub(super) fn rule(
         &mut self,
-        stream: u64,
+        stream: StreamId,
         newcomer: Option<Enforcer>,
         first: Option<First>,
         at: Instant,
@@ -162,7 +164,7 @@ impl Rivals {
     }
 
     /// A newcomer's claim. It begins anew when another stream is the first one's.
-    fn claim(&mut self, stream: u64, first: Option<First>, at: Instant) -> &Claim {
+    fn claim(&mut self, stream: StreamId, first: Option<First>, at: Instant) -> &Claim {
         let claim = self.claims.entry(stream).or_insert_with(|| Claim {
             contested: Contested {
                 wake: Arc::default(),
@@ -189,14 +191,14 @@ impl Rivals {
     }
 
     /// A newcomer answered its Ping.
-    pub(super) fn answered(&mut self, stream: u64) {
+    pub(super) fn answered(&mut self, stream: StreamId) {
         if let Some(claim) = self.claims.get_mut(&stream) {
             claim.answered = true;
         }
     }
 
     /// A newcomer waits no longer.
-    pub(super) fn withdraw(&mut self, stream: u64) {
+    pub(super) fn withdraw(&mut self, stream: StreamId) {
         self.claims.remove(&stream);
     }
 

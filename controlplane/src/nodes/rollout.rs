@@ -17,7 +17,7 @@ use std::{
 
 use sallyport_policy::{Digest, Revision, Version, Ways};
 
-use super::{Unreachable, entry::Known, extent::Extent};
+use super::{UnreachablePolicy, entry::Known, extent::Extent};
 
 /// A transaction on its way, or several.
 #[derive(Debug)]
@@ -41,9 +41,9 @@ pub(super) struct Rollout {
     pub(super) since: Instant,
     /// When the packets under way are through; set once nothing is waited for.
     drained: Option<Instant>,
-    pub(super) unreachable: Unreachable,
+    pub(super) unreachable: UnreachablePolicy,
     /// The nodes that were passed over, and how.
-    pub(super) passed_over: BTreeMap<String, Unreachable>,
+    pub(super) passed_over: BTreeMap<String, UnreachablePolicy>,
 }
 
 /// A node's part in a rollout.
@@ -78,7 +78,7 @@ pub(super) struct Rollouts {
 
 impl Rollout {
     /// A transaction's rollout, without legs so far.
-    pub(super) fn new(revision: Revision, unreachable: Unreachable, now: Instant) -> Rollout {
+    pub(super) fn new(revision: Revision, unreachable: UnreachablePolicy, now: Instant) -> Rollout {
         Rollout {
             id: 0,
             first: revision,
@@ -140,7 +140,7 @@ impl Rollout {
     }
 
     /// A node that will not be waited for, and why not.
-    pub(super) fn pass_over(&mut self, node: &str, how: Unreachable) {
+    pub(super) fn pass_over(&mut self, node: &str, how: UnreachablePolicy) {
         if self.waiting.remove(node) {
             self.passed_over.insert(node.to_owned(), how);
         }
@@ -380,7 +380,7 @@ impl Rollouts {
     /// The last revision up to which every rollout has passed, if the last transaction was `revision`.
     pub(super) fn settled(&self, revision: Revision) -> Revision {
         let first = self.all.iter().map(|rollout| rollout.first).min();
-        first.map_or(revision, |first| first - 1)
+        first.map_or(revision, |first| first.previous())
     }
 }
 

@@ -13,7 +13,7 @@ use sallyport_proto::wire::turned_away::Reason;
 use tokio::sync::Notify;
 
 use super::{
-    Health, Nodes,
+    Health, Membership, Nodes, StreamId,
     rivals::{Contested, Enforcer},
 };
 
@@ -256,12 +256,17 @@ pub enum Opened {
 pub struct Claim {
     nodes: Arc<Nodes>,
     hello: Hello,
-    stream: u64,
+    stream: StreamId,
     contested: Contested,
 }
 
 impl Claim {
-    pub(super) fn new(nodes: Arc<Nodes>, hello: Hello, stream: u64, contested: Contested) -> Claim {
+    pub(super) fn new(
+        nodes: Arc<Nodes>,
+        hello: Hello,
+        stream: StreamId,
+        contested: Contested,
+    ) -> Claim {
         Claim {
             nodes,
             hello,
@@ -307,12 +312,12 @@ impl Drop for Claim {
 pub struct Session {
     nodes: Arc<Nodes>,
     name: String,
-    id: u64,
+    id: StreamId,
     wake: Arc<Notify>,
 }
 
 impl Session {
-    pub(super) fn new(nodes: Arc<Nodes>, name: String, id: u64, wake: Arc<Notify>) -> Session {
+    pub(super) fn new(nodes: Arc<Nodes>, name: String, id: StreamId, wake: Arc<Notify>) -> Session {
         Session {
             nodes,
             name,
@@ -328,7 +333,7 @@ impl Session {
 
     /// Whether it is not known yet that the node enforces something, or that it has leases or none.
     pub fn is_new(&self, leased: bool) -> bool {
-        self.nodes.lock().joined(&self.name) != Some(leased)
+        self.nodes.lock().membership(&self.name) != Membership::Joined { leased }
     }
 
     /// Barriers wait for the node from now on. That it has joined must be durable.

@@ -14,7 +14,8 @@ use sallyport_proto::wire::turned_away::Reason;
 
 pub use self::admission::Admission;
 use super::{
-    Affected, Health, RolloutStatus, SessionError, Settings, Status, Unreachable, Update,
+    Affected, Health, Membership, RolloutStatus, SessionError, Settings, Status, StreamId,
+    UnreachablePolicy, Update,
     entry::{Entry, Known},
     prepare::{Before, Prepared},
     rollout::{Leg, Rollout, Rollouts},
@@ -37,8 +38,8 @@ pub struct Start {
     pub revision: Revision,
     /// The last transaction up to which every node was seen to hold what it takes away; earlier ones are no matter.
     pub settled: Revision,
-    /// The nodes that have joined and have not left, and whether each has leases.
-    pub joined: BTreeMap<String, bool>,
+    /// The nodes that have joined and have not left.
+    pub joined: BTreeMap<String, Membership>,
     /// The nodes that left, and how long ago.
     pub left: BTreeMap<String, Duration>,
 }
@@ -52,7 +53,7 @@ pub struct Table {
     rollouts: Rollouts,
     /// The nodes that lag, by the first revision that they lack.
     pending: BTreeSet<(Revision, String)>,
-    sessions: u64,
+    last_stream: StreamId,
     /// The enforcers whose names no Node object has.
     strangers: Unregistered,
     /// How many enforcers were turned away, by reason.
@@ -91,7 +92,7 @@ impl Table {
             entries: BTreeMap::new(),
             rollouts: Rollouts::new(settings.drain),
             pending: BTreeSet::new(),
-            sessions: 0,
+            last_stream: StreamId::default(),
             strangers: Unregistered::default(),
             turned_away: BTreeMap::new(),
             stopping: false,
@@ -100,16 +101,16 @@ impl Table {
         // In the middle of a rollout nobody knows which versions which node holds until it says so.
         let quiet = settled >= revision || joined.is_empty();
         let mut rollout = Rollout::new(revision, settings.unreachable, at);
-        rollout.first = revision.min(settled + 1);
+        rollout.first = revision.min(settled.next());
         rollout.leads_from_unknown();
         rollout.extent_mut().touch_all();
         for (name, policy) in policies {
             let position = table.position(revision, &policy);
             let version = Version { position, policy };
             let mut entry = Entry::new(quiet.then(|| version.clone()), at);
-            entry.joined = joined.get(&name).copied();
+            entry.membership = joined.get(&name).copied().unwrap_or_default();
             // A lease that an earlier life granted may last.
-            let leased = entry.joined == Some(true);
+            let leased = entry.membership.is_leased();
             entry.lease_until = leased.then(|| at + settings.lease_longest);
             entry.start_with(&version, settings.unreachable);
             if let Some(&ago) = left.get(&name) {
@@ -125,7 +126,7 @@ impl Table {
                     ways: both,
                     since: at,
                 };
-                rollout.add(&name, leg, entry.joined.is_some());
+                rollout.add(&name, leg, entry.membership.is_joined());
             }
             table.entries.insert(name.clone(), entry);
         }
@@ -172,7 +173,7 @@ impl Table {
         &mut self,
         revision: Revision,
         prepared: Prepared,
-        unreachable: Option<Unreachable>,
+        unreachable: Option<UnreachablePolicy>,
         at: Instant,
     ) {
         self.now.revision = revision;
@@ -185,7 +186,7 @@ impl Table {
         let mut woken = Vec::with_capacity(prepared.changes.len());
         for name in prepared.come {
             let nothing = Arc::<NodePolicy>::default();
-            let position = self.position(revision - 1, &nothing);
+            let position = self.position(revision.previous(), &nothing);
             let settled = Version {
                 position,
                 policy: nothing,
@@ -209,7 +210,7 @@ impl Table {
                 ways,
                 since: at,
             };
-            rollout.add(&name, leg, entry.joined.is_some());
+            rollout.add(&name, leg, entry.membership.is_joined());
             woken.push(name);
         }
         if !rollout.is_empty() {
@@ -259,7 +260,7 @@ impl Table {
         let Settings { patience, .. } = self.settings;
         let mut next: Option<Instant> = None;
         for rollout in self.rollouts.iter_mut() {
-            if rollout.unreachable == Unreachable::Wait {
+            if rollout.unreachable == UnreachablePolicy::Wait {
                 continue;
             }
             for name in rollout.waiting().clone() {
@@ -270,8 +271,8 @@ impl Table {
                 };
                 // What a fence waits for is the end of the lease: how the node is does not matter.
                 let until = match rollout.unreachable {
-                    Unreachable::Fence => entry.lease_until,
-                    _ if entry.passed_over == Some(Unreachable::Skip) => Some(at),
+                    UnreachablePolicy::Fence => entry.lease_until,
+                    _ if entry.passed_over == Some(UnreachablePolicy::Skip) => Some(at),
                     _ => Some(since + patience),
                 };
                 match until {
@@ -280,11 +281,11 @@ impl Table {
                     Some(until) if until > at => {
                         next = Some(next.map_or(until, |next| next.min(until)))
                     }
-                    Some(_) if rollout.unreachable == Unreachable::Fence => {
-                        rollout.pass_over(&name, Unreachable::Fence);
+                    Some(_) if rollout.unreachable == UnreachablePolicy::Fence => {
+                        rollout.pass_over(&name, UnreachablePolicy::Fence);
                     }
                     Some(_) if entry.is_unreachable(patience, at) => {
-                        rollout.pass_over(&name, Unreachable::Skip);
+                        rollout.pass_over(&name, UnreachablePolicy::Skip);
                     }
                     Some(_) => next = Some(at + patience),
                 }
@@ -323,9 +324,7 @@ impl Table {
 
     /// The nodes that do not enforce a revision yet, or hold back a later one that it is not enforced without.
     pub fn lagging(&self, revision: Revision, at: Instant) -> Vec<Status> {
-        let lagging = self
-            .pending
-            .range(..(revision.saturating_add(1), String::new()));
+        let lagging = self.pending.range(..(revision.next(), String::new()));
         let rollouts = self.rollouts.iter();
         let held_back = rollouts
             .filter(|rollout| rollout.first <= revision)
@@ -362,14 +361,15 @@ impl Table {
 
     /// Somebody opens a stream. Returns its number. A node says Hello only when its stream was accepted, so what it says
     /// on a stream with a lower number is older, whenever it comes.
-    pub fn accept(&mut self) -> u64 {
-        self.sessions += 1;
-        self.sessions
+    pub fn accept(&mut self) -> StreamId {
+        self.last_stream = self.last_stream.next();
+        self.last_stream
     }
 
-    /// Whether a node is known to have enforced anything, ever; and if so, whether it has leases.
-    pub fn joined(&self, name: &str) -> Option<bool> {
-        self.entries.get(name).and_then(|entry| entry.joined)
+    /// The membership of a node.
+    pub fn membership(&self, name: &str) -> Membership {
+        let entry = self.entries.get(name);
+        entry.map_or(Membership::New, |entry| entry.membership)
     }
 
     /// Barriers wait for a node from now on. That it has joined is durable.
@@ -377,10 +377,11 @@ impl Table {
         let Some(entry) = self.entries.get_mut(name) else {
             return;
         };
-        let before = entry.joined.replace(leased);
+        let joined = Membership::Joined { leased };
+        let before = std::mem::replace(&mut entry.membership, joined);
         // A lease that it had lasts; without leases nothing closes it.
         entry.lease_until = leased.then(|| entry.lease_until.unwrap_or(at));
-        if before.is_none() {
+        if !before.is_joined() {
             self.rollouts
                 .ask(name, |version| entry.enforces(version), at);
         }
@@ -425,7 +426,7 @@ impl Table {
     pub fn next_update(
         &mut self,
         name: &str,
-        session: u64,
+        session: StreamId,
         snapshot: bool,
         at: Instant,
     ) -> Result<Option<Update>, SessionError> {
@@ -443,7 +444,7 @@ impl Table {
     pub fn acked(
         &mut self,
         name: &str,
-        session: u64,
+        session: StreamId,
         window: &[Position],
         at: Instant,
     ) -> Result<(), SessionError> {
@@ -457,7 +458,7 @@ impl Table {
     pub fn nacked(
         &mut self,
         name: &str,
-        session: u64,
+        session: StreamId,
         (target, window): (Position, &[Position]),
         reason: String,
         at: Instant,
@@ -480,7 +481,7 @@ impl Table {
     pub fn says(
         &mut self,
         name: &str,
-        session: u64,
+        session: StreamId,
         health: Health,
         at: Instant,
     ) -> Result<(), SessionError> {
@@ -489,7 +490,7 @@ impl Table {
         let was_judging = entry.not_judged().is_none();
         entry.says(health, at);
         if was_judging != entry.not_judged().is_none() {
-            if entry.joined.is_some() {
+            if entry.membership.is_joined() {
                 self.rollouts
                     .ask(name, |version| entry.enforces(version), at);
             }
@@ -503,13 +504,19 @@ impl Table {
     }
 
     /// A node asks for a lease. It gets none once a barrier was passed without it, or is to be, before it is as far.
-    pub fn lease(&mut self, name: &str, session: u64, at: Instant) -> Result<bool, SessionError> {
+    pub fn lease(
+        &mut self,
+        name: &str,
+        session: StreamId,
+        at: Instant,
+    ) -> Result<bool, SessionError> {
         self.check(name, session)?;
         let entry = self.entries.get_mut(name).expect("just checked");
         let lease = entry.lease();
         let overdue = |rollout: &Rollout| {
             let late = |since: Instant| at.saturating_duration_since(since) > lease / 2;
-            rollout.unreachable == Unreachable::Fence && rollout.waits_since(name).is_some_and(late)
+            rollout.unreachable == UnreachablePolicy::Fence
+                && rollout.waits_since(name).is_some_and(late)
         };
         // A rollout that went on without it may pass any moment.
         let without = |rollout: &Rollout| rollout.passed_over.contains_key(name);
@@ -518,7 +525,7 @@ impl Table {
             return Ok(false);
         }
         // A node without leases is told that this is known. Nothing closes it.
-        if entry.joined == Some(true) {
+        if entry.membership.is_leased() {
             // Its clock and ours may not run quite alike. One that was longer may be in force still.
             entry.lease_until = entry.lease_until.max(Some(at + lease + lease / 64));
         }
@@ -529,7 +536,8 @@ impl Table {
     /// The nodes that nothing closes when they cannot be reached.
     pub fn without_leases(&self) -> Vec<String> {
         let open = self.entries.iter();
-        let open = open.filter(|(_, entry)| entry.joined == Some(false));
+        let open =
+            open.filter(|(_, entry)| entry.membership == Membership::Joined { leased: false });
         open.map(|(name, _)| name.clone()).collect()
     }
 
@@ -539,7 +547,7 @@ impl Table {
     }
 
     /// A node's stream is over.
-    pub fn disconnected(&mut self, name: &str, session: u64, at: Instant) {
+    pub fn disconnected(&mut self, name: &str, session: StreamId, at: Instant) {
         // Another stream or the node's removal may have come first.
         let entry = self.entries.get(name);
         if entry.is_some_and(|entry| entry.is_session(session)) {
@@ -554,7 +562,7 @@ impl Table {
         self.entries.values().for_each(Entry::wake);
     }
 
-    fn check(&self, name: &str, session: u64) -> Result<(), SessionError> {
+    fn check(&self, name: &str, session: StreamId) -> Result<(), SessionError> {
         let owned = || name.to_owned();
         match self.entries.get(name) {
             None => Err(SessionError::Removed { name: owned() }),

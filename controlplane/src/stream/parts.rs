@@ -84,7 +84,9 @@ mod tests {
     use std::{net::Ipv6Addr, sync::Arc};
 
     use prost::Message as _;
-    use sallyport_policy::{Digest, Endpoint, GroupId, NodePolicy, PeerGroup, Ranges};
+    use sallyport_policy::{
+        Digest, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, Ranges, Revision,
+    };
 
     use super::*;
 
@@ -122,8 +124,8 @@ mod tests {
     /// The parts of what leads from one policy to another.
     fn parts(old: &NodePolicy, new: &NodePolicy) -> Vec<UpdatePart> {
         let position = |revision: u64, policy: &NodePolicy| Position {
-            epoch: 1,
-            revision,
+            epoch: Epoch(1),
+            revision: Revision(revision),
             digest: policy.digest(),
         };
         let update = Update {

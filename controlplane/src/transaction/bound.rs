@@ -259,6 +259,7 @@ mod tests {
         manifest,
         model::{Kind, Object},
     };
+    use sallyport_policy::Revision;
 
     /// The size of the texts that must be admitted, against 100 workloads.
     const TEXT: usize = 1 << 20;
@@ -272,14 +273,14 @@ mod tests {
     fn cluster(workloads: usize) -> Cluster {
         let mut cluster = Cluster::default();
         let namespace = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"a"}}"#;
-        cluster.put(parsed(namespace), 1);
+        cluster.put(parsed(namespace), Revision(1));
         for n in 0..workloads {
             let (high, low) = (n / 250, n % 250);
             let pod = format!(
                 r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"p{n}","namespace":"a","labels":{{"a":"v{n}"}}}},
                 "status":{{"podIPs":[{{"ip":"10.0.{high}.{low}"}}]}}}}"#
             );
-            cluster.put(parsed(&pod), 1);
+            cluster.put(parsed(&pod), Revision(1));
         }
         cluster
     }

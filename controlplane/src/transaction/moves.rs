@@ -103,7 +103,7 @@ pub(super) fn split(before: &Cluster, mut outcome: Outcome) -> Outcome {
             .collect(),
         at_ms: None,
     };
-    committed.revision += 1;
+    committed.revision = committed.revision.next();
     let is_gone = |key: &ObjectKey| leaving.contains(key);
     if let Some(replaced) = &mut committed.before {
         replaced.retain(|object| !is_gone(&object.key));

@@ -65,6 +65,7 @@ mod tests {
 
     use super::*;
     use crate::{manifest, model::Object};
+    use sallyport_policy::Revision;
 
     fn parsed(text: &str) -> Object {
         let mut objects = manifest::parse(text, "f.json").expect("valid");
@@ -75,7 +76,7 @@ mod tests {
     fn cluster(pods: usize, numbers: usize) -> Cluster {
         let mut cluster = Cluster::default();
         let namespace = r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"a"}}"#;
-        cluster.put(parsed(namespace), 1);
+        cluster.put(parsed(namespace), Revision(1));
         for n in 0..pods {
             let port = 1 + n % numbers;
             cluster.put(
@@ -83,7 +84,7 @@ mod tests {
                     r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"p{n}","namespace":"a"}},"spec":{{"containers":
                     [{{"name":"c","ports":[{{"name":"web","containerPort":{port}}}]}}]}}}}"#
                 )),
-                1,
+                Revision(1),
             );
         }
         cluster

@@ -134,7 +134,7 @@ const STORED: &str = "
 ";
 
 fn stored() -> Cluster {
-    let (lines, outcome) = outcome(&Cluster::default(), STORED, 1);
+    let (lines, outcome) = outcome(&Cluster::default(), STORED, Revision(1));
     assert!(
         lines.iter().all(|line| line.ends_with(" Created")),
         "{lines:#?}"
@@ -144,7 +144,11 @@ fn stored() -> Cluster {
 
 #[track_caller]
 fn check(script: &str, expected: &[&str]) {
-    assert_eq!(outcome(&stored(), script, 2).0, expected, "{script}");
+    assert_eq!(
+        outcome(&stored(), script, Revision(2)).0,
+        expected,
+        "{script}"
+    );
 }
 
 #[test]
@@ -263,7 +267,9 @@ fn a_node_with_workloads_stays() {
 
 /// What is committed: each transaction with its revision.
 fn committed(base: &Cluster, script: &str) -> Vec<String> {
-    let outcome = outcome(base, script, 2).1.expect("it can be carried out");
+    let outcome = outcome(base, script, Revision(2))
+        .1
+        .expect("it can be carried out");
     let last = outcome
         .committed
         .map(|committed| (outcome.cluster, committed));
@@ -378,7 +384,7 @@ fn a_workload_takes_its_allowed_sources_to_another_node_after_its_removal() {
         format!("+ Workload b/gw node={node} ip={ip} sources={sources}")
     };
     let both = gateway("n", "10.0.0.4", "10.9.0.0/16,fd09::/64");
-    let base = outcome(&stored(), &both, 1).1.unwrap().cluster;
+    let base = outcome(&stored(), &both, Revision(1)).1.unwrap().cluster;
     let moved = ["2 delete Workload b/gw", "3 put Workload b/gw"];
     for sources in [
         "10.9.0.0/16",
@@ -407,7 +413,7 @@ fn a_workload_takes_its_allowed_sources_to_another_node_after_its_removal() {
     // One that shares an address with a workload that stays is moved at once: that one's policies alone would judge the
     // address.
     let shared = "+ Workload b/stays node=n ip=10.0.0.4";
-    let base = outcome(&base, shared, 1).1.unwrap().cluster;
+    let base = outcome(&base, shared, Revision(1)).1.unwrap().cluster;
     let script = gateway("m", "10.0.0.5", "10.9.0.0/16");
     assert_eq!(committed(&base, &script), ["2 put Workload b/gw"]);
 }
@@ -415,10 +421,10 @@ fn a_workload_takes_its_allowed_sources_to_another_node_after_its_removal() {
 #[test]
 fn an_address_is_not_torn_from_a_workload_that_stays() {
     let two = "+ Workload a/two node=n ip=10.0.0.4,fd00::5";
-    let base = outcome(&stored(), two, 1).1.unwrap().cluster;
+    let base = outcome(&stored(), two, Revision(1)).1.unwrap().cluster;
     let script = "+ Workload a/two node=n ip=10.0.0.4\n+ Pod a/web node=m ip=fd00::5";
     assert_eq!(
-        outcome(&base, script, 3).0,
+        outcome(&base, script, Revision(3)).0,
         [
             r#"AlreadyExists: f.yaml: Pod a/web: address fd00::5 is held by Workload a/two on node "n", which keeps other addresses: take it from there first, in a transaction of its own"#
         ]
@@ -464,7 +470,11 @@ fn a_name_is_held_by_one() {
 #[test]
 fn only_what_changes_is_committed() {
     let base = stored();
-    let (_, unchanged) = outcome(&base, "+ Namespace a\n+ Pod a/web node=n ip=10.0.0.1", 2);
+    let (_, unchanged) = outcome(
+        &base,
+        "+ Namespace a\n+ Pod a/web node=n ip=10.0.0.1",
+        Revision(2),
+    );
     let unchanged = unchanged.unwrap();
     assert_eq!(unchanged.committed, None);
     assert_eq!(unchanged.cluster, base, "revisions stay");
@@ -472,7 +482,7 @@ fn only_what_changes_is_committed() {
     let (_, changed) = outcome(
         &base,
         "+ Namespace a\n+ Node n label=y\n- Pod a/pending\n+ Pod a/t\n- Pod a/t",
-        2,
+        Revision(2),
     );
     let changed = changed.unwrap();
     let events = changed.committed.unwrap().events;
@@ -483,11 +493,11 @@ fn only_what_changes_is_committed() {
             .collect::<Vec<_>>(),
         ["Node n", "Pod a/pending"]
     );
-    assert!(matches!(&events[0], Event::Put(stored) if stored.revision == 2));
+    assert!(matches!(&events[0], Event::Put(stored) if stored.revision == Revision(2)));
     assert!(matches!(events[1], Event::Delete(_)));
     assert_eq!(
         changed.cluster.get(&key("Namespace a")).unwrap().revision,
-        1
+        Revision(1)
     );
 }
 
@@ -495,7 +505,7 @@ fn only_what_changes_is_committed() {
 fn limits_say_what_they_are() {
     let put = edits("+ Namespace a").remove(0);
     let many = vec![put; MAX_EDITS + 1];
-    let refused = carry_out(&Cluster::default(), many, 1).unwrap_err();
+    let refused = carry_out(&Cluster::default(), many, Revision(1)).unwrap_err();
     assert_eq!(
         refused[0].message,
         "the transaction has 100001 edits: the limit is 100000; split it"
@@ -505,7 +515,7 @@ fn limits_say_what_they_are() {
     if let Op::Put(object) = &mut large.op {
         object.manifest = "x".repeat(MAX_OBJECT + 1).into();
     }
-    let refused = carry_out(&Cluster::default(), vec![large], 1).unwrap_err();
+    let refused = carry_out(&Cluster::default(), vec![large], Revision(1)).unwrap_err();
     assert_eq!(
         refused[0].message,
         "f.yaml: Namespace a: the object is 1572865 bytes as JSON: the limit is 1572864 (1.5 MiB)"

@@ -10,7 +10,7 @@ use crate::{
     cluster::Cluster,
     history::Committed,
     journal::JournalError,
-    nodes::Unreachable,
+    nodes::UnreachablePolicy,
     transaction::{self, Outcome, Step},
 };
 
@@ -30,7 +30,7 @@ pub(super) struct Decision {
 pub(super) struct Group {
     after: Published,
     decisions: Vec<Decision>,
-    accepted: Vec<(Arc<Committed>, Cluster, Option<Unreachable>)>,
+    accepted: Vec<(Arc<Committed>, Cluster, Option<UnreachablePolicy>)>,
     edits: usize,
     /// When it is decided, in milliseconds since 1970.
     at_ms: u64,
@@ -76,7 +76,7 @@ impl Group {
         if let Some(expected) = expected_revision.filter(|&expected| expected != current) {
             return Err(Refusal::Stale { expected, current });
         }
-        let outcome = transaction::carry_out(&self.after.cluster, edits, current + 1);
+        let outcome = transaction::carry_out(&self.after.cluster, edits, current.next());
         let Outcome {
             cluster,
             changes,
@@ -114,7 +114,7 @@ impl Group {
     /// The same, each with the cluster after it, and what becomes of it when a node cannot be reached.
     pub(super) fn accepted(
         &self,
-    ) -> impl Iterator<Item = (&Committed, &Cluster, Option<Unreachable>)> {
+    ) -> impl Iterator<Item = (&Committed, &Cluster, Option<UnreachablePolicy>)> {
         self.accepted
             .iter()
             .map(|(committed, cluster, unreachable)| (&**committed, cluster, *unreachable))

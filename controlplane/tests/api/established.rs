@@ -1,7 +1,7 @@
 //! The cluster's default for established connections, and a policy's own word, as they reach a node.
 
 use sallyport_controlplane::model::Established;
-use sallyport_policy::{Direction, Window};
+use sallyport_policy::{Direction, Revision, Window};
 use sallyport_proto::wire::node_status::State;
 
 use crate::{
@@ -33,7 +33,7 @@ async fn another_default_reaches_the_nodes_without_an_edit() {
         world.restart_under(default).await;
         n = n.reconnect(world.url()).await;
         let update = n.follow().await;
-        assert_eq!(update.update.target.revision, revision);
+        assert_eq!(update.update.target.revision, Revision(revision));
         assert_eq!(keeps(&n), kept);
         world.until("n", (State::Enforcing, 0)).await;
     }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use sallyport_controlplane::config::OnUnreachable;
+use sallyport_controlplane::nodes::UnreachablePolicy;
 use sallyport_policy::Window;
 use sallyport_proto::wire::{
     ApplyRequest, Kind, LeaseRequest, Unreachable, node_status::State, rollout::Phase,
@@ -73,7 +73,7 @@ async fn a_frozen_node_is_fenced_by_its_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_lease_ran_out_gets_none_while_packets_drain() {
     let world = world(|config| {
-        config.unreachable = OnUnreachable::Fence;
+        config.unreachable = UnreachablePolicy::Fence;
         config.drain = Duration::from_secs(3);
     })
     .await;
@@ -134,7 +134,7 @@ async fn a_fence_around_a_node_without_leases_is_refused() {
 /// Nothing closes a node that has no leases, though it asks for one: it is waited for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_leases_that_asks_for_one_is_not_fenced() {
-    let world = world(|config| config.unreachable = OnUnreachable::Fence).await;
+    let world = world(|config| config.unreachable = UnreachablePolicy::Fence).await;
     let (mut n, mut m) = (join(&world, "n").await, join(&world, "m").await);
     m.say(Message::Lease(LeaseRequest { number: 1 }));
     assert_eq!(m.leased().await, 1, "it is told that this is known");
@@ -153,7 +153,7 @@ async fn a_node_without_leases_that_asks_for_one_is_not_fenced() {
 /// What was granted to an earlier life of the node's enforcer is in force until it has taken the next.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shorter_lease_shortens_none_that_was_granted() {
-    let world = world(|config| config.unreachable = OnUnreachable::Fence).await;
+    let world = world(|config| config.unreachable = UnreachablePolicy::Fence).await;
     let (long, short) = (Duration::from_millis(1_500), Duration::from_millis(100));
     let mut n = join(&world, "n").await;
     let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), long).await;
@@ -196,7 +196,7 @@ async fn a_lease_that_is_too_long_is_refused() {
 /// A node that lags loses its lease, though it goes on asking.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_refuses_gets_no_lease() {
-    let world = world(|config| config.unreachable = OnUnreachable::Fence).await;
+    let world = world(|config| config.unreachable = UnreachablePolicy::Fence).await;
     let lease = Duration::from_millis(400);
     let mut n = join(&world, "n").await;
     let mut m = FakeNode::connect_leased(world.url(), "m", Window::default(), lease).await;

@@ -11,7 +11,7 @@ use sallyport_controlplane::{
     config::Config,
     server::{self, Handle},
 };
-use sallyport_policy::Window;
+use sallyport_policy::{Epoch, Revision, Window};
 use sallyport_proto::wire::{Kind, node_status::State};
 use tonic::Code;
 
@@ -278,7 +278,7 @@ async fn nodes_refuse_to_go_back_until_a_backup_is_restored_in_a_later_epoch() {
     )
     .unwrap();
     ok(&edit, &url(&server));
-    while n.newest().revision < 2 || n.window.versions().len() > 1 {
+    while n.newest().revision < Revision(2) || n.window.versions().len() > 1 {
         n.follow().await;
     }
     server.stop().await.unwrap();
@@ -312,19 +312,22 @@ async fn nodes_refuse_to_go_back_until_a_backup_is_restored_in_a_later_epoch() {
         "{restored}"
     );
     let server = start(&new).await;
-    assert_eq!((server.revision, server.epoch), (1, 2));
+    assert_eq!((server.revision, server.epoch), (Revision(1), Epoch(2)));
     let mut n = n.reconnect(url(&server)).await;
-    while n.newest().epoch < 2 || n.window.versions().len() > 1 {
+    while n.newest().epoch < Epoch(2) || n.window.versions().len() > 1 {
         n.follow().await;
     }
-    assert_eq!((n.newest().epoch, n.newest().revision), (2, 1));
+    assert_eq!(
+        (n.newest().epoch, n.newest().revision),
+        (Epoch(2), Revision(1))
+    );
     // Nothing held it up, and edits go on from here.
     ok(
         &format!("{edit} --wait --dry-run").replace(" --wait", ""),
         &url(&server),
     );
     ok(&edit, &url(&server));
-    while n.newest().revision < 2 || n.window.versions().len() > 1 {
+    while n.newest().revision < Revision(2) || n.window.versions().len() > 1 {
         n.follow().await;
     }
     server.stop().await.unwrap();

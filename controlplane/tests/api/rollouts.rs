@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use sallyport_controlplane::config::OnUnreachable;
-use sallyport_policy::{Unknown, Window};
+use sallyport_controlplane::nodes::UnreachablePolicy;
+use sallyport_policy::{Revision, Unknown, Window};
 use sallyport_proto::wire::{Kind, Rollout, node_status::State, rollout::Phase};
 
 use crate::{
@@ -72,7 +72,7 @@ pub(crate) async fn until_settled(world: &World) {
 
 /// Has a node follow until it holds a revision alone.
 async fn follow_to(node: &mut FakeNode, revision: u64) {
-    while node.window.positions().len() > 1 || node.newest().revision < revision {
+    while node.window.positions().len() > 1 || node.newest().revision < Revision(revision) {
         node.follow().await;
     }
 }
@@ -133,7 +133,7 @@ async fn a_grant_waits_for_the_revoke_on_another_node() {
         at.elapsed() >= Duration::from_millis(20),
         "packets were drained"
     );
-    assert_eq!(granted.update.target.revision, swapped);
+    assert_eq!(granted.update.target.revision, Revision(swapped));
     assert!(world.wait(swapped, 5_000).await.enforced);
     assert_eq!(rollouts(&world).await, []);
 }
@@ -195,7 +195,7 @@ async fn edits_side_by_side() {
 
     // Flows to web are: the revoke is carried out, the grant waits, and what comes later is merged into it.
     let second = world.apply(&policy("p", "web", "nobody")).await;
-    assert_eq!(n.follow().await.update.target.revision, second);
+    assert_eq!(n.follow().await.update.target.revision, Revision(second));
     let third = world.apply(&policy("p", "web", "aside")).await;
     n.follow().await;
     assert_eq!(
@@ -222,7 +222,7 @@ async fn edits_side_by_side() {
 async fn a_node_that_is_not_there_is_skipped_where_that_is_wanted() {
     let patience = Duration::from_millis(300);
     let world = world(|config| {
-        config.unreachable = OnUnreachable::Skip;
+        config.unreachable = UnreachablePolicy::Skip;
         config.skip_after = patience;
     })
     .await;
@@ -343,7 +343,10 @@ async fn edits_of_one_node_follow_each_other_at_once() {
     for allowed in ["client", "other", "nobody", "client"] {
         let revision = world.apply(&policy("p", "web", allowed)).await;
         let update = n.follow().await.update;
-        assert_eq!((update.target.revision, update.keep), (revision, vec![]));
+        assert_eq!(
+            (update.target.revision, update.keep),
+            (Revision(revision), vec![])
+        );
         world.until("n", (State::Enforcing, 0)).await;
     }
     assert_eq!(
@@ -422,7 +425,10 @@ async fn an_address_that_goes_to_another_node_is_forgotten_before() {
     follow_to(&mut m, there - 1).await;
     assert!(world.wait(there - 1, 5_000).await.enforced);
     // It gives nothing before the node that the address goes to takes away what may not be.
-    assert_eq!((n.newest().revision, addresses(&n)), (there - 1, 0));
+    assert_eq!(
+        (n.newest().revision, addresses(&n)),
+        (Revision(there - 1), 0)
+    );
     n.hears_nothing().await;
 
     let mut o = FakeNode::connect(world.url(), "o", window).await;

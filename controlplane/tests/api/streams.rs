@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_policy::{Change, Digest, NodePolicy, Position, Update, Version, Window};
+use sallyport_policy::{
+    Change, Digest, Epoch, NodePolicy, Position, Revision, Update, Version, Window,
+};
 use sallyport_proto::wire::{Kind, WaitEnforcedRequest, node_status::State};
 use tonic::Code;
 
@@ -58,7 +60,7 @@ async fn a_node_gets_a_snapshot_then_deltas() {
             snapshot.update.target.epoch,
             snapshot.update.target.revision
         ),
-        (None, 1, 1)
+        (None, Epoch(1), Revision(1))
     );
     world.until("n", (State::Updating, 1)).await;
     n.carry_out(&snapshot);
@@ -72,7 +74,7 @@ async fn a_node_gets_a_snapshot_then_deltas() {
     let delta = n.follow().await;
     assert_eq!(
         (delta.update.base, delta.update.target.revision),
-        (Some(snapshot.update.target), revision)
+        (Some(snapshot.update.target), Revision(revision))
     );
     m.follow().await;
     assert!(world.wait(0, 5_000).await.enforced);
@@ -102,7 +104,7 @@ async fn changes_under_way_are_merged_and_waits_stay_exact() {
     let (second, third) = (add_client(&world, 2).await, add_client(&world, 3).await);
     n.hears_nothing().await;
     // m is brought to the last, in one step or two.
-    while m.newest().revision < third {
+    while m.newest().revision < Revision(third) {
         m.follow().await;
     }
     n.carry_out(&first);
@@ -123,7 +125,7 @@ async fn changes_under_way_are_merged_and_waits_stay_exact() {
     let merged = n.follow().await;
     assert_eq!(
         (merged.update.base, merged.update.target.revision),
-        (Some(first.update.target), third),
+        (Some(first.update.target), Revision(third)),
         "one update for both"
     );
     assert!(world.wait(third, 5_000).await.enforced);
@@ -189,7 +191,7 @@ async fn a_refusal_is_told_and_tried_again() {
     let again = n.follow().await;
     assert_eq!(
         (again.update.base, again.update.target.revision),
-        (None, second)
+        (None, Revision(second))
     );
     world.until("n", (State::Enforcing, 0)).await;
     assert_eq!(world.node("n").await.reason, "");
@@ -200,12 +202,16 @@ async fn a_refusal_is_told_and_tried_again() {
     let snapshot = n.receive().await;
     assert_eq!(
         (snapshot.update.base, snapshot.update.target.revision),
-        (None, third),
+        (None, Revision(third)),
         "at once, and whole"
     );
     n.nack(snapshot.update.target, "still not", false);
     let later = n.follow().await;
-    assert_eq!(later.update.target.revision, third, "after a second");
+    assert_eq!(
+        later.update.target.revision,
+        Revision(third),
+        "after a second"
+    );
     world.until("n", (State::Enforcing, 0)).await;
 }
 
@@ -275,8 +281,8 @@ async fn a_node_that_lagged_for_long_comes_back() {
     }
     let versions = (1..=100).map(|revision| Version {
         position: Position {
-            epoch: 1,
-            revision,
+            epoch: Epoch(1),
+            revision: Revision(revision),
             digest: Digest(revision.into()),
         },
         policy: Arc::default(),
@@ -302,8 +308,8 @@ async fn nodes_that_cannot_be_are_turned_away() {
 
     for (epoch, revision) in [(1, 2), (2, 0)] {
         let position = Position {
-            epoch,
-            revision,
+            epoch: Epoch(epoch),
+            revision: Revision(revision),
             digest: Digest(1),
         };
         let window = Window::new([Version {
@@ -376,7 +382,7 @@ async fn a_change_of_a_uid_alone_is_a_delta() {
         let revision = world.apply(&text).await;
         let update = n.follow().await.update;
         assert_eq!(update.base, Some(before));
-        assert_eq!(update.target.revision, revision);
+        assert_eq!(update.target.revision, Revision(revision));
         let [Change::SetEndpoint(address, endpoint)] = &update.delta.changes[..] else {
             panic!("{:?}", update.delta);
         };
@@ -419,7 +425,7 @@ async fn a_change_of_an_interface_alone_is_a_delta_and_is_kept() {
         let revision = world.apply(&vm(interface)).await;
         let update = n.follow().await.update;
         assert_eq!(update.base, Some(before));
-        assert_eq!(update.target.revision, revision);
+        assert_eq!(update.target.revision, Revision(revision));
         assert_eq!(update.keep, [], "it holds nothing beside it");
         assert_eq!(told(&update), interface);
         world.until("n", (State::Enforcing, 0)).await;
@@ -494,7 +500,7 @@ async fn a_change_of_allowed_sources_alone_is_a_delta_and_is_kept() {
         let revision = world.apply(&vm(sources)).await;
         let update = n.follow().await.update;
         assert_eq!(update.base, Some(before));
-        assert_eq!(update.target.revision, revision);
+        assert_eq!(update.target.revision, Revision(revision));
         assert_eq!(told(&update), [expected]);
         world.until("n", (State::Enforcing, 0)).await;
         // The same again is no change.

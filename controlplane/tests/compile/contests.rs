@@ -15,7 +15,7 @@ use sallyport_controlplane::{
     compile::full,
     model::{Body, Established, Object, ObjectKey, Peer, Workload},
 };
-use sallyport_policy::{Direction, NodePolicy, Protocol};
+use sallyport_policy::{Direction, NodePolicy, Protocol, Revision};
 
 use crate::{
     table::{CLIENT, OTHER, WEB, compiled, compiled_under},
@@ -231,7 +231,10 @@ pub(crate) fn alone(cluster: &Cluster, address: IpAddr, claimant: &ObjectKey) ->
             false => workload.addresses.retain(|&other| other != address),
         }
         let body = Body::Workload(workload);
-        alone.put(object(key.kind, &key.namespace, &key.name, body), 1);
+        alone.put(
+            object(key.kind, &key.namespace, &key.name, body),
+            Revision(1),
+        );
     }
     alone
 }
@@ -274,7 +277,7 @@ fn a_contested_address_allows_what_it_allows_whoever_has_it() {
     let crowded =
         (any_cluster(), vec(universe::policy(), 3..9)).prop_map(|(mut cluster, policies)| {
             for policy in policies {
-                cluster.put(policy, 1);
+                cluster.put(policy, Revision(1));
             }
             cluster
         });

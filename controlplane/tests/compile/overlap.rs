@@ -6,7 +6,7 @@ use sallyport_controlplane::{
     compile::Compiler,
     model::{Kind, Object, Peer},
 };
-use sallyport_policy::{Direction, NodePolicy, Protocol};
+use sallyport_policy::{Direction, NodePolicy, Protocol, Revision};
 
 use crate::write::{
     block, cluster, ip, key, named, namespace, node, pod, pods, policy, rule, span, with_ports,
@@ -50,7 +50,7 @@ fn allows(policy: &NodePolicy, peer: u16, port: u16) -> bool {
 /// Follows a pod that changes its label and one that is deleted, and then the policy's end.
 fn is_followed(mut cluster: Cluster) {
     let mut compiler = Compiler::new(&cluster);
-    cluster.put(labelled(0, &format!("a=v{}", RULES - 1)), 2);
+    cluster.put(labelled(0, &format!("a=v{}", RULES - 1)), Revision(2));
     let gone = key(Kind::Pod, "a", "p1");
     cluster.remove(&gone);
     compiler.update(&cluster, &[key(Kind::Pod, "a", "p0"), gone]);

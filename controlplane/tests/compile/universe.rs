@@ -15,7 +15,7 @@ use sallyport_controlplane::{
         Object, ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
     },
 };
-use sallyport_policy::Protocol;
+use sallyport_policy::{Protocol, Revision};
 
 use crate::write::{ip, key, object};
 
@@ -68,7 +68,7 @@ impl Edit {
 
     pub(crate) fn apply(&self, cluster: &mut Cluster) {
         match self {
-            Edit::Put(object) => cluster.put(object.clone(), 1),
+            Edit::Put(object) => cluster.put(object.clone(), Revision(1)),
             Edit::Delete(key) => drop(cluster.remove(key)),
         }
     }

@@ -10,7 +10,7 @@ use sallyport_controlplane::{
         Object, ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
     },
 };
-use sallyport_policy::Protocol;
+use sallyport_policy::{Protocol, Revision};
 
 /// An object with a key and a meaning.
 pub(crate) fn object(kind: Kind, namespace: &str, name: &str, body: Body) -> Object {
@@ -33,7 +33,7 @@ pub(crate) fn key(kind: Kind, namespace: &str, name: &str) -> ObjectKey {
 pub(crate) fn cluster(objects: impl IntoIterator<Item = Object>) -> Cluster {
     let mut cluster = Cluster::default();
     for object in objects {
-        cluster.put(object, 1);
+        cluster.put(object, Revision(1));
     }
     cluster
 }

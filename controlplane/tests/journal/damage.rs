@@ -11,6 +11,7 @@ use sallyport_controlplane::{
     journal::{Journal as _, Settings, SledJournal},
     model::Kind,
 };
+use sallyport_policy::Revision;
 
 use crate::objects::{Model, delete, edit_of, put};
 
@@ -115,7 +116,7 @@ fn an_untouched_journal_opens() {
             recovered.history.oldest(),
             recovered.cluster.len()
         ),
-        (6, 3, 4)
+        (Revision(6), Revision(3), 4)
     );
 }
 
@@ -239,7 +240,7 @@ fn a_transaction_that_was_cut_off_is_dropped() {
     drop(database);
     for _ in 0..2 {
         let (_, recovered) = SledJournal::open(settings.clone()).unwrap();
-        assert_eq!(recovered.revision, 6);
+        assert_eq!(recovered.revision, Revision(6));
     }
 }
 
@@ -298,7 +299,7 @@ fn damage_to_the_files_never_loses_a_transaction_silently() {
             path: copy,
             ..settings.clone()
         }) {
-            Ok((_, recovered)) => assert_eq!(recovered.revision, 6, "byte {at}"),
+            Ok((_, recovered)) => assert_eq!(recovered.revision, Revision(6), "byte {at}"),
             Err(error) => {
                 refusals += 1;
                 assert!(
@@ -338,19 +339,28 @@ fn what_an_earlier_version_wrote_is_read_and_cannot_be_gone_back_behind() {
     let (_, recovered) = SledJournal::open(settings).unwrap();
     let history = &recovered.history;
     let times: Vec<_> = history
-        .after(0)
+        .after(Revision(0))
         .unwrap()
         .map(|committed| (committed.revision, committed.at_ms))
         .collect();
-    assert_eq!(times, [(1, Some(7)), (2, None), (3, Some(7))]);
-    let went = history.undone(2).unwrap();
+    assert_eq!(
+        times,
+        [
+            (Revision(1), Some(7)),
+            (Revision(2), None),
+            (Revision(3), Some(7))
+        ]
+    );
+    let went = history.undone(Revision(2)).unwrap();
     let was: Vec<_> = went
         .values()
         .map(|was| was.unwrap().contains(r#""filler":"x""#))
         .collect();
     assert_eq!(was, [true]);
     assert_eq!(
-        history.undone(1).err(),
-        Some(Unrecorded::NotNoted { revision: 2 })
+        history.undone(Revision(1)).err(),
+        Some(Unrecorded::NotNoted {
+            revision: Revision(2)
+        })
     );
 }

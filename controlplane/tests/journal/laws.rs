@@ -8,6 +8,7 @@ use sallyport_controlplane::{
     journal::{Journal as _, Note, Settings, SledJournal},
     transaction::Edit,
 };
+use sallyport_policy::Revision;
 
 use crate::objects::{Model, edit, edit_of, put};
 
@@ -51,7 +52,7 @@ fn note() -> impl Strategy<Value = Note> {
         (node(), any::<bool>()).prop_map(|(node, leased)| Note::Joined { node, leased }),
         (node(), any::<u64>()).prop_map(|(node, at_ms)| Note::Left { node, at_ms }),
         node().prop_map(|node| Note::Forgotten { node }),
-        (0..20u64).prop_map(Note::Settled),
+        (0..20u64).prop_map(|revision| Note::Settled(Revision(revision))),
     ]
 }
 

@@ -11,6 +11,7 @@ use sallyport_controlplane::{
     model::{Kind, ObjectKey},
     transaction::{self, Edit, Op},
 };
+use sallyport_policy::{Epoch, Revision};
 
 /// What a journal should hold.
 pub(crate) struct Model {
@@ -19,14 +20,14 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(settings: &Settings) -> Model {
-        let history = History::starting_after(0, settings.history);
+        let history = History::starting_after(Revision(0), settings.history);
         Model {
             state: Recovered {
                 cluster: Cluster::default(),
-                revision: 0,
-                epoch: 1,
+                revision: Revision(0),
+                epoch: Epoch(1),
                 history,
-                settled: 0,
+                settled: Revision(0),
                 joined: BTreeMap::new(),
                 left: BTreeMap::new(),
             },
@@ -38,7 +39,7 @@ impl Model {
         match note.clone() {
             Note::Joined { node, leased } => {
                 self.state.left.remove(&node);
-                self.state.joined.insert(node, leased);
+                self.state.joined.insert(node, leased.into());
             }
             Note::Left { node, at_ms } => {
                 self.state.joined.remove(&node);
@@ -55,7 +56,7 @@ impl Model {
     /// Carries out a transaction, if it can be and changes something.
     pub(crate) fn commit(&mut self, edits: Vec<Edit>) -> Option<Arc<Committed>> {
         let outcome =
-            transaction::carry_out(&self.state.cluster, edits, self.state.revision + 1).ok()?;
+            transaction::carry_out(&self.state.cluster, edits, self.state.revision.next()).ok()?;
         let committed = Arc::new(outcome.committed?);
         self.state.cluster = outcome.cluster;
         self.state.revision = committed.revision;

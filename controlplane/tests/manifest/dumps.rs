@@ -6,7 +6,7 @@ use sallyport_controlplane::{
     model::{Body, Object},
     transaction::{self, Action, Edit, Op},
 };
-use sallyport_policy::Protocol;
+use sallyport_policy::{Protocol, Revision};
 
 use super::{accepted, addresses, told, workloads::port};
 
@@ -17,8 +17,12 @@ fn put(objects: Vec<Object>, base: &Cluster, revision: u64) -> transaction::Outc
         source: "-".into(),
         op: Op::Put(object),
     };
-    transaction::carry_out(base, objects.into_iter().map(edit).collect(), revision)
-        .unwrap_or_else(|problems| panic!("{problems:#?}"))
+    transaction::carry_out(
+        base,
+        objects.into_iter().map(edit).collect(),
+        Revision(revision),
+    )
+    .unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
 #[test]

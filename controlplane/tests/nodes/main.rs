@@ -14,10 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_controlplane::nodes::{Affected, Hello, Settings, Start, State, Table, Unreachable};
+use sallyport_controlplane::nodes::{
+    Affected, Hello, Settings, Start, State, StreamId, Table, UnreachablePolicy,
+};
 use sallyport_policy::{
-    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position, Protocol,
-    Ranges, Revision, Unknown,
+    Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
+    Protocol, Ranges, Revision, Unknown,
 };
 
 const LEASE: Duration = Duration::from_millis(400);
@@ -56,7 +58,7 @@ fn allow(peers: &[u8]) -> Arc<NodePolicy> {
 
 fn position(revision: Revision, policy: &NodePolicy) -> Position {
     Position {
-        epoch: 1,
+        epoch: Epoch(1),
         revision,
         digest: policy.digest(),
     }
@@ -84,14 +86,14 @@ impl World {
     /// A control plane that starts at a revision, with nodes that joined before.
     fn start(
         (revision, settled): (Revision, Revision),
-        unreachable: Unreachable,
+        unreachable: UnreachablePolicy,
         (joined, leased): (&[&str], bool),
         policies: &[(&str, Arc<NodePolicy>)],
     ) -> World {
         let now = Instant::now();
-        let joined = joined.iter().map(|&name| (name.to_owned(), leased));
+        let joined = joined.iter().map(|&name| (name.to_owned(), leased.into()));
         let start = Start {
-            epoch: 1,
+            epoch: Epoch(1),
             revision,
             settled,
             joined: joined.collect::<BTreeMap<_, _>>(),
@@ -117,10 +119,10 @@ impl World {
         let session = self.table.accept();
         self.table.connect(session, hello, self.now).unwrap();
         let leased = !lease.is_zero();
-        if self.table.joined(name) != Some(leased) {
+        if self.table.membership(name) != leased.into() {
             self.table.join(name, leased, self.now);
         }
-        session
+        session.0
     }
 
     fn commit(&mut self, revision: Revision, policies: &[(&str, Arc<NodePolicy>)]) {
@@ -139,7 +141,7 @@ impl World {
     fn sent(&mut self, name: &str, session: u64) -> Option<Vec<Position>> {
         let update = self
             .table
-            .next_update(name, session, false, self.now)
+            .next_update(name, StreamId(session), false, self.now)
             .unwrap()?;
         let mut window = update.keep;
         window.push(update.target);
@@ -150,7 +152,9 @@ impl World {
     /// Sends and acknowledges all that there is to send.
     fn follow(&mut self, name: &str, session: u64) {
         while let Some(window) = self.sent(name, session) {
-            self.table.acked(name, session, &window, self.now).unwrap();
+            self.table
+                .acked(name, StreamId(session), &window, self.now)
+                .unwrap();
         }
     }
 
@@ -160,7 +164,7 @@ impl World {
     }
 
     fn lease(&mut self, name: &str, session: u64) -> bool {
-        self.table.lease(name, session, self.now).unwrap()
+        self.table.lease(name, StreamId(session), self.now).unwrap()
     }
 }
 
@@ -169,14 +173,17 @@ const NONE: Duration = Duration::ZERO;
 #[test]
 fn a_restart_in_the_middle_knows_where_the_middle_began() {
     let world = World::start(
-        (6, 3),
-        Unreachable::Wait,
+        (Revision(6), Revision(3)),
+        UnreachablePolicy::Wait,
         (&["n"], false),
         &[("n", allow(&[1]))],
     );
     let rollouts = world.table.rollouts(world.now);
-    assert_eq!((rollouts[0].first, rollouts[0].last), (4, 6));
-    assert_eq!(world.table.settled(), 3);
+    assert_eq!(
+        (rollouts[0].first, rollouts[0].last),
+        (Revision(4), Revision(6))
+    );
+    assert_eq!(world.table.settled(), Revision(3));
 }
 
 /// Which of the revisions up to 6 changed n is not known; it holds the first.
@@ -184,37 +191,42 @@ fn a_restart_in_the_middle_knows_where_the_middle_began() {
 fn after_a_restart_an_old_version_enforces_nothing_later() {
     let start = |settled| {
         World::start(
-            (6, settled),
-            Unreachable::Wait,
+            (Revision(6), settled),
+            UnreachablePolicy::Wait,
             (&["n"], false),
             &[("n", allow(&[1]))],
         )
     };
     for settled in [3, 6] {
-        let mut world = start(settled);
-        world.commit(7, &[("n", allow(&[2]))]);
-        world.connect("n", &[position(1, &allow(&[3]))], NONE);
-        assert!(!world.table.enforces(6), "settled {settled}");
-        assert!(!world.table.enforces(2), "settled {settled}");
+        let mut world = start(Revision(settled));
+        world.commit(Revision(7), &[("n", allow(&[2]))]);
+        world.connect("n", &[position(Revision(1), &allow(&[3]))], NONE);
+        assert!(!world.table.enforces(Revision(6)), "settled {settled}");
+        assert!(!world.table.enforces(Revision(2)), "settled {settled}");
     }
     // What it holds is what it had to hold when the control plane started: only what came later is missing.
-    let mut world = start(6);
-    world.commit(7, &[("n", allow(&[2]))]);
-    world.connect("n", &[position(1, &allow(&[1]))], NONE);
-    assert!(world.table.enforces(6));
-    assert!(!world.table.enforces(7));
+    let mut world = start(Revision(6));
+    world.commit(Revision(7), &[("n", allow(&[2]))]);
+    world.connect("n", &[position(Revision(1), &allow(&[1]))], NONE);
+    assert!(world.table.enforces(Revision(6)));
+    assert!(!world.table.enforces(Revision(7)));
 }
 
 #[test]
 fn no_lease_for_a_node_that_a_rollout_goes_on_without() {
     let nodes = [("n", allow(&[1])), ("m", allow(&[1]))];
-    let mut world = World::start((1, 1), Unreachable::Fence, (&[], false), &nodes);
+    let mut world = World::start(
+        (Revision(1), Revision(1)),
+        UnreachablePolicy::Fence,
+        (&[], false),
+        &nodes,
+    );
     let n = world.connect("n", &[], LEASE);
     let m = world.connect("m", &[], LEASE);
     world.follow("n", n);
     world.follow("m", m);
     // Neither has a lease; n answers, and packets are drained.
-    world.commit(2, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    world.commit(Revision(2), &[("n", allow(&[2])), ("m", allow(&[2]))]);
     world.follow("n", n);
     assert!(!world.lease("m", m), "it passes without m");
     world.pass(Duration::from_millis(20));
@@ -226,8 +238,13 @@ fn no_lease_for_a_node_that_a_rollout_goes_on_without() {
 #[test]
 fn after_a_restart_a_lease_is_for_who_holds_what_the_others_do() {
     let nodes = [("n", allow(&[2]))];
-    let mut world = World::start((2, 2), Unreachable::Fence, (&["n"], true), &nodes);
-    let n = world.connect("n", &[position(1, &allow(&[1]))], LEASE);
+    let mut world = World::start(
+        (Revision(2), Revision(2)),
+        UnreachablePolicy::Fence,
+        (&["n"], true),
+        &nodes,
+    );
+    let n = world.connect("n", &[position(Revision(1), &allow(&[1]))], LEASE);
     assert!(!world.lease("n", n), "it may have been fenced");
     world.follow("n", n);
     assert!(world.lease("n", n));
@@ -238,23 +255,33 @@ fn after_a_restart_a_lease_is_for_who_holds_what_the_others_do() {
 fn after_a_restart_in_the_middle_the_latest_version_proves_nothing() {
     let nodes = [("n", allow(&[1])), ("m", allow(&[2]))];
     let joined: (&[&str], bool) = (&["n", "m"], true);
-    let mut world = World::start((4, 3), Unreachable::Fence, joined, &nodes);
-    let n = world.connect("n", &[position(1, &allow(&[1]))], LEASE);
+    let mut world = World::start(
+        (Revision(4), Revision(3)),
+        UnreachablePolicy::Fence,
+        joined,
+        &nodes,
+    );
+    let n = world.connect("n", &[position(Revision(1), &allow(&[1]))], LEASE);
     assert!(!world.lease("n", n));
-    let m = world.connect("m", &[position(3, &allow(&[3]))], LEASE);
+    let m = world.connect("m", &[position(Revision(3), &allow(&[3]))], LEASE);
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.settled(), 4);
+    assert_eq!(world.table.settled(), Revision(4));
     assert!(world.lease("n", n));
 }
 
 #[test]
 fn who_begins_with_nothing_waits_until_it_is_known_with_what() {
     let nodes = [("n", allow(&[2])), ("m", allow(&[2]))];
-    let mut world = World::start((2, 1), Unreachable::Wait, (&["n"], false), &nodes);
+    let mut world = World::start(
+        (Revision(2), Revision(1)),
+        UnreachablePolicy::Wait,
+        (&["n"], false),
+        &nodes,
+    );
     let m = world.connect("m", &[], NONE);
     assert_eq!(world.sent("m", m), None, "n may hold revision 1");
-    let n = world.connect("n", &[position(1, &allow(&[1]))], NONE);
+    let n = world.connect("n", &[position(Revision(1), &allow(&[1]))], NONE);
     world.follow("n", n);
     assert_eq!(
         world.table.rollouts(world.now)[0].waits_for,
@@ -263,26 +290,34 @@ fn who_begins_with_nothing_waits_until_it_is_known_with_what() {
     world.pass(Duration::from_millis(19));
     assert_eq!(world.sent("m", m), None, "packets are drained first");
     world.pass(Duration::from_millis(1));
-    assert_eq!(world.sent("m", m), Some(vec![position(2, &allow(&[2]))]));
+    assert_eq!(
+        world.sent("m", m),
+        Some(vec![position(Revision(2), &allow(&[2]))])
+    );
 }
 
 /// n has revision 3's policy, and is about to let go of it: it is skipped, and not back.
 #[test]
 fn who_is_skipped_is_back_when_it_holds_for_sure_what_it_must() {
     let nodes = [("n", allow(&[1])), ("m", allow(&[1]))];
-    let mut world = World::start((1, 1), Unreachable::Skip, (&[], false), &nodes);
+    let mut world = World::start(
+        (Revision(1), Revision(1)),
+        UnreachablePolicy::Skip,
+        (&[], false),
+        &nodes,
+    );
     let n = world.connect("n", &[], NONE);
     let m = world.connect("m", &[], NONE);
     world.follow("n", n);
     world.follow("m", m);
-    world.commit(2, &[("n", allow(&[1, 2]))]);
+    world.commit(Revision(2), &[("n", allow(&[1, 2]))]);
     assert!(world.sent("n", n).is_some());
-    world.commit(3, &[("n", allow(&[1])), ("m", allow(&[3]))]);
+    world.commit(Revision(3), &[("n", allow(&[1])), ("m", allow(&[3]))]);
     world.follow("m", m);
     world.pass(Duration::from_millis(301));
     world.pass(Duration::from_millis(20));
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.settled(), 3);
+    assert_eq!(world.table.settled(), Revision(3));
     let skipped: Vec<String> = world
         .table
         .passed_over(world.now)
@@ -296,75 +331,99 @@ fn who_is_skipped_is_back_when_it_holds_for_sure_what_it_must() {
 #[test]
 fn who_comes_back_before_the_barrier_is_drained() {
     let nodes = [("n", allow(&[1])), ("m", allow(&[1]))];
-    let mut world = World::start((1, 1), Unreachable::Skip, (&[], false), &nodes);
+    let mut world = World::start(
+        (Revision(1), Revision(1)),
+        UnreachablePolicy::Skip,
+        (&[], false),
+        &nodes,
+    );
     let n = world.connect("n", &[], NONE);
     let m = world.connect("m", &[], NONE);
     world.follow("n", n);
     world.follow("m", m);
-    world.commit(2, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    world.commit(Revision(2), &[("n", allow(&[2])), ("m", allow(&[2]))]);
     let window = world.sent("n", n).unwrap();
     world.follow("m", m);
     world.pass(Duration::from_millis(301));
     world.pass(Duration::from_millis(19));
-    world.table.acked("n", n, &window, world.now).unwrap();
+    world
+        .table
+        .acked("n", StreamId(n), &window, world.now)
+        .unwrap();
     world.pass(Duration::from_millis(19));
-    assert_eq!(world.table.settled(), 1);
+    assert_eq!(world.table.settled(), Revision(1));
     world.pass(Duration::from_millis(1));
-    assert_eq!(world.table.settled(), 2);
+    assert_eq!(world.table.settled(), Revision(2));
 }
 
 /// n has 2's policy, which is 4's; m has 3's. Together they may let pass what 3 denies, and 4.
 #[test]
 fn what_nodes_hold_back_is_not_enforced() {
     let nodes = ["n", "m", "o"].map(|name| (name, allow(&[1])));
-    let mut world = World::start((1, 1), Unreachable::Wait, (&[], false), &nodes);
+    let mut world = World::start(
+        (Revision(1), Revision(1)),
+        UnreachablePolicy::Wait,
+        (&[], false),
+        &nodes,
+    );
     let [n, m, o] = ["n", "m", "o"].map(|name| world.connect(name, &[], NONE));
     for (name, session) in [("n", n), ("m", m), ("o", o)] {
         world.follow(name, session);
     }
-    world.commit(2, &[("n", allow(&[2])), ("o", allow(&[2]))]);
+    world.commit(Revision(2), &[("n", allow(&[2])), ("o", allow(&[2]))]);
     world.follow("n", n);
     world.follow("o", o);
-    world.commit(3, &[("n", allow(&[4]))]);
+    world.commit(Revision(3), &[("n", allow(&[4]))]);
     world.follow("n", n);
-    world.commit(4, &[("n", allow(&[2])), ("m", allow(&[5]))]);
+    world.commit(Revision(4), &[("n", allow(&[2])), ("m", allow(&[5]))]);
     world.follow("n", n);
     world.pass(Duration::from_millis(20));
     world.follow("n", n);
     world.follow("o", o);
-    assert_eq!(world.table.settled(), 2);
-    assert!(world.table.enforces(2));
-    assert!(!world.table.enforces(3), "m has yet to take away");
-    let lagging = world.table.lagging(3, world.now);
+    assert_eq!(world.table.settled(), Revision(2));
+    assert!(world.table.enforces(Revision(2)));
+    assert!(!world.table.enforces(Revision(3)), "m has yet to take away");
+    let lagging = world.table.lagging(Revision(3), world.now);
     let lagging: Vec<_> = lagging.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(lagging, ["m"], "though it enforces 3 itself");
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
     world.follow("m", m);
-    assert!(world.table.enforces(4));
+    assert!(world.table.enforces(Revision(4)));
 }
 
 /// n went on to 3's policy alone. What 4 changes there has to wait for m: 3 does not, and n is not asked to go back.
 #[test]
 fn who_went_alone_does_not_go_back() {
     let nodes = [("n", allow(&[1])), ("m", allow(&[3]))];
-    let mut world = World::start((1, 1), Unreachable::Wait, (&[], false), &nodes);
+    let mut world = World::start(
+        (Revision(1), Revision(1)),
+        UnreachablePolicy::Wait,
+        (&[], false),
+        &nodes,
+    );
     let n = world.connect("n", &[], NONE);
     let m = world.connect("m", &[], NONE);
     world.follow("n", n);
     world.follow("m", m);
-    world.commit(2, &[("m", allow(&[4]))]);
-    world.commit(3, &[("n", allow(&[2]))]);
+    world.commit(Revision(2), &[("m", allow(&[4]))]);
+    world.commit(Revision(3), &[("n", allow(&[2]))]);
     world.follow("n", n);
-    world.commit(4, &[("n", allow(&[3]))]);
-    let both = vec![position(3, &allow(&[2])), position(4, &allow(&[3]))];
+    world.commit(Revision(4), &[("n", allow(&[3]))]);
+    let both = vec![
+        position(Revision(3), &allow(&[2])),
+        position(Revision(4), &allow(&[3])),
+    ];
     assert_eq!(world.sent("n", n), Some(both.clone()));
-    world.table.acked("n", n, &both, world.now).unwrap();
+    world
+        .table
+        .acked("n", StreamId(n), &both, world.now)
+        .unwrap();
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
     world.follow("n", n);
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.settled(), 4);
+    assert_eq!(world.table.settled(), Revision(4));
 }
 
 /// What n said on a stream that it gave up comes after what it said on the next one: that it holds nothing, so that nobody
@@ -372,9 +431,14 @@ fn who_went_alone_does_not_go_back() {
 #[test]
 fn a_late_hello_is_not_heard() {
     let nodes = [("n", allow(&[2])), ("m", allow(&[2]))];
-    let mut world = World::start((2, 1), Unreachable::Wait, (&["n", "m"], false), &nodes);
+    let mut world = World::start(
+        (Revision(2), Revision(1)),
+        UnreachablePolicy::Wait,
+        (&["n", "m"], false),
+        &nodes,
+    );
     let late = world.table.accept();
-    let one = [position(1, &allow(&[1]))];
+    let one = [position(Revision(1), &allow(&[1]))];
     let n = world.connect("n", &one, NONE);
 
     let heard = world.table.connect(late, hello("n", &[], NONE), world.now);
@@ -386,7 +450,7 @@ fn a_late_hello_is_not_heard() {
     assert_eq!(world.table.rollouts(world.now)[0].waits_for, ["n"]);
     world.follow("n", n);
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.settled(), 2);
+    assert_eq!(world.table.settled(), Revision(2));
 }
 
 /// n holds 4's policy, and 5 waits for o alone: 5 takes no more away at n. It may not let go of 4 before it holds 5.
@@ -397,26 +461,34 @@ fn what_a_barrier_counts_on_is_held_until_there_is_more() {
         ("m", allow(&[1, 9])),
         ("o", allow(&[1, 9])),
     ];
-    let mut world = World::start((1, 1), Unreachable::Wait, (&[], false), &nodes);
+    let mut world = World::start(
+        (Revision(1), Revision(1)),
+        UnreachablePolicy::Wait,
+        (&[], false),
+        &nodes,
+    );
     let [n, m, o] = ["n", "m", "o"].map(|name| world.connect(name, &[], NONE));
     for (name, session) in [("n", n), ("m", m), ("o", o)] {
         world.follow(name, session);
     }
-    world.commit(2, &[("n", allow(&[1, 2])), ("m", allow(&[1]))]);
-    world.commit(3, &[("n", allow(&[2])), ("o", allow(&[1]))]);
+    world.commit(Revision(2), &[("n", allow(&[1, 2])), ("m", allow(&[1]))]);
+    world.commit(Revision(3), &[("n", allow(&[2])), ("o", allow(&[1]))]);
     world.follow("n", n);
-    world.commit(4, &[("n", allow(&[2, 5]))]);
+    world.commit(Revision(4), &[("n", allow(&[2, 5]))]);
     world.follow("n", n);
-    world.commit(5, &[("n", allow(&[2, 5, 6]))]);
+    world.commit(Revision(5), &[("n", allow(&[2, 5, 6]))]);
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.settled(), 2, "o has yet to take away");
+    assert_eq!(world.table.settled(), Revision(2), "o has yet to take away");
     let last = |window: &[Position]| window.last().map(|held| held.revision);
     let first = world.sent("n", n).unwrap();
-    assert_eq!(last(&first), Some(4), "{first:?}");
-    world.table.acked("n", n, &first, world.now).unwrap();
+    assert_eq!(last(&first), Some(Revision(4)), "{first:?}");
+    world
+        .table
+        .acked("n", StreamId(n), &first, world.now)
+        .unwrap();
     let second = world.sent("n", n).unwrap();
-    assert_eq!(last(&second), Some(5), "{second:?}");
+    assert_eq!(last(&second), Some(Revision(5)), "{second:?}");
     assert_eq!(second.len(), 2, "{second:?}");
 }
 
@@ -424,7 +496,12 @@ fn what_a_barrier_counts_on_is_held_until_there_is_more() {
 #[test]
 fn a_node_that_left_gets_no_lease_for_what_it_held() {
     let policies = [("n", allow(&[1])), ("m", allow(&[1]))];
-    let mut world = World::start((6, 6), Unreachable::Wait, (&["n", "m"], true), &policies);
+    let mut world = World::start(
+        (Revision(6), Revision(6)),
+        UnreachablePolicy::Wait,
+        (&["n", "m"], true),
+        &policies,
+    );
     assert_eq!(world.table.begin_to_leave("n"), Ok(false));
     let leaving = world.table.accept();
     let refused = world
@@ -433,17 +510,17 @@ fn a_node_that_left_gets_no_lease_for_what_it_held() {
     assert!(refused.is_err(), "a node that is about to leave");
     world.table.leave("n", world.now);
     assert_eq!(world.table.begin_to_leave("n"), Ok(true));
-    world.commit(7, &[("n", allow(&[2])), ("m", allow(&[2]))]);
+    world.commit(Revision(7), &[("n", allow(&[2])), ("m", allow(&[2]))]);
     let rollouts = world.table.rollouts(world.now);
     assert_eq!(rollouts[0].waits_for, ["m"]);
 
-    let m = world.connect("m", &[position(6, &allow(&[1]))], LEASE);
+    let m = world.connect("m", &[position(Revision(6), &allow(&[1]))], LEASE);
     for _ in 0..2 {
         world.follow("m", m);
         world.pass(Duration::from_millis(50));
     }
-    assert!(world.table.enforces(7));
-    let n = world.connect("n", &[position(6, &allow(&[1]))], LEASE);
+    assert!(world.table.enforces(Revision(7)));
+    let n = world.connect("n", &[position(Revision(6), &allow(&[1]))], LEASE);
     assert!(!world.lease("n", n));
     world.follow("n", n);
     assert!(world.lease("n", n));

@@ -148,7 +148,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             };
             let plan = plan::update(&self.installed, &after, &self.options, limits);
             info!(
-                revision = intent.update.target.revision,
+                revision = intent.update.target.revision.0,
                 done,
                 of = plan.steps.len(),
                 "finishing the update under way"

@@ -5,7 +5,7 @@ use super::{
     Intent, Recovered,
     record::{self, IntentRecord, Kind, Record},
 };
-use crate::{nft::names::Generation, plan::Installed};
+use crate::{nft::names::UpdateSeq, plan::Installed};
 
 /// How many bytes of a record come before its payload.
 pub const HEADER: usize = record::HEADER;
@@ -16,8 +16,8 @@ pub fn intent(intent: &Intent) -> Vec<u8> {
 }
 
 /// The record of an intent that is taken back.
-pub fn abort(generation: Generation) -> Vec<u8> {
-    frame(Kind::Abort(generation))
+pub fn abort(generation: UpdateSeq) -> Vec<u8> {
+    frame(Kind::Abort(generation.0))
 }
 
 /// The record of what is installed.

@@ -11,7 +11,7 @@ use sallyport_policy::{
 use sallyport_proto::wire;
 
 use super::{Intent, Recovered};
-use crate::plan::Installed;
+use crate::{nft::names::UpdateSeq, plan::Installed};
 
 /// Raised when a record changes its meaning.
 const FORMAT: u8 = 2;
@@ -122,7 +122,7 @@ pub(super) fn snapshot_record(installed: &Installed) -> SnapshotRecord {
     }
     let births = installed.births.iter().map(|(id, &generation)| Birth {
         group: id.0.to_vec(),
-        generation,
+        generation: generation.0,
     });
     let departed = installed.departed.iter();
     let departed = Delta {
@@ -132,8 +132,8 @@ pub(super) fn snapshot_record(installed: &Installed) -> SnapshotRecord {
     };
     SnapshotRecord {
         versions,
-        generation: installed.generation,
-        made: installed.made,
+        generation: installed.generation.0,
+        made: installed.made.0,
         births: births.collect(),
         dropped: dropped(&installed.unknown),
         departed_addresses: Vec::new(),
@@ -162,7 +162,7 @@ pub(super) fn fold(recovered: &mut Recovered, record: Record) -> Result<(), Stri
                 .intend(intent)
                 .map_err(|error| error.to_string())?;
         }
-        Kind::Abort(generation) => recovered.abort(generation),
+        Kind::Abort(generation) => recovered.abort(UpdateSeq(generation)),
     }
     Ok(())
 }
@@ -186,15 +186,15 @@ fn installed(snapshot: &SnapshotRecord) -> Result<Installed, String> {
         let id: [u8; 16] = birth.group[..]
             .try_into()
             .map_err(|_| "a group's id is not 16 bytes")?;
-        Ok((GroupId(id), birth.generation))
+        Ok((GroupId(id), UpdateSeq(birth.generation)))
     });
     let unknown = unknown(snapshot.dropped.as_ref())?;
     Ok(Installed {
         policy: window.enforced(&unknown),
         window,
         unknown,
-        generation: snapshot.generation,
-        made: snapshot.made,
+        generation: UpdateSeq(snapshot.generation),
+        made: UpdateSeq(snapshot.made),
         births: births.collect::<Result<_, String>>()?,
         departed: departed(snapshot)?,
     })

@@ -18,7 +18,7 @@ use super::{
     record::{self, IntentRecord, Kind, Record},
     watermark::Watermark,
 };
-use crate::{nft::names::Generation, plan::Installed};
+use crate::{nft::names::UpdateSeq, plan::Installed};
 
 /// The most bytes of a part...
 const PART: usize = 48 << 10;
@@ -293,8 +293,8 @@ impl Log for Journal {
         self.append(Kind::Intent(IntentRecord::from(intent)))
     }
 
-    fn abort(&mut self, generation: Generation) -> Result<(), Error> {
-        self.append(Kind::Abort(generation))
+    fn abort(&mut self, generation: UpdateSeq) -> Result<(), Error> {
+        self.append(Kind::Abort(generation.0))
     }
 
     fn wants_snapshot(&self) -> bool {

@@ -5,15 +5,17 @@ use sallyport_policy::{Class, ClassId, Direction, GroupId, PeerGroup};
 
 use crate::nft::command::Family;
 
-/// Counts the updates that a node applied; a group's birth is the generation that made its kernel sets.
-pub type Generation = u64;
+sallyport_policy::counters! {
+    /// Counts the updates that a node applied. The birth of a group is the update that made its kernel sets.
+    pub struct UpdateSeq;
+}
 
 /// How many bytes of a description go into a name. (The kernel takes 255 for all of it, people less.)
 const READABLE: usize = 48;
 
 /// The name that a group's sets and chains are built from. Two lives of one group have two names, so that what a
 /// reader still uses and what is being prepared never meet.
-pub fn group(id: GroupId, group: &PeerGroup, birth: Generation) -> String {
+pub fn group(id: GroupId, group: &PeerGroup, birth: UpdateSeq) -> String {
     let id = id.to_string();
     format!(
         "{}-{}-{birth}",
@@ -45,14 +47,14 @@ pub fn class_chain(
     id: ClassId,
     class: &Class,
     summary: &str,
-    births: impl Iterator<Item = Generation>,
+    births: impl Iterator<Item = UpdateSeq>,
 ) -> String {
     let prefix = match class.direction {
         Direction::Ingress => "in",
         Direction::Egress => "out",
     };
     let id = id.to_string();
-    let newest = births.max().unwrap_or(0);
+    let newest = births.max().unwrap_or_default();
     format!("{prefix}_{}-{}-{newest}", identifier(summary), &id[..8])
 }
 

@@ -8,7 +8,7 @@ use sallyport_policy::{Epoch, Revision};
 use crate::{
     nft::{
         command::{Command, Element, SetKind},
-        names::Generation,
+        names::UpdateSeq,
     },
     plan::Installed,
 };
@@ -32,7 +32,7 @@ pub struct Stamp {
     /// The first 32 bits of its digest.
     pub digest: u32,
     /// The update of this node that made it so, once all steps are done. It tells windows with one newest version apart.
-    pub update: Generation,
+    pub update: UpdateSeq,
     /// How many of how many steps are done, while they are not all done.
     pub progress: Option<(u32, u32)>,
     /// Whether those are steps that write the frame anew: what is installed is in force all the while.
@@ -173,10 +173,10 @@ mod tests {
         let all = Some((u32::MAX, u32::MAX));
         for (progress, frame) in [(None, false), (all, false), (all, true)] {
             let stamp = Stamp {
-                epoch: u64::MAX,
-                revision: u64::MAX,
+                epoch: Epoch(u64::MAX),
+                revision: Revision(u64::MAX),
                 digest: 7,
-                update: u64::MAX,
+                update: UpdateSeq(u64::MAX),
                 progress,
                 frame,
             };

@@ -14,7 +14,7 @@ use crate::{
     nft::{
         command::{Command, Element, Rule, SetKind},
         frame::Frame,
-        names::{self, Generation},
+        names::{self, UpdateSeq},
         render::{self, Options},
         stamp,
     },
@@ -43,7 +43,7 @@ const ENDPOINTS_IN_ATOM: usize = 32;
 #[derive(Clone, Copy)]
 pub(super) struct Version<'a> {
     pub(super) policy: &'a NodePolicy,
-    pub(super) births: &'a OrdMap<GroupId, Generation>,
+    pub(super) births: &'a OrdMap<GroupId, UpdateSeq>,
 }
 
 impl Version<'_> {

@@ -38,7 +38,7 @@ fn use_strangers(node: &mut Node) {
         .agent
         .installed()
         .position()
-        .map_or(1, |at| at.revision + 1);
+        .map_or(1, |at| at.revision.next().0);
     node.update(&policy, revision).unwrap();
 }
 

@@ -14,7 +14,8 @@ use sallyport_enforcer::{
     plan::Installed,
 };
 use sallyport_policy::{
-    Delta, Endpoint, GroupId, NodePolicy, PeerGroup, Position, Ranges, Unknown, Update,
+    Delta, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, Position, Ranges, Revision, Unknown,
+    Update,
 };
 
 /// What an agent does to its journal.
@@ -96,8 +97,8 @@ pub(crate) fn intent(
         update: Update {
             base: base.map(|base| base.position),
             target: Position {
-                epoch: 1,
-                revision,
+                epoch: Epoch(1),
+                revision: Revision(revision),
                 digest: policy.digest(),
             },
             keep: newest
@@ -202,7 +203,10 @@ fn damaged(change: impl FnOnce(&sled::Tree)) -> Result<Installed, Error> {
 #[test]
 fn every_flipped_byte_of_a_record_is_noticed() {
     let key = key(1, 0);
-    assert_eq!(damaged(|_| {}).unwrap().position().unwrap().revision, 3);
+    assert_eq!(
+        damaged(|_| {}).unwrap().position().unwrap().revision,
+        Revision(3)
+    );
     for at in [0, 3, 4, 5, 8, 9, 20, 60] {
         let error = damaged(|log| {
             let mut frame = log.get(key).unwrap().unwrap().to_vec();
@@ -233,7 +237,7 @@ fn a_missing_record_and_a_torn_one_are_noticed() {
 #[test]
 fn what_a_crash_left_of_a_record_never_was() {
     let installed = damaged(|log| drop(log.insert(key(3, 1), b"the end of something").unwrap()));
-    assert_eq!(installed.unwrap().position().unwrap().revision, 3);
+    assert_eq!(installed.unwrap().position().unwrap().revision, Revision(3));
 }
 
 /// Large enough for many parts, and for sled to keep it elsewhere if it were one value.

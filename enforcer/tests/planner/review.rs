@@ -11,8 +11,8 @@ use sallyport_enforcer::{
     plan::{self, Installed, Limits},
 };
 use sallyport_policy::{
-    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Position, Protocol,
-    Ranges, Window,
+    Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
+    Protocol, Ranges, Revision, Window,
 };
 
 const TCP: u8 = 6;
@@ -207,8 +207,8 @@ fn an_address_that_falls_silent_has_no_connections_but_those_that_are_known() {
 
 fn installed(before: &Installed, policy: &NodePolicy, options: &Options) -> Installed {
     let position = Position {
-        epoch: 1,
-        revision: before.generation + 1,
+        epoch: Epoch(1),
+        revision: Revision(before.generation.next().0),
         digest: policy.digest(),
     };
     let window = Window::alone(position, policy.clone());

@@ -19,7 +19,7 @@ use sallyport_enforcer::{
     },
     plan::{self, FoundFrame, Garbage, Installed, Limits, Plan, Reach, Replaced},
 };
-use sallyport_policy::{NodePolicy, Position, Version, Window};
+use sallyport_policy::{Epoch, NodePolicy, Position, Revision, Version, Window};
 
 use crate::policies::{
     LEASE, WORKLOADS, can_be, ends, is_known, is_of_a_source, is_spoofed, packets, permits,
@@ -79,8 +79,8 @@ fn all_packets() -> &'static [Packet] {
 
 pub(crate) fn position(policy: &NodePolicy, revision: u64) -> Position {
     Position {
-        epoch: 1,
-        revision,
+        epoch: Epoch(1),
+        revision: Revision(revision),
         digest: policy.digest(),
     }
 }
@@ -124,7 +124,10 @@ impl World {
 
     /// Plans the update to a window of several versions, oldest first.
     pub(crate) fn plan_window(&self, held: &[NodePolicy]) -> Plan {
-        let first = self.installed.position().map_or(0, |at| at.revision) + 1;
+        let first = self
+            .installed
+            .position()
+            .map_or(1, |at| at.revision.next().0);
         let versions = held.iter().zip(first..).map(|(policy, revision)| Version {
             position: position(policy, revision),
             policy: Arc::new(policy.clone()),

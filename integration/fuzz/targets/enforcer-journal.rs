@@ -11,7 +11,7 @@ use sallyport_enforcer::{
     plan::Installed,
 };
 use sallyport_fuzz::{options, policy};
-use sallyport_policy::{Delta, NodePolicy, Position, Update};
+use sallyport_policy::{Delta, Epoch, NodePolicy, Position, Revision, Update};
 
 fuzz_target!(|data: &[u8]| {
     // What is left when the bytes are used up is no input.
@@ -53,8 +53,8 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
                     update: Update {
                         base,
                         target: Position {
-                            epoch: 1,
-                            revision,
+                            epoch: Epoch(1),
+                            revision: Revision(revision),
                             digest: new.digest(),
                         },
                         keep: keep.collect(),

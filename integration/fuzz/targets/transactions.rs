@@ -12,6 +12,7 @@ use prost::Message as _;
 use sallyport_controlplane::{
     api, cluster::Cluster, compile, compile::Compiler, history::Event, transaction,
 };
+use sallyport_policy::Revision;
 use sallyport_proto::wire::{ApplyRequest, Edit, Manifest, ObjectRef, edit::Op};
 
 fuzz_target!(|data: &[u8]| {
@@ -24,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let mut cluster = Cluster::default();
     let mut compiler = Compiler::new(&cluster);
-    let mut revision = 0;
+    let mut revision = Revision(0);
     for bytes in requests {
         let Ok(request) = ApplyRequest::decode(&bytes[..]) else {
             continue;
@@ -32,13 +33,13 @@ fuzz_target!(|data: &[u8]| {
         let Ok(edits) = api::edits(request.edits) else {
             continue;
         };
-        let Ok(outcome) = transaction::carry_out(&cluster, edits, revision + 1) else {
+        let Ok(outcome) = transaction::carry_out(&cluster, edits, revision.next()) else {
             continue;
         };
         let Some(committed) = outcome.committed else {
             continue;
         };
-        revision += 1;
+        revision = revision.next();
         cluster = outcome.cluster;
         transaction::consistent(&cluster).expect("what is accepted is consistent");
         let changed: Vec<_> = committed.events.iter().map(Event::key).cloned().collect();

@@ -15,11 +15,11 @@ use sallyport_enforcer::{
     agent::{Agent, Refusal},
     fake::FakeKernel,
     journal::{self, Intent, Log, forged},
-    nft::{names::Generation, render::Options},
+    nft::{names::UpdateSeq, render::Options},
     plan::Installed,
 };
 use sallyport_fuzz::{options, policy};
-use sallyport_policy::{Delta, NodePolicy, Position, Update};
+use sallyport_policy::{Delta, Epoch, NodePolicy, Position, Revision, Update};
 use sallyport_proto::{Assembly, wire::UpdatePart};
 
 fuzz_target!(|data: &[u8]| {
@@ -36,7 +36,7 @@ impl Log for Records {
         Ok(())
     }
 
-    fn abort(&mut self, generation: Generation) -> std::result::Result<(), journal::Error> {
+    fn abort(&mut self, generation: UpdateSeq) -> std::result::Result<(), journal::Error> {
         self.0.borrow_mut().push(forged::abort(generation));
         Ok(())
     }
@@ -136,8 +136,8 @@ fn update(u: &mut Unstructured<'_>, node: &Node, revision: u64) -> Result<Update
     let target = match (base, u.ratio(1, 4)?) {
         (Some(base), true) if after.digest() == base.digest => base,
         _ => Position {
-            epoch: 1,
-            revision,
+            epoch: Epoch(1),
+            revision: Revision(revision),
             digest: after.digest(),
         },
     };

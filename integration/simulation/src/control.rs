@@ -9,10 +9,10 @@ use std::{
 use rand::RngExt;
 use sallyport_controlplane::{
     compile::Compiler,
-    nodes::{Affected, Settings, Start, State, Table},
+    nodes::{self, Affected, Membership, Settings, Start, State, Table},
     stream::Diffs,
 };
-use sallyport_policy::{NodePolicy, Position, Revision};
+use sallyport_policy::{Epoch, NodePolicy, Position, Revision};
 
 use crate::{
     Time, conversation::Conversation, judge::Violation, milliseconds, network::StreamId,
@@ -25,7 +25,7 @@ pub(crate) struct Control {
     pub(crate) universe: Universe,
     pub(crate) settings: Settings,
     settled: Revision,
-    pub(crate) joined: BTreeMap<String, bool>,
+    pub(crate) joined: BTreeMap<String, Membership>,
     pub(crate) life: u32,
     pub(crate) alive: Option<Alive>,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Alive {
     compiler: Compiler,
     pub(crate) diffs: Diffs,
     /// The numbers of the streams that came in.
-    pub(crate) accepted: BTreeMap<StreamId, u64>,
+    pub(crate) accepted: BTreeMap<StreamId, nodes::StreamId>,
     pub(crate) conversations: BTreeMap<StreamId, Conversation>,
     due: Option<std::time::Instant>,
     /// The revision up to which all passed, when it was last looked at.
@@ -49,7 +49,7 @@ impl Control {
         Control {
             universe,
             settings,
-            settled: 0,
+            settled: Revision(0),
             joined: BTreeMap::new(),
             life: 0,
             alive: None,
@@ -61,7 +61,7 @@ impl World {
     /// The control plane starts on what is durable.
     pub(crate) fn start_control(&mut self) -> Result<(), Violation> {
         let compiler = Compiler::new(self.control.universe.cluster());
-        if self.judge.versions.latest() == 0 {
+        if self.judge.versions.latest() == Revision(0) {
             let policies = self
                 .nodes
                 .iter()
@@ -70,7 +70,7 @@ impl World {
         }
         let revision = self.judge.versions.latest();
         let start = Start {
-            epoch: 1,
+            epoch: Epoch(1),
             revision,
             settled: self.control.settled,
             joined: self.control.joined.clone(),
@@ -123,7 +123,7 @@ impl World {
             self.schedule.after(milliseconds(50), 0, Event::Commit);
             return Ok(());
         };
-        let revision = self.judge.versions.latest() + 1;
+        let revision = self.judge.versions.latest().next();
         let (keys, what) = self.control.universe.edit(&mut self.rng, revision);
         let changed = alive
             .compiler
@@ -133,14 +133,15 @@ impl World {
             .iter()
             .map(|node| compiled(&alive.compiler, &node.name));
         self.judge.versions.push(policies.collect());
+        let policies = changed
+            .into_iter()
+            .map(|(name, policy)| (name, policy.expect("every node is an object")));
         let affected = Affected {
-            policies: changed
-                .iter()
-                .map(|name| (name.clone(), compiled(&alive.compiler, name)))
-                .collect(),
+            policies: policies.collect(),
             gone: Vec::new(),
         };
-        self.note(|| format!("revision {revision} for {}: {what}", listed(&changed)));
+        let names = listed(&affected.policies);
+        self.note(|| format!("revision {revision} for {names}: {what}"));
         if !self.calm && self.rng.random_range(0..100) < self.faulty {
             // It is in the journal, and nobody heard of it.
             self.kill_control();
@@ -230,8 +231,8 @@ impl World {
             .map(|rollout| (rollout.first, rollout.last))
             .collect();
         let mut enforced = self.judge.enforced();
-        while enforced < self.judge.versions.latest() && alive.table.enforces(enforced + 1) {
-            enforced += 1;
+        while enforced < self.judge.versions.latest() && alive.table.enforces(enforced.next()) {
+            enforced = enforced.next();
         }
         if enforced > self.judge.enforced() {
             self.note(|| format!("revision {enforced} is reported to be enforced"));
@@ -247,8 +248,8 @@ fn compiled(compiler: &Compiler, node: &str) -> Arc<NodePolicy> {
         .clone()
 }
 
-fn listed(names: &BTreeSet<String>) -> String {
-    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+fn listed(policies: &[(String, Arc<NodePolicy>)]) -> String {
+    let names: Vec<&str> = policies.iter().map(|(name, _)| name.as_str()).collect();
     names.join(", ")
 }
 

@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use prost::Message as _;
 use rand::RngExt;
 use sallyport_controlplane::{
-    nodes::{Admission, Enforcer, Hello, SessionError, Update},
+    nodes::{self, Admission, Enforcer, Hello, Membership, SessionError, Update},
     stream::Parts,
 };
 use sallyport_policy::{Position, Unknown};
@@ -32,7 +32,7 @@ const RETRY: (Time, Time) = (1_000_000, 60_000_000);
 #[derive(Debug)]
 pub(crate) struct Conversation {
     node: usize,
-    session: u64,
+    session: nodes::StreamId,
     leased: bool,
     /// Whether that the node joined is durable: nothing is sent before.
     joined: bool,
@@ -108,7 +108,7 @@ impl World {
             unreachable!("each start of an enforcer has its number: its name is never contested");
         };
         let leased = !lease.is_zero();
-        let joined = alive.table.joined(&name) == Some(leased);
+        let joined = alive.table.membership(&name) == Membership::Joined { leased };
         alive.conversations.insert(
             stream,
             Conversation {
@@ -148,7 +148,9 @@ impl World {
         let name = node_name(node);
         // The note is taken whether the stream is still there or not.
         let leased = self.nodes[node].lease.is_some();
-        self.control.joined.insert(name.clone(), leased);
+        self.control
+            .joined
+            .insert(name.clone(), Membership::Joined { leased });
         if let Some(conversation) = alive.conversations.get_mut(&stream) {
             alive.table.join(&name, conversation.leased, at);
             conversation.joined = true;

@@ -59,7 +59,7 @@ impl World {
             if !self.judge.is_open(index) || self.judge.is_void(index) {
                 continue;
             }
-            let mut later = settled..=versions.latest();
+            let mut later = versions.within(settled..=versions.latest());
             let is_within = later.any(|revision| {
                 let held = node.held.iter().map(|held| held.position.revision);
                 held.into_iter()

@@ -68,8 +68,8 @@ impl Judge {
             transit,
             ends: vec![[End::default(); 2]; versions.flows.len()],
             nodes: vec![Standing::default(); nodes],
-            settled: vec![0; versions.flows.len()],
-            enforced: (0, 0),
+            settled: vec![Revision(0); versions.flows.len()],
+            enforced: (Revision(0), 0),
             judged: 0,
             versions,
         }
@@ -161,7 +161,7 @@ impl Judge {
                 .iter()
                 .filter_map(|&(first, last)| self.versions.first_that_affects(flow, first..=last))
                 .min();
-            let now = first.map_or(self.versions.latest(), |first| first - 1);
+            let now = first.map_or(self.versions.latest(), |first| first.previous());
             moved |= now > *settled;
             *settled = now.max(*settled);
         }
@@ -276,7 +276,9 @@ impl Judge {
 
     /// What is known of a flow.
     fn tell(&self, flow: usize) -> String {
-        let revisions = (0..=self.versions.latest())
+        let revisions = self
+            .versions
+            .within(Revision(0)..=self.versions.latest())
             .map(|revision| format!("{revision}:{}", self.versions.tell(revision, flow)));
         let revisions: Vec<String> = revisions.collect();
         format!(

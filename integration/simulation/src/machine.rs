@@ -14,7 +14,7 @@ use sallyport_enforcer::{
         command::{Command, SetKind},
         content::Found,
         lease::Slot,
-        names::Generation,
+        names::UpdateSeq,
         stamp::Reading,
     },
     plan::Installed,
@@ -41,7 +41,7 @@ pub(crate) enum Mishap {
 #[derive(Clone, Debug)]
 enum Record {
     Intent(Intent),
-    Abort(Generation),
+    Abort(UpdateSeq),
     Snapshot(Installed),
 }
 
@@ -384,7 +384,7 @@ impl Log for Handle {
         self.0.borrow_mut().write(Record::Intent(intent.clone()))
     }
 
-    fn abort(&mut self, generation: Generation) -> Result<(), journal::Error> {
+    fn abort(&mut self, generation: UpdateSeq) -> Result<(), journal::Error> {
         self.0.borrow_mut().write(Record::Abort(generation))
     }
 

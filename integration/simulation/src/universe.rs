@@ -44,7 +44,7 @@ pub(crate) fn address(node: usize, pod: usize) -> IpAddr {
 
 /// The interface of what is put at a revision: some edits change nothing else.
 fn interface(revision: Revision) -> String {
-    ["", "veth", "tap"][revision as usize % 3].to_owned()
+    ["", "veth", "tap"][revision.0 as usize % 3].to_owned()
 }
 
 impl Universe {
@@ -61,19 +61,22 @@ impl Universe {
             NAMESPACE.to_owned(),
         )]));
         let namespace = Body::Namespace(Namespace { labels });
-        universe.put(object(Kind::Namespace, NAMESPACE, namespace), 1);
+        universe.put(object(Kind::Namespace, NAMESPACE, namespace), Revision(1));
         for node in 0..nodes {
             let body = Node {
                 workload_cidrs: vec![format!("10.0.{node}.0/24").parse().expect("a CIDR")],
                 ..Node::default()
             };
-            universe.put(object(Kind::Node, &node_name(node), Body::Node(body)), 1);
+            universe.put(
+                object(Kind::Node, &node_name(node), Body::Node(body)),
+                Revision(1),
+            );
             for pod in 0..pods {
-                universe.put_pod(node, pod, LABELS[rng.random_range(0..3)], 1);
+                universe.put_pod(node, pod, LABELS[rng.random_range(0..3)], Revision(1));
             }
         }
         for _ in 0..rng.random_range(0..3) {
-            universe.put_policy(rng, 1);
+            universe.put_policy(rng, Revision(1));
         }
         universe
     }

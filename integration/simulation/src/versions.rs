@@ -114,53 +114,62 @@ impl Versions {
 
     /// The last revision.
     pub(crate) fn latest(&self) -> Revision {
-        self.all.len() as Revision - 1
+        Revision(self.all.len() as u64 - 1)
+    }
+
+    /// The revisions of a range.
+    pub(crate) fn within(
+        &self,
+        range: std::ops::RangeInclusive<Revision>,
+    ) -> impl Iterator<Item = Revision> + use<> {
+        (range.start().0..=range.end().0).map(Revision)
     }
 
     /// What a node must enforce as of a revision.
     pub(crate) fn policy(&self, revision: Revision, node: usize) -> &Arc<NodePolicy> {
-        &self.all[revision as usize].policies[node]
+        &self.all[revision.0 as usize].policies[node]
     }
 
     /// The first revision of a range that changes what one of a flow's nodes must enforce.
     pub(crate) fn first_that_affects(
         &self,
         flow: &Flow,
-        mut range: std::ops::RangeInclusive<Revision>,
+        range: std::ops::RangeInclusive<Revision>,
     ) -> Option<Revision> {
-        range.find(|&revision| {
-            let affected = &self.all[revision as usize].affected;
+        self.within(range).find(|&revision| {
+            let affected = &self.all[revision.0 as usize].affected;
             flow.ends.iter().any(|&node| affected[node])
         })
     }
 
     /// The last revision whose policy a node's version is.
     pub(crate) fn reach(&self, node: usize, position: Position) -> Revision {
-        let after = position.revision + 1..=self.latest();
+        let after = self.within(position.revision.next()..=self.latest());
         let same = |revision: &Revision| self.policy(*revision, node).digest() == position.digest;
         after.take_while(same).last().unwrap_or(position.revision)
     }
 
     /// Whether a revision permits a flow at both ends.
     pub(crate) fn allows(&self, revision: Revision, flow: usize) -> bool {
-        self.all[revision as usize].permits[flow] == [true; 2]
+        self.all[revision.0 as usize].permits[flow] == [true; 2]
     }
 
     /// What a revision says of a flow at its ends: `+` or `-`.
     pub(crate) fn tell(&self, revision: Revision, flow: usize) -> String {
         let sign = |permitted: bool| if permitted { '+' } else { '-' };
-        let permits = self.all[revision as usize].permits[flow];
+        let permits = self.all[revision.0 as usize].permits[flow];
         permits.map(sign).iter().collect()
     }
 
     /// Whether some revision from one on permits a flow at both ends.
     pub(crate) fn allow_some(&self, from: Revision, flow: usize) -> bool {
-        (from..=self.latest()).any(|revision| self.allows(revision, flow))
+        self.within(from..=self.latest())
+            .any(|revision| self.allows(revision, flow))
     }
 
     /// Whether a node's policy of one revision permits there no more than that of another.
     pub(crate) fn is_within(&self, node: usize, one: Revision, other: Revision) -> bool {
-        let (one, other) = (&self.all[one as usize], &self.all[other as usize]);
+        let (one, other) = (&self.all[one.0 as usize], &self.all[other.0 as usize]);
         let mut flows = self.flows.iter().enumerate();
         flows.all(|(index, flow)| {
             let end = flow.end(node);
@@ -170,7 +179,7 @@ impl Versions {
 
     /// Whether every revision from one on permits a flow at one end.
     pub(crate) fn permit_all(&self, from: Revision, flow: usize, end: usize) -> bool {
-        self.all[from as usize..]
+        self.all[from.0 as usize..]
             .iter()
             .all(|version| version.permits[flow][end])
     }

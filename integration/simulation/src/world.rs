@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use sallyport_controlplane::nodes::{Settings, Unreachable};
+use sallyport_controlplane::nodes::{Settings, UnreachablePolicy};
 
 use crate::{
     Time,
@@ -60,9 +60,9 @@ impl World {
         let universe = Universe::new(nodes, pods, &mut rng);
         let versions = Versions::new(nodes, pods, rng.random_range(1..=2));
         let unreachable = match rng.random_range(0..10) {
-            0..6 => Unreachable::Wait,
-            6..9 => Unreachable::Fence,
-            _ => Unreachable::Skip,
+            0..6 => UnreachablePolicy::Wait,
+            6..9 => UnreachablePolicy::Fence,
+            _ => UnreachablePolicy::Skip,
         };
         let lease = milliseconds(400);
         let settings = Settings {
@@ -74,7 +74,7 @@ impl World {
             patience: Duration::from_millis(300),
             lease_longest: Duration::from_micros(lease + lease / 32),
         };
-        let leased = unreachable == Unreachable::Fence;
+        let leased = unreachable == UnreachablePolicy::Fence;
         let enforcers = (0..nodes).map(|node| {
             let packets = versions.flows.iter().filter(|flow| flow.touches(node));
             let packets = packets.map(|flow| flow.packet.clone()).collect();

@@ -1,6 +1,7 @@
 //! Owns our copy of what the control plane was told, so that the compiler can be asked about it; never tells anybody.
 
 use sallyport_controlplane::{cluster::Cluster, manifest, model::Kind};
+use sallyport_policy::Revision;
 use sallyport_proto::wire::{self, Edit};
 
 /// Whether an edit puts what is there already.
@@ -23,7 +24,7 @@ pub(super) fn carry_out(cluster: &mut Cluster, edit: &Edit, revision: u64) {
     match &edit.op {
         Some(wire::edit::Op::Put(text)) => {
             for object in manifest::parse(&text.text, &text.source).expect(ACCEPTED) {
-                cluster.put(object, revision);
+                cluster.put(object, Revision(revision));
             }
         }
         Some(wire::edit::Op::DeleteManifest(text)) => {

@@ -10,7 +10,7 @@ use sallyport_enforcer::{
     nft::{command::Command, render::Options},
     plan::{self, Installed, Limits, Plan},
 };
-use sallyport_policy::{NodePolicy, Position, Ranges, Window};
+use sallyport_policy::{Epoch, NodePolicy, Position, Ranges, Revision, Window};
 
 use super::{Scenario, state::State};
 
@@ -21,7 +21,7 @@ pub fn compile(state: &State) -> Result<BTreeMap<String, Arc<NodePolicy>>> {
         let objects =
             manifest::parse(text, "a state").map_err(|problems| anyhow!("{problems:?}"))?;
         for object in objects {
-            cluster.put(object, 1);
+            cluster.put(object, Revision(1));
         }
     }
     Ok(compile::full(&cluster))
@@ -74,7 +74,7 @@ impl Table {
 
     /// The plan that leads to a policy. Nothing is carried out; who has done so sets what is installed.
     pub fn plan(&self, policy: &NodePolicy) -> Plan {
-        let target = position(policy, self.installed.generation + 1);
+        let target = position(policy, self.installed.generation.next().0);
         let window = Window::alone(target, policy.clone());
         let new = self.installed.updated(window, &self.options.unknown());
         plan::update(&self.installed, &new, &self.options, self.limits())
@@ -89,8 +89,8 @@ impl Table {
 
 fn position(policy: &NodePolicy, revision: u64) -> Position {
     Position {
-        epoch: 1,
-        revision,
+        epoch: Epoch(1),
+        revision: Revision(revision),
         digest: policy.digest(),
     }
 }

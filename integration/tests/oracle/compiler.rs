@@ -16,7 +16,7 @@ use sallyport_controlplane::{
     transaction::{self, Edit, Op},
 };
 use sallyport_oracle::{Oracle, Packet, Side, Transport};
-use sallyport_policy::{Direction, NodePolicy, Protocol};
+use sallyport_policy::{Direction, NodePolicy, Protocol, Revision};
 use serde_json::json;
 
 use crate::{
@@ -105,8 +105,8 @@ fn both(manifests: &Manifests, listed: bool) -> Result<(Oracle, Cluster), TestCa
         source: Arc::from("random"),
         op: Op::Put(object),
     });
-    let outcome =
-        transaction::carry_out(&Cluster::default(), edits.collect(), 1).map_err(refused)?;
+    let outcome = transaction::carry_out(&Cluster::default(), edits.collect(), Revision(1))
+        .map_err(refused)?;
     let cluster = outcome.cluster;
     prop_assert_eq!(cluster.len(), manifests.0.len());
     let keys: Vec<ObjectKey> = outcome

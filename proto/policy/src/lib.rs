@@ -9,6 +9,7 @@ mod digest;
 pub mod interface;
 mod meet;
 mod node;
+mod number;
 mod position;
 mod ranges;
 mod window;

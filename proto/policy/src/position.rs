@@ -4,11 +4,13 @@ use std::fmt;
 
 use crate::Digest;
 
-/// Counts committed transactions, cluster-wide and without holes. 0 is the empty cluster.
-pub type Revision = u64;
+crate::counters! {
+    /// Counts committed transactions, cluster-wide and without gaps. 0 is the empty cluster.
+    pub struct Revision;
 
-/// Counts how often the control plane was restored from a backup.
-pub type Epoch = u64;
+    /// Counts how often the control plane was restored from a backup.
+    pub struct Epoch;
+}
 
 /// Names a version of a node's policy. Ordered by epoch, then revision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::{Look, Now, Table};
 use crate::nodes::{
-    BeliefError, Hello, SessionError, Strangers,
+    BeliefError, Hello, SessionError, Strangers, StreamId,
     entry::{Entry, clones},
     rivals::{Contested, Ruling},
     turned_away::Refusal,
@@ -29,7 +29,7 @@ impl Table {
     /// A node says Hello on a stream. A stream that it had is ended, unless that is another enforcer's that is there.
     pub fn connect(
         &mut self,
-        stream: u64,
+        stream: StreamId,
         hello: Hello,
         at: Instant,
     ) -> Result<Admission, SessionError> {
@@ -56,7 +56,12 @@ impl Table {
         admission
     }
 
-    fn admit(&mut self, stream: u64, hello: Hello, at: Instant) -> Result<Admission, SessionError> {
+    fn admit(
+        &mut self,
+        stream: StreamId,
+        hello: Hello,
+        at: Instant,
+    ) -> Result<Admission, SessionError> {
         if self.stopping {
             return Err(SessionError::Stopping);
         }
@@ -112,7 +117,7 @@ impl Table {
         }
         let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
         let wake = entry.connected(stream, hello, &known, at);
-        if entry.joined.is_some() {
+        if entry.membership.is_joined() {
             self.rollouts
                 .ask(&name, |version| entry.enforces(version), at);
         }
@@ -123,14 +128,14 @@ impl Table {
     }
 
     /// An enforcer whose name is contested answered its Ping.
-    pub fn answered(&mut self, name: &str, stream: u64) {
+    pub fn answered(&mut self, name: &str, stream: StreamId) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.rivals.answered(stream);
         }
     }
 
     /// An enforcer whose name is contested waits no longer.
-    pub fn withdraw(&mut self, name: &str, stream: u64) {
+    pub fn withdraw(&mut self, name: &str, stream: StreamId) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.rivals.withdraw(stream);
         }
@@ -161,7 +166,7 @@ impl Table {
     pub fn ping(
         &mut self,
         name: &str,
-        session: u64,
+        session: StreamId,
         at: Instant,
     ) -> Result<Result<u64, Option<Instant>>, SessionError> {
         self.check(name, session)?;
@@ -169,14 +174,24 @@ impl Table {
     }
 
     /// A node answered a Ping.
-    pub fn ponged(&mut self, name: &str, session: u64, number: u64) -> Result<(), SessionError> {
+    pub fn ponged(
+        &mut self,
+        name: &str,
+        session: StreamId,
+        number: u64,
+    ) -> Result<(), SessionError> {
         self.check(name, session)?;
         self.entry(name).ponged(number);
         Ok(())
     }
 
     /// A message of a node came.
-    pub fn heard(&mut self, name: &str, session: u64, at: Instant) -> Result<(), SessionError> {
+    pub fn heard(
+        &mut self,
+        name: &str,
+        session: StreamId,
+        at: Instant,
+    ) -> Result<(), SessionError> {
         self.check(name, session)?;
         self.entry(name).heard(at);
         Ok(())

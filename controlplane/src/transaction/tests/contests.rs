@@ -8,7 +8,7 @@ fn an_address_that_several_claim_is_accepted_with_a_warning() {
     let what_to_do = ": traffic passes where the policies of all of them allow it, and peers include the address where \
                       they include all of them; delete the workloads that have ended, or correct their addresses";
     let warned = |script: &str, base: &Cluster, expected: &[&str]| {
-        let outcome = outcome(base, script, 2).1.expect(script);
+        let outcome = outcome(base, script, Revision(2)).1.expect(script);
         let expected: Vec<_> = expected
             .iter()
             .map(|text| format!("{text}{what_to_do}"))
@@ -49,7 +49,7 @@ fn warnings_are_few_however_many_addresses_are_contested() {
         (0..12).map(pod).collect::<String>()
     };
     let script = pods("x") + &pods("y");
-    let warnings = outcome(&stored(), &script, 2).1.unwrap().warnings;
+    let warnings = outcome(&stored(), &script, Revision(2)).1.unwrap().warnings;
     assert_eq!(warnings.len(), 11, "{warnings:#?}");
     assert_eq!(
         warnings[10],
@@ -60,7 +60,7 @@ fn warnings_are_few_however_many_addresses_are_contested() {
 /// Pod a/web on `n`, and Pod a/beside on `m`, which claims the same address.
 fn contested() -> Cluster {
     let more = "+ Node o\n+ Pod a/beside node=m ip=10.0.0.1";
-    let outcome = outcome(&stored(), more, 1).1;
+    let outcome = outcome(&stored(), more, Revision(1)).1;
     outcome.unwrap().cluster
 }
 
@@ -124,7 +124,7 @@ fn claimants_of_an_address_that_moves_are_removed_together() {
 #[test]
 fn who_shares_another_address_with_one_that_stays_moves_in_one_revision() {
     let two = "+ Workload a/two node=n ip=10.0.0.4,fd00::5\n+ Pod a/beside node=m ip=fd00::5";
-    let base = outcome(&stored(), two, 1).1.unwrap().cluster;
+    let base = outcome(&stored(), two, Revision(1)).1.unwrap().cluster;
     let lines = committed(&base, "+ Workload a/two node=m ip=10.0.0.4,fd00::5");
     assert_eq!(lines, ["2 put Workload a/two"]);
     assert_eq!(
@@ -156,7 +156,7 @@ fn no_revision_has_a_part_of_the_claimants() {
         };
         for (before, after) in (0..27 * 27).map(|n| (places(n % 27), places(n / 27))) {
             let objects = (0..3).filter_map(|at| Some(put(at, before[at]?)));
-            let base = outcome(&stored(), &objects.collect::<String>(), 1)
+            let base = outcome(&stored(), &objects.collect::<String>(), Revision(1))
                 .1
                 .unwrap()
                 .cluster;
@@ -170,7 +170,7 @@ fn no_revision_has_a_part_of_the_claimants() {
                 continue;
             }
             committed_or_nothing(&base, &script);
-            let outcome = outcome(&base, &script, 2).1.expect(&script);
+            let outcome = outcome(&base, &script, Revision(2)).1.expect(&script);
             let moves = (0..3).any(|to| {
                 let mut from = (0..3).filter_map(|from| before[from]);
                 after[to].is_some_and(|to| from.any(|from| from != to))
@@ -203,7 +203,10 @@ fn no_revision_has_a_part_of_the_claimants() {
 
 /// Checks what is committed, if anything is.
 fn committed_or_nothing(base: &Cluster, script: &str) {
-    let changes = outcome(base, script, 2).1.expect(script).committed;
+    let changes = outcome(base, script, Revision(2))
+        .1
+        .expect(script)
+        .committed;
     if changes.is_some() {
         committed(base, script);
     }

@@ -133,6 +133,7 @@ mod tests {
     use sallyport_controlplane::{cluster::Cluster, compile, manifest};
 
     use super::*;
+    use sallyport_policy::Revision;
 
     #[test]
     fn every_node_has_pods_and_knows_the_gateways() {
@@ -145,13 +146,13 @@ mod tests {
         let mut cluster = Cluster::default();
         for document in size.documents() {
             for object in manifest::parse(&document, "a document").unwrap() {
-                cluster.put(object, 1);
+                cluster.put(object, Revision(1));
             }
         }
         let old = compile::full(&cluster);
         assert_eq!(old.len(), size.nodes);
         for object in manifest::parse(&size.one_more(), "one more").unwrap() {
-            cluster.put(object, 2);
+            cluster.put(object, Revision(2));
         }
         for (node, new) in compile::full(&cluster) {
             assert!(new.endpoints().len() >= size.pods / size.nodes, "{node}");

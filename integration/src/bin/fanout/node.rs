@@ -31,7 +31,7 @@ impl Node {
     /// The newest revision that it holds; 0 while it holds nothing.
     pub(crate) fn revision(&self) -> u64 {
         let newest = self.window.newest();
-        newest.map_or(0, |version| version.position.revision)
+        newest.map_or(0, |version| version.position.revision.0)
     }
 
     /// What it says first on a new stream.

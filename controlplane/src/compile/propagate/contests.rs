@@ -12,35 +12,26 @@ use std::{
 
 use sallyport_policy::Endpoint;
 
-use super::{
-    Compiler, Work,
-    classes::{Group, Judge},
+use super::endpoint;
+use crate::compile::{
+    compiler::Compiler,
+    dirty::Dirty,
+    endpoints::{Contest, PlacedEndpoint, change},
     holders::Memberships,
-    nodes::{self, Place},
-    settle::endpoint,
-    slab::Id,
-    workloads::{Placed, Row, workload},
+    ids::{GroupSlot, NodeId, WorkloadId},
+    workloads::workload_of,
 };
-
-/// A contested address as an endpoint.
-#[derive(Debug, Default)]
-pub(super) struct Contest {
-    /// The meets of the claimants' classes, which the contest has acquired.
-    judges: [Option<Id<Judge>>; 2],
-    /// The endpoint on each node that a claimant names.
-    placed: BTreeMap<Id<Place>, Placed>,
-}
 
 impl Compiler {
     /// Notes the contested addresses of the workloads whose facts may change, and takes them out of all groups.
-    pub(super) fn leave_groups(&self, work: &mut Work) {
+    pub(super) fn leave_groups(&self, dirty: &mut Dirty) {
         if !self.workloads.are_distinct() {
-            for &row in &work.rows {
-                work.contested.extend(self.contested(row));
+            for &workload in &dirty.workloads {
+                dirty.contested.extend(self.contested(workload));
             }
         }
-        let mut before: BTreeMap<IpAddr, BTreeSet<Id<Row>>> = BTreeMap::new();
-        for &address in &work.contested {
+        let mut before: BTreeMap<IpAddr, BTreeSet<WorkloadId>> = BTreeMap::new();
+        for &address in &dirty.contested {
             // Claimants that are new have no facts of the address yet.
             before.insert(
                 address,
@@ -48,27 +39,33 @@ impl Compiler {
             );
         }
         if !before.is_empty() {
-            for &row in &work.rows {
-                for address in &self.workloads.get(row).facts.addresses {
-                    if let Some(rows) = before.get_mut(address) {
-                        rows.insert(row);
+            for &workload in &dirty.workloads {
+                for address in &self.workloads.get(workload).visible.addresses {
+                    if let Some(workloads) = before.get_mut(address) {
+                        workloads.insert(workload);
                     }
                 }
             }
         }
-        for (address, mut rows) in before {
-            rows.retain(|&row| self.workloads.get(row).facts.addresses.contains(&address));
-            for group in self.groups_of_all(address, rows) {
-                *work.members.entry((group, address)).or_insert(0) -= 1;
+        for (address, mut workloads) in before {
+            workloads.retain(|&workload| {
+                self.workloads
+                    .get(workload)
+                    .visible
+                    .addresses
+                    .contains(&address)
+            });
+            for group in self.groups_of_all(address, workloads) {
+                *dirty.members.entry((group, address)).or_insert(0) -= 1;
             }
         }
     }
 
     /// Puts the addresses that left their groups into those of their claimants' new facts.
-    pub(super) fn join_groups(&self, work: &mut Work) {
-        for &address in &work.contested {
+    pub(super) fn join_groups(&self, dirty: &mut Dirty) {
+        for &address in &dirty.contested {
             for group in self.groups_of_all(address, self.workloads.claimants(address)) {
-                *work.members.entry((group, address)).or_insert(0) += 1;
+                *dirty.members.entry((group, address)).or_insert(0) += 1;
             }
         }
     }
@@ -77,20 +74,22 @@ impl Compiler {
     fn groups_of_all(
         &self,
         address: IpAddr,
-        rows: impl IntoIterator<Item = Id<Row>>,
-    ) -> Vec<Id<Group>> {
-        let facts = rows.into_iter().map(|row| &self.workloads.get(row).facts);
-        let facts: Vec<_> = facts.collect();
-        let Some(first) = facts.first() else {
+        workloads: impl IntoIterator<Item = WorkloadId>,
+    ) -> Vec<GroupSlot> {
+        let visible = workloads
+            .into_iter()
+            .map(|workload| &self.workloads.get(workload).visible);
+        let visible: Vec<_> = visible.collect();
+        let Some(first) = visible.first() else {
             return Vec::new();
         };
         let selected = first.selections.iter().map(|&id| self.selections.get(id));
         let groups = self.classes.groups_of(selected);
-        let all = facts
+        let all = visible
             .iter()
-            .map(|facts| Memberships::of(facts, &self.selections));
+            .map(|visible| Memberships::of(visible, &self.selections));
         let all: Vec<_> = all.collect();
-        let is_in = |id: &Id<Group>| {
+        let is_in = |id: &GroupSlot| {
             let terms = &self.classes.group(*id).terms;
             all.iter().all(|one| one.reach(terms, address))
         };
@@ -98,13 +97,14 @@ impl Compiler {
     }
 
     /// Changes the meets of which a group is a part that an address joined or left.
-    pub(super) fn change_meets(&mut self, part: Id<Group>, address: IpAddr, work: &mut Work) {
+    pub(super) fn change_meets(&mut self, part: GroupSlot, address: IpAddr, dirty: &mut Dirty) {
         for (meet, is_in) in self.classes.meets(part, address) {
             let shared = &mut self.classes.group_mut(meet).shared;
             if shared.group().addresses.contains(&address) == is_in {
                 continue;
             }
-            work.old_groups
+            dirty
+                .old_groups
                 .entry(meet)
                 .or_insert_with(|| shared.clone());
             if is_in {
@@ -116,41 +116,41 @@ impl Compiler {
     }
 
     /// Notes the contests that changes of workloads concern, and the workloads that a contest concerns.
-    pub(super) fn note_contests(&self, work: &mut Work) {
-        for &address in &work.contested {
-            work.placements.extend(self.workloads.claimants(address));
+    pub(super) fn note_contests(&self, dirty: &mut Dirty) {
+        for &address in &dirty.contested {
+            dirty.placements.extend(self.workloads.claimants(address));
         }
         if !self.workloads.are_distinct() {
-            for &row in &work.placements {
-                work.contested.extend(self.contested(row));
+            for &workload in &dirty.placements {
+                dirty.contested.extend(self.contested(workload));
             }
         }
     }
 
     /// The addresses that a workload claims beside others.
-    fn contested(&self, row: Id<Row>) -> impl Iterator<Item = IpAddr> {
-        let claimed = self.workloads.claimed(row).into_iter();
+    fn contested(&self, workload: WorkloadId) -> impl Iterator<Item = IpAddr> {
+        let claimed = self.workloads.claimed(workload).into_iter();
         claimed.filter(|&address| self.workloads.is_contested(address))
     }
 
     /// Makes an address that is contested, or was, the endpoints that it must be now.
-    pub(super) fn place_contest(&mut self, address: IpAddr, work: &mut Work) {
+    pub(super) fn place_contest(&mut self, address: IpAddr, dirty: &mut Dirty) {
         let old = self.contests.remove(&address).unwrap_or_default();
         let new = self.contest(address);
-        let places: BTreeSet<Id<Place>> = old
+        let node_ids: BTreeSet<NodeId> = old
             .placed
             .keys()
             .chain(new.placed.keys())
             .copied()
             .collect();
-        for place in places {
-            let (old, new) = (old.placed.get(&place), new.placed.get(&place));
+        for node_id in node_ids {
+            let (old, new) = (old.placed.get(&node_id), new.placed.get(&node_id));
             if old != new {
-                nodes::change(old, new, &mut work.changes);
+                change(old, new, &mut dirty.changes);
             }
         }
-        for judge in old.judges.into_iter().flatten() {
-            self.classes.release(judge);
+        for class_slot in old.class_slots.into_iter().flatten() {
+            self.classes.release(class_slot);
         }
         if self.workloads.is_contested(address) {
             self.contests.insert(address, new);
@@ -162,39 +162,45 @@ impl Compiler {
         let Some(claimants) = self.workloads.contest(address) else {
             return Contest::default();
         };
-        let rows = || claimants.values().map(|&row| self.workloads.get(row));
+        let workloads = || {
+            claimants
+                .values()
+                .map(|&workload| self.workloads.get(workload))
+        };
         let sides = [0, 1].map(|direction: usize| {
-            let profiles = rows().filter_map(|row| row.profiles[direction]);
-            let judges = profiles.filter_map(|profile| self.profiles.get(profile).judge);
-            judges.collect::<BTreeSet<_>>()
+            let profiles = workloads().filter_map(|workload| workload.profiles[direction]);
+            let class_slots = profiles.filter_map(|profile| self.profiles.get(profile).class_slot);
+            class_slots.collect::<BTreeSet<_>>()
         });
-        let judges = sides.map(|side| self.classes.acquire_meet(&side, true));
-        let mut endpoints: BTreeMap<Id<Place>, Endpoint> = BTreeMap::new();
-        for row in rows() {
-            let place = row.place.filter(|&place| self.nodes.is_object(place));
-            let (Some(place), Some(stored)) = (place, &row.facts.stored) else {
+        let class_slots = sides.map(|side| self.classes.acquire_meet(&side, true));
+        let mut endpoints: BTreeMap<NodeId, Endpoint> = BTreeMap::new();
+        for workload in workloads() {
+            let node_id = workload
+                .node
+                .filter(|&node_id| self.nodes.is_object(node_id));
+            let (Some(node_id), Some(stored)) = (node_id, &workload.visible.stored) else {
                 continue;
             };
             // Of several claimants on the node the endpoint names the first.
             let endpoint = endpoints
-                .entry(place)
-                .or_insert_with(|| endpoint(stored, judges, &self.classes));
+                .entry(node_id)
+                .or_insert_with(|| endpoint(stored, class_slots, &self.classes));
             // The address is behind an interface if all of them say so.
-            if endpoint.interface != workload(stored).interface {
+            if endpoint.interface != workload_of(stored).interface {
                 endpoint.interface.clear();
             }
         }
-        let placed = endpoints.into_iter().map(|(place, endpoint)| {
-            let placed = Placed {
-                place,
+        let placed = endpoints.into_iter().map(|(node_id, endpoint)| {
+            let placed = PlacedEndpoint {
+                node: node_id,
                 addresses: vec![address],
-                judges,
+                class_slots,
                 endpoint: Arc::new(endpoint),
             };
-            (place, placed)
+            (node_id, placed)
         });
         Contest {
-            judges,
+            class_slots,
             placed: placed.collect(),
         }
     }

@@ -1,5 +1,5 @@
-//! What policies say, by meaning: whom they select, and their rules, each once however many policies say it. It knows
-//! policies, not who is selected by them.
+//! Policies by meaning: the policies with the same podSelector are one policy set in each direction, with each rule
+//! once. It knows policies, not the workloads that they select.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -9,59 +9,59 @@ use std::{
 use sallyport_policy::{Direction, Protocol};
 
 use super::{
-    Work,
     by_key::ByKey,
-    families::Families,
+    dirty::Dirty,
+    ids::{PolicySetId, ProfileId, SelectorId},
+    named_ports::NamedPorts,
     peers::ScopeRef,
-    profiles::Profile,
     rule::Rule,
-    selections::{Selected, Selections},
-    slab::{Id, Slab},
+    selections::Selections,
+    slab::Slab,
 };
 use crate::{
     cluster::Stored,
     model::{self, Body, Established, LabelSelector, NetworkPolicy, ObjectKey},
 };
 
-/// All that policies with one podSelector in one namespace say about one direction.
+/// The policies of one namespace with one podSelector, in one direction.
 #[derive(Debug)]
-pub(super) struct Subject {
-    /// Whom they isolate.
-    pub(super) selection: Id<Selected>,
+pub(super) struct PolicySet {
+    /// The workloads that they isolate.
+    pub(super) selection: SelectorId,
     /// The profiles that it is part of.
-    pub(super) profiles: BTreeSet<Id<Profile>>,
+    pub(super) profiles: BTreeSet<ProfileId>,
     /// How many policies there are.
     policies: usize,
     /// How many of them do not keep established connections: one is enough.
     rechecking: usize,
-    /// What they allow, each with the number of policies that do.
+    /// The rules, each with the number of policies that have it.
     rules: BTreeMap<Arc<Rule>, usize>,
     /// The ports that the isolated workloads themselves resolve, each with the number of rules that name it.
     names: BTreeMap<(Protocol, Arc<str>), usize>,
 }
 
-/// What a policy was taken in as.
+/// The share of a policy in its policy sets.
 #[derive(Debug)]
 struct Record {
-    selection: Id<Selected>,
+    selection: SelectorId,
     keep: bool,
     rules: [Option<BTreeSet<Arc<Rule>>>; 2],
 }
 
-/// All of them.
+/// All policy sets.
 #[derive(Debug, Default)]
-pub(super) struct Subjects {
+pub(super) struct PolicySets {
     records: HashMap<ByKey, Record>,
-    subjects: Slab<Subject>,
-    /// Without policies, until `sweep`.
-    idle: Vec<Id<Subject>>,
-    /// What becomes of established connections where a policy does not say.
+    policy_sets: Slab<PolicySetId, PolicySet>,
+    /// Policy sets without policies, until `sweep`.
+    idle: Vec<PolicySetId>,
+    /// The default for established connections, for policies that do not choose.
     established: Established,
     /// The named ports of their rules.
-    pub(super) families: Families,
+    pub(super) named_ports: NamedPorts,
 }
 
-impl Subject {
+impl PolicySet {
     /// Whether all policies keep established connections.
     pub(super) fn keeps(&self) -> bool {
         self.rechecking == 0
@@ -78,23 +78,23 @@ impl Subject {
     }
 }
 
-impl Subjects {
+impl PolicySets {
     /// None yet, in a cluster with this default.
-    pub(super) fn new(established: Established) -> Subjects {
-        Subjects {
+    pub(super) fn new(established: Established) -> PolicySets {
+        PolicySets {
             established,
-            ..Subjects::default()
+            ..PolicySets::default()
         }
     }
 
-    /// A subject.
-    pub(super) fn get(&self, id: Id<Subject>) -> &Subject {
-        &self.subjects[id]
+    /// A policy set.
+    pub(super) fn get(&self, id: PolicySetId) -> &PolicySet {
+        &self.policy_sets[id]
     }
 
-    /// A subject, to tell it of its profiles.
-    pub(super) fn get_mut(&mut self, id: Id<Subject>) -> &mut Subject {
-        &mut self.subjects[id]
+    /// A policy set, to change its profiles.
+    pub(super) fn get_mut(&mut self, id: PolicySetId) -> &mut PolicySet {
+        &mut self.policy_sets[id]
     }
 
     /// Makes room for many policies.
@@ -102,13 +102,13 @@ impl Subjects {
         self.records.reserve(policies);
     }
 
-    /// Takes note of a policy, or that it is gone.
+    /// Adds, replaces or removes a policy.
     pub(super) fn set(
         &mut self,
         key: &ObjectKey,
         stored: Option<&Arc<Stored>>,
         selections: &mut Selections,
-        work: &mut Work,
+        dirty: &mut Dirty,
     ) {
         let known = self.records.get_key_value(key);
         if let (Some((known, _)), Some(stored)) = (known, stored)
@@ -118,28 +118,28 @@ impl Subjects {
         }
         let old = self.records.remove(key);
         if let Some(stored) = stored {
-            let record = self.enter(stored, selections, work);
+            let record = self.enter(stored, selections, dirty);
             self.records.insert(ByKey(stored.clone()), record);
         }
         if let Some(old) = old {
-            self.withdraw(old, selections, work);
+            self.withdraw(old, selections, dirty);
         }
     }
 
-    /// Removes the subjects that no policy speaks for any more, and families that no rule names.
+    /// Removes the policy sets without policies, and the named ports that no rule names.
     pub(super) fn sweep(&mut self, selections: &mut Selections) {
         for id in std::mem::take(&mut self.idle) {
-            let gone = self.subjects.remove(id);
+            let gone = self.policy_sets.remove(id);
             debug_assert!(gone.rules.is_empty() && gone.profiles.is_empty());
         }
-        self.families.sweep(selections);
+        self.named_ports.sweep(selections);
     }
 
     fn enter(
         &mut self,
         stored: &Arc<Stored>,
         selections: &mut Selections,
-        work: &mut Work,
+        dirty: &mut Dirty,
     ) -> Record {
         let policy = policy(stored);
         let keep = policy.keeps(self.established);
@@ -154,10 +154,10 @@ impl Subjects {
         });
         for (direction, rules) in Direction::BOTH.into_iter().zip(&rules) {
             if let Some(rules) = rules {
-                let subject = self.subject(selection, direction, selections, work);
-                self.count_in(subject, keep, work);
+                let policy_set = self.policy_set(selection, direction, selections, dirty);
+                self.count_in(policy_set, keep, dirty);
                 for rule in rules {
-                    self.add_rule(subject, rule, selections, work);
+                    self.add_rule(policy_set, rule, selections, dirty);
                 }
             }
         }
@@ -168,56 +168,56 @@ impl Subjects {
         }
     }
 
-    fn count_in(&mut self, id: Id<Subject>, keep: bool, work: &mut Work) {
-        let subject = &mut self.subjects[id];
-        let kept = subject.keeps();
-        subject.policies += 1;
-        subject.rechecking += usize::from(!keep);
-        if subject.keeps() != kept {
-            work.subjects.insert(id);
+    fn count_in(&mut self, id: PolicySetId, keep: bool, dirty: &mut Dirty) {
+        let policy_set = &mut self.policy_sets[id];
+        let kept = policy_set.keeps();
+        policy_set.policies += 1;
+        policy_set.rechecking += usize::from(!keep);
+        if policy_set.keeps() != kept {
+            dirty.policy_sets.insert(id);
         }
     }
 
-    fn count_out(&mut self, id: Id<Subject>, keep: bool, work: &mut Work) {
-        let subject = &mut self.subjects[id];
-        let kept = subject.keeps();
-        subject.policies -= 1;
-        subject.rechecking -= usize::from(!keep);
-        if subject.keeps() != kept {
-            work.subjects.insert(id);
+    fn count_out(&mut self, id: PolicySetId, keep: bool, dirty: &mut Dirty) {
+        let policy_set = &mut self.policy_sets[id];
+        let kept = policy_set.keeps();
+        policy_set.policies -= 1;
+        policy_set.rechecking -= usize::from(!keep);
+        if policy_set.keeps() != kept {
+            dirty.policy_sets.insert(id);
         }
     }
 
-    fn withdraw(&mut self, record: Record, selections: &mut Selections, work: &mut Work) {
+    fn withdraw(&mut self, record: Record, selections: &mut Selections, dirty: &mut Dirty) {
         for (direction, rules) in Direction::BOTH.into_iter().zip(&record.rules) {
             let Some(rules) = rules else { continue };
-            let subjects = &mut selections.get_mut(record.selection).subjects;
-            let id = subjects[direction as usize].expect("a policy has its subject");
-            self.count_out(id, record.keep, work);
-            if self.subjects[id].policies == 0 {
-                subjects[direction as usize] = None;
+            let policy_sets = &mut selections.get_mut(record.selection).policy_sets;
+            let id = policy_sets[direction as usize].expect("a policy has its policy set");
+            self.count_out(id, record.keep, dirty);
+            if self.policy_sets[id].policies == 0 {
+                policy_sets[direction as usize] = None;
                 self.idle.push(id);
-                work.reselected.insert(record.selection);
+                dirty.reselected.insert(record.selection);
             }
             for rule in rules {
-                self.remove_rule(id, rule, selections, work);
+                self.remove_rule(id, rule, selections, dirty);
             }
         }
         selections.release(record.selection);
     }
 
-    fn subject(
+    fn policy_set(
         &mut self,
-        selection: Id<Selected>,
+        selection: SelectorId,
         direction: Direction,
         selections: &mut Selections,
-        work: &mut Work,
-    ) -> Id<Subject> {
-        let known = &mut selections.get_mut(selection).subjects[direction as usize];
+        dirty: &mut Dirty,
+    ) -> PolicySetId {
+        let known = &mut selections.get_mut(selection).policy_sets[direction as usize];
         if let Some(id) = *known {
             return id;
         }
-        let id = self.subjects.insert(Subject {
+        let id = self.policy_sets.insert(PolicySet {
             selection,
             policies: 0,
             rechecking: 0,
@@ -226,63 +226,63 @@ impl Subjects {
             profiles: BTreeSet::new(),
         });
         *known = Some(id);
-        work.reselected.insert(selection);
+        dirty.reselected.insert(selection);
         id
     }
 
     fn add_rule(
         &mut self,
-        id: Id<Subject>,
+        id: PolicySetId,
         rule: &Arc<Rule>,
         selections: &mut Selections,
-        work: &mut Work,
+        dirty: &mut Dirty,
     ) {
-        let subject = &mut self.subjects[id];
-        let policies = subject.rules.entry(rule.clone()).or_insert(0);
+        let policy_set = &mut self.policy_sets[id];
+        let policies = policy_set.rules.entry(rule.clone()).or_insert(0);
         *policies += 1;
         if *policies > 1 {
             return;
         }
-        work.subjects.insert(id);
+        dirty.policy_sets.insert(id);
         for selection in rule.selections() {
             selections.acquire(selection);
         }
         for target in rule.named_targets() {
-            self.families.acquire(target, id, selections);
+            self.named_ports.acquire(target, id, selections);
         }
         for name in rule.own_names() {
-            let rules = subject.names.entry(name.clone()).or_insert(0);
+            let rules = policy_set.names.entry(name.clone()).or_insert(0);
             *rules += 1;
             if *rules == 1 {
-                work.reselected.insert(subject.selection);
+                dirty.reselected.insert(policy_set.selection);
             }
         }
     }
 
     fn remove_rule(
         &mut self,
-        id: Id<Subject>,
+        id: PolicySetId,
         rule: &Arc<Rule>,
         selections: &mut Selections,
-        work: &mut Work,
+        dirty: &mut Dirty,
     ) {
-        let subject = &mut self.subjects[id];
-        let policies = subject.rules.get_mut(rule).expect("the rule was added");
+        let policy_set = &mut self.policy_sets[id];
+        let policies = policy_set.rules.get_mut(rule).expect("the rule was added");
         *policies -= 1;
         if *policies > 0 {
             return;
         }
-        subject.rules.remove(rule);
-        work.subjects.insert(id);
+        policy_set.rules.remove(rule);
+        dirty.policy_sets.insert(id);
         for target in rule.named_targets() {
-            self.families.release(&target, id);
+            self.named_ports.release(&target, id);
         }
         for name in rule.own_names() {
-            let rules = subject.names.get_mut(name).expect("the name was added");
+            let rules = policy_set.names.get_mut(name).expect("the name was added");
             *rules -= 1;
             if *rules == 0 {
-                subject.names.remove(name);
-                work.reselected.insert(subject.selection);
+                policy_set.names.remove(name);
+                dirty.reselected.insert(policy_set.selection);
             }
         }
         for selection in rule.selections() {
