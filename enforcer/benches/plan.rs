@@ -8,8 +8,8 @@ use sallyport_enforcer::{
     plan::{self, Installed, Limits},
 };
 use sallyport_policy::{
-    Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position, Protocol,
-    Ranges, Unknown, Window,
+    Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
+    Protocol, Ranges, Revision, Unknown, Window,
 };
 
 const LIMITS: Limits = Limits { batch: 1 << 20 };
@@ -66,7 +66,7 @@ fn policy(endpoints: u32) -> NodePolicy {
 fn updated(old: &Installed, policy: &NodePolicy, revision: u64) -> Installed {
     let position = Position {
         epoch: Epoch(1),
-        revision,
+        revision: Revision(revision),
         digest: policy.digest(),
     };
     old.updated(Window::alone(position, policy.clone()), &Unknown::drop())

@@ -268,7 +268,7 @@ fn uniform(class: &Class) -> Option<GroupId> {
 /// The rules of a class's chain. `chain` tells the name of a group's chain.
 pub fn class_rules(class: &Class, chain: impl Fn(GroupId) -> String) -> Vec<Rule> {
     let goto = |group| Verdict::Goto(chain(group));
-    let of = |protocol| protocol_rules(class, protocol, &goto);
+    let of = |protocol| protocol_rules(class, protocol, goto);
     let mut rules = Vec::new();
     if class.keep {
         let kept = Rule::when(Match::Established, Verdict::Accept);
