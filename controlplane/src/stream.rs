@@ -142,7 +142,7 @@ async fn leave(node: String, nodes: Arc<Nodes>, writer: Writer) -> Result<(), St
     nodes.leave(&node);
     info!(
         node,
-        "node left: nothing is enforced on it, and edits go on without it"
+        "node left: no policy is enforced on this node, and edits no longer wait for it"
     );
     Ok(())
 }
@@ -193,7 +193,7 @@ async fn greet(
 }
 
 fn turned_away(error: &SessionError) {
-    warn!(%error, "turned a node away");
+    warn!(%error, "refused a session to an enforcer");
 }
 
 impl Greeted {
@@ -241,7 +241,8 @@ impl Greeted {
         if fences && !leased {
             warn!(
                 node,
-                "this node has no leases, so that edits wait for it: start its enforcer with --lease to have it fenced"
+                "this node has no leases, so edits wait for it even while it cannot be reached: start its enforcer with \
+                 --lease"
             );
         }
         if session.is_new(leased) {
@@ -393,7 +394,7 @@ impl Conversation {
                 Ok(message) => Some((Ok(message?), Some(conversation))),
                 Err(status) => {
                     let (node, reason) = (conversation.session.name(), status.message());
-                    info!(node, reason, "ending a node's stream");
+                    info!(node, reason, "ended a node's session");
                     Some((Err(status), None))
                 }
             }

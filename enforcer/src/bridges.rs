@@ -232,7 +232,8 @@ impl Bridges {
         warn!(
             bridge,
             times = self.set - std::mem::replace(&mut self.told, self.set),
-            "set {call} to 1, since it {was} and traffic of the bridge would not be judged; who changed it cannot be known"
+            "set {call} to 1, since it {was} and traffic of the bridge would bypass policy; the process that changed it \
+             is unknown"
         );
     }
 }
@@ -258,12 +259,12 @@ impl Told {
             (Some(problem), last) => {
                 let since = last.as_ref().map_or_else(Instant::now, |(_, since)| *since);
                 self.health.begins(Kind::NotJudged, problem.to_string());
-                error!(%problem, "not all traffic is judged");
+                error!(%problem, "traffic bypasses policy on this node, or may");
                 self.trouble = Some((problem, since));
             }
             (None, Some((_, since))) => {
                 self.health.ends(Kind::NotJudged);
-                info!(not_judged_for = ?since.elapsed(), "all traffic is judged again");
+                info!(not_judged_for = ?since.elapsed(), "no traffic bypasses policy on this node any more");
                 self.trouble = None;
             }
             (None, None) => {}

@@ -82,7 +82,7 @@ pub fn begin(data_dir: &Path) -> Instance {
     if let Err(error) = write(data_dir, stored) {
         warn!(
             %error,
-            "cannot write which enforcer this is into {}: the control plane may take the next start for a copy",
+            "cannot write the instance id into {}: the control plane may take the next start for a copied enforcer",
             data_dir.join(INSTANCE).display()
         );
     }
@@ -122,7 +122,7 @@ fn read(data_dir: &Path) -> Stored {
     let moved = fs::rename(&path, &aside);
     warn!(
         cause, moved_to = %aside.display(), moved = moved.is_ok(),
-        "{} is damaged: this enforcer has a new instance id", path.display()
+        "{} is damaged and was replaced: this enforcer has a new instance id", path.display()
     );
     Stored::new()
 }

@@ -274,16 +274,16 @@ impl Judging {
         for workload in &found.named {
             let (name, address) = (&workload.name, workload.address);
             if workload.why != Why::NoRoute && !self.last.named.contains(workload) {
-                warn!(workload = name, %address, "no policy judges the traffic of a workload: {}", workload.why);
+                warn!(workload = name, %address, "the traffic of a workload bypasses policy: {}", workload.why);
             }
         }
         let (before, now) = (self.last.evading(), found.evading());
         match now {
-            0 if before > 0 => info!(before, "the traffic of all workloads is judged again"),
+            0 if before > 0 => info!(before, "no workload's traffic bypasses policy any more"),
             _ if now != before && now > found.named.len() as u64 => {
                 warn!(
                     workloads = now,
-                    "of so many addresses of workloads no policy judges the traffic"
+                    "addresses of workloads whose traffic bypasses policy: more than the log names"
                 );
             }
             _ => {}

@@ -375,7 +375,11 @@ async fn main() -> Result<()> {
         control_plane: arguments.control_plane.url,
     };
     if let Err(error) = membership.remember(&arguments.data_dir) {
-        warn!(%error, "cannot note the control plane's address: `sallyport-enforcer uninstall` will need --control-plane and --node-name");
+        warn!(
+            %error,
+            "cannot store the control plane's address: `sallyport-enforcer uninstall` will need --control-plane and \
+             --node-name"
+        );
     }
     if let Some(address) = arguments.metrics {
         let (agent, health) = (agent.clone(), health.clone());
@@ -391,7 +395,7 @@ async fn main() -> Result<()> {
         _ = tokio::signal::ctrl_c() => {}
     }
     supervision::stopping();
-    info!("stopping; the table stays and goes on enforcing");
+    info!("stopping the enforcer: its tables stay in the kernel and keep enforcing policy");
     Ok(())
 }
 

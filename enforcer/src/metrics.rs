@@ -42,7 +42,7 @@ pub async fn serve(address: SocketAddr, source: Source) {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
             Err(error) if !std::mem::replace(&mut said, true) => {
-                warn!(%error, %address, "cannot listen for --metrics: trying on");
+                warn!(%error, %address, "cannot listen on the address of --metrics: trying again");
             }
             Err(_) => {}
         }

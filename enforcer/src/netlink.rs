@@ -618,7 +618,7 @@ fn extended_errors(socket: &OwnedFd) {
         )
     };
     if result != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "this kernel explains no netlink errors");
+        tracing::debug!(error = %io::Error::last_os_error(), "this kernel has no extended netlink acknowledgements");
     }
 }
 

@@ -99,7 +99,10 @@ pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
         // Said once, not with every try.
         let text = explain(&error);
         if text != said {
-            warn!(control_plane = %endpoint.uri(), "no session: {text}; enforcing what is in the kernel and trying on");
+            warn!(
+                control_plane = %endpoint.uri(),
+                "no session with the control plane: {text}; the tables in the kernel stay in force; trying again"
+            );
             said = text;
         }
         sleep(pause.mul_f64(rand::rng().random_range(0.5..=1.0))).await;

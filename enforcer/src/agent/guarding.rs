@@ -230,7 +230,7 @@ impl Guarding {
             let is_other = *before != problem;
             match &problem {
                 Some(error) if is_other => {
-                    error!(%error, "cannot guard the interfaces of workloads")
+                    error!(%error, "cannot guard the interfaces of workloads against spoofed addresses and frames")
                 }
                 None if is_other => info!("the interfaces of workloads are guarded again"),
                 _ => {}

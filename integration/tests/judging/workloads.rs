@@ -96,7 +96,7 @@ impl Scene {
         let log = self.deployment.log("node-1");
         all(
             &log,
-            &["no policy judges the traffic of a workload", words[1]],
+            &["the traffic of a workload bypasses policy", words[1]],
         )?;
         self.an_edit_goes_on()
     }
@@ -165,7 +165,7 @@ pub(super) fn own_address() -> Outcome {
     scene.ip("address del 10.9.1.3/32 dev lo")?;
     scene.is_judged()?;
     let log = scene.deployment.log("node-1");
-    all(&log, &["the traffic of all workloads is judged again"])
+    all(&log, &["no workload's traffic bypasses policy any more"])
 }
 
 /// Whoever waits for the edit that declares such a workload is not told that it is enforced, however soon the node acknowledges it.
