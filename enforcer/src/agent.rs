@@ -516,7 +516,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             Err(error) => {
                 warn!(
                     %error,
-                    "cannot flush connections of deleted workloads from conntrack: trying again before an address is reused"
+                    "cannot flush connections of deleted workloads from conntrack: their addresses are not reused before"
                 );
             }
         }

@@ -560,7 +560,7 @@ fn within_a_second() -> Outcome {
     for (change, pid) in &culprits {
         let says = format!("culprit=nft (pid {pid})");
         let line = log.lines().find(|line| line.contains(&says));
-        if !line.is_some_and(|line| line.contains("mended")) {
+        if !line.is_some_and(|line| line.contains("repaired it")) {
             return Err(format!("nothing says that `{change}` was of pid {pid}: {log}").into());
         }
     }

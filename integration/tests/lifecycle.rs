@@ -549,7 +549,7 @@ fn counting() -> Outcome {
     }
     closed(0)?;
     let log = deployment.log(&Deployment::node_name(0));
-    match log.contains("traffic is judged by policy again") && log.contains("closed_for=") {
+    match log.contains("forwards traffic by policy again") && log.contains("closed_for=") {
         true => Ok(()),
         false => Err(log.into()),
     }
