@@ -72,7 +72,7 @@ pub enum Refusal {
     Problems(Vec<Problem>),
     /// The cluster moved on.
     #[error(
-        "the current revision is {current}, not {expected}: nothing was changed. Look at what changed and try again"
+        "the current revision is {current}, not {expected}: nothing was changed. Look at the changes and try again"
     )]
     Stale {
         /// What the caller expected.

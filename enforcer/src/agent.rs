@@ -36,16 +36,16 @@ pub use thread::{Handle, start};
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// It does not fit what the node has: a snapshot would.
-    #[error("the update does not fit: {0}")]
+    #[error("the update does not fit the versions that the node holds: {0}")]
     Misfit(#[from] Misfit),
     /// The journal cannot be written: nothing that is not durable is applied.
     #[error(transparent)]
     Journal(#[from] journal::Error),
     /// Workloads cannot be kept from addresses that they may not use any more.
-    #[error("the allowed sources that it takes away cannot be closed first: {0}")]
+    #[error("cannot revoke the allowed sources before the update: {0}")]
     Guard(String),
     /// The kernel refused it.
-    #[error("revision {revision}, step {step} of {steps}: {source}")]
+    #[error("update to revision {revision}, step {step} of {steps}: {source}")]
     Kernel {
         /// The update's revision.
         revision: Revision,
@@ -68,7 +68,7 @@ pub enum StartError {
     #[error("cannot set up the table inet sallyport: {0}")]
     Kernel(#[from] netlink::Error),
     /// The journal's last update fails where the kernel stands.
-    #[error("cannot finish the update that was under way: {0}")]
+    #[error("cannot finish the update that an earlier enforcer process began: {0}")]
     Resume(#[from] Refusal),
 }
 
@@ -516,7 +516,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             Err(error) => {
                 warn!(
                     %error,
-                    "cannot flush connections of deleted workloads from conntrack: their addresses are not reused before"
+                    "cannot flush connections of deleted workloads from conntrack: an address is reused only after \
+                     its flush"
                 );
             }
         }

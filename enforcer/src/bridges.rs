@@ -59,12 +59,11 @@ pub enum Problem {
     Unjudged(Unjudged),
     /// The kernel does not say which bridges there are, and the sysctls are not all 1.
     #[error(
-        "it is not known whether there is a bridge whose traffic meets no policy: the network interfaces cannot be \
-         listed ({0})"
+        "cannot check whether the traffic of a bridge meets no policy: the network interfaces cannot be listed ({0})"
     )]
     Unknown(String),
     /// The interfaces of workloads are not guarded as they should be.
-    #[error("frames and addresses that no policy judges may pass: {0}")]
+    #[error("frames and addresses that bypass policy may pass: {0}")]
     Unguarded(String),
 }
 
@@ -232,8 +231,8 @@ impl Bridges {
         warn!(
             bridge,
             times = self.set - std::mem::replace(&mut self.told, self.set),
-            "set {call} to 1, since it {was} and traffic of the bridge would bypass policy; the process that changed it \
-             is unknown"
+            "set {call} to 1, since it {was} and traffic of the bridge would bypass policy; the process that \
+             changed it is unknown"
         );
     }
 }

@@ -113,7 +113,7 @@ fn read(data_dir: &Path) -> Stored {
     let cause = match fs::read(&path) {
         Ok(bytes) => match str::from_utf8(&bytes).ok().and_then(Stored::parse) {
             Some(stored) => return stored,
-            None => "its content is not what an enforcer writes".to_owned(),
+            None => "the content of the file is malformed".to_owned(),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Stored::new(),
         Err(error) => error.to_string(),

@@ -299,10 +299,10 @@ fn ranges(cidrs: &[IpNetwork]) -> Ranges {
 }
 
 fn host_name() -> Result<String> {
-    let name = nix::unistd::gethostname().context("read the host name")?;
+    let name = nix::unistd::gethostname().context("cannot read the host name")?;
     name.into_string()
         .ok()
-        .context("the host name is not text: give --node-name")
+        .context("the host name is not UTF-8 text: give --node-name")
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 1)]
@@ -347,7 +347,7 @@ async fn main() -> Result<()> {
     let agent = agent::start(&arguments.data_dir, options, guard_rules, health.clone())?;
     let sought = agent.sought().borrow().clone();
     let places = places::list(&sought).await.map_err(anyhow::Error::msg);
-    let places = places.context("list the network interfaces and routes")?;
+    let places = places.context("cannot list the network interfaces and routes")?;
     let mut guarded = agent.set_places(places.clone()).await;
     for _ in 0..GUARD_TRIES {
         if !matches!(&guarded, Err(error) if error.is_outdated()) {
@@ -388,7 +388,7 @@ async fn main() -> Result<()> {
     tokio::spawn(closed::watch(agent.clone(), health.clone()));
     tokio::spawn(bridges.watch(health.clone(), agent.unguarded()));
     tokio::spawn(supervision::report(agent.clone(), health));
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {
         () = session::run(identity, arguments.control_plane.endpoint, agent) => {}
         _ = terminate.recv() => {}
@@ -417,8 +417,12 @@ async fn take_out(arguments: &UninstallArguments) -> Result<()> {
         false => "there are no tables of sallyport: nothing to delete",
     };
     if !arguments.without_telling {
-        Membership::forget(data_dir)
-            .with_context(|| format!("forget the control plane in {}", data_dir.display()))?;
+        Membership::forget(data_dir).with_context(|| {
+            format!(
+                "cannot delete the control plane's address in {}",
+                data_dir.display()
+            )
+        })?;
     }
     print(&format!(
         "{told}\n{deleted}\nthe journal stays in {}\n",
@@ -429,8 +433,12 @@ async fn take_out(arguments: &UninstallArguments) -> Result<()> {
 /// Tells the control plane that the node leaves. Returns what to say of it.
 async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<String> {
     let data_dir = &arguments.journal.data_dir;
-    let known = Membership::recall(data_dir)
-        .with_context(|| format!("read the control plane's address in {}", data_dir.display()))?;
+    let known = Membership::recall(data_dir).with_context(|| {
+        format!(
+            "cannot read the control plane's address in {}",
+            data_dir.display()
+        )
+    })?;
     let (name, url) = known.map(|known| (known.node, known.control_plane)).unzip();
     let control_plane = match (&arguments.control_plane, url) {
         (Some(given), _) => given.clone(),
@@ -439,8 +447,8 @@ async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<Stri
             return Ok("no enforcer ran here since this node was taken out".to_owned());
         }
         (None, None) => anyhow::bail!(
-            "it is not known in {} to which control plane this node belongs: give --control-plane and --node-name, or \
-             --without-telling; nothing was changed",
+            "the data directory {} does not name the node's control plane: give --control-plane and --node-name, or \
+             --without-telling. Nothing was changed",
             data_dir.display()
         ),
     };

@@ -218,8 +218,9 @@ async fn try_session(
                     return Ok(());
                 };
                 let message = response.message;
-                message
-                    .ok_or_else(|| Status::internal("a message that this enforcer does not know"))?
+                message.ok_or_else(|| {
+                    Status::internal("this enforcer does not know the kind of a message")
+                })?
             }
         };
         let is_ping = matches!(message, sync_response::Message::Ping(_));
@@ -274,7 +275,9 @@ fn same_lease(agent: &Handle, said: Option<Duration>) -> Result<(), Status> {
     match agent.lease() == said {
         true => Ok(()),
         // This is said in a Hello, and only there.
-        false => Err(Status::unavailable("the node has leases from now on")),
+        false => Err(Status::unavailable(
+            "the node's use of leases changed: a new session announces this",
+        )),
     }
 }
 
@@ -312,7 +315,7 @@ async fn send(requests: &mpsc::Sender<wire::SyncRequest>, message: Message) -> R
     requests
         .send(request)
         .await
-        .map_err(|_| Status::unavailable("the stream is closed"))
+        .map_err(|_| Status::unavailable("the stream to the control plane is closed"))
 }
 
 /// Has an update applied, and says what became of it. Leases are asked for meanwhile, so a large update is understood on

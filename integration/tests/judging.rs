@@ -388,7 +388,7 @@ fn restarted() -> Outcome {
         &said,
         &[
             "node-1: disconnected for ",
-            "it did not judge all traffic: ",
+            "the node did not judge all traffic: ",
         ],
     )?;
     if code != Some(4) {

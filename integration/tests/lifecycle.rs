@@ -580,7 +580,7 @@ fn telling() -> Outcome {
     }
     nft(node, "flush ruleset")?;
     let deadline = Instant::now() + Duration::from_secs(3);
-    let says = " ago others changed its table; it was mended: nft (pid ";
+    let says = " ago another process changed the table; the enforcer repaired it: nft (pid ";
     loop {
         let output = deployment.sallyport(Path::new("/"), &["status"])?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -116,7 +116,7 @@ impl Failure {
         match status.code() {
             Code::Unimplemented => Failure::Unreachable {
                 server: server.to_owned(),
-                cause: "what answers there does not know this call".to_owned(),
+                cause: "the server at this address does not know the call".to_owned(),
             },
             Code::FailedPrecondition if is_conflict(status) => Failure::Conflict(message),
             Code::Unavailable | Code::DeadlineExceeded => lost(server, message),

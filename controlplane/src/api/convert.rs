@@ -19,7 +19,7 @@ use crate::{
 pub(super) fn kind(number: i32) -> Result<Kind, String> {
     match wire::Kind::try_from(number) {
         Ok(kind) => Kind::of_wire(kind).ok_or_else(|| "kind: Required value".to_owned()),
-        Err(_) => Err(format!("kind: {number} is none that this version knows")),
+        Err(_) => Err(format!("kind: {number} is unknown to this version")),
     }
 }
 

@@ -145,7 +145,7 @@ impl Token {
             return Ok(None);
         }
         let token = Token::from_str(&request.page_token).map_err(|()| {
-            Status::invalid_argument("page_token: not one that this server gave out")
+            Status::invalid_argument("page_token: this server did not issue the token")
         })?;
         match token.kind == kind && token.within == request.namespace {
             true => Ok(Some(token)),

@@ -191,7 +191,7 @@ async fn an_expected_revision_and_a_dry_run_are_kept() {
         assert_eq!(
             status.message(),
             format!(
-                "the current revision is 1, not {stale}: nothing was changed. Look at what changed and try again"
+                "the current revision is 1, not {stale}: nothing was changed. Look at the changes and try again"
             )
         );
     }

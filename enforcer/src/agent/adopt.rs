@@ -129,8 +129,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let stamp = stamp.map_or_else(|| "nothing".into(), |stamp| stamp.to_string());
         warn!(
             %stamp,
-            "the journal does not know the version of the table in the kernel: the table stays until the control plane \
-             sends a snapshot"
+            "the journal does not know the version of the table in the kernel: the table stays until the control \
+             plane sends a snapshot"
         );
         self.foreign = true;
         Ok(())

@@ -413,7 +413,7 @@ impl Mending {
         self.mend(agent);
         if guarding.restore(agent) {
             self.health.count(|state| state.repairs += 1);
-            let what = "the table bridge sallyport was not as it should be";
+            let what = "the table bridge sallyport differed from the desired content";
             self.health
                 .happened(Kind::Mended, format!("{}: {what}", self.culprit));
             warn!(

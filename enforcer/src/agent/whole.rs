@@ -47,8 +47,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             && self.options.owned
         {
             warn!(
-                "this kernel cannot protect the table inet sallyport from other processes: it lacks the flags owner and \
-                 persist (Linux 6.9)"
+                "this kernel cannot protect the table inet sallyport from other processes: it lacks the flags owner \
+                 and persist (Linux 6.9)"
             );
             self.options.owned = false;
             plan = make(&self.options, self.limits());

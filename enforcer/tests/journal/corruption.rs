@@ -192,7 +192,7 @@ fn a_journal_that_lost_its_end_is_moved_aside_and_kept() {
     fs::write(path.join("acknowledged"), acknowledged).unwrap();
 
     let error = Journal::open(path).unwrap_err();
-    let text = "it ends before record 1, and record 1 was acted upon";
+    let text = "the journal ends before record 1, and record 1 was acted upon";
     assert!(error.to_string().contains(text), "{error}");
     let looked = journal::inspect(path).unwrap_err().to_string();
     assert!(looked.contains(text), "{looked}");

@@ -76,7 +76,7 @@ impl Scene {
         all(&condition.unwrap_or_default().message, words)?;
         let (code, said) = self.run(&["wait", "--timeout", "300ms"])?;
         all(&said, &["timed out", "node-1: enforcing for "])?;
-        all(&said, &["but no policy judges the traffic of:"])?;
+        all(&said, &["but traffic of these workloads bypasses policy:"])?;
         all(&said, words)?;
         if code != Some(4) {
             return Err(format!("exit code {code:?}").into());
