@@ -293,7 +293,7 @@ impl fmt::Display for Unjudged {
             write!(f, "{then}{traffic} of {named}{more}, since {call} {value}")?;
         }
         if let Some(refused) = &self.refused {
-            write!(f, ", and it cannot be set: {refused}")?;
+            write!(f, ", and the sysctl cannot be set: {refused}")?;
         }
         let values = self.open.iter();
         let is_missing = values.clone().any(|open| open.value == Value::Missing);

@@ -266,7 +266,7 @@ fn control_plane(text: &str) -> Result<ControlPlane, String> {
         Some(("unix", path)) if path.starts_with('/') => {}
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
             return Err(format!(
-                "TLS is not supported yet, and a session without it is not what https:// asks for; {FORMS}"
+                "TLS is not supported yet, and https:// requires TLS; {FORMS}"
             ));
         }
         _ => return Err(FORMS.to_owned()),
@@ -408,8 +408,8 @@ async fn take_out(arguments: &UninstallArguments) -> Result<()> {
     let data_dir = &arguments.journal.data_dir;
     let is_installed = uninstall::refuse_while_one_runs(data_dir)?;
     let told = match arguments.without_telling {
-        true => "the control plane was not told: edits go on treating this node as before, until `sallyport-enforcer uninstall` \
-                 tells it or its Node object is deleted (`sallyport delete node NAME`)"
+        true => "the control plane was not told: edits go on treating this node as before, until `sallyport-enforcer \
+                 uninstall` tells the control plane or the Node object is deleted (`sallyport delete node NAME`)"
             .to_owned(),
         false => tell(arguments, is_installed).await?,
     };
@@ -447,7 +447,7 @@ async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<Stri
         (Some(given), _) => given.clone(),
         (None, Some(url)) => control_plane(&url).map_err(anyhow::Error::msg)?,
         (None, None) if !is_installed => {
-            return Ok("no enforcer ran here since this node was taken out".to_owned());
+            return Ok("no enforcer ran here since the last uninstall of this node".to_owned());
         }
         (None, None) => anyhow::bail!(
             "the data directory {} does not name the node's control plane: give --control-plane and --node-name, or \
@@ -459,13 +459,14 @@ async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<Stri
     let name = name.map_or_else(host_name, Ok)?;
     match leave::tell(&name, control_plane.endpoint).await {
         Ok(Told::Left) => Ok(format!(
-            "the control plane knows that node {name} left: no edit waits for it"
+            "the control plane recorded that node {name} left: no edit waits for this node"
         )),
         Ok(Told::Unknown) => Ok(format!("the control plane has no node {name}")),
         Err(why) => anyhow::bail!(
-            "the control plane at {} could not be told that node {name} leaves: {why}. Nothing was changed. Try again, or \
-             say --without-telling to delete the table all the same: edits go on treating the node as before, until it \
-             is told or its Node object is deleted (`sallyport delete node {name}`)",
+            "the control plane at {} could not be told that node {name} leaves: {why}. Nothing was changed. Try \
+             again, or give --without-telling to delete the tables all the same: edits then go on treating the node \
+             as before, until the control plane is told or the Node object is deleted (`sallyport delete node \
+             {name}`)",
             control_plane.url
         ),
     }
@@ -475,7 +476,7 @@ async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<Stri
 fn renew(data_dir: &Path) -> Result<()> {
     let id = u128::from_be_bytes(instance::renew(data_dir)?);
     print(&format!(
-        "{} has the instance id {id:032x} from now on\nstart its enforcer with the --node-name of this machine\n",
+        "{} now has the instance id {id:032x}\nstart the enforcer with the --node-name of this machine\n",
         data_dir.display()
     ))
 }

@@ -69,7 +69,7 @@ fn status(agent: &Handle, state: &State) -> String {
     };
     let unjudged = match state.unjudged.evading() {
         0 => String::new(),
-        count => format!("; no policy judges the traffic of {count} addresses of workloads"),
+        count => format!("; the traffic of {count} addresses of workloads bypasses policy"),
     };
     format!("{how} {position}{troubles}{unjudged}").replace('\n', "; ")
 }

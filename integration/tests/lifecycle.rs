@@ -281,7 +281,7 @@ fn uninstall() -> Outcome {
             take_out(&netns, &directory.path().join(data_dir), options)
         };
         let (done, said) = take_off("data", &[])?;
-        if done || !said.contains("an enforcer has it open: stop it first") {
+        if done || !said.contains("an enforcer has it open: stop the enforcer first") {
             return Err(format!("while one runs: {said}").into());
         }
         if !unprotected {

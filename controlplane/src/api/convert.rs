@@ -36,7 +36,9 @@ pub(super) fn checked_key(reference: &ObjectRef) -> Result<ObjectKey, String> {
     }
     match (kind.is_namespaced(), namespace.is_empty()) {
         (true, true) => Err(format!("{kind} {name}: namespace: Required value")),
-        (false, false) => Err(format!("{kind} {name}: namespace: a {kind} has none")),
+        (false, false) => Err(format!(
+            "{kind} {name}: namespace: a {kind} has no namespace"
+        )),
         _ => Ok(ObjectKey {
             kind,
             namespace: namespace.clone(),

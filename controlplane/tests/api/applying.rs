@@ -370,6 +370,9 @@ async fn what_is_not_there_is_not_found() {
     let status = world.get(Kind::Node, "a", "p").await.unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
-        (Code::InvalidArgument, "Node p: namespace: a Node has none")
+        (
+            Code::InvalidArgument,
+            "Node p: namespace: a Node has no namespace"
+        )
     );
 }

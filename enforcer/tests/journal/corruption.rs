@@ -231,7 +231,7 @@ fn what_is_looked_at_stays_as_it_is() {
     let (_journal, _) = Journal::open(directory.path()).unwrap();
     let error = journal::inspect(directory.path()).unwrap_err().to_string();
     assert!(
-        error.ends_with("an enforcer has it open: stop it first"),
+        error.ends_with("an enforcer has it open: stop the enforcer first"),
         "{error}"
     );
 }

@@ -42,7 +42,8 @@ impl Entry {
         let replaced = self.replaced.map(|(first, newcomer, when)| Condition {
             kind: condition::Kind::Replaced,
             message: format!(
-                "an enforcer with another instance id took the name: {newcomer}; the one before did not answer: {first}"
+                "an enforcer with another instance id took the name: {newcomer}; the earlier enforcer did not \
+                 answer: {first}"
             ),
             since: since(when),
             enforcers: vec![first, newcomer],
