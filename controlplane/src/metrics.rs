@@ -180,7 +180,7 @@ fn render(source: &Source) -> String {
     );
     all.register(
         "not_judged_nodes",
-        "Nodes that report workloads whose traffic bypasses policy (not-judged), by reason",
+        "Nodes that report workloads whose traffic bypasses policy, or may (no-route), by reason",
         unjudged,
     );
     let turned_away: Family<[(&str, String); 1], Counter> = Family::default();
@@ -241,7 +241,7 @@ fn render(source: &Source) -> String {
         ),
         (
             "accept_errors",
-            "Failed attempts to accept a connection, mostly for lack of file descriptors",
+            "Failed attempts to accept a connection, such as at the limit of open files",
             source.connections.errors(),
         ),
     ] {

@@ -208,7 +208,7 @@ mod tests {
         let (_journal, _, _) = journal::open(directory.path()).unwrap();
         let first = begin(directory.path());
         let refused = renew(directory.path()).unwrap_err().to_string();
-        assert!(refused.contains("stop it first"), "{refused}");
+        assert!(refused.contains("stop the enforcer first"), "{refused}");
         assert_eq!(begin(directory.path()).id, first.id);
     }
 }

@@ -215,7 +215,7 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
     }
     all.register(
         "not_judged_workloads",
-        "Addresses of the node's workloads whose traffic bypasses policy (not-judged), by reason",
+        "Addresses of the node's workloads whose traffic bypasses policy, or may (no-route), by reason",
         unjudged,
     );
     let troubles: Family<[(&str, String); 1], Gauge<f64, std::sync::atomic::AtomicU64>> =
