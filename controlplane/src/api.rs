@@ -259,7 +259,7 @@ impl PolicyService for Api {
         info!(
             node,
             process = format!("{process:016x}"),
-            "an administrator decided which enforcer is a node's"
+            "an administrator chose the enforcer that may have a session for the node"
         );
         Ok(Response::new(BelieveResponse {}))
     }
@@ -275,7 +275,7 @@ fn told(carried: &Carried, dry_run: bool) -> ApplyResponse {
             revision = revision.0,
             warnings = warnings.len(),
             first,
-            "a transaction was accepted with warnings"
+            "committed a transaction with warnings"
         );
     }
     ApplyResponse {

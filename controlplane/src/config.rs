@@ -24,16 +24,17 @@ Examples:
   sallyport-controlplane --listen unix:///run/sallyport/api.sock --data-dir /tmp/try
       Serve on a socket that only this user can open.
   sallyport-controlplane journal verify
-      Say whether the journal of a control plane that is stopped is whole.
+      Check whether the journal of a stopped control plane is whole.
 
-Send it manifests with `sallyport apply`. It stops on SIGTERM and SIGINT; whatever it acknowledged is on the disk.";
+Apply manifests with `sallyport apply`. The control plane stops on SIGTERM and SIGINT; all acknowledged \
+transactions are on the disk.";
 
 /// Sallyport's control plane: takes policies in transactions, computes what each node must enforce, and streams the
 /// differences to the nodes.
 ///
-/// It serves gRPC: sallyport.v1.PolicyService for operators, sallyport.v1.NodeService for nodes, health checks and
-/// reflection. TLS is not supported yet: everyone who reaches the address can read and change everything, so listen
-/// on the loopback address, on a unix socket, or on a network that you trust.
+/// The control plane serves gRPC: sallyport.v1.PolicyService for operators, sallyport.v1.NodeService for nodes,
+/// health checks and reflection. TLS is not supported yet: every client of the address can read and change all
+/// objects, so listen on the loopback address, on a unix socket, or on a network that you trust.
 #[derive(Debug, Parser)]
 #[command(
     name = "sallyport-controlplane",
@@ -54,7 +55,7 @@ pub struct Arguments {
 /// A command that runs instead of the server.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Look into the journal of a control plane that is stopped, back it up, or make one from a backup
+    /// Inspect or back up the journal of a stopped control plane, or make a journal from a backup
     #[command(subcommand, after_help = JOURNAL_HELP)]
     Journal(JournalCommand),
 }
@@ -62,16 +63,16 @@ pub enum Command {
 /// The commands on the journal of a control plane that is stopped.
 #[derive(Debug, Subcommand)]
 pub enum JournalCommand {
-    /// Read every record and say whether the journal is whole (exit code 0) or damaged (1); changes nothing
+    /// Read every record and report whether the journal is whole (exit code 0) or damaged (1); changes nothing
     #[command(after_help = VERIFY_HELP)]
     Verify(JournalArguments),
-    /// Print what the journal holds; changes nothing
+    /// Print the objects or transactions of the journal; changes nothing
     #[command(after_help = DUMP_HELP)]
     Dump(DumpArguments),
-    /// Write all that a control plane has to have into a file; changes nothing
+    /// Write a backup of the last revision into a file; changes nothing
     #[command(after_help = BACKUP_HELP)]
     Backup(BackupArguments),
-    /// Make a journal of a backup, in a directory that has none
+    /// Make a journal from a backup, in an empty directory
     #[command(after_help = RESTORE_HELP)]
     Restore(RestoreArguments),
 }
@@ -79,7 +80,7 @@ pub enum JournalCommand {
 /// Where a journal is.
 #[derive(Debug, Args)]
 pub struct JournalArguments {
-    /// The directory of a control plane that is stopped
+    /// The data directory of a stopped control plane
     #[arg(
         long,
         env = "SALLYPORT_DATA_DIR",
@@ -95,7 +96,7 @@ pub struct DumpArguments {
     /// Where the journal is.
     #[command(flatten)]
     pub journal: JournalArguments,
-    /// The transactions in the log instead of the objects
+    /// Print the transactions in the log instead of the objects
     #[arg(long)]
     pub transactions: bool,
     /// The form of the output
@@ -115,7 +116,7 @@ pub enum Form {
 /// Where a backup goes, and of which journal.
 #[derive(Debug, Args)]
 pub struct BackupArguments {
-    /// The file; one that is there is replaced when the backup is whole
+    /// The file; an existing file is replaced once the backup is complete
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Where the journal is.
@@ -129,7 +130,7 @@ pub struct RestoreArguments {
     /// The backup. Without one the journal is empty, for manifests to be applied
     #[arg(value_name = "FILE", required_unless_present = "epoch")]
     pub file: Option<PathBuf>,
-    /// Where the journal is to be: a directory that is empty, or not there yet
+    /// The directory of the new journal: empty, or not created yet
     #[arg(
         long,
         env = "SALLYPORT_DATA_DIR",
@@ -137,7 +138,7 @@ pub struct RestoreArguments {
         default_value = DATA_DIR
     )]
     pub data_dir: PathBuf,
-    /// The epoch of the new journal: above every one that a node has seen [default: one more than the backup's]
+    /// The epoch of the new journal, above every epoch that a node has seen [default: the backup's epoch plus 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub epoch: Option<u64>,
 }
@@ -146,35 +147,35 @@ pub struct RestoreArguments {
 const DATA_DIR: &str = "/var/lib/sallyport/controlplane";
 
 const JOURNAL_HELP: &str = "\
-The backup of a control plane that runs is `sallyport journal backup`.
+For a running control plane use `sallyport journal backup`.
 
 Examples:
   sallyport-controlplane journal verify
   sallyport-controlplane journal restore /backup/sallyport";
 
 const VERIFY_HELP: &str = "\
-It reads a copy, so the journal stays as it is. The control plane must be stopped.
+The command reads a copy, so the journal does not change. The control plane must be stopped.
 
 Examples:
   sallyport-controlplane journal verify
   sallyport-controlplane journal verify --data-dir /mnt/copy";
 
 const DUMP_HELP: &str = "\
-The objects that it prints can be given to `sallyport apply -f -`.
+`sallyport apply -f -` reads the printed objects.
 
 Examples:
   sallyport-controlplane journal dump > cluster.yaml
   sallyport-controlplane journal dump --transactions -o json | jq '.[-1]'";
 
 const BACKUP_HELP: &str = "\
-The control plane must be stopped. The backup is of the last revision. It holds no history.
+The control plane must be stopped. The backup holds the state at the last revision, and no history.
 
 Examples:
   sallyport-controlplane journal backup /backup/sallyport";
 
 const RESTORE_HELP: &str = "\
-The journal's epoch is one more than the backup's. Nodes that are ahead of the backup refuse to go back \
-within an epoch, and accept what comes in a later one. To restore the same backup twice, give --epoch.
+The journal's epoch is the backup's epoch plus 1. Nodes that are ahead of the backup refuse to go back \
+within an epoch, and accept updates of a later one. To restore the same backup twice, give --epoch.
 
 Examples:
   sallyport-controlplane journal restore /backup/sallyport --data-dir /srv/sallyport
@@ -185,7 +186,7 @@ Examples:
 /// How to serve.
 #[derive(Clone, Debug, Args)]
 pub struct Config {
-    /// Where to serve: HOST:PORT (port 0 takes a free one), or unix:///PATH
+    /// The address to listen on: IP:PORT (port 0 takes a free port), or unix:///PATH
     #[arg(
         long,
         env = "SALLYPORT_LISTEN",
@@ -194,7 +195,7 @@ pub struct Config {
     )]
     pub listen: Address,
 
-    /// Where to keep the journal; created if it is not there
+    /// The directory of the journal; created if missing
     #[arg(
         long,
         env = "SALLYPORT_DATA_DIR",
@@ -203,27 +204,26 @@ pub struct Config {
     )]
     pub data_dir: PathBuf,
 
-    /// How many transactions a watch can look back; more take more memory
+    /// The number of transactions in the history, for watches and rollbacks; each takes memory
     #[arg(long, value_name = "COUNT", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub history: u32,
 
-    /// How long packets may be on their way between two nodes: what an edit takes away is gone for so long before
-    /// what it gives is given
+    /// The longest time that a packet takes between two nodes: the pause between the revokes of an edit and its
+    /// grants
     #[arg(long, value_name = "DURATION", default_value = "20ms", value_parser = duration::parse)]
     pub drain: Duration,
 
-    /// How an edit goes on when a node does not acknowledge what the edit takes away. `fence` waits for a node whose
-    /// enforcer runs without --lease
+    /// How an edit proceeds when a node does not acknowledge its revokes. `fence` waits for a node whose enforcer
+    /// runs without --lease
     #[arg(long, default_value = "wait", value_parser = unreachable())]
     pub unreachable: UnreachablePolicy,
 
-    /// How long a node that is to be skipped is waited for
+    /// The time that an edit waits for a node before `skip` goes on without the node
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration::parse)]
     pub skip_after: Duration,
 
-    /// What becomes of established connections that an edit revokes, where the policies that select the pod do not say
-    /// so themselves (annotation sallyport.dev/established): `recheck` cuts them at once, `keep` lets them go on until
-    /// they end
+    /// The treatment of established connections that an edit revokes: `recheck` cuts these connections at once,
+    /// `keep` lets them go on until they end. The annotation sallyport.dev/established of a policy takes precedence
     #[arg(
         long,
         env = "SALLYPORT_ESTABLISHED",
@@ -233,11 +233,11 @@ pub struct Config {
     )]
     pub established: Established,
 
-    /// Where to serve Prometheus metrics, at /metrics [default: nowhere]
+    /// The address to serve Prometheus metrics on, at /metrics [default: no metrics]
     #[arg(long, env = "SALLYPORT_METRICS", value_name = "ADDR")]
     pub metrics: Option<SocketAddr>,
 
-    /// How log lines look on standard error
+    /// The format of the log on standard error
     #[arg(
         long,
         env = "SALLYPORT_LOG_FORMAT",
@@ -246,7 +246,7 @@ pub struct Config {
     )]
     pub log_format: LogFormat,
 
-    /// What to log: error, warn, info, debug, trace, or directives like sallyport_controlplane=debug,h2=warn
+    /// The log level: error, warn, info, debug, trace, or directives like sallyport_controlplane=debug,h2=warn
     #[arg(long, env = "RUST_LOG", value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
 }

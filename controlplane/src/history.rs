@@ -96,8 +96,8 @@ pub struct History {
 /// The transactions asked for are not kept any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the transactions after revision {asked} are compacted: the oldest that can be asked for are those after \
-     revision {oldest}; list the objects, then watch from the list's revision"
+    "the transactions after revision {asked} are compacted: the history starts after revision {oldest}; list the \
+     objects, then watch from the list's revision"
 )]
 pub struct Compacted {
     /// What was asked for.
@@ -111,7 +111,7 @@ pub struct Compacted {
 pub enum Unrecorded {
     /// What happened since is not kept any more.
     #[error(
-        "what happened since revision {asked} is compacted: the oldest that can be gone back to is revision {oldest}"
+        "the transactions after revision {asked} are compacted: the oldest revision for a rollback is {oldest}"
     )]
     Compacted {
         /// What was asked for.
@@ -121,8 +121,8 @@ pub enum Unrecorded {
     },
     /// A transaction since was journalled by a version that did not note what it replaced.
     #[error(
-        "revision {revision} was journalled by an earlier version, which did not note what it replaced: the oldest that \
-         can be gone back to is revision {revision}"
+        "an earlier version wrote revision {revision} to the journal without the replaced objects: the oldest \
+         revision for a rollback is {revision}"
     )]
     NotNoted {
         /// The last such transaction.

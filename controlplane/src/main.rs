@@ -53,7 +53,7 @@ fn run(config: Config) -> anyhow::Result<()> {
 
 fn start_log(config: &Config) -> anyhow::Result<log::Guard> {
     let filter = EnvFilter::try_new(&config.log_level)
-        .with_context(|| format!("--log-level {}", config.log_level))?;
+        .with_context(|| format!("--log-level {} is not a log filter", config.log_level))?;
     let format = match config.log_format {
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
@@ -78,6 +78,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 async fn stop(handle: server::Handle, signal: &str) -> anyhow::Result<()> {
-    info!(signal, "asked to stop");
-    handle.stop().await.context("stopping")
+    info!(signal, "received a signal to stop");
+    handle
+        .stop()
+        .await
+        .context("cannot stop the control plane cleanly")
 }

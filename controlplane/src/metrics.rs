@@ -105,25 +105,25 @@ fn render(source: &Source) -> String {
     };
     gauge(
         "revision",
-        "The last transaction committed",
+        "The revision of the last committed transaction",
         published.revision.0,
     );
     gauge(
         "epoch",
-        "How often it was restored from a backup",
+        "How often the control plane's journal was restored from a backup",
         published.epoch.0,
     );
     gauge(
         "contested_addresses",
-        "Addresses that several workloads claim",
+        "Addresses that more than one workload claims",
         published.cluster.contested().len() as u64,
     );
     gauge(
         "connections",
-        "Connections that are open",
+        "Open connections to the control plane",
         source.connections.open(),
     );
-    gauge("watches", "Watches that are open", source.watches.open());
+    gauge("watches", "Open watches", source.watches.open());
     let statuses = source.nodes.status();
     let enforced = statuses
         .iter()
@@ -141,20 +141,20 @@ fn render(source: &Source) -> String {
     let unwritable = source.writer.unwritable();
     gauge(
         "journal_unwritable",
-        "Whether transactions are refused because the journal could not be written the last time",
+        "1 if the last write to the journal failed, so that transactions are refused",
         unwritable.is_some().into(),
     );
     let rollouts = source.nodes.rollouts();
     gauge(
         "rollouts",
-        "Edits that have not passed their barrier",
+        "Rollouts before their barrier: some node has not yet put their revokes in force",
         rollouts.len() as u64,
     );
     let oldest = rollouts.iter().map(|rollout| rollout.since).max();
     seconds(
         &mut all,
         "oldest_rollout",
-        "How long the oldest of them has been on its way",
+        "The age of the oldest rollout before its barrier, 0 without one",
         oldest.unwrap_or_default(),
     );
     let nodes: Family<[(&str, String); 1], Gauge> = Family::default();
@@ -172,15 +172,15 @@ fn render(source: &Source) -> String {
             troubles.get_or_create(&[("kind", kind)]).inc();
         }
     }
-    all.register("nodes", "Nodes, by how they stand", nodes);
+    all.register("nodes", "Nodes by state, as in `sallyport status`", nodes);
     all.register(
         "troubled_nodes",
-        "Nodes that say that something is wrong with them, or was",
+        "Nodes that report a condition, by its kind",
         troubles,
     );
     all.register(
         "not_judged_nodes",
-        "Nodes that name workloads whose traffic no policy judges, by why",
+        "Nodes that report workloads whose traffic bypasses policy, or may (no-route), by reason",
         unjudged,
     );
     let turned_away: Family<[(&str, String); 1], Counter> = Family::default();
@@ -190,12 +190,12 @@ fn render(source: &Source) -> String {
     }
     all.register(
         "turned_away",
-        "Enforcers that were refused a session since the start, by the reason",
+        "Sessions refused to enforcers since the start of the control plane, by reason",
         turned_away,
     );
     all.register_with_unit(
         "applied_to_enforced",
-        "How long transactions took from being committed to being enforced by every node that they change",
+        "The time from the commit of a transaction until every node that it changes enforces it",
         Unit::Seconds,
         source.nodes.enforcing(),
     );
@@ -205,43 +205,43 @@ fn render(source: &Source) -> String {
     };
     counter(
         "transactions",
-        "Transactions made durable since the start",
+        "Transactions written durably to the journal since the start of the control plane",
         &appends.transactions,
     );
     counter(
         "journal_groups",
-        "Groups that they were made durable in",
+        "Attempts to write a group of transactions to the journal, one flush each",
         &appends.groups,
     );
     counter(
         "journal_errors",
-        "Groups that could not be made durable",
+        "Groups of transactions that could not be written to the journal and were refused",
         &appends.errors,
     );
     for (name, help, value) in [
         (
             "log_lines_lost",
-            "Lines of the log that were lost: standard error did not take them in time",
+            "Log lines lost because standard error did not accept them in time",
             log::lost(),
         ),
         (
             "log_lines_left_out",
-            "Lines of the log that were left out: too many from one place in the code",
+            "Log lines left out by the rate limit of one place in the code",
             log::left_out(),
         ),
         (
             "silent_connections",
-            "Connections that were closed since they asked for nothing",
+            "Connections that the control plane closed because no request came on them",
             source.connections.silent.load(Relaxed),
         ),
         (
             "refused_watches",
-            "Watches that were refused since there were too many, of one client or in all",
+            "Watches refused because one client address, or all clients together, had too many",
             source.watches.refused(),
         ),
         (
             "accept_errors",
-            "How often no connection could be accepted",
+            "Failed attempts to accept a connection, such as at the limit of open files",
             source.connections.errors(),
         ),
     ] {
@@ -250,14 +250,14 @@ fn render(source: &Source) -> String {
     let micros = |value: &AtomicU64| Duration::from_micros(value.load(Relaxed));
     all.register_with_unit(
         "journal_flush",
-        "How long making them durable took in all",
+        "The total time that writes of transaction groups to the journal took",
         Unit::Seconds,
         ConstCounter::new(micros(&appends.micros).as_secs_f64()),
     );
     seconds(
         &mut all,
         "journal_flush_longest",
-        "How long the longest took",
+        "The longest time that one write of a transaction group to the journal took since the start",
         micros(&appends.longest_micros),
     );
     metrics::encode(&all, "sallyport-controlplane", env!("CARGO_PKG_VERSION"))

@@ -61,18 +61,19 @@ pub enum ServerError {
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
     /// Serving failed.
-    #[error("serving failed: {0}")]
+    #[error("the gRPC server failed: {0}")]
     Serve(#[from] tonic::transport::Error),
     /// The writer is gone.
     #[error(
-        "the writer stopped: see the log for what happened; what was acknowledged is in the journal"
+        "the thread that applies transactions stopped: see the log for the cause. The journal holds all acknowledged \
+         transactions"
     )]
     Writer,
     /// A part of the process panicked.
     #[error("a task panicked: {0}")]
     Panicked(#[from] tokio::task::JoinError),
     /// The descriptors for reflection are not readable.
-    #[error("reflection: {0}")]
+    #[error("cannot serve gRPC reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
@@ -116,8 +117,9 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
     let address = listener.address().clone();
     if address.is_exposed() {
         warn!(
-            "{address} is not the loopback address, and there is no TLS: whoever reaches it can read and change \
-             everything; let only nodes and operators reach it, or use --listen 127.0.0.1:PORT or unix:///PATH"
+            "{address} is not a loopback address, and there is no TLS: every client that reaches this address can \
+             read and change all objects. Let only nodes and operators reach the address, or use --listen \
+             127.0.0.1:PORT or unix:///PATH"
         );
     }
     let (stop, stopping) = watch::channel(false);
@@ -253,15 +255,15 @@ async fn serve(
         serving.abort();
         return Err(ServerError::Writer);
     }
-    info!("stopping");
+    info!("stopping the control plane");
     match timeout(GRACE, &mut serving).await {
         Ok(served) => served??,
         Err(_) => {
-            warn!("some calls did not end in time and are cut off");
+            warn!("some calls did not end in time: the control plane cuts them off");
             serving.abort();
         }
     }
     tokio::task::spawn_blocking(|| running.stop()).await?;
-    info!("stopped");
+    info!("stopped the control plane");
     Ok(())
 }

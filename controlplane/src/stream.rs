@@ -142,7 +142,7 @@ async fn leave(node: String, nodes: Arc<Nodes>, writer: Writer) -> Result<(), St
     nodes.leave(&node);
     info!(
         node,
-        "node left: nothing is enforced on it, and edits go on without it"
+        "node left: no policy is enforced on this node, and edits no longer wait for it"
     );
     Ok(())
 }
@@ -170,7 +170,7 @@ async fn greet(
 ) -> Result<Greeted, Status> {
     let hello = timeout(PATIENCE, inbound.message())
         .await
-        .map_err(|_| Status::deadline_exceeded("no Hello within 10 seconds"))??;
+        .map_err(|_| Status::deadline_exceeded("the enforcer sent no Hello within 10 seconds"))??;
     let hello = hello_of(hello)?;
     let holds = match &hello.window[..] {
         [first, _, .., last] => format!("{} versions, {first} to {last}", hello.window.len()),
@@ -193,7 +193,7 @@ async fn greet(
 }
 
 fn turned_away(error: &SessionError) {
-    warn!(%error, "turned a node away");
+    warn!(%error, "refused a session to an enforcer");
 }
 
 impl Greeted {
@@ -222,7 +222,7 @@ impl Greeted {
             Opened::Contested(mut claim) => loop {
                 tokio::select! {
                     said = inbound.message() => match said? {
-                        None => return Err(Status::cancelled("the node hung up")),
+                        None => return Err(Status::cancelled("the enforcer closed the stream")),
                         Some(SyncRequest { message: Some(Message::Pong(_)) }) => claim.answered(),
                         Some(_) if early.len() == MOST_EARLY => {
                             return Err(Status::resource_exhausted("too many messages before the first answer"));
@@ -241,7 +241,8 @@ impl Greeted {
         if fences && !leased {
             warn!(
                 node,
-                "this node has no leases, so that edits wait for it: start its enforcer with --lease to have it fenced"
+                "this node has no leases, so edits wait for it even while it cannot be reached: start its enforcer \
+                 with --lease"
             );
         }
         if session.is_new(leased) {
@@ -393,7 +394,7 @@ impl Conversation {
                 Ok(message) => Some((Ok(message?), Some(conversation))),
                 Err(status) => {
                     let (node, reason) = (conversation.session.name(), status.message());
-                    info!(node, reason, "ending a node's stream");
+                    info!(node, reason, "ended a node's session");
                     Some((Err(status), None))
                 }
             }
@@ -478,7 +479,9 @@ impl Conversation {
                 self.session.ponged(number)?;
                 Ok(None)
             }
-            Some(Message::Hello(_)) => Err(Status::invalid_argument("a second Hello")),
+            Some(Message::Hello(_)) => {
+                Err(Status::invalid_argument("a second Hello on one stream"))
+            }
             None => Err(Status::invalid_argument(
                 "an empty message, or one of a kind that this version does not know",
             )),

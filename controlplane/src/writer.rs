@@ -72,7 +72,7 @@ pub enum Refusal {
     Problems(Vec<Problem>),
     /// The cluster moved on.
     #[error(
-        "the current revision is {current}, not {expected}: nothing was changed. Look at what changed and try again"
+        "the current revision is {current}, not {expected}: nothing was changed. Look at the changes and try again"
     )]
     Stale {
         /// What the caller expected.
@@ -254,7 +254,7 @@ impl Running {
         // A writer that panicked takes nothing more.
         let _ = self.queue.blocking_send(Message::Stop);
         if self.thread.join().is_err() {
-            error!("the writer panicked");
+            error!("the thread that applies transactions panicked");
         }
     }
 }
@@ -314,7 +314,7 @@ impl State {
         let noted = self.journal.note(note).map_err(Arc::new);
         self.tell(&noted);
         if let Err(error) = &noted {
-            error!(%error, ?note, "could not take a note");
+            error!(%error, ?note, "cannot write a note about a node to the journal");
         } else {
             self.publish_joined(note);
         }
@@ -362,7 +362,7 @@ impl State {
             self.tell(&appended);
         }
         if let Err(error) = appended {
-            error!(%error, transactions = committed.len(), "refused, because they could not be made durable");
+            error!(%error, transactions = committed.len(), "refused transactions: the journal cannot be written");
             return group.refuse(&error);
         }
         for (committed, cluster, unreachable) in group.accepted() {
@@ -372,7 +372,7 @@ impl State {
             debug!(
                 revision = group.published().revision.0,
                 transactions = committed.len(),
-                "committed"
+                "committed transactions"
             );
             self.publish.send_replace(group.published());
         }
@@ -399,7 +399,7 @@ impl State {
             let noted = self.journal.note(&note).map_err(Arc::new);
             self.tell(&noted);
             if let Err(error) = noted {
-                error!(%error, "could not take a note");
+                error!(%error, "cannot write a note about a deleted node to the journal");
             }
             self.publish_joined(&note);
         }

@@ -36,16 +36,16 @@ pub use thread::{Handle, start};
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// It does not fit what the node has: a snapshot would.
-    #[error("the update does not fit: {0}")]
+    #[error("the update does not fit the versions that the node holds: {0}")]
     Misfit(#[from] Misfit),
     /// The journal cannot be written: nothing that is not durable is applied.
     #[error(transparent)]
     Journal(#[from] journal::Error),
     /// Workloads cannot be kept from addresses that they may not use any more.
-    #[error("the allowed sources that it takes away cannot be closed first: {0}")]
+    #[error("cannot revoke the allowed sources before the update: {0}")]
     Guard(String),
     /// The kernel refused it.
-    #[error("revision {revision}, step {step} of {steps}: {source}")]
+    #[error("update to revision {revision}, step {step} of {steps}: {source}")]
     Kernel {
         /// The update's revision.
         revision: Revision,
@@ -68,7 +68,7 @@ pub enum StartError {
     #[error("cannot set up the table inet sallyport: {0}")]
     Kernel(#[from] netlink::Error),
     /// The journal's last update fails where the kernel stands.
-    #[error("cannot finish the update that was under way: {0}")]
+    #[error("cannot finish the update that an earlier enforcer process began: {0}")]
     Resume(#[from] Refusal),
 }
 
@@ -225,9 +225,9 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         if self.journal.wants_snapshot()
             && let Err(error) = self.journal.snapshot(&self.installed)
         {
-            warn!(%error, "the journal stays long");
+            warn!(%error, "cannot write a snapshot to the journal: the journal keeps growing");
         }
-        debug!(revision = revision.0, took = ?started.elapsed(), "applied");
+        debug!(revision = revision.0, took = ?started.elapsed(), "applied an update");
         Ok(())
     }
 
@@ -277,7 +277,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                     Refusal::Kernel { step, .. } => step - 1,
                     _ => 0,
                 };
-                error!(%refusal, "an update stopped half-way: what both versions allow is enforced until it goes on");
+                error!(
+                    %refusal,
+                    "an update stopped half-way: until it continues, only traffic that both versions allow passes"
+                );
                 self.unfinished = Some((plan, done));
                 self.allow_leases();
                 Err(refusal)
@@ -326,7 +329,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         if ended > 0 {
             info!(
                 ended,
-                "ended connections that conntrack may have taken for those of the other end"
+                "ended connections whose direction conntrack may have reversed"
             );
         }
         Ok(())
@@ -373,7 +376,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         if self.unfinished.is_some() && !self.protected {
             // What stops an update may be what others did.
             if let Err(error) = self.restore() {
-                warn!(%error, "could not mend the table");
+                warn!(%error, "cannot repair the table inet sallyport before an update continues");
             }
         }
         let Some((plan, done)) = self.unfinished.take() else {
@@ -422,7 +425,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 Err(error) => error,
             };
             if let netlink::Error::AnswerLost(errno) = error {
-                warn!(%errno, step = index + 1, "the kernel's answer was lost: reading the stamp");
+                warn!(
+                    %errno, step = index + 1,
+                    "the kernel's answer to a step of an update was lost: reading the stamp of the table"
+                );
                 if self.is_done(plan, index)? {
                     return Ok(());
                 }
@@ -440,7 +446,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     fn is_mended(&mut self, plan: &Plan, done: usize) -> bool {
         let mended = self.restore_on_the_way(Some((plan, done)));
         mended.unwrap_or_else(|error| {
-            warn!(%error, "could not mend the table");
+            warn!(%error, "cannot repair the table inet sallyport during an update");
             false
         })
     }
@@ -477,7 +483,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             }
             self.garbage.without_deleted(&batch);
         }
-        debug!(objects, "deleted what updates left behind");
+        debug!(
+            objects,
+            "deleted the unused objects that updates left in the table"
+        );
     }
 
     fn clean_fails(&mut self, error: &netlink::Error) {
@@ -487,7 +496,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             self.garbage.retain(&table.chains, &table.sets);
         }
         let left = self.garbage.len();
-        warn!(%error, left, "could not delete all that updates left behind; it does no harm, and is tried again after the next update");
+        warn!(
+            %error, left,
+            "cannot delete all unused objects of the table: they do no harm, and the next update tries again"
+        );
     }
 
     fn forget_departed(&mut self) {
@@ -502,7 +514,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         {
             Ok(_) => self.installed.departed.clear(),
             Err(error) => {
-                warn!(%error, "could not forget the connections of workloads that are gone; nobody is given their addresses before");
+                warn!(
+                    %error,
+                    "cannot flush connections of deleted workloads from conntrack: an address is reused only after \
+                     its flush"
+                );
             }
         }
     }

@@ -59,12 +59,11 @@ pub enum Problem {
     Unjudged(Unjudged),
     /// The kernel does not say which bridges there are, and the sysctls are not all 1.
     #[error(
-        "it is not known whether there is a bridge whose traffic meets no policy: the network interfaces cannot be \
-         listed ({0})"
+        "cannot check whether the traffic of a bridge meets no policy: the network interfaces cannot be listed ({0})"
     )]
     Unknown(String),
     /// The interfaces of workloads are not guarded as they should be.
-    #[error("frames and addresses that no policy judges may pass: {0}")]
+    #[error("frames and addresses that bypass policy may pass: {0}")]
     Unguarded(String),
 }
 
@@ -232,7 +231,8 @@ impl Bridges {
         warn!(
             bridge,
             times = self.set - std::mem::replace(&mut self.told, self.set),
-            "set {call} to 1, since it {was} and traffic of the bridge would not be judged; who changed it cannot be known"
+            "set {call} to 1, since it {was} and traffic of the bridge would bypass policy; the process that \
+             changed it is unknown"
         );
     }
 }
@@ -258,12 +258,12 @@ impl Told {
             (Some(problem), last) => {
                 let since = last.as_ref().map_or_else(Instant::now, |(_, since)| *since);
                 self.health.begins(Kind::NotJudged, problem.to_string());
-                error!(%problem, "not all traffic is judged");
+                error!(%problem, "traffic bypasses policy on this node, or may");
                 self.trouble = Some((problem, since));
             }
             (None, Some((_, since))) => {
                 self.health.ends(Kind::NotJudged);
-                info!(not_judged_for = ?since.elapsed(), "all traffic is judged again");
+                info!(not_judged_for = ?since.elapsed(), "no traffic bypasses policy on this node any more");
                 self.trouble = None;
             }
             (None, None) => {}
@@ -293,7 +293,7 @@ impl fmt::Display for Unjudged {
             write!(f, "{then}{traffic} of {named}{more}, since {call} {value}")?;
         }
         if let Some(refused) = &self.refused {
-            write!(f, ", and it cannot be set: {refused}")?;
+            write!(f, ", and the sysctl cannot be set: {refused}")?;
         }
         let values = self.open.iter();
         let is_missing = values.clone().any(|open| open.value == Value::Missing);

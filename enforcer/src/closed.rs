@@ -31,7 +31,7 @@ pub async fn watch(agent: Handle, health: Health) {
             (Ok(false), Some(since)) => {
                 (closed, was_open) = (None, true);
                 health.ends(Kind::Closed);
-                info!(closed_for = ?since.elapsed(), "a lease was granted: traffic is judged by policy again");
+                info!(closed_for = ?since.elapsed(), "a lease was granted: the node forwards traffic by policy again");
             }
             _ => {}
         }

@@ -16,7 +16,7 @@ pub(crate) fn period() {
     // SAFETY: membarrier takes three integers and touches no memory of ours.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, GLOBAL, 0, 0) };
     if result != 0 {
-        debug!(error = %std::io::Error::last_os_error(), "no membarrier: waiting instead");
+        debug!(error = %std::io::Error::last_os_error(), "the system call membarrier failed: waiting a fixed time");
         thread::sleep(FALLBACK);
     }
 }

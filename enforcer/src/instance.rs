@@ -82,7 +82,7 @@ pub fn begin(data_dir: &Path) -> Instance {
     if let Err(error) = write(data_dir, stored) {
         warn!(
             %error,
-            "cannot write which enforcer this is into {}: the control plane may take the next start for a copy",
+            "cannot write the instance id into {}: the control plane may take the next start for a copied enforcer",
             data_dir.join(INSTANCE).display()
         );
     }
@@ -113,7 +113,7 @@ fn read(data_dir: &Path) -> Stored {
     let cause = match fs::read(&path) {
         Ok(bytes) => match str::from_utf8(&bytes).ok().and_then(Stored::parse) {
             Some(stored) => return stored,
-            None => "its content is not what an enforcer writes".to_owned(),
+            None => "the content of the file is malformed".to_owned(),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Stored::new(),
         Err(error) => error.to_string(),
@@ -122,7 +122,7 @@ fn read(data_dir: &Path) -> Stored {
     let moved = fs::rename(&path, &aside);
     warn!(
         cause, moved_to = %aside.display(), moved = moved.is_ok(),
-        "{} is damaged: this enforcer has a new instance id", path.display()
+        "{} is damaged and was replaced: this enforcer has a new instance id", path.display()
     );
     Stored::new()
 }
@@ -208,7 +208,7 @@ mod tests {
         let (_journal, _, _) = journal::open(directory.path()).unwrap();
         let first = begin(directory.path());
         let refused = renew(directory.path()).unwrap_err().to_string();
-        assert!(refused.contains("stop it first"), "{refused}");
+        assert!(refused.contains("stop the enforcer first"), "{refused}");
         assert_eq!(begin(directory.path()).id, first.id);
     }
 }

@@ -62,13 +62,14 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Why::OwnAddress => f.write_str(
-                "the address is the node's own, so that its traffic meets the hooks input and output. Remedy: give the \
-                 workload a network namespace and an address of its own, or take the address out of its object",
+                "the address is the node's own, so its traffic meets the hooks input and output, not forward. \
+                 Remedy: give the workload a network namespace and an address of its own, or take the address out \
+                 of its object",
             ),
             Why::Device(name, bypass) => write!(
                 f,
-                "it is behind {name}, {bypass}, whose packets pass the forward hook by. Remedy: attach the workload by a veth or \
-                 a tap, with a route of the node to it or on a Linux bridge"
+                "the workload is behind {name}, {bypass}, whose packets bypass the forward hook. Remedy: attach the \
+                 workload by a veth or a tap, on a Linux bridge or with a route from the node"
             ),
             Why::Flowtable { device, flowtable } => write!(
                 f,
@@ -76,9 +77,9 @@ impl fmt::Display for Why {
                  Remedy: take {device} out of the flowtable"
             ),
             Why::NoRoute => f.write_str(
-                "no route of the node leads straight to the address, and no bridge without an address is there: its interface \
-                 may not be there yet, or it is behind a device of another network namespace, whose traffic this node does \
-                 not see",
+                "no route of the node leads straight to the address, and the node has no bridge without an address: \
+                 the workload's interface may not exist yet, or the workload is behind a device of another network \
+                 namespace, whose traffic this node does not see",
             ),
         }
     }
@@ -274,16 +275,16 @@ impl Judging {
         for workload in &found.named {
             let (name, address) = (&workload.name, workload.address);
             if workload.why != Why::NoRoute && !self.last.named.contains(workload) {
-                warn!(workload = name, %address, "no policy judges the traffic of a workload: {}", workload.why);
+                warn!(workload = name, %address, "the traffic of a workload bypasses policy: {}", workload.why);
             }
         }
         let (before, now) = (self.last.evading(), found.evading());
         match now {
-            0 if before > 0 => info!(before, "the traffic of all workloads is judged again"),
+            0 if before > 0 => info!(before, "no workload's traffic bypasses policy any more"),
             _ if now != before && now > found.named.len() as u64 => {
                 warn!(
                     workloads = now,
-                    "of so many addresses of workloads no policy judges the traffic"
+                    "addresses of workloads whose traffic bypasses policy: more than the log names"
                 );
             }
             _ => {}

@@ -61,7 +61,7 @@ impl Membership {
         };
         let (Some((_, node)), Some((_, control_plane))) = (after("node"), after("control-plane"))
         else {
-            let problem = format!("{} is not what was written", path(data_dir).display());
+            let problem = format!("the content of {} is malformed", path(data_dir).display());
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         };
         Ok(Some(Membership {

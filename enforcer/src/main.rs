@@ -30,23 +30,25 @@ use tracing_subscriber::EnvFilter;
 
 /// Enforces NetworkPolicy on this node.
 ///
-/// Takes the node's policy from the control plane, keeps a journal of it, and judges every forwarded packet by the
-/// nftables table `inet sallyport`. The table `bridge sallyport` keeps out what no policy can judge between the ports of a
-/// bridge. Nothing else on the node is touched. When the enforcer stops, crashes or loses the control plane, the table stays and goes on enforcing; the next start takes it over without a packet noticing.
+/// The enforcer takes the node's policy from the control plane, keeps a journal of the policy, and filters every
+/// forwarded packet in the nftables table `inet sallyport`. The table `bridge sallyport` drops frames that would
+/// bypass policy between the ports of a bridge. The enforcer touches nothing else on the node. When the enforcer
+/// stops, crashes or loses the control plane, the tables stay and keep enforcing. The next start takes the tables
+/// over without losing a packet.
 ///
-/// Needs CAP_NET_ADMIN and a kernel with nf_tables and ctnetlink (Linux 5.6 or later; 6.9 protects the table from
-/// others).
+/// The enforcer needs CAP_NET_ADMIN and a kernel with nf_tables and ctnetlink (Linux 5.6 or later; 6.9 protects the
+/// tables from other processes).
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// This node's name, as its Node object has it [default: the host name]
+    /// The name of this node's Node object [default: the host name]
     #[arg(long, env = "SALLYPORT_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
 
-    /// Where the control plane listens: http://HOST:PORT or unix:///PATH. There is no TLS yet, so that https:// is refused
+    /// The control plane's address: http://HOST:PORT or unix:///PATH. There is no TLS yet, so https:// is refused
     #[arg(
         long,
         env = "SALLYPORT_CONTROL_PLANE",
@@ -56,7 +58,7 @@ struct Arguments {
     )]
     control_plane: ControlPlane,
 
-    /// Where the journal is kept
+    /// The directory of the journal
     #[arg(
         long,
         env = "SALLYPORT_DATA_DIR",
@@ -69,16 +71,16 @@ struct Arguments {
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     workload_cidr: Vec<IpNetwork>,
 
-    /// An interface behind which there are only workloads; `veth*` means all that begin so (repeatable)
+    /// An interface with only workloads behind it; `veth*` means all interfaces with this prefix (repeatable)
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = interface)]
     interface: Vec<String>,
 
-    /// What becomes of a workload address that is in no policy state yet
+    /// The treatment of workload addresses that the control plane has not sent yet
     #[arg(long, value_enum, default_value_t = Mode::Strict)]
     mode: Mode,
 
-    /// Drop all traffic of this node's workloads when the control plane has not said for this long that it may go on:
-    /// 1s to 60s [default: go on without]
+    /// Drop all traffic of this node's workloads when the control plane has not renewed the node's lease for this
+    /// long: 1s to 60s [default: no leases]
     ///
     /// This lets edits with `--on-unreachable fence` go on without this node once its lease has run out: the kernel closes
     /// the node, even if the enforcer is stopped or frozen. It also closes the node while the control plane is down. A
@@ -86,45 +88,45 @@ struct Arguments {
     #[arg(long, env = "SALLYPORT_LEASE", value_name = "TIME", value_parser = lease)]
     lease: Option<Duration>,
 
-    /// A bridge without workloads, whose traffic need not be seen (repeatable)
+    /// A bridge without workloads, whose traffic needs no policy (repeatable)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     ignore_bridge: Vec<String>,
 
-    /// An interface that leads away from this node though it is a veth or a tap; `up*` means all that begin so (repeatable)
+    /// A veth or tap that leads away from this node; `up*` means all interfaces with this prefix (repeatable)
     ///
-    /// Interfaces of other kinds, such as physical interfaces, VLANs, bonds and VXLAN, are taken for such by themselves. From all other
-    /// ports of a bridge with workloads whose Workload objects name no `interface`, only packets with addresses of this node's
-    /// workloads pass. From an interface that is no port of a bridge, and that the route to a workload leads to, only packets pass
-    /// whose source the node would send there.
+    /// Interfaces of other kinds, such as physical interfaces, VLANs, bonds and VXLAN, count as uplinks without
+    /// this option. All other ports of a bridge with workloads whose Workload objects name no `interface` accept
+    /// only packets with addresses of this node's workloads. An interface that is no port of a bridge, and that the
+    /// route to a workload leads to, accepts only packets whose source the node would send there.
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = interface)]
     uplink: Vec<String>,
 
-    /// The treatment of packets whose source is not behind the interface that they come in by, and, at a workload's port of a bridge,
-    /// of frames that no policy can judge
+    /// The treatment of packets that come in by another interface than their source is behind. At a workload's port
+    /// of a bridge, also the treatment of frames that bypass policy
     #[arg(long, value_enum, env = "SALLYPORT_SOURCE_CHECK", default_value_t = SourceCheck::Drop)]
     source_check: SourceCheck,
 
     /// Set `net.bridge.bridge-nf-call-iptables`, `net.bridge.bridge-nf-call-ip6tables` and
-    /// `net.bridge.bridge-nf-filter-vlan-tagged` of this node to 1 where a bridge needs it, at the start and whenever they are
-    /// found to be something else [default: only say so]
+    /// `net.bridge.bridge-nf-filter-vlan-tagged` of this node to 1 where a bridge needs it, at the start and after
+    /// every change by another process [default: only report another value]
     ///
-    /// A bridge needs the first two once it has a port, unless it is ignored or asks for them itself (`nf_call_iptables`). It
-    /// needs the third one, which no bridge can ask for itself, if it filters VLANs (`vlan_filtering`). While it is
-    /// not so, traffic between the bridge's ports meets no policy, and the node is no longer said to enforce. Nothing else
-    /// is set, and no module is loaded: load br_netfilter at boot. Needs a /proc/sys that can be written (not under
-    /// systemd's ProtectKernelTunables=yes).
+    /// A bridge needs the first two once it has a port, unless it is ignored or has the setting itself
+    /// (`nf_call_iptables`). A bridge that filters VLANs (`vlan_filtering`) needs the third one, which is no
+    /// setting of a bridge. Without them, traffic between the bridge's ports meets no policy, and the node counts
+    /// as not-judging. The enforcer sets no other sysctl and loads no module: load br_netfilter at boot. The option
+    /// needs a writable /proc/sys (not under systemd's ProtectKernelTunables=yes).
     #[arg(long, env = "SALLYPORT_MANAGE_SYSCTLS", value_parser = FalseyValueParser::new())]
     manage_sysctls: bool,
 
-    /// Where to serve Prometheus metrics, at /metrics [default: nowhere]
+    /// The address to serve Prometheus metrics on, at /metrics [default: no metrics]
     #[arg(long, env = "SALLYPORT_METRICS", value_name = "ADDR")]
     metrics: Option<SocketAddr>,
 
-    /// Do not ask the kernel to protect the table: as on kernels before 6.9, what others change is mended
+    /// Do not ask the kernel to protect the tables: the enforcer repairs changes, as on kernels before 6.9
     #[arg(long, hide = true)]
     unprotected: bool,
 
-    /// How log lines look
+    /// The format of the log on standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
@@ -132,20 +134,20 @@ struct Arguments {
 /// What to do instead of enforcing.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Look into the journal of an enforcer that is stopped; never changes it
+    /// Inspect the journal of a stopped enforcer; changes nothing
     #[command(subcommand)]
     Journal(JournalCommand),
-    /// Take this node out: tell the control plane that it leaves, and delete the tables `inet sallyport` and `bridge sallyport`,
-    /// and nothing else
+    /// Remove this node: notify the control plane, and delete only the tables `inet sallyport` and `bridge sallyport`
     ///
-    /// From then on no policy is enforced here, and no edit waits for this node. Refuses while an enforcer runs, and when
-    /// the control plane cannot be told within 5 seconds. The journal stays; delete its directory if nobody wants it.
+    /// Afterwards no policy is enforced here, and no edit waits for this node. The command refuses while an
+    /// enforcer runs, and when the control plane does not answer within 5 seconds. The journal stays; delete its
+    /// directory if you do not need it.
     Uninstall(Box<UninstallArguments>),
     /// Give a data directory that was copied from another machine an id of its own
     ///
-    /// The control plane turns two enforcers away whose data directories have one id. Run this on the machine that is the
-    /// copy, and start its enforcer with a --node-name of its own. Refuses while an enforcer runs. The table and the
-    /// journal stay.
+    /// The control plane refuses two enforcers whose data directories have one id. Run this command on the machine
+    /// that is the copy, and start its enforcer with a --node-name of its own. The command refuses while an
+    /// enforcer runs. The tables and the journal stay.
     NewIdentity(JournalArguments),
 }
 
@@ -154,11 +156,11 @@ struct UninstallArguments {
     #[command(flatten)]
     journal: JournalArguments,
 
-    /// This node's name, as its Node object has it [default: the one that the enforcer last had]
+    /// The name of this node's Node object [default: the name that the enforcer last had]
     #[arg(long, env = "SALLYPORT_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
 
-    /// Where the control plane listens [default: where the enforcer last looked for it]
+    /// The control plane's address [default: the address that the enforcer last used]
     #[arg(
         long,
         env = "SALLYPORT_CONTROL_PLANE",
@@ -167,9 +169,9 @@ struct UninstallArguments {
     )]
     control_plane: Option<ControlPlane>,
 
-    /// Delete the table though the control plane does not know that the node leaves
+    /// Delete the tables without notifying the control plane that the node leaves
     ///
-    /// Edits go on treating the node as before, until it is told or the Node object is deleted.
+    /// Edits go on treating the node as before, until the control plane is notified or the Node object is deleted.
     #[arg(long)]
     without_telling: bool,
 }
@@ -184,15 +186,15 @@ struct ControlPlane {
 
 #[derive(Debug, Subcommand)]
 enum JournalCommand {
-    /// Read every record and say whether the journal is whole (exit code 0) or damaged (1)
+    /// Read every record and report whether the journal is whole (exit code 0) or damaged (1)
     Verify(JournalArguments),
-    /// Print every record, one a line, and what they add up to
+    /// Print every record, one a line, and the state that the records lead to
     Dump(JournalArguments),
 }
 
 #[derive(Debug, Args)]
 struct JournalArguments {
-    /// Where the journal is kept
+    /// The directory of the journal
     #[arg(
         long,
         env = "SALLYPORT_DATA_DIR",
@@ -208,7 +210,7 @@ Examples:
   sallyport-enforcer --workload-cidr 10.9.1.0/24 --interface 'veth*'
   sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443 --lease 10s
   sallyport-enforcer journal verify
-  sallyport-enforcer uninstall              Takes this node out
+  sallyport-enforcer uninstall              Removes this node
   sallyport-enforcer new-identity           Gives a copied data directory an id of its own
 
 The tables, as stock nft shows them:
@@ -220,24 +222,25 @@ Log detail is set by RUST_LOG (default: info).";
 /// What becomes of a workload address that is no endpoint yet.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Mode {
-    /// Its traffic is dropped: a workload never talks before its policy is there.
+    /// Their traffic is dropped: a workload never sends before its policy is in force.
     Strict,
-    /// Its traffic passes, as in Kubernetes' own words for a pod that no policy selects.
+    /// Their traffic passes, as Kubernetes specifies for a pod that no policy selects.
     Standard,
 }
 
 /// The treatment of the frames and packets that the table of family bridge is against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum SourceCheck {
-    /// It passes and is counted: to see what an upgrade would drop. Policy can be evaded then.
+    /// The packets pass and are counted, to see which of them an upgrade would drop. Traffic can evade policy
+    /// meanwhile.
     Count,
-    /// It is dropped.
+    /// The packets are dropped.
     Drop,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object a line.
     Json,
@@ -263,7 +266,7 @@ fn control_plane(text: &str) -> Result<ControlPlane, String> {
         Some(("unix", path)) if path.starts_with('/') => {}
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
             return Err(format!(
-                "TLS is not supported yet, and a session without it is not what https:// asks for; {FORMS}"
+                "TLS is not supported yet, and https:// requires TLS; {FORMS}"
             ));
         }
         _ => return Err(FORMS.to_owned()),
@@ -299,10 +302,10 @@ fn ranges(cidrs: &[IpNetwork]) -> Ranges {
 }
 
 fn host_name() -> Result<String> {
-    let name = nix::unistd::gethostname().context("read the host name")?;
+    let name = nix::unistd::gethostname().context("cannot read the host name")?;
     name.into_string()
         .ok()
-        .context("the host name is not text: give --node-name")
+        .context("the host name is not UTF-8 text: give --node-name")
 }
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 1)]
@@ -347,7 +350,7 @@ async fn main() -> Result<()> {
     let agent = agent::start(&arguments.data_dir, options, guard_rules, health.clone())?;
     let sought = agent.sought().borrow().clone();
     let places = places::list(&sought).await.map_err(anyhow::Error::msg);
-    let places = places.context("list the network interfaces and routes")?;
+    let places = places.context("cannot list the network interfaces and routes")?;
     let mut guarded = agent.set_places(places.clone()).await;
     for _ in 0..GUARD_TRIES {
         if !matches!(&guarded, Err(error) if error.is_outdated()) {
@@ -375,7 +378,11 @@ async fn main() -> Result<()> {
         control_plane: arguments.control_plane.url,
     };
     if let Err(error) = membership.remember(&arguments.data_dir) {
-        warn!(%error, "cannot note the control plane's address: `sallyport-enforcer uninstall` will need --control-plane and --node-name");
+        warn!(
+            %error,
+            "cannot store the control plane's address: `sallyport-enforcer uninstall` will need --control-plane and \
+             --node-name"
+        );
     }
     if let Some(address) = arguments.metrics {
         let (agent, health) = (agent.clone(), health.clone());
@@ -384,14 +391,14 @@ async fn main() -> Result<()> {
     tokio::spawn(closed::watch(agent.clone(), health.clone()));
     tokio::spawn(bridges.watch(health.clone(), agent.unguarded()));
     tokio::spawn(supervision::report(agent.clone(), health));
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {
         () = session::run(identity, arguments.control_plane.endpoint, agent) => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
     supervision::stopping();
-    info!("stopping; the table stays and goes on enforcing");
+    info!("stopping the enforcer: its tables stay in the kernel and keep enforcing policy");
     Ok(())
 }
 
@@ -401,8 +408,8 @@ async fn take_out(arguments: &UninstallArguments) -> Result<()> {
     let data_dir = &arguments.journal.data_dir;
     let is_installed = uninstall::refuse_while_one_runs(data_dir)?;
     let told = match arguments.without_telling {
-        true => "the control plane was not told: edits go on treating this node as before, until `sallyport-enforcer uninstall` \
-                 tells it or its Node object is deleted (`sallyport delete node NAME`)"
+        true => "the control plane was not told: edits go on treating this node as before, until `sallyport-enforcer \
+                 uninstall` tells the control plane or the Node object is deleted (`sallyport delete node NAME`)"
             .to_owned(),
         false => tell(arguments, is_installed).await?,
     };
@@ -413,8 +420,12 @@ async fn take_out(arguments: &UninstallArguments) -> Result<()> {
         false => "there are no tables of sallyport: nothing to delete",
     };
     if !arguments.without_telling {
-        Membership::forget(data_dir)
-            .with_context(|| format!("forget the control plane in {}", data_dir.display()))?;
+        Membership::forget(data_dir).with_context(|| {
+            format!(
+                "cannot delete the control plane's address in {}",
+                data_dir.display()
+            )
+        })?;
     }
     print(&format!(
         "{told}\n{deleted}\nthe journal stays in {}\n",
@@ -425,18 +436,22 @@ async fn take_out(arguments: &UninstallArguments) -> Result<()> {
 /// Tells the control plane that the node leaves. Returns what to say of it.
 async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<String> {
     let data_dir = &arguments.journal.data_dir;
-    let known = Membership::recall(data_dir)
-        .with_context(|| format!("read the control plane's address in {}", data_dir.display()))?;
+    let known = Membership::recall(data_dir).with_context(|| {
+        format!(
+            "cannot read the control plane's address in {}",
+            data_dir.display()
+        )
+    })?;
     let (name, url) = known.map(|known| (known.node, known.control_plane)).unzip();
     let control_plane = match (&arguments.control_plane, url) {
         (Some(given), _) => given.clone(),
         (None, Some(url)) => control_plane(&url).map_err(anyhow::Error::msg)?,
         (None, None) if !is_installed => {
-            return Ok("no enforcer ran here since this node was taken out".to_owned());
+            return Ok("no enforcer ran here since the last uninstall of this node".to_owned());
         }
         (None, None) => anyhow::bail!(
-            "it is not known in {} to which control plane this node belongs: give --control-plane and --node-name, or \
-             --without-telling; nothing was changed",
+            "the data directory {} does not name the node's control plane: give --control-plane and --node-name, or \
+             --without-telling. Nothing was changed",
             data_dir.display()
         ),
     };
@@ -444,13 +459,14 @@ async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<Stri
     let name = name.map_or_else(host_name, Ok)?;
     match leave::tell(&name, control_plane.endpoint).await {
         Ok(Told::Left) => Ok(format!(
-            "the control plane knows that node {name} left: no edit waits for it"
+            "the control plane recorded that node {name} left: no edit waits for this node"
         )),
         Ok(Told::Unknown) => Ok(format!("the control plane has no node {name}")),
         Err(why) => anyhow::bail!(
-            "the control plane at {} could not be told that node {name} leaves: {why}. Nothing was changed. Try again, or \
-             say --without-telling to delete the table all the same: edits go on treating the node as before, until it \
-             is told or its Node object is deleted (`sallyport delete node {name}`)",
+            "the control plane at {} could not be told that node {name} leaves: {why}. Nothing was changed. Try \
+             again, or give --without-telling to delete the tables all the same: edits then go on treating the node \
+             as before, until the control plane is told or the Node object is deleted (`sallyport delete node \
+             {name}`)",
             control_plane.url
         ),
     }
@@ -460,7 +476,7 @@ async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<Stri
 fn renew(data_dir: &Path) -> Result<()> {
     let id = u128::from_be_bytes(instance::renew(data_dir)?);
     print(&format!(
-        "{} has the instance id {id:032x} from now on\nstart its enforcer with the --node-name of this machine\n",
+        "{} now has the instance id {id:032x}\nstart the enforcer with the --node-name of this machine\n",
         data_dir.display()
     ))
 }

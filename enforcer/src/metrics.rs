@@ -42,7 +42,7 @@ pub async fn serve(address: SocketAddr, source: Source) {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
             Err(error) if !std::mem::replace(&mut said, true) => {
-                warn!(%error, %address, "cannot listen for --metrics: trying on");
+                warn!(%error, %address, "cannot listen on the address of --metrics: trying again");
             }
             Err(_) => {}
         }
@@ -113,79 +113,79 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
     );
     all.register(
         "revision_held",
-        "The newest revision of which the node enforces what it takes away",
+        "The newest revision that the node holds: its revokes are in force",
         gauge(newest.revision.0),
     );
     all.register(
         "epoch",
-        "The epoch of the control plane that made it",
+        "The control plane's epoch of the newest revision that the node holds",
         gauge(newest.epoch.0),
     );
     all.register(
         "window_versions",
-        "How many versions the node holds",
+        "Versions of its policy that the node holds; more than 1 for long means that a rollout waits",
         gauge(window.len() as u64),
     );
     all.register(
         "table_protected",
-        "1 if the kernel keeps others from changing the table",
+        "1 if the kernel keeps other processes from changing the table inet sallyport",
         gauge(agent.is_protected().into()),
     );
     all.register(
         "session_up",
-        "1 if there is a session with the control plane",
+        "1 while the enforcer has a session with the control plane",
         gauge(state.session_since.is_some().into()),
     );
     all.register(
         "table_repairs",
-        "How often what others did to the table was mended",
+        "Repairs of the tables after another process changed them, since the start of the enforcer",
         counter(state.repairs),
     );
     all.register(
         "refused_updates",
-        "How many updates were refused",
+        "Updates of the control plane that the enforcer refused since its start",
         counter(state.refusals),
     );
     all.register(
         "applied_updates",
-        "How many updates were applied",
+        "Updates of the control plane that the enforcer applied since its start",
         counter(state.applied),
     );
     all.register_with_unit(
         "applying",
-        "How long applying them took in all: journal and kernel",
+        "The total time that applied updates took, in the journal and in the kernel",
         Unit::Seconds,
         ConstCounter::new(state.applying.as_secs_f64()),
     );
     all.register_with_unit(
         "applying_longest",
-        "How long the longest of them took",
+        "The longest time that an update took to apply since the start of the enforcer",
         Unit::Seconds,
         ConstGauge::new(state.longest.as_secs_f64()),
     );
     all.register(
         "journal_errors",
-        "How often the journal could not be written",
+        "Updates refused because the journal could not be written, since the start of the enforcer",
         counter(state.journal_errors),
     );
     all.register(
         "journal_quarantines",
-        "How many damaged journals were moved aside since the start",
+        "Damaged journals moved aside since the start of the enforcer",
         counter(state.quarantines),
     );
     all.register(
         "sysctls_set",
-        "How often --manage-sysctls set a sysctl of bridges",
+        "Settings of a sysctl of bridges by --manage-sysctls, since the start of the enforcer",
         counter(state.sysctls_set),
     );
     all.register(
         "log_lines_lost",
-        "Lines of the log that were lost: standard error did not take them in time",
+        "Log lines lost because standard error did not accept them in time",
         counter(log::lost()),
     );
     all.register(
         "log_lines_left_out",
-        "Lines of the log that were left out: too many from one place in the code",
+        "Log lines left out by the rate limit of one place in the code",
         counter(log::left_out()),
     );
     if let Some(Seen { denied, closed }) = kernel {
@@ -202,7 +202,7 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
         }
         all.register(
             "denied_packets",
-            "Packets that the tables dropped or answered with a reset since they were made, by why",
+            "Packets that the tables dropped or answered with a TCP reset since their creation, by reason",
             packets,
         );
     }
@@ -215,7 +215,7 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
     }
     all.register(
         "not_judged_workloads",
-        "Addresses of the node's workloads whose traffic no policy judges, by why",
+        "Addresses of the node's workloads whose traffic bypasses policy, or may (no-route), by reason",
         unjudged,
     );
     let troubles: Family<[(&str, String); 1], Gauge<f64, std::sync::atomic::AtomicU64>> =
@@ -227,7 +227,7 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
     }
     all.register_with_unit(
         "trouble",
-        "What is wrong, and for how long",
+        "The time since a condition of the node was set, by its kind",
         Unit::Seconds,
         troubles,
     );

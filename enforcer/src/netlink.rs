@@ -81,10 +81,12 @@ pub enum Error {
         errno: Errno,
     },
     /// The kernel's answer was lost: it may have committed. The stamp tells.
-    #[error("netlink: the answer was lost ({0}): the table's stamp tells what happened")]
+    #[error(
+        "netlink: the kernel's answer was lost ({0}): the stamp of the table tells whether the batch was committed"
+    )]
     AnswerLost(Errno),
     /// The kernel's answer makes no sense.
-    #[error("netlink: the kernel's answer cannot be understood: {0}")]
+    #[error("netlink: the kernel's answer cannot be decoded: {0}")]
     Malformed(&'static str),
 }
 
@@ -107,12 +109,12 @@ fn hint(errno: Errno) -> &'static str {
         Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
             " (this kernel has no nf_tables: load the module or enable CONFIG_NF_TABLES)"
         }
-        Errno::EBUSY => " (something still refers to it)",
+        Errno::EBUSY => " (another object still refers to this object)",
         Errno::EMSGSIZE => {
             " (the batch is larger than a socket may send here: net.core.wmem_default)"
         }
-        Errno::ENOMEM | Errno::ENOBUFS => " (the kernel has no memory for it)",
-        Errno::ERESTART => " (somebody else changed the ruleset at the same time)",
+        Errno::ENOMEM | Errno::ENOBUFS => " (the kernel has no memory for the request)",
+        Errno::ERESTART => " (another process changed the ruleset at the same time)",
         _ => "",
     }
 }
@@ -618,7 +620,7 @@ fn extended_errors(socket: &OwnedFd) {
         )
     };
     if result != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "this kernel explains no netlink errors");
+        tracing::debug!(error = %io::Error::last_os_error(), "this kernel has no extended netlink acknowledgements");
     }
 }
 

@@ -99,7 +99,10 @@ pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
         // Said once, not with every try.
         let text = explain(&error);
         if text != said {
-            warn!(control_plane = %endpoint.uri(), "no session: {text}; enforcing what is in the kernel and trying on");
+            warn!(
+                control_plane = %endpoint.uri(),
+                "no session with the control plane: {text}; the tables in the kernel stay in force; trying again"
+            );
             said = text;
         }
         sleep(pause.mul_f64(rand::rng().random_range(0.5..=1.0))).await;
@@ -215,8 +218,9 @@ async fn try_session(
                     return Ok(());
                 };
                 let message = response.message;
-                message
-                    .ok_or_else(|| Status::internal("a message that this enforcer does not know"))?
+                message.ok_or_else(|| {
+                    Status::internal("this enforcer does not know the kind of a message")
+                })?
             }
         };
         let is_ping = matches!(message, sync_response::Message::Ping(_));
@@ -271,7 +275,9 @@ fn same_lease(agent: &Handle, said: Option<Duration>) -> Result<(), Status> {
     match agent.lease() == said {
         true => Ok(()),
         // This is said in a Hello, and only there.
-        false => Err(Status::unavailable("the node has leases from now on")),
+        false => Err(Status::unavailable(
+            "the node's use of leases changed: a new session announces this",
+        )),
     }
 }
 
@@ -309,7 +315,7 @@ async fn send(requests: &mpsc::Sender<wire::SyncRequest>, message: Message) -> R
     requests
         .send(request)
         .await
-        .map_err(|_| Status::unavailable("the stream is closed"))
+        .map_err(|_| Status::unavailable("the stream to the control plane is closed"))
 }
 
 /// Has an update applied, and says what became of it. Leases are asked for meanwhile, so a large update is understood on

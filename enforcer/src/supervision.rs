@@ -69,7 +69,7 @@ fn status(agent: &Handle, state: &State) -> String {
     };
     let unjudged = match state.unjudged.evading() {
         0 => String::new(),
-        count => format!("; no policy judges the traffic of {count} addresses of workloads"),
+        count => format!("; the traffic of {count} addresses of workloads bypasses policy"),
     };
     format!("{how} {position}{troubles}{unjudged}").replace('\n', "; ")
 }
@@ -94,7 +94,7 @@ fn tell(what: NotifyState<'_>, patience: Option<Duration>) {
             .spawn(move || {
                 for (text, _said) in queued {
                     if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&text)]) {
-                        debug!(%error, "the service manager does not hear");
+                        debug!(%error, "cannot notify the service manager");
                     }
                 }
             });
@@ -103,7 +103,7 @@ fn tell(what: NotifyState<'_>, patience: Option<Duration>) {
     let (said, heard) = sync_channel(0);
     match queue.try_send((what.to_string(), patience.map(|_| said))) {
         Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-            debug!("the service manager does not read: a message is dropped");
+            debug!("dropped a notification: the service manager does not read its socket");
         }
         Ok(()) => {
             if let Some(patience) = patience {

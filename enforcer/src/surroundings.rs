@@ -30,7 +30,7 @@ async fn tell(agent: Handle, mut listed: watch::Receiver<Listed>) {
                 let _ = agent.set_places(places).await;
             }
             Err(error) if !std::mem::replace(&mut fails, true) => {
-                error!(%error, "cannot list the network interfaces and routes: what changes is not followed");
+                error!(%error, "cannot list the network interfaces and routes: the enforcer misses their changes");
             }
             Err(_) => {}
         }

@@ -13,8 +13,8 @@ use crate::{
 pub enum Error {
     /// An enforcer has it.
     #[error(
-        "{owner} owns the table inet sallyport and enforces by it. Stop it first (with systemd: `systemctl disable --now \
-         sallyport-enforcer`)"
+        "{owner} owns the table inet sallyport and enforces policy. Stop this process first (with systemd: \
+         `systemctl disable --now sallyport-enforcer`)"
     )]
     Owned {
         /// Its process.

@@ -560,7 +560,7 @@ fn within_a_second() -> Outcome {
     for (change, pid) in &culprits {
         let says = format!("culprit=nft (pid {pid})");
         let line = log.lines().find(|line| line.contains(&says));
-        if !line.is_some_and(|line| line.contains("mended")) {
+        if !line.is_some_and(|line| line.contains("repaired it")) {
             return Err(format!("nothing says that `{change}` was of pid {pid}: {log}").into());
         }
     }
@@ -597,7 +597,7 @@ spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 172.16.0.0/12}}]}]}",
     deployment.client()?.wait_enforced(revision)?;
     thread::sleep(Duration::from_millis(300));
     let log = deployment.log("node-1");
-    if log.contains("mended ") || log.contains("touched") {
+    if log.contains("repaired it") || log.contains("touched") {
         return Err(format!("somebody is blamed for nothing: {log}").into());
     }
     let (allowed, denied) = (probes.allowed.stop(), probes.denied.stop());
@@ -631,7 +631,7 @@ spec: {{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: 172.16.{n}.0/24
     noise.kill()?;
     noise.wait()?;
     thread::sleep(Duration::from_millis(500));
-    let repairs = deployment.log("node-1").matches("it is mended").count();
+    let repairs = deployment.log("node-1").matches("repaired it").count();
     println!("40 edits, {repairs} repairs");
     if repairs < 5 {
         return Err(format!("{repairs} repairs: {}", deployment.log("node-1")).into());

@@ -281,7 +281,7 @@ fn uninstall() -> Outcome {
             take_out(&netns, &directory.path().join(data_dir), options)
         };
         let (done, said) = take_off("data", &[])?;
-        if done || !said.contains("an enforcer has it open: stop it first") {
+        if done || !said.contains("an enforcer has it open: stop the enforcer first") {
             return Err(format!("while one runs: {said}").into());
         }
         if !unprotected {
@@ -549,7 +549,7 @@ fn counting() -> Outcome {
     }
     closed(0)?;
     let log = deployment.log(&Deployment::node_name(0));
-    match log.contains("traffic is judged by policy again") && log.contains("closed_for=") {
+    match log.contains("forwards traffic by policy again") && log.contains("closed_for=") {
         true => Ok(()),
         false => Err(log.into()),
     }
@@ -580,7 +580,7 @@ fn telling() -> Outcome {
     }
     nft(node, "flush ruleset")?;
     let deadline = Instant::now() + Duration::from_secs(3);
-    let says = " ago others changed its table; it was mended: nft (pid ";
+    let says = " ago another process changed the table; the enforcer repaired it: nft (pid ";
     loop {
         let output = deployment.sallyport(Path::new("/"), &["status"])?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -135,7 +135,7 @@ fn managed_bridge() -> Outcome {
     expect(
         &refused,
         &[
-            "and it cannot be set: ",
+            "and the sysctl cannot be set: ",
             "/proc/sys is read-only for the enforcer",
         ],
     )

@@ -73,7 +73,7 @@ pub enum BackupError {
         problem: String,
     },
     /// It is cut off.
-    #[error("it ends without its last line: it is cut off")]
+    #[error("the backup is cut off: the last line is missing")]
     CutOff,
 }
 
@@ -166,7 +166,7 @@ pub fn read(text: &mut dyn BufRead) -> Result<Contents, BackupError> {
     if header.sallyport_backup != FORMAT {
         let found = header.sallyport_backup;
         return Err(lines.damaged(format!(
-            "its format is {found}, and this version reads {FORMAT}"
+            "the backup has format {found}, and this version reads format {FORMAT}"
         )));
     }
     let mut objects = Vec::new();
@@ -175,10 +175,12 @@ pub fn read(text: &mut dyn BufRead) -> Result<Contents, BackupError> {
         if let Ok(end) = serde_json::from_str::<End>(&text) {
             let found = before.finalize();
             if (end.objects, end.crc32) != (objects.len() as u64, found) {
-                return Err(lines.damaged("what is before it is not what was written".to_owned()));
+                return Err(
+                    lines.damaged("the lines before do not match this line's checksum".to_owned())
+                );
             }
             if lines.next()?.is_some() {
-                return Err(lines.damaged("there is something behind the end".to_owned()));
+                return Err(lines.damaged("a line follows the end of the backup".to_owned()));
             }
             return Ok(Contents {
                 epoch: Epoch(header.epoch),
@@ -226,7 +228,7 @@ impl Lines<'_> {
             Ok(_) if !line.ends_with('\n') => return Err(BackupError::CutOff),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(self.damaged("it is no text".to_owned()));
+                return Err(self.damaged("the line is not UTF-8 text".to_owned()));
             }
             Err(error) => return Err(error.into()),
         }

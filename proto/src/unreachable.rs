@@ -39,10 +39,10 @@ impl UnreachablePolicy {
                 "The edit waits: the other nodes enforce what both versions allow"
             }
             UnreachablePolicy::Fence => {
-                "The edit goes on once the node's lease has run out: a node that enforces has closed itself by then"
+                "The edit goes on once the node's lease has run out: by then an enforcing node is closed"
             }
             UnreachablePolicy::Skip => {
-                "The edit goes on without the node: flows that touch it may be open"
+                "The edit goes on without the node: flows that touch the node may be open"
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::{
     label::LabelEdit,
 };
 
-/// Network policy for Linux nodes: put objects in, see what is stored, know what is enforced.
+/// Network policy for Linux nodes: apply objects, show stored objects, and show the policy in force.
 #[derive(Debug, Parser)]
 #[command(
     name = "sallyport",
@@ -80,22 +80,22 @@ pub(crate) enum Command {
     /// Change the labels of one object
     #[command(after_help = headed(LABEL_HELP))]
     Label(Label),
-    /// Show the control plane's revision and how every node stands
+    /// Show the control plane's revision and the state of every node
     #[command(after_help = headed(STATUS_HELP))]
     Status(Status),
-    /// Decide which enforcer is a node's, where a data directory was copied
+    /// Choose the enforcer of a node whose data directory was copied
     #[command(subcommand, after_help = headed(NODE_HELP))]
     Node(Node),
     /// Wait until every node enforces a revision
     #[command(after_help = headed(WAIT_HELP))]
     Wait(Wait),
-    /// Show the recent transactions: when, and what changed
+    /// Show the recent transactions with their times and changes
     #[command(after_help = headed(HISTORY_HELP))]
     History(History),
-    /// Make objects what they were at a revision, in a new transaction
+    /// Return objects to their state at a revision, in a new transaction
     #[command(after_help = headed(ROLLBACK_HELP))]
     Rollback(Rollback),
-    /// Back up what the control plane has
+    /// Back up the state of the control plane
     #[command(subcommand, after_help = headed(JOURNAL_HELP))]
     Journal(Journal),
     /// Print the version of this program
@@ -131,7 +131,7 @@ pub(crate) struct Input {
 /// How a change is committed, and what is waited for.
 #[derive(Debug, Args)]
 pub(crate) struct Commit {
-    /// Check everything, change nothing
+    /// Check the whole change, and commit nothing
     #[arg(long, conflicts_with = "wait")]
     pub(crate) dry_run: bool,
     /// Refuse, with exit code 5, unless N is the current revision
@@ -149,8 +149,8 @@ pub(crate) struct Commit {
         value_parser = duration::parse
     )]
     pub(crate) timeout: Duration,
-    /// How the change goes on when a node does not acknowledge what it takes away [default: as the control plane was
-    /// started]
+    /// How the change proceeds when a node does not acknowledge its revokes [default: --unreachable of the control
+    /// plane]
     #[arg(long, value_name = "HOW", value_parser = unreachable())]
     pub(crate) on_unreachable: Option<UnreachablePolicy>,
 }
@@ -195,7 +195,7 @@ pub(crate) struct Get {
         help = "The form of the output: table, wide, json, yaml or name"
     )]
     pub(crate) output: Form,
-    /// Go on and show every change, until interrupted
+    /// Keep showing every change, until interrupted
     #[arg(short, long, conflicts_with = "names")]
     pub(crate) watch: bool,
 }
@@ -217,7 +217,7 @@ pub(crate) struct Delete {
     /// The objects' names
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
-    /// Delete what a file, a directory or standard input (-) names; repeatable
+    /// Delete the objects in a file, a directory or standard input (-); repeatable
     #[arg(short, long, value_name = "FILE|DIR|-", conflicts_with = "namespace")]
     pub(crate) filename: Vec<PathBuf>,
     /// Read the directories of -f with everything below them
@@ -240,7 +240,7 @@ pub(crate) struct Label {
     /// The object's name (not after KIND/NAME), then KEY=VALUE to set and KEY- to remove
     #[arg(required = true, value_name = "NAME> <KEY=VALUE|KEY-")]
     pub(crate) words: Vec<String>,
-    /// Change labels that have another value already
+    /// Change labels that already have another value
     #[arg(long)]
     pub(crate) overwrite: bool,
     #[command(flatten)]
@@ -301,7 +301,7 @@ pub(crate) struct History {
     /// Show at most N transactions, the latest
     #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) limit: u32,
-    /// Only those before this revision
+    /// Show only transactions before this revision
     #[arg(long, value_name = "REVISION")]
     pub(crate) before: Option<u64>,
     /// The form of the output
@@ -320,7 +320,7 @@ pub(crate) struct History {
 /// Arguments of `rollback`.
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
-    /// The revision at which objects were as they are to be
+    /// The revision whose state of the objects is restored
     #[arg(value_name = "REVISION")]
     pub(crate) revision: u64,
     #[arg(
@@ -336,7 +336,7 @@ pub(crate) struct Rollback {
 /// Commands of `node`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
-    /// Say which of several enforcers with one instance id is the right one; `sallyport status` lists them
+    /// Choose one of several enforcers with one instance id; `sallyport status` lists the enforcers
     #[command(after_help = headed(BELIEVE_HELP))]
     Believe(Believe),
 }
@@ -347,7 +347,7 @@ pub(crate) struct Believe {
     /// The node
     #[arg(value_name = "NODE")]
     pub(crate) node: String,
-    /// The process of the right enforcer, as `sallyport status` shows it
+    /// The process of the chosen enforcer, as `sallyport status` shows it
     #[arg(long, value_name = "PROCESS", value_parser = process)]
     pub(crate) process: u64,
 }
@@ -364,7 +364,7 @@ fn process(text: &str) -> Result<u64, String> {
 /// Commands of `journal`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Journal {
-    /// Write all that a control plane has to have into a file
+    /// Write a backup of the current state into a file
     #[command(after_help = headed(BACKUP_HELP))]
     Backup(Backup),
 }
@@ -372,7 +372,7 @@ pub(crate) enum Journal {
 /// Arguments of `journal backup`.
 #[derive(Debug, Args)]
 pub(crate) struct Backup {
-    /// The file; one that is there is replaced when the backup is whole
+    /// The file; an existing file is replaced once the backup is complete
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
 }
@@ -380,7 +380,7 @@ pub(crate) struct Backup {
 /// Arguments of `completion`.
 #[derive(Debug, Args)]
 pub(crate) struct Completion {
-    /// Which shell
+    /// The shell
     #[arg(value_enum)]
     pub(crate) shell: Shell,
 }
@@ -412,12 +412,12 @@ fn headed(text: &str) -> String {
 }
 
 const APPLY_HELP: &str = "\
-Everything that all -f arguments hold is one transaction: it is accepted whole or refused whole,
-and becomes one revision. The files are YAML (also of several documents) or JSON.
+All objects of all -f arguments are one transaction: it is accepted whole or refused whole, and
+becomes one revision. The files are YAML (also of several documents) or JSON.
 
 Examples:
   sallyport apply -f demo-policy.yaml
-  sallyport apply -f cluster/ -R --dry-run          Would it be accepted?
+  sallyport apply -f cluster/ -R --dry-run          Check whether the control plane accepts the files
   sallyport apply -f policy.yaml --wait             Return when every node enforces it
   sallyport get netpol -A -o yaml > backup.yaml && sallyport apply -f backup.yaml
   kubectl get ns,no,po,netpol -A -o yaml | sallyport apply -f -
@@ -425,18 +425,18 @@ Examples:
   sallyport apply -f - --expected-revision 41 < edited.yaml";
 
 const GET_HELP: &str = "\
-What -o yaml and -o json print can be given to `sallyport apply -f -` again.
+`sallyport apply -f -` reads the output of -o yaml and -o json.
 
 Examples:
   sallyport get netpol                      The policies of namespace default
-  sallyport get netpol -A -o wide           Those of all namespaces, with a summary of their rules
+  sallyport get netpol -A -o wide           The policies of all namespaces, with a summary of their rules
   sallyport get netpol demo-policy -n prod -o yaml
   sallyport get pods,workloads -n prod
   sallyport get all -A -o yaml > cluster.yaml
   sallyport get netpol -A --watch           Then every change as it is committed";
 
 const DELETE_HELP: &str = "\
-Deleting a namespace deletes what is in it.
+Deleting a namespace deletes all objects in it.
 
 Examples:
   sallyport delete netpol demo-policy other-policy -n prod
@@ -444,7 +444,7 @@ Examples:
   sallyport delete -f demo-policy.yaml --wait";
 
 const LABEL_HELP: &str = "\
-KEY=VALUE sets a label, KEY- removes one. A label that has another value already is changed only
+KEY=VALUE sets a label, KEY- removes one. A label that already has another value is changed only
 with --overwrite.
 
 Examples:
@@ -457,21 +457,22 @@ Examples:
   sallyport node believe web-1 --process 9f86d081884c7d65";
 
 const BELIEVE_HELP: &str = "\
-Two enforcers with one instance id run on copies of one data directory. The control plane believes
-neither, and both go on enforcing what they have. The others stay refused until their machines have
-an id of their own: `sallyport-enforcer new-identity`.
+Two enforcers with one instance id run on copies of one data directory. The control plane gives
+neither a session, and both keep enforcing their last policy. After the choice the other enforcers
+stay refused until their machines have an id of their own: `sallyport-enforcer new-identity`.
 
 Examples:
-  sallyport status                          Which enforcers are there?
+  sallyport status                          List the enforcers
   sallyport node believe web-1 --process 9f86d081884c7d65";
 
 const STATUS_HELP: &str = "\
-A node is slow while its enforcer answers and an update is under way for seconds; it is silent while
-its enforcer does not answer. It is cloned while several enforcers run under one instance id.
+A node is slow while its enforcer answers and an update takes seconds. A node is silent while its
+enforcer does not answer. A node is cloned while several enforcers run under one instance id.
 
-LAG counts the revisions from the first that a node must yet enforce to the current one; 0 means that
-it enforces all that concerns it, - that this is not known.
-Of more than 20 nodes the table shows those alone that do not enforce, that lag, or that something is wrong with.
+LAG counts the revisions from the first that a node does not enforce yet to the current one. 0 means
+that the node enforces all revisions that concern it, and - that the lag is unknown.
+Of more than 20 nodes the table shows only nodes that do not enforce, that lag, or that have a
+condition.
 
 Examples:
   sallyport status
@@ -479,14 +480,14 @@ Examples:
   sallyport status -o json | jq '.nodes[] | select(.state != \"enforcing\")'";
 
 const WAIT_HELP: &str = "\
-Exits with 4 when the time is over, and names the nodes that lag and why.
+Exits with 4 after the timeout, and names the nodes that lag and the reasons.
 
 Examples:
   sallyport wait                            For the current revision
   sallyport wait --revision 42 --timeout 5s || sallyport status";
 
 const HISTORY_HELP: &str = "\
-How far back it goes is the control plane's --history.
+The option --history of the control plane limits the number of transactions.
 
 Examples:
   sallyport history
@@ -494,11 +495,11 @@ Examples:
   sallyport history -o json | jq '.transactions[] | select(.changes[].object | startswith(\"networkpolicy/\"))'";
 
 const ROLLBACK_HELP: &str = "\
-It is a transaction like any other: it becomes a revision of its own, is accepted whole or refused
-whole, and can be rolled back itself. What happened after REVISION must still be in the history.
+A rollback is a transaction like any other: it becomes a revision of its own, is accepted whole or
+refused whole, and can be rolled back itself. The history must hold all transactions after REVISION.
 
 Examples:
-  sallyport rollback 41 --dry-run                What would it change?
+  sallyport rollback 41 --dry-run                Show the changes without a commit
   sallyport rollback 41 --only netpol --wait     Policies alone; return when every node enforces them";
 
 const JOURNAL_HELP: &str = "\
@@ -509,8 +510,8 @@ Examples:
   sallyport journal backup /backup/sallyport-$(date +%F)";
 
 const BACKUP_HELP: &str = "\
-The control plane goes on meanwhile; the backup is of one revision. It holds no history. The backup
-of a control plane that is stopped is `sallyport-controlplane journal backup`.
+The control plane keeps serving meanwhile. The backup holds the state at one revision, and no
+history. For a stopped control plane use `sallyport-controlplane journal backup`.
 
 Examples:
   sallyport journal backup /backup/sallyport";

@@ -373,7 +373,7 @@ impl<'a> Patience<'a> {
             return Err(Failure::Lost {
                 server: self.server.to_owned(),
                 cause: format!(
-                    "nothing came within {}; --request-timeout gives it longer",
+                    "nothing came within {}; --request-timeout allows more time",
                     duration::rough(self.request_timeout)
                 ),
             });

@@ -83,7 +83,7 @@ async fn carry_out(
         output::remark(&format!("left out: {}", printable(ignored)));
     }
     if response.changes.is_empty() {
-        let text = "no objects in what -f names: nothing was changed";
+        let text = "the files of -f hold no objects: nothing was changed";
         return Err(Failure::Refused(text.to_owned()));
     }
     report(&response, args, word, out)?;

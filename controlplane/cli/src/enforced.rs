@@ -58,11 +58,11 @@ pub(crate) fn on_its_way(rollout: &Rollout) -> String {
     let waits = match rollout.phase() {
         Phase::Unspecified => "?".to_owned(),
         Phase::Revoking => format!(
-            "what it takes away is still to be taken away on {}",
+            "revokes are not yet in force on {}",
             rollout.waits_for.join(", ")
         ),
-        Phase::Draining => "packets under way are given time to arrive".to_owned(),
-        Phase::Queued => "it waits for the edits before it".to_owned(),
+        Phase::Draining => "packets in flight get time to arrive".to_owned(),
+        Phase::Queued => "waiting for earlier edits".to_owned(),
     };
     let mut text = format!("{which}, for {since}: {waits}");
     for (names, how) in [(&rollout.fenced, "fenced"), (&rollout.skipped, "skipped")] {
@@ -136,12 +136,12 @@ pub(crate) fn without(status: &StatusResponse) -> String {
 pub(crate) fn closed(node: &NodeStatus) -> String {
     let says = |kind: Kind| node.troubles.iter().any(|trouble| trouble.kind() == kind);
     if says(Kind::NotJudged) {
-        return "it said last that it does not judge all traffic, so that nothing closes all of it, and flows that touch it may be \
-                open"
+        return "the node last reported that it does not judge all traffic, so nothing closes all of it, and flows \
+                that touch the node may be open"
             .to_owned();
     }
     if says(Kind::Closed) {
-        return "it says that it drops all traffic of its workloads".to_owned();
+        return "the node reports that it drops all traffic of its workloads".to_owned();
     }
     let over = duration::rough(Duration::from_millis(node.lease_over_ms));
     format!(
@@ -169,7 +169,7 @@ fn lagging(revision: u64, timeout: Duration, nodes: &[NodeStatus]) -> String {
         }
         for (n, words) in unjudged(node).enumerate() {
             text += match n {
-                0 => ", but no policy judges the traffic of:",
+                0 => ", but traffic of these workloads bypasses policy:",
                 _ => "",
             };
             text += &format!("\n  {words}");
@@ -284,7 +284,7 @@ mod tests {
         fenced.troubles.push(trouble);
         assert_eq!(
             said(fenced),
-            "warning: a is fenced: it says that it drops all traffic of its workloads\n"
+            "warning: a is fenced: the node reports that it drops all traffic of its workloads\n"
         );
         let mut trouble = Trouble::default();
         trouble.set_kind(Kind::NotJudged);
@@ -314,14 +314,14 @@ mod tests {
         rollout.set_phase(Phase::Revoking);
         assert_eq!(
             on_its_way(&rollout),
-            "revisions 41 to 42, for 5s: what it takes away is still to be taken away on node-b, node-c"
+            "revisions 41 to 42, for 5s: revokes are not yet in force on node-b, node-c"
         );
         rollout.first_revision = 42;
         rollout.skipped = vec!["node-d".into()];
         rollout.set_phase(Phase::Queued);
         assert_eq!(
             on_its_way(&rollout),
-            "revision 42, for 5s: it waits for the edits before it; skipped: node-d"
+            "revision 42, for 5s: waiting for earlier edits; skipped: node-d"
         );
     }
 
@@ -360,7 +360,7 @@ mod tests {
              node-c: unknown for 2m5s\n\
              node-d: not-seen for 2m5s\n\
              node-e: not-judging for 2m5s; IPv4 of br0\n\
-             node-f: enforcing for 2m5s, enforces revision 40, but no policy judges the traffic of:\n  \
+             node-f: enforcing for 2m5s, enforces revision 40, but traffic of these workloads bypasses policy:\n  \
              workload a/x (10.0.0.5): it is behind m0, a macvlan device\n  \
              workload a/y (10.0.0.6): the address is the node's own"
         );

@@ -42,9 +42,9 @@ impl Exit {
             Exit::Refused => "refused: invalid input, not found, already exists, ...",
             Exit::Usage => "usage: bad arguments, or a file that cannot be read",
             Exit::Unreachable => "the control plane cannot be reached, or does not answer",
-            Exit::TimedOut => "timed out waiting for nodes (what was committed stays committed)",
+            Exit::TimedOut => "timed out waiting for nodes (a committed change stays committed)",
             Exit::Conflict => "conflict: the expected revision is not the current one",
-            Exit::Output => "the output cannot be written (what was committed stays committed)",
+            Exit::Output => "the output cannot be written (a committed change stays committed)",
         }
     }
 
@@ -116,7 +116,7 @@ impl Failure {
         match status.code() {
             Code::Unimplemented => Failure::Unreachable {
                 server: server.to_owned(),
-                cause: "what answers there does not know this call".to_owned(),
+                cause: "the server at this address does not know the call".to_owned(),
             },
             Code::FailedPrecondition if is_conflict(status) => Failure::Conflict(message),
             Code::Unavailable | Code::DeadlineExceeded => lost(server, message),

@@ -67,10 +67,7 @@ pub(crate) async fn run(
             write!(out, "{}", grid.render())?;
             if args.output == Form::Wide {
                 let oldest = history.oldest_revision;
-                writeln!(
-                    out,
-                    "\nthe oldest that can be gone back to is revision {oldest}"
-                )?;
+                writeln!(out, "\nthe oldest revision for a rollback is {oldest}")?;
             }
         }
     }

@@ -293,9 +293,13 @@ impl Trouble {
         let since = duration::rough(Duration::from_millis(self.since_ms));
         let what = match self.kind {
             "journal" => format!("for {since}, cannot write its journal, and applies nothing new"),
-            "table" => format!("for {since}, others changed its table, which cannot be mended yet"),
-            "mended" => format!("{since} ago others changed its table; it was mended"),
-            "quarantine" => format!("{since} ago its journal was damaged; it was moved aside"),
+            "table" => {
+                format!("for {since}, another process changed the table, and the repair fails")
+            }
+            "mended" => {
+                format!("{since} ago another process changed the table; the enforcer repaired it")
+            }
+            "quarantine" => format!("{since} ago the node's journal was damaged and moved aside"),
             "closed" => format!("for {since}, has dropped all traffic of its workloads"),
             "not-judged" => format!("for {since}, has not judged all traffic"),
             other => format!("for {since}, {other}"),

@@ -19,7 +19,7 @@ use crate::{
 pub(super) fn kind(number: i32) -> Result<Kind, String> {
     match wire::Kind::try_from(number) {
         Ok(kind) => Kind::of_wire(kind).ok_or_else(|| "kind: Required value".to_owned()),
-        Err(_) => Err(format!("kind: {number} is none that this version knows")),
+        Err(_) => Err(format!("kind: {number} is unknown to this version")),
     }
 }
 
@@ -36,7 +36,9 @@ pub(super) fn checked_key(reference: &ObjectRef) -> Result<ObjectKey, String> {
     }
     match (kind.is_namespaced(), namespace.is_empty()) {
         (true, true) => Err(format!("{kind} {name}: namespace: Required value")),
-        (false, false) => Err(format!("{kind} {name}: namespace: a {kind} has none")),
+        (false, false) => Err(format!(
+            "{kind} {name}: namespace: a {kind} has no namespace"
+        )),
         _ => Ok(ObjectKey {
             kind,
             namespace: namespace.clone(),

@@ -52,7 +52,7 @@ impl Listings {
         let kind = convert::kind(request.kind).map_err(Status::invalid_argument)?;
         if !kind.is_namespaced() && !request.namespace.is_empty() {
             return Err(Status::invalid_argument(format!(
-                "namespace: a {kind} has none"
+                "namespace: a {kind} has no namespace"
             )));
         }
         let token = Token::of(request, kind)?;
@@ -85,7 +85,7 @@ impl Listings {
         match kept.get(&revision) {
             Some((_, cluster)) => Ok(cluster.clone()),
             None => Err(Status::out_of_range(format!(
-                "page_token is of revision {revision}, which is not kept any more: list again from the start"
+                "page_token: revision {revision} is no longer available: list again from the start"
             ))),
         }
     }
@@ -145,7 +145,7 @@ impl Token {
             return Ok(None);
         }
         let token = Token::from_str(&request.page_token).map_err(|()| {
-            Status::invalid_argument("page_token: not one that this server gave out")
+            Status::invalid_argument("page_token: this server did not issue the token")
         })?;
         match token.kind == kind && token.within == request.namespace {
             true => Ok(Some(token)),

@@ -67,7 +67,7 @@ impl Watches {
         let too_many = |whose: &str, most| {
             self.0.refused.fetch_add(1, Relaxed);
             Status::resource_exhausted(format!(
-                "there are {most} watches {whose}, the most that there may be: end some, or let several readers share one"
+                "there are {most} watches {whose}, the limit: end some watches, or let several readers share one"
             ))
         };
         if *of_client >= OF_ONE {

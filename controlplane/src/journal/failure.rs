@@ -7,9 +7,9 @@ use sallyport_policy::Revision;
 use crate::manifest;
 
 /// What an operator does about damage.
-const ADVICE: &str = "`sallyport-controlplane journal verify` looks at it without changing it. Move the directory away, and \
-                      restore a backup into an empty one with `sallyport-controlplane journal restore`; nodes go on \
-                      enforcing what they have";
+const ADVICE: &str = "`sallyport-controlplane journal verify` checks the journal without changing it. Move the \
+                      directory away, and restore a backup into an empty one with `sallyport-controlplane journal \
+                      restore`. Nodes keep enforcing their last policy";
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +59,9 @@ pub enum JournalError {
     },
     /// Acknowledged transactions are gone.
     #[error(
-        "the journal {path} ends at revision {found}, and revision {acknowledged} was acknowledged: a file of it was \
-         damaged or replaced, and sled cut off what it could not read. The journal is not used as it is. {ADVICE}"
+        "the journal {path} ends at revision {found}, and revision {acknowledged} was acknowledged: a journal file \
+         was damaged or replaced, and sled cut off the unreadable end. The control plane does not use this journal. \
+         {ADVICE}"
     )]
     Lost {
         /// Where it is.
@@ -72,8 +73,8 @@ pub enum JournalError {
     },
     /// Notes about nodes are gone that were durable.
     #[error(
-        "the journal {path} holds {found} of {noted} notes of nodes that joined or left: a file of it was damaged or replaced, and \
-         sled cut off what it could not read. The journal is not used as it is. {ADVICE}"
+        "the journal {path} holds {found} of {noted} notes of nodes that joined or left: a journal file was damaged \
+         or replaced, and sled cut off the unreadable end. The control plane does not use this journal. {ADVICE}"
     )]
     Forgotten {
         /// Where it is.
@@ -102,10 +103,10 @@ pub enum JournalError {
 #[derive(Debug, thiserror::Error)]
 pub enum Damage {
     /// It is not there.
-    #[error("it is missing")]
+    #[error("the record is missing")]
     Missing,
     /// It is cut off or has something behind it.
-    #[error("it is {found} bytes long and should be {expected}")]
+    #[error("the record is {found} bytes long and should be {expected}")]
     Length {
         /// What the record's header says.
         expected: usize,
@@ -113,10 +114,10 @@ pub enum Damage {
         found: usize,
     },
     /// It has a format of its own that we do not know.
-    #[error("its format version is {0}, which this version does not know")]
+    #[error("the record has format {0}, which this version of Sallyport does not know")]
     Version(u8),
     /// Bits changed.
-    #[error("its checksum is {found:08x} and should be {expected:08x}")]
+    #[error("the checksum is {found:08x} and should be {expected:08x}")]
     Checksum {
         /// What the record's header says.
         expected: u32,
@@ -124,20 +125,20 @@ pub enum Damage {
         found: u32,
     },
     /// The checksum is right, and yet the bytes say nothing.
-    #[error("it cannot be decoded: {0}")]
+    #[error("the record cannot be decoded: {0}")]
     Payload(String),
     /// It stands under a key that is none.
-    #[error("its key is malformed")]
+    #[error("the key of the record is malformed")]
     Key,
     /// It is about another object or revision than its key.
-    #[error("it is of {0}")]
+    #[error("the record belongs to {0}")]
     Misplaced(String),
     /// It holds an object that this version refuses.
-    #[error("it holds an object that this version does not accept: {0}")]
+    #[error("the record holds an object that this version does not accept: {0}")]
     Object(Box<manifest::Problem>),
     /// The records are fewer or others than were written.
     #[error(
-        "it should hold {expected} objects with checksum {expected_sum:016x}, and holds {found} with {found_sum:016x}"
+        "should hold {expected} objects with checksum {expected_sum:016x}, but holds {found} with {found_sum:016x}"
     )]
     Sum {
         /// How many there should be.
@@ -201,7 +202,7 @@ fn hint(cause: &io::Error) -> &'static str {
     match cause.kind() {
         _ if is_full(cause) => ". Make room and try again",
         io::ErrorKind::PermissionDenied => {
-            ". Does the directory belong to the user that runs the control plane?"
+            ". Make the user that runs the control plane the owner of the directory"
         }
         _ => "",
     }

@@ -89,7 +89,7 @@ impl fmt::Display for Report {
             )?,
             None => writeln!(
                 f,
-                "what was acknowledged is not known: the file `acknowledged` is not there or torn"
+                "the acknowledged revision is unknown: the file `acknowledged` is missing or damaged"
             )?,
         }
         let counts = Kind::ALL.map(|kind| (kind, cluster.of_kind(kind).count()));

@@ -98,7 +98,7 @@ pub(super) fn load(
         }
         warn!(
             record = torn.name,
-            "dropped a transaction that was cut off while it was written"
+            "dropped the last transaction of the journal: its write was cut off, and it was not acknowledged"
         );
         trees.remove_value(&trees.log, &torn.prefix)?;
         trees.flush()?;

@@ -19,7 +19,7 @@ pub(super) fn without_snapshot(settings: &Settings, cause: &JournalError) -> boo
         Ok(true) => {}
         Ok(false) => return false,
         Err(error) => {
-            warn!(%error, "could not try the journal without sled's snapshot");
+            warn!(%error, "cannot check whether the journal is whole without sled's snapshot");
             return false;
         }
     }
@@ -27,14 +27,13 @@ pub(super) fn without_snapshot(settings: &Settings, cause: &JournalError) -> boo
         Ok(count) => {
             warn!(
                 %cause, quarantined = count,
-                "a snapshot that sled keeps beside the journal was damaged and moved aside, into {}: the journal is whole \
-                 without it",
+                "sled's snapshot file was damaged and moved aside, into {}: the journal is whole without this file",
                 path.join(QUARANTINE).display()
             );
             true
         }
         Err(error) => {
-            warn!(%error, "could not move sled's damaged snapshot aside");
+            warn!(%error, "cannot move sled's damaged snapshot file aside");
             false
         }
     }

@@ -24,7 +24,7 @@ use crate::{
 pub enum RestoreError {
     /// There is something there.
     #[error(
-        "{0} is not empty: a backup is restored into an empty directory. Move away what is there"
+        "the directory {0} is not empty: give an empty directory for the backup, or move the files away"
     )]
     NotEmpty(String),
     /// Nodes would take it for what they have seen.
@@ -33,7 +33,7 @@ pub enum RestoreError {
     )]
     Epoch(Epoch),
     /// What is in the backup is refused.
-    #[error("the backup holds what this version does not accept: {0}")]
+    #[error("the backup holds an object that this version does not accept: {0}")]
     Object(String),
     /// The journal cannot be written.
     #[error(transparent)]

@@ -154,9 +154,9 @@ impl SledJournal {
         match folding.join() {
             Ok(Ok(snapshot)) => self.snapshot = snapshot,
             Ok(Err(error)) => {
-                error!(%error, "the log was not folded into the snapshot; it goes on growing")
+                error!(%error, "cannot fold the journal's log into its snapshot: the log keeps growing")
             }
-            Err(_) => error!("folding the log into the snapshot panicked; the log goes on growing"),
+            Err(_) => error!("the fold of the journal's log panicked: the log keeps growing"),
         }
     }
 
@@ -179,7 +179,10 @@ impl SledJournal {
         unpanicked(&self.settings.path, "read it", || {
             trees.rewind(self.acknowledged())
         })?;
-        info!(revision = self.last.0, "the journal is open again");
+        info!(
+            revision = self.last.0,
+            "opened the journal again after an error"
+        );
         self.trees = Some(trees.clone());
         Ok(trees)
     }
@@ -197,7 +200,7 @@ impl SledJournal {
         let trees = self.trees.take();
         // sled panics when its last sync fails.
         if panic::catch_unwind(AssertUnwindSafe(|| drop(trees))).is_err() {
-            warn!("sled panicked while it closed");
+            warn!("sled panicked while it closed the journal");
         }
     }
 
@@ -220,7 +223,9 @@ impl SledJournal {
         let thread = thread::Builder::new().name("fold".to_owned());
         match thread.spawn(move || fold::fold(&trees, from, to, keep)) {
             Ok(folding) => self.folding = Some(folding),
-            Err(error) => error!(%error, "no thread to fold the log; it goes on growing"),
+            Err(error) => {
+                error!(%error, "cannot start a thread to fold the journal's log: it keeps growing")
+            }
         }
     }
 }

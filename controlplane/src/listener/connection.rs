@@ -102,7 +102,7 @@ impl<S> Connection<S> {
             self.deadline = None;
             self.counts.silent.fetch_add(1, Relaxed);
             if let Some(connections) = SAID.happened() {
-                warn!(connections, "closed connections that asked for nothing");
+                warn!(connections, "closed connections on which no request came");
             }
             return Err(io::ErrorKind::TimedOut.into());
         }

@@ -54,8 +54,8 @@ pub struct Update {
 pub enum SessionError {
     /// There is no Node object.
     #[error(
-        "nodes \"{name}\" not found: put a Node object of that name first (kind: Node, metadata.name: {name}), or \
-         correct the name that the enforcer was started with"
+        "nodes \"{name}\" not found: apply a Node object of that name first (kind: Node, metadata.name: {name}), or \
+         correct the --node-name of the enforcer"
     )]
     Unregistered {
         /// The node.
@@ -63,7 +63,7 @@ pub enum SessionError {
     },
     /// The Node object was deleted.
     #[error(
-        "nodes \"{name}\" not found: the Node object was deleted; the node goes on enforcing what it has"
+        "nodes \"{name}\" not found: the Node object was deleted; the node keeps enforcing its last policy"
     )]
     Removed {
         /// The node.
@@ -71,9 +71,10 @@ pub enum SessionError {
     },
     /// The node is further than the control plane.
     #[error(
-        "node \"{name}\" enforces epoch {} revision {}, and this control plane is at epoch {} revision {}: it was \
-         restored from a backup, or is another one. The node goes on enforcing what it has. Start the control plane \
-         with its latest data, or `sallyport-controlplane journal restore` its backup, which raises the epoch",
+        "node \"{name}\" enforces epoch {} revision {}, and this control plane is at epoch {} revision {}: this \
+         control plane was restored from a backup, or is another one. The node keeps enforcing its last policy. \
+         Start the control plane with its latest data, or restore its backup with `sallyport-controlplane journal \
+         restore`, which raises the epoch",
         node.0, node.1, ours.0, ours.1
     )]
     Ahead {
@@ -86,7 +87,7 @@ pub enum SessionError {
     },
     /// A node that is connected cannot leave.
     #[error(
-        "an enforcer of node \"{name}\" is connected: stop it first, then say again that the node leaves"
+        "an enforcer of node \"{name}\" is connected: stop this enforcer first, then uninstall again"
     )]
     Connected {
         /// The node.
@@ -111,7 +112,7 @@ pub enum SessionError {
     /// Another enforcer has the name, and answers.
     #[error(
         "node \"{name}\" has an enforcer already, which answers{}, connected for {}: two enforcers were started with one \
-         node name. Start this one with the --node-name of its own Node object, or stop the other one",
+         node name. Start this enforcer with the --node-name of its own Node object, or stop the other enforcer",
         first.map_or(String::new(), |first| format!(" ({first})")), duration::rough(*since)
     )]
     Taken {
@@ -132,8 +133,8 @@ pub enum SessionError {
     },
     /// An administrator believes another enforcer with the same instance id.
     #[error(
-        "node \"{name}\": an administrator said that another enforcer with this instance id is the right one, so that this \
-         data directory is a copy. Stop this enforcer, run `sallyport-enforcer new-identity`, and start it with a \
+        "node \"{name}\": an administrator chose another enforcer with this instance id, so this data directory is \
+         a copy. Stop this enforcer, run `sallyport-enforcer new-identity`, and start the enforcer with a \
          --node-name of its own"
     )]
     NotBelieved {
@@ -142,7 +143,7 @@ pub enum SessionError {
     },
     /// The Hello came late, and its enforcer is silent.
     #[error(
-        "node \"{name}\" has another enforcer, and this one did not answer within 2 seconds: connect again"
+        "node \"{name}\" has another enforcer, and this enforcer did not answer within 2 seconds: connect again"
     )]
     Late {
         /// The node.
@@ -158,7 +159,7 @@ pub enum SessionError {
     #[error("the control plane is stopping; connect again")]
     Stopping,
     /// An answer to what was not asked.
-    #[error("{answer} of {}, which is not what was sent{}", listed(.found), was_sent(.expected))]
+    #[error("{answer} of {}, which does not match the sent update{}", listed(.found), was_sent(.expected))]
     Unexpected {
         /// `Ack` or `Nack`.
         answer: &'static str,

@@ -191,7 +191,7 @@ async fn an_expected_revision_and_a_dry_run_are_kept() {
         assert_eq!(
             status.message(),
             format!(
-                "the current revision is 1, not {stale}: nothing was changed. Look at what changed and try again"
+                "the current revision is 1, not {stale}: nothing was changed. Look at the changes and try again"
             )
         );
     }
@@ -370,6 +370,9 @@ async fn what_is_not_there_is_not_found() {
     let status = world.get(Kind::Node, "a", "p").await.unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
-        (Code::InvalidArgument, "Node p: namespace: a Node has none")
+        (
+            Code::InvalidArgument,
+            "Node p: namespace: a Node has no namespace"
+        )
     );
 }

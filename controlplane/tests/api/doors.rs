@@ -141,7 +141,7 @@ async fn silent_connections_keep_nobody_out() {
     let said = log.matches("cannot accept connections").count();
     assert!((1..=5).contains(&said), "{log}");
     let said = log
-        .matches("closed connections that asked for nothing")
+        .matches("closed connections on which no request came")
         .count();
     assert!((1..=5).contains(&said), "{log}");
     let metrics = plane.metrics("").await;

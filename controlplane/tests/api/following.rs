@@ -132,8 +132,8 @@ async fn what_is_gone_or_yet_to_come_is_out_of_range() {
         assert_eq!(status.code(), Code::OutOfRange);
         status.message().to_owned()
     };
-    let compacted = "the transactions after revision 3 are compacted: the oldest that can be asked for are those \
-                     after revision 15; list the objects, then watch from the list's revision";
+    let compacted = "the transactions after revision 3 are compacted: the history starts after revision 15; list the \
+                     objects, then watch from the list's revision";
     assert_eq!(refused(&world, 3).await, compacted);
     assert_eq!(
         refused(&world, 21).await,

@@ -333,7 +333,7 @@ async fn enforcers_without_a_node_object_are_shown() {
         let turned_away = strangers.names[0].turned_away.as_ref().unwrap();
         assert_eq!(turned_away.reason(), Reason::NoNode);
         assert_eq!(turned_away.count, count);
-        assert!(turned_away.message.contains("put a Node object"));
+        assert!(turned_away.message.contains("apply a Node object"));
     }
     world.apply(&node("node-7")).await;
     assert_eq!(world.status().await.turned_away, None);

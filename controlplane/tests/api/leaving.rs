@@ -106,7 +106,7 @@ async fn a_node_that_is_connected_cannot_leave() {
     let refused = FakeNode::leave(world.url(), "m").await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(
-        refused.message().contains("stop it first"),
+        refused.message().contains("stop this enforcer first"),
         "{}",
         refused.message()
     );

@@ -170,13 +170,14 @@ async fn one_can_go_back_after_a_restart_but_not_behind_what_is_kept() {
     );
     if oldest > 0 {
         let (code, _, stderr) = cli(&format!("rollback {}", oldest - 1), &server);
-        assert!(code == 1 && stderr.contains("is compacted"), "{stderr}");
+        assert!(code == 1 && stderr.contains("are compacted"), "{stderr}");
     }
     let short = World::with_history(1).await;
     short.apply(&namespace("a")).await;
     short.apply(&namespace("b")).await;
     let (code, _, stderr) = cli("rollback 0", &short.url());
-    let expected = "what happened since revision 0 is compacted: the oldest that can be gone back to is revision 1";
+    let expected =
+        "the transactions after revision 0 are compacted: the oldest revision for a rollback is 1";
     assert!(code == 1 && stderr.contains(expected), "{stderr}");
 }
 

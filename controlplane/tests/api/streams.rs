@@ -302,7 +302,7 @@ async fn nodes_that_cannot_be_are_turned_away() {
     assert!(
         status
             .message()
-            .starts_with(r#"nodes "nobody" not found: put a Node object of that name first"#),
+            .starts_with(r#"nodes "nobody" not found: apply a Node object of that name first"#),
         "{status}"
     );
 
@@ -331,7 +331,9 @@ async fn nodes_that_cannot_be_are_turned_away() {
     let status = n.ends().await;
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(
-        status.message().contains("which is not what was sent"),
+        status
+            .message()
+            .contains("which does not match the sent update"),
         "{status}"
     );
     world.until("n", (State::Disconnected, 1)).await;

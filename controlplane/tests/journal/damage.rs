@@ -77,9 +77,9 @@ fn after(tamper: impl FnOnce(&sled::Db)) -> (PathBuf, String) {
 fn refused(expected: &str, tamper: impl FnOnce(&sled::Db)) {
     let (path, message) = after(tamper);
     let expected = format!(
-        "the journal {}: {expected}. The record was not skipped and nothing was changed. \
-         `sallyport-controlplane journal verify` looks at it without changing it. Move the directory away, and restore a \
-         backup into an empty one with `sallyport-controlplane journal restore`; nodes go on enforcing what they have",
+        "the journal {}: {expected}. The record was not skipped and nothing was changed. `sallyport-controlplane \
+         journal verify` checks the journal without changing it. Move the directory away, and restore a backup into \
+         an empty one with `sallyport-controlplane journal restore`. Nodes keep enforcing their last policy",
         path.display()
     );
     assert_eq!(message, expected);
@@ -125,12 +125,12 @@ fn changed_bits_are_named() {
     let (_, message) =
         after(|database| change(database, "log", &log_key(5, 1), |bytes| bytes[20] ^= 1));
     assert!(
-        message.contains("log: revision 5, part 1: its checksum is "),
+        message.contains("log: revision 5, part 1: the checksum is "),
         "{message}"
     );
     let (_, message) = after(|database| change(database, "meta", b"epoch", |bytes| bytes[14] ^= 1));
     assert!(
-        message.contains("meta: epoch: its checksum is "),
+        message.contains("meta: epoch: the checksum is "),
         "{message}"
     );
     let pod = b"\x04a\0web\0\0\0\0\0";
@@ -140,7 +140,7 @@ fn changed_bits_are_named() {
         })
     });
     assert!(
-        message.contains("snapshot: a/web, part 0: its checksum is "),
+        message.contains("snapshot: a/web, part 0: the checksum is "),
         "{message}"
     );
 }
@@ -148,13 +148,13 @@ fn changed_bits_are_named() {
 #[test]
 fn cut_and_foreign_records_are_named() {
     refused(
-        "log: revision 6, part 0: it is 5 bytes long and should be 13",
+        "log: revision 6, part 0: the record is 5 bytes long and should be 13",
         |database| {
             change(database, "log", &log_key(6, 0), |bytes| bytes.truncate(5));
         },
     );
     refused(
-        "log: revision 6, part 0: its format version is 9, which this version does not know",
+        "log: revision 6, part 0: the record has format 9, which this version of Sallyport does not know",
         |database| {
             change(database, "log", &log_key(6, 0), |bytes| bytes[4] = 9);
         },
@@ -163,26 +163,27 @@ fn cut_and_foreign_records_are_named() {
 
 #[test]
 fn missing_records_are_named() {
-    refused("log: revision 5: it is missing", |database| {
+    refused("log: revision 5: the record is missing", |database| {
         for part in 0..3 {
             remove(database, "log", &log_key(5, part));
         }
     });
-    refused("log: revision 5: it is missing", |database| {
+    refused("log: revision 5: the record is missing", |database| {
         remove(database, "log", &log_key(5, 2))
     });
-    refused("log: revision 5, part 0: it is missing", |database| {
-        remove(database, "log", &log_key(5, 0))
-    });
-    refused("meta: snapshot: it is missing", |database| {
+    refused(
+        "log: revision 5, part 0: the record is missing",
+        |database| remove(database, "log", &log_key(5, 0)),
+    );
+    refused("meta: snapshot: the record is missing", |database| {
         remove(database, "meta", b"snapshot")
     });
-    refused("meta: format: it is missing", |database| {
+    refused("meta: format: the record is missing", |database| {
         remove(database, "meta", b"format")
     });
     let (_, message) = after(|database| remove(database, "snapshot", b"\x04a\0web\0\0\0\0\0"));
     assert!(
-        message.contains("snapshot: it should hold 4 objects with checksum "),
+        message.contains("snapshot: should hold 4 objects with checksum "),
         "{message}"
     );
 }

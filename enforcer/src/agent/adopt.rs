@@ -68,7 +68,9 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             .all(|(base, _)| table.bases.contains(*base))
         {
             // The base chains are made last: the table was never whole, or is not any more.
-            warn!("the table judges no packets");
+            warn!(
+                "the table inet sallyport lacks base chains, so it filters no packets: repairing the table"
+            );
             self.installed = pending.map_or(installed, |(_, after)| after);
             self.restore()?;
             return Ok(());
@@ -125,7 +127,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// The table is not what the journal knows. It goes on enforcing until a snapshot comes.
     fn keep_foreign(&mut self, stamp: Option<Stamp>) -> Result<(), StartError> {
         let stamp = stamp.map_or_else(|| "nothing".into(), |stamp| stamp.to_string());
-        warn!(%stamp, "the table in the kernel is not what the journal holds: it stays until a snapshot replaces it");
+        warn!(
+            %stamp,
+            "the journal does not know the version of the table in the kernel: the table stays until the control \
+             plane sends a snapshot"
+        );
         self.foreign = true;
         Ok(())
     }
@@ -151,7 +157,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 revision = intent.update.target.revision.0,
                 done,
                 of = plan.steps.len(),
-                "finishing the update under way"
+                "finishing the update that an earlier enforcer process began"
             );
             self.carry_out(&plan, done)?;
         }
@@ -167,7 +173,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.lease.lock().slot = table.lease;
         let is_same = frame == Some(&*self.installed.frame(&self.options).fingerprint());
         if !is_same {
-            info!("writing the frame of the table for the options given now");
+            info!("the options of the enforcer changed: writing the fixed rules of the table anew");
             self.lease.lock().slot = Some(table.lease.unwrap_or_default());
             let found = FoundFrame {
                 slot: table.lease,
@@ -180,7 +186,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         // Everything that should not be there was left behind by an earlier life.
         self.garbage = Garbage::default();
         if self.restore()? {
-            warn!(differences = ?self.drift.last, "the table was changed while no enforcer ran: it is mended");
+            warn!(
+                differences = ?self.drift.last,
+                "the table inet sallyport was changed while no enforcer ran: the enforcer repaired it"
+            );
         }
         Ok(())
     }

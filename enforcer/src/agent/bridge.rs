@@ -73,7 +73,7 @@ impl BridgeTable {
                 self.kernel.grace();
             }
             if let Err(error) = self.kernel.commit(step) {
-                debug!(%error, "the table bridge sallyport cannot be changed: reading it");
+                debug!(%error, "cannot change the table bridge sallyport in steps: reading the table");
                 return false;
             }
         }
@@ -91,7 +91,11 @@ impl BridgeTable {
         match result {
             Err(error) if !is_needed && is_unsupported(&error) => {
                 if !std::mem::replace(&mut self.missing, true) {
-                    info!(%error, "this kernel has no nf_tables for bridges: no workload on a bridge can be guarded");
+                    info!(
+                        %error,
+                        "this kernel has no nf_tables for bridges: no workload on a bridge can be guarded \
+                         (CONFIG_NF_TABLES_BRIDGE)"
+                    );
                 }
                 Ok(false)
             }

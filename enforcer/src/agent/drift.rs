@@ -80,7 +80,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 break;
             }
             if repair.differences == mended {
-                error!(differences = ?mended, "the kernel lists the table otherwise than it was written: it stays as it is");
+                error!(
+                    differences = ?mended,
+                    "the table inet sallyport still differs after its repair: the enforcer leaves the table as listed"
+                );
                 break;
             }
             let at = (tries_left > 0).then_some(found.generation);
@@ -89,7 +92,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 Err(error) if error.is_outdated() => {}
                 Err(Error::AnswerLost(_)) => {}
                 Err(error @ Error::Refused { .. }) if found.flags.is_some() => {
-                    warn!(%error, differences = ?repair.differences, "the table cannot be mended as it is: making it anew");
+                    warn!(
+                        %error, differences = ?repair.differences,
+                        "cannot repair the table inet sallyport in place: making the table anew"
+                    );
                     self.make_anew(&mut lease, under_way)?;
                     mended = repair.differences;
                 }

@@ -37,13 +37,13 @@ const AGAIN: Duration = Duration::from_millis(200);
 #[derive(Debug, thiserror::Error)]
 pub enum Unguarded {
     /// The kernel refused the table of family bridge.
-    #[error("the table bridge sallyport cannot be written ({0})")]
+    #[error("cannot write the table bridge sallyport ({0})")]
     Bridges(netlink::Error),
     /// The kernel does not say where the routes to workloads lead.
-    #[error("it cannot be asked where the routes to workloads lead ({0})")]
+    #[error("cannot look up the routes to workloads ({0})")]
     Routes(String),
     /// The kernel refused the interfaces that are no port of a bridge.
-    #[error("the interfaces of workloads cannot be written into the table inet sallyport ({0})")]
+    #[error("cannot write the interfaces of workloads into the table inet sallyport ({0})")]
     Interfaces(netlink::Error),
 }
 
@@ -230,7 +230,7 @@ impl Guarding {
             let is_other = *before != problem;
             match &problem {
                 Some(error) if is_other => {
-                    error!(%error, "cannot guard the interfaces of workloads")
+                    error!(%error, "cannot guard the interfaces of workloads against spoofed addresses and frames")
                 }
                 None if is_other => info!("the interfaces of workloads are guarded again"),
                 _ => {}

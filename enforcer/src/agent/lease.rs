@@ -143,7 +143,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// keeps what it has until the control plane is known to know.
     pub(super) fn begin_to_end_leases(&mut self) {
         warn!(
-            "--lease is gone: the node goes on with the lease that it has until the control plane says that it knows"
+            "the enforcer started without --lease on a node with leases: leases end once the control plane confirms"
         );
         self.options.lease = Some(ENDS);
         self.lease.lock().ends = true;
@@ -169,7 +169,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             chains: lease::CHAINS.map(Into::into).into(),
             sets: Slot::BOTH.map(|slot| slot.name().into()).into(),
         });
-        info!("the node goes on without leases");
+        info!("the node has no leases any more: the control plane confirmed");
         Ok(())
     }
 }

@@ -226,7 +226,9 @@ pub fn start(
     let requests = Arc::new(requests);
     let protected = agent.is_protected();
     if !protected {
-        warn!("the kernel does not protect the table from others: what they change is mended");
+        warn!(
+            "the kernel does not protect the tables from other processes: the enforcer repairs changes within a second"
+        );
         listen(Monitor::open(agent.kernel())?, Arc::downgrade(&requests));
         // What happened before somebody listened.
         let _ = requests.send(Request::Heard(Notice::Lost));
@@ -258,7 +260,7 @@ fn listen(mut monitor: Monitor, agent: Weak<mpsc::Sender<Request>>) {
     let tell = move || {
         loop {
             let notices = monitor.hear(LISTEN).unwrap_or_else(|error| {
-                error!(%error, "cannot hear what others commit: looking at the table every second");
+                error!(%error, "cannot follow the commits of other processes: checking the tables every second");
                 thread::sleep(LISTEN);
                 vec![Notice::Lost]
             });
@@ -402,7 +404,7 @@ impl Mending {
     ) {
         match notice {
             Notice::Elsewhere(who) => {
-                debug!(%who, "a commit that does not touch the table");
+                debug!(%who, "a commit of another process left the tables alone");
                 return;
             }
             Notice::Touched(culprit) => self.culprit = culprit,
@@ -411,10 +413,13 @@ impl Mending {
         self.mend(agent);
         if guarding.restore(agent) {
             self.health.count(|state| state.repairs += 1);
-            let what = "the table bridge sallyport was not as it should be";
+            let what = "the table bridge sallyport differed from the desired content";
             self.health
                 .happened(Kind::Mended, format!("{}: {what}", self.culprit));
-            warn!(culprit = %self.culprit, "the table bridge sallyport was changed: it is mended");
+            warn!(
+                culprit = %self.culprit,
+                "another process changed the table bridge sallyport: the enforcer repaired it"
+            );
         }
     }
 
@@ -422,7 +427,10 @@ impl Mending {
         let started = Instant::now();
         self.again = None;
         if let Err(error) = agent.restore() {
-            error!(%error, culprit = %self.culprit, "the table was changed and cannot be mended yet");
+            error!(
+                %error, culprit = %self.culprit,
+                "another process changed the table inet sallyport, and the repair failed: trying again"
+            );
             self.health
                 .begins(Kind::Table, format!("{}: {error}", self.culprit));
             self.again = Some(Instant::now() + MEND);
@@ -438,9 +446,15 @@ impl Mending {
             self.health
                 .happened(Kind::Mended, format!("{}: {differences}", self.culprit));
             self.told = drift.repairs;
-            warn!(culprit = %self.culprit, differences = ?drift.last, took = ?started.elapsed(), "the table was changed: it is mended");
+            warn!(
+                culprit = %self.culprit, differences = ?drift.last, took = ?started.elapsed(),
+                "another process changed the table inet sallyport: the enforcer repaired it"
+            );
         } else if self.again.is_none() && self.culprit.pid > 0 {
-            info!(culprit = %self.culprit, "the table was touched, and is as it should be");
+            info!(
+                culprit = %self.culprit,
+                "another process touched the table inet sallyport, whose content is as desired"
+            );
         }
     }
 }

@@ -46,7 +46,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }) = result
             && self.options.owned
         {
-            warn!("this kernel cannot protect the table (flags owner and persist, Linux 6.9)");
+            warn!(
+                "this kernel cannot protect the table inet sallyport from other processes: it lacks the flags owner \
+                 and persist (Linux 6.9)"
+            );
             self.options.owned = false;
             plan = make(&self.options, self.limits());
             result = self.commit_steps(&plan);
@@ -117,7 +120,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         match self.commit_steps(&plan) {
             Ok(()) => {}
             Err(error @ netlink::Error::Refused { .. }) => {
-                warn!(%error, "the table cannot be replaced bit by bit: doing it at once, which may drop packets under way");
+                warn!(
+                    %error,
+                    "cannot replace the table inet sallyport in steps: replacing it at once may drop packets in flight"
+                );
                 return self.create(installed, true);
             }
             Err(error) => return Err(error),

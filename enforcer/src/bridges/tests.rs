@@ -236,7 +236,8 @@ fn a_sysctl_that_cannot_be_set_is_told_with_the_reason() {
     let empty = tempfile::tempdir().unwrap();
     let said = look_as(managed(), empty.path(), &[bridge("br0", 2)]).unwrap_err();
     assert!(
-        said.contains("and it cannot be set: ") && said.contains("br_netfilter is not loaded"),
+        said.contains("and the sysctl cannot be set: ")
+            && said.contains("br_netfilter is not loaded"),
         "{said}"
     );
     assert!(!said.contains("--manage-sysctls"), "{said}");

@@ -6,7 +6,7 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// sled failed.
-    #[error("journal {}: {step}: {source}", .path.display())]
+    #[error("journal {}: cannot {step}: {source}", .path.display())]
     Store {
         /// Where.
         path: PathBuf,
@@ -16,7 +16,7 @@ pub enum Error {
         source: sled::Error,
     },
     /// The file system failed.
-    #[error("journal {}: {step}: {source}", .path.display())]
+    #[error("journal {}: cannot {step}: {source}", .path.display())]
     Io {
         /// Where.
         path: PathBuf,
@@ -26,7 +26,7 @@ pub enum Error {
         source: io::Error,
     },
     /// sled panicked on its files.
-    #[error("journal {}: {step}: sled panicked: {message}", .path.display())]
+    #[error("journal {}: cannot {step}: sled panicked: {message}", .path.display())]
     Panicked {
         /// Where.
         path: PathBuf,
@@ -47,7 +47,8 @@ pub enum Error {
     },
     /// Records that were acted upon are gone.
     #[error(
-        "journal {}: it ends before record {next}, and record {acknowledged} was acted upon: a file of it was damaged or          replaced, and sled cut off what it could not read", .path.display()
+        "journal {}: the journal ends before record {next}, and record {acknowledged} was acted upon: a journal \
+         file was damaged or replaced, and sled cut off the unreadable end", .path.display()
     )]
     Lost {
         /// Where.

@@ -110,7 +110,7 @@ pub fn refuse_open(path: &Path) -> Result<(), Error> {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(io::Error::new(
             io::ErrorKind::ResourceBusy,
-            "an enforcer has it open: stop it first",
+            "an enforcer has it open: stop the enforcer first",
         )),
         Err(TryLockError::Error(error)) => Err(error),
     });

@@ -59,12 +59,12 @@ pub fn open(path: &Path) -> Result<(Journal, Recovered, Option<Quarantined>), Er
     match whole {
         true => warn!(
             %cause, moved_to = %aside.display(), count,
-            "a snapshot that sled keeps beside the journal was damaged and moved aside: the journal is whole without it"
+            "sled's snapshot file was damaged and moved aside: the journal is whole without this file"
         ),
         false => error!(
             %cause, moved_to = %aside.display(), count,
-            "the journal is damaged and was moved aside: what the kernel enforces stays until the control plane sends a \
-             snapshot"
+            "the journal was damaged and moved aside: the table in the kernel stays in force until the control plane \
+             sends a snapshot"
         ),
     }
     let (journal, recovered) = Journal::open(path)?;
@@ -90,7 +90,7 @@ pub(super) fn without_snapshot(path: &Path, cause: &Error) -> Result<bool, Error
     let (aside, count) = move_aside(path, is_snapshot).map_err(io)?;
     warn!(
         %cause, moved_to = %aside.display(), count,
-        "a snapshot that sled keeps beside the journal was damaged and moved aside: the journal is whole without it"
+        "sled's snapshot file was damaged and moved aside: the journal is whole without this file"
     );
     Ok(true)
 }

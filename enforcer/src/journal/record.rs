@@ -142,7 +142,10 @@ pub(super) fn snapshot_record(installed: &Installed) -> SnapshotRecord {
 }
 
 pub(super) fn fold(recovered: &mut Recovered, record: Record) -> Result<(), String> {
-    match record.kind.ok_or("it is empty, or of a later version")? {
+    match record
+        .kind
+        .ok_or("the record is empty, or of a later version")?
+    {
         Kind::Snapshot(snapshot) => recovered.snapshot(installed(&snapshot)?),
         Kind::Intent(record) => {
             let intent = Intent {
@@ -208,7 +211,7 @@ fn departed(snapshot: &SnapshotRecord) -> Result<OrdMap<IpAddr, Arc<Endpoint>>, 
         .collect::<Result<OrdMap<_, _>, String>>()?;
     for change in delta(&snapshot.departed)?.changes {
         let Change::SetEndpoint(address, endpoint) = change else {
-            return Err("what is gone is no endpoint".into());
+            return Err("a departed object is no endpoint".into());
         };
         departed.insert(address, endpoint);
     }
@@ -241,7 +244,7 @@ fn address(bytes: &[u8]) -> Result<IpAddr, String> {
 }
 
 fn position(found: Option<&wire::Position>) -> Result<Position, String> {
-    let found = found.ok_or("it has no position")?;
+    let found = found.ok_or("the record has no position")?;
     Position::try_from(found).map_err(|error| error.to_string())
 }
 
@@ -265,18 +268,20 @@ pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
 }
 
 pub(super) fn unframe(frame: &[u8]) -> Result<Record, String> {
-    let (header, payload) = frame.split_at_checked(HEADER).ok_or("it is cut off")?;
+    let (header, payload) = frame
+        .split_at_checked(HEADER)
+        .ok_or("the record is cut off")?;
     if header[4] != FORMAT {
         return Err(format!(
-            "it has format {}, this enforcer reads {FORMAT}",
+            "the record has format {}, and this enforcer reads format {FORMAT}",
             header[4]
         ));
     }
     if payload.len() != u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize {
-        return Err("its length is another".into());
+        return Err("the length differs from that in the header".into());
     }
     if crc32fast::hash(payload).to_be_bytes() != header[5..9] {
-        return Err("its checksum is another".into());
+        return Err("the checksum differs from that in the header".into());
     }
     Record::decode(payload).map_err(|error| error.to_string())
 }

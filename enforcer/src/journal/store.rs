@@ -161,7 +161,7 @@ impl Journal {
             }
             opened => opened?,
         };
-        info!(records = next, "the journal is open again");
+        info!(records = next, "opened the journal again after an error");
         self.trees = Some(trees.clone());
         Ok(trees)
     }
@@ -178,7 +178,7 @@ impl Journal {
             let all = (trees, self.trees.take());
             // sled panics when its last sync fails.
             if panic::catch_unwind(AssertUnwindSafe(|| drop(all))).is_err() {
-                warn!("sled panicked while it closed");
+                warn!("sled panicked while it closed the journal");
             }
         }
         result

@@ -21,7 +21,10 @@ impl Lister {
             Err(error) => {
                 self.netlink = None;
                 if !std::mem::replace(&mut self.fails, true) {
-                    warn!(%error, "cannot list the flowtables of the node: whether one has a workload's interface is not known");
+                    warn!(
+                        %error,
+                        "cannot list the flowtables of the node: traffic in a flowtable may bypass policy unnoticed"
+                    );
                 }
             }
         }

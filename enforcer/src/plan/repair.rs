@@ -106,7 +106,7 @@ impl Work {
             }
             found => {
                 if found.is_some() {
-                    self.says(format!("set {name} is another"));
+                    self.says(format!("set {name} has another type"));
                     self.prepare.push(Command::DeleteSet(name.to_owned()));
                 } else {
                     self.says(format!("set {name} is gone"));
@@ -133,13 +133,13 @@ impl Work {
             };
             let fits = |all: &BTreeSet<Element>| !all.iter().any(too_long);
             if !found.elements.as_ref().is_some_and(fits) {
-                self.says(format!("set {name} has a lease that nobody gave"));
+                self.says(format!("set {name} holds an invalid lease"));
                 self.elements.push(vec![flush()]);
             }
             return;
         }
         let Some(there) = &found.elements else {
-            self.says(format!("set {name} holds what it cannot"));
+            self.says(format!("set {name} holds malformed elements"));
             let all: Vec<Element> = wanted.elements.iter().cloned().collect();
             self.elements.push(vec![flush(), add(all)]);
             return;
@@ -216,7 +216,7 @@ impl Work {
             self.ends.extend((!end.is_empty()).then_some(end));
             return;
         }
-        self.says(format!("chain {name} is called otherwise"));
+        self.says(format!("chain {name} has another hook, priority or policy"));
         match (wanted.base, found.hook) {
             // To make it again says what becomes of packets at its end.
             (Some(base), Hook::Dropping(at)) if base == at => {
@@ -241,7 +241,7 @@ impl Work {
                 continue;
             }
             if chain.hook != Hook::None {
-                self.says(format!("chain {name} is nobody's, and the kernel calls it"));
+                self.says(format!("unknown base chain {name}"));
                 self.hooks.push(Command::FlushChain(name.clone()));
                 self.hooks.push(Command::DeleteChain(name.clone()));
             } else {

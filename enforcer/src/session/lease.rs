@@ -37,12 +37,12 @@ impl Leases {
         self.asked = Instant::now();
         match self.agent.prepare_lease().await {
             Ok(Some(number)) => {
-                debug!(number, took = ?self.asked.elapsed(), "made a lease ready");
+                debug!(number, took = ?self.asked.elapsed(), "prepared a lease in the kernel");
                 Some(Message::Lease(LeaseRequest { number }))
             }
             Ok(None) => None,
             Err(error) => {
-                warn!(%error, "could not make a lease ready");
+                warn!(%error, "cannot prepare a lease in the kernel: the node closes when its current lease ends");
                 None
             }
         }
@@ -53,8 +53,13 @@ impl Leases {
         let granted = Instant::now();
         match self.agent.take_lease(number).await {
             Ok(true) => debug!(number, took = ?granted.elapsed(), "put a lease in force"),
-            Ok(false) => debug!(number, "a lease was granted that is not there any more"),
-            Err(error) => warn!(%error, "could not put a lease in force"),
+            Ok(false) => debug!(
+                number,
+                "ignored the grant of a lease that was replaced meanwhile"
+            ),
+            Err(error) => {
+                warn!(%error, "cannot put a granted lease in force: the node closes when its current lease ends")
+            }
         }
     }
 }

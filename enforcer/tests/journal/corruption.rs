@@ -192,7 +192,7 @@ fn a_journal_that_lost_its_end_is_moved_aside_and_kept() {
     fs::write(path.join("acknowledged"), acknowledged).unwrap();
 
     let error = Journal::open(path).unwrap_err();
-    let text = "it ends before record 1, and record 1 was acted upon";
+    let text = "the journal ends before record 1, and record 1 was acted upon";
     assert!(error.to_string().contains(text), "{error}");
     let looked = journal::inspect(path).unwrap_err().to_string();
     assert!(looked.contains(text), "{looked}");
@@ -231,7 +231,7 @@ fn what_is_looked_at_stays_as_it_is() {
     let (_journal, _) = Journal::open(directory.path()).unwrap();
     let error = journal::inspect(directory.path()).unwrap_err().to_string();
     assert!(
-        error.ends_with("an enforcer has it open: stop it first"),
+        error.ends_with("an enforcer has it open: stop the enforcer first"),
         "{error}"
     );
 }

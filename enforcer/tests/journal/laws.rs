@@ -229,7 +229,7 @@ fn a_missing_record_and_a_torn_one_are_noticed() {
     });
     let text = torn.unwrap_err().to_string();
     assert!(
-        text.contains("record 2 is damaged: its length is another"),
+        text.contains("record 2 is damaged: the length differs from that in the header"),
         "{text}"
     );
 }

@@ -9,6 +9,7 @@ use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
 use sallyport_controlplane::journal::forged::{Forged, Tree, seal};
+use sallyport_policy::Revision;
 
 /// After so many inputs sled gets a new directory, since its file only grows.
 const INPUTS: u32 = 20_000;
@@ -36,7 +37,7 @@ thread_local! {
 
 fuzz_target!(|data: &[u8]| {
     let mut lines = data.split(|&byte| byte == b'\n');
-    let acknowledged = lines.next().map_or(0, number);
+    let acknowledged = Revision(lines.next().map_or(0, number));
     let records = lines.filter_map(record).take(64);
     DISK.with_borrow_mut(|disk| {
         disk.inputs += 1;

@@ -76,7 +76,7 @@ impl Scene {
         all(&condition.unwrap_or_default().message, words)?;
         let (code, said) = self.run(&["wait", "--timeout", "300ms"])?;
         all(&said, &["timed out", "node-1: enforcing for "])?;
-        all(&said, &["but no policy judges the traffic of:"])?;
+        all(&said, &["but traffic of these workloads bypasses policy:"])?;
         all(&said, words)?;
         if code != Some(4) {
             return Err(format!("exit code {code:?}").into());
@@ -96,7 +96,7 @@ impl Scene {
         let log = self.deployment.log("node-1");
         all(
             &log,
-            &["no policy judges the traffic of a workload", words[1]],
+            &["the traffic of a workload bypasses policy", words[1]],
         )?;
         self.an_edit_goes_on()
     }
@@ -165,7 +165,7 @@ pub(super) fn own_address() -> Outcome {
     scene.ip("address del 10.9.1.3/32 dev lo")?;
     scene.is_judged()?;
     let log = scene.deployment.log("node-1");
-    all(&log, &["the traffic of all workloads is judged again"])
+    all(&log, &["no workload's traffic bypasses policy any more"])
 }
 
 /// Whoever waits for the edit that declares such a workload is not told that it is enforced, however soon the node acknowledges it.

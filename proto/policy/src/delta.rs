@@ -67,13 +67,13 @@ pub enum Difference<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
     /// A change speaks of something that is not there, or adds what is.
-    #[error("the change does not fit: {0}")]
+    #[error("a change does not fit the policy: {0}")]
     Mismatch(String),
     /// Something names a group or a class that is not there.
     #[error("the policy is incomplete: {0}")]
     Dangling(String),
     /// All changes fit, and yet the result is another than the sender has.
-    #[error("the digest is {found} and should be {expected}")]
+    #[error("the digest of the changed policy is {found} and should be {expected}")]
     Digest {
         /// What the sender has.
         expected: Digest,

@@ -115,7 +115,7 @@ impl Acceptor {
                     self.counts.errors.fetch_add(1, Relaxed);
                     if let Some(times) = self.failing.happened() {
                         let (open, limit) = (self.counts.open(), self.limit);
-                        warn!(%error, times, open, limit, "cannot accept connections: those who connect wait; tried again");
+                        warn!(%error, times, open, limit, "cannot accept connections: new clients wait; trying again");
                     }
                     sleep(pause).await;
                     pause = (pause * 2).min(PAUSE.1);
@@ -130,8 +130,7 @@ impl Acceptor {
         if open > limit / 10 * 8 && self.crowded.happened().is_some() {
             warn!(
                 open,
-                limit,
-                "most of the connections that this process may have are open: raise LimitNOFILE"
+                limit, "the process has most of its permitted connections open: raise LimitNOFILE"
             );
         }
         Counted(self.counts.clone())

@@ -89,7 +89,7 @@ pub fn start(filter: EnvFilter, format: Format, target: bool) -> Guard {
         error!(
             thread = thread.name().unwrap_or_default(),
             place = place.unwrap_or_default(),
-            "panicked: {}",
+            "a thread panicked: {}",
             text.unwrap_or("(no text)")
         );
     }));

@@ -77,10 +77,10 @@ fn a_table() {
          node-c  unknown    -         -    3m12s  -        3\n\
          \n\
          the nodes say:\n  \
-         node-a: 3m12s ago others changed its table; it was mended: nft (pid 7): the table is gone\n\
+         node-a: 3m12s ago another process changed the table; the enforcer repaired it: nft (pid 7): the table is gone\n\
          \n\
          on their way:\n  \
-         revisions 41 to 42, for 3m12s: what it takes away is still to be taken away on node-b\n"
+         revisions 41 to 42, for 3m12s: revokes are not yet in force on node-b\n"
     );
     let wide = report().show(Form::Wide, false);
     assert!(

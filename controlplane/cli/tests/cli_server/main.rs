@@ -173,19 +173,19 @@ fn refusals_have_their_codes() {
             "apply -f -",
             "",
             1,
-            "error: no objects in what -f names: nothing was changed\n",
+            "error: the files of -f hold no objects: nothing was changed\n",
         ),
         (
             "apply -f - --dry-run",
             "{kind: List, items: []}",
             1,
-            "error: no objects in what -f names: nothing was changed\n",
+            "error: the files of -f hold no objects: nothing was changed\n",
         ),
         (
             "delete -f -",
             "# nothing",
             1,
-            "error: no objects in what -f names: nothing was changed\n",
+            "error: the files of -f hold no objects: nothing was changed\n",
         ),
         (
             "label ns prod team=x",

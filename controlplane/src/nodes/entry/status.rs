@@ -42,7 +42,8 @@ impl Entry {
         let replaced = self.replaced.map(|(first, newcomer, when)| Condition {
             kind: condition::Kind::Replaced,
             message: format!(
-                "an enforcer with another instance id took the name: {newcomer}; the one before did not answer: {first}"
+                "an enforcer with another instance id took the name: {newcomer}; the earlier enforcer did not \
+                 answer: {first}"
             ),
             since: since(when),
             enforcers: vec![first, newcomer],
@@ -61,7 +62,7 @@ impl Entry {
     fn reason(&self) -> String {
         match (self.not_judged(), &self.refusal) {
             (Some(trouble), _) if self.is_connected() => trouble.reason.clone(),
-            (Some(trouble), _) => format!("it did not judge all traffic: {}", trouble.reason),
+            (Some(trouble), _) => format!("the node did not judge all traffic: {}", trouble.reason),
             (None, refusal) => refusal.clone().unwrap_or_default(),
         }
     }
@@ -112,9 +113,10 @@ impl Entry {
 pub(in crate::nodes) fn clones(name: &str, seen: &[Enforcer]) -> String {
     let seen: Vec<String> = seen.iter().map(Enforcer::to_string).collect();
     format!(
-        "several enforcers run under one instance id, and none of them is believed until an administrator decides: {}. \
-         Where the data directory is a copy, stop the enforcer, run `sallyport-enforcer new-identity` and start it with \
-         a --node-name of its own; then say which one is the right one: `sallyport node believe {name} --process PROCESS`",
+        "several enforcers run under one instance id, and none of them gets a session until an administrator \
+         chooses one: {}. Where the data directory is a copy, stop the enforcer, run `sallyport-enforcer \
+         new-identity` and start the enforcer with a --node-name of its own. Then choose the enforcer of this node: \
+         `sallyport node believe {name} --process PROCESS`",
         seen.join("; ")
     )
 }

@@ -95,7 +95,7 @@ pub(crate) fn older_copy(scene: &mut Scene, _: Settings) -> Result<String> {
     fs::rename(&data, scene.deployment.data_dir("latest"))?;
     scene::copy(&old, &data)?;
     scene.deployment.start_control_plane()?;
-    scene.says("controlplane", "turned a node away")?;
+    scene.says("controlplane", "refused a session to an enforcer")?;
     for node in [NEAR, FAR] {
         scene.says(
             &Deployment::node_name(node),
