@@ -294,6 +294,8 @@ fn second_port() -> Outcome {
     let scene = scene(&[])?;
     let bed = &scene.deployment.bed;
     bed.remove("default/client")?;
+    // The enforcer lists all links a moment after the kernel reported one.
+    thread::sleep(Duration::from_millis(300));
     scene.node().sysctl(V4, "0")?;
     scene.goes_on_enforcing()?;
     bed.add_pod(0, "default/other", &[IpAddr::from([10, 9, 1, 4])])?;
@@ -313,7 +315,7 @@ fn ignored() -> Outcome {
 fn asks_for_itself() -> Outcome {
     let scene = scene(&[])?;
     ask(scene.node(), [true, false])?;
-    // The enforcer looks at all links a moment after the kernel told of one.
+    // The enforcer lists all links a moment after the kernel reported one.
     thread::sleep(Duration::from_millis(300));
     scene.node().sysctl(V4, "0")?;
     scene.goes_on_enforcing()?;

@@ -390,7 +390,7 @@ fn leaving() -> Outcome {
     };
     deployment.stop_enforcer(0);
     let (done, said) = taken_out(&deployment, 0, &[])?;
-    if !done || !said.contains("knows that node node-1 left") || !said.contains("deleted") {
+    if !done || !said.contains("recorded that node node-1 left") || !said.contains("deleted") {
         return Err(said.into());
     }
     let at = Instant::now();
@@ -445,7 +445,7 @@ fn leaving() -> Outcome {
         return Err(said.into());
     }
     let (done, said) = taken_out(&deployment, 0, &[])?;
-    if !done || !said.contains("knows that node node-1 left") {
+    if !done || !said.contains("recorded that node node-1 left") {
         return Err(said.into());
     }
     let said = sallyport(&deployment, "status")?;

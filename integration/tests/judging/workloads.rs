@@ -201,7 +201,7 @@ pub(super) fn macvlan() -> Outcome {
     scene.ip("route replace 10.9.1.3/32 dev m0")?;
     let words = [
         "default/server (10.9.1.3)",
-        "it is behind m0, a macvlan device",
+        "the workload is behind m0, a macvlan device",
     ];
     scene.is_not_judged(&words, "device")?;
     // The route goes with the device.
