@@ -110,7 +110,7 @@ fn render(source: &Source) -> String {
     );
     gauge(
         "epoch",
-        "How often the control plane's journal was restored from a backup",
+        "The epoch of the control plane: each restore from a backup raises it",
         published.epoch.0,
     );
     gauge(
@@ -147,7 +147,7 @@ fn render(source: &Source) -> String {
     let rollouts = source.nodes.rollouts();
     gauge(
         "rollouts",
-        "Rollouts before their barrier: some node has not yet put their revokes in force",
+        "Rollouts that have not passed their barrier",
         rollouts.len() as u64,
     );
     let oldest = rollouts.iter().map(|rollout| rollout.since).max();

@@ -63,7 +63,7 @@ pub fn addresses(policy: &NodePolicy) -> BTreeSet<IpAddr> {
 
 /// The interfaces of guarded workloads that are no port of a bridge: those that Workload objects name, and those that the node's
 /// routes to the others lead to, unless the operator says that they lead away. Of each the addresses that the workloads behind
-/// it may use beside their own; of interfaces that `--interface` names, too, which are asked for their routes.
+/// it may use beside their own; of interfaces that `--interface` names, too.
 pub fn ports(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Places) -> Ports {
     let allowed = Allowed::of(policy);
     let mut ports = Ports::default();
@@ -85,8 +85,8 @@ pub fn ports(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Pla
         ports.allow(name, &allowed.beside(endpoint));
     }
     let Ports { names, ranges, .. } = &mut ports;
-    let is_asked = |name: &str| options.strict && is_among(name, &options.workload_interfaces);
-    ranges.retain(|name, _| names.contains(name) || is_asked(name));
+    let is_named = |name: &str| options.strict && is_among(name, &options.workload_interfaces);
+    ranges.retain(|name, _| names.contains(name) || is_named(name));
     ports.inside = inside(policy, rules, places);
     ports
 }

@@ -36,7 +36,7 @@ use tracing_subscriber::EnvFilter;
 /// stops, crashes or loses the control plane, the tables stay and keep enforcing. The next start takes the tables
 /// over without losing a packet.
 ///
-/// The enforcer needs CAP_NET_ADMIN and a kernel with nf_tables and ctnetlink (Linux 5.6 or later; 6.9 protects the
+/// The enforcer needs CAP_NET_ADMIN and a kernel with nf_tables and ctnetlink (Linux 5.15 or later; 6.9 protects the
 /// tables from other processes).
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true, disable_help_subcommand = true)]

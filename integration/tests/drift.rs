@@ -238,7 +238,7 @@ fn listing(netns: &Netns) -> Result<BTreeMap<String, Vec<String>>, Failed> {
 }
 
 /// What others may do to the table, and how that is called.
-const CHANGES: [&str; 31] = [
+const CHANGES: [&str; 34] = [
     "flush ruleset",
     "delete table inet sallyport",
     "flush table inet sallyport",
@@ -246,6 +246,9 @@ const CHANGES: [&str; 31] = [
     "delete chain inet sallyport forward_egress",
     "insert rule inet sallyport forward_ingress accept",
     "add rule inet sallyport deny accept",
+    "insert rule inet sallyport source accept",
+    "flush chain inet sallyport source",
+    "flush chain inet sallyport source\nadd rule inet sallyport source ip saddr @known4 goto astray",
     "insert rule inet sallyport GROUP counter accept",
     "flush chain inet sallyport GROUP",
     "flush chain inet sallyport CLASS",

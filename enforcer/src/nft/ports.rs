@@ -149,7 +149,7 @@ pub(super) fn sets(ports: &Ports) -> Vec<Command> {
 }
 
 /// The batches that lead from some interfaces of workloads to others. Between them nothing passes that does not pass before the
-/// first or after the last, and all passes that passes then both times: an interface whose name the set has is asked more, so its
+/// first or after the last, and all passes that passes then both times: of an interface whose name the set has more is dropped, so its
 /// addresses come before its name, and go after it. Addresses are judged before they pass, for as long as they do.
 pub fn change(before: &Ports, after: &Ports) -> Vec<Vec<Command>> {
     let gone = &before.names - &after.names;

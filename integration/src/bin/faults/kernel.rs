@@ -191,8 +191,8 @@ pub(crate) fn errors(scene: &mut Scene, _: Settings) -> Result<String> {
         }
     }
     let log = scene.deployment.log(&Deployment::node_name(FAR));
-    if log.contains("could not delete what updates left behind") {
-        // It says that a restart does, then.
+    if log.contains("cannot delete all unused objects") {
+        // The next start deletes them.
         scene.deployment.kill_enforcer(FAR);
         scene.deployment.start_enforcer(FAR)?;
     }
