@@ -149,8 +149,8 @@ fn an_address_that_changes_hands_keeps_nothing_until_its_connections_are_forgott
             assert_eq!(reader.keeps(), before == Some(true));
             let mut forgotten = 0;
             for step in &update(&old, &new, strict).steps {
-                if !step.forget.is_empty() {
-                    assert_eq!(step.forget, BTreeSet::from([address(1)]));
+                if !step.flush.is_empty() {
+                    assert_eq!(step.flush, BTreeSet::from([address(1)]));
                     assert!(
                         !reader.keeps(),
                         "{before:?} {after:?}: kept while forgotten"
@@ -179,7 +179,7 @@ fn nothing_is_forgotten_of_an_address_that_stays_somebodys() {
     ] {
         let (old, new) = (policy(&[(1, "one", before)]), policy(&[(1, "one", after)]));
         let plan = update(&old, &new, true);
-        assert!(plan.steps.iter().all(|step| step.forget.is_empty()));
+        assert!(plan.steps.iter().all(|step| step.flush.is_empty()));
     }
 }
 
@@ -241,7 +241,7 @@ fn another_interface_is_no_other_workload_and_changes_no_element() {
                 assert_eq!(plan.steps.len(), 1);
                 let step = &plan.steps[0];
                 assert_eq!(step.commands.len(), stamp_alone.steps[0].commands.len());
-                assert!(!step.grace && step.forget.is_empty() && step.review.is_none());
+                assert!(!step.grace && step.flush.is_empty() && step.review.is_none());
                 assert!(plan.reach.is_empty());
                 assert_eq!(plan.garbage, stamp_alone.garbage);
                 assert_eq!(plan.after.policy, new);

@@ -64,7 +64,10 @@ fn expect(output: &Output, words: &[&str]) -> Outcome {
 fn cap_net_admin_is_enough() -> Outcome {
     let bed = Testbed::builder().nodes(1).build()?;
     let output = run(bed.node(0), "-all,+net_admin", &[])?;
-    expect(&output, &[" enforcing ", "no session", "its tables stay in the kernel"])
+    expect(
+        &output,
+        &[" enforcing ", "no session", "its tables stay in the kernel"],
+    )
 }
 
 fn without_cap_net_admin() -> Outcome {

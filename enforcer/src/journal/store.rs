@@ -14,7 +14,7 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    Entry, Error, Intent, Log, Recovered, quarantine,
+    Error, Intent, Log, RecordSummary, Recovered, quarantine,
     record::{self, IntentRecord, Kind, Record},
     watermark::Watermark,
 };
@@ -72,7 +72,7 @@ impl Journal {
     }
 
     /// The same, with each record in words.
-    pub(super) fn read(path: &Path) -> Result<(Journal, Recovered, Vec<Entry>), Error> {
+    pub(super) fn read(path: &Path) -> Result<(Journal, Recovered, Vec<RecordSummary>), Error> {
         std::fs::create_dir_all(path).map_err(io(path, "create the directory"))?;
         unpanicked(path, "read it", || {
             let mut journal = Journal::start(path)?;
@@ -98,7 +98,7 @@ impl Journal {
     }
 
     /// Reads every record. Nothing is written before all that was acted upon is found to be there.
-    fn replay(&mut self) -> Result<(Recovered, Vec<Entry>), Error> {
+    fn replay(&mut self) -> Result<(Recovered, Vec<RecordSummary>), Error> {
         let trees = self.trees()?;
         let start = trees.start()?;
         self.next = start;
@@ -119,7 +119,7 @@ impl Journal {
             }
             let frame = parts.concat();
             let record = record::unframe(&frame).map_err(damaged)?;
-            entries.push(Entry {
+            entries.push(RecordSummary {
                 sequence,
                 text: record::describe(&record),
                 bytes: frame.len(),
