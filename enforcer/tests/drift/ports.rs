@@ -1,4 +1,4 @@
-//! The interfaces of workloads in the table: told by the node's routes, kept through restarts, and repaired as all else is.
+//! The interfaces of workloads in the table: taken from the routes, kept through restarts, and repaired like the rest.
 
 use sallyport_enforcer::{
     fake::Arrival,
