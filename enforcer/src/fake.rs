@@ -320,6 +320,6 @@ impl Kernel for FakeKernel {
 
     fn grace(&mut self) {
         self.horizon = self.generation;
-        self.table.forget_before(self.horizon);
+        self.table.prune_before(self.horizon);
     }
 }

@@ -312,7 +312,7 @@ fn host_name() -> Result<String> {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.command {
-        Some(Command::Journal(command)) => return look_into(command),
+        Some(Command::Journal(command)) => return inspect_journal(command),
         Some(Command::Uninstall(of)) => return take_out(of).await,
         Some(Command::NewIdentity(of)) => return renew(&of.data_dir),
         None => {}
@@ -485,7 +485,7 @@ fn renew(data_dir: &Path) -> Result<()> {
 }
 
 /// Tells what is in a journal.
-fn look_into(command: &JournalCommand) -> Result<()> {
+fn inspect_journal(command: &JournalCommand) -> Result<()> {
     let (JournalCommand::Verify(arguments) | JournalCommand::Dump(arguments)) = command;
     let report = journal::inspect(&arguments.data_dir)?;
     let mut text = String::new();

@@ -20,7 +20,7 @@
 //! does, and at what changes later afterwards.
 //!
 //! An address that passes from one workload to another has the meet's class between the halves, which keeps nothing.
-//! There the connections of the one are forgotten, before the other is granted that what is established goes on.
+//! There the connections of the one are flushed, before the other is granted that what is established goes on.
 
 mod batches;
 mod families;
@@ -74,7 +74,7 @@ pub struct Installed {
     /// The generation in which each group's sets were made.
     pub births: OrdMap<GroupId, UpdateSeq>,
     /// Addresses that were workloads' and are nobody's now, and whose they were. Another workload must not have one before
-    /// the connections of that one are forgotten. (Some may have been since.)
+    /// the connections of that one are flushed. (Some may have been since.)
     pub departed: OrdMap<IpAddr, Arc<Endpoint>>,
 }
 

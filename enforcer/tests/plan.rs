@@ -1,4 +1,4 @@
-//! Plans where an address passes from one workload to another: its connections are forgotten after everything that
+//! Plans where an address passes from one workload to another: its connections are flushed after everything that
 //! keeps them is gone, and before anything that keeps them comes.
 
 #![allow(
@@ -135,7 +135,7 @@ impl Reader {
 }
 
 #[test]
-fn an_address_that_changes_hands_keeps_nothing_until_its_connections_are_forgotten() {
+fn an_address_that_changes_hands_keeps_nothing_until_its_connections_are_flushed() {
     let is_kept = [None, Some(false), Some(true)];
     for (before, after) in is_kept.into_iter().flat_map(|a| is_kept.map(|b| (a, b))) {
         for strict in [true, false] {
@@ -147,31 +147,28 @@ fn an_address_that_changes_hands_keeps_nothing_until_its_connections_are_forgott
                 .iter()
                 .for_each(|step| reader.read(address(1), &step.commands));
             assert_eq!(reader.keeps(), before == Some(true));
-            let mut forgotten = 0;
+            let mut flushed = 0;
             for step in &update(&old, &new, strict).steps {
                 if !step.flush.is_empty() {
                     assert_eq!(step.flush, BTreeSet::from([address(1)]));
-                    assert!(
-                        !reader.keeps(),
-                        "{before:?} {after:?}: kept while forgotten"
-                    );
-                    forgotten += 1;
+                    assert!(!reader.keeps(), "{before:?} {after:?}: kept while flushed");
+                    flushed += 1;
                 }
                 let kept = reader.keeps();
                 reader.read(address(1), &step.commands);
                 assert!(
-                    kept || !reader.keeps() || forgotten > 0,
+                    kept || !reader.keeps() || flushed > 0,
                     "{before:?} {after:?}: kept too early"
                 );
             }
-            assert_eq!(forgotten, 1, "{before:?} {after:?}");
+            assert_eq!(flushed, 1, "{before:?} {after:?}");
             assert_eq!(reader.keeps(), after == Some(true));
         }
     }
 }
 
 #[test]
-fn nothing_is_forgotten_of_an_address_that_stays_somebodys() {
+fn nothing_is_flushed_of_an_address_that_stays_somebodys() {
     for (before, after) in [
         (None, Some(true)),
         (Some(true), Some(false)),

@@ -292,8 +292,8 @@ impl Elements {
             .collect()
     }
 
-    /// Forgets what died up to a generation.
-    pub(super) fn forget_before(&mut self, horizon: RulesetGeneration) {
+    /// Drops the elements that died up to a generation.
+    pub(super) fn prune_before(&mut self, horizon: RulesetGeneration) {
         self.dead.retain(|_, all| {
             all.retain(|dead| dead.died > horizon);
             !all.is_empty()

@@ -264,7 +264,7 @@ impl<'a> Search<'a> {
         let mut looks = Vec::new();
         while let Some((then, view, seen)) = &self.nodes[node].seen {
             let before = self.nodes[node].before;
-            let what = self.look(&self.nodes[before].position, seen);
+            let what = self.describe_look(&self.nodes[before].position, seen);
             let mut line = format!("generation {then}: {what}");
             if view != then {
                 line += &format!(" (as of generation {view})");
@@ -276,7 +276,7 @@ impl<'a> Search<'a> {
         looks
     }
 
-    fn look(&self, position: &Position, seen: &Seen) -> String {
+    fn describe_look(&self, position: &Position, seen: &Seen) -> String {
         let name = |id| self.kernel.table.chain(id).name.as_str();
         match (position.need, seen) {
             (_, Seen::Hooks(hooks)) if hooks.is_empty() => "there is no base chain".into(),

@@ -296,8 +296,8 @@ impl Table {
         insert(&mut self.sets, set)
     }
 
-    /// Forgets all that only packets before a generation could see.
-    pub(super) fn forget_before(&mut self, horizon: RulesetGeneration) {
+    /// Drops all objects that only packets before a generation could see.
+    pub(super) fn prune_before(&mut self, horizon: RulesetGeneration) {
         for slot in &mut self.chains {
             if slot.as_ref().is_some_and(|chain| chain.died <= horizon) {
                 *slot = None;
@@ -315,7 +315,7 @@ impl Table {
                 *slot = None;
             }
             if let Some(set) = slot {
-                set.elements.forget_before(horizon);
+                set.elements.prune_before(horizon);
             }
         }
     }

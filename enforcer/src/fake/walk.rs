@@ -160,7 +160,7 @@ impl Position {
                 let Need::Parity(chain) = self.need else {
                     unreachable!("only a base chain's entry asks for it");
                 };
-                return self.look(Need::Rules(chain));
+                return self.stop_at(Need::Rules(chain));
             }
             Seen::Rules(rules) => {
                 let rules = rules.clone();
@@ -192,7 +192,7 @@ impl Position {
                 None => self.leave(),
                 Some(rule) => match rule.checks.get(self.check) {
                     Some(check) => match check.holds(packet) {
-                        None => return self.look(Need::Lookup),
+                        None => return self.stop_at(Need::Lookup),
                         Some(true) => {
                             self.check += 1;
                             Flow::Run
@@ -213,7 +213,8 @@ impl Position {
         }
     }
 
-    fn look(&mut self, need: Need) -> Option<Judgement> {
+    /// Stops before a look at the table.
+    fn stop_at(&mut self, need: Need) -> Option<Judgement> {
         self.need = need;
         None
     }

@@ -136,7 +136,7 @@ impl Journal {
                 acknowledged,
             });
         }
-        trees.forget_before(start)?;
+        trees.trim_before(start)?;
         trees.remove(unborn.into_iter().map(Ok))?;
         Ok((recovered, entries))
     }
@@ -240,7 +240,7 @@ impl Trees {
         Ok((frames, unborn))
     }
 
-    fn forget_before(&self, start: u64) -> Result<(), Error> {
+    fn trim_before(&self, start: u64) -> Result<(), Error> {
         self.remove(self.log.range(..start.to_be_bytes()).keys())
     }
 
@@ -311,7 +311,7 @@ impl Log for Journal {
                 .insert(START, &start.to_be_bytes())
                 .map_err(store(&trees.path, "write a snapshot"))?;
             trees.sync()?;
-            trees.forget_before(start)
+            trees.trim_before(start)
         })?;
         let bytes = self.bytes - before;
         (self.records, self.bytes, self.snapshot_bytes) = (1, bytes, bytes);
