@@ -11,7 +11,7 @@ use futures::{
     Stream, StreamExt as _, TryStreamExt as _,
     stream::{iter, once, unfold},
 };
-use sallyport_policy::{Position, Unknown};
+use sallyport_policy::{Position, UnknownAddresses};
 use sallyport_process::text::one_line;
 use sallyport_proto::{
     WireError, positions,
@@ -271,8 +271,8 @@ fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
         window: window(&hello.window)?,
         version: one_line(&hello.version, LONGEST_VERSION),
         unknown: match &hello.dropped {
-            Some(ranges) => Unknown::Drop(Arc::new(ranges.try_into().map_err(malformed)?)),
-            None => Unknown::Allow,
+            Some(ranges) => UnknownAddresses::Drop(Arc::new(ranges.try_into().map_err(malformed)?)),
+            None => UnknownAddresses::Allow,
         },
         lease: Duration::from_millis(hello.lease_ms.into()),
         enforcer: enforcer_of(&hello)?,

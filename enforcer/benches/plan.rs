@@ -9,7 +9,7 @@ use sallyport_enforcer::{
 };
 use sallyport_policy::{
     Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
-    Protocol, Ranges, Revision, Unknown, Window,
+    Protocol, Ranges, Revision, UnknownAddresses, Window,
 };
 
 const LIMITS: Limits = Limits { batch: 1 << 20 };
@@ -69,7 +69,10 @@ fn updated(old: &Installed, policy: &NodePolicy, revision: u64) -> Installed {
         revision: Revision(revision),
         digest: policy.digest(),
     };
-    old.updated(Window::alone(position, policy.clone()), &Unknown::drop())
+    old.updated(
+        Window::alone(position, policy.clone()),
+        &UnknownAddresses::drop(),
+    )
 }
 
 fn update(criterion: &mut Criterion) {

@@ -1,5 +1,5 @@
-//! The agent: the only one who changes the kernel's table and the journal. It owns what is installed, and carries out
-//! one update at a time: journal, kernel, acknowledgement. It knows no time and no thread: those are `thread`'s.
+//! The agent: the only writer of the kernel's table and of the journal. It owns the installed state, and applies one
+//! update at a time: journal, kernel, acknowledgement. It knows no time and no thread: those belong to `thread`.
 
 mod adopt;
 mod bridge;
@@ -32,10 +32,10 @@ pub use guarding::Unguarded;
 use lease::Lease;
 pub use thread::{Handle, start};
 
-/// Why an update was not applied. What was enforced before is enforced on.
+/// The reason why an update was not applied. The node enforces the same versions as before.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// It does not fit what the node has: a snapshot would.
+pub enum UpdateError {
+    /// The update does not fit the versions that the node holds. A snapshot does.
     #[error("the update does not fit the versions that the node holds: {0}")]
     Misfit(#[from] Misfit),
     /// The journal cannot be written: nothing that is not durable is applied.
@@ -44,7 +44,7 @@ pub enum Refusal {
     /// Workloads cannot be kept from addresses that they may not use any more.
     #[error("cannot revoke the allowed sources before the update: {0}")]
     Guard(String),
-    /// The kernel refused it.
+    /// The kernel refused a step of the update.
     #[error("update to revision {revision}, step {step} of {steps}: {source}")]
     Kernel {
         /// The update's revision.
@@ -69,7 +69,7 @@ pub enum StartError {
     Kernel(#[from] netlink::Error),
     /// The journal's last update fails where the kernel stands.
     #[error("cannot finish the update that an earlier enforcer process began: {0}")]
-    Resume(#[from] Refusal),
+    Resume(#[from] UpdateError),
 }
 
 /// How many addresses that are nobody's any more are remembered with whose they were.
@@ -107,10 +107,10 @@ pub struct Agent<K, L> {
     recent: Reach,
     /// An update that stopped half-way, and the step to go on with.
     unfinished: Option<(Plan, usize)>,
-    /// Whether so many addresses are nobody's any more that their connections are to be forgotten when nothing happens.
-    forgetting: bool,
-    /// Set when the kernel has a table that the journal knows nothing of: it stays until a snapshot replaces it.
-    foreign: bool,
+    /// Whether so many addresses have lost their workload that their connections are flushed at the next idle moment.
+    flush_due: bool,
+    /// Set while the kernel has a table that the journal does not know. The table stays until a snapshot replaces it.
+    unrecognised: bool,
     /// Whether the kernel keeps others from changing the table.
     protected: bool,
     drift: Drift,
@@ -134,8 +134,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             clean_failed: false,
             recent: Reach::default(),
             unfinished: None,
-            forgetting: false,
-            foreign: false,
+            flush_due: false,
+            unrecognised: false,
             protected: false,
             drift: Drift::default(),
             lease: Arc::default(),
@@ -146,9 +146,9 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         Ok(agent)
     }
 
-    /// The versions that the node holds; none while the kernel has a table that the journal knows nothing of.
+    /// The versions that the node holds; none while the kernel has an unrecognised table.
     pub fn window(&self) -> Vec<Position> {
-        match self.foreign {
+        match self.unrecognised {
             true => Vec::new(),
             false => self.installed.window.positions(),
         }
@@ -176,7 +176,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             true => 0,
             false => self.garbage.len(),
         };
-        objects + usize::from(self.forgetting || !self.recent.is_empty())
+        objects + usize::from(self.flush_due || !self.recent.is_empty())
     }
 
     fn limits(&self) -> Limits {
@@ -186,16 +186,16 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     }
 
     /// Applies an update: when this returns `Ok` it is in the journal and in the kernel.
-    pub fn apply(&mut self, update: Update) -> Result<(), Refusal> {
+    pub fn apply(&mut self, update: Update) -> Result<(), UpdateError> {
         let prepared = self.prepare(update)?;
-        self.carry_through(prepared)
+        self.apply_prepared(prepared)
     }
 
-    /// Finds what an update leads to. Nothing is changed but by an update that stopped half-way before: that is finished.
-    pub fn prepare(&mut self, update: Update) -> Result<Prepared, Refusal> {
+    /// Computes the state after an update. It changes nothing, except that it finishes an update that stopped half-way.
+    pub fn prepare(&mut self, update: Update) -> Result<Prepared, UpdateError> {
         let started = Instant::now();
         self.finish()?;
-        if self.foreign && update.base.is_some() {
+        if self.unrecognised && update.base.is_some() {
             return Err(Misfit::NoVersion(update.base.unwrap_or_default()).into());
         }
         let intent = Intent {
@@ -212,14 +212,14 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     }
 
     /// Applies an update that was prepared last: when this returns `Ok` it is in the journal and in the kernel.
-    pub fn carry_through(&mut self, prepared: Prepared) -> Result<(), Refusal> {
+    pub fn apply_prepared(&mut self, prepared: Prepared) -> Result<(), UpdateError> {
         let Prepared {
             intent,
             after,
             started,
         } = prepared;
         let revision = intent.update.target.revision;
-        self.forget_inherited(&after)?;
+        self.flush_inherited(&after)?;
         self.journal.intend(&intent)?;
         self.enforce(after)?;
         if self.journal.wants_snapshot()
@@ -238,8 +238,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// The interfaces of workloads, and the addresses that these may use, are these: has the table know them.
     pub fn set_ports(&mut self, ports: &Ports) -> Result<(), netlink::Error> {
-        // A table that nobody knows is left as it is: the one that replaces it has them.
-        let batches = match self.foreign {
+        // An unrecognised table stays as it is: its replacement gets the interfaces.
+        let batches = match self.unrecognised {
             true => Vec::new(),
             false => ports::change(&self.options.ports, ports),
         };
@@ -255,26 +255,26 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         Ok(())
     }
 
-    fn enforce(&mut self, after: Installed) -> Result<(), Refusal> {
-        if self.foreign {
-            return self.replace_foreign(&after);
+    fn enforce(&mut self, after: Installed) -> Result<(), UpdateError> {
+        if self.unrecognised {
+            return self.replace_unrecognised(&after);
         }
         let plan = plan::update(&self.installed, &after, &self.options, self.limits());
         if plan.must_wait_for(&self.recent, &self.installed) {
             self.grace();
         }
-        match self.carry_out(&plan, 0) {
+        match self.commit_from(&plan, 0) {
             Ok(()) => {
-                self.settle(plan);
+                self.install(plan);
                 Ok(())
             }
-            Err(refusal @ Refusal::Kernel { step: 1, .. }) => {
-                self.take_back(&plan)?;
+            Err(refusal @ UpdateError::Kernel { step: 1, .. }) => {
+                self.roll_back(&plan)?;
                 Err(refusal)
             }
             Err(refusal) => {
                 let done = match &refusal {
-                    Refusal::Kernel { step, .. } => step - 1,
+                    UpdateError::Kernel { step, .. } => step - 1,
                     _ => 0,
                 };
                 error!(
@@ -288,29 +288,30 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
     }
 
-    /// Forgets the connections of addresses that come back for other workloads than before.
-    fn forget_inherited(&mut self, after: &Installed) -> Result<(), Refusal> {
+    /// Flushes the connections of addresses that come back for other workloads than before.
+    fn flush_inherited(&mut self, after: &Installed) -> Result<(), UpdateError> {
         let inherited = self.installed.inherited(&after.policy);
-        self.forget(&inherited).map_err(|source| Refusal::Kernel {
-            revision: after.position().unwrap_or_default().revision,
-            step: 1,
-            steps: 1,
-            source,
-        })?;
+        self.flush_conntrack(&inherited)
+            .map_err(|source| UpdateError::Kernel {
+                revision: after.position().unwrap_or_default().revision,
+                step: 1,
+                steps: 1,
+                source,
+            })?;
         for address in &inherited {
             self.installed.departed.remove(address);
         }
         Ok(())
     }
 
-    /// Has conntrack forget the connections of addresses, once packets of theirs that are under way are through.
-    fn forget(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), netlink::Error> {
+    /// Flushes the connections of addresses from conntrack, after a grace period for their packets under way.
+    fn flush_conntrack(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), netlink::Error> {
         if addresses.is_empty() {
             return Ok(());
         }
         self.kernel.grace();
         self.kernel
-            .forget(&|connection| connection.is_of(addresses))?;
+            .flush_conntrack(&|connection| connection.is_of(addresses))?;
         Ok(())
     }
 
@@ -325,7 +326,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let options = &self.options;
         let ended = self
             .kernel
-            .forget(&|connection| plan::must_end(connection, before, after, options))?;
+            .flush_conntrack(&|connection| plan::must_end(connection, before, after, options))?;
         if ended > 0 {
             info!(
                 ended,
@@ -345,25 +346,27 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         match step.review {
             Some(Review::Revoked) => self.review(Some(before), after)?,
             Some(Review::All) => self.review(None, after)?,
-            None if step.grace && step.forget.is_empty() => self.kernel.grace(),
+            None if step.grace && step.flush.is_empty() => self.kernel.grace(),
             None => {}
         }
-        self.forget(&step.forget)
+        self.flush_conntrack(&step.flush)
     }
 
-    /// The kernel refused the first step: it has what it had. The generation's names are burnt.
-    fn take_back(&mut self, plan: &Plan) -> Result<(), Refusal> {
+    /// Rolls back an update whose first step the kernel refused. The table is unchanged; the names of the generation
+    /// are not used again.
+    fn roll_back(&mut self, plan: &Plan) -> Result<(), UpdateError> {
         self.journal.abort(plan.after.generation)?;
         self.installed.generation = plan.after.generation;
         Ok(())
     }
 
-    fn settle(&mut self, plan: Plan) {
+    /// Records that all steps of a plan are committed.
+    fn install(&mut self, plan: Plan) {
         self.recent.merge(&plan.reach);
         self.garbage.after(&plan);
         self.clean_failed = false;
         self.installed = plan.after;
-        self.forgetting = self.installed.departed.len() > DEPARTED;
+        self.flush_due = self.installed.departed.len() > DEPARTED;
     }
 
     /// Whether an update stopped half-way. It is in the journal: the node will hold what it leads to.
@@ -372,7 +375,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     }
 
     /// Goes on with an update that stopped half-way.
-    pub fn finish(&mut self) -> Result<(), Refusal> {
+    pub fn finish(&mut self) -> Result<(), UpdateError> {
         if self.unfinished.is_some() && !self.protected {
             // What stops an update may be what others did.
             if let Err(error) = self.restore() {
@@ -382,15 +385,15 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let Some((plan, done)) = self.unfinished.take() else {
             return Ok(());
         };
-        match self.carry_out(&plan, done) {
+        match self.commit_from(&plan, done) {
             Ok(()) => {
-                self.settle(plan);
+                self.install(plan);
                 self.allow_leases();
                 Ok(())
             }
             Err(refusal) => {
                 let done = match &refusal {
-                    Refusal::Kernel { step, .. } => step - 1,
+                    UpdateError::Kernel { step, .. } => step - 1,
                     _ => done,
                 };
                 self.unfinished = Some((plan, done));
@@ -399,11 +402,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
     }
 
-    /// Commits the steps of a plan from one on.
-    fn carry_out(&mut self, plan: &Plan, done: usize) -> Result<(), Refusal> {
+    /// Commits the steps of a plan after the first `done`.
+    fn commit_from(&mut self, plan: &Plan, done: usize) -> Result<(), UpdateError> {
         let before = self.installed.policy.clone();
         for (index, step) in plan.steps.iter().enumerate().skip(done) {
-            let refused = |source| Refusal::Kernel {
+            let refused = |source| UpdateError::Kernel {
                 revision: plan.after.position().unwrap_or_default().revision,
                 step: index + 1,
                 steps: plan.steps.len(),
@@ -411,13 +414,14 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             };
             self.make_way(step, &before, &plan.after.policy)
                 .map_err(refused)?;
-            self.carry_out_step(plan, index).map_err(refused)?;
+            self.commit_step(plan, index).map_err(refused)?;
         }
         Ok(())
     }
 
-    /// Commits a step. What the kernel refuses because others changed the table is tried again once that is mended.
-    fn carry_out_step(&mut self, plan: &Plan, index: usize) -> Result<(), netlink::Error> {
+    /// Commits a step. Where the kernel refuses it because another process changed the table, it is tried again after
+    /// the repair.
+    fn commit_step(&mut self, plan: &Plan, index: usize) -> Result<(), netlink::Error> {
         let mut tries = 0;
         loop {
             let error = match self.kernel.commit(&plan.steps[index].commands) {
@@ -432,7 +436,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 if self.is_done(plan, index)? {
                     return Ok(());
                 }
-            } else if !error.is_outdated() && !self.is_mended(plan, index) {
+            } else if !error.is_outdated() && !self.repair_on_the_way(plan, index) {
                 return Err(error);
             }
             tries += 1;
@@ -442,10 +446,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
     }
 
-    /// Whether something was wrong with the table, on the way of a plan, and is not any more.
-    fn is_mended(&mut self, plan: &Plan, done: usize) -> bool {
-        let mended = self.restore_on_the_way(Some((plan, done)));
-        mended.unwrap_or_else(|error| {
+    /// Repairs the table in the middle of a plan. Returns whether the table differed.
+    fn repair_on_the_way(&mut self, plan: &Plan, done: usize) -> bool {
+        let repaired = self.restore_on_the_way(Some((plan, done)));
+        repaired.unwrap_or_else(|error| {
             warn!(%error, "cannot repair the table inet sallyport during an update");
             false
         })
@@ -465,12 +469,12 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.recent = Reach::default();
     }
 
-    /// Deletes what no packet can reach any more, and forgets the connections of addresses that are nobody's, if they are
-    /// many. What the kernel refuses to delete stays garbage.
+    /// Deletes the objects that no packet can reach any more. Flushes the connections of addresses without a workload,
+    /// if these are many. Objects that the kernel refuses to delete stay garbage.
     pub fn clean(&mut self) {
         self.grace();
-        if self.forgetting {
-            self.forget_departed();
+        if self.flush_due {
+            self.flush_departed();
         }
         if self.garbage.is_empty() || self.clean_failed {
             return;
@@ -502,15 +506,15 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         );
     }
 
-    fn forget_departed(&mut self) {
-        self.forgetting = false;
-        if self.foreign {
+    fn flush_departed(&mut self) {
+        self.flush_due = false;
+        if self.unrecognised {
             return;
         }
         let departed = self.installed.departed.keys().copied().collect();
         match self
             .kernel
-            .forget(&|connection| connection.is_of(&departed))
+            .flush_conntrack(&|connection| connection.is_of(&departed))
         {
             Ok(_) => self.installed.departed.clear(),
             Err(error) => {

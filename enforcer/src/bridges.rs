@@ -34,7 +34,7 @@ use crate::health::Health;
 const EVERY: Duration = Duration::from_millis(250);
 
 /// How often it is said at most that a sysctl was set.
-const SAID_EVERY: Duration = Duration::from_secs(10);
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A bridge with fewer ports forwards nothing.
 pub(crate) const FORWARDS: usize = 2;
@@ -94,8 +94,8 @@ pub struct Bridges {
     /// How often a sysctl was set.
     set: u64,
     /// When that was last said, and how often one had been set by then.
-    said: Option<Instant>,
-    told: u64,
+    logged: Option<Instant>,
+    reported: u64,
 }
 
 impl Bridges {
@@ -110,8 +110,8 @@ impl Bridges {
             sysctls: Sysctls::new(directory),
             filters_vlans: None,
             set: 0,
-            said: None,
-            told: 0,
+            logged: None,
+            reported: 0,
         }
     }
 
@@ -137,12 +137,12 @@ impl Bridges {
         mut unguarded: watch::Receiver<Option<String>>,
         health: Health,
     ) {
-        let (mut told, mut counted) = (Told::new(health), 0);
+        let (mut reporter, mut counted) = (Reporter::new(health), 0);
         loop {
             let found = self.look(&listed.borrow_and_update());
             if self.set != counted {
                 counted = self.set;
-                told.health.count(|state| state.sysctls_set = counted);
+                reporter.health.count(|state| state.sysctls_set = counted);
             }
             // Where there is no bridge the sysctls are no matter.
             let matters = match &*listed.borrow() {
@@ -150,7 +150,7 @@ impl Bridges {
                 Err(_) => true,
             };
             let why = unguarded.borrow_and_update().clone();
-            told.tell(found.err().or(why.map(Problem::Unguarded)));
+            reporter.report(found.err().or(why.map(Problem::Unguarded)));
             tokio::select! {
                 () = sleep(EVERY), if matters => {}
                 Ok(()) = listed.changed() => {}
@@ -196,7 +196,7 @@ impl Bridges {
                 match self.sysctls.set(call) {
                     Ok(()) => {
                         self.set += 1;
-                        self.say(call, &value, &bridge.name);
+                        self.log_set(call, &value, &bridge.name);
                         value = self.sysctls.read(call);
                     }
                     Err(error) => refused = Some(error),
@@ -222,49 +222,52 @@ impl Bridges {
         }))
     }
 
-    /// Says that a sysctl was set, unless that was said a moment ago.
-    fn say(&mut self, call: Call, was: &Value, bridge: &str) {
-        if self.said.is_some_and(|said| said.elapsed() < SAID_EVERY) {
+    /// Logs that a sysctl was set, unless that was logged a moment ago.
+    fn log_set(&mut self, call: Call, was: &Value, bridge: &str) {
+        if self
+            .logged
+            .is_some_and(|logged| logged.elapsed() < LOG_EVERY)
+        {
             return;
         }
-        self.said = Some(Instant::now());
+        self.logged = Some(Instant::now());
         warn!(
             bridge,
-            times = self.set - std::mem::replace(&mut self.told, self.set),
+            times = self.set - std::mem::replace(&mut self.reported, self.set),
             "set {call} to 1, since it {was} and traffic of the bridge would bypass policy; the process that \
              changed it is unknown"
         );
     }
 }
 
-/// The last report about the bridges.
-struct Told {
+/// Reports the condition of the bridges to health and log.
+struct Reporter {
     health: Health,
-    trouble: Option<(Problem, Instant)>,
+    condition: Option<(Problem, Instant)>,
 }
 
-impl Told {
-    fn new(health: Health) -> Told {
-        Told {
+impl Reporter {
+    fn new(health: Health) -> Reporter {
+        Reporter {
             health,
-            trouble: None,
+            condition: None,
         }
     }
 
-    /// Says it if it is something else.
-    fn tell(&mut self, problem: Option<Problem>) {
-        match (problem, &self.trouble) {
+    /// Reports a problem, or that there is none, unless that was reported last.
+    fn report(&mut self, problem: Option<Problem>) {
+        match (problem, &self.condition) {
             (Some(problem), Some((last, _))) if problem == *last => {}
             (Some(problem), last) => {
                 let since = last.as_ref().map_or_else(Instant::now, |(_, since)| *since);
-                self.health.begins(Kind::NotJudged, problem.to_string());
+                self.health.set(Kind::NotJudged, problem.to_string());
                 error!(%problem, "traffic bypasses policy on this node, or may");
-                self.trouble = Some((problem, since));
+                self.condition = Some((problem, since));
             }
             (None, Some((_, since))) => {
-                self.health.ends(Kind::NotJudged);
+                self.health.clear(Kind::NotJudged);
                 info!(not_judged_for = ?since.elapsed(), "no traffic bypasses policy on this node any more");
-                self.trouble = None;
+                self.condition = None;
             }
             (None, None) => {}
         }

@@ -1,5 +1,5 @@
-//! Says when the node closes and when it opens again: in its health, of which the control plane and the service manager
-//! are told, and in its log. The kernel closes the node by itself, so it is the kernel that is asked. It decides nothing.
+//! Reports when the node closes and when it opens again: in its health and in its log. The kernel closes the node by
+//! itself, so it is the kernel that is asked. It decides nothing.
 
 use std::time::Duration;
 
@@ -20,17 +20,17 @@ pub async fn watch(agent: Handle, health: Health) {
     let mut closed: Option<Instant> = None;
     let mut was_open = false;
     loop {
-        // An answer that does not come changes nothing of what was said.
+        // A missing answer leaves the condition as it was reported.
         let answer = Netlink::open().and_then(|netlink| netlink.is_closed());
         match (answer, closed) {
             (Ok(true), None) => {
                 closed = Some(Instant::now());
-                begin(&health, was_open);
+                report_closed(&health, was_open);
             }
             (Ok(false), None) => was_open = true,
             (Ok(false), Some(since)) => {
                 (closed, was_open) = (None, true);
-                health.ends(Kind::Closed);
+                health.clear(Kind::Closed);
                 info!(closed_for = ?since.elapsed(), "a lease was granted: the node forwards traffic by policy again");
             }
             _ => {}
@@ -39,14 +39,14 @@ pub async fn watch(agent: Handle, health: Health) {
     }
 }
 
-fn begin(health: &Health, was_open: bool) {
+fn report_closed(health: &Health, was_open: bool) {
     if was_open {
-        health.begins(Kind::Closed, "the lease ran out");
+        health.set(Kind::Closed, "the lease ran out");
         warn!(
             "the lease ran out: all traffic of this node's workloads is dropped until the control plane grants another"
         );
     } else {
-        health.begins(Kind::Closed, "no lease has been granted yet");
+        health.set(Kind::Closed, "no lease has been granted yet");
         info!(
             "no lease yet: all traffic of this node's workloads is dropped until the control plane grants one"
         );

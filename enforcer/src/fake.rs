@@ -34,21 +34,21 @@ use crate::{
     netlink::{self, Error, TableState},
     nft::{
         command::{Command, TableFamily},
-        content::Found,
+        content::Observed,
         encode,
         lease::{self, Slot},
         ports::{self, Ports},
-        stamp::{self, Reading},
+        stamp::{self, StampState},
     },
 };
 use table::Table;
 
 pub use explore::{Trace, Verdicts};
-pub use packet::{Connection, Entry, Packet};
+pub use packet::{Arrival, Connection, Packet};
 pub use walk::{Judgement, Walk};
 
-/// Counts commits that changed something, of everybody in the network namespace.
-pub type Generation = u64;
+/// The generation of the ruleset: the number of commits that changed anything in the network namespace.
+pub type RulesetGeneration = u64;
 
 /// What a process is called by; each has a socket of its own.
 pub type Process = u32;
@@ -64,9 +64,9 @@ pub enum Fault {
     Socket(Errno),
     /// The kernel refuses the batch's first command.
     Refused(Errno),
-    /// The batch is carried out (or refused) and nobody hears of it.
+    /// The kernel commits (or refuses) the batch, and its answer is lost.
     AnswerLost,
-    /// The batch is lost on its way, and nobody hears of it.
+    /// The batch is lost before the kernel sees it, and no answer comes.
     BatchLost,
 }
 
@@ -104,9 +104,9 @@ pub enum Fault {
 #[derive(Debug)]
 pub struct FakeKernel {
     table: Table,
-    generation: Generation,
+    generation: RulesetGeneration,
     /// The generation since which packets may be under way.
-    horizon: Generation,
+    horizon: RulesetGeneration,
     speaker: Process,
     batch: usize,
     faults: VecDeque<Fault>,
@@ -143,12 +143,12 @@ impl FakeKernel {
     }
 
     /// How many commits there were.
-    pub fn generation(&self) -> Generation {
+    pub fn generation(&self) -> RulesetGeneration {
         self.generation
     }
 
     /// The oldest generation that a packet still under way may have begun in: that of the last grace period.
-    pub fn horizon(&self) -> Generation {
+    pub fn horizon(&self) -> RulesetGeneration {
         self.horizon
     }
 
@@ -165,8 +165,8 @@ impl FakeKernel {
         }
     }
 
-    /// Somebody commits a change of another table: the generation moves for all.
-    pub fn foreign_commit(&mut self) {
+    /// A commit of another process to another table: it raises the generation of the ruleset.
+    pub fn commit_elsewhere(&mut self) {
         self.generation += 1;
     }
 
@@ -185,7 +185,7 @@ impl FakeKernel {
     pub fn verdicts(
         &self,
         packet: &Packet,
-        generations: std::ops::RangeInclusive<Generation>,
+        generations: std::ops::RangeInclusive<RulesetGeneration>,
     ) -> Verdicts {
         explore::verdicts(self, packet, generations)
     }
@@ -194,7 +194,7 @@ impl FakeKernel {
     pub fn explain(
         &self,
         packet: &Packet,
-        generations: std::ops::RangeInclusive<Generation>,
+        generations: std::ops::RangeInclusive<RulesetGeneration>,
         judgement: Judgement,
     ) -> Option<Trace> {
         explore::explain(self, packet, generations, judgement)
@@ -272,8 +272,8 @@ impl Kernel for FakeKernel {
         self.commit(commands)
     }
 
-    fn content(&mut self) -> Result<Found, Error> {
-        Ok(Found {
+    fn content(&mut self) -> Result<Observed, Error> {
+        Ok(Observed {
             generation: self.generation,
             ..self.table.content()
         })
@@ -289,7 +289,7 @@ impl Kernel for FakeKernel {
         };
         Ok(Some(TableState {
             flags,
-            reading: self.read_stamp()?,
+            stamp_state: self.read_stamp()?,
             chains: named(self.table.chain_names().collect()),
             bases: named(self.table.bases().collect()),
             sets: named(self.table.set_names().collect()),
@@ -306,17 +306,20 @@ impl Kernel for FakeKernel {
         Ok(sets.into_iter().find_map(Slot::named))
     }
 
-    fn read_stamp(&mut self) -> Result<Reading, Error> {
+    fn read_stamp(&mut self) -> Result<StampState, Error> {
         Ok(stamp::read(self.table.stamps(stamp::SET)))
     }
 
-    fn forget(&mut self, _: &dyn Fn(&connection::Connection) -> bool) -> Result<usize, Error> {
+    fn flush_conntrack(
+        &mut self,
+        _: &dyn Fn(&connection::Connection) -> bool,
+    ) -> Result<usize, Error> {
         // Connections are the packets' here.
         Ok(0)
     }
 
     fn grace(&mut self) {
         self.horizon = self.generation;
-        self.table.forget_before(self.horizon);
+        self.table.prune_before(self.horizon);
     }
 }

@@ -19,7 +19,7 @@ use sallyport_policy::{Endpoint, NodePolicy};
 use crate::{
     bridges::FORWARDS,
     nft::{
-        bridge::{Ground, Known, Unknown},
+        bridge::{Ground, KnownPort, UnknownPorts},
         frame,
         ports::Ports,
         render::Options,
@@ -149,7 +149,7 @@ fn is_guarded(options: &Options, endpoint: &Endpoint) -> bool {
 /// The ground that the table of family bridge stands on, for a policy on a node with these places.
 pub fn ground(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Places) -> Ground {
     let allowed = Allowed::of(policy);
-    let mut known: BTreeMap<String, Known> = BTreeMap::new();
+    let mut known: BTreeMap<String, KnownPort> = BTreeMap::new();
     let mut isolated = BTreeSet::new();
     let mut guarded = BTreeSet::new();
     let mut elsewhere = Vec::new();
@@ -227,7 +227,7 @@ fn unknown(
     options: &Options,
     rules: &Rules,
     places: &Places,
-) -> Option<Unknown> {
+) -> Option<UnknownPorts> {
     let mut bridges = BTreeSet::new();
     let mut isolated = false;
     for (address, endpoint) in endpoints {
@@ -242,7 +242,7 @@ fn unknown(
         !bridges.contains(&port.bridge) || !port.may_be_workload || rules.leads_away(name)
     };
     let elsewhere = places.ports.iter().filter(leads_elsewhere);
-    Some(Unknown {
+    Some(UnknownPorts {
         elsewhere: elsewhere.map(|(name, _)| name.clone()).collect(),
         addresses: policy.endpoints().keys().copied().collect(),
         ranges: frame::workload_ranges(options, policy),

@@ -1,5 +1,5 @@
-//! What the node says of itself: what is wrong and since when, and what is counted. Many write into it and many watch; it
-//! asks nobody and decides nothing.
+//! The node's own report: its conditions and its counters. Many parts write into it and many watch it. It decides
+//! nothing.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,25 +11,25 @@ use wire::trouble::Kind;
 
 use crate::judged::{Unjudged, Workload};
 
-/// What is wrong on a node.
+/// A fault of the node, or a past event that an operator should know of. One per kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// Why, in words.
+pub struct Condition {
+    /// The cause, as text.
     pub reason: String,
-    /// Since when.
+    /// When the condition was set.
     pub since: Timestamp,
 }
 
-/// How the node stands.
+/// The state of the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// What is wrong, one of a kind.
-    pub troubles: BTreeMap<Kind, Trouble>,
+    /// The conditions that are set, by kind.
+    pub conditions: BTreeMap<Kind, Condition>,
     /// The workloads whose traffic no policy judges.
     pub unjudged: Arc<Unjudged>,
-    /// Since when there is a session, or there is none: the latter is a trouble.
+    /// The start of the session with the control plane. `None` without a session, which is a condition.
     pub session_since: Option<Timestamp>,
-    /// How often what others did to the table was mended.
+    /// Number of repairs after another process changed a table.
     pub repairs: u64,
     /// How many updates were refused.
     pub refusals: u64,
@@ -52,28 +52,28 @@ pub struct State {
 pub struct Health(Arc<watch::Sender<State>>);
 
 impl Health {
-    /// Something is wrong. Since when stays, while it goes on being wrong.
-    pub fn begins(&self, kind: Kind, reason: impl Into<String>) {
+    /// Sets a condition. One that is set keeps its time and gets the new reason.
+    pub fn set(&self, kind: Kind, reason: impl Into<String>) {
         let reason = reason.into();
         self.0.send_modify(|state| {
-            let trouble = state.troubles.entry(kind).or_insert_with(|| Trouble {
+            let condition = state.conditions.entry(kind).or_insert_with(|| Condition {
                 reason: String::new(),
                 since: Timestamp::now(),
             });
-            trouble.reason = reason;
+            condition.reason = reason;
         });
     }
 
-    /// It is not wrong any more.
-    pub fn ends(&self, kind: Kind) {
+    /// Clears a condition.
+    pub fn clear(&self, kind: Kind) {
         self.0
-            .send_if_modified(|state| state.troubles.remove(&kind).is_some());
+            .send_if_modified(|state| state.conditions.remove(&kind).is_some());
     }
 
-    /// It happened, and is over: when it did the last time is what counts.
-    pub fn happened(&self, kind: Kind, reason: impl Into<String>) {
-        self.ends(kind);
-        self.begins(kind, reason);
+    /// Sets a condition with the present time: it describes a past event, and the latest one counts.
+    pub fn set_anew(&self, kind: Kind, reason: impl Into<String>) {
+        self.clear(kind);
+        self.set(kind, reason);
     }
 
     /// Counts something.
@@ -88,14 +88,14 @@ impl Health {
 }
 
 impl State {
-    /// What the control plane is told.
+    /// The report for the control plane.
     pub fn report(&self) -> wire::Health {
         let now = Timestamp::now();
-        let troubles = self.troubles.iter().map(|(&kind, trouble)| {
-            let since = now.duration_since(trouble.since);
+        let conditions = self.conditions.iter().map(|(&kind, condition)| {
+            let since = now.duration_since(condition.since);
             wire::Trouble {
                 kind: kind.into(),
-                reason: trouble.reason.clone(),
+                reason: condition.reason.clone(),
                 since_ms: since.as_millis().try_into().unwrap_or_default(),
             }
         });
@@ -116,15 +116,15 @@ impl State {
             }
         });
         wire::Health {
-            troubles: troubles.collect(),
+            troubles: conditions.collect(),
             repairs: self.repairs,
             unjudged: unjudged.collect(),
             unjudged_more: self.unjudged.more(),
         }
     }
 
-    /// What the control plane is told as a session begins: all but that there is none.
-    pub fn report_to_begin_with(&self) -> wire::Health {
+    /// The report in a session's Hello: without the condition that there is no session.
+    pub fn first_report(&self) -> wire::Health {
         let mut report = self.report();
         let session = i32::from(Kind::Session);
         report.troubles.retain(|trouble| trouble.kind != session);
@@ -137,15 +137,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn since_when_stays_while_it_is_wrong() {
+    fn a_condition_keeps_its_time_while_it_is_set() {
         let health = Health::default();
-        health.begins(Kind::Journal, "disk full");
-        let first = health.watch().borrow().troubles[&Kind::Journal].clone();
-        health.begins(Kind::Journal, "disk still full");
-        let second = health.watch().borrow().troubles[&Kind::Journal].clone();
+        health.set(Kind::Journal, "disk full");
+        let first = health.watch().borrow().conditions[&Kind::Journal].clone();
+        health.set(Kind::Journal, "disk still full");
+        let second = health.watch().borrow().conditions[&Kind::Journal].clone();
         assert_eq!(first.since, second.since);
         assert_eq!(second.reason, "disk still full");
-        health.ends(Kind::Journal);
+        health.clear(Kind::Journal);
         assert!(health.watch().borrow().report().troubles.is_empty());
     }
 }

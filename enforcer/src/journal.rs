@@ -4,7 +4,7 @@
 //! payload. It is cut into parts because sled keeps large values in files of their own, which it never syncs; its first
 //! part is written last, so that a frame without one was never durable and never acted upon. Tree `meta`: where the log
 //! starts. It starts with a snapshot; after it come intents, each followed by an abort if the kernel refused it. An intent
-//! that no abort follows is carried out: at restart the kernel's stamp tells how far it had come, and it is finished.
+//! that no abort follows is applied: at restart the kernel's stamp tells how far it had come, and it is finished.
 //! So an acknowledgement needs one durable write, before the kernel's.
 
 mod failure;
@@ -17,11 +17,11 @@ mod scratch;
 mod store;
 mod watermark;
 
-use sallyport_policy::{Misfit, Unknown, Update};
+use sallyport_policy::{Misfit, UnknownAddresses, Update};
 
 pub use self::{
     failure::Error,
-    inspect::{Entry, Report, inspect, refuse_open},
+    inspect::{RecordSummary, Report, inspect, refuse_open},
     quarantine::{INSTANCE, MEMBERSHIP, Quarantined, open},
     store::Journal,
 };
@@ -42,19 +42,19 @@ pub trait Log {
     fn snapshot(&mut self, installed: &Installed) -> Result<(), Error>;
 }
 
-/// An update that is to be carried out. What its plan depends on is in it, so that a restart makes the same plan.
+/// An update that is to be applied, with all that its plan depends on, so that a restart makes the same plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Intent {
     /// The update.
     pub update: Update,
     /// What becomes of unknown workload addresses.
-    pub unknown: Unknown,
+    pub unknown: UnknownAddresses,
     /// The most bytes of a batch.
     pub batch: usize,
 }
 
 impl Intent {
-    /// What is installed once it is carried out.
+    /// The state after the update.
     pub fn after(&self, before: &Installed) -> Result<Installed, Misfit> {
         let window = before.window.updated(&self.update)?;
         Ok(before.updated(window, &self.unknown))
@@ -66,12 +66,12 @@ impl Intent {
 pub struct Recovered {
     /// What was enforced before the last intent.
     pub installed: Installed,
-    /// The last intent, if no abort follows it, and what is installed once it is carried out.
+    /// The last intent, if no abort follows it, and the state after it.
     pub pending: Option<(Intent, Installed)>,
 }
 
 impl Recovered {
-    /// Takes in an intent. That it follows another says that the other was carried out.
+    /// Takes in an intent. If it follows another, the other was applied.
     pub fn intend(&mut self, intent: Intent) -> Result<(), Misfit> {
         if let Some((_, after)) = self.pending.take() {
             self.installed = after;

@@ -249,7 +249,7 @@ impl Judging {
     }
 
     /// The policy or the places may be others.
-    pub(crate) fn look(&mut self, policy: &NodePolicy, places: &Places) {
+    pub(crate) fn update(&mut self, policy: &NodePolicy, places: &Places) {
         let mut found = unjudged(policy, &self.ignored, places, Timestamp::now());
         for workload in &mut found.named {
             let is_it = |last: &&Workload| {
@@ -263,15 +263,15 @@ impl Judging {
         if found == *self.last {
             return;
         }
-        self.tell(&found);
+        self.log_changes(&found);
         self.last = Arc::new(found);
         let now = Arc::clone(&self.last);
         self.health.count(|state| state.unjudged = now);
     }
 
-    /// Says in the log what is new. Workloads are often declared before there is a route to them: that is in status and metrics
-    /// alone.
-    fn tell(&self, found: &Unjudged) {
+    /// Logs the workloads that are new. A workload is often declared before there is a route to it. That cause is in
+    /// status and metrics alone.
+    fn log_changes(&self, found: &Unjudged) {
         for workload in &found.named {
             let (name, address) = (&workload.name, workload.address);
             if workload.why != Why::NoRoute && !self.last.named.contains(workload) {

@@ -5,7 +5,7 @@ use crate::{
     connection::Connection,
     grace,
     netlink::{Error, Netlink, TableState},
-    nft::{command::Command, content::Found, lease::Slot, stamp::Reading},
+    nft::{command::Command, content::Observed, lease::Slot, stamp::StampState},
 };
 
 /// A kernel that holds our table.
@@ -20,20 +20,20 @@ pub trait Kernel {
     /// `ERESTART`.
     fn commit_at(&mut self, generation: u64, commands: &[Command]) -> Result<(), Error>;
 
-    /// All that our table holds.
-    fn content(&mut self) -> Result<Found, Error>;
+    /// Lists the content of our table.
+    fn content(&mut self) -> Result<Observed, Error>;
 
     /// Our table as it is; `None` when there is none.
     fn read(&mut self) -> Result<Option<TableState>, Error>;
 
-    /// What the table's stamp says. The table must be there.
-    fn read_stamp(&mut self) -> Result<Reading, Error>;
+    /// Reads the table's stamp. The table must exist.
+    fn read_stamp(&mut self) -> Result<StampState, Error>;
 
     /// Which set the chain of the lease looks into; `None` when there is no such chain, or it is empty.
     fn read_lease(&mut self) -> Result<Option<Slot>, Error>;
 
-    /// Has conntrack forget connections of a kind, and says how many.
-    fn forget(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error>;
+    /// Flushes the connections that a predicate selects from conntrack, and returns their number.
+    fn flush_conntrack(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error>;
 
     /// Returns when every packet that is under way now is through.
     fn grace(&mut self);
@@ -52,7 +52,7 @@ impl Kernel for Netlink {
         Netlink::commit_at(self, generation, commands)
     }
 
-    fn content(&mut self) -> Result<Found, Error> {
+    fn content(&mut self) -> Result<Observed, Error> {
         Netlink::content(self)
     }
 
@@ -60,7 +60,7 @@ impl Kernel for Netlink {
         Netlink::read(self)
     }
 
-    fn read_stamp(&mut self) -> Result<Reading, Error> {
+    fn read_stamp(&mut self) -> Result<StampState, Error> {
         Netlink::read_stamp(self)
     }
 
@@ -68,8 +68,8 @@ impl Kernel for Netlink {
         Netlink::read_lease(self)
     }
 
-    fn forget(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
-        Netlink::forget(self, which)
+    fn flush_conntrack(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
+        Netlink::flush_conntrack(self, which)
     }
 
     fn grace(&mut self) {

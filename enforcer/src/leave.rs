@@ -1,5 +1,5 @@
-//! A node's leaving: which control plane knows it, and under which name, is kept beside the journal, and that control
-//! plane is told. It touches no table.
+//! A node's leaving: stores the node's name and control plane beside the journal, and notifies that control plane. It
+//! touches no table.
 
 use std::{
     fs::{self, File},
@@ -26,18 +26,18 @@ pub struct Membership {
     pub control_plane: String,
 }
 
-/// What the control plane answered.
+/// The control plane's reply to a node that leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// That the node left is durable.
+pub enum LeaveReply {
+    /// The control plane has stored durably that the node left.
     Left,
-    /// It has no node of that name.
+    /// The control plane has no node of that name.
     Unknown,
 }
 
 impl Membership {
-    /// Keeps it in a data directory, in the place of what was there.
-    pub fn remember(&self, data_dir: &Path) -> io::Result<()> {
+    /// Stores the membership in a data directory, and replaces an earlier one.
+    pub fn store(&self, data_dir: &Path) -> io::Result<()> {
         let Membership {
             node,
             control_plane,
@@ -49,8 +49,8 @@ impl Membership {
         fs::rename(new, path(data_dir))
     }
 
-    /// What a data directory holds; `None` when it holds none.
-    pub fn recall(data_dir: &Path) -> io::Result<Option<Membership>> {
+    /// Loads the membership of a data directory; `None` when there is none.
+    pub fn load(data_dir: &Path) -> io::Result<Option<Membership>> {
         let text = match fs::read_to_string(path(data_dir)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             text => text?,
@@ -70,8 +70,8 @@ impl Membership {
         }))
     }
 
-    /// Takes it out of a data directory.
-    pub fn forget(data_dir: &Path) -> io::Result<()> {
+    /// Deletes the membership of a data directory.
+    pub fn delete(data_dir: &Path) -> io::Result<()> {
         match fs::remove_file(path(data_dir)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
@@ -83,8 +83,8 @@ fn path(data_dir: &Path) -> PathBuf {
     data_dir.join(MEMBERSHIP)
 }
 
-/// Tells a control plane that a node leaves. An error says why it does not know, in words.
-pub async fn tell(node: &str, control_plane: Endpoint) -> Result<Told, String> {
+/// Notifies a control plane that a node leaves. The error is the reason, as text.
+pub async fn notify(node: &str, control_plane: Endpoint) -> Result<LeaveReply, String> {
     let call = async {
         let channel = control_plane
             .connect()
@@ -95,8 +95,8 @@ pub async fn tell(node: &str, control_plane: Endpoint) -> Result<Told, String> {
         NodeServiceClient::new(channel).leave(request).await
     };
     match timeout(PATIENCE, call).await {
-        Ok(Ok(_)) => Ok(Told::Left),
-        Ok(Err(status)) if status.code() == Code::NotFound => Ok(Told::Unknown),
+        Ok(Ok(_)) => Ok(LeaveReply::Left),
+        Ok(Err(status)) if status.code() == Code::NotFound => Ok(LeaveReply::Unknown),
         Ok(Err(status)) => Err(status.message().to_owned()),
         Err(_) => Err(format!("no answer within {PATIENCE:?}")),
     }
@@ -107,22 +107,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_remembered_last_is_recalled_until_it_is_forgotten() {
+    fn the_membership_that_was_stored_last_is_loaded_until_it_is_deleted() {
         let directory = tempfile::tempdir().unwrap();
         let data_dir = directory.path();
-        assert_eq!(Membership::recall(data_dir).unwrap(), None);
+        assert_eq!(Membership::load(data_dir).unwrap(), None);
         for node in ["n", "m"] {
             let membership = Membership {
                 node: node.to_owned(),
                 control_plane: "unix:///run/a b.sock".to_owned(),
             };
-            membership.remember(data_dir).unwrap();
-            assert_eq!(Membership::recall(data_dir).unwrap(), Some(membership));
+            membership.store(data_dir).unwrap();
+            assert_eq!(Membership::load(data_dir).unwrap(), Some(membership));
         }
         fs::write(path(data_dir), "node n\n").unwrap();
-        assert!(Membership::recall(data_dir).is_err());
-        Membership::forget(data_dir).unwrap();
-        Membership::forget(data_dir).unwrap();
-        assert_eq!(Membership::recall(data_dir).unwrap(), None);
+        assert!(Membership::load(data_dir).is_err());
+        Membership::delete(data_dir).unwrap();
+        Membership::delete(data_dir).unwrap();
+        assert_eq!(Membership::load(data_dir).unwrap(), None);
     }
 }

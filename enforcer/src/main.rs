@@ -16,7 +16,7 @@ use sallyport_enforcer::{
     closed, guard,
     health::Health,
     instance, journal,
-    leave::{self, Membership, Told},
+    leave::{self, LeaveReply, Membership},
     metrics,
     nft::{lease::LONGEST, ports::Ports, render::Options},
     places, preflight, session, supervision, surroundings, uninstall,
@@ -312,7 +312,7 @@ fn host_name() -> Result<String> {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match &arguments.command {
-        Some(Command::Journal(command)) => return look_into(command),
+        Some(Command::Journal(command)) => return inspect_journal(command),
         Some(Command::Uninstall(of)) => return take_out(of).await,
         Some(Command::NewIdentity(of)) => return renew(&of.data_dir),
         None => {}
@@ -377,7 +377,7 @@ async fn main() -> Result<()> {
         node: identity.name.clone(),
         control_plane: arguments.control_plane.url,
     };
-    if let Err(error) = membership.remember(&arguments.data_dir) {
+    if let Err(error) = membership.store(&arguments.data_dir) {
         warn!(
             %error,
             "cannot store the control plane's address: `sallyport-enforcer uninstall` will need --control-plane and \
@@ -411,7 +411,7 @@ async fn take_out(arguments: &UninstallArguments) -> Result<()> {
         true => "the control plane was not told: edits go on treating this node as before, until `sallyport-enforcer \
                  uninstall` tells the control plane or the Node object is deleted (`sallyport delete node NAME`)"
             .to_owned(),
-        false => tell(arguments, is_installed).await?,
+        false => notify_control_plane(arguments, is_installed).await?,
     };
     let deleted = match uninstall::uninstall(data_dir)? {
         true => {
@@ -420,7 +420,7 @@ async fn take_out(arguments: &UninstallArguments) -> Result<()> {
         false => "there are no tables of sallyport: nothing to delete",
     };
     if !arguments.without_telling {
-        Membership::forget(data_dir).with_context(|| {
+        Membership::delete(data_dir).with_context(|| {
             format!(
                 "cannot delete the control plane's address in {}",
                 data_dir.display()
@@ -433,10 +433,13 @@ async fn take_out(arguments: &UninstallArguments) -> Result<()> {
     ))
 }
 
-/// Tells the control plane that the node leaves. Returns what to say of it.
-async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<String> {
+/// Notifies the control plane that the node leaves. Returns the line for the operator.
+async fn notify_control_plane(
+    arguments: &UninstallArguments,
+    is_installed: bool,
+) -> Result<String> {
     let data_dir = &arguments.journal.data_dir;
-    let known = Membership::recall(data_dir).with_context(|| {
+    let known = Membership::load(data_dir).with_context(|| {
         format!(
             "cannot read the control plane's address in {}",
             data_dir.display()
@@ -457,11 +460,11 @@ async fn tell(arguments: &UninstallArguments, is_installed: bool) -> Result<Stri
     };
     let name = arguments.node_name.clone().or(name);
     let name = name.map_or_else(host_name, Ok)?;
-    match leave::tell(&name, control_plane.endpoint).await {
-        Ok(Told::Left) => Ok(format!(
+    match leave::notify(&name, control_plane.endpoint).await {
+        Ok(LeaveReply::Left) => Ok(format!(
             "the control plane recorded that node {name} left: no edit waits for this node"
         )),
-        Ok(Told::Unknown) => Ok(format!("the control plane has no node {name}")),
+        Ok(LeaveReply::Unknown) => Ok(format!("the control plane has no node {name}")),
         Err(why) => anyhow::bail!(
             "the control plane at {} could not be told that node {name} leaves: {why}. Nothing was changed. Try \
              again, or give --without-telling to delete the tables all the same: edits then go on treating the node \
@@ -482,7 +485,7 @@ fn renew(data_dir: &Path) -> Result<()> {
 }
 
 /// Tells what is in a journal.
-fn look_into(command: &JournalCommand) -> Result<()> {
+fn inspect_journal(command: &JournalCommand) -> Result<()> {
     let (JournalCommand::Verify(arguments) | JournalCommand::Dump(arguments)) = command;
     let report = journal::inspect(&arguments.data_dir)?;
     let mut text = String::new();

@@ -37,11 +37,11 @@ pub struct Source {
 
 /// Serves `/metrics`, for ever.
 pub async fn serve(address: SocketAddr, source: Source) {
-    let mut said = false;
+    let mut logged = false;
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
-            Err(error) if !std::mem::replace(&mut said, true) => {
+            Err(error) if !std::mem::replace(&mut logged, true) => {
                 warn!(%error, %address, "cannot listen on the address of --metrics: trying again");
             }
             Err(_) => {}
@@ -221,8 +221,8 @@ fn render(state: &State, agent: &Handle, kernel: Option<Seen>) -> String {
     let troubles: Family<[(&str, String); 1], Gauge<f64, std::sync::atomic::AtomicU64>> =
         Family::default();
     let now = Timestamp::now();
-    for (kind, trouble) in &state.troubles {
-        let since = now.duration_since(trouble.since).as_secs_f64();
+    for (kind, condition) in &state.conditions {
+        let since = now.duration_since(condition.since).as_secs_f64();
         troubles.get_or_create(&[("kind", label(kind))]).set(since);
     }
     all.register_with_unit(

@@ -42,7 +42,7 @@ use crate::nft::{
     },
     lease::Slot,
     ports::{self, Ports},
-    stamp::{self, Reading},
+    stamp::{self, StampState},
 };
 
 /// What the socket asks for; the kernel takes a batch as one message.
@@ -57,7 +57,7 @@ const OWNER: u32 = 2;
 /// `NFTA_TABLE_OWNER`, of Linux 5.12.
 const TABLE_OWNER: u16 = 7;
 
-/// The kernel carries out one batch at a time, of whoever sent it: a lease that is renewed meanwhile waits for the end of
+/// The kernel executes one batch at a time, of whoever sent it: a lease that is renewed meanwhile waits for the end of
 /// this one.
 const BATCH_PRIVILEGED: usize = 1 << 20;
 
@@ -124,8 +124,8 @@ fn hint(errno: Errno) -> &'static str {
 pub struct TableState {
     /// Its flags.
     pub flags: u32,
-    /// What its stamp says.
-    pub reading: Reading,
+    /// The content of its stamp set.
+    pub stamp_state: StampState,
     /// The names of its chains.
     pub chains: BTreeSet<String>,
     /// Those of them that the kernel calls.
@@ -210,7 +210,7 @@ impl Netlink {
 
     /// Commits commands as one batch: all of them or none.
     pub fn commit(&self, commands: &[Command]) -> Result<(), Error> {
-        self.carry_out(commands, None)
+        self.commit_batch(commands, None)
     }
 
     /// The same, if the ruleset is still of a generation; else the error [is that it is outdated](Error::is_outdated).
@@ -220,10 +220,11 @@ impl Netlink {
     )]
     pub fn commit_at(&self, generation: u64, commands: &[Command]) -> Result<(), Error> {
         // 0 would be any.
-        self.carry_out(commands, Some(generation as u32))
+        self.commit_batch(commands, Some(generation as u32))
     }
 
-    fn carry_out(&self, commands: &[Command], generation: Option<u32>) -> Result<(), Error> {
+    /// Sends one batch, and reads the kernel's answer to it.
+    fn commit_batch(&self, commands: &[Command], generation: Option<u32>) -> Result<(), Error> {
         let mut encoded = encode::batch(self.family, commands, generation);
         let last = encoded.acknowledged();
         let mut turn = self.turn.lock();
@@ -253,9 +254,9 @@ impl Netlink {
         }
     }
 
-    /// The kernel's answer to a batch whose begin has the sequence number `first`: the message (counted from there) and the number
-    /// of the first error, or that message `last` was carried out. The kernel has carried out the batch when `send` returns, and
-    /// its whole answer lies in the socket.
+    /// The kernel's answer to a batch whose begin has the sequence number `first`: the message (counted from there) and
+    /// the number of the first error, or that message `last` was executed. The kernel has executed the batch when
+    /// `send` returns, and its whole answer lies in the socket.
     fn answer(&self, first: u32, last: u32) -> Result<Option<(u32, i32)>, Error> {
         let (mut error, mut done, mut lost) = (None, None, None);
         let mut buffer = vec![0; 1 << 16];
@@ -287,7 +288,7 @@ impl Netlink {
         }
         match (error.or(done), lost) {
             (None, Some(errno)) => Err(Error::AnswerLost(errno)),
-            (said, _) => Ok(said),
+            (answer, _) => Ok(answer),
         }
     }
 
@@ -308,14 +309,14 @@ impl Netlink {
         let bases = chains.iter().filter(|&chain| is_base(chain)).cloned();
         let bases = names(bases.collect(), sys::NFTA_CHAIN_NAME);
         let sets = names(self.sets()?, sys::NFTA_SET_NAME);
-        let reading = if sets.contains(stamp::SET) {
+        let stamp_state = if sets.contains(stamp::SET) {
             self.read_stamp()?
         } else {
-            Reading::default()
+            StampState::default()
         };
         Ok(Some(TableState {
             flags,
-            reading,
+            stamp_state,
             chains: names(chains, sys::NFTA_CHAIN_NAME),
             bases,
             ports: self.read_ports(&sets)?,
@@ -374,8 +375,8 @@ impl Netlink {
         Ok(())
     }
 
-    /// What the table's stamp says. The table must be there.
-    pub fn read_stamp(&self) -> Result<Reading, Error> {
+    /// Reads the table's stamp. The table must exist.
+    pub fn read_stamp(&self) -> Result<StampState, Error> {
         let listed = self.elements(stamp::SET)?;
         let elements = decode::elements(SetKind::Stamp, listed.iter().map(Vec::as_slice));
         let stamps = elements

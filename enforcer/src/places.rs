@@ -192,8 +192,8 @@ async fn listen(
         });
         changes = loop {
             tokio::select! {
-                heard = notices.heard() => {
-                    heard?;
+                received = notices.receive() => {
+                    received?;
                     notices.gather_during(sleep(SETTLE)).await?;
                     break notices.take();
                 }

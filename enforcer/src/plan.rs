@@ -20,7 +20,7 @@
 //! does, and at what changes later afterwards.
 //!
 //! An address that passes from one workload to another has the meet's class between the halves, which keeps nothing.
-//! There the connections of the one are forgotten, before the other is granted that what is established goes on.
+//! There the connections of the one are flushed, before the other is granted that what is established goes on.
 
 mod batches;
 mod families;
@@ -35,7 +35,7 @@ mod whole;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
-use sallyport_policy::{Endpoint, GroupId, NodePolicy, Position, Unknown, Window};
+use sallyport_policy::{Endpoint, GroupId, NodePolicy, Position, UnknownAddresses, Window};
 
 use crate::nft::{
     command::Command,
@@ -45,7 +45,7 @@ use crate::nft::{
     render::{self, Options},
     stamp,
 };
-use batches::{Atom, Part, Work, steps};
+use batches::{Atom, Part, PlanKind, steps};
 use half::{Planner, Version};
 
 pub use garbage::Garbage;
@@ -66,7 +66,7 @@ pub struct Installed {
     /// What all of them allow: this is what the kernel has.
     pub policy: NodePolicy,
     /// What became of unknown workload addresses when it was made.
-    pub unknown: Unknown,
+    pub unknown: UnknownAddresses,
     /// Counts updates, failed ones too: names made from it are never used twice.
     pub generation: UpdateSeq,
     /// The generation of the update that made this: the kernel's stamp has it too.
@@ -74,7 +74,7 @@ pub struct Installed {
     /// The generation in which each group's sets were made.
     pub births: OrdMap<GroupId, UpdateSeq>,
     /// Addresses that were workloads' and are nobody's now, and whose they were. Another workload must not have one before
-    /// the connections of that one are forgotten. (Some may have been since.)
+    /// the connections of that one are flushed. (Some may have been since.)
     pub departed: OrdMap<IpAddr, Arc<Endpoint>>,
 }
 
@@ -85,11 +85,10 @@ pub struct Step {
     pub commands: Vec<Command>,
     /// Packets that were under way before it must be through before it is committed.
     pub grace: bool,
-    /// Addresses whose connections must be forgotten before it is committed, once packets under way are through. Doing
-    /// it again does no harm.
-    pub forget: BTreeSet<IpAddr>,
+    /// Addresses whose connections are flushed before the commit, after a grace period. A second flush does no harm.
+    pub flush: BTreeSet<IpAddr>,
     /// The connections that are reviewed before it is committed, once packets under way are through: those that [`must_end`]
-    /// are forgotten. Doing it again does no harm.
+    /// are flushed. Doing it again does no harm.
     pub review: Option<Review>,
 }
 
@@ -107,7 +106,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether packets that were under way during earlier changes must be through before this plan is carried out.
+    /// Whether packets that were under way during earlier changes must be through before this plan is committed.
     /// `before` is what is installed.
     pub fn must_wait_for(&self, earlier: &Reach, before: &Installed) -> bool {
         earlier.must_be_over_before(&self.reach, &[&before.policy, &self.after.policy])
@@ -128,7 +127,7 @@ impl Installed {
     }
 
     /// What is installed once an update is done that leads to these versions.
-    pub fn updated(&self, window: Window, unknown: &Unknown) -> Installed {
+    pub fn updated(&self, window: Window, unknown: &UnknownAddresses) -> Installed {
         let generation = self.generation.next();
         let policy = window.enforced(unknown);
         Installed {
@@ -183,14 +182,14 @@ impl Installed {
 /// use std::sync::Arc;
 ///
 /// use sallyport_enforcer::{fake::FakeKernel, kernel::Kernel, nft::render::Options, plan};
-/// use sallyport_policy::{Endpoint, Epoch, NodePolicy, Position, Revision, Unknown, Window};
+/// use sallyport_policy::{Endpoint, Epoch, NodePolicy, Position, Revision, UnknownAddresses, Window};
 ///
 /// let options = Options::default();
 /// let mut kernel = FakeKernel::default();
 /// let limits = plan::Limits { batch: kernel.batch_limit() };
 /// let updated = |old: &plan::Installed, revision, policy: &NodePolicy| {
 ///     let position = Position { epoch: Epoch(0), revision: Revision(revision), digest: policy.digest() };
-///     old.updated(Window::alone(position, policy.clone()), &Unknown::Allow)
+///     old.updated(Window::alone(position, policy.clone()), &UnknownAddresses::Allow)
 /// };
 ///
 /// let mut policy = NodePolicy::default();
@@ -261,7 +260,7 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
         },
         Part::of([members.granting, grant.add_members].concat()),
         Part {
-            forget: handed_over(&old.policy, &new.policy),
+            flush: handed_over(&old.policy, &new.policy),
             ..Part::new(grant.dispatch)
         },
     ];
@@ -276,7 +275,7 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
     planner.garbage.sets.extend(sets.garbage);
 
     Plan {
-        steps: steps(parts, new, limits, Work::Update),
+        steps: steps(parts, new, limits, PlanKind::Update),
         garbage: planner.garbage,
         reach,
         after: new.clone(),
@@ -285,7 +284,7 @@ pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limit
 
 /// The frame of a table that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FoundFrame {
+pub struct ObservedFrame {
     /// The set in which a lease in force is; `None` where the table has no leases.
     pub slot: Option<Slot>,
     /// Whether the table says what its frame was made from. That is said last when a table is made.
@@ -303,10 +302,10 @@ pub struct FoundFrame {
 pub fn reframe(
     installed: &Installed,
     options: &Options,
-    found: &FoundFrame,
+    found: &ObservedFrame,
     limits: Limits,
 ) -> Plan {
-    let &FoundFrame {
+    let &ObservedFrame {
         slot,
         described,
         review,
@@ -342,7 +341,7 @@ pub fn reframe(
         }])
         .collect();
     Plan {
-        steps: steps(parts, installed, limits, Work::Frame),
+        steps: steps(parts, installed, limits, PlanKind::Frame),
         garbage: Garbage::default(),
         reach: Reach::default(),
         after: installed.clone(),

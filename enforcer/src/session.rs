@@ -1,6 +1,6 @@
-//! The session with the control plane: says what the node enforces, hands updates to the agent, reports what became of
-//! them; asks for leases where the node has some. When it is lost the node goes on enforcing, and the session is tried
-//! again, for ever.
+//! The session with the control plane: reports the versions that the node holds, hands updates to the agent, reports
+//! their results; asks for leases where the node has some. When it is lost the node goes on enforcing, and the session
+//! is tried again, for ever.
 
 mod lease;
 
@@ -14,7 +14,7 @@ use std::{
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use rand::RngExt;
-use sallyport_policy::{Unknown, Update};
+use sallyport_policy::{UnknownAddresses, Update};
 use sallyport_process::text::one_line;
 use sallyport_proto::{Assembled, Assembly, WireError, wire};
 use tokio::{
@@ -29,8 +29,8 @@ use wire::{
 };
 
 use crate::{
-    agent::{Handle, Refusal},
-    health::{Health, State, Trouble},
+    agent::{Handle, UpdateError},
+    health::{Condition, Health, State},
     instance::Instance,
     judged::Unjudged,
 };
@@ -65,7 +65,7 @@ pub struct Identity {
     /// Its name.
     pub name: String,
     /// What becomes of workload addresses that are no endpoint.
-    pub unknown: Unknown,
+    pub unknown: UnknownAddresses,
     /// Which enforcer of that name it is.
     pub instance: Instance,
     /// What is wrong with it, and whether it has a session.
@@ -81,7 +81,7 @@ pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
     let mut pause = PAUSE_FIRST;
-    let mut said = String::new();
+    let mut logged = String::new();
     let mut leases = Leases::new(agent.clone());
     loop {
         let mut established = false;
@@ -89,21 +89,21 @@ pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
         let health = &identity.health;
         health.count(|state| state.session_since = None);
         if established {
-            health.ends(Kind::Session);
+            health.clear(Kind::Session);
         }
-        health.begins(Kind::Session, explain(&error));
+        health.set(Kind::Session, explain(&error));
         if established {
             pause = PAUSE_FIRST;
-            said.clear();
+            logged.clear();
         }
-        // Said once, not with every try.
+        // Logged once, not with every try.
         let text = explain(&error);
-        if text != said {
+        if text != logged {
             warn!(
                 control_plane = %endpoint.uri(),
                 "no session with the control plane: {text}; the tables in the kernel stay in force; trying again"
             );
-            said = text;
+            logged = text;
         }
         sleep(pause.mul_f64(rand::rng().random_range(0.5..=1.0))).await;
         pause = (pause * 2).min(PAUSE_LONGEST);
@@ -143,14 +143,14 @@ async fn try_session(
         .await?
         .into_inner();
     let lease = agent.lease();
-    agent.settled().await;
+    agent.wait_idle().await;
     let hello = wire::Hello {
         node_name: identity.name.clone(),
         window: window(agent),
         version: env!("CARGO_PKG_VERSION").into(),
         dropped: match &identity.unknown {
-            Unknown::Drop(ranges) => Some((&**ranges).into()),
-            Unknown::Allow => None,
+            UnknownAddresses::Drop(ranges) => Some((&**ranges).into()),
+            UnknownAddresses::Allow => None,
         },
         lease_ms: lease.map_or(0, |lease| {
             u32::try_from(lease.as_millis()).unwrap_or(u32::MAX)
@@ -158,7 +158,7 @@ async fn try_session(
         instance: identity.instance.id.to_vec(),
         start: identity.instance.start,
         process: identity.instance.process,
-        health: Some(identity.health.watch().borrow().report_to_begin_with()),
+        health: Some(identity.health.watch().borrow().first_report()),
     };
     send(&requests, Message::Hello(hello)).await?;
     if let Some(request) = leases.ask().await {
@@ -169,19 +169,19 @@ async fn try_session(
     let establish = |established: &mut bool| {
         info!(control_plane = %endpoint.uri(), "session established");
         *established = true;
-        identity.health.ends(Kind::Session);
+        identity.health.clear(Kind::Session);
         identity
             .health
             .count(|state| state.session_since = Some(Timestamp::now()));
     };
     let mut health = identity.health.watch();
-    let mut told = Told::default();
+    let mut reported = Reported::default();
     let mut assembly = Assembly::default();
     let mut applying: Option<BoxFuture<'_, Result<Message, Status>>> = None;
     let mut waiting = VecDeque::new();
     loop {
         if probation.is_none() {
-            tell(&mut health, &mut told, &requests).await?;
+            report_health(&mut health, &mut reported, &requests).await?;
         }
         let next = match applying {
             None => waiting.pop_front(),
@@ -195,7 +195,7 @@ async fn try_session(
                         applying = None;
                         let answer = answer?;
                         // Whoever waits for the answer alone is to know which workloads of the update are not judged.
-                        tell(&mut health, &mut told, &requests).await?;
+                        report_health(&mut health, &mut reported, &requests).await?;
                         send(&requests, answer).await?;
                         same_lease(agent, lease)?;
                         continue;
@@ -248,31 +248,31 @@ async fn try_session(
     }
 }
 
-/// The troubles and the workloads that the control plane was told of last, in this session.
-type Told = Option<(BTreeMap<Kind, Trouble>, Arc<Unjudged>)>;
+/// The conditions and unjudged workloads of the latest report in this session.
+type Reported = Option<(BTreeMap<Kind, Condition>, Arc<Unjudged>)>;
 
-/// Tells the control plane what the node says of itself, if it is something else than it was told.
-async fn tell(
+/// Sends the node's health to the control plane, unless that is what was reported last.
+async fn report_health(
     health: &mut watch::Receiver<State>,
-    told: &mut Told,
+    reported: &mut Reported,
     requests: &mpsc::Sender<wire::SyncRequest>,
 ) -> Result<(), Status> {
-    let (report, says) = {
+    let (report, message) = {
         let state = health.borrow_and_update();
-        let report = (state.troubles.clone(), Arc::clone(&state.unjudged));
-        if told.as_ref() == Some(&report) {
+        let report = (state.conditions.clone(), Arc::clone(&state.unjudged));
+        if reported.as_ref() == Some(&report) {
             return Ok(());
         }
         (report, state.report())
     };
-    send(requests, Message::Health(says)).await?;
-    *told = Some(report);
+    send(requests, Message::Health(message)).await?;
+    *reported = Some(report);
     Ok(())
 }
 
 /// Ends a session in which the node said other leases than it has.
-fn same_lease(agent: &Handle, said: Option<Duration>) -> Result<(), Status> {
-    match agent.lease() == said {
+fn same_lease(agent: &Handle, announced: Option<Duration>) -> Result<(), Status> {
+    match agent.lease() == announced {
         true => Ok(()),
         // This is said in a Hello, and only there.
         false => Err(Status::unavailable(
@@ -335,7 +335,7 @@ async fn answer(update: Assembled, agent: &Handle) -> Result<Message, Status> {
                 target: Some(target.into()),
                 window: window(agent),
                 reason: one_line(&refusal.to_string(), LONGEST_REASON),
-                want_snapshot: matches!(refusal, Refusal::Misfit(_)),
+                want_snapshot: matches!(refusal, UpdateError::Misfit(_)),
             })
         }
     })
@@ -373,31 +373,31 @@ mod tests {
 
     use super::*;
 
-    type Said = Result<SyncResponse, Status>;
+    type Reply = Result<SyncResponse, Status>;
 
     /// A control plane that says what it is given, and passes on what it hears.
     struct Plane {
-        says: Mutex<Option<mpsc::Receiver<Said>>>,
-        hears: mpsc::Sender<SyncRequest>,
+        replies: Mutex<Option<mpsc::Receiver<Reply>>>,
+        requests: mpsc::Sender<SyncRequest>,
     }
 
     #[tonic::async_trait]
     impl NodeService for Plane {
-        type SyncStream = ReceiverStream<Said>;
+        type SyncStream = ReceiverStream<Reply>;
 
         async fn sync(
             &self,
             request: Request<Streaming<SyncRequest>>,
         ) -> Result<Response<Self::SyncStream>, Status> {
-            let (mut inbound, hears) = (request.into_inner(), self.hears.clone());
+            let (mut inbound, requests) = (request.into_inner(), self.requests.clone());
             tokio::spawn(async move {
                 while let Ok(Some(request)) = inbound.message().await {
-                    hears.send(request).await.unwrap();
+                    requests.send(request).await.unwrap();
                 }
             });
-            let says = self.says.lock().unwrap().take();
-            let says = says.ok_or_else(|| Status::unavailable("one session is enough"))?;
-            Ok(Response::new(ReceiverStream::new(says)))
+            let replies = self.replies.lock().unwrap().take();
+            let replies = replies.ok_or_else(|| Status::unavailable("one session is enough"))?;
+            Ok(Response::new(ReceiverStream::new(replies)))
         }
 
         async fn leave(&self, _: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
@@ -406,9 +406,9 @@ mod tests {
     }
 
     /// The next message that is no Health.
-    async fn hear(heard: &mut mpsc::Receiver<SyncRequest>) -> Message {
+    async fn receive(received: &mut mpsc::Receiver<SyncRequest>) -> Message {
         loop {
-            let next = tokio::time::timeout(Duration::from_secs(10), heard.recv());
+            let next = tokio::time::timeout(Duration::from_secs(10), received.recv());
             match next.await.expect("it comes").unwrap().message.unwrap() {
                 Message::Health(_) => {}
                 other => return other,
@@ -418,11 +418,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_ping_is_answered_while_an_update_is_applied() {
-        let (says, said) = mpsc::channel(8);
-        let (hears, mut heard) = mpsc::channel(8);
+        let (sender, replies) = mpsc::channel(8);
+        let (requests, mut received) = mpsc::channel(8);
         let plane = Plane {
-            says: Mutex::new(Some(said)),
-            hears,
+            replies: Mutex::new(Some(replies)),
+            requests,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -436,40 +436,40 @@ mod tests {
         };
         let identity = Identity {
             name: "n".to_owned(),
-            unknown: Unknown::Allow,
+            unknown: UnknownAddresses::Allow,
             instance,
             health: Health::default(),
         };
         let (go_on, waits) = std::sync::mpsc::channel();
         let endpoint = Endpoint::from_shared(url).unwrap();
         let talk = async {
-            let Message::Hello(hello) = hear(&mut heard).await else {
+            let Message::Hello(hello) = receive(&mut received).await else {
                 panic!("Hello comes first");
             };
-            let said = (hello.instance, hello.start, hello.process);
-            assert_eq!(said, (vec![7; 16], 3, 5));
-            let say = async |message| {
+            let instance = (hello.instance, hello.start, hello.process);
+            assert_eq!(instance, (vec![7; 16], 3, 5));
+            let send = async |message| {
                 let message = Some(message);
-                says.send(Ok(SyncResponse { message })).await.unwrap();
+                sender.send(Ok(SyncResponse { message })).await.unwrap();
             };
             let target = Position {
                 epoch: Epoch(1),
                 revision: Revision(1),
                 digest: NodePolicy::default().digest(),
             };
-            say(sync_response::Message::Update(UpdatePart {
+            send(sync_response::Message::Update(UpdatePart {
                 target: Some(target.into()),
                 last: true,
                 ..UpdatePart::default()
             }))
             .await;
             for number in [1, 2] {
-                say(sync_response::Message::Ping(wire::Ping { number })).await;
-                let answer = hear(&mut heard).await;
+                send(sync_response::Message::Ping(wire::Ping { number })).await;
+                let answer = receive(&mut received).await;
                 assert_eq!(answer, Message::Pong(wire::Pong { number }));
             }
             go_on.send(()).unwrap();
-            assert!(matches!(hear(&mut heard).await, Message::Ack(_)));
+            assert!(matches!(receive(&mut received).await, Message::Ack(_)));
         };
         tokio::select! {
             () = run(identity, endpoint, Handle::held(waits)) => panic!("a session is tried for ever"),

@@ -24,17 +24,17 @@ use crate::{
 
 /// Says that what the node is to enforce is in the kernel, and from then on how it stands. Runs for ever.
 pub async fn report(agent: Handle, health: Health) {
-    tell(NotifyState::Ready, None);
+    notify(NotifyState::Ready, None);
     let mut state = health.watch();
     loop {
         let text = status(&agent, &state.borrow_and_update());
-        tell(NotifyState::Status(&text), None);
+        notify(NotifyState::Status(&text), None);
         tokio::select! {
             Ok(()) = state.changed() => {}
             () = due() => {
                 // It answers when what it does now is done.
-                agent.settled().await;
-                tell(NotifyState::Watchdog, None);
+                agent.wait_idle().await;
+                notify(NotifyState::Watchdog, None);
             }
         }
     }
@@ -42,7 +42,7 @@ pub async fn report(agent: Handle, health: Health) {
 
 /// Says that the process ends of its own will.
 pub fn stopping() {
-    tell(NotifyState::Stopping, Some(PATIENCE));
+    notify(NotifyState::Stopping, Some(PATIENCE));
 }
 
 /// Returns when it is time to show a sign of life: three times in the time that the manager allows.
@@ -58,12 +58,12 @@ fn status(agent: &Handle, state: &State) -> String {
         Some(position) => position.to_string(),
         None => "nothing yet".to_owned(),
     };
-    let troubles: String = state
-        .troubles
+    let conditions: String = state
+        .conditions
         .values()
-        .map(|trouble| format!("; since {:.0}: {}", trouble.since, trouble.reason))
+        .map(|condition| format!("; since {:.0}: {}", condition.since, condition.reason))
         .collect();
-    let how = match state.troubles.contains_key(&Kind::NotJudged) {
+    let how = match state.conditions.contains_key(&Kind::NotJudged) {
         true => "not judging all traffic by",
         false => "enforcing",
     };
@@ -71,7 +71,7 @@ fn status(agent: &Handle, state: &State) -> String {
         0 => String::new(),
         count => format!("; the traffic of {count} addresses of workloads bypasses policy"),
     };
-    format!("{how} {position}{troubles}{unjudged}").replace('\n', "; ")
+    format!("{how} {position}{conditions}{unjudged}").replace('\n', "; ")
 }
 
 /// Messages that wait for a manager that does not read. READY=1 is the first, so that it is never the one dropped.
@@ -83,16 +83,17 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// A message, and who waits until it is sent.
 type Message = (String, Option<SyncSender<()>>);
 
-/// Has the thread say something, if it has room for it; with a patience, waits so long for it to be said.
-fn tell(what: NotifyState<'_>, patience: Option<Duration>) {
+/// Queues a notification for the service manager, if the queue has room. With a patience it waits so long for it to be
+/// sent.
+fn notify(what: NotifyState<'_>, patience: Option<Duration>) {
     static QUEUED: OnceLock<SyncSender<Message>> = OnceLock::new();
     let queue = QUEUED.get_or_init(|| {
         let (queue, queued) = sync_channel::<Message>(QUEUE);
-        // Without the thread nobody takes what is queued: the manager hears nothing, and the node enforces.
+        // Without the thread the notifications stay queued: the manager gets none, and the node enforces.
         let _ = thread::Builder::new()
             .name("notify".to_owned())
             .spawn(move || {
-                for (text, _said) in queued {
+                for (text, _sent) in queued {
                     if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&text)]) {
                         debug!(%error, "cannot notify the service manager");
                     }
@@ -100,14 +101,14 @@ fn tell(what: NotifyState<'_>, patience: Option<Duration>) {
             });
         queue
     });
-    let (said, heard) = sync_channel(0);
-    match queue.try_send((what.to_string(), patience.map(|_| said))) {
+    let (sent, done) = sync_channel(0);
+    match queue.try_send((what.to_string(), patience.map(|_| sent))) {
         Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
             debug!("dropped a notification: the service manager does not read its socket");
         }
         Ok(()) => {
             if let Some(patience) = patience {
-                let _ = heard.recv_timeout(patience);
+                let _ = done.recv_timeout(patience);
             }
         }
     }

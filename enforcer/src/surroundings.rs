@@ -1,4 +1,4 @@
-//! Tells the agent what surrounds it: the node's links, and where its routes lead. It decides nothing.
+//! Forwards the node's links and routes to the agent. It decides nothing.
 
 use tokio::sync::watch;
 use tracing::{error, info};
@@ -8,16 +8,16 @@ use crate::{
     places::{self, Listed, Places},
 };
 
-/// Tells the agent of the node's links and routes, for ever. What it was told last holds while they cannot be listed.
+/// Forwards the node's links and routes to the agent, for ever. While they cannot be listed the agent keeps the last.
 pub async fn watch(agent: Handle) {
     let (known, listed) = watch::channel(Ok(Places::default()));
     tokio::select! {
         () = places::follow(agent.sought(), known) => {}
-        () = tell(agent, listed) => {}
+        () = forward(agent, listed) => {}
     }
 }
 
-async fn tell(agent: Handle, mut listed: watch::Receiver<Listed>) {
+async fn forward(agent: Handle, mut listed: watch::Receiver<Listed>) {
     let mut fails = false;
     while listed.changed().await.is_ok() {
         let places = listed.borrow_and_update().clone();
@@ -26,7 +26,7 @@ async fn tell(agent: Handle, mut listed: watch::Receiver<Listed>) {
                 if std::mem::take(&mut fails) {
                     info!("the network interfaces and routes can be listed again");
                 }
-                // The agent says what is wrong, if anything is.
+                // The agent reports its errors itself.
                 let _ = agent.set_places(places).await;
             }
             Err(error) if !std::mem::replace(&mut fails, true) => {

@@ -16,7 +16,7 @@ use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 use nix::errno::Errno;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use sallyport_enforcer::{
-    agent::{Agent, Refusal},
+    agent::{Agent, UpdateError},
     connection::Connection,
     fake::{FakeKernel, Fault, Packet, Verdicts},
     journal::{self, Intent, Log, Recovered},
@@ -24,11 +24,11 @@ use sallyport_enforcer::{
     netlink::{Error, TableState},
     nft::{
         command::{Command, Element, Family, Rule, SetKind, Verdict},
-        content::Found,
+        content::Observed,
         lease::Slot,
         names::UpdateSeq,
         render::Options,
-        stamp::{self, Reading},
+        stamp::{self, StampState},
     },
     plan::Installed,
 };
@@ -107,7 +107,7 @@ impl Kernel for Shared {
         result
     }
 
-    fn content(&mut self) -> Result<Found, Error> {
+    fn content(&mut self) -> Result<Observed, Error> {
         self.0.borrow_mut().kernel.content()
     }
 
@@ -115,7 +115,7 @@ impl Kernel for Shared {
         self.0.borrow_mut().kernel.read()
     }
 
-    fn read_stamp(&mut self) -> Result<Reading, Error> {
+    fn read_stamp(&mut self) -> Result<StampState, Error> {
         self.0.borrow_mut().kernel.read_stamp()
     }
 
@@ -123,7 +123,7 @@ impl Kernel for Shared {
         self.0.borrow_mut().kernel.read_lease()
     }
 
-    fn forget(&mut self, _: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
+    fn flush_conntrack(&mut self, _: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
         self.0.borrow_mut().reviews += 1;
         Ok(0)
     }
@@ -265,7 +265,7 @@ impl Node {
         node
     }
 
-    fn update(&mut self, policy: &NodePolicy, revision: u64) -> Result<(), Refusal> {
+    fn update(&mut self, policy: &NodePolicy, revision: u64) -> Result<(), UpdateError> {
         let installed = self.agent.installed();
         let delta = Delta::between(&installed.policy, policy);
         let target = Position {
@@ -281,9 +281,9 @@ impl Node {
         })
     }
 
-    fn content(&mut self) -> Found {
+    fn content(&mut self) -> Observed {
         let found = self.kernel.content().unwrap();
-        let mut found = Found {
+        let mut found = Observed {
             generation: 0,
             ..found
         };
@@ -321,7 +321,7 @@ impl Node {
 }
 
 /// The first life makes the table, and dies before it has written what the frame is made from: connections are not
-/// reviewed. The second does that, and mends nothing.
+/// reviewed. The second does that, and repairs nothing.
 #[test]
 fn a_table_whose_maker_died_at_the_last_step_is_finished() {
     let kernel = Shared::default();
@@ -343,7 +343,7 @@ fn a_table_whose_maker_died_at_the_last_step_is_finished() {
 }
 
 /// One thing that a stranger may do.
-fn disturbance(rng: &mut StdRng, found: &Found) -> Vec<Command> {
+fn disturbance(rng: &mut StdRng, found: &Observed) -> Vec<Command> {
     let chains: Vec<&String> = found.chains.keys().collect();
     let sets: Vec<(&String, SetKind, Vec<Element>)> = found
         .sets
@@ -390,8 +390,8 @@ fn disturbance(rng: &mut StdRng, found: &Found) -> Vec<Command> {
 }
 
 #[test]
-fn one_change_is_mended_and_nothing_is_misjudged_on_the_way() {
-    let (mut mended, mut same) = (0, 0);
+fn one_change_is_repaired_and_nothing_is_misjudged_on_the_way() {
+    let (mut repaired, mut same) = (0, 0);
     for seed in 0..300 {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut node = Node::new(&mut rng);
@@ -406,7 +406,7 @@ fn one_change_is_mended_and_nothing_is_misjudged_on_the_way() {
         node.watch();
         assert!(node.agent.restore().unwrap(), "seed {seed}: {commands:?}");
         assert_eq!(node.content(), whole, "seed {seed}: {commands:?}");
-        mended += 1;
+        repaired += 1;
         let watched = node.kernel.0.borrow();
         for (n, packet) in watched.packets.iter().enumerate() {
             if damaged[n] != judged[n] {
@@ -416,19 +416,19 @@ fn one_change_is_mended_and_nothing_is_misjudged_on_the_way() {
             assert_eq!(
                 watched.seen[n],
                 judged[n],
-                "seed {seed}: {commands:?} mended: {:?}\n{packet:?}",
+                "seed {seed}: {commands:?} repaired: {:?}\n{packet:?}",
                 node.agent.drift()
             );
         }
     }
     assert!(
-        mended > 150 && same > 5000,
-        "{mended} mended, {same} packets"
+        repaired > 150 && same > 5000,
+        "{repaired} repaired, {same} packets"
     );
 }
 
 #[test]
-fn many_changes_are_mended() {
+fn many_changes_are_repaired() {
     for seed in 0..200 {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut node = Node::new(&mut rng);
@@ -567,7 +567,7 @@ fn errors_of_the_kernel_are_told_or_got_over() {
 }
 
 /// A content without what counts updates, which a refused one does too.
-fn spelt(found: &Found) -> (usize, usize, Vec<usize>) {
+fn spelt(found: &Observed) -> (usize, usize, Vec<usize>) {
     let elements = found
         .sets
         .values()
@@ -590,7 +590,7 @@ fn a_refused_step_after_the_first_is_finished_later() {
         }
         assert!(node.agent.is_half_way(), "seed {seed}");
         half_way += 1;
-        // What others do meanwhile is mended on the way.
+        // What others do meanwhile is repaired on the way.
         let found = node.kernel.content().unwrap();
         let commands = disturbance(&mut rng, &found);
         node.disturb(&commands);
@@ -610,7 +610,7 @@ fn a_refused_step_after_the_first_is_finished_later() {
 #[test]
 fn a_table_that_is_whole_is_not_touched() {
     let mut node = Node::new(&mut StdRng::seed_from_u64(1));
-    node.kernel.0.borrow_mut().kernel.foreign_commit();
+    node.kernel.0.borrow_mut().kernel.commit_elsewhere();
     node.kernel
         .0
         .borrow_mut()

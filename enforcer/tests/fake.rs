@@ -231,7 +231,7 @@ fn a_refused_batch_is_seen_by_those_who_were_held_up() {
     let refused = [vec![add("s", HASHED)], vec![unlead()]].concat();
     for (commits, seen) in [(0, DROPPED), (1, EITHER), (2, EITHER)] {
         let mut kernel = kernel(vec![look.clone(), always("c", Verdict::Drop)]);
-        (0..commits).for_each(|_| kernel.foreign_commit());
+        (0..commits).for_each(|_| kernel.commit_elsewhere());
         kernel
             .commit(&refused)
             .expect_err("there is no such element");

@@ -28,11 +28,11 @@ use sallyport_enforcer::{
     netlink::{Error, TableState},
     nft::{
         command::Command,
-        content::Found,
+        content::Observed,
         lease::{Slot, is_of_lease},
         names::UpdateSeq,
         render::Options,
-        stamp::Reading,
+        stamp::StampState,
     },
     plan::Installed,
 };
@@ -83,7 +83,7 @@ impl Kernel for Shared {
         self.0.borrow_mut().commit_at(generation, commands)
     }
 
-    fn content(&mut self) -> Result<Found, Error> {
+    fn content(&mut self) -> Result<Observed, Error> {
         self.0.borrow_mut().content()
     }
 
@@ -91,7 +91,7 @@ impl Kernel for Shared {
         self.0.borrow_mut().read()
     }
 
-    fn read_stamp(&mut self) -> Result<Reading, Error> {
+    fn read_stamp(&mut self) -> Result<StampState, Error> {
         self.0.borrow_mut().read_stamp()
     }
 
@@ -99,8 +99,8 @@ impl Kernel for Shared {
         self.0.borrow_mut().read_lease()
     }
 
-    fn forget(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
-        self.0.borrow_mut().forget(which)
+    fn flush_conntrack(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
+        self.0.borrow_mut().flush_conntrack(which)
     }
 
     fn grace(&mut self) {
@@ -437,7 +437,7 @@ fn an_update_under_way_is_finished_before_leases_begin() {
 }
 
 /// The enforcer ends after any commit of a start that changes the frame. The journal says what it always says: the last
-/// intent, which was carried out.
+/// intent, which was applied.
 #[test]
 fn a_crash_while_the_frame_changes_is_survived() {
     for (from, to) in [(None, Some(LEASE)), (Some(LEASE), None)] {

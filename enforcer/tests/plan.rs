@@ -1,4 +1,4 @@
-//! Plans where an address passes from one workload to another: its connections are forgotten after everything that
+//! Plans where an address passes from one workload to another: its connections are flushed after everything that
 //! keeps them is gone, and before anything that keeps them comes.
 
 #![allow(
@@ -135,7 +135,7 @@ impl Reader {
 }
 
 #[test]
-fn an_address_that_changes_hands_keeps_nothing_until_its_connections_are_forgotten() {
+fn an_address_that_changes_hands_keeps_nothing_until_its_connections_are_flushed() {
     let is_kept = [None, Some(false), Some(true)];
     for (before, after) in is_kept.into_iter().flat_map(|a| is_kept.map(|b| (a, b))) {
         for strict in [true, false] {
@@ -147,31 +147,28 @@ fn an_address_that_changes_hands_keeps_nothing_until_its_connections_are_forgott
                 .iter()
                 .for_each(|step| reader.read(address(1), &step.commands));
             assert_eq!(reader.keeps(), before == Some(true));
-            let mut forgotten = 0;
+            let mut flushed = 0;
             for step in &update(&old, &new, strict).steps {
-                if !step.forget.is_empty() {
-                    assert_eq!(step.forget, BTreeSet::from([address(1)]));
-                    assert!(
-                        !reader.keeps(),
-                        "{before:?} {after:?}: kept while forgotten"
-                    );
-                    forgotten += 1;
+                if !step.flush.is_empty() {
+                    assert_eq!(step.flush, BTreeSet::from([address(1)]));
+                    assert!(!reader.keeps(), "{before:?} {after:?}: kept while flushed");
+                    flushed += 1;
                 }
                 let kept = reader.keeps();
                 reader.read(address(1), &step.commands);
                 assert!(
-                    kept || !reader.keeps() || forgotten > 0,
+                    kept || !reader.keeps() || flushed > 0,
                     "{before:?} {after:?}: kept too early"
                 );
             }
-            assert_eq!(forgotten, 1, "{before:?} {after:?}");
+            assert_eq!(flushed, 1, "{before:?} {after:?}");
             assert_eq!(reader.keeps(), after == Some(true));
         }
     }
 }
 
 #[test]
-fn nothing_is_forgotten_of_an_address_that_stays_somebodys() {
+fn nothing_is_flushed_of_an_address_that_stays_somebodys() {
     for (before, after) in [
         (None, Some(true)),
         (Some(true), Some(false)),
@@ -179,7 +176,7 @@ fn nothing_is_forgotten_of_an_address_that_stays_somebodys() {
     ] {
         let (old, new) = (policy(&[(1, "one", before)]), policy(&[(1, "one", after)]));
         let plan = update(&old, &new, true);
-        assert!(plan.steps.iter().all(|step| step.forget.is_empty()));
+        assert!(plan.steps.iter().all(|step| step.flush.is_empty()));
     }
 }
 
@@ -241,7 +238,7 @@ fn another_interface_is_no_other_workload_and_changes_no_element() {
                 assert_eq!(plan.steps.len(), 1);
                 let step = &plan.steps[0];
                 assert_eq!(step.commands.len(), stamp_alone.steps[0].commands.len());
-                assert!(!step.grace && step.forget.is_empty() && step.review.is_none());
+                assert!(!step.grace && step.flush.is_empty() && step.review.is_none());
                 assert!(plan.reach.is_empty());
                 assert_eq!(plan.garbage, stamp_alone.garbage);
                 assert_eq!(plan.after.policy, new);

@@ -263,7 +263,7 @@ fn compare_node(
     );
     let kernel = netns.run(|| Netlink::open()?.read())?;
     let kernel = kernel.context("there is no table")?;
-    let stamp = kernel.reading.stamp.context("the table has no stamp")?;
+    let stamp = kernel.stamp_state.stamp.context("the table has no stamp")?;
     ensure!(
         stamp.is_of(&installed) && stamp.progress.is_none(),
         "its table's stamp says {stamp}, its journal {position}"

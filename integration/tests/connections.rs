@@ -115,13 +115,13 @@ impl Talk {
     }
 
     /// Forgets addresses, and sees that exactly their connections go. Returns how many.
-    fn forget(&self, addresses: &BTreeSet<IpAddr>) -> Result<usize, Failed> {
+    fn flush_conntrack(&self, addresses: &BTreeSet<IpAddr>) -> Result<usize, Failed> {
         let is_of = |(client, server, _): &Connection| {
             addresses.contains(client) || addresses.contains(server)
         };
         let before = connections(&self.netns)?;
         let (gone, stays): (BTreeSet<_>, BTreeSet<_>) = before.into_iter().partition(is_of);
-        self.netlink.forget(|one| one.is_of(addresses))?;
+        self.netlink.flush_conntrack(|one| one.is_of(addresses))?;
         let after = connections(&self.netns)?;
         if after == stays {
             return Ok(gone.len());
@@ -135,7 +135,7 @@ impl Talk {
 fn one_address() -> Outcome {
     let talk = Talk::new()?;
     for host in hosts() {
-        let gone = talk.forget(&BTreeSet::from([host]))?;
+        let gone = talk.flush_conntrack(&BTreeSet::from([host]))?;
         // Of the last of a family all have been forgotten with the others.
         let last = hosts().skip(6).any(|last| last == host);
         if (gone == 0) != last {
@@ -143,7 +143,7 @@ fn one_address() -> Outcome {
         }
     }
     // The service's address is nobody's, behind translation.
-    match talk.forget(&BTreeSet::from([SERVICE]))? {
+    match talk.flush_conntrack(&BTreeSet::from([SERVICE]))? {
         0 => Ok(()),
         gone => Err(format!("{gone} connections of the service's address").into()),
     }
@@ -152,7 +152,7 @@ fn one_address() -> Outcome {
 fn several_addresses() -> Outcome {
     let talk = Talk::new()?;
     let both = hosts().take(4).collect();
-    let gone = talk.forget(&both)?;
+    let gone = talk.flush_conntrack(&both)?;
     let left = connections(&talk.netns)?.len();
     if gone == 0 || left == 0 {
         return Err(format!("{gone} forgotten, {left} left: no test").into());

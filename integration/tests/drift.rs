@@ -1,5 +1,5 @@
 //! Others change our table: on a kernel that lets them (`--unprotected`, as before Linux 6.9) every change is noticed and
-//! mended within a second, and says who it was; what does not touch the table costs nothing.
+//! repaired within a second, and says who it was; what does not touch the table costs nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,16 +41,16 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     kernel_tests::run(&[
-        ("every_kind_of_change_is_mended", every_kind),
+        ("every_kind_of_change_is_repaired", every_kind),
         (
-            "what_was_changed_while_nobody_ran_is_mended_at_the_start",
+            "what_was_changed_while_nobody_ran_is_repaired_at_the_start",
             at_the_start,
         ),
         ("an_update_meets_a_changed_table", update),
         ("a_batch_for_a_generation_that_is_over_is_refused", outdated),
         ("small_sockets_guess_nothing", small_sockets),
         (
-            "changes_are_mended_within_a_second_and_say_who",
+            "changes_are_repaired_within_a_second_and_say_who",
             within_a_second,
         ),
         ("commits_beside_the_table_cost_nothing", elsewhere),
@@ -279,7 +279,7 @@ fn every_kind() -> Outcome {
     let mut node = Node::new()?;
     let whole = listing(&node.netns)?;
     if node.agent().restore()? {
-        return Err(format!("a whole table was mended: {:?}", node.agent().drift()).into());
+        return Err(format!("a whole table was repaired: {:?}", node.agent().drift()).into());
     }
     for change in CHANGES {
         node.nft(change)?;
@@ -287,21 +287,23 @@ fn every_kind() -> Outcome {
             return Err(format!("`{change}` changes nothing").into());
         }
         let started = Instant::now();
-        let mended = node
+        let repaired = node
             .agent()
             .restore()
             .map_err(|error| format!("{change}: {error}"))?;
         let took = started.elapsed();
         let now = listing(&node.netns)?;
-        if !mended || now != whole {
+        if !repaired || now != whole {
             let differs =
                 |(name, lines): &(&String, &Vec<String>)| whole.get(*name) != Some(*lines);
             let differing: Vec<_> = now.iter().filter(differs).collect();
-            return Err(format!("`{change}` was not mended ({mended}): {differing:#?}").into());
+            return Err(format!("`{change}` was not repaired ({repaired}): {differing:#?}").into());
         }
         println!("{took:>10.2?}  {change}: {:?}", node.agent().drift().last);
         if node.agent().restore()? {
-            return Err(format!("`{change}` was mended twice: {:?}", node.agent().drift()).into());
+            return Err(
+                format!("`{change}` was repaired twice: {:?}", node.agent().drift()).into(),
+            );
         }
     }
     Ok(())
@@ -329,7 +331,7 @@ fn at_the_start() -> Outcome {
             let differs =
                 |(name, lines): &(&String, &Vec<String>)| whole.get(*name) != Some(*lines);
             let differing: Vec<_> = now.iter().filter(differs).collect();
-            return Err(format!("`{change}` was not mended: {differing:#?}").into());
+            return Err(format!("`{change}` was not repaired: {differing:#?}").into());
         }
     }
     Ok(())
@@ -519,7 +521,7 @@ fn until_whole(netns: &Netns, whole: &BTreeMap<String, Vec<String>>) -> Result<D
     let started = Instant::now();
     while &listing(netns)? != whole {
         if started.elapsed() > Duration::from_secs(1) {
-            return Err(format!("not mended within a second: {:#?}", listing(netns)?).into());
+            return Err(format!("not repaired within a second: {:#?}", listing(netns)?).into());
         }
     }
     Ok(started.elapsed())
@@ -654,7 +656,7 @@ spec: {{podSelector: {{}}, ingress: [{{from: [{{ipBlock: {{cidr: 172.16.{n}.0/24
     Ok(())
 }
 
-/// Changes that leave the probes' verdicts as they are: so must their mending. The control is a change that does not,
+/// Changes that leave the probes' verdicts as they are: so must their repair. The control is a change that does not,
 /// while the enforcer is frozen: it must be seen.
 fn misjudges_nothing() -> Outcome {
     let (deployment, probes) = deploy()?;
@@ -669,16 +671,16 @@ fn misjudges_nothing() -> Outcome {
         "add chain inet sallyport mine { type filter hook forward priority -5; }",
         "flush set inet sallyport stamp",
     ];
-    let mut mended = 0;
+    let mut repaired = 0;
     for _ in 0..20 {
         for change in harmless {
             nft(&netns, change)?;
             until_whole(&netns, &whole)?;
-            mended += 1;
+            repaired += 1;
         }
     }
     let (allowed, denied) = (probes.allowed.counts(), probes.denied.counts());
-    println!("{mended} changes mended: allowed {allowed:?}, denied {denied:?}");
+    println!("{repaired} changes repaired: allowed {allowed:?}, denied {denied:?}");
     if denied.received > 0 || denied.sent < 1000 {
         return Err(format!("denied {denied:?}").into());
     }

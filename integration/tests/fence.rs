@@ -188,7 +188,7 @@ fn swap(scene: &Scene, unreachable: Unreachable) -> Result<ApplyResponse, Failed
         enforced_within_ms: Some(PATIENCE.as_millis() as u32),
         ..ApplyRequest::default()
     };
-    Ok(scene.deployment.client()?.carry_out(request)?)
+    Ok(scene.deployment.client()?.apply_request(request)?)
 }
 
 /// What passed of the flow that nothing may let pass, and that there was enough of it to say so.

@@ -70,8 +70,8 @@ fn main() -> ExitCode {
             bridge::its_listing_loads,
         ),
         (
-            "what_others_do_to_the_bridge_table_is_mended",
-            bridge::it_is_mended,
+            "what_others_do_to_the_bridge_table_is_repaired",
+            bridge::it_is_repaired,
         ),
         (
             "the_bridge_table_of_an_earlier_life_is_taken_over",
@@ -256,7 +256,7 @@ impl Table {
         })
     }
 
-    fn carry_out(&self, plan: &Plan) -> Outcome {
+    fn commit_plan(&self, plan: &Plan) -> Outcome {
         plan.steps
             .iter()
             .try_for_each(|step| Ok(self.netlink.commit(&step.commands)?))
@@ -273,7 +273,7 @@ impl Table {
             return Err(format!("seed {seed}: {state:?} instead of {expected:?}").into());
         }
         let fresh = Table::new(1 << 20)?;
-        fresh.carry_out(&plan::create(installed, &options(), fresh.limits))?;
+        fresh.commit_plan(&plan::create(installed, &options(), fresh.limits))?;
         match listing::difference(&self.listing()?, &fresh.listing()?) {
             Some(difference) => Err(format!("seed {seed}: {difference}").into()),
             None => Ok(()),
@@ -287,14 +287,14 @@ fn histories(batch: usize) -> Outcome {
         let table = Table::new(batch)?;
         let first = random_policy(&mut rng);
         let mut installed = updated(&Installed::default(), &first, 1);
-        table.carry_out(&plan::create(&installed, &options(), table.limits))?;
+        table.commit_plan(&plan::create(&installed, &options(), table.limits))?;
         let mut garbage = Garbage::default();
         for revision in 2..14 {
             let policy = random_policy(&mut rng);
             let after = updated(&installed, &policy, revision);
             let plan = plan::update(&installed, &after, &options(), table.limits);
             table
-                .carry_out(&plan)
+                .commit_plan(&plan)
                 .map_err(|error| format!("seed {seed}, revision {revision}: {error:?}"))?;
             garbage.after(&plan);
             installed = plan.after;
@@ -317,7 +317,7 @@ fn interruptions() -> Outcome {
         let before = updated(&Installed::default(), &old, 1);
         for stop in 0.. {
             let table = Table::new(30_000)?;
-            table.carry_out(&plan::create(&before, &options(), table.limits))?;
+            table.commit_plan(&plan::create(&before, &options(), table.limits))?;
             let after = updated(&before, &new, 2);
             let make = || plan::update(&before, &after, &options(), table.limits);
             let plan = make();
@@ -355,7 +355,7 @@ fn refusal() -> Outcome {
     let table = Table::new(1 << 20)?;
     let policy = random_policy(&mut StdRng::seed_from_u64(1));
     let installed = updated(&Installed::default(), &policy, 1);
-    table.carry_out(&plan::create(&installed, &options(), table.limits))?;
+    table.commit_plan(&plan::create(&installed, &options(), table.limits))?;
     let before = table.listing()?;
     let commands = [
         Command::FlushChain("forward_egress".into()),
@@ -383,7 +383,7 @@ fn ownership() -> Outcome {
         owned: true,
         ..options()
     };
-    table.carry_out(&plan::create(&installed, &owned, table.limits))?;
+    table.commit_plan(&plan::create(&installed, &owned, table.limits))?;
     let before = table.listing()?;
     let nft = |arguments: &[&str]| -> Result<bool, kernel_tests::Failed> {
         let mut command = table.netns.command("nft");
@@ -455,7 +455,7 @@ fn listing_of_keep() -> Outcome {
     }
     let table = Table::new(1 << 20)?;
     let installed = updated(&Installed::default(), &policy, 1);
-    table.carry_out(&plan::create(&installed, &options(), table.limits))?;
+    table.commit_plan(&plan::create(&installed, &options(), table.limits))?;
     let listing = table.listing()?;
     let kept = "ct state established,related accept comment \"keep: what is established goes on\"";
     for keep in [true, false] {
@@ -477,7 +477,7 @@ fn listing_of_leases() -> Outcome {
     let table = Table::new(1 << 20)?;
     let policy = random_policy(&mut StdRng::seed_from_u64(1));
     let installed = updated(&Installed::default(), &policy, 1);
-    table.carry_out(&plan::create(&installed, &options(), table.limits))?;
+    table.commit_plan(&plan::create(&installed, &options(), table.limits))?;
     for slot in [Slot::B, Slot::A] {
         let lasts = std::time::Duration::from_secs(20);
         table.netlink.commit(&lease::fill(slot, lasts))?;

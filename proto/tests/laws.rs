@@ -15,8 +15,8 @@ use std::{net::IpAddr, sync::Arc};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use sallyport_policy::{
     ApplyError, Change, Class, ClassId, Delta, Digest, Direction, Endpoint, Epoch, GroupId,
-    NodePolicy, Owner, PeerGroup, PortRule, Position, Protocol, Ranges, Revision, Source, Unknown,
-    Update, Version, Ways, Window,
+    NodePolicy, Owner, PeerGroup, PortRule, Position, Protocol, Ranges, Revision, Source,
+    UnknownAddresses, Update, Version, Ways, Window,
 };
 use sallyport_proto::wire;
 
@@ -202,30 +202,36 @@ fn flows() -> impl Iterator<Item = Flow> {
 }
 
 /// A strict node knows of an address by itself.
-fn unknown(strict: bool) -> Unknown {
+fn unknown(strict: bool) -> UnknownAddresses {
     match strict {
-        true => Unknown::Drop(Arc::new(Ranges::span(address(7), address(7)).unwrap())),
-        false => Unknown::Allow,
+        true => UnknownAddresses::Drop(Arc::new(Ranges::span(address(7), address(7)).unwrap())),
+        false => UnknownAddresses::Allow,
     }
 }
 
 /// What the node does with a new connection: an address of the workload ranges that is no endpoint is dropped, or let
 /// pass.
-fn permits(policy: &NodePolicy, unknown: &Unknown, (direction, local, peer, port): Flow) -> bool {
+fn permits(
+    policy: &NodePolicy,
+    unknown: &UnknownAddresses,
+    (direction, local, peer, port): Flow,
+) -> bool {
     !drops(policy, unknown, local) && policy.allows(direction, local, peer, port)
 }
 
 /// What it does with a connection that is established.
-fn permits_established(policy: &NodePolicy, unknown: &Unknown, flow: Flow) -> bool {
+fn permits_established(policy: &NodePolicy, unknown: &UnknownAddresses, flow: Flow) -> bool {
     let (direction, local, ..) = flow;
     permits(policy, unknown, flow)
         || !drops(policy, unknown, local) && policy.keeps(direction, local)
 }
 
-fn drops(policy: &NodePolicy, unknown: &Unknown, local: IpAddr) -> bool {
+fn drops(policy: &NodePolicy, unknown: &UnknownAddresses, local: IpAddr) -> bool {
     let covered = match unknown {
-        Unknown::Drop(also) => policy.workload_ranges().contains(local) || also.contains(local),
-        Unknown::Allow => false,
+        UnknownAddresses::Drop(also) => {
+            policy.workload_ranges().contains(local) || also.contains(local)
+        }
+        UnknownAddresses::Allow => false,
     };
     let is_judged = policy.endpoints().contains_key(&local) || policy.source_of(local).is_some();
     covered && !is_judged
@@ -449,7 +455,7 @@ proptest! {
     #[test]
     fn groups_lose_members_first_and_gain_them_afterwards(old in recipe(), new in recipe()) {
         let (old, new) = (build(&old), build(&new));
-        let meet = old.meet(&new, &Unknown::drop());
+        let meet = old.meet(&new, &UnknownAddresses::drop());
         for (id, group) in meet.groups() {
             if let Some(before) = old.groups().get(id) {
                 prop_assert!(group.addresses.is_subset(&before.addresses));
@@ -484,7 +490,7 @@ fn the_way_of_a_plain_edit_is_told_exactly() {
         .endpoints
         .push((5, (0, "", ""), Some((1, false)), Some((0, false))));
     let way = |old: &Recipe, new: &Recipe| {
-        let ways = build(old).ways_to(&build(new), &Unknown::drop());
+        let ways = build(old).ways_to(&build(new), &UnknownAddresses::drop());
         (ways.revokes, ways.grants)
     };
     for (less, much, what) in [
@@ -544,7 +550,7 @@ fn an_unknown_uid_between_two_hides_no_change_of_owner() {
     });
     let versions: Vec<Version> = versions.collect();
     let keeps = |versions: &[Version]| {
-        let enforced = Window::new(versions.iter().cloned()).enforced(&Unknown::drop());
+        let enforced = Window::new(versions.iter().cloned()).enforced(&UnknownAddresses::drop());
         enforced.keeps(Direction::Ingress, address(1))
     };
     assert!(keeps(&versions[..2]) && keeps(&versions[1..]));
@@ -627,7 +633,7 @@ fn the_meet_costs_what_its_classes_cost() {
     let took = |endpoints| {
         let (old, new) = (policy(endpoints, 1), policy(endpoints, 2));
         let started = std::time::Instant::now();
-        let meet = old.meet(&new, &Unknown::drop());
+        let meet = old.meet(&new, &UnknownAddresses::drop());
         assert_eq!(meet.endpoints().len(), usize::from(endpoints));
         started.elapsed()
     };

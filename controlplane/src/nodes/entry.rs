@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_policy::{Digest, NodePolicy, Position, Revision, Unknown, Version};
+use sallyport_policy::{Digest, NodePolicy, Position, Revision, UnknownAddresses, Version};
 use sallyport_proto::wire::trouble::Kind;
 use tokio::sync::Notify;
 
@@ -63,7 +63,7 @@ pub(super) struct Entry {
     /// workloads it did not judge the traffic of.
     health: (Health, Instant),
     version: String,
-    unknown: Unknown,
+    unknown: UnknownAddresses,
     /// No barrier waits for a new node.
     pub(super) membership: Membership,
     /// Whether it said that it stops enforcing, and has not connected since.
@@ -139,7 +139,7 @@ impl Entry {
             refusal: None,
             health: (Health::default(), now),
             version: String::new(),
-            unknown: Unknown::default(),
+            unknown: UnknownAddresses::default(),
             membership: Membership::New,
             left: false,
             leaving: false,
@@ -157,7 +157,7 @@ impl Entry {
     }
 
     /// What it does with unknown workload addresses.
-    pub(super) fn unknown(&self) -> &Unknown {
+    pub(super) fn unknown(&self) -> &UnknownAddresses {
         &self.unknown
     }
 

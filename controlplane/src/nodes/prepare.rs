@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use sallyport_policy::{NodePolicy, Unknown, Ways};
+use sallyport_policy::{NodePolicy, UnknownAddresses, Ways};
 
 use super::{Affected, extent::Extent};
 
 /// The policies of nodes before a commit, and what each does with unknown addresses.
-pub(super) type Before = BTreeMap<String, (Arc<NodePolicy>, Unknown)>;
+pub(super) type Before = BTreeMap<String, (Arc<NodePolicy>, UnknownAddresses)>;
 
 /// A commit, prepared.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ pub(super) struct Change {
     pub(super) policy: Arc<NodePolicy>,
     ways: Ways,
     /// The treatment of unknown addresses that they were computed for.
-    unknown: Unknown,
+    unknown: UnknownAddresses,
 }
 
 impl Prepared {
@@ -39,7 +39,7 @@ impl Prepared {
             gone: affected.gone,
             ..Prepared::default()
         };
-        let nothing = (Arc::default(), Unknown::default());
+        let nothing = (Arc::default(), UnknownAddresses::default());
         for (node, policy) in affected.policies {
             let (old, unknown) = before.get(&node).unwrap_or_else(|| {
                 prepared.come.push(node.clone());
@@ -62,7 +62,7 @@ impl Prepared {
 impl Change {
     /// Which ways it goes at a node that does this with unknown addresses. If that is another than was reckoned with, it may go
     /// any.
-    pub(super) fn ways(&self, unknown: &Unknown) -> Ways {
+    pub(super) fn ways(&self, unknown: &UnknownAddresses) -> Ways {
         match *unknown == self.unknown {
             true => self.ways,
             false => Ways {

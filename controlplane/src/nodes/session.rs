@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_policy::{Epoch, NodePolicy, Position, Revision, Unknown};
+use sallyport_policy::{Epoch, NodePolicy, Position, Revision, UnknownAddresses};
 use sallyport_process::duration;
 use sallyport_proto::wire::turned_away::Reason;
 use tokio::sync::Notify;
@@ -27,7 +27,7 @@ pub struct Hello {
     /// Its enforcer's version.
     pub version: String,
     /// What it does with workload addresses that are no endpoint.
-    pub unknown: Unknown,
+    pub unknown: UnknownAddresses,
     /// How long its leases last; zero when it needs none.
     pub lease: Duration,
     /// Which enforcer it is; none of a version that does not say.

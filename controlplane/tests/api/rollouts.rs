@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use sallyport_controlplane::nodes::UnreachablePolicy;
-use sallyport_policy::{Revision, Unknown, Window};
+use sallyport_policy::{Revision, UnknownAddresses, Window};
 use sallyport_proto::wire::{Kind, Rollout, node_status::State, rollout::Phase};
 
 use crate::{
@@ -416,7 +416,7 @@ async fn an_address_that_goes_to_another_node_is_forgotten_before() {
         .apply(&pod("a", "client", "o", "10.0.1.1", "client"))
         .await;
     let addresses = |n: &FakeNode| -> usize {
-        let policy = n.window.enforced(&Unknown::default());
+        let policy = n.window.enforced(&UnknownAddresses::default());
         let groups = policy.groups().values();
         groups.map(|group| group.addresses.len()).sum()
     };

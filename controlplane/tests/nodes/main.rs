@@ -19,7 +19,7 @@ use sallyport_controlplane::nodes::{
 };
 use sallyport_policy::{
     Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
-    Protocol, Ranges, Revision, Unknown,
+    Protocol, Ranges, Revision, UnknownAddresses,
 };
 
 const LEASE: Duration = Duration::from_millis(400);
@@ -69,7 +69,7 @@ fn hello(name: &str, window: &[Position], lease: Duration) -> Hello {
         name: name.into(),
         window: window.to_vec(),
         version: "test".into(),
-        unknown: Unknown::drop(),
+        unknown: UnknownAddresses::drop(),
         lease,
         enforcer: None,
         health: None,

@@ -6,23 +6,24 @@ use std::time::Instant;
 use sallyport_policy::{Delta, Update};
 use tracing::{info, warn};
 
-use super::{Agent, Refusal, StartError};
+use super::{Agent, StartError, UpdateError};
 use crate::{
     journal::{Intent, Log, Recovered},
     kernel::Kernel,
     netlink::{self, TableState},
     nft::{command::Command, frame, stamp::Stamp},
-    plan::{self, FoundFrame, Garbage, Installed, Limits, Review},
+    plan::{self, Garbage, Installed, Limits, ObservedFrame, Review},
 };
 
 impl<K: Kernel, L: Log> Agent<K, L> {
     /// What several versions have in common depends on what becomes of unknown addresses, and the operator may have
     /// changed that.
-    pub(super) fn change_mode(&mut self) -> Result<(), Refusal> {
+    pub(super) fn change_mode(&mut self) -> Result<(), UpdateError> {
         let Some((newest, older)) = self.installed.window.versions().split_last() else {
             return Ok(());
         };
-        if self.foreign || older.is_empty() || self.installed.unknown == self.options.unknown() {
+        if self.unrecognised || older.is_empty() || self.installed.unknown == self.options.unknown()
+        {
             return Ok(());
         }
         self.apply(Update {
@@ -37,7 +38,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     pub(super) fn adopt(&mut self, recovered: Recovered) -> Result<(), StartError> {
         let started = Instant::now();
         let Some(table) = self.kernel.read()? else {
-            // After a reboot: what was intended is carried out, as it was acknowledged or would have been.
+            // After a reboot the pending intent counts as applied: it was acknowledged, or would have been.
             let installed = match recovered.pending {
                 Some((_, after)) => after,
                 None => recovered.installed,
@@ -50,7 +51,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         if self.options.lease.is_none() && table.lease.is_some() {
             self.begin_to_end_leases();
         }
-        let stamp = table.reading.stamp;
+        let stamp = table.stamp_state.stamp;
         let Recovered { installed, pending } = recovered;
         let is_at = |at: &Installed| stamp.is_some_and(|stamp| stamp.is_of(at));
         // Packets that met what an earlier life did last may still be under way.
@@ -59,7 +60,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             let known = pending.iter().map(|(_, after)| after).chain([&installed]);
             if !known.into_iter().any(is_at) {
                 self.installed = pending.map_or(installed, |(_, after)| after);
-                return self.keep_foreign(stamp);
+                return self.keep_unrecognised(stamp);
             }
             return self.upgrade(installed, pending.map(|(_, after)| after), started);
         }
@@ -95,11 +96,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             pending => {
                 self.installed = pending.map_or(installed, |(_, after)| after);
                 self.options.lease = lease.or(self.options.lease);
-                return self.keep_foreign(stamp);
+                return self.keep_unrecognised(stamp);
             }
         }
         self.options.lease = lease.or(self.options.lease);
-        self.mend(table.reading.frame.as_deref())?;
+        self.reconcile(table.stamp_state.frame.as_deref())?;
         let position = self.installed.position().unwrap_or_default();
         info!(%position, took = ?started.elapsed(), "took the table over");
         Ok(())
@@ -117,22 +118,22 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         started: Instant,
     ) -> Result<(), StartError> {
         let after = after.unwrap_or_else(|| before.clone());
-        let forget = plan::handed_over(&before.policy, &after.policy);
-        self.replace(&after, forget)?;
+        let flush = plan::handed_over(&before.policy, &after.policy);
+        self.replace(&after, flush)?;
         let position = self.installed.position().unwrap_or_default();
         info!(%position, took = ?started.elapsed(), "replaced the table of another version of the enforcer");
         Ok(())
     }
 
-    /// The table is not what the journal knows. It goes on enforcing until a snapshot comes.
-    fn keep_foreign(&mut self, stamp: Option<Stamp>) -> Result<(), StartError> {
+    /// Keeps a table that the journal does not know in force until a snapshot comes.
+    fn keep_unrecognised(&mut self, stamp: Option<Stamp>) -> Result<(), StartError> {
         let stamp = stamp.map_or_else(|| "nothing".into(), |stamp| stamp.to_string());
         warn!(
             %stamp,
             "the journal does not know the version of the table in the kernel: the table stays until the control \
              plane sends a snapshot"
         );
-        self.foreign = true;
+        self.unrecognised = true;
         Ok(())
     }
 
@@ -147,7 +148,12 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     }
 
     /// Finishes an update that an earlier life began.
-    fn resume(&mut self, intent: &Intent, after: Installed, done: usize) -> Result<(), Refusal> {
+    fn resume(
+        &mut self,
+        intent: &Intent,
+        after: Installed,
+        done: usize,
+    ) -> Result<(), UpdateError> {
         if done < usize::MAX {
             let limits = Limits {
                 batch: intent.batch,
@@ -159,14 +165,15 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 of = plan.steps.len(),
                 "finishing the update that an earlier enforcer process began"
             );
-            self.carry_out(&plan, done)?;
+            self.commit_from(&plan, done)?;
         }
         self.installed = after;
         Ok(())
     }
 
-    /// Deletes what an earlier life left behind, and writes the frame anew if the options are others.
-    fn mend(&mut self, frame: Option<&str>) -> Result<(), StartError> {
+    /// Brings the adopted table to the desired content: a new frame if the options changed, no objects of an earlier
+    /// process.
+    fn reconcile(&mut self, frame: Option<&str>) -> Result<(), StartError> {
         let Some(table) = self.kernel.read()? else {
             return Ok(self.create(&self.installed.clone(), false)?);
         };
@@ -175,13 +182,13 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         if !is_same {
             info!("the options of the enforcer changed: writing the fixed rules of the table anew");
             self.lease.lock().slot = Some(table.lease.unwrap_or_default());
-            let found = FoundFrame {
+            let found = ObservedFrame {
                 slot: table.lease,
                 described: frame.is_some(),
                 review: Some(Review::All),
             };
             let plan = plan::reframe(&self.installed, &self.options, &found, self.limits());
-            self.carry_out(&plan, 0)?;
+            self.commit_from(&plan, 0)?;
         }
         // Everything that should not be there was left behind by an earlier life.
         self.garbage = Garbage::default();
@@ -197,11 +204,11 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
 /// Whether an earlier enforcer made a table that this one cannot go on with, piece by piece.
 fn must_be_replaced(table: &TableState) -> bool {
-    let Some(frame) = &table.reading.frame else {
+    let Some(frame) = &table.stamp_state.frame else {
         return false;
     };
     let half_way = table
-        .reading
+        .stamp_state
         .stamp
         .is_some_and(|stamp| stamp.steps_done().is_some());
     !frame::is_of_this_layout(frame) || (half_way && !frame::is_of_these_plans(frame))

@@ -11,7 +11,7 @@ use crate::{
     nft::{
         bridge::{self, Ground},
         command::{Command, Element, SetKind, TableFamily},
-        content::{Found, Wanted, WantedChain, WantedSet},
+        content::{Desired, DesiredChain, DesiredSet, Observed},
         encode, ports,
         render::replace_rules,
     },
@@ -27,8 +27,8 @@ pub struct BridgeTable {
     /// Whether the kernel is asked to protect it.
     owned: bool,
     ground: Ground,
-    wanted: Wanted,
-    /// Whether the kernel is known to hold what is wanted.
+    desired: Desired,
+    /// Whether the kernel is known to hold what is desired.
     holds: bool,
     /// Whether the kernel said that it has no such tables.
     missing: bool,
@@ -41,7 +41,7 @@ impl BridgeTable {
             kernel: table.for_bridges(),
             owned,
             ground: Ground::default(),
-            wanted: Wanted::default(),
+            desired: Desired::default(),
             holds: false,
             missing: false,
         }
@@ -52,8 +52,8 @@ impl BridgeTable {
         if self.holds && self.ground == ground {
             return Ok(());
         }
-        let wanted = Wanted::of(&bridge::commands(&ground));
-        let before = std::mem::replace(&mut self.wanted, wanted);
+        let desired = Desired::of(&bridge::commands(&ground));
+        let before = std::mem::replace(&mut self.desired, desired);
         self.ground = ground;
         if self.holds && self.change(&before) {
             return Ok(());
@@ -62,9 +62,10 @@ impl BridgeTable {
         self.restore().map(drop)
     }
 
-    /// Leads from a content to the one that is wanted. Returns whether that could be done: if not, the table is to be read.
-    fn change(&mut self, before: &Wanted) -> bool {
-        let Some(steps) = steps(before, &self.wanted) else {
+    /// Leads from a content to the one that is desired. Returns whether that could be done: if not, the table is to be
+    /// read.
+    fn change(&mut self, before: &Desired) -> bool {
+        let Some(steps) = steps(before, &self.desired) else {
             return false;
         };
         for (at, step) in steps.iter().enumerate() {
@@ -82,7 +83,7 @@ impl BridgeTable {
 
     /// Reads the table, and writes it anew if it is not what it should be. Returns whether it was there and was not.
     pub fn restore(&mut self) -> Result<bool, netlink::Error> {
-        if self.wanted.chains.is_empty() {
+        if self.desired.chains.is_empty() {
             // Nothing is known yet that it should be.
             return Ok(false);
         }
@@ -109,17 +110,17 @@ impl BridgeTable {
     fn write(&mut self) -> Result<bool, netlink::Error> {
         let mut replaced = false;
         for tries_left in (0..TRIES).rev() {
-            let found = self.kernel.content()?;
-            let is_there = found.flags.is_some();
-            let is_right = is_as(&self.wanted, &found) && self.is_made_as_it_should(&found);
+            let observed = self.kernel.content()?;
+            let is_there = observed.flags.is_some();
+            let is_right = is_as(&self.desired, &observed) && self.is_made_as_it_should(&observed);
             let take = Command::AddTable { owned: self.owned };
             if tries_left > 0
                 && !is_right
-                && self.is_made_as_it_should(&found)
-                && let Some(before) = as_written(&found, &self.wanted)
+                && self.is_made_as_it_should(&observed)
+                && let Some(before) = as_written(&observed, &self.desired)
                 && self
                     .kernel
-                    .commit_at(found.generation, std::slice::from_ref(&take))
+                    .commit_at(observed.generation, std::slice::from_ref(&take))
                     .is_ok()
                 && self.change(&before)
             {
@@ -138,7 +139,7 @@ impl BridgeTable {
                     .chain(bridge::commands(&self.ground))
                     .collect(),
             };
-            match self.kernel.commit_at(found.generation, &commands) {
+            match self.kernel.commit_at(observed.generation, &commands) {
                 Ok(()) => {
                     self.holds = true;
                     return Ok(replaced || is_there && !is_right);
@@ -151,9 +152,9 @@ impl BridgeTable {
     }
 
     /// Whether the table is there, and has the flag that lets it be protected where that is asked for.
-    fn is_made_as_it_should(&self, found: &Found) -> bool {
+    fn is_made_as_it_should(&self, observed: &Observed) -> bool {
         let persists = |flags| flags & encode::TABLE_PERSISTS != 0;
-        found.flags.map(persists) == Some(self.owned)
+        observed.flags.map(persists) == Some(self.owned)
     }
 }
 
@@ -169,35 +170,35 @@ fn is_unsupported(error: &netlink::Error) -> bool {
 }
 
 /// Whether a table holds what it should, and nothing else.
-fn is_as(wanted: &Wanted, found: &Found) -> bool {
-    let spell = |chain: &WantedChain| -> Vec<String> {
+fn is_as(desired: &Desired, observed: &Observed) -> bool {
+    let spell = |chain: &DesiredChain| -> Vec<String> {
         let rules = chain.rules.iter();
         rules
             .map(|rule| encode::spelling(TableFamily::Bridge, rule))
             .collect()
     };
-    let has_chain = |(name, chain): (&String, &WantedChain)| {
-        found.chains.get(name).is_some_and(|there| {
+    let has_chain = |(name, chain): (&String, &DesiredChain)| {
+        observed.chains.get(name).is_some_and(|there| {
             let spelt = there.rules.iter().map(|rule| &rule.spelling);
             chain.has_hook_of(there) && spell(chain).iter().eq(spelt)
         })
     };
-    let has_set = |(name, set): (&String, &WantedSet)| {
-        found.sets.get(name).is_some_and(|there| {
+    let has_set = |(name, set): (&String, &DesiredSet)| {
+        observed.sets.get(name).is_some_and(|there| {
             there.kind == Some(set.kind) && there.elements.as_ref() == Some(&set.elements)
         })
     };
-    (wanted.chains.len(), wanted.sets.len()) == (found.chains.len(), found.sets.len())
-        && wanted.chains.iter().all(has_chain)
-        && wanted.sets.iter().all(has_set)
+    (desired.chains.len(), desired.sets.len()) == (observed.chains.len(), observed.sets.len())
+        && desired.chains.iter().all(has_chain)
+        && desired.sets.iter().all(has_set)
 }
 
-/// A table that is there, as commands would have written it; none where it differs from what is wanted by more than the chains and
-/// sets that change while packets look.
-fn as_written(found: &Found, wanted: &Wanted) -> Option<Wanted> {
-    let mut before = Wanted::default();
-    for (name, set) in &wanted.sets {
-        let there = found
+/// A table that is there, as commands would have written it; none where it differs from what is desired by more than
+/// the chains and sets that change while packets look.
+fn as_written(observed: &Observed, desired: &Desired) -> Option<Desired> {
+    let mut before = Desired::default();
+    for (name, set) in &desired.sets {
+        let there = observed
             .sets
             .get(name)
             .filter(|there| there.kind == Some(set.kind))?;
@@ -205,10 +206,10 @@ fn as_written(found: &Found, wanted: &Wanted) -> Option<Wanted> {
         set.elements = there.elements.clone()?;
         before.sets.insert(name.clone(), set);
     }
-    for (name, there) in &found.chains {
-        let mut chain = match wanted.chains.get(name) {
+    for (name, there) in &observed.chains {
+        let mut chain = match desired.chains.get(name) {
             Some(chain) if chain.has_hook_of(there) => chain.clone(),
-            None if bridge::changes(name) => WantedChain {
+            None if bridge::changes(name) => DesiredChain {
                 make: Command::DeleteChain(name.clone()),
                 base: None,
                 rules: Vec::new(),
@@ -226,7 +227,7 @@ fn as_written(found: &Found, wanted: &Wanted) -> Option<Wanted> {
         before.chains.insert(name.clone(), chain);
     }
     let is_there = |name: &String| before.chains.contains_key(name) || bridge::changes(name);
-    let is_whole = wanted.chains.keys().all(is_there) && found.sets.len() == wanted.sets.len();
+    let is_whole = desired.chains.keys().all(is_there) && observed.sets.len() == desired.sets.len();
     is_whole.then_some(before)
 }
 
@@ -235,7 +236,7 @@ fn as_written(found: &Found, wanted: &Wanted) -> Option<Wanted> {
 /// A packet chooses the rules of a chain once and looks into sets as they are at that moment, so that in one batch a set may change
 /// before the rules that look into it. So where rules change: first what is new, with rules that hold for more ports; then rules
 /// that hold for fewer; last what is gone.
-fn steps(before: &Wanted, after: &Wanted) -> Option<Vec<Vec<Command>>> {
+fn steps(before: &Desired, after: &Desired) -> Option<Vec<Vec<Command>>> {
     if !before.sets.keys().eq(after.sets.keys()) {
         return None;
     }
@@ -270,7 +271,7 @@ fn steps(before: &Wanted, after: &Wanted) -> Option<Vec<Vec<Command>>> {
         }
     }
     let (old, new) = (&before.chains, &after.chains);
-    let missing = |one: &BTreeMap<String, WantedChain>, other: &BTreeMap<String, WantedChain>| {
+    let missing = |one: &BTreeMap<String, DesiredChain>, other: &BTreeMap<String, DesiredChain>| {
         let names = one.keys().filter(|name| !other.contains_key(*name));
         names.cloned().collect::<Vec<_>>()
     };
@@ -288,7 +289,7 @@ fn steps(before: &Wanted, after: &Wanted) -> Option<Vec<Vec<Command>>> {
         if !bridge::changes(name) {
             return None;
         }
-        let holds = |chain: &WantedChain| bridge::holds_for_unknown(&chain.rules);
+        let holds = |chain: &DesiredChain| bridge::holds_for_unknown(&chain.rules);
         let holds_for_fewer = chain.rules.len() < old.rules.len() || (holds(old) && !holds(chain));
         let commands = replace_rules(name, chain.rules.clone());
         match holds_for_fewer {

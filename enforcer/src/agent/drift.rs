@@ -1,4 +1,4 @@
-//! Drift: whether the kernel's table is what it should be, and making it so again. It hears of nobody, and knows no time.
+//! Drift: compares the kernel's table with the desired content, and repairs it. It knows no other process and no time.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     netlink::Error,
     nft::{
         command::Command,
-        content::{Found, Wanted},
+        content::{Desired, Observed},
         lease::{self, Slot},
     },
     plan::{self, Garbage, Plan, Repair},
@@ -20,12 +20,12 @@ use crate::{
 /// How often a repair is planned anew because others go on committing, before it is committed whatever they do.
 const TRIES: usize = 8;
 
-/// What was found to be wrong with the table, and mended, since the agent began.
+/// The repairs of the table since the agent began.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Drift {
-    /// How often.
+    /// The number of repairs.
     pub repairs: u64,
-    /// What was wrong the last time.
+    /// The differences that the latest repair removed.
     pub last: Vec<String>,
 }
 
@@ -35,12 +35,12 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.protected
     }
 
-    /// What was mended.
+    /// The repairs so far.
     pub fn drift(&self) -> &Drift {
         &self.drift
     }
 
-    /// Compares the table with what it should hold, and mends what differs. Returns whether anything did.
+    /// Compares the table with the desired content, and repairs the differences. Returns whether there were any.
     pub fn restore(&mut self) -> Result<bool, Error> {
         match self.unfinished.take() {
             Some((plan, done)) => {
@@ -57,54 +57,54 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         &mut self,
         under_way: Option<(&Plan, usize)>,
     ) -> Result<bool, Error> {
-        let mut mended: Vec<String> = Vec::new();
+        let mut repaired: Vec<String> = Vec::new();
         let shared = Arc::clone(&self.lease);
         let mut lease = shared.lock();
         for tries_left in (0..TRIES).rev() {
-            let found = self.kernel.content()?;
-            if self.foreign {
-                if found.flags.is_some() {
+            let observed = self.kernel.content()?;
+            if self.unrecognised {
+                if observed.flags.is_some() {
                     return Ok(false);
                 }
-                // What nobody knew is gone: what the journal has is the last that was accepted.
-                self.foreign = false;
+                // The unrecognised table is gone. The journal has the policy that was accepted last.
+                self.unrecognised = false;
             }
-            let repair = self.plan_repair(&mut lease, under_way, &found)?;
+            let repair = self.plan_repair(&mut lease, under_way, &observed)?;
             if repair.differences.is_empty() {
                 let garbage = &mut self.garbage;
                 garbage
                     .chains
-                    .retain(|name| found.chains.contains_key(name));
-                garbage.sets.retain(|name| found.sets.contains_key(name));
-                garbage.extend(repair.strangers);
+                    .retain(|name| observed.chains.contains_key(name));
+                garbage.sets.retain(|name| observed.sets.contains_key(name));
+                garbage.extend(repair.unrecognised);
                 break;
             }
-            if repair.differences == mended {
+            if repair.differences == repaired {
                 error!(
-                    differences = ?mended,
+                    differences = ?repaired,
                     "the table inet sallyport still differs after its repair: the enforcer leaves the table as listed"
                 );
                 break;
             }
-            let at = (tries_left > 0).then_some(found.generation);
+            let at = (tries_left > 0).then_some(observed.generation);
             match self.commit_repair(&repair, at) {
-                Ok(()) => mended = repair.differences,
+                Ok(()) => repaired = repair.differences,
                 Err(error) if error.is_outdated() => {}
                 Err(Error::AnswerLost(_)) => {}
-                Err(error @ Error::Refused { .. }) if found.flags.is_some() => {
+                Err(error @ Error::Refused { .. }) if observed.flags.is_some() => {
                     warn!(
                         %error, differences = ?repair.differences,
                         "cannot repair the table inet sallyport in place: making the table anew"
                     );
                     self.make_anew(&mut lease, under_way)?;
-                    mended = repair.differences;
+                    repaired = repair.differences;
                 }
                 Err(error) => return Err(error),
             }
         }
         drop(lease);
         self.allow_leases();
-        if mended.is_empty() {
+        if repaired.is_empty() {
             return Ok(false);
         }
         self.grace();
@@ -112,7 +112,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let policy = self.installed.policy.clone();
         self.review(None, &policy)?;
         self.drift.repairs += 1;
-        self.drift.last = mended;
+        self.drift.last = repaired;
         Ok(true)
     }
 
@@ -120,9 +120,9 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         &mut self,
         lease: &mut Lease,
         under_way: Option<(&Plan, usize)>,
-        found: &Found,
+        observed: &Observed,
     ) -> Result<Repair, Error> {
-        if found.flags.is_none() {
+        if observed.flags.is_none() {
             lease.start_anew();
         }
         let slot = match lease.slot {
@@ -130,34 +130,34 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             None => self.kernel.read_lease()?.unwrap_or_default(),
         };
         lease.slot = Some(slot);
-        let wanted = self.wanted(slot, under_way);
+        let desired = self.desired(slot, under_way);
         let mut known = self.garbage.clone();
         if let Some((plan, _)) = under_way {
             known.extend(plan.garbage.clone());
         }
         Ok(plan::repair(
-            &wanted,
-            found,
+            &desired,
+            observed,
             &known,
             self.protected,
             self.limits(),
         ))
     }
 
-    /// What the table should hold, where packets look for a lease in a set.
-    fn wanted(&self, slot: Slot, under_way: Option<(&Plan, usize)>) -> Wanted {
+    /// The desired content of the table, whose chain of leases reads the set of a slot.
+    fn desired(&self, slot: Slot, under_way: Option<(&Plan, usize)>) -> Desired {
         fn commands(steps: &[plan::Step]) -> impl Iterator<Item = &Command> {
             steps.iter().flat_map(|step| &step.commands)
         }
         let table = plan::create(&self.installed, &self.options, self.limits());
-        let mut wanted = Wanted::of(commands(&table.steps));
+        let mut desired = Desired::of(commands(&table.steps));
         if let Some((plan, done)) = under_way {
-            wanted.extend(commands(&plan.steps[..done]));
+            desired.extend(commands(&plan.steps[..done]));
         }
-        if let Some(chain) = wanted.chains.get_mut(lease::CHAIN) {
+        if let Some(chain) = desired.chains.get_mut(lease::CHAIN) {
             chain.rules = lease::rules(slot);
         }
-        wanted
+        desired
     }
 
     /// Commits a repair that was planned for a generation, if nobody else commits meanwhile.
@@ -181,10 +181,16 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         under_way: Option<(&Plan, usize)>,
     ) -> Result<(), Error> {
         lease.start_anew();
-        let wanted = self.wanted(Slot::default(), under_way);
+        let desired = self.desired(Slot::default(), under_way);
         let nothing = Garbage::default();
         let limits = self.limits();
-        let repair = plan::repair(&wanted, &Found::default(), &nothing, self.protected, limits);
+        let repair = plan::repair(
+            &desired,
+            &Observed::default(),
+            &nothing,
+            self.protected,
+            limits,
+        );
         let steps = repair.steps.into_iter().flat_map(|step| step.commands);
         let commands: Vec<Command> = [Command::DeleteTable].into_iter().chain(steps).collect();
         self.kernel.commit(&commands)

@@ -190,18 +190,18 @@ impl Guarding {
     /// Reads the table, since others may have changed it. Returns whether they had.
     pub(super) fn restore(&mut self, agent: &mut Agent<Netlink, Journal>) -> bool {
         let restored = self.table.restore();
-        let mended = *restored.as_ref().unwrap_or(&false);
+        let repaired = *restored.as_ref().unwrap_or(&false);
         if self.again.is_some() {
             // What failed may be another part of the guard.
-            return self.set(agent).is_ok() && mended;
+            return self.set(agent).is_ok() && repaired;
         }
         let restored = restored.map(drop).map_err(Unguarded::Bridges);
-        self.note(restored).is_ok() && mended
+        self.note(restored).is_ok() && repaired
     }
 
     fn set(&mut self, agent: &mut Agent<Netlink, Journal>) -> Result<(), Unguarded> {
         let sought = self.seek();
-        self.judging.look(&self.policy, &self.places);
+        self.judging.update(&self.policy, &self.places);
         let mut ports = guard::ports(&self.policy, &self.options, &self.rules, &self.places);
         if sought.is_err() {
             // While it is not known where all routes lead, no interface is let go of.

@@ -11,7 +11,7 @@ use crate::{
     kernel::Kernel,
     netlink,
     nft::lease::{self, Slot},
-    plan::{self, FoundFrame, Garbage},
+    plan::{self, Garbage, ObservedFrame},
 };
 
 /// Where the node's lease stands. The agent shares it with the session, which renews the lease while an update is
@@ -107,7 +107,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     pub fn lease(&self) -> Option<Duration> {
         self.options
             .lease
-            .filter(|_| !self.foreign && !self.lease.lock().ends)
+            .filter(|_| !self.unrecognised && !self.lease.lock().ends)
     }
 
     /// How long a lease is that the node asks for; `None` when it asks for none.
@@ -135,7 +135,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// Has the node ask for leases if it may. What enforces something unknown, or stopped half-way, must not go on for
     /// longer than it was allowed to.
     pub(super) fn allow_leases(&self) {
-        let may_ask = !self.foreign && !self.is_half_way();
+        let may_ask = !self.unrecognised && !self.is_half_way();
         self.lease.lock().lasts = self.options.lease.filter(|_| may_ask);
     }
 
@@ -154,7 +154,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let shared = Arc::clone(&self.lease);
         let mut lease = shared.lock();
         let (had, limits) = (self.options.lease.take(), self.limits());
-        let found = FoundFrame {
+        let found = ObservedFrame {
             slot: Some(Slot::default()),
             described: true,
             review: None,

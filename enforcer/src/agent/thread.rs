@@ -1,5 +1,5 @@
-//! The agent's thread: takes one update after the other, has the table mended when others changed it, cleans up when
-//! nothing comes, and says what the node holds. It changes nothing itself.
+//! The agent's thread: applies one update after the other, repairs the table after changes of other processes, cleans
+//! up when idle, and publishes the versions that the node holds. It changes nothing itself.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Agent, Refusal, StartError,
+    Agent, StartError, UpdateError,
     guarding::{Guarding, Unguarded},
     lease::{Lease, Taken},
 };
@@ -45,28 +45,28 @@ const GARBAGE_MAX: usize = 500;
 /// How long to wait before an update that stopped half-way is tried to be finished again.
 const HALF_WAY: Duration = Duration::from_secs(1);
 
-/// How long to wait before the table is tried to be mended again.
-const MEND: Duration = Duration::from_millis(200);
+/// The pause before a failed repair of the table is tried again.
+const REPAIR_RETRY: Duration = Duration::from_millis(200);
 
-/// How often the one who listens to others looks whether there still is an agent.
+/// How often the monitor checks whether the agent still runs.
 const LISTEN: Duration = Duration::from_secs(1);
 
 enum Request {
-    Settle(Reply<()>),
-    Apply(Update, Reply<Result<(), Refusal>>),
+    WaitIdle(Reply<()>),
+    Apply(Update, Reply<Result<(), UpdateError>>),
     EndLeases(Reply<Result<(), netlink::Error>>),
     Places(Places, Reply<Result<(), Unguarded>>),
-    Heard(Notice),
+    Notice(Notice),
 }
 
-/// Takes an answer. Who asked may have gone.
+/// Takes the reply to a request. The requester may be gone.
 type Reply<T> = oneshot::Sender<T>;
 
 /// A way to the agent, which runs on a thread of its own until every handle is gone.
 #[derive(Clone, Debug)]
 pub struct Handle {
     requests: Arc<mpsc::Sender<Request>>,
-    said: watch::Receiver<Said>,
+    published: watch::Receiver<Published>,
     lease: Arc<Mutex<Lease>>,
     kernel: Netlink,
     sought: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
@@ -75,9 +75,9 @@ pub struct Handle {
     protected: bool,
 }
 
-/// What the node says of itself.
+/// The published state of the agent.
 #[derive(Debug)]
-struct Said {
+struct Published {
     window: Vec<Position>,
     lease: Option<Duration>,
 }
@@ -85,23 +85,23 @@ struct Said {
 impl Handle {
     /// The versions that the node holds, oldest first.
     pub fn window(&self) -> Vec<Position> {
-        self.said.borrow().window.clone()
+        self.published.borrow().window.clone()
     }
 
-    /// Returns when no update is under way, not even one that stopped half-way: then [`window`](Handle::window) says what
-    /// the node holds.
-    pub async fn settled(&self) {
-        self.ask(Request::Settle).await;
+    /// Waits until no update is under way, not even one that stopped half-way. Then [`window`](Handle::window) returns
+    /// the versions that the node holds.
+    pub async fn wait_idle(&self) {
+        self.ask(Request::WaitIdle).await;
     }
 
     /// Applies an update: when this returns `Ok` it is in the journal and in the kernel.
-    pub async fn apply(&self, update: Update) -> Result<(), Refusal> {
+    pub async fn apply(&self, update: Update) -> Result<(), UpdateError> {
         self.ask(|reply| Request::Apply(update, reply)).await
     }
 
     /// How long the leases are without which the node closes by itself; `None` while it does not.
     pub fn lease(&self) -> Option<Duration> {
-        self.said.borrow().lease
+        self.published.borrow().lease
     }
 
     /// How long a lease is that the node asks for; `None` when it never asks for one.
@@ -114,7 +114,7 @@ impl Handle {
         self.protected
     }
 
-    /// The endpoints whose places are to be [told](Handle::set_places).
+    /// The endpoints whose places the agent needs ([`set_places`](Handle::set_places)).
     pub fn sought(&self) -> watch::Receiver<Arc<BTreeSet<IpAddr>>> {
         self.sought.clone()
     }
@@ -162,29 +162,29 @@ impl Handle {
     #[cfg(test)]
     pub(crate) fn held(go_on: mpsc::Receiver<()>) -> Handle {
         let (requests, queue) = mpsc::channel();
-        let (says, said) = watch::channel(Said {
+        let (publisher, published) = watch::channel(Published {
             window: Vec::new(),
             lease: None,
         });
         thread::spawn(move || {
             for request in queue {
                 match request {
-                    Request::Settle(reply) => drop(reply.send(())),
+                    Request::WaitIdle(reply) => drop(reply.send(())),
                     Request::Apply(_, reply) => {
                         let _ = go_on.recv();
                         drop(reply.send(Ok(())));
                     }
                     Request::EndLeases(reply) => drop(reply.send(Ok(()))),
                     Request::Places(_, reply) => drop(reply.send(Ok(()))),
-                    Request::Heard(_) => {}
+                    Request::Notice(_) => {}
                 }
             }
-            drop(says);
+            drop(publisher);
         });
         let nobody = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
         Handle {
             requests: Arc::new(requests),
-            said,
+            published,
             lease: Arc::default(),
             kernel: Netlink::over(nobody.into(), 0),
             sought: watch::Sender::new(Arc::default()).subscribe(),
@@ -203,8 +203,9 @@ impl Handle {
     }
 }
 
-/// Starts the agent: brings journal and kernel together without a packet noticing, then waits for updates. What is wrong
-/// it says in `health`. The table of family bridge is left as it is until the [places](Handle::set_places) are told.
+/// Starts the agent: brings journal and kernel together without a packet noticing, then waits for updates. It sets its
+/// conditions in `health`. The table of family bridge stays as it is until the first
+/// [`set_places`](Handle::set_places).
 pub fn start(
     data_dir: &Path,
     options: Options,
@@ -216,7 +217,7 @@ pub fn start(
     let (journal, recovered, quarantined) = journal::open(data_dir)?;
     if let Some(quarantined) = quarantined {
         health.count(|state| state.quarantines += 1);
-        health.begins(
+        health.set(
             Kind::Quarantine,
             format!("{}: {}", quarantined.path.display(), quarantined.cause),
         );
@@ -230,22 +231,22 @@ pub fn start(
             "the kernel does not protect the tables from other processes: the enforcer repairs changes within a second"
         );
         listen(Monitor::open(agent.kernel())?, Arc::downgrade(&requests));
-        // What happened before somebody listened.
-        let _ = requests.send(Request::Heard(Notice::Lost));
+        // Changes before the monitor was open count as lost messages.
+        let _ = requests.send(Request::Notice(Notice::Lost));
     }
     let asks_for = agent.asks_for();
     let (lease, kernel) = (Arc::clone(&agent.lease), agent.kernel().clone());
     let policy = &agent.installed().policy;
     let guarding = Guarding::new(&kernel, protected, options, rules, policy, health.clone());
     let (sought, problem) = (guarding.sought(), guarding.problem());
-    let (say, said) = watch::channel(Said::of(&agent));
+    let (publisher, published) = watch::channel(Published::of(&agent));
     thread::Builder::new()
         .name("agent".into())
-        .spawn(move || run(agent, guarding, &queue, &say, health))
+        .spawn(move || run(agent, guarding, &queue, &publisher, health))
         .expect("a thread can be started");
     Ok(Handle {
         requests,
-        said,
+        published,
         lease,
         kernel,
         sought,
@@ -255,11 +256,11 @@ pub fn start(
     })
 }
 
-/// Tells the agent what others commit, as long as there is one.
+/// Forwards the commits of other processes to the agent, as long as it runs.
 fn listen(mut monitor: Monitor, agent: Weak<mpsc::Sender<Request>>) {
-    let tell = move || {
+    let forward = move || {
         loop {
-            let notices = monitor.hear(LISTEN).unwrap_or_else(|error| {
+            let notices = monitor.receive(LISTEN).unwrap_or_else(|error| {
                 error!(%error, "cannot follow the commits of other processes: checking the tables every second");
                 thread::sleep(LISTEN);
                 vec![Notice::Lost]
@@ -268,19 +269,19 @@ fn listen(mut monitor: Monitor, agent: Weak<mpsc::Sender<Request>>) {
                 return;
             };
             for notice in notices {
-                let _ = agent.send(Request::Heard(notice));
+                let _ = agent.send(Request::Notice(notice));
             }
         }
     };
     thread::Builder::new()
         .name("monitor".into())
-        .spawn(tell)
+        .spawn(forward)
         .expect("a thread can be started");
 }
 
-impl Said {
-    fn of(agent: &Agent<Netlink, Journal>) -> Said {
-        Said {
+impl Published {
+    fn of(agent: &Agent<Netlink, Journal>) -> Published {
+        Published {
             window: agent.window(),
             lease: agent.lease(),
         }
@@ -291,17 +292,17 @@ fn run(
     mut agent: Agent<Netlink, Journal>,
     mut guarding: Guarding,
     queue: &mpsc::Receiver<Request>,
-    say: &watch::Sender<Said>,
+    publisher: &watch::Sender<Published>,
     health: Health,
 ) {
-    let mut mending = Mending {
+    let mut repairer = Repairer {
         health: health.clone(),
         culprit: Culprit::default(),
         again: None,
-        told: agent.drift().repairs,
+        reported: agent.drift().repairs,
     };
     loop {
-        let again = mending.again.into_iter().chain(guarding.again).min();
+        let again = repairer.again.into_iter().chain(guarding.again).min();
         let request = match again.map(|at| at.saturating_duration_since(Instant::now())) {
             Some(wait) => queue.recv_timeout(wait),
             None if agent.left_behind() > 0 => queue.recv_timeout(IDLE),
@@ -313,34 +314,34 @@ fn run(
                 let mut result = agent.prepare(update).and_then(|prepared| {
                     // The guard closes before policy lets go of an address.
                     let narrowed = guarding.narrow(prepared.policy(), &mut agent);
-                    narrowed.map_err(|error| Refusal::Guard(error.to_string()))?;
-                    agent.carry_through(prepared)
+                    narrowed.map_err(|error| UpdateError::Guard(error.to_string()))?;
+                    agent.apply_prepared(prepared)
                 });
-                // Whatever was answered now would not be what the node will hold: nothing is, until it is through.
+                // The node will hold the update, and does not yet: the reply waits until it is finished.
                 while agent.is_half_way() {
-                    tell(&health, &result, started.elapsed());
+                    report_result(&health, &result, started.elapsed());
                     thread::sleep(HALF_WAY);
                     result = agent.finish();
                 }
-                tell(&health, &result, started.elapsed());
-                // Before the control plane hears of it.
+                report_result(&health, &result, started.elapsed());
+                // The guard follows before the control plane gets the reply.
                 guarding.set_policy(&mut agent);
-                say.send_replace(Said::of(&agent));
+                publisher.send_replace(Published::of(&agent));
                 let _ = reply.send(result);
             }
-            Ok(Request::Settle(reply)) => drop(reply.send(())),
+            Ok(Request::WaitIdle(reply)) => drop(reply.send(())),
             Ok(Request::EndLeases(reply)) => {
                 let result = agent.end_leases();
-                say.send_replace(Said::of(&agent));
+                publisher.send_replace(Published::of(&agent));
                 let _ = reply.send(result);
             }
             Ok(Request::Places(places, reply)) => {
                 drop(reply.send(guarding.set_places(places, &mut agent)));
             }
-            Ok(Request::Heard(notice)) => mending.hear(notice, &mut agent, &mut guarding),
+            Ok(Request::Notice(notice)) => repairer.receive(notice, &mut agent, &mut guarding),
             Err(RecvTimeoutError::Timeout) if again.is_some() => {
-                if mending.again.is_some() {
-                    mending.mend(&mut agent);
+                if repairer.again.is_some() {
+                    repairer.repair(&mut agent);
                 }
                 if guarding.again.is_some() {
                     guarding.try_again(&mut agent);
@@ -355,12 +356,12 @@ fn run(
     }
 }
 
-/// Says what became of an update.
-fn tell(health: &Health, result: &Result<(), Refusal>, took: Duration) {
+/// Reports the result of an update in the node's health.
+fn report_result(health: &Health, result: &Result<(), UpdateError>, took: Duration) {
     let refusal = match result {
         Ok(()) => {
-            health.ends(Kind::Refusing);
-            health.ends(Kind::Journal);
+            health.clear(Kind::Refusing);
+            health.clear(Kind::Journal);
             health.count(|state| {
                 state.applied += 1;
                 state.applying += took;
@@ -369,34 +370,34 @@ fn tell(health: &Health, result: &Result<(), Refusal>, took: Duration) {
             return;
         }
         // The control plane sends a snapshot then.
-        Err(Refusal::Misfit(_)) => return,
+        Err(UpdateError::Misfit(_)) => return,
         Err(refusal) => refusal,
     };
-    let is_journal = matches!(refusal, Refusal::Journal(_));
+    let is_journal = matches!(refusal, UpdateError::Journal(_));
     let kind = match is_journal {
         true => Kind::Journal,
         false => Kind::Refusing,
     };
-    health.begins(kind, refusal.to_string());
+    health.set(kind, refusal.to_string());
     health.count(|state| {
         state.refusals += 1;
         state.journal_errors += u64::from(is_journal);
     });
 }
 
-/// What is known of others who change the table.
-struct Mending {
+/// Repairs the tables after changes of other processes, and reports the repairs.
+struct Repairer {
     health: Health,
-    /// Who is to blame.
+    /// The process that changed the table last.
     culprit: Culprit,
-    /// When to try again what failed.
+    /// The time to try a failed repair again.
     again: Option<Instant>,
-    /// How many repairs were told of.
-    told: u64,
+    /// The number of repairs that were reported.
+    reported: u64,
 }
 
-impl Mending {
-    fn hear(
+impl Repairer {
+    fn receive(
         &mut self,
         notice: Notice,
         agent: &mut Agent<Netlink, Journal>,
@@ -410,12 +411,12 @@ impl Mending {
             Notice::Touched(culprit) => self.culprit = culprit,
             Notice::Lost => self.culprit = Culprit::default(),
         }
-        self.mend(agent);
+        self.repair(agent);
         if guarding.restore(agent) {
             self.health.count(|state| state.repairs += 1);
             let what = "the table bridge sallyport differed from the desired content";
             self.health
-                .happened(Kind::Mended, format!("{}: {what}", self.culprit));
+                .set_anew(Kind::Mended, format!("{}: {what}", self.culprit));
             warn!(
                 culprit = %self.culprit,
                 "another process changed the table bridge sallyport: the enforcer repaired it"
@@ -423,7 +424,7 @@ impl Mending {
         }
     }
 
-    fn mend(&mut self, agent: &mut Agent<Netlink, Journal>) {
+    fn repair(&mut self, agent: &mut Agent<Netlink, Journal>) {
         let started = Instant::now();
         self.again = None;
         if let Err(error) = agent.restore() {
@@ -432,20 +433,20 @@ impl Mending {
                 "another process changed the table inet sallyport, and the repair failed: trying again"
             );
             self.health
-                .begins(Kind::Table, format!("{}: {error}", self.culprit));
-            self.again = Some(Instant::now() + MEND);
+                .set(Kind::Table, format!("{}: {error}", self.culprit));
+            self.again = Some(Instant::now() + REPAIR_RETRY);
         } else {
-            self.health.ends(Kind::Table);
+            self.health.clear(Kind::Table);
         }
-        // An update that met what was changed may have had it mended.
+        // An update may have repaired the table on its way.
         let drift = agent.drift();
-        if drift.repairs > self.told {
+        if drift.repairs > self.reported {
             self.health
-                .count(|state| state.repairs += drift.repairs - self.told);
+                .count(|state| state.repairs += drift.repairs - self.reported);
             let differences = drift.last.join("; ");
             self.health
-                .happened(Kind::Mended, format!("{}: {differences}", self.culprit));
-            self.told = drift.repairs;
+                .set_anew(Kind::Mended, format!("{}: {differences}", self.culprit));
+            self.reported = drift.repairs;
             warn!(
                 culprit = %self.culprit, differences = ?drift.last, took = ?started.elapsed(),
                 "another process changed the table inet sallyport: the enforcer repaired it"

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use sallyport_policy::Direction;
 use tracing::warn;
 
-use super::{Agent, Refusal};
+use super::{Agent, UpdateError};
 use crate::{
     journal::Log,
     kernel::Kernel,
@@ -57,7 +57,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         result?;
         self.protected = self.options.owned;
         self.installed = plan.after;
-        self.foreign = false;
+        self.unrecognised = false;
         self.garbage = Garbage::default();
         self.clean_failed = false;
         self.lease.lock().start_anew();
@@ -74,8 +74,9 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         })
     }
 
-    /// Nobody knows whose the addresses were: where connections are to be kept, those that are there are not.
-    pub(super) fn replace_foreign(&mut self, after: &Installed) -> Result<(), Refusal> {
+    /// Replaces an unrecognised table. The former owners of the addresses are unknown. So classes that keep connections
+    /// begin without any.
+    pub(super) fn replace_unrecognised(&mut self, after: &Installed) -> Result<(), UpdateError> {
         let keeps = |address: &IpAddr| {
             let directions = Direction::BOTH.into_iter();
             let endpoint = &after.policy.endpoints()[address];
@@ -86,9 +87,9 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         let kept = after.policy.endpoints().keys().copied().filter(keeps);
         let kept: BTreeSet<IpAddr> = kept.collect();
         self.kernel
-            .forget(&|connection| connection.is_of(&kept))
+            .flush_conntrack(&|connection| connection.is_of(&kept))
             .and_then(|_| self.replace(after, BTreeSet::new()))
-            .map_err(|source| Refusal::Kernel {
+            .map_err(|source| UpdateError::Kernel {
                 revision: after.position().unwrap_or_default().revision,
                 step: 1,
                 steps: 1,
@@ -96,12 +97,12 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             })
     }
 
-    /// Makes the whole table in the place of the one that is there, without a packet noticing. On the way the connections of
-    /// some addresses are forgotten.
+    /// Makes the whole table in the place of the one that is there, without a packet noticing. On the way it flushes
+    /// the connections of some addresses.
     pub(super) fn replace(
         &mut self,
         installed: &Installed,
-        forget: BTreeSet<IpAddr>,
+        flush: BTreeSet<IpAddr>,
     ) -> Result<(), netlink::Error> {
         let Some(found) = self.kernel.read()? else {
             return self.create(installed, false);
@@ -112,7 +113,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
                 sets: found.sets,
             },
             bases: found.bases,
-            forget,
+            flush,
         };
         let Some(plan) = plan::replace(installed, &self.options, &found, self.limits()) else {
             return self.create(installed, true);
@@ -129,7 +130,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             Err(error) => return Err(error),
         }
         self.installed = plan.after;
-        self.foreign = false;
+        self.unrecognised = false;
         self.garbage = plan.garbage;
         self.clean_failed = false;
         self.lease.lock().start_anew();

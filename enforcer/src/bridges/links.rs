@@ -78,7 +78,7 @@ pub(super) async fn follow(known: watch::Sender<Listed>) {
         let mut was_listed = false;
         let Err(error) = listen(&known, &mut was_listed).await;
         if !was_listed {
-            tell(&known, Err(error));
+            publish(&known, Err(error));
         }
         sleep(AGAIN).await;
     }
@@ -99,7 +99,7 @@ async fn listen(
     loop {
         let bridges = dump(&handle).await?;
         *was_listed = true;
-        tell(known, Ok(bridges));
+        publish(known, Ok(bridges));
         // Messages that were lost are told of by one, too.
         if let Ok(None) = timeout(REFRESH, notices.next()).await {
             return Err("the kernel closed the socket".to_owned());
@@ -109,7 +109,8 @@ async fn listen(
     }
 }
 
-fn tell(known: &watch::Sender<Listed>, listed: Listed) {
+/// Publishes the bridges if they changed.
+fn publish(known: &watch::Sender<Listed>, listed: Listed) {
     known.send_if_modified(|last| {
         let is_other = *last != listed;
         *last = listed;

@@ -245,27 +245,27 @@ fn a_sysctl_that_cannot_be_set_is_told_with_the_reason() {
 }
 
 #[test]
-fn a_trouble_begins_once_and_ends() {
+fn a_condition_is_set_once_and_cleared() {
     let health = Health::default();
-    let mut told = Told::new(health.clone());
-    let trouble = || {
+    let mut reporter = Reporter::new(health.clone());
+    let condition = || {
         health
             .watch()
             .borrow()
-            .troubles
+            .conditions
             .get(&Kind::NotJudged)
             .cloned()
     };
-    told.tell(None);
-    assert_eq!(trouble(), None);
-    told.tell(Some(Problem::Unknown("a".into())));
-    let first = trouble().unwrap();
-    told.tell(Some(Problem::Unknown("b".into())));
-    let second = trouble().unwrap();
+    reporter.report(None);
+    assert_eq!(condition(), None);
+    reporter.report(Some(Problem::Unknown("a".into())));
+    let first = condition().unwrap();
+    reporter.report(Some(Problem::Unknown("b".into())));
+    let second = condition().unwrap();
     assert_eq!(first.since, second.since);
     assert!(second.reason.contains("(b)"), "{}", second.reason);
-    told.tell(None);
-    assert_eq!(trouble(), None);
+    reporter.report(None);
+    assert_eq!(condition(), None);
 }
 
 #[test]

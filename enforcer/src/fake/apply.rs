@@ -7,9 +7,9 @@ use nix::errno::Errno;
 
 use crate::{
     fake::{
-        Generation, Process,
+        Process, RulesetGeneration,
         compile::{Rule, Target, name_key, nfproto, number},
-        elements::{Data, Elements, Entry, Key},
+        elements::{Data, Elements, Key, LiveElement},
         table::{Chain, ChainId, Rules, Set, SetId, Table},
         validate,
     },
@@ -35,13 +35,13 @@ enum Undo {
     /// A rule's references were counted (`true`), or counted off.
     References(Arc<Rule>, bool),
     AddedElement(SetId, Key),
-    RemovedElement(SetId, Key, Entry),
+    RemovedElement(SetId, Key, LiveElement),
 }
 
 /// A batch under way.
 struct Batch<'a> {
     table: &'a mut Table,
-    next: Generation,
+    next: RulesetGeneration,
     speaker: Process,
     undo: Vec<Undo>,
     /// Whether jumps may nest deeper than before.
@@ -54,7 +54,7 @@ impl Table {
     pub(super) fn commit(
         &mut self,
         commands: &[Command],
-        next: Generation,
+        next: RulesetGeneration,
         speaker: Process,
     ) -> Result<bool, (usize, Errno)> {
         let mut batch = Batch {
@@ -229,7 +229,7 @@ impl Batch<'_> {
         let id = self.table.insert_set(Set {
             name: name.to_owned(),
             kind,
-            died: Generation::MAX,
+            died: RulesetGeneration::MAX,
             elements: Elements::new(matches!(kind, SetKind::Ranges(_) | SetKind::PortRanges(_))),
             uses: 0,
             targets: Default::default(),
@@ -275,7 +275,7 @@ impl Batch<'_> {
             name: name.to_owned(),
             base,
             born: self.next,
-            died: Generation::MAX,
+            died: RulesetGeneration::MAX,
             versions: Vec::new(),
             uses: 0,
         });
@@ -463,7 +463,7 @@ impl Batch<'_> {
 }
 
 impl Table {
-    fn undo(&mut self, undo: Undo, next: Generation) {
+    fn undo(&mut self, undo: Undo, next: RulesetGeneration) {
         match undo {
             Undo::Table(flags, owner) => (self.flags, self.owner) = (flags, owner),
             Undo::AddedChain(id) => {
@@ -476,7 +476,7 @@ impl Table {
             }
             Undo::DeletedChain(id) => {
                 let chain = self.chain_mut(id);
-                chain.died = Generation::MAX;
+                chain.died = RulesetGeneration::MAX;
                 let name = chain.name.clone();
                 self.chain_ids.insert(name, id);
             }
@@ -486,7 +486,7 @@ impl Table {
             }
             Undo::DeletedSet(id) => {
                 let set = self.set_mut(id);
-                set.died = Generation::MAX;
+                set.died = RulesetGeneration::MAX;
                 let name = set.name.clone();
                 self.set_ids.insert(name, id);
             }
@@ -497,7 +497,7 @@ impl Table {
                 let versions = &mut self.chain_mut(id).versions;
                 versions.last_mut().expect("it was replaced").1 = rules;
             }
-            Undo::RuleDied(rule) => rule.dies(Generation::MAX),
+            Undo::RuleDied(rule) => rule.dies(RulesetGeneration::MAX),
             Undo::References(rule, up) => self.count(&rule, !up),
             Undo::AddedElement(id, key) => {
                 let entry = self.set_mut(id).elements.unadd(key, next);

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use crate::{
     fake::{
-        Entry, Generation, Packet,
+        Arrival, Packet, RulesetGeneration,
         elements::Key,
         table::{ChainId, SetId, Table},
     },
@@ -81,7 +81,7 @@ pub(super) struct Rule {
     /// As it was given.
     pub(super) source: command::Rule,
     /// The batch that made it, and the elements of its anonymous sets.
-    pub(super) born: Generation,
+    pub(super) born: RulesetGeneration,
     died: AtomicU64,
 }
 
@@ -218,9 +218,9 @@ impl Check {
             }
             Check::Input(name) => interface(&packet.input, name),
             Check::Output(name) => interface(&packet.output, name),
-            Check::ByBridge => packet.entry == Entry::Bridge,
+            Check::ByBridge => packet.arrival == Arrival::Bridge,
             // The routes tell nothing of the ports behind a bridge.
-            Check::ReversePath => packet.entry == Entry::Route,
+            Check::ReversePath => packet.arrival == Arrival::Route,
             Check::Protocol(number) => protocol == Some(*number),
             Check::Port(first, last) => {
                 connection.is_some_and(|of| (*first..=*last).contains(&of.port))
@@ -258,7 +258,7 @@ impl Rule {
     pub(super) fn new(
         source: &command::Rule,
         table: &Table,
-        born: Generation,
+        born: RulesetGeneration,
     ) -> Result<Rule, Errno> {
         let checks = source
             .matches
@@ -274,16 +274,16 @@ impl Rule {
             handle: table.handles + 1,
             source: source.clone(),
             born,
-            died: AtomicU64::new(Generation::MAX),
+            died: AtomicU64::new(RulesetGeneration::MAX),
         })
     }
 
     /// The batch that deleted it.
-    pub(super) fn died(&self) -> Generation {
+    pub(super) fn died(&self) -> RulesetGeneration {
         self.died.load(Relaxed)
     }
 
-    pub(super) fn dies(&self, at: Generation) {
+    pub(super) fn dies(&self, at: RulesetGeneration) {
         self.died.store(at, Relaxed);
     }
 
@@ -311,7 +311,7 @@ impl Rule {
         check: &Check,
         packet: &Packet,
         table: &Table,
-        at: Generation,
+        at: RulesetGeneration,
     ) -> Hit {
         let yes = |found| if found { Hit::Found } else { Hit::Miss };
         match check {
@@ -357,7 +357,7 @@ impl Rule {
         check: &Check,
         packet: &Packet,
         table: &Table,
-        during: Generation,
+        during: RulesetGeneration,
     ) -> Vec<Hit> {
         match check {
             Check::Set(field, set) | Check::Map(field, set) => {
@@ -374,7 +374,7 @@ impl Rule {
         check: &Check,
         packet: &Packet,
         table: &Table,
-        generation: Generation,
+        generation: RulesetGeneration,
     ) -> bool {
         match check {
             Check::Set(field, set) | Check::Map(field, set) => {

@@ -7,7 +7,7 @@ use std::{
 
 use nix::errno::Errno;
 
-use crate::fake::{Generation, compile::Target};
+use crate::fake::{RulesetGeneration, compile::Target};
 
 /// An element's key: the name of an interface where an address comes with one, else 0; and a number: an address, half a pair
 /// of an address with itself, a mark, the name of an interface alone.
@@ -34,10 +34,10 @@ pub(super) enum Data {
     Verdict(Target),
 }
 
-/// An element that is there: since when, up to which key, what it says, and when it goes by itself.
+/// An element that is not deleted: its birth, its last key, its data and its timeout.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    born: Generation,
+pub(super) struct LiveElement {
+    born: RulesetGeneration,
     last: Key,
     pub(super) data: Data,
     lasts: Option<Duration>,
@@ -47,14 +47,14 @@ pub(super) struct Entry {
 /// An element that was there.
 #[derive(Clone, Debug)]
 struct Dead {
-    entry: Entry,
-    died: Generation,
+    entry: LiveElement,
+    died: RulesetGeneration,
 }
 
 /// A change of a batch that was refused, made while a generation was the current one.
 #[derive(Clone, Debug)]
 struct Refused {
-    during: Generation,
+    during: RulesetGeneration,
     /// The data of the element that it added; `None` where it took one out.
     added: Option<Data>,
 }
@@ -62,8 +62,8 @@ struct Refused {
 /// Elements by the key that they begin with.
 #[derive(Clone, Debug)]
 enum Alive {
-    Hashed(HashMap<Key, Entry>),
-    Ranges(BTreeMap<Key, Entry>),
+    Hashed(HashMap<Key, LiveElement>),
+    Ranges(BTreeMap<Key, LiveElement>),
 }
 
 /// The elements of a set or map.
@@ -78,8 +78,8 @@ pub(super) struct Elements {
 /// The keys that an element begins and ends with, what it says, and for how long it was put in.
 pub(super) type Listed<'a> = (Key, Key, &'a Data, Option<Duration>);
 
-/// What was found.
-pub(super) type Found<'a> = Option<&'a Data>;
+/// The data of the element that a lookup finds, if it finds one.
+pub(super) type LookupResult<'a> = Option<&'a Data>;
 
 impl Elements {
     pub(super) fn new(ranges: bool) -> Elements {
@@ -95,25 +95,29 @@ impl Elements {
     }
 
     /// What a lookup finds in a generation.
-    pub(super) fn find(&self, key: Key, generation: Generation) -> Found<'_> {
+    pub(super) fn find(&self, key: Key, generation: RulesetGeneration) -> LookupResult<'_> {
         self.seen(key, generation).map(|entry| &entry.data)
     }
 
     /// Whether a lookup finds an element in a generation, and another in its place in the next.
-    pub(super) fn is_replaced_after(&self, key: Key, generation: Generation) -> bool {
+    pub(super) fn is_replaced_after(&self, key: Key, generation: RulesetGeneration) -> bool {
         let next = self.seen(key, generation + 1);
         next.is_some_and(|entry| entry.born > generation) && self.find(key, generation).is_some()
     }
 
     /// The outcomes that lookups had by a batch that was refused during a generation: an element that it had added, or
     /// `None` where it had taken one out.
-    pub(super) fn refused(&self, key: Key, during: Generation) -> impl Iterator<Item = Found<'_>> {
+    pub(super) fn refused(
+        &self,
+        key: Key,
+        during: RulesetGeneration,
+    ) -> impl Iterator<Item = LookupResult<'_>> {
         let all = self.refused.get(&key).into_iter().flatten();
         all.filter(move |refused| refused.during == during)
             .map(|refused| refused.added.as_ref())
     }
 
-    fn seen(&self, key: Key, generation: Generation) -> Option<&Entry> {
+    fn seen(&self, key: Key, generation: RulesetGeneration) -> Option<&LiveElement> {
         let entry = match &self.alive {
             Alive::Hashed(all) => all.get(&key),
             Alive::Ranges(all) => {
@@ -152,10 +156,10 @@ impl Elements {
         data: Data,
         lasts: Option<Duration>,
         now: Duration,
-        next: Generation,
+        next: RulesetGeneration,
     ) -> Result<bool, Errno> {
         let expires = lasts.map(|lasts| now + lasts);
-        let same = |there: &Entry| match (&there.data, &data) {
+        let same = |there: &LiveElement| match (&there.data, &data) {
             _ if there.expires.is_some() || expires.is_some() => false,
             (Data::Verdict(a), Data::Verdict(b)) => a == b,
             _ => there.last == last,
@@ -178,7 +182,7 @@ impl Elements {
                 Err(Errno::EEXIST)
             };
         }
-        let entry = Entry {
+        let entry = LiveElement {
             born: next,
             last,
             data,
@@ -194,8 +198,8 @@ impl Elements {
         &mut self,
         first: Key,
         last: Key,
-        next: Generation,
-    ) -> Result<Entry, Errno> {
+        next: RulesetGeneration,
+    ) -> Result<LiveElement, Errno> {
         let whole = self
             .entry(first)
             .is_some_and(|entry| matches!(self.alive, Alive::Hashed(_)) || entry.last == last);
@@ -215,13 +219,13 @@ impl Elements {
     }
 
     /// Undoes [`add`](Elements::add).
-    pub(super) fn unadd(&mut self, first: Key, next: Generation) -> Entry {
+    pub(super) fn unadd(&mut self, first: Key, next: RulesetGeneration) -> LiveElement {
         let entry = self.take(first).expect("it was added");
         self.refuse(first, Some(entry.data.clone()), next);
         entry
     }
 
-    fn refuse(&mut self, key: Key, added: Option<Data>, next: Generation) {
+    fn refuse(&mut self, key: Key, added: Option<Data>, next: RulesetGeneration) {
         if matches!(self.alive, Alive::Hashed(_)) {
             let during = next - 1;
             let all = self.refused.entry(key).or_default();
@@ -230,7 +234,7 @@ impl Elements {
     }
 
     /// Undoes [`remove`](Elements::remove).
-    pub(super) fn unremove(&mut self, first: Key, entry: Entry, next: Generation) {
+    pub(super) fn unremove(&mut self, first: Key, entry: LiveElement, next: RulesetGeneration) {
         if entry.born < next {
             let all = self.dead.get_mut(&first).expect("it died here");
             all.pop();
@@ -244,7 +248,7 @@ impl Elements {
 
     /// The keys that elements begin and end with.
     pub(super) fn keys(&self) -> Vec<(Key, Key)> {
-        let ends = |(&first, entry): (&Key, &Entry)| (first, entry.last);
+        let ends = |(&first, entry): (&Key, &LiveElement)| (first, entry.last);
         match &self.alive {
             Alive::Hashed(all) => all.iter().map(ends).collect(),
             Alive::Ranges(all) => all.iter().map(ends).collect(),
@@ -253,7 +257,7 @@ impl Elements {
 
     /// All elements.
     pub(super) fn entries(&self) -> Vec<Listed<'_>> {
-        fn listed<'a>((first, entry): (&'a Key, &'a Entry)) -> Listed<'a> {
+        fn listed<'a>((first, entry): (&'a Key, &'a LiveElement)) -> Listed<'a> {
             (*first, entry.last, &entry.data, entry.lasts)
         }
         match &self.alive {
@@ -264,7 +268,7 @@ impl Elements {
 
     /// Takes out what goes by itself up to a time: nobody finds it any more, whatever generation they look at.
     pub(super) fn expire(&mut self, now: Duration) {
-        let stays = |entry: &Entry| entry.expires.is_none_or(|at| at > now);
+        let stays = |entry: &LiveElement| entry.expires.is_none_or(|at| at > now);
         match &mut self.alive {
             Alive::Hashed(all) => all.retain(|_, entry| stays(entry)),
             Alive::Ranges(all) => all.retain(|_, entry| stays(entry)),
@@ -288,8 +292,8 @@ impl Elements {
             .collect()
     }
 
-    /// Forgets what died up to a generation.
-    pub(super) fn forget_before(&mut self, horizon: Generation) {
+    /// Drops the elements that died up to a generation.
+    pub(super) fn prune_before(&mut self, horizon: RulesetGeneration) {
         self.dead.retain(|_, all| {
             all.retain(|dead| dead.died > horizon);
             !all.is_empty()
@@ -300,21 +304,21 @@ impl Elements {
         });
     }
 
-    fn entry(&self, first: Key) -> Option<&Entry> {
+    fn entry(&self, first: Key) -> Option<&LiveElement> {
         match &self.alive {
             Alive::Hashed(all) => all.get(&first),
             Alive::Ranges(all) => all.get(&first),
         }
     }
 
-    fn insert(&mut self, first: Key, entry: Entry) {
+    fn insert(&mut self, first: Key, entry: LiveElement) {
         match &mut self.alive {
             Alive::Hashed(all) => all.insert(first, entry),
             Alive::Ranges(all) => all.insert(first, entry),
         };
     }
 
-    fn take(&mut self, first: Key) -> Option<Entry> {
+    fn take(&mut self, first: Key) -> Option<LiveElement> {
         match &mut self.alive {
             Alive::Hashed(all) => all.remove(&first),
             Alive::Ranges(all) => all.remove(&first),

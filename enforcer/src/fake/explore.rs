@@ -9,7 +9,7 @@ use std::{fmt, ops::RangeInclusive, rc::Rc};
 use rustc_hash::FxHashMap;
 
 use crate::fake::{
-    FakeKernel, Generation, Judgement, Packet,
+    FakeKernel, Judgement, Packet, RulesetGeneration,
     compile::{Hit, Target},
     walk::{Need, Position, Seen, copy_of},
 };
@@ -48,24 +48,24 @@ impl fmt::Display for Trace {
 struct Node {
     position: Rc<Position>,
     before: usize,
-    seen: Option<(Generation, Generation, Seen)>,
+    seen: Option<(RulesetGeneration, RulesetGeneration, Seen)>,
     end: Option<Judgement>,
 }
 
 struct Search<'a> {
     kernel: &'a FakeKernel,
     packet: &'a Packet,
-    from: Generation,
-    to: Generation,
+    from: RulesetGeneration,
+    to: RulesetGeneration,
     nodes: Vec<Node>,
-    earliest: FxHashMap<Rc<Position>, Generation>,
-    open: Vec<(usize, Generation)>,
+    earliest: FxHashMap<Rc<Position>, RulesetGeneration>,
+    open: Vec<(usize, RulesetGeneration)>,
 }
 
 pub(super) fn verdicts(
     kernel: &FakeKernel,
     packet: &Packet,
-    generations: RangeInclusive<Generation>,
+    generations: RangeInclusive<RulesetGeneration>,
 ) -> Verdicts {
     let mut verdicts = Verdicts::default();
     let mut search = Search::new(kernel, packet, generations);
@@ -84,7 +84,7 @@ pub(super) fn verdicts(
 pub(super) fn explain(
     kernel: &FakeKernel,
     packet: &Packet,
-    generations: RangeInclusive<Generation>,
+    generations: RangeInclusive<RulesetGeneration>,
     judgement: Judgement,
 ) -> Option<Trace> {
     let mut search = Search::new(kernel, packet, generations);
@@ -92,7 +92,7 @@ pub(super) fn explain(
         let node = search.next_end()?;
         if search.nodes[node].end == Some(judgement) {
             return Some(Trace {
-                looks: search.tell(node),
+                looks: search.describe(node),
                 judgement,
             });
         }
@@ -103,7 +103,7 @@ impl<'a> Search<'a> {
     fn new(
         kernel: &'a FakeKernel,
         packet: &'a Packet,
-        generations: RangeInclusive<Generation>,
+        generations: RangeInclusive<RulesetGeneration>,
     ) -> Search<'a> {
         let from = (*generations.start()).max(kernel.horizon);
         let start = Node {
@@ -143,7 +143,13 @@ impl<'a> Search<'a> {
         None
     }
 
-    fn follow(&mut self, before: usize, then: Generation, view: Generation, seen: Seen) {
+    fn follow(
+        &mut self,
+        before: usize,
+        then: RulesetGeneration,
+        view: RulesetGeneration,
+        seen: Seen,
+    ) {
         let mut position = Position::clone(&self.nodes[before].position);
         let end = position.go_on(&seen, self.packet);
         let position = Rc::new(position);
@@ -171,10 +177,14 @@ impl<'a> Search<'a> {
     }
 
     /// All that a packet may see at a place from a time on, each at the earliest: when, of which generation, and what.
-    fn views(&self, node: usize, now: Generation) -> Vec<(Generation, Generation, Seen)> {
+    fn views(
+        &self,
+        node: usize,
+        now: RulesetGeneration,
+    ) -> Vec<(RulesetGeneration, RulesetGeneration, Seen)> {
         let position = &self.nodes[node].position;
         let table = &self.kernel.table;
-        let mut views: Vec<(Generation, Generation, Seen)> = Vec::new();
+        let mut views: Vec<(RulesetGeneration, RulesetGeneration, Seen)> = Vec::new();
         let mut add = |then, view, seen: Seen| {
             if !views.iter().any(|(.., there)| *there == seen) {
                 views.push((then, view, seen));
@@ -224,7 +234,12 @@ impl<'a> Search<'a> {
     /// between, the parity that it holds is that of the next generation. What the next batch added by then it finds,
     /// also if that batch is refused in the end. A miss is tried again where the kernel sees that the generation moved
     /// meanwhile (Linux 6.17).
-    fn early(&self, position: &Position, now: Generation, then: Generation) -> Vec<Hit> {
+    fn early(
+        &self,
+        position: &Position,
+        now: RulesetGeneration,
+        then: RulesetGeneration,
+    ) -> Vec<Hit> {
         let table = &self.kernel.table;
         let mut hits = Vec::new();
         if position.is_late(table) {
@@ -244,12 +259,12 @@ impl<'a> Search<'a> {
         hits
     }
 
-    /// The looks that led to a place.
-    fn tell(&self, mut node: usize) -> Vec<String> {
+    /// Describes the looks that led to a place.
+    fn describe(&self, mut node: usize) -> Vec<String> {
         let mut looks = Vec::new();
         while let Some((then, view, seen)) = &self.nodes[node].seen {
             let before = self.nodes[node].before;
-            let what = self.look(&self.nodes[before].position, seen);
+            let what = self.describe_look(&self.nodes[before].position, seen);
             let mut line = format!("generation {then}: {what}");
             if view != then {
                 line += &format!(" (as of generation {view})");
@@ -261,7 +276,7 @@ impl<'a> Search<'a> {
         looks
     }
 
-    fn look(&self, position: &Position, seen: &Seen) -> String {
+    fn describe_look(&self, position: &Position, seen: &Seen) -> String {
         let name = |id| self.kernel.table.chain(id).name.as_str();
         match (position.need, seen) {
             (_, Seen::Hooks(hooks)) if hooks.is_empty() => "there is no base chain".into(),

@@ -17,19 +17,19 @@ pub struct Packet {
     pub input: String,
     /// The interface by which it goes out.
     pub output: String,
-    /// Where it came in, seen from the node's routes.
-    pub entry: Entry,
+    /// The interface of its arrival, compared with the node's routes.
+    pub arrival: Arrival,
 }
 
-/// Where a packet came in.
+/// The interface by which a packet arrived, compared with the route to its source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Entry {
-    /// By the interface that the route to its source leads to.
+pub enum Arrival {
+    /// The interface to which the route to its source leads.
     #[default]
     Route,
-    /// By another one.
+    /// Another interface.
     Elsewhere,
-    /// By a bridge, to which the route to its source does not lead.
+    /// A bridge to which the route to its source does not lead.
     Bridge,
 }
 
@@ -78,7 +78,7 @@ impl Packet {
             icmpv6: None,
             input: String::new(),
             output: String::new(),
-            entry: Entry::default(),
+            arrival: Arrival::default(),
         }
     }
 
@@ -108,9 +108,9 @@ impl Packet {
         self
     }
 
-    /// The same packet, come in there.
-    pub fn at(mut self, entry: Entry) -> Packet {
-        self.entry = entry;
+    /// The same packet with another arrival.
+    pub fn at(mut self, arrival: Arrival) -> Packet {
+        self.arrival = arrival;
         self
     }
 

@@ -12,13 +12,13 @@ use nix::errno::Errno;
 
 use crate::{
     fake::{
-        Generation, Process,
+        Process, RulesetGeneration,
         compile::{Hit, Rule, Target, address, interface_name, nfproto},
         elements::{Data, Elements, Key, Listed},
     },
     nft::{
         command::{Base, Element, Family, SetKind, TableFamily, Verdict},
-        content::{Found, FoundChain, FoundRule, FoundSet, Hook},
+        content::{Hook, Observed, ObservedChain, ObservedRule, ObservedSet},
         encode,
     },
 };
@@ -37,10 +37,10 @@ pub(super) struct Chain {
     pub(super) name: String,
     /// Where the kernel calls it, if it does.
     pub(super) base: Option<Base>,
-    pub(super) born: Generation,
-    pub(super) died: Generation,
+    pub(super) born: RulesetGeneration,
+    pub(super) died: RulesetGeneration,
     /// What its rules are from which generation on. None before the first.
-    pub(super) versions: Vec<(Generation, Rules)>,
+    pub(super) versions: Vec<(RulesetGeneration, Rules)>,
     /// How many rules and elements lead to it.
     pub(super) uses: usize,
 }
@@ -49,7 +49,7 @@ pub(super) struct Chain {
 pub(super) struct Set {
     pub(super) name: String,
     pub(super) kind: SetKind,
-    pub(super) died: Generation,
+    pub(super) died: RulesetGeneration,
     pub(super) elements: Elements,
     /// How many rules look into it.
     pub(super) uses: usize,
@@ -146,7 +146,7 @@ impl Table {
     }
 
     /// The rules of a chain in a generation.
-    pub(super) fn rules(&self, id: ChainId, generation: Generation) -> &Rules {
+    pub(super) fn rules(&self, id: ChainId, generation: RulesetGeneration) -> &Rules {
         let versions = &self.chain(id).versions;
         let found = versions.iter().rev().find(|(from, _)| *from <= generation);
         found.map_or(&self.no_rules, |(_, rules)| rules)
@@ -154,8 +154,8 @@ impl Table {
 
     /// The chains that the hook calls in a generation, by priority; of one those that came later come first. With `prepared`, those of a
     /// batch under way are among them: the kernel registers a hook before the flip.
-    pub(super) fn hooks(&self, generation: Generation, prepared: bool) -> Vec<ChainId> {
-        let until = generation + Generation::from(prepared);
+    pub(super) fn hooks(&self, generation: RulesetGeneration, prepared: bool) -> Vec<ChainId> {
+        let until = generation + RulesetGeneration::from(prepared);
         let mut hooks: Vec<_> = (0..)
             .zip(&self.chains)
             .filter_map(|(id, chain)| chain.as_ref().map(|chain| (id, chain)))
@@ -167,12 +167,12 @@ impl Table {
     }
 
     /// What a lookup finds.
-    pub(super) fn find(&self, set: SetId, key: Key, generation: Generation) -> Hit {
+    pub(super) fn find(&self, set: SetId, key: Key, generation: RulesetGeneration) -> Hit {
         hit(self.set(set).elements.find(key, generation))
     }
 
     /// The outcomes that lookups had by a batch that was refused during a generation.
-    pub(super) fn find_refused(&self, set: SetId, key: Key, during: Generation) -> Vec<Hit> {
+    pub(super) fn find_refused(&self, set: SetId, key: Key, during: RulesetGeneration) -> Vec<Hit> {
         let all = self.set(set).elements.refused(key, during);
         all.map(hit).collect()
     }
@@ -195,26 +195,26 @@ impl Table {
     }
 
     /// All that it holds.
-    pub(super) fn content(&self) -> Found {
+    pub(super) fn content(&self) -> Observed {
         let chains = self.chain_ids.iter().map(|(name, &id)| {
             let chain = self.chain(id);
             let hook = chain.base.map_or(Hook::None, Hook::Base);
-            let rules = chain.latest().iter().map(|rule| FoundRule {
+            let rules = chain.latest().iter().map(|rule| ObservedRule {
                 handle: rule.handle,
                 spelling: encode::spelling(TableFamily::Inet, &rule.source),
             });
             let rules = rules.collect();
-            (name.clone(), FoundChain { hook, rules })
+            (name.clone(), ObservedChain { hook, rules })
         });
         let sets = self.set_ids.iter().map(|(name, &id)| {
             let set = self.set(id);
-            let found = FoundSet {
+            let found = ObservedSet {
                 kind: Some(set.kind),
                 elements: Some(self.listed(set)),
             };
             (name.clone(), found)
         });
-        Found {
+        Observed {
             generation: 0,
             flags: self.flags,
             chains: chains.collect(),
@@ -296,8 +296,8 @@ impl Table {
         insert(&mut self.sets, set)
     }
 
-    /// Forgets all that only packets before a generation could see.
-    pub(super) fn forget_before(&mut self, horizon: Generation) {
+    /// Drops all objects that only packets before a generation could see.
+    pub(super) fn prune_before(&mut self, horizon: RulesetGeneration) {
         for slot in &mut self.chains {
             if slot.as_ref().is_some_and(|chain| chain.died <= horizon) {
                 *slot = None;
@@ -315,7 +315,7 @@ impl Table {
                 *slot = None;
             }
             if let Some(set) = slot {
-                set.elements.forget_before(horizon);
+                set.elements.prune_before(horizon);
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::fake::{
-    FakeKernel, Generation, Packet,
+    FakeKernel, Packet, RulesetGeneration,
     compile::{Hit, Rule, Target},
     table::{ChainId, Rules, Table},
 };
@@ -21,9 +21,9 @@ pub enum Judgement {
     Drop,
 }
 
-/// A place in the rules of a chain as a packet has them.
+/// The position of a packet in its copy of a chain's rules.
 #[derive(Clone, Debug)]
-struct Spot {
+struct RuleCursor {
     rules: Rules,
     at: usize,
 }
@@ -49,8 +49,8 @@ pub(super) struct Position {
     hooks: Vec<ChainId>,
     pub(super) odd: bool,
     /// Where it goes on after a jump.
-    stack: Vec<Spot>,
-    here: Spot,
+    stack: Vec<RuleCursor>,
+    here: RuleCursor,
     check: usize,
 }
 
@@ -67,15 +67,15 @@ pub(super) enum Seen {
     Lookup(Hit),
 }
 
-impl PartialEq for Spot {
-    fn eq(&self, other: &Spot) -> bool {
+impl PartialEq for RuleCursor {
+    fn eq(&self, other: &RuleCursor) -> bool {
         Arc::ptr_eq(&self.rules, &other.rules) && self.at == other.at
     }
 }
 
-impl Eq for Spot {}
+impl Eq for RuleCursor {}
 
-impl Hash for Spot {
+impl Hash for RuleCursor {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (Arc::as_ptr(&self.rules) as usize, self.at).hash(state);
     }
@@ -101,7 +101,7 @@ impl Position {
             hooks: Vec::new(),
             odd: false,
             stack: Vec::new(),
-            here: Spot { rules, at: 0 },
+            here: RuleCursor { rules, at: 0 },
             check: 0,
         }
     }
@@ -112,7 +112,7 @@ impl Position {
     }
 
     /// What the lookup that is due finds in a generation.
-    pub(super) fn find(&self, packet: &Packet, table: &Table, at: Generation) -> Hit {
+    pub(super) fn find(&self, packet: &Packet, table: &Table, at: RulesetGeneration) -> Hit {
         let rule = self.rule();
         rule.find(&rule.checks[self.check], packet, table, at)
     }
@@ -122,7 +122,7 @@ impl Position {
         &self,
         packet: &Packet,
         table: &Table,
-        during: Generation,
+        during: RulesetGeneration,
     ) -> Vec<Hit> {
         let rule = self.rule();
         rule.find_refused(&rule.checks[self.check], packet, table, during)
@@ -133,7 +133,7 @@ impl Position {
         &self,
         packet: &Packet,
         table: &Table,
-        generation: Generation,
+        generation: RulesetGeneration,
     ) -> bool {
         let rule = self.rule();
         rule.is_replaced_after(&rule.checks[self.check], packet, table, generation)
@@ -160,11 +160,11 @@ impl Position {
                 let Need::Parity(chain) = self.need else {
                     unreachable!("only a base chain's entry asks for it");
                 };
-                return self.look(Need::Rules(chain));
+                return self.stop_at(Need::Rules(chain));
             }
             Seen::Rules(rules) => {
                 let rules = rules.clone();
-                self.here = Spot { rules, at: 0 };
+                self.here = RuleCursor { rules, at: 0 };
                 self.check = 0;
                 return self.run(packet);
             }
@@ -192,7 +192,7 @@ impl Position {
                 None => self.leave(),
                 Some(rule) => match rule.checks.get(self.check) {
                     Some(check) => match check.holds(packet) {
-                        None => return self.look(Need::Lookup),
+                        None => return self.stop_at(Need::Lookup),
                         Some(true) => {
                             self.check += 1;
                             Flow::Run
@@ -213,7 +213,8 @@ impl Position {
         }
     }
 
-    fn look(&mut self, need: Need) -> Option<Judgement> {
+    /// Stops before a look at the table.
+    fn stop_at(&mut self, need: Need) -> Option<Judgement> {
         self.need = need;
         None
     }
@@ -232,7 +233,7 @@ impl Position {
             Target::Jump(chain) => {
                 let at = self.here.at + 1;
                 let rules = self.here.rules.clone();
-                self.stack.push(Spot { rules, at });
+                self.stack.push(RuleCursor { rules, at });
                 self.need = Need::Rules(chain);
                 Flow::Look
             }
@@ -274,8 +275,8 @@ enum Flow {
 }
 
 /// The newest generation up to `now` whose rules are in the copy that a packet reads.
-pub(super) fn copy_of(odd: bool, now: Generation) -> Generation {
-    if now % 2 == Generation::from(odd) {
+pub(super) fn copy_of(odd: bool, now: RulesetGeneration) -> RulesetGeneration {
+    if now % 2 == RulesetGeneration::from(odd) {
         now
     } else {
         now.saturating_sub(1)
@@ -288,7 +289,7 @@ pub struct Walk {
     packet: Packet,
     position: Position,
     end: Option<Judgement>,
-    began: Generation,
+    began: RulesetGeneration,
 }
 
 impl Walk {
@@ -308,7 +309,7 @@ impl Walk {
     }
 
     /// The generation in which it arrived.
-    pub fn began(&self) -> Generation {
+    pub fn began(&self) -> RulesetGeneration {
         self.began
     }
 
@@ -336,7 +337,7 @@ impl Walk {
             }
             Need::Lookup => {
                 let late = late && now > kernel.horizon && self.position.is_late(&kernel.table);
-                let at = now - Generation::from(late);
+                let at = now - RulesetGeneration::from(late);
                 Seen::Lookup(self.position.find(&self.packet, &kernel.table, at))
             }
         };

@@ -1,4 +1,4 @@
-//! Looks through a journal for an operator: every record, on a copy, so that the journal itself is never written.
+//! Reads a journal for an operator: every record, on a copy, so that the journal itself is never written.
 
 use std::{
     fmt,
@@ -21,7 +21,7 @@ pub struct Report {
     /// What it comes to.
     pub recovered: Recovered,
     /// Its records, in order.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<RecordSummary>,
     /// How many damaged journals are in quarantine beside it.
     pub quarantined: usize,
 }
@@ -63,14 +63,14 @@ impl fmt::Display for Report {
     }
 }
 
-/// A record, for people.
+/// The description of one record, for an operator.
 #[derive(Debug)]
-pub struct Entry {
+pub struct RecordSummary {
     /// Its sequence number.
     pub sequence: u64,
-    /// What it says.
+    /// The content of the record, as text.
     pub text: String,
-    /// How long it is.
+    /// The length of the record.
     pub bytes: usize,
 }
 

@@ -5,8 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use imbl::OrdMap;
 use prost::Message;
 use sallyport_policy::{
-    Change, Delta, Endpoint, GroupId, NodePolicy, Position, Ranges, Unknown, Update, Version,
-    Window,
+    Change, Delta, Endpoint, GroupId, NodePolicy, Position, Ranges, UnknownAddresses, Update,
+    Version, Window,
 };
 use sallyport_proto::wire;
 
@@ -218,18 +218,18 @@ fn departed(snapshot: &SnapshotRecord) -> Result<OrdMap<IpAddr, Arc<Endpoint>>, 
     Ok(departed)
 }
 
-fn unknown(dropped: Option<&wire::WorkloadRanges>) -> Result<Unknown, String> {
+fn unknown(dropped: Option<&wire::WorkloadRanges>) -> Result<UnknownAddresses, String> {
     let Some(dropped) = dropped else {
-        return Ok(Unknown::Allow);
+        return Ok(UnknownAddresses::Allow);
     };
     let ranges = Ranges::try_from(dropped).map_err(|error| error.to_string())?;
-    Ok(Unknown::Drop(Arc::new(ranges)))
+    Ok(UnknownAddresses::Drop(Arc::new(ranges)))
 }
 
-fn dropped(unknown: &Unknown) -> Option<wire::WorkloadRanges> {
+fn dropped(unknown: &UnknownAddresses) -> Option<wire::WorkloadRanges> {
     match unknown {
-        Unknown::Drop(ranges) => Some((&**ranges).into()),
-        Unknown::Allow => None,
+        UnknownAddresses::Drop(ranges) => Some((&**ranges).into()),
+        UnknownAddresses::Allow => None,
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use tracing::{info, warn};
 
 use super::{
-    Entry, Error, Intent, Log, Recovered, quarantine,
+    Error, Intent, Log, RecordSummary, Recovered, quarantine,
     record::{self, IntentRecord, Kind, Record},
     watermark::Watermark,
 };
@@ -72,7 +72,7 @@ impl Journal {
     }
 
     /// The same, with each record in words.
-    pub(super) fn read(path: &Path) -> Result<(Journal, Recovered, Vec<Entry>), Error> {
+    pub(super) fn read(path: &Path) -> Result<(Journal, Recovered, Vec<RecordSummary>), Error> {
         std::fs::create_dir_all(path).map_err(io(path, "create the directory"))?;
         unpanicked(path, "read it", || {
             let mut journal = Journal::start(path)?;
@@ -98,7 +98,7 @@ impl Journal {
     }
 
     /// Reads every record. Nothing is written before all that was acted upon is found to be there.
-    fn replay(&mut self) -> Result<(Recovered, Vec<Entry>), Error> {
+    fn replay(&mut self) -> Result<(Recovered, Vec<RecordSummary>), Error> {
         let trees = self.trees()?;
         let start = trees.start()?;
         self.next = start;
@@ -119,7 +119,7 @@ impl Journal {
             }
             let frame = parts.concat();
             let record = record::unframe(&frame).map_err(damaged)?;
-            entries.push(Entry {
+            entries.push(RecordSummary {
                 sequence,
                 text: record::describe(&record),
                 bytes: frame.len(),
@@ -136,7 +136,7 @@ impl Journal {
                 acknowledged,
             });
         }
-        trees.forget_before(start)?;
+        trees.trim_before(start)?;
         trees.remove(unborn.into_iter().map(Ok))?;
         Ok((recovered, entries))
     }
@@ -240,7 +240,7 @@ impl Trees {
         Ok((frames, unborn))
     }
 
-    fn forget_before(&self, start: u64) -> Result<(), Error> {
+    fn trim_before(&self, start: u64) -> Result<(), Error> {
         self.remove(self.log.range(..start.to_be_bytes()).keys())
     }
 
@@ -311,7 +311,7 @@ impl Log for Journal {
                 .insert(START, &start.to_be_bytes())
                 .map_err(store(&trees.path, "write a snapshot"))?;
             trees.sync()?;
-            trees.forget_before(start)
+            trees.trim_before(start)
         })?;
         let bytes = self.bytes - before;
         (self.records, self.bytes, self.snapshot_bytes) = (1, bytes, bytes);

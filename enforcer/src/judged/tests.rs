@@ -174,7 +174,7 @@ fn it_is_reported_until_it_is_judged_and_since_when_stays() {
     let mut judging = Judging::new(Vec::new(), health.clone());
     let mut places = Places::default();
     places.routes.insert(ADDRESS, Route::Local);
-    judging.look(&policy("", 1), &places);
+    judging.update(&policy("", 1), &places);
     let report = || health.watch().borrow().report();
     let first = report().unjudged;
     assert_eq!(first.len(), 1);
@@ -192,16 +192,16 @@ fn it_is_reported_until_it_is_judged_and_since_when_stays() {
     let before = since();
     // Another one comes.
     places.routes.insert([10, 0, 0, 2].into(), Route::Local);
-    judging.look(&policy("", 2), &places);
+    judging.update(&policy("", 2), &places);
     assert_eq!(report().unjudged.len(), 2);
     assert_eq!(since(), before);
     // The same found again is no change that the control plane would be told of.
     let mut watch = health.watch();
     watch.mark_unchanged();
-    judging.look(&policy("", 2), &places);
+    judging.update(&policy("", 2), &places);
     assert!(!watch.has_changed().unwrap());
     places.routes.insert(ADDRESS, interface("veth0"));
     places.routes.remove(&IpAddr::from([10, 0, 0, 2]));
-    judging.look(&policy("", 2), &places);
+    judging.update(&policy("", 2), &places);
     assert_eq!(report().unjudged, []);
 }

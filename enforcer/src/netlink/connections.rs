@@ -1,4 +1,4 @@
-//! Makes conntrack forget connections, those of a kind and no others.
+//! Flushes selected connections from conntrack.
 //!
 //! Formats: `linux/netfilter/nfnetlink_conntrack.h`. Connections are read and deleted one by one: the kernel has a
 //! search of its own (`CTA_FILTER`), which old kernels lack and which, of IPv6, finds all but what was asked for
@@ -48,10 +48,10 @@ const CTA_PROTOINFO_TCP_FLAGS_REPLY: u16 = 5;
 const IP_CT_TCP_FLAG_BE_LIBERAL: u8 = 8;
 
 impl Netlink {
-    /// Deletes every connection of a kind, and says how many there were. When this returns `Ok` none is left of those that
-    /// there were; who goes on sending begins a new one. Costs a reading of the table of connections (12 ms or more with
-    /// 262,144 buckets that are empty).
-    pub fn forget(&self, which: impl Fn(&Connection) -> bool) -> Result<usize, Error> {
+    /// Deletes every connection that a predicate selects, and returns their number. After `Ok` none of those that
+    /// existed is left; later packets of a flow begin a new connection. The cost is one listing of conntrack (12 ms or
+    /// more with 262,144 empty buckets).
+    pub fn flush_conntrack(&self, which: impl Fn(&Connection) -> bool) -> Result<usize, Error> {
         let is_one = |body: &[u8]| connection(body).is_some_and(|connection| which(&connection));
         let all = Request::new(
             SUBSYSTEM | IPCTNL_MSG_CT_GET,
@@ -95,7 +95,7 @@ impl Netlink {
         }
     }
 
-    /// The error number in the answer to one request; 0 when it was carried out.
+    /// The error number in the answer to one request; 0 when it was executed.
     fn acknowledged(&self, request: Request) -> Result<i32, Error> {
         let mut turn = self.turn.lock();
         let seq = self.ask(&mut turn, request)?;

@@ -9,7 +9,7 @@ use rustables::sys;
 use super::{Error, Netlink, Request, of_table, ours};
 use crate::nft::{
     command::{self, Base},
-    content::{Found, FoundChain, FoundRule, FoundSet, Hook},
+    content::{Hook, Observed, ObservedChain, ObservedRule, ObservedSet},
     decode,
     encode::{
         self,
@@ -23,15 +23,15 @@ const TRIES: usize = 8;
 
 impl Netlink {
     /// All that our table holds, of one generation.
-    pub fn content(&self) -> Result<Found, Error> {
-        let mut found = self.content_once()?;
+    pub fn content(&self) -> Result<Observed, Error> {
+        let mut observed = self.content_once()?;
         for _ in 1..TRIES {
-            if self.generation()? == found.generation {
+            if self.generation()? == observed.generation {
                 break;
             }
-            found = self.content_once()?;
+            observed = self.content_once()?;
         }
-        Ok(found)
+        Ok(observed)
     }
 
     /// Counts the commits in this network namespace, of everybody.
@@ -44,21 +44,21 @@ impl Netlink {
             .ok_or(Error::Malformed("a generation without a number"))
     }
 
-    fn content_once(&self) -> Result<Found, Error> {
+    fn content_once(&self) -> Result<Observed, Error> {
         let generation = self.generation()?;
         let Some(flags) = self.table_flags()? else {
-            return Ok(Found {
+            return Ok(Observed {
                 generation,
-                ..Found::default()
+                ..Observed::default()
             });
         };
-        let mut chains: BTreeMap<String, FoundChain> = BTreeMap::new();
+        let mut chains: BTreeMap<String, ObservedChain> = BTreeMap::new();
         for chain in self.chains()? {
             let hook = hook(&chain);
             let rules = Vec::new();
             chains.insert(
                 text(&chain, sys::NFTA_CHAIN_NAME),
-                FoundChain { hook, rules },
+                ObservedChain { hook, rules },
             );
         }
         let rules = self.dump(sys::NFT_MSG_GETRULE, &of_table(sys::NFTA_RULE_TABLE))?;
@@ -69,7 +69,7 @@ impl Netlink {
                 .map(u64::from_be_bytes)
                 .ok_or(Error::Malformed("a rule without a handle"))?;
             if let Some(chain) = chains.get_mut(&text(&rule, sys::NFTA_RULE_CHAIN)) {
-                chain.rules.push(FoundRule { handle, spelling });
+                chain.rules.push(ObservedRule { handle, spelling });
             }
         }
         let mut sets = BTreeMap::new();
@@ -86,9 +86,9 @@ impl Netlink {
                 }
                 None => Some(BTreeSet::new()),
             };
-            sets.insert(name, FoundSet { kind, elements });
+            sets.insert(name, ObservedSet { kind, elements });
         }
-        Ok(Found {
+        Ok(Observed {
             generation,
             flags: Some(flags),
             chains,

@@ -1,5 +1,5 @@
-//! Listens to what others commit in the network namespace, and tells who changed our table. It changes nothing, and hears
-//! nothing of our own commits.
+//! Receives the commits of other processes in the network namespace, and names the process that changed our table. It
+//! changes nothing, and does not receive our own commits.
 //!
 //! The kernel sends what a commit changed, object by object, then that there is a new generation and whose (`NFT_MSG_NEWGEN`).
 //! It does so only while somebody listens, and then makes a message for each element: a socket's own commits are filtered
@@ -51,7 +51,7 @@ impl fmt::Display for Culprit {
     }
 }
 
-/// What was heard.
+/// A received notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// Somebody else changed one of our tables.
@@ -62,7 +62,7 @@ pub enum Notice {
     Lost,
 }
 
-/// A socket that hears what others commit.
+/// A socket that receives the commits of other processes.
 #[derive(Debug)]
 pub struct Monitor {
     socket: OwnedFd,
@@ -91,8 +91,8 @@ impl Monitor {
         })
     }
 
-    /// What comes within a while; nothing when nothing does.
-    pub fn hear(&mut self, patience: Duration) -> Result<Vec<Notice>, Error> {
+    /// Receives the notices that come within a time limit, if any.
+    pub fn receive(&mut self, patience: Duration) -> Result<Vec<Notice>, Error> {
         let failed = |errno| Error::Socket {
             step: "listen",
             errno,

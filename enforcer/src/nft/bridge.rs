@@ -15,7 +15,7 @@ use std::{fmt, net::Ipv6Addr};
 use crate::nft::command::Family;
 
 pub use rules::{COUNTING, changes, commands, holds_for_unknown, reason};
-pub use sets::{Ground, Known, Unknown};
+pub use sets::{Ground, KnownPort, UnknownPorts};
 
 /// An end of a frame's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! What a table holds, as commands make it and as the kernel says it is, in words that can be compared. It reads nothing
-//! and repairs nothing.
+//! The content of a table: as commands make it (desired) and as the kernel lists it (observed), in comparable form. It
+//! reads nothing and repairs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,69 +8,69 @@ use crate::nft::{
     encode,
 };
 
-/// What a table should hold.
+/// The desired content of a table.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct Desired {
     /// Its chains, by name.
-    pub chains: BTreeMap<String, WantedChain>,
+    pub chains: BTreeMap<String, DesiredChain>,
     /// Its sets and maps, by name.
-    pub sets: BTreeMap<String, WantedSet>,
+    pub sets: BTreeMap<String, DesiredSet>,
 }
 
-/// A chain that should be there.
+/// A chain of the desired content.
 #[derive(Clone, Debug)]
-pub struct WantedChain {
-    /// The command that makes it.
+pub struct DesiredChain {
+    /// The command that creates the chain.
     pub make: Command,
-    /// Where the kernel calls it, if it does.
+    /// The hook of a base chain.
     pub base: Option<Base>,
     /// Its rules.
     pub rules: Vec<Rule>,
 }
 
-/// A set or map that should be there.
+/// A set or map of the desired content.
 #[derive(Clone, Debug)]
-pub struct WantedSet {
-    /// The command that makes it.
+pub struct DesiredSet {
+    /// The command that creates the set.
     pub make: Command,
-    /// What it holds.
+    /// The type of the elements.
     pub kind: SetKind,
     /// Its elements.
     pub elements: BTreeSet<Element>,
 }
 
-/// What a table holds.
+/// The content of a table as the kernel lists it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct Observed {
     /// The generation of the ruleset when it was read: it moves with every commit in the network namespace.
     pub generation: u64,
     /// The table's flags; `None` when there is no table.
     pub flags: Option<u32>,
     /// Its chains, by name.
-    pub chains: BTreeMap<String, FoundChain>,
+    pub chains: BTreeMap<String, ObservedChain>,
     /// Its sets and maps, by name, without anonymous ones.
-    pub sets: BTreeMap<String, FoundSet>,
+    pub sets: BTreeMap<String, ObservedSet>,
 }
 
-/// A chain that is there.
+/// A chain that the kernel lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FoundChain {
-    /// Who calls it.
+pub struct ObservedChain {
+    /// The caller of the chain.
     pub hook: Hook,
     /// Its rules.
-    pub rules: Vec<FoundRule>,
+    pub rules: Vec<ObservedRule>,
 }
 
-/// A rule that is there.
+/// A rule that the kernel lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundRule {
-    /// The number that the kernel gave it.
+pub struct ObservedRule {
+    /// The handle from the kernel.
     pub handle: u64,
-    /// What it does, as [`encode::spelling`] has it.
+    /// The rule in the form of [`encode::spelling`].
     pub spelling: String,
 }
 
-/// Who calls a chain.
+/// The caller of a chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hook {
     /// Other chains.
@@ -84,36 +84,36 @@ pub enum Hook {
     Other,
 }
 
-/// A set or map that is there.
+/// A set or map that the kernel lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FoundSet {
-    /// What it holds; `None` when that is nothing that we would have made.
+pub struct ObservedSet {
+    /// The type of the elements; `None` for a type that the enforcer never creates.
     pub kind: Option<SetKind>,
-    /// Its elements, without comments but those of stamps; `None` when some are not what such a set holds.
+    /// The elements, without the comments of verdicts; `None` when some do not fit the type.
     pub elements: Option<BTreeSet<Element>>,
 }
 
-impl Wanted {
-    /// What commands make of an empty table.
-    pub fn of<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Wanted {
-        let mut wanted = Wanted::default();
-        wanted.extend(commands);
-        wanted
+impl Desired {
+    /// The content that commands make of an empty table.
+    pub fn of<'a>(commands: impl IntoIterator<Item = &'a Command>) -> Desired {
+        let mut desired = Desired::default();
+        desired.extend(commands);
+        desired
     }
 
-    /// Carries commands out. What they name must be there: they are commands that the kernel took.
+    /// Applies commands. The objects that they name must exist: the kernel accepted these commands.
     pub fn extend<'a>(&mut self, commands: impl IntoIterator<Item = &'a Command>) {
         for command in commands {
-            self.carry_out(command);
+            self.apply(command);
         }
     }
 
-    fn carry_out(&mut self, command: &Command) {
+    fn apply(&mut self, command: &Command) {
         match command {
             Command::AddTable { .. } => {}
-            Command::DeleteTable => *self = Wanted::default(),
+            Command::DeleteTable => *self = Desired::default(),
             Command::AddSet { name, kind, .. } => {
-                self.sets.entry(name.clone()).or_insert_with(|| WantedSet {
+                self.sets.entry(name.clone()).or_insert_with(|| DesiredSet {
                     make: command.clone(),
                     kind: *kind,
                     elements: BTreeSet::new(),
@@ -128,7 +128,7 @@ impl Wanted {
             Command::AddChain { name, base, .. } => {
                 self.chains
                     .entry(name.clone())
-                    .or_insert_with(|| WantedChain {
+                    .or_insert_with(|| DesiredChain {
                         make: command.clone(),
                         base: *base,
                         rules: Vec::new(),
@@ -161,24 +161,24 @@ impl Wanted {
     }
 }
 
-impl WantedChain {
-    /// Whether a chain is called by who should call this one.
-    pub fn has_hook_of(&self, found: &FoundChain) -> bool {
+impl DesiredChain {
+    /// Whether an observed chain has the hook of this chain.
+    pub fn has_hook_of(&self, observed: &ObservedChain) -> bool {
         match self.base {
-            Some(base) => found.hook == Hook::Base(base),
-            None => found.hook == Hook::None,
+            Some(base) => observed.hook == Hook::Base(base),
+            None => observed.hook == Hook::None,
         }
     }
 
-    /// The commands that make a chain's rules this one's. As many as can be stay: rules with constant sets do not change
-    /// well while packets look.
-    pub fn mend(&self, name: &str, found: &FoundChain) -> Vec<Command> {
+    /// The commands that give an observed chain the rules of this one. As many rules as possible stay, because packets
+    /// may miss the elements of a constant set while its rule is replaced.
+    pub fn repair_commands(&self, name: &str, observed: &ObservedChain) -> Vec<Command> {
         let spell = |rule| encode::spelling(TableFamily::Inet, rule);
-        let wanted: Vec<String> = self.rules.iter().map(spell).collect();
-        let there: Vec<&str> = found.rules.iter().map(|rule| &*rule.spelling).collect();
+        let desired: Vec<String> = self.rules.iter().map(spell).collect();
+        let there: Vec<&str> = observed.rules.iter().map(|rule| &*rule.spelling).collect();
         let (mut delete, mut add, mut next) = (Vec::new(), Vec::new(), 0);
-        let stay = common(&there, &wanted);
-        for (at, rule) in found.rules.iter().enumerate() {
+        let stay = common(&there, &desired);
+        for (at, rule) in observed.rules.iter().enumerate() {
             match stay.iter().find(|(stays, _)| *stays == at) {
                 Some(&(_, place)) => {
                     let missing = self.rules[next..place].iter().cloned();
@@ -223,8 +223,8 @@ fn common(one: &[&str], other: &[String]) -> Vec<(usize, usize)> {
     places
 }
 
-impl WantedSet {
-    /// The kernel deletes by key; but for stamps, deletions say all that the element says.
+impl DesiredSet {
+    /// Deletes elements. The kernel deletes by key, and only a stamp's deletion names less than the whole element.
     fn delete(&mut self, elements: &[Element]) {
         for element in elements {
             match element {

@@ -41,7 +41,7 @@ use crate::{
     },
     plan,
 };
-use ranges::{Look, Names, Sources};
+use ranges::{Lookup, Names, Sources};
 
 /// The chain of all packets that come in: whether they come from where their source is. It is before conntrack, so that what
 /// it drops makes no connection.
@@ -353,7 +353,9 @@ impl<'a> Frame<'a> {
             let comment = "addresses of this node's workloads";
             sets.extend(ranges::sets(WORKLOADS, &self.workloads, comment));
         }
-        let looks = Look::ALL.into_iter().flat_map(|look| self.sources.by(look));
+        let looks = Lookup::ALL
+            .into_iter()
+            .flat_map(|lookup| self.sources.by(lookup));
         let mut sources: Vec<Ranges> = looks.map(|(_, ranges)| ranges).collect();
         if self.options.lease.is_some() {
             sources.push(self.sources.ranges());
@@ -430,8 +432,8 @@ impl Unlisted<'_> {
     /// The rules of a chain that judges by the connection. A packet of none is in no tuple's map.
     fn tuple(&self, end: End, untracked: &str) -> Vec<Rule> {
         let (tuple, map, sources) = match end {
-            End::Source => (Tuple::Original, "egress", Look::Egress),
-            End::Destination => (Tuple::Reply, "ingress", Look::Ingress),
+            End::Source => (Tuple::Original, "egress", Lookup::Egress),
+            End::Destination => (Tuple::Reply, "ingress", Lookup::Ingress),
         };
         let look = |family| Match::TupleSourceMap(tuple, family, map_name(map, family));
         let mut rules = Family::BOTH.map(|family| Rule::map(look(family))).to_vec();
@@ -480,7 +482,7 @@ impl Unlisted<'_> {
         let strangers = ranges.map(|(family, name)| set(family, name)).collect();
         rules.extend(self.rest(
             end,
-            Look::Header,
+            Lookup::Header,
             &[vec![inside]],
             set,
             strangers,
@@ -495,7 +497,7 @@ impl Unlisted<'_> {
     fn rest(
         &self,
         end: End,
-        sources: Look,
+        sources: Lookup,
         ways: &[Vec<Match>],
         set: impl Fn(Family, String) -> Match,
         strangers: Vec<Match>,

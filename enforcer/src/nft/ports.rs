@@ -261,8 +261,8 @@ mod tests {
         ports
     }
 
-    /// The sets as commands leave them. What the kernel would refuse panics.
-    fn carry_out(before: &Ports, batch: &[Command]) -> Ports {
+    /// Applies a batch to the sets. A command that the kernel would refuse panics.
+    fn apply(before: &Ports, batch: &[Command]) -> Ports {
         let mut sets: BTreeMap<String, BTreeSet<Element>> = BTreeMap::new();
         for (set, names) in [(PORTS, &before.names), (INSIDE, &before.inside)] {
             sets.insert(set.into(), as_elements(names.clone()));
@@ -325,7 +325,7 @@ mod tests {
         {
             let mut now = before.clone();
             for batch in change(before, after) {
-                now = carry_out(&now, &batch);
+                now = apply(&now, &batch);
                 for (port, source) in ["a", "b"]
                     .iter()
                     .flat_map(|port| (0..11).map(move |n| (port, n)))
@@ -364,7 +364,7 @@ mod tests {
                         some.len() <= AT_ONCE,
                     _ => false,
                 }));
-                now = carry_out(&now, &batch);
+                now = apply(&now, &batch);
             }
             assert_eq!(now, *after);
         }

@@ -4,7 +4,8 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use sallyport_policy::{
-    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges, Unknown,
+    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges,
+    UnknownAddresses,
 };
 
 use crate::nft::{
@@ -45,11 +46,11 @@ impl Options {
     }
 
     /// What becomes of workload addresses that are no endpoint. What enters by an interface of workloads may be any.
-    pub fn unknown(&self) -> Unknown {
+    pub fn unknown(&self) -> UnknownAddresses {
         match (self.strict, self.workload_interfaces.is_empty()) {
-            (false, _) => Unknown::Allow,
-            (true, true) => Unknown::Drop(Arc::new(self.workload_ranges.clone())),
-            (true, false) => Unknown::Drop(Arc::new(Ranges::everything())),
+            (false, _) => UnknownAddresses::Allow,
+            (true, true) => UnknownAddresses::Drop(Arc::new(self.workload_ranges.clone())),
+            (true, false) => UnknownAddresses::Drop(Arc::new(Ranges::everything())),
         }
     }
 }

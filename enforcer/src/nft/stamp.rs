@@ -142,26 +142,26 @@ fn replace(key: u32, text: String, fresh: bool) -> Vec<Command> {
     commands
 }
 
-/// What the stamp set of a table says.
+/// The content of a table's stamp set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
-    /// The stamp; `None` when there is none that can be read.
+pub struct StampState {
+    /// The stamp; `None` when it is missing or malformed.
     pub stamp: Option<Stamp>,
-    /// What the fixed part of the table was made from.
+    /// The fingerprint of the table's frame.
     pub frame: Option<String>,
 }
 
-/// Understands the elements of a stamp set: numbers and their comments.
-pub fn read(elements: impl IntoIterator<Item = (u32, String)>) -> Reading {
-    let mut reading = Reading::default();
+/// Decodes the elements of a stamp set: numbers and their comments.
+pub fn read(elements: impl IntoIterator<Item = (u32, String)>) -> StampState {
+    let mut state = StampState::default();
     for (key, comment) in elements {
         match key {
-            POSITION => reading.stamp = Stamp::parse(&comment),
-            FRAME => reading.frame = Some(comment),
+            POSITION => state.stamp = Stamp::parse(&comment),
+            FRAME => state.frame = Some(comment),
             _ => {}
         }
     }
-    reading
+    state
 }
 
 #[cfg(test)]

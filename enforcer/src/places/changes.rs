@@ -180,7 +180,7 @@ impl Notices {
     }
 
     /// Waits until a change is noted.
-    pub(super) async fn heard(&mut self) -> Result<(), String> {
+    pub(super) async fn receive(&mut self) -> Result<(), String> {
         while self.changes == Changes::default() {
             self.note().await?;
         }

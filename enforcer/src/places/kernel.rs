@@ -91,7 +91,7 @@ impl Kernel {
     pub(super) async fn links(&self) -> Result<BTreeMap<u32, Link>, String> {
         let links = self.links_request().execute();
         let links = links.try_filter_map(async |link| Ok(indexed(link)));
-        links.try_collect().await.map_err(said)
+        links.try_collect().await.map_err(describe)
     }
 
     /// A link, if there is one with this index.
@@ -100,7 +100,7 @@ impl Kernel {
         match links.next().await {
             Some(Ok(link)) => Ok(indexed(link).map(|(_, link)| link)),
             Some(Err(Error::NetlinkError(error))) if errno(&error) == Errno::ENODEV => Ok(None),
-            Some(Err(error)) => Err(said(error)),
+            Some(Err(error)) => Err(describe(error)),
             None => Err("no answer about a link".to_owned()),
         }
     }
@@ -115,7 +115,7 @@ impl Kernel {
     pub(super) async fn addressed(&self) -> Result<BTreeSet<u32>, String> {
         let addresses = self.handle.address().get().execute();
         let addressed = addresses.try_filter_map(async |message| Ok(addressed(&message)));
-        addressed.try_collect().await.map_err(said)
+        addressed.try_collect().await.map_err(describe)
     }
 
     /// The routes to these addresses.
@@ -148,7 +148,7 @@ impl Kernel {
                 link: None,
                 source: None,
             }),
-            Some(Err(error)) => Err(said(error)),
+            Some(Err(error)) => Err(describe(error)),
             None => Err(format!("no answer about a route to {address}")),
         }
     }
@@ -165,7 +165,7 @@ fn errno(error: &rtnetlink::packet_core::ErrorMessage) -> Errno {
     Errno::from_raw(error.raw_code().saturating_abs())
 }
 
-fn said(error: Error) -> String {
+fn describe(error: Error) -> String {
     error.to_string()
 }
 

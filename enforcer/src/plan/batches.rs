@@ -27,12 +27,12 @@ const SETS_LOOKED_AT: usize = 200_000;
 pub(super) type Atom = Vec<Command>;
 
 /// Commands that may be cut into batches between atoms, and what must be done before them: packets under way must be
-/// through, connections must be forgotten or reviewed.
+/// through, connections must be flushed or reviewed.
 #[derive(Default)]
 pub(super) struct Part {
     pub(super) atoms: Vec<Atom>,
     pub(super) grace: bool,
-    pub(super) forget: BTreeSet<IpAddr>,
+    pub(super) flush: BTreeSet<IpAddr>,
     pub(super) review: Option<Review>,
 }
 
@@ -63,14 +63,14 @@ impl Part {
     }
 }
 
-/// What the steps of a plan make.
+/// The purpose of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Work {
-    /// A table where there is none.
+pub(super) enum PlanKind {
+    /// Creates a table.
     Table,
-    /// An update of what a table enforces.
+    /// Changes the policy that a table enforces.
     Update,
-    /// The frame of a table that enforces the same all the while.
+    /// Rewrites the frame of a table; the policy stays.
     Frame,
 }
 
@@ -97,7 +97,7 @@ pub(super) fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
         let Part {
             atoms,
             mut grace,
-            mut forget,
+            mut flush,
             mut review,
         } = part;
         let (mut size, mut commands) = (0, Vec::new());
@@ -111,7 +111,7 @@ pub(super) fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
                 steps.push(Step {
                     commands: std::mem::take(&mut commands),
                     grace: std::mem::take(&mut grace),
-                    forget: std::mem::take(&mut forget),
+                    flush: std::mem::take(&mut flush),
                     review: review.take(),
                 });
                 size = 0;
@@ -119,12 +119,12 @@ pub(super) fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
             size += bytes;
             commands.extend(atom);
         }
-        // Connections are forgotten and reviewed before a step, even if nothing but the stamp changes in it.
-        if !commands.is_empty() || !forget.is_empty() || review.is_some() {
+        // Connections are flushed and reviewed before a step, even if nothing but the stamp changes in it.
+        if !commands.is_empty() || !flush.is_empty() || review.is_some() {
             steps.push(Step {
                 commands,
                 grace,
-                forget,
+                flush,
                 review,
             });
         }
@@ -199,7 +199,12 @@ fn leads_to(step: &Step, made: &BTreeSet<&str>) -> bool {
 }
 
 /// Cuts parts into batches, and stamps each with what they lead to.
-pub(super) fn steps(parts: Vec<Part>, after: &Installed, limits: Limits, work: Work) -> Vec<Step> {
+pub(super) fn steps(
+    parts: Vec<Part>,
+    after: &Installed,
+    limits: Limits,
+    kind: PlanKind,
+) -> Vec<Step> {
     let mut steps = apart(batches(parts, limits), &[]);
     if steps.is_empty() {
         steps.push(Step::default());
@@ -208,11 +213,11 @@ pub(super) fn steps(parts: Vec<Part>, after: &Installed, limits: Limits, work: W
     for (done, step) in (1..).zip(&mut steps) {
         let progress = (done < all).then_some((done, all));
         let stamp = Stamp {
-            frame: work == Work::Frame && progress.is_some(),
+            frame: kind == PlanKind::Frame && progress.is_some(),
             ..Stamp::of(after, progress)
         };
         // The table's first batch makes the stamp, all others replace it.
-        let fresh = work == Work::Table && done == 1;
+        let fresh = kind == PlanKind::Table && done == 1;
         step.commands.extend(stamp.write(fresh));
     }
     steps

@@ -37,7 +37,7 @@ pub(super) struct Changes {
     pub(super) between: Between,
 }
 
-/// Families for which there are sets while an update is carried out.
+/// Families for which there are sets while an update is applied.
 #[derive(Default)]
 pub(super) struct Between(BTreeMap<GroupId, Families>);
 

@@ -259,9 +259,9 @@ impl Planner<'_> {
 fn point_elsewhere(
     old: Version<'_>,
     new: Version<'_>,
-    changes: &[(Seat<'_>, Seat<'_>)],
+    changes: &[(EndpointAt<'_>, EndpointAt<'_>)],
 ) -> Vec<Atom> {
-    let atom = |some: &[(Seat<'_>, Seat<'_>)]| {
+    let atom = |some: &[(EndpointAt<'_>, EndpointAt<'_>)]| {
         let (mut gone, mut come) = (Elements::new(), Elements::new());
         for &(before, after) in some {
             let (mut was, mut is) = (old.elements(before), new.elements(after));
@@ -295,12 +295,12 @@ fn point_elsewhere(
 /// Elements by the map that they are of.
 type Elements = BTreeMap<String, (SetKind, Vec<Element>)>;
 
-/// An endpoint of one version.
-pub(super) type Seat<'a> = Option<(IpAddr, &'a Arc<Endpoint>)>;
+/// The address and endpoint of one version; `None` where that version has no endpoint at the address.
+pub(super) type EndpointAt<'a> = Option<(IpAddr, &'a Arc<Endpoint>)>;
 
 impl Version<'_> {
-    fn elements(&self, seat: Seat<'_>) -> BTreeSet<(String, SetKind, Element)> {
-        let Some((address, endpoint)) = seat else {
+    fn elements(&self, endpoint_at: EndpointAt<'_>) -> BTreeSet<(String, SetKind, Element)> {
+        let Some((address, endpoint)) = endpoint_at else {
             return BTreeSet::new();
         };
         let chain = |direction| Some(self.class(endpoint.class(direction)?));
@@ -312,12 +312,13 @@ impl Version<'_> {
     /// Whether an endpoint leaves a class of this version, one of whose groups loses members at the same time.
     fn leaves_shrinking_class(
         &self,
-        before: Seat<'_>,
-        after: Seat<'_>,
+        before: EndpointAt<'_>,
+        after: EndpointAt<'_>,
         shrinking: &BTreeSet<GroupId>,
     ) -> bool {
-        let class =
-            |seat: Seat<'_>, direction| seat.and_then(|(_, endpoint)| endpoint.class(direction));
+        let class = |endpoint_at: EndpointAt<'_>, direction| {
+            endpoint_at.and_then(|(_, endpoint)| endpoint.class(direction))
+        };
         Direction::BOTH.into_iter().any(|direction| {
             let left = class(before, direction);
             left != class(after, direction)

@@ -8,7 +8,7 @@ use std::{
 
 use sallyport_policy::{Direction, GroupId, NodePolicy};
 
-use crate::plan::half::{Seat, group_uses};
+use crate::plan::half::{EndpointAt, group_uses};
 
 /// Which packets a change concerns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,14 +27,17 @@ pub struct Reach {
 
 impl Reach {
     /// Takes in that an endpoint is led elsewhere.
-    pub(super) fn lead(&mut self, old: &NodePolicy, before: Seat<'_>, after: Seat<'_>) {
+    pub(super) fn lead(&mut self, old: &NodePolicy, before: EndpointAt<'_>, after: EndpointAt<'_>) {
         let Some((address, _)) = before.or(after) else {
             return;
         };
         // An endpoint that comes or goes is another than one without a class. And whether it is isolated in the other
         // direction counts for packets that begin no connection.
-        let class = |seat: Seat<'_>, direction| seat.map(|(_, endpoint)| endpoint.class(direction));
-        let isolated = |seat: Seat<'_>| seat.map(|(_, endpoint)| endpoint.is_isolated());
+        let class = |endpoint_at: EndpointAt<'_>, direction| {
+            endpoint_at.map(|(_, endpoint)| endpoint.class(direction))
+        };
+        let isolated =
+            |endpoint_at: EndpointAt<'_>| endpoint_at.map(|(_, endpoint)| endpoint.is_isolated());
         for (direction, led) in [Direction::Egress, Direction::Ingress]
             .into_iter()
             .zip(&mut self.led)

@@ -1,4 +1,4 @@
-//! Repairs: the kernel transactions that make a table what it should be, after somebody else changed it. Pure.
+//! Repairs: the kernel transactions that restore the desired content of a table that another process changed. Pure.
 //!
 //! What is whole is not touched. What packets cannot reach is made first; then each level of lookups changes in batches of
 //! its own, with a grace period before the next, so that no packet meets two of them in different states; the base chain
@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     nft::{
         command::{Command, Element, Match, SetKind, Verdict},
-        content::{Found, FoundSet, Hook, Wanted, WantedChain, WantedSet, without_comment},
+        content::{
+            Desired, DesiredChain, DesiredSet, Hook, Observed, ObservedSet, without_comment,
+        },
         frame, lease, render,
     },
     plan::{
@@ -21,59 +23,60 @@ use crate::{
 /// `NFT_TABLE_F_DORMANT`: a table whose base chains the kernel does not call.
 const DORMANT: u32 = 1;
 
-/// What is wrong with a table, and what mends it.
+/// The differences between the observed and the desired content of a table, and the transactions of the repair.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Repair {
-    /// What is wrong, in words.
+    /// The differences, as text.
     pub differences: Vec<String>,
-    /// The transactions that mend it. They say nothing of where the table stands but what it should.
+    /// The transactions of the repair. They write no stamp but the desired one.
     pub steps: Vec<Step>,
-    /// What nobody of us made and no packet can reach, unless what is mended leads there.
-    pub strangers: Garbage,
+    /// Unknown chains and sets. No packet reaches them once the repair is done.
+    pub unrecognised: Garbage,
 }
 
-/// Plans the repair of a table. `known` is there for a while yet though it is not wanted; `owned` says whether a table
-/// that is gone is made so that the kernel protects it.
+/// Plans the repair of a table. Objects in `known` are not desired, but stay for now. With `owned` a missing table is
+/// created so that the kernel protects it.
 pub fn repair(
-    wanted: &Wanted,
-    found: &Found,
+    desired: &Desired,
+    observed: &Observed,
     known: &Garbage,
     owned: bool,
     limits: Limits,
 ) -> Repair {
-    let mut work = Work::default();
-    let nothing = Found::default();
-    let found = match found.flags {
-        Some(flags) if flags & DORMANT == 0 => found,
-        // No packet meets it: another in its place is one that is made where there is none.
+    let mut builder = RepairBuilder::default();
+    let nothing = Observed::default();
+    let observed = match observed.flags {
+        Some(flags) if flags & DORMANT == 0 => observed,
+        // No packet meets a dormant table, so its replacement is planned like a missing table.
         Some(_) => {
-            work.says("the table is dormant");
-            work.table = vec![Command::DeleteTable, Command::AddTable { owned }];
+            builder.report("the table is dormant");
+            builder.table = vec![Command::DeleteTable, Command::AddTable { owned }];
             &nothing
         }
         None => {
-            work.says("the table is gone");
-            work.table = vec![Command::AddTable { owned }];
+            builder.report("the table is gone");
+            builder.table = vec![Command::AddTable { owned }];
             &nothing
         }
     };
-    let is_there = work.table.is_empty();
-    for (name, set) in &wanted.sets {
-        work.set(name, set, found.sets.get(name));
+    let is_there = builder.table.is_empty();
+    for (name, set) in &desired.sets {
+        builder.set(name, set, observed.sets.get(name));
     }
-    for (name, chain) in &wanted.chains {
-        work.chain(name, chain, found);
+    for (name, chain) in &desired.chains {
+        builder.chain(name, chain, observed);
     }
-    work.strangers(wanted, found, known);
+    builder.unrecognised(desired, observed, known);
     if !is_there {
-        // That is all that there is to say.
-        work.differences.truncate(1);
+        // The missing table is the only difference worth a report.
+        builder.differences.truncate(1);
     }
-    work.done(limits)
+    builder.build(limits)
 }
 
+/// The commands of a repair, by the part in which they are committed.
 #[derive(Default)]
-struct Work {
+struct RepairBuilder {
     differences: Vec<String>,
     table: Vec<Command>,
     /// Chains come before what names them.
@@ -90,29 +93,29 @@ struct Work {
     last: Atom,
     /// What the kernel calls and should not.
     hooks: Vec<Command>,
-    strangers: Garbage,
+    unrecognised: Garbage,
 }
 
-impl Work {
-    fn says(&mut self, difference: impl Into<String>) {
+impl RepairBuilder {
+    fn report(&mut self, difference: impl Into<String>) {
         self.differences.push(difference.into());
     }
 
-    fn set(&mut self, name: &str, wanted: &WantedSet, found: Option<&FoundSet>) {
-        let kind = wanted.kind;
-        match found {
-            Some(found) if found.kind == Some(kind) => {
-                self.elements(name, wanted, found);
+    fn set(&mut self, name: &str, desired: &DesiredSet, observed: Option<&ObservedSet>) {
+        let kind = desired.kind;
+        match observed {
+            Some(observed) if observed.kind == Some(kind) => {
+                self.elements(name, desired, observed);
             }
-            found => {
-                if found.is_some() {
-                    self.says(format!("set {name} has another type"));
+            observed => {
+                if observed.is_some() {
+                    self.report(format!("set {name} has another type"));
                     self.prepare.push(Command::DeleteSet(name.to_owned()));
                 } else {
-                    self.says(format!("set {name} is gone"));
+                    self.report(format!("set {name} is gone"));
                 }
-                self.prepare.push(wanted.make.clone());
-                let all: Vec<Element> = wanted.elements.iter().cloned().collect();
+                self.prepare.push(desired.make.clone());
+                let all: Vec<Element> = desired.elements.iter().cloned().collect();
                 if !all.is_empty() {
                     self.prepare
                         .push(Command::AddElements(name.to_owned(), kind, all));
@@ -121,8 +124,8 @@ impl Work {
         }
     }
 
-    fn elements(&mut self, name: &str, wanted: &WantedSet, found: &FoundSet) {
-        let kind = wanted.kind;
+    fn elements(&mut self, name: &str, desired: &DesiredSet, observed: &ObservedSet) {
+        let kind = desired.kind;
         let flush = || Command::FlushSet(name.to_owned());
         let add = |some: Vec<Element>| Command::AddElements(name.to_owned(), kind, some);
         if kind == SetKind::Families {
@@ -132,96 +135,95 @@ impl Work {
                 _ => true,
             };
             let fits = |all: &BTreeSet<Element>| !all.iter().any(too_long);
-            if !found.elements.as_ref().is_some_and(fits) {
-                self.says(format!("set {name} holds an invalid lease"));
+            if !observed.elements.as_ref().is_some_and(fits) {
+                self.report(format!("set {name} holds an invalid lease"));
                 self.elements.push(vec![flush()]);
             }
             return;
         }
-        let Some(there) = &found.elements else {
-            self.says(format!("set {name} holds malformed elements"));
-            let all: Vec<Element> = wanted.elements.iter().cloned().collect();
+        let Some(there) = &observed.elements else {
+            self.report(format!("set {name} holds malformed elements"));
+            let all: Vec<Element> = desired.elements.iter().cloned().collect();
             self.elements.push(vec![flush(), add(all)]);
             return;
         };
-        let plain: BTreeSet<Element> = wanted.elements.iter().map(without_comment).collect();
-        let foreign: Vec<Element> = there.difference(&plain).cloned().collect();
-        let missing: Vec<Element> = wanted
+        let plain: BTreeSet<Element> = desired.elements.iter().map(without_comment).collect();
+        let extra: Vec<Element> = there.difference(&plain).cloned().collect();
+        let missing: Vec<Element> = desired
             .elements
             .iter()
             .filter(|element| !there.contains(&without_comment(element)))
             .cloned()
             .collect();
-        if missing.is_empty() && foreign.is_empty() {
+        if missing.is_empty() && extra.is_empty() {
             return;
         }
-        self.says(format!(
+        self.report(format!(
             "set {name}: {} elements missing, {} foreign",
             missing.len(),
-            foreign.len()
+            extra.len()
         ));
         let delete = |some: Vec<Element>| Command::DeleteElements(name.to_owned(), kind, some);
         match kind {
             SetKind::Verdicts(_) | SetKind::Stamp => {
-                self.elements
-                    .extend(exchange(foreign, missing, delete, add));
+                self.elements.extend(exchange(extra, missing, delete, add));
             }
             _ => {
                 let level = match kind {
                     SetKind::Ranges(_) | SetKind::PortRanges(_) => &mut self.ranges,
                     _ => &mut self.elements,
                 };
-                level.extend((!foreign.is_empty()).then(|| vec![delete(foreign)]));
+                level.extend((!extra.is_empty()).then(|| vec![delete(extra)]));
                 level.extend((!missing.is_empty()).then(|| vec![add(missing)]));
             }
         }
     }
 
-    fn chain(&mut self, name: &str, wanted: &WantedChain, found: &Found) {
-        let rules = || render::replace_rules(name, wanted.rules.clone());
+    fn chain(&mut self, name: &str, desired: &DesiredChain, observed: &Observed) {
+        let rules = || render::replace_rules(name, desired.rules.clone());
         let anew = || {
             let delete = [
                 Command::FlushChain(name.to_owned()),
                 Command::DeleteChain(name.to_owned()),
             ];
-            delete.into_iter().chain([wanted.make.clone()])
+            delete.into_iter().chain([desired.make.clone()])
         };
-        let Some(found) = found.chains.get(name) else {
-            self.says(format!("chain {name} is gone"));
-            match wanted.base {
+        let Some(observed) = observed.chains.get(name) else {
+            self.report(format!("chain {name} is gone"));
+            match desired.base {
                 Some(_) => {
-                    self.last.push(wanted.make.clone());
+                    self.last.push(desired.make.clone());
                     self.last.extend(rules());
                 }
                 None => {
-                    self.chains.push(wanted.make.clone());
+                    self.chains.push(desired.make.clone());
                     self.prepare.extend(rules());
                 }
             }
             return;
         };
-        let mut mend = wanted.mend(name, found);
-        if !mend.is_empty() {
-            self.says(format!(
+        let mut changes = desired.repair_commands(name, observed);
+        if !changes.is_empty() {
+            self.report(format!(
                 "chain {name} has other rules ({} instead of {})",
-                found.rules.len(),
-                wanted.rules.len()
+                observed.rules.len(),
+                desired.rules.len()
             ));
         }
-        if wanted.has_hook_of(found) {
-            // Until they are found packets fall off the end, as they did.
-            let late = mend.iter().rposition(is_found_late);
-            let end = late.map_or_else(Vec::new, |at| mend.split_off(at + 1));
-            self.rules.extend((!mend.is_empty()).then_some(mend));
+        if desired.has_hook_of(observed) {
+            // Packets that miss these rules reach the end of the chain, as before the repair.
+            let late = changes.iter().rposition(is_found_late);
+            let end = late.map_or_else(Vec::new, |at| changes.split_off(at + 1));
+            self.rules.extend((!changes.is_empty()).then_some(changes));
             self.ends.extend((!end.is_empty()).then_some(end));
             return;
         }
-        self.says(format!("chain {name} has another hook, priority or policy"));
-        match (wanted.base, found.hook) {
-            // To make it again says what becomes of packets at its end.
+        self.report(format!("chain {name} has another hook, priority or policy"));
+        match (desired.base, observed.hook) {
+            // Creating an existing base chain again sets its policy.
             (Some(base), Hook::Dropping(at)) if base == at => {
-                self.rules.extend((!mend.is_empty()).then_some(mend));
-                self.last.push(wanted.make.clone());
+                self.rules.extend((!changes.is_empty()).then_some(changes));
+                self.last.push(desired.make.clone());
             }
             (Some(_), _) => {
                 self.last.extend(anew());
@@ -235,27 +237,27 @@ impl Work {
         }
     }
 
-    fn strangers(&mut self, wanted: &Wanted, found: &Found, known: &Garbage) {
-        for (name, chain) in &found.chains {
-            if wanted.chains.contains_key(name) || known.chains.contains(name) {
+    fn unrecognised(&mut self, desired: &Desired, observed: &Observed, known: &Garbage) {
+        for (name, chain) in &observed.chains {
+            if desired.chains.contains_key(name) || known.chains.contains(name) {
                 continue;
             }
             if chain.hook != Hook::None {
-                self.says(format!("unknown base chain {name}"));
+                self.report(format!("unknown base chain {name}"));
                 self.hooks.push(Command::FlushChain(name.clone()));
                 self.hooks.push(Command::DeleteChain(name.clone()));
             } else {
-                self.strangers.chains.insert(name.clone());
+                self.unrecognised.chains.insert(name.clone());
             }
         }
-        let others = found
+        let others = observed
             .sets
             .keys()
-            .filter(|&name| !wanted.sets.contains_key(name) && !known.sets.contains(name));
-        self.strangers.sets.extend(others.cloned());
+            .filter(|&name| !desired.sets.contains_key(name) && !known.sets.contains(name));
+        self.unrecognised.sets.extend(others.cloned());
     }
 
-    fn done(mut self, limits: Limits) -> Repair {
+    fn build(mut self, limits: Limits) -> Repair {
         let first: Vec<Command> = self
             .table
             .into_iter()
@@ -283,7 +285,7 @@ impl Work {
         Repair {
             differences: self.differences,
             steps: cut(parts, limits),
-            strangers: self.strangers,
+            unrecognised: self.unrecognised,
         }
     }
 }
@@ -298,8 +300,8 @@ fn changes_base(atom: &Atom) -> bool {
     })
 }
 
-/// Whether a command adds a rule to what is left of its chain, with ranges of ports: the kernel has them found a moment
-/// after the rule is.
+/// Whether a command adds a rule to what is left of its chain, with ranges of ports: lookups find
+/// the ranges a moment after the rule.
 fn is_found_late(command: &Command) -> bool {
     let is_range = |(first, last, _): &(u16, u16, Verdict)| first != last;
     let has_ranges = |condition: &Match| match condition {

@@ -14,7 +14,7 @@ use crate::{
     },
     plan::{
         Garbage, Installed, Limits, Plan, Reach, Review, Step,
-        batches::{Part, Work, cut, steps},
+        batches::{Part, PlanKind, cut, steps},
         families::Between,
         half::{Planner, Version},
         members,
@@ -30,7 +30,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
     };
     let prepare = [table].into_iter().chain(prepare).collect();
     let parts = vec![Part::of(prepare), Part::whole(hook)];
-    let mut steps = steps(parts, installed, limits, Work::Table);
+    let mut steps = steps(parts, installed, limits, PlanKind::Table);
     steps.push(Step {
         commands: stamp::write_frame(&installed.frame(options).fingerprint(), true),
         review: Some(Review::All),
@@ -51,8 +51,8 @@ pub struct Replaced {
     pub objects: Garbage,
     /// Its base chains.
     pub bases: BTreeSet<String>,
-    /// Addresses that have other owners in the new table: their connections are forgotten before the old one lets go.
-    pub forget: BTreeSet<IpAddr>,
+    /// Addresses that have other owners in the new table: their connections are flushed before the old one goes.
+    pub flush: BTreeSet<IpAddr>,
 }
 
 /// Plans a table in the place of another, of which nothing need be known but what is in it; `None` where that judges no
@@ -96,7 +96,7 @@ pub fn replace(
         Part::of(prepare),
         Part::whole(hook),
         Part {
-            forget: found.forget.clone(),
+            flush: found.flush.clone(),
             ..Part::whole(let_go(&found.bases)).after_grace()
         },
     ];

@@ -1,7 +1,7 @@
-//! The interfaces of workloads in the table: told by the node's routes, kept through restarts, and mended as all else is.
+//! The interfaces of workloads in the table: taken from the routes, kept through restarts, and repaired like the rest.
 
 use sallyport_enforcer::{
-    fake::Entry,
+    fake::Arrival,
     nft::ports::{PORTS, Ports, range_set},
 };
 
@@ -54,7 +54,7 @@ fn passes(node: &mut Node, interface: &str) -> bool {
 fn passes_from(node: &mut Node, interface: &str, n: u8) -> bool {
     node.kernel.grace();
     let stranger = Packet::of_connection(stranger(n), address(200), 6, 80);
-    let packet = stranger.by(interface, "eth0").at(Entry::Elsewhere);
+    let packet = stranger.by(interface, "eth0").at(Arrival::Elsewhere);
     let watched = node.kernel.0.borrow();
     let verdicts = watched.kernel.verdicts_now(&packet);
     assert_ne!(verdicts.can_pass, verdicts.can_drop);
@@ -65,7 +65,7 @@ fn passes_from(node: &mut Node, interface: &str, n: u8) -> bool {
 fn answers_from(node: &mut Node, interface: &str, n: u8) -> bool {
     node.kernel.grace();
     let asked = Packet::of_connection(address(200), stranger(n), 6, 80).established();
-    let packet = asked.reply().by(interface, "veth1").at(Entry::Elsewhere);
+    let packet = asked.reply().by(interface, "veth1").at(Arrival::Elsewhere);
     let watched = node.kernel.0.borrow();
     watched.kernel.verdicts_now(&packet).can_pass
 }
@@ -142,7 +142,7 @@ fn a_source_that_workloads_may_use_passes_by_a_named_interface() {
 }
 
 #[test]
-fn what_others_do_to_the_interfaces_is_mended() {
+fn what_others_do_to_the_interfaces_is_repaired() {
     let mut node = Node::new(&mut StdRng::seed_from_u64(2));
     let ports = allowing(&["veth1", "veth2"], 1, 5);
     node.agent.set_ports(&ports).unwrap();

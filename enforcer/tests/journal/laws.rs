@@ -14,8 +14,8 @@ use sallyport_enforcer::{
     plan::Installed,
 };
 use sallyport_policy::{
-    Delta, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, Position, Ranges, Revision, Unknown,
-    Update,
+    Delta, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, Position, Ranges, Revision,
+    UnknownAddresses, Update,
 };
 
 /// What an agent does to its journal.
@@ -108,12 +108,12 @@ pub(crate) fn intent(
                 .collect(),
             delta: Delta::between(base.map_or(&empty, |base| &base.policy), policy),
         },
-        unknown: Unknown::drop(),
+        unknown: UnknownAddresses::drop(),
         batch: 1 << 20,
     }
 }
 
-/// What a journal says is installed once its last intent is carried out.
+/// The installed state after the last intent of a journal.
 pub(crate) fn reopened(path: &Path) -> Result<(Journal, Installed), Error> {
     let (journal, recovered) = Journal::open(path)?;
     let installed = match recovered.pending {

@@ -60,11 +60,11 @@ fn families_that_come_and_go_open_nothing_and_break_nothing() {
             windows.update(|all| all + usize::from(held.len() > 1));
             // What one update leaves behind another may want again.
             if rng.random_bool(0.4) {
-                world.settle()?;
+                world.drain()?;
                 world.clean()?;
             }
         }
-        world.settle()?;
+        world.drain()?;
         world.clean()
     });
     let enough = cases() as usize / 2;
@@ -128,9 +128,9 @@ fn mistakes_with_families_are_found() {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut world = world(&mut rng, seed);
             let plan = mutant(world.plan(&random_edit(&mut rng, &world.installed.policy)));
-            world.carry_out(&plan, 0..plan.steps.len())?;
+            world.commit_steps(&plan, 0..plan.steps.len())?;
             world.done(plan);
-            world.settle()?;
+            world.drain()?;
             world.clean()
         };
         let found = (0..10 * cases()).find(|&seed| {
@@ -300,7 +300,7 @@ fn policy_of(members: &[u8]) -> NodePolicy {
 }
 
 /// What the steps of a plan do beside stamping, and the garbage: names without hashes.
-fn told(plan: &Plan) -> Vec<String> {
+fn described(plan: &Plan) -> Vec<String> {
     let id = GroupId::of(["peers"], &Ranges::EMPTY).to_string();
     let group = format!("peers-{}-1", &id[..8]);
     let is_stamp = |command: &&Command| {
@@ -333,10 +333,10 @@ fn a_set_comes_with_the_first_member_of_its_family_and_goes_with_the_last() {
         .unwrap_or_else(|violation| panic!("{violation}"));
     let mut update = |members: &[u8]| {
         let plan = world.plan(&policy_of(members));
-        let told = told(&plan);
-        let result = world.update(plan).and_then(|()| world.settle());
+        let described = described(&plan);
+        let result = world.update(plan).and_then(|()| world.drain());
         result.unwrap_or_else(|violation| panic!("{violation}"));
-        told
+        described
     };
     let set = |family: &str| {
         let kind = family

@@ -59,11 +59,11 @@ fn for_each(seeds: impl Iterator<Item = u64>, law: impl Fn(&mut StdRng, &mut Wor
 fn updates_open_nothing_and_break_nothing() {
     for_all(|rng, world| {
         let plan = world.plan(&random_edit(rng, &world.installed.policy));
-        world.carry_out(&plan, 0..plan.steps.len())?;
+        world.commit_steps(&plan, 0..plan.steps.len())?;
         world.done(plan);
-        world.settle()?;
+        world.drain()?;
         world.clean()?;
-        world.settle()
+        world.drain()
     });
 }
 
@@ -74,7 +74,7 @@ fn updates_that_follow_each_other_open_nothing_and_break_nothing() {
             let plan = world.plan(&random_edit(rng, &world.installed.policy));
             world.update(plan)?;
         }
-        world.settle()?;
+        world.drain()?;
         world.clean()
     });
 }
@@ -87,7 +87,7 @@ fn packets_under_way_are_waited_for() {
         let mut world = world(&mut rng, seed);
         let updates = (0..3).try_for_each(|_| {
             let plan = world.plan(&random_edit(&mut rng, &world.installed.policy));
-            world.carry_out(&plan, 0..plan.steps.len())?;
+            world.commit_steps(&plan, 0..plan.steps.len())?;
             world.done(plan);
             Ok(())
         });
@@ -102,9 +102,9 @@ fn packets_under_way_are_waited_for() {
 fn interrupted_updates_are_finished() {
     for_all(|rng, world| {
         let first = world.plan(&random_edit(rng, &world.installed.policy));
-        world.carry_out(&first, 0..first.steps.len())?;
+        world.commit_steps(&first, 0..first.steps.len())?;
         world.done(first);
-        world.settle()?;
+        world.drain()?;
         let target = match rng.random_bool(0.5) {
             true => random_edit(rng, &world.installed.policy),
             // Back to where it came from: what is still there is wanted again.
@@ -112,13 +112,13 @@ fn interrupted_updates_are_finished() {
         };
         let plan = world.plan(&target);
         let stop = rng.random_range(0..=plan.steps.len());
-        world.carry_out(&plan, 0..stop)?;
+        world.commit_steps(&plan, 0..stop)?;
         // A process takes longer to start than a packet to pass.
         world.grace()?;
         let again = world.plan(&target);
-        world.carry_out(&again, stop..again.steps.len())?;
+        world.commit_steps(&again, stop..again.steps.len())?;
         world.done(again);
-        world.settle()?;
+        world.drain()?;
         world.sweep()
     });
 }
@@ -130,13 +130,13 @@ fn other_options_are_taken_in_without_a_gap() {
         world.alone = true;
         world.options.strict = true;
         world.reframe()?;
-        world.settle()?;
+        world.drain()?;
         world.options.strict = rng.random_bool(0.5);
         world.reframe()?;
-        world.settle()?;
+        world.drain()?;
         world.options.lease = None;
         world.reframe()?;
-        world.settle()?;
+        world.drain()?;
         world.sweep()
     });
 }
@@ -149,16 +149,16 @@ fn a_table_that_nobody_knows_is_replaced_without_a_gap() {
         world.end_leases()?;
         let plan = world.plan(&random_edit(rng, &world.installed.policy));
         world.update(plan)?;
-        world.settle()?;
+        world.drain()?;
         let target = random_edit(rng, &world.installed.policy);
         let plan = world.plan_replacement(&target);
         let stop = rng.random_range(0..=plan.steps.len());
-        world.carry_out(&plan, 0..stop)?;
+        world.commit_steps(&plan, 0..stop)?;
         world.grace()?;
         let again = world.plan_replacement(&target);
-        world.carry_out(&again, 0..again.steps.len())?;
+        world.commit_steps(&again, 0..again.steps.len())?;
         world.installed = again.after;
-        world.settle()?;
+        world.drain()?;
         world.sweep()
     });
 }
@@ -173,7 +173,7 @@ fn what_a_lookup_misses_opens_nothing() {
             let plan = world.plan(&random_edit(rng, &world.installed.policy));
             world.update(plan)?;
         }
-        world.settle()?;
+        world.drain()?;
         world.clean()
     });
 }
@@ -188,7 +188,7 @@ fn renewals_open_nothing_and_break_nothing() {
             world.renew()?;
             let plan = world.plan(&random_edit(rng, &world.installed.policy));
             world.update(plan)?;
-            world.settle()?;
+            world.drain()?;
             world.pass(LEASE / 3)?;
             world.renew()?;
             world.pass(LEASE / 3)?;
@@ -214,13 +214,13 @@ fn without_a_lease_the_node_is_closed() {
             }
             let mut plan = plan.clone();
             plan.steps[step].grace = false;
-            world.carry_out(&plan, step..step + 1)?;
+            world.commit_steps(&plan, step..step + 1)?;
         }
         world.check_fenced()?;
         world.done(plan);
         world.renew()?;
         world.kernel.grace();
-        world.settle()
+        world.drain()
     });
 }
 
@@ -234,7 +234,7 @@ fn a_replacement_waits_for_packets() {
         let target = random_edit(&mut rng, &world.installed.policy);
         let mut plan = world.plan_replacement(&target);
         plan.steps.iter_mut().for_each(|step| step.grace = false);
-        let result = world.carry_out(&plan, 0..plan.steps.len());
+        let result = world.commit_steps(&plan, 0..plan.steps.len());
         result.and_then(|()| world.check()).is_err()
     });
     assert!(found.is_some(), "not seen in {} cases", cases());
@@ -249,7 +249,7 @@ fn mistakes_are_found() {
             let mut world = world(&mut rng, seed);
             let plan = mutant(world.plan(&random_edit(&mut rng, &world.installed.policy)));
             let result = world
-                .carry_out(&plan, 0..plan.steps.len())
+                .commit_steps(&plan, 0..plan.steps.len())
                 .and_then(|()| world.check());
             matches!(result, Err(Violation::Leaked(_) | Violation::Lost(_)))
         });

@@ -8,7 +8,7 @@ use std::{
 
 use rand::{RngExt, rngs::StdRng};
 use sallyport_enforcer::{
-    fake::{Connection, Entry, Packet},
+    fake::{Arrival, Connection, Packet},
     nft::{ports::Ports, render::Options},
 };
 use sallyport_policy::{
@@ -272,7 +272,7 @@ pub(crate) fn packets() -> Vec<Packet> {
         let of = [(6, 80), (6, 85), (17, 53), (1, 0)]
             .map(|(protocol, port)| Packet::of_connection(client, server, protocol, port));
         let late = Packet::of_connection(client, server, 6, 80).in_the_middle();
-        let [astray, bridged] = [Entry::Elsewhere, Entry::Bridge]
+        let [astray, bridged] = [Arrival::Elsewhere, Arrival::Bridge]
             .map(|entry| Packet::of_connection(client, server, 6, 80).at(entry));
         let unconnected = Packet::without_connection(client, server);
         let others = [late, astray, bridged, unconnected];
@@ -343,7 +343,7 @@ pub(crate) fn is_spoofed(policy: &NodePolicy, options: &Options, packet: &Packet
         (false, true) => policy.endpoints().contains_key(&packet.source),
         (_, false) => from_workload || policy.endpoints().contains_key(&packet.source),
     };
-    packet.entry == Entry::Elsewhere && is_elsewhere
+    packet.arrival == Arrival::Elsewhere && is_elsewhere
 }
 
 /// Whether a policy lets a packet pass: what the documentation says, with nothing of how the table says it.

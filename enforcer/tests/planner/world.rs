@@ -1,4 +1,4 @@
-//! Owns one node's table in the fake kernel while plans are carried out, and the check of every packet; never makes a
+//! Owns one node's table in the fake kernel while plans are committed, and the check of every packet; never makes a
 //! policy.
 
 use std::{
@@ -17,7 +17,7 @@ use sallyport_enforcer::{
         lease::{self, Slot},
         render::Options,
     },
-    plan::{self, FoundFrame, Garbage, Installed, Limits, Plan, Reach, Replaced},
+    plan::{self, Garbage, Installed, Limits, ObservedFrame, Plan, Reach, Replaced},
 };
 use sallyport_policy::{Epoch, NodePolicy, Position, Revision, Version, Window};
 
@@ -114,7 +114,7 @@ impl World {
             world.commit(&step.commands)?;
         }
         world.renew()?;
-        world.settle()?;
+        world.drain()?;
         Ok(world)
     }
 
@@ -137,8 +137,8 @@ impl World {
         plan::update(&self.installed, &after, &self.options, self.limits)
     }
 
-    /// Carries out a plan from a step on, with packets under way all the time.
-    pub(crate) fn carry_out(&mut self, plan: &Plan, steps: std::ops::Range<usize>) -> Checked {
+    /// Commits steps of a plan, with packets under way all the time.
+    pub(crate) fn commit_steps(&mut self, plan: &Plan, steps: std::ops::Range<usize>) -> Checked {
         let now = (plan.after.policy.clone(), self.options.clone());
         self.versions.push(now);
         for step in &plan.steps[steps] {
@@ -162,20 +162,19 @@ impl World {
         commands: &[sallyport_enforcer::nft::command::Command],
     ) -> Checked {
         if !self.alone && self.others.random_bool(0.2) {
-            self.kernel.foreign_commit();
+            self.kernel.commit_elsewhere();
         }
         let result = self.kernel.commit(commands);
         result.map_err(|error| Violation::Refused(error.to_string()))
     }
 
-    /// Carries out a plan as an agent does: if need be, once packets under way are through. The session renews the lease
-    /// whenever it likes.
+    /// Commits a plan as an agent does: if need be after a grace period. The session renews the lease at any time.
     pub(crate) fn update(&mut self, plan: Plan) -> Checked {
         if plan.must_wait_for(&self.recent, &self.installed) {
-            self.settle()?;
+            self.drain()?;
         }
         for step in 0..plan.steps.len() {
-            self.carry_out(&plan, step..step + 1)?;
+            self.commit_steps(&plan, step..step + 1)?;
             if self.others.random_bool(0.2) {
                 self.renew()?;
             }
@@ -188,14 +187,14 @@ impl World {
     pub(crate) fn update_with_a_crash(&mut self, held: &[NodePolicy], rng: &mut StdRng) -> Checked {
         let plan = self.plan_window(held);
         if plan.must_wait_for(&self.recent, &self.installed) {
-            self.settle()?;
+            self.drain()?;
         }
         let stop = rng.random_range(0..=plan.steps.len());
-        self.carry_out(&plan, 0..stop)?;
+        self.commit_steps(&plan, 0..stop)?;
         // A process takes longer to start than a packet to pass.
         self.grace()?;
         let again = self.plan_window(held);
-        self.carry_out(&again, stop..again.steps.len())?;
+        self.commit_steps(&again, stop..again.steps.len())?;
         self.done(again);
         Ok(())
     }
@@ -226,7 +225,7 @@ impl World {
         self.alone = alone;
         self.renew()?;
         self.kernel.grace();
-        self.settle()
+        self.drain()
     }
 
     /// Has no leases from now on.
@@ -234,7 +233,7 @@ impl World {
         self.options.lease = None;
         let alone = std::mem::replace(&mut self.alone, true);
         self.reframe()?;
-        self.settle()?;
+        self.drain()?;
         self.alone = alone;
         self.sweep()
     }
@@ -249,8 +248,8 @@ impl World {
         self.commit(&lease::look_into(self.slot))
     }
 
-    /// Waits, and looks that the table enforces exactly what is installed.
-    pub(crate) fn settle(&mut self) -> Checked {
+    /// Waits until no packet is under way, and checks that the table enforces exactly the installed policy.
+    pub(crate) fn drain(&mut self) -> Checked {
         if !self.versions.is_empty() {
             self.grace()?;
         }
@@ -263,12 +262,12 @@ impl World {
     /// Writes the frame for the options as they are.
     pub(crate) fn reframe(&mut self) -> Checked {
         let plan = self.plan_frame();
-        self.carry_out(&plan, 0..plan.steps.len())
+        self.commit_steps(&plan, 0..plan.steps.len())
     }
 
     fn plan_frame(&mut self) -> Plan {
         let table = self.kernel.read().expect("it can be read");
-        let found = FoundFrame {
+        let found = ObservedFrame {
             slot: table.and_then(|table| table.lease),
             described: true,
             review: None,
@@ -288,7 +287,7 @@ impl World {
                 sets: found.sets,
             },
             bases: found.bases,
-            forget: Default::default(),
+            flush: Default::default(),
         };
         plan::replace(&after, &self.options, &found, self.limits).expect("it judges packets")
     }
@@ -372,10 +371,10 @@ impl World {
             let none = !workloads && !versions.any(|it| is_anybodys(it) || spoofed(it));
             let verdicts = self.kernel.verdicts_now(packet);
             if all && packet.icmpv6.is_none() && verdicts.can_pass {
-                return Err(Violation::Leaked(self.tell(packet, Judgement::Pass)));
+                return Err(Violation::Leaked(self.explain(packet, Judgement::Pass)));
             }
             if (none || packet.icmpv6.is_some()) && verdicts.can_drop {
-                return Err(Violation::Lost(self.tell(packet, Judgement::Drop)));
+                return Err(Violation::Lost(self.explain(packet, Judgement::Drop)));
             }
         }
         Ok(())
@@ -395,18 +394,18 @@ impl World {
                 |(policy, options): &(NodePolicy, Options)| permits(policy, options, packet);
             let verdicts = self.kernel.verdicts_now(packet);
             if verdicts.can_pass && !self.versions.iter().any(permitted) {
-                return Err(Violation::Leaked(self.tell(packet, Judgement::Pass)));
+                return Err(Violation::Leaked(self.explain(packet, Judgement::Pass)));
             }
             let is_settled = self.versions.len() == 1;
             let must_pass = !self.may_lose || is_settled;
             if must_pass && verdicts.can_drop && self.versions.iter().all(permitted) {
-                return Err(Violation::Lost(self.tell(packet, Judgement::Drop)));
+                return Err(Violation::Lost(self.explain(packet, Judgement::Drop)));
             }
         }
         Ok(())
     }
 
-    fn tell(&self, packet: &Packet, judgement: Judgement) -> String {
+    fn explain(&self, packet: &Packet, judgement: Judgement) -> String {
         let kernel = &self.kernel;
         let trace = kernel.explain(packet, kernel.horizon()..=kernel.generation(), judgement);
         format!("{packet:?}\n{}", trace.expect("it was just seen"))

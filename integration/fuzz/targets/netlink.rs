@@ -45,7 +45,10 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
         _ => {
             let all = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([0xfd; 16])];
             let all = BTreeSet::from(all);
-            drop(netlink.forget(|connection| connection.is_of(&all) || connection.picked_up));
+            drop(
+                netlink
+                    .flush_conntrack(|connection| connection.is_of(&all) || connection.picked_up),
+            );
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use libfuzzer_sys::{
 };
 use prost::{Message as _, bytes::Bytes};
 use sallyport_enforcer::{
-    agent::{Agent, Refusal},
+    agent::{Agent, UpdateError},
     fake::FakeKernel,
     journal::{self, Intent, Log, forged},
     nft::{names::UpdateSeq, render::Options},
@@ -114,7 +114,7 @@ fn take(node: &mut Node, assembly: &mut Assembly, part: UpdatePart) {
     let before = node.installed().clone();
     match node.apply(update) {
         Ok(()) => {}
-        Err(Refusal::Misfit(_)) => assert_eq!(*node.installed(), before),
+        Err(UpdateError::Misfit(_)) => assert_eq!(*node.installed(), before),
         Err(refusal) => panic!("the kernel is given what it refuses: {refusal}"),
     }
 }

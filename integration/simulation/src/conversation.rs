@@ -10,7 +10,7 @@ use sallyport_controlplane::{
     nodes::{self, Admission, Enforcer, Hello, Membership, SessionError, Update},
     stream::Parts,
 };
-use sallyport_policy::{Position, Unknown};
+use sallyport_policy::{Position, UnknownAddresses};
 use sallyport_proto::{
     positions,
     wire::{
@@ -92,8 +92,10 @@ impl World {
             window: window.clone(),
             version: hello.version.clone(),
             unknown: match &hello.dropped {
-                Some(ranges) => Unknown::Drop(Arc::new(ranges.try_into().expect("ranges"))),
-                None => Unknown::Allow,
+                Some(ranges) => {
+                    UnknownAddresses::Drop(Arc::new(ranges.try_into().expect("ranges")))
+                }
+                None => UnknownAddresses::Allow,
             },
             lease,
             enforcer: Some(Enforcer {

@@ -10,7 +10,7 @@ use std::{
 use prost::Message as _;
 use rand::RngExt;
 use sallyport_enforcer::{
-    agent::{Agent, Refusal},
+    agent::{Agent, UpdateError},
     nft::render::Options,
 };
 use sallyport_policy::{Position, Ranges, Update, Version};
@@ -304,7 +304,7 @@ impl World {
             Err(refusal) => format!("n{node} refuses revision {}: {refusal}", target.revision),
         });
         // Half-way it neither holds what it held nor what it is to hold. So it says nothing, and starts again.
-        let half_way = matches!(&result, Err(Refusal::Kernel { step, .. }) if *step > 1);
+        let half_way = matches!(&result, Err(UpdateError::Kernel { step, .. }) if *step > 1);
         if half_way && self.mutant != Some(Mutant::AnswersHalfWay) {
             self.kill_node(node);
             return Ok(());
@@ -322,7 +322,7 @@ impl World {
                 target: Some(target.into()),
                 window: wire_window,
                 reason: refusal.to_string(),
-                want_snapshot: matches!(refusal, Refusal::Misfit(_)),
+                want_snapshot: matches!(refusal, UpdateError::Misfit(_)),
             }),
         };
         self.say_to_control(stream, Some(answer));

@@ -12,10 +12,10 @@ use sallyport_enforcer::{
     netlink::{Error, TableState},
     nft::{
         command::{Command, SetKind},
-        content::Found,
+        content::Observed,
         lease::Slot,
         names::UpdateSeq,
-        stamp::Reading,
+        stamp::StampState,
     },
     plan::Installed,
 };
@@ -254,7 +254,7 @@ impl Machine {
         }
         self.commits += 1;
         if self.commits.is_multiple_of(self.strangers) {
-            self.kernel.foreign_commit();
+            self.kernel.commit_elsewhere();
         }
         match self.operate() {
             None => self.kernel.commit(commands),
@@ -350,7 +350,7 @@ impl Kernel for Handle {
         machine.commit(commands)
     }
 
-    fn content(&mut self) -> Result<Found, Error> {
+    fn content(&mut self) -> Result<Observed, Error> {
         self.0.borrow_mut().kernel.content()
     }
 
@@ -358,7 +358,7 @@ impl Kernel for Handle {
         self.0.borrow_mut().kernel.read()
     }
 
-    fn read_stamp(&mut self) -> Result<Reading, Error> {
+    fn read_stamp(&mut self) -> Result<StampState, Error> {
         self.0.borrow_mut().kernel.read_stamp()
     }
 
@@ -366,8 +366,8 @@ impl Kernel for Handle {
         self.0.borrow_mut().kernel.read_lease()
     }
 
-    fn forget(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
-        self.0.borrow_mut().kernel.forget(which)
+    fn flush_conntrack(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
+        self.0.borrow_mut().kernel.flush_conntrack(which)
     }
 
     fn grace(&mut self) {

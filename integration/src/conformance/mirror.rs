@@ -18,8 +18,8 @@ pub(super) fn is_done(cluster: &Cluster, edit: &Edit) -> bool {
     })
 }
 
-/// Does to our copy what the control plane did to its own.
-pub(super) fn carry_out(cluster: &mut Cluster, edit: &Edit, revision: u64) {
+/// Applies an edit to the mirror of the control plane's cluster.
+pub(super) fn apply(cluster: &mut Cluster, edit: &Edit, revision: u64) {
     const ACCEPTED: &str = "the control plane read it";
     match &edit.op {
         Some(wire::edit::Op::Put(text)) => {

@@ -392,7 +392,7 @@ impl World {
         }
         self.revision = self.api.apply(edits.clone())?;
         for edit in edits {
-            mirror::carry_out(&mut self.cluster, &edit, self.revision);
+            mirror::apply(&mut self.cluster, &edit, self.revision);
         }
         Ok(())
     }

@@ -46,17 +46,20 @@ impl Client {
         }
     }
 
-    /// Carries out a transaction. Returns its revision.
+    /// Applies edits as one transaction. Returns its revision.
     pub fn apply(&mut self, edits: Vec<wire::Edit>) -> Result<u64, Error> {
         let request = wire::ApplyRequest {
             edits,
             ..wire::ApplyRequest::default()
         };
-        Ok(self.carry_out(request)?.revision)
+        Ok(self.apply_request(request)?.revision)
     }
 
-    /// Carries out a transaction as it is asked for.
-    pub fn carry_out(&mut self, request: wire::ApplyRequest) -> Result<wire::ApplyResponse, Error> {
+    /// Applies a request.
+    pub fn apply_request(
+        &mut self,
+        request: wire::ApplyRequest,
+    ) -> Result<wire::ApplyResponse, Error> {
         let mut service = self.service.clone();
         let response = reactor::wait(async move { service.apply(request).await })?;
         Ok(response.into_inner())

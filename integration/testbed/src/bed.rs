@@ -68,7 +68,7 @@ impl Builder {
             Netns::with_sysctls("fabric", &ROUTER)?,
             &addresses,
         );
-        carry_out(wiring::fabric(fabric.netns(), &addresses))?;
+        execute(wiring::fabric(fabric.netns(), &addresses))?;
         let mut bed = Testbed {
             mode: self.mode,
             permanent_neighbours: self.permanent_neighbours,
@@ -240,7 +240,7 @@ impl Testbed {
             addresses,
             &others,
         ));
-        carry_out(plan)?;
+        execute(plan)?;
         host.set_addresses(addresses);
         Ok(())
     }
@@ -268,7 +268,7 @@ impl Testbed {
     /// Gives a node a link to nobody, with addresses, as a dummy is. Not every kernel has dummies.
     pub fn add_link(&self, node: usize, name: &str, addresses: &[IpAddr]) -> Result<(), Error> {
         let (owner, port) = (self.owner(Some(node))?, self.state().take_port());
-        carry_out(wiring::nowhere(
+        execute(wiring::nowhere(
             &owner,
             self.fabric.netns(),
             port,
@@ -336,7 +336,7 @@ impl Testbed {
             &host.addresses(),
             &others,
         ));
-        carry_out(plan)
+        execute(plan)
     }
 
     fn detach(&self, state: &State, attached: &Attached) -> Result<(), Error> {
@@ -347,7 +347,7 @@ impl Testbed {
         );
         let mut plan = wiring::withdraw(&owner, host.netns(), *port, &host.addresses(), &others);
         plan.extend(wiring::unplug(&owner, *port));
-        carry_out(plan)
+        execute(plan)
     }
 
     fn owner(&self, node: Option<usize>) -> Result<Owner, Error> {
@@ -377,7 +377,7 @@ impl Testbed {
         let number = u16::try_from(index + 10).map_err(|_| Error::NoSuchNode(index))?;
         let addresses = uplink_addresses(number);
         let uplink = self.state().take_port();
-        carry_out(wiring::uplink(
+        execute(wiring::uplink(
             self.fabric.netns(),
             &self.fabric.addresses(),
             &netns,
@@ -386,7 +386,7 @@ impl Testbed {
         ))?;
         let bridge = (self.mode == Mode::Bridged).then(|| self.state().take_port());
         if let Some(bridge) = bridge {
-            carry_out(wiring::bridge(&netns, bridge))?;
+            execute(wiring::bridge(&netns, bridge))?;
         }
         let owner = Owner {
             netns: netns.clone(),
@@ -417,7 +417,7 @@ fn uplink_addresses(number: u16) -> [IpAddr; 2] {
     ]
 }
 
-fn carry_out(plan: Plan) -> Result<(), Error> {
+fn execute(plan: Plan) -> Result<(), Error> {
     reactor::wait(async move {
         for stage in plan {
             try_join_all(

@@ -26,8 +26,8 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use crate::Error;
 use crate::change::{Change, Destination, Mac};
 
-/// Carries out `changes` in order. Requests are pipelined: the first refusal is reported, later ones were still tried.
-pub(crate) async fn carry_out(
+/// Executes `changes` in order. Requests are pipelined: the first refusal is reported, later ones were still tried.
+pub(crate) async fn execute(
     handle: rtnetlink::Handle,
     namespace: &str,
     changes: Vec<Change>,

@@ -158,14 +158,14 @@ impl Netns {
             })
     }
 
-    /// Carries out `changes` to links, addresses and routes of this namespace, in order.
+    /// Executes `changes` to links, addresses and routes of this namespace, in order.
     pub fn apply(&self, changes: Vec<Change>) -> Result<(), Error> {
         let namespace = self.clone();
         reactor::wait(async move { namespace.apply_async(changes).await })
     }
 
     pub(crate) async fn apply_async(&self, changes: Vec<Change>) -> Result<(), Error> {
-        link::carry_out(self.netlink()?, self.label(), changes).await
+        link::execute(self.netlink()?, self.label(), changes).await
     }
 
     fn netlink(&self) -> Result<rtnetlink::Handle, Error> {

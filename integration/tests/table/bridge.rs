@@ -1,5 +1,5 @@
 //! The table of family bridge: what changes lead to is what is written from scratch, nft loads what it lists, and what others
-//! change is mended.
+//! change is repaired.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
     agent::BridgeTable,
     netlink::Netlink,
-    nft::bridge::{Ground, Known, Unknown},
+    nft::bridge::{Ground, KnownPort, UnknownPorts},
 };
 use sallyport_policy::Ranges;
 use sallyport_testbed::{
@@ -39,10 +39,10 @@ fn random_ground(rng: &mut StdRng) -> Ground {
         .into_iter()
         .map(|port| {
             let (addresses, ranges) = (addresses(rng), random_ranges(rng));
-            (port, Known { addresses, ranges })
+            (port, KnownPort { addresses, ranges })
         })
         .collect();
-    let unknown = rng.random_bool(0.6).then(|| Unknown {
+    let unknown = rng.random_bool(0.6).then(|| UnknownPorts {
         elsewhere: some(rng),
         addresses: addresses(rng),
         ranges: match rng.random_range(0..3) {
@@ -175,8 +175,8 @@ const MEDDLING: [&str; 6] = [
     "add chain bridge sallyport theirs",
 ];
 
-pub(crate) fn it_is_mended() -> Outcome {
-    let netns = Netns::new("mended")?;
+pub(crate) fn it_is_repaired() -> Outcome {
+    let netns = Netns::new("repaired")?;
     let mut table = open(&netns, false)?;
     let mut rng = StdRng::seed_from_u64(5);
     let ground = std::iter::repeat_with(|| random_ground(&mut rng))

@@ -67,7 +67,7 @@ pub(crate) fn takes_ten_thousand_groups() -> Outcome {
     let installed = updated(&Installed::default(), &policy(), 1);
     let plan = plan::create(&installed, &options(), table.limits);
     let started = Instant::now();
-    table.carry_out(&plan)?;
+    table.commit_plan(&plan)?;
     let took = started.elapsed();
     let state = table.netlink.read()?.ok_or("the table is gone")?;
     let expected = plan::objects(&installed, &options());

@@ -46,7 +46,7 @@ fn table(seed: u64, owned: bool) -> Result<Table, Failed> {
     let policy = random_policy(&mut StdRng::seed_from_u64(seed));
     let table = Table::new(1 << 20)?;
     let installed = updated(&Installed::default(), &policy, 1);
-    table.carry_out(&plan::create(&installed, &options, table.limits))?;
+    table.commit_plan(&plan::create(&installed, &options, table.limits))?;
     Ok(table)
 }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use sallyport_enforcer::{
     agent::BridgeTable,
     netlink::Netlink,
-    nft::bridge::{Ground, Known, Unknown},
+    nft::bridge::{Ground, KnownPort, UnknownPorts},
 };
 use sallyport_integration::deployment::put;
 use sallyport_policy::Ranges;
@@ -75,9 +75,9 @@ fn ground(bed: &Bed, known: bool, judges_tags: bool) -> Result<Ground, Failed> {
     if known {
         for (name, last) in PODS {
             let port = plane.interface_of(name)?;
-            let known = Known {
+            let known = KnownPort {
                 addresses: addresses(last).into(),
-                ..Known::default()
+                ..KnownPort::default()
             };
             ground.known.insert(port, known);
         }
@@ -92,7 +92,7 @@ fn ground(bed: &Bed, known: bool, judges_tags: bool) -> Result<Ground, Failed> {
     let [Some(v4), Some(v6)] = ranges else {
         return Err("no ranges".into());
     };
-    ground.unknown = Some(Unknown {
+    ground.unknown = Some(UnknownPorts {
         elsewhere: uplinks.into_iter().collect::<Result<BTreeSet<_>, _>>()?,
         addresses: PODS
             .into_iter()

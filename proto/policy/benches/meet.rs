@@ -4,7 +4,8 @@ use std::{hint::black_box, net::IpAddr, sync::Arc};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use sallyport_policy::{
-    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges, Unknown,
+    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges,
+    UnknownAddresses,
 };
 
 const MEMBERS: u32 = 100;
@@ -68,7 +69,7 @@ fn meet(criterion: &mut Criterion) {
             format!("{changed} changed"),
         );
         group.bench_function(id, |bencher| {
-            bencher.iter(|| black_box(&old).meet(black_box(&new), &Unknown::drop()));
+            bencher.iter(|| black_box(&old).meet(black_box(&new), &UnknownAddresses::drop()));
         });
     }
     group.finish();

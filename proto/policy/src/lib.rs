@@ -16,7 +16,7 @@ mod window;
 
 pub use delta::{ApplyError, Change, Delta, Difference};
 pub use digest::{Digest, Hasher};
-pub use meet::{Unknown, Ways};
+pub use meet::{UnknownAddresses, Ways};
 pub use node::{
     Class, ClassId, Direction, Endpoint, GroupId, GroupSpec, NodePolicy, Owner, PeerGroup,
     PortRule, Protocol, SharedGroup, Source, octets,

@@ -17,9 +17,9 @@ use crate::{
     Protocol, Ranges, Source, node::hash_ranges, octets,
 };
 
-/// What a node does with a workload address that is no endpoint (yet).
+/// The treatment of unknown addresses: workload addresses that are no endpoint of the node (yet).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unknown {
+pub enum UnknownAddresses {
     /// Drop its traffic, if the address lies in the policy's workload ranges or in these, which the node knows of by
     /// itself.
     Drop(Arc<Ranges>),
@@ -27,16 +27,16 @@ pub enum Unknown {
     Allow,
 }
 
-impl Unknown {
+impl UnknownAddresses {
     /// Drop its traffic, if the address lies in the policy's workload ranges.
-    pub fn drop() -> Unknown {
-        Unknown::Drop(Arc::new(Ranges::EMPTY))
+    pub fn drop() -> UnknownAddresses {
+        UnknownAddresses::Drop(Arc::new(Ranges::EMPTY))
     }
 }
 
-impl Default for Unknown {
-    fn default() -> Unknown {
-        Unknown::drop()
+impl Default for UnknownAddresses {
+    fn default() -> UnknownAddresses {
+        UnknownAddresses::drop()
     }
 }
 
@@ -68,7 +68,8 @@ impl NodePolicy {
     /// use std::{net::IpAddr, sync::Arc};
     ///
     /// use sallyport_policy::{
-    ///     Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges, Unknown,
+    ///     Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges,
+    ///     UnknownAddresses,
     /// };
     ///
     /// let [server, first, second] = [1, 2, 3].map(|n| IpAddr::from([10, 0, 0, n]));
@@ -99,10 +100,10 @@ impl NodePolicy {
     /// };
     /// assert!(allows(&old, first) && allows(&new, second));
     ///
-    /// let meet = old.meet(&new, &Unknown::drop());
+    /// let meet = old.meet(&new, &UnknownAddresses::drop());
     /// assert!(!allows(&meet, first) && !allows(&meet, second));
     /// ```
-    pub fn meet(&self, new: &NodePolicy, unknown: &Unknown) -> NodePolicy {
+    pub fn meet(&self, new: &NodePolicy, unknown: &UnknownAddresses) -> NodePolicy {
         let mut meet = Meet {
             old: self,
             new,
@@ -120,7 +121,7 @@ impl NodePolicy {
     }
 
     /// Which ways a change to `new` goes. It is exact but for spellings: what is told to go both ways may go one.
-    pub fn ways_to(&self, new: &NodePolicy, unknown: &Unknown) -> Ways {
+    pub fn ways_to(&self, new: &NodePolicy, unknown: &UnknownAddresses) -> Ways {
         if self.differs_in_members_only(new) {
             return self.ways_of_members(new);
         }
@@ -160,8 +161,8 @@ impl NodePolicy {
     }
 
     /// Whether another version may allow something else. Groups and classes that come and go do so with endpoints.
-    fn may_differ(&self, other: &NodePolicy, unknown: &Unknown) -> bool {
-        let drops = matches!(unknown, Unknown::Drop(_));
+    fn may_differ(&self, other: &NodePolicy, unknown: &UnknownAddresses) -> bool {
+        let drops = matches!(unknown, UnknownAddresses::Drop(_));
         if drops && self.workload_ranges != other.workload_ranges {
             return true;
         }
@@ -187,18 +188,20 @@ impl NodePolicy {
     }
 
     /// Whether traffic of an address is dropped for being a workload's, if the address is neither an endpoint nor in a source.
-    pub fn drops_unknown(&self, address: IpAddr, unknown: &Unknown) -> bool {
+    pub fn drops_unknown(&self, address: IpAddr, unknown: &UnknownAddresses) -> bool {
         match unknown {
-            Unknown::Drop(also) => self.workload_ranges.contains(address) || also.contains(address),
-            Unknown::Allow => false,
+            UnknownAddresses::Drop(also) => {
+                self.workload_ranges.contains(address) || also.contains(address)
+            }
+            UnknownAddresses::Allow => false,
         }
     }
 
     /// All addresses of which [`drops_unknown`](NodePolicy::drops_unknown) says so.
-    fn dropped_ranges(&self, unknown: &Unknown) -> Ranges {
+    fn dropped_ranges(&self, unknown: &UnknownAddresses) -> Ranges {
         match unknown {
-            Unknown::Drop(also) => self.workload_ranges.union(also),
-            Unknown::Allow => Ranges::EMPTY,
+            UnknownAddresses::Drop(also) => self.workload_ranges.union(also),
+            UnknownAddresses::Allow => Ranges::EMPTY,
         }
     }
 
@@ -278,7 +281,7 @@ impl Meet<'_> {
     }
 
     /// An address that is an endpoint of one version may be in a source of the other, as whose it is judged there.
-    fn endpoints(&mut self, unknown: &Unknown) {
+    fn endpoints(&mut self, unknown: &UnknownAddresses) {
         for item in self.old.endpoints.diff(&self.new.endpoints) {
             match item {
                 DiffItem::Add(&address, endpoint) => {
@@ -371,7 +374,7 @@ impl Meet<'_> {
     }
 
     /// Each address that is in a source of a version, unless the other version drops it: that allows nothing, and the ranges say so.
-    fn sources(&mut self, unknown: &Unknown) {
+    fn sources(&mut self, unknown: &UnknownAddresses) {
         if self.old.sources == self.new.sources && self.passed_on.is_empty() {
             return;
         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{ApplyError, Delta, NodePolicy, Position, Unknown};
+use crate::{ApplyError, Delta, NodePolicy, Position, UnknownAddresses};
 
 /// One version of a node's policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Window {
     }
 
     /// What all versions allow: what the node enforces.
-    pub fn enforced(&self, unknown: &Unknown) -> NodePolicy {
+    pub fn enforced(&self, unknown: &UnknownAddresses) -> NodePolicy {
         let Some((newest, older)) = self.0.split_last() else {
             return NodePolicy::default();
         };

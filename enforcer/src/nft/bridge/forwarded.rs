@@ -6,7 +6,7 @@ use super::{
     rules::{
         ADVERTISEMENT, LINK_LOCAL, NEVER_JUDGED, OF_HOSTS, SOLICITATION, UNLISTED, on, port, to,
     },
-    sets::{ISOLATED, KNOWN, PORT_ADDRESSES, PORT_RANGES, Unknown, name},
+    sets::{ISOLATED, KNOWN, PORT_ADDRESSES, PORT_RANGES, UnknownPorts, name},
 };
 use crate::nft::command::{Family, Match, Rule, Verdict};
 
@@ -70,7 +70,7 @@ pub(super) fn judgeable(
 
 /// The rules for packets to a workload that is isolated for ingress. Their destination is its own address or one that it may use;
 /// all others no policy judges.
-pub(super) fn destination(unknown: Option<&Unknown>) -> Vec<Rule> {
+pub(super) fn destination(unknown: Option<&UnknownPorts>) -> Vec<Rule> {
     let isolated = || port(End::Destination, true, ISOLATED);
     let mut rules = Vec::new();
     for set in [PORT_ADDRESSES, PORT_RANGES] {

@@ -20,8 +20,8 @@
 //! A workload sends none itself: they are dropped where they come in by its port, since the bridge puts tags on frames and
 //! takes them off behind that, and then no rule could tell whose tag it was.
 //!
-//! The addresses that a workload may use beside its own are ranges (`Known::ranges`). In them there is no endpoint's address, none
-//! that is link-local and no group, so that a wide range lets nobody speak for another or as a router.
+//! The addresses that a workload may use beside its own are ranges (`KnownPort::ranges`). They contain no endpoint's
+//! address, no link-local address and no group, so that a wide range lets nobody speak for another or as a router.
 //!
 //! Only `source`, `forward`, `destination` and the chains of targets change bit by bit, and no rule of theirs has a constant set: a
 //! packet that is in the old rule while they change finds nothing in its set. Where tags begin or cease to be judged, other chains
@@ -35,7 +35,7 @@ use super::{
     BridgeMatch, End,
     forwarded::{Tags, among, destination, judgeable},
     sets::{
-        ELSEWHERE, Ground, KNOWN, Known, PORT_ADDRESSES, PORT_RANGES, TARGETS, fill, name, sets,
+        ELSEWHERE, Ground, KNOWN, KnownPort, PORT_ADDRESSES, PORT_RANGES, TARGETS, fill, name, sets,
     },
 };
 use crate::nft::{
@@ -183,7 +183,7 @@ fn with_targets(condition: BridgeMatch) -> Rule {
 }
 
 /// The targets of neighbour advertisements from a port. Which link-local addresses a workload has is not known.
-fn targets(known: &Known) -> Vec<Rule> {
+fn targets(known: &KnownPort) -> Vec<Rule> {
     let own = known.addresses.iter().filter_map(|address| match address {
         IpAddr::V6(address) => Some(BridgeMatch::Target(*address)),
         IpAddr::V4(_) => None,

@@ -23,25 +23,25 @@ pub struct Ground {
     /// Whether policy judges frames with one 802.1Q tag: br_netfilter shows them (`net.bridge.bridge-nf-filter-vlan-tagged`).
     pub judges_tags: bool,
     /// The ports whose workloads are known and guarded, by name.
-    pub known: BTreeMap<String, Known>,
+    pub known: BTreeMap<String, KnownPort>,
     /// Those of them behind which there is a workload that is isolated for ingress.
     pub isolated: BTreeSet<String>,
     /// The guarded workloads whose ports are not known, if there are any.
-    pub unknown: Option<Unknown>,
+    pub unknown: Option<UnknownPorts>,
 }
 
-/// The workloads behind a port that is known.
+/// A port whose workloads are known: their addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Known {
-    /// Their own addresses.
+pub struct KnownPort {
+    /// The workloads' own addresses.
     pub addresses: BTreeSet<IpAddr>,
     /// The addresses that they may use beside these: no endpoint's, and none of those that no workload uses.
     pub ranges: Ranges,
 }
 
-/// The workloads on bridges whose ports are not known.
+/// The guarded workloads whose ports are not known: their addresses, and the ports that lead to none of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unknown {
+pub struct UnknownPorts {
     /// All ports of bridges behind which none of them is.
     pub elsewhere: BTreeSet<String>,
     /// The addresses of the node's workloads.
@@ -79,7 +79,7 @@ pub(super) fn name(what: &str, family: Family) -> String {
 }
 
 pub(super) fn sets(ground: &Ground) -> Vec<Command> {
-    let nobody = Unknown::default();
+    let nobody = UnknownPorts::default();
     let unknown = ground.unknown.as_ref().unwrap_or(&nobody);
     let mut commands = Vec::new();
     let mut set = |name: String, kind, comment: &str, elements: Vec<Element>| {

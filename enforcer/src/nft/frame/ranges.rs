@@ -1,5 +1,6 @@
-//! The ranges of addresses that the frame's rules look for: the node's workload ranges, and those that workloads use beside their own
-//! addresses. Each is a set that never changes, since the kernel shows changes of ranges late: other ranges are another set.
+//! The ranges of addresses that the frame's rules look up: the node's workload ranges, and those that workloads use
+//! beside their own addresses. Each is a set that never changes, since the kernel shows changes of ranges late: other
+//! ranges are another set.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,19 +18,19 @@ pub(super) type Names = Vec<(Family, String)>;
 #[derive(Debug, Default)]
 pub(super) struct Sources(Vec<(Ranges, Verdicts)>);
 
-/// A lookup of an end of a packet's way.
+/// A lookup of one end of a packet's flow.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Look {
-    /// The client's, for what it may send.
+pub(super) enum Lookup {
+    /// The client, in its egress direction.
     Egress,
-    /// The server's, for what may come to it.
+    /// The server, in its ingress direction.
     Ingress,
-    /// Either end's, of a packet of no connection.
+    /// Either end of a packet without a connection.
     Header,
 }
 
-impl Look {
-    pub(super) const ALL: [Look; 3] = [Look::Egress, Look::Ingress, Look::Header];
+impl Lookup {
+    pub(super) const ALL: [Lookup; 3] = [Lookup::Egress, Lookup::Ingress, Lookup::Header];
 }
 
 impl Sources {
@@ -53,13 +54,13 @@ impl Sources {
     }
 
     /// The addresses of each verdict. There are as many as there are classes of workloads with such addresses: few.
-    pub(super) fn by(&self, look: Look) -> BTreeMap<Verdict, Ranges> {
+    pub(super) fn by(&self, lookup: Lookup) -> BTreeMap<Verdict, Ranges> {
         let mut all: BTreeMap<Verdict, Ranges> = BTreeMap::new();
         for (ranges, verdicts) in &self.0 {
-            let verdict = match look {
-                Look::Egress => &verdicts.egress,
-                Look::Ingress => &verdicts.ingress,
-                Look::Header => &verdicts.header,
+            let verdict = match lookup {
+                Lookup::Egress => &verdicts.egress,
+                Lookup::Ingress => &verdicts.ingress,
+                Lookup::Header => &verdicts.header,
             };
             let there = all.entry(verdict.clone()).or_default();
             *there = there.union(ranges);

@@ -49,7 +49,7 @@ fn run(
     scenario: &Scenario,
     bounds: Bounds,
     progress: &mut Progress,
-    carry_out: fn(&mut Table, &NodePolicy, &NodePolicy) -> Result<()>,
+    apply: fn(&mut Table, &NodePolicy, &NodePolicy) -> Result<()>,
 ) -> Result<Measured> {
     let bed = Testbed::builder().nodes(1).build()?;
     let (client, server) = pods(&bed)?;
@@ -68,7 +68,7 @@ fn run(
         }
         transactions += 1;
         let policy = &compiled[transactions as usize % compiled.len()];
-        carry_out(&mut table, policy, &without)?;
+        apply(&mut table, policy, &without)?;
         progress.at(transactions, bounds.most);
     }
     let lasted = started.elapsed();

@@ -177,7 +177,7 @@ pub(crate) fn careless(
     progress: &mut Progress,
     flood: Flood,
     mut is_enough: impl FnMut(u64, u64) -> bool,
-    mut carry_out: impl FnMut(&State, &State) -> Result<()>,
+    mut apply: impl FnMut(&State, &State) -> Result<()>,
 ) -> Result<Measured> {
     let started = Instant::now();
     let mut state = scenario.state(0);
@@ -193,7 +193,7 @@ pub(crate) fn careless(
         }
         transactions += 1;
         let next = scenario.state(transactions);
-        carry_out(&state, &next)?;
+        apply(&state, &next)?;
         state = next;
         progress.at(transactions, bounds.most);
     }

@@ -234,7 +234,7 @@ impl Bed {
     pub(crate) fn prepare(&mut self) -> Result<()> {
         let addresses = BTreeSet::from([IpAddr::from(SERVER)]);
         self.node()
-            .run(|| Netlink::open()?.forget(|one| one.is_of(&addresses)))?;
+            .run(|| Netlink::open()?.flush_conntrack(|one| one.is_of(&addresses)))?;
         self.known.send()?;
         self.local.send()?;
         self.answer()

@@ -96,7 +96,7 @@ impl Simulated {
         })
     }
 
-    /// Has a command carried out.
+    /// Executes a command.
     pub(crate) fn tell(&mut self, command: simulate::Command) -> Result<Answer> {
         writeln!(self.commands, "{}", serde_json::to_string(&command)?)?;
         let mut line = String::new();

@@ -80,14 +80,14 @@ pub(crate) fn run(server: String, first: usize, count: usize) -> Result<()> {
     let (mut streams, mut raw) = (JoinSet::new(), JoinSet::new());
     for line in std::io::stdin().lock().lines() {
         let command: Command = serde_json::from_str(&line?).context("a command")?;
-        let answer = runtime.block_on(fleet.carry_out(command, &mut streams, &mut raw))?;
+        let answer = runtime.block_on(fleet.execute(command, &mut streams, &mut raw))?;
         println!("{}", serde_json::to_string(&answer)?);
     }
     Ok(())
 }
 
 impl Fleet {
-    async fn carry_out(
+    async fn execute(
         &self,
         command: Command,
         streams: &mut JoinSet<()>,

@@ -171,7 +171,9 @@ impl Talk {
             .collect();
         let nodes = [NEAR, FAR].map(|node| scene.deployment.bed.node(node).netns());
         for netns in nodes {
-            netns.run(Netlink::open)?.forget(|one| one.is_of(&ends))?;
+            netns
+                .run(Netlink::open)?
+                .flush_conntrack(|one| one.is_of(&ends))?;
         }
         says(&mut conversations, Side::Server)?;
         for netns in nodes {

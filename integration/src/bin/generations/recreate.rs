@@ -91,7 +91,7 @@ fn changes_more_than_the_stamp(step: &Step) -> bool {
         matches!(command, Command::AddElements(set, ..) | Command::DeleteElements(set, ..)
             if set == stamp::SET)
     };
-    !step.forget.is_empty() || !step.commands.iter().all(is_of_the_stamp)
+    !step.flush.is_empty() || !step.commands.iter().all(is_of_the_stamp)
 }
 
 /// What a variant came to.
@@ -241,7 +241,7 @@ impl Bench {
             edits += 1;
             let policy = &self.compiled[edits as usize % self.compiled.len()];
             let plan = self.table.plan(policy);
-            self.carry_out(variant, &plan, storm)?;
+            self.commit_plan(variant, &plan, storm)?;
             self.garbage.after(&plan);
             self.table.installed = plan.after;
             self.clean()?;
@@ -287,7 +287,7 @@ impl Bench {
     }
 
     /// Commits the steps, one after the other; what makes chains meets a processor that is held up.
-    fn carry_out(&mut self, variant: Variant, plan: &Plan, storm: &Storm) -> Result<()> {
+    fn commit_plan(&mut self, variant: Variant, plan: &Plan, storm: &Storm) -> Result<()> {
         let mut batches = Vec::new();
         for step in variant.steps(plan) {
             let mut commands = step.commands.clone();
@@ -302,12 +302,12 @@ impl Bench {
             if step.grace {
                 self.table.netlink.grace();
             }
-            if !step.forget.is_empty() || step.review.is_some() {
+            if !step.flush.is_empty() || step.review.is_some() {
                 let (before, after) = (Some(&self.table.installed.policy), &plan.after.policy);
                 let options = &self.table.options;
-                self.table.netlink.forget(|one| {
+                self.table.netlink.flush_conntrack(|one| {
                     let reviewed = step.review.is_some();
-                    one.is_of(&step.forget)
+                    one.is_of(&step.flush)
                         || reviewed && plan::must_end(one, before, after, options)
                 })?;
             }
