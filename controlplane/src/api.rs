@@ -33,7 +33,7 @@ use crate::{
     manifest::UnknownKinds,
     nodes::{self, Nodes, UnreachablePolicy},
     transaction::not_found,
-    writer::{Carried, Submission, Writer},
+    writer::{Applied, Submission, Writer},
 };
 
 /// The largest request that is read.
@@ -83,16 +83,16 @@ impl Api {
             waited = timeout(limit, self.nodes.enforced(revision)) => waited.is_ok(),
             _ = stopping.wait_for(|&stopping| stopping) => return Err(failure::stopping()),
         };
-        let told = |nodes: Vec<nodes::Status>| nodes.iter().map(Into::into).collect();
+        let messages = |nodes: Vec<nodes::Status>| nodes.iter().map(Into::into).collect();
         let lagging = match enforced {
             true => Vec::new(),
-            false => told(self.nodes.lagging(revision)),
+            false => messages(self.nodes.lagging(revision)),
         };
         Ok(WaitEnforcedResponse {
             revision: revision.0,
             enforced,
             lagging,
-            passed_over: told(self.nodes.passed_over()),
+            passed_over: messages(self.nodes.bypassed()),
         })
     }
 }
@@ -136,15 +136,15 @@ impl PolicyService for Api {
             dry_run,
             unreachable,
         };
-        let carried = self
+        let applied = self
             .writer
             .submit(submission)
             .await
-            .map_err(|refusal| failure::refusal(&refusal))?;
-        let mut response = told(&carried, dry_run);
+            .map_err(|error| failure::apply_error(&error))?;
+        let mut response = to_response(&applied, dry_run);
         response.ignored = ignored;
         if let Some(limit) = enforced_within_ms.filter(|_| !dry_run) {
-            let waited = self.wait(carried.revision, limit).await?;
+            let waited = self.wait(applied.revision, limit).await?;
             response.enforced = Some(waited.enforced);
             response.lagging = waited.lagging;
             response.passed_over = waited.passed_over;
@@ -225,8 +225,8 @@ impl PolicyService for Api {
     ) -> Result<Response<ApplyResponse>, Status> {
         let request = request.into_inner();
         let dry_run = request.dry_run;
-        let carried = past::roll_back(&self.writer, request).await?;
-        Ok(Response::new(told(&carried, dry_run)))
+        let applied = past::roll_back(&self.writer, request).await?;
+        Ok(Response::new(to_response(&applied, dry_run)))
     }
 
     async fn backup(
@@ -265,11 +265,11 @@ impl PolicyService for Api {
     }
 }
 
-/// What a transaction came to.
-fn told(carried: &Carried, dry_run: bool) -> ApplyResponse {
-    let Carried {
+/// Converts the result of a transaction. Logs its first warning if it was committed.
+fn to_response(applied: &Applied, dry_run: bool) -> ApplyResponse {
+    let Applied {
         revision, warnings, ..
-    } = carried;
+    } = applied;
     if let Some(first) = warnings.first().filter(|_| !dry_run) {
         warn!(
             revision = revision.0,
@@ -281,7 +281,7 @@ fn told(carried: &Carried, dry_run: bool) -> ApplyResponse {
     ApplyResponse {
         revision: revision.0,
         warnings: warnings.clone(),
-        changes: carried.changes.iter().map(Into::into).collect(),
+        changes: applied.changes.iter().map(Into::into).collect(),
         ..ApplyResponse::default()
     }
 }

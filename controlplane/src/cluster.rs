@@ -1,5 +1,5 @@
 //! The whole desired state, as persistent maps: a candidate is a cheap copy, and readers keep the version they have.
-//! It holds what it is given; whether a transaction may be carried out is decided in `transaction`.
+//! It holds what it is given; whether a transaction may be applied is decided in `transaction`.
 
 use std::{net::IpAddr, sync::Arc, thread};
 

@@ -129,7 +129,7 @@ fn render(source: &Source) -> String {
         .iter()
         .map(|status| {
             status
-                .lacks()
+                .first_unenforced()
                 .map_or(published.revision, |first| first.previous())
         })
         .min();
@@ -167,8 +167,8 @@ fn render(source: &Source) -> String {
         }
         let state = NodeStatus::from(status).state().as_str_name();
         nodes.get_or_create(&[("state", label(state))]).inc();
-        for trouble in &status.troubles {
-            let kind = label(trouble.kind.as_str_name()).replace('_', "-");
+        for condition in &status.reported {
+            let kind = label(condition.kind.as_str_name()).replace('_', "-");
             troubles.get_or_create(&[("kind", kind)]).inc();
         }
     }

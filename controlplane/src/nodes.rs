@@ -1,18 +1,18 @@
-//! What is known of every node: what it must enforce, what it said that it holds, how it stands; and the edits on their
-//! way to some. The writer tells it of commits, the streams of answers; it sends nothing itself.
+//! The node registry: for each node the desired policy, the acknowledged versions and the status; and the rollouts in
+//! progress. The writer notifies it of commits, the streams of answers. It sends nothing itself.
 //!
 //! A commit costs as much as the nodes that it affects, and wakes only their streams.
 
-mod entry;
-mod extent;
+mod coordinator;
+mod flow_scope;
 mod health;
 mod latency;
 mod pings;
 mod prepare;
+mod progress;
 mod rivals;
 mod rollout;
 mod session;
-mod table;
 mod turned_away;
 
 use std::{
@@ -30,12 +30,12 @@ pub use sallyport_proto::{Membership, UnreachablePolicy};
 
 use self::latency::Latency;
 pub use self::{
-    health::{Health, Trouble, Unjudged, UnjudgedWorkload},
+    coordinator::{Admission, Coordinator, Start},
+    health::{Health, ReportedCondition, Unjudged, UnjudgedWorkload},
     prepare::Prepared,
     rivals::{Contested, Enforcer},
     rollout::Phase,
     session::{BeliefError, Claim, Hello, Opened, Session, SessionError, Update},
-    table::{Admission, Start, Table},
     turned_away::{Strangers, TurnedAway},
 };
 
@@ -101,47 +101,46 @@ pub enum State {
     NotJudging,
 }
 
-/// What is known of one node.
+/// The status of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The node's name.
     pub name: String,
-    /// How it stands.
+    /// The node's state.
     pub state: State,
-    /// The oldest version that it said it holds: what it fully enforces. None if it said last that it does not judge all
-    /// traffic.
+    /// The oldest version that the node acknowledged: the one that it fully enforces. None if its last report says that
+    /// it does not judge all traffic.
     pub enforced: Option<Position>,
-    /// The newest version that it said it holds: what it takes away is taken away.
+    /// The newest version that the node acknowledged: its revokes are in force.
     pub holds: Option<Position>,
-    /// The first revision that changes what it must enforce and that it does not enforce.
+    /// The first revision that changes the node's policy and that the node does not enforce.
     pub pending: Option<Revision>,
-    /// How long it has been standing so.
+    /// The time that the node has been in this state.
     pub since: Duration,
-    /// Why it refuses, or does not judge all traffic; empty otherwise.
+    /// The reason of a refusal, or of traffic that is not judged; empty otherwise.
     pub reason: String,
-    /// Its enforcer's version; empty when it was never seen.
+    /// The version of the enforcer; empty before its first connection.
     pub version: String,
-    /// How many endpoints it must judge traffic of.
+    /// The number of endpoints of the node.
     pub endpoints: usize,
-    /// What it says is wrong with it, or was. When it is not connected, only that it did not judge all traffic, if it said
-    /// that last.
-    pub troubles: Vec<Trouble>,
+    /// The conditions that the node reported last. Of a disconnected node only `NotJudged` is kept.
+    pub reported: Vec<ReportedCondition>,
     /// How long ago its enforcer was last heard.
     pub heard: Option<Duration>,
     /// The enforcers of this name that were turned away.
     pub turned_away: Vec<TurnedAway>,
-    /// The events in its life and the ways that it stands that an operator should know.
+    /// The events and lasting conditions of the node that an operator should know.
     pub conditions: Vec<Condition>,
-    /// The reasons for which no policy judges traffic of workloads of it.
+    /// The reasons for which no policy judges traffic of some workloads of the node.
     pub unjudged: BTreeSet<unjudged_workload::Reason>,
     /// The time for which a fenced node's lease has been over.
     pub lease_over: Option<Duration>,
 }
 
 impl Status {
-    /// The first revision that those who wait for enforcement would wait for here, if edits do not go on without the node: the
-    /// one that is pending, or the first of all where policy is evaded by a workload.
-    pub fn lacks(&self) -> Option<Revision> {
+    /// The first revision that the node does not enforce: the pending one, or 1 where a workload evades policy.
+    /// Bypassed nodes are no exception.
+    pub fn first_unenforced(&self) -> Option<Revision> {
         let mut reasons = self.unjudged.iter();
         match reasons.any(|reason| *reason != unjudged_workload::Reason::NoRoute) {
             true => Some(Revision(1)),
@@ -150,10 +149,10 @@ impl Status {
     }
 }
 
-/// An event in the life of a node, or the way that it stands, that an operator should know.
+/// An event of a node, or a lasting condition, that an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// The event, or the way that it stands.
+    /// The kind of event or condition.
     pub kind: condition::Kind,
     /// In words, with what to do.
     pub message: String,
@@ -163,24 +162,24 @@ pub struct Condition {
     pub enforcers: Vec<Enforcer>,
 }
 
-/// An edit, or several, on their way through the cluster.
+/// The status of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RolloutStatus {
-    /// The first transaction in it.
+    /// The first transaction of the rollout.
     pub first: Revision,
-    /// The last one.
+    /// The last transaction of the rollout.
     pub last: Revision,
-    /// What it waits for.
+    /// What the rollout waits for.
     pub phase: Phase,
-    /// How long it has been on its way.
+    /// The age of the rollout.
     pub since: Duration,
-    /// The nodes that it waits for.
+    /// The nodes that the rollout waits for.
     pub waits_for: Vec<String>,
-    /// The nodes that it does not wait for any more, and why.
-    pub passed_over: BTreeMap<String, UnreachablePolicy>,
+    /// The nodes that the barrier no longer waits for, and under which policy.
+    pub bypassed: BTreeMap<String, UnreachablePolicy>,
 }
 
-/// What a commit means for the nodes.
+/// The effects of a commit on the nodes.
 #[derive(Clone, Debug, Default)]
 pub struct Affected {
     /// The nodes that are new or whose policy changed, with their policy.
@@ -189,12 +188,12 @@ pub struct Affected {
     pub gone: Vec<String>,
 }
 
-/// Every node, for many who ask at once.
+/// The shared handle of the coordinator, for concurrent callers.
 #[derive(Debug)]
 pub struct Nodes {
-    table: Mutex<Table>,
+    coordinator: Mutex<Coordinator>,
     /// The first revision that is not enforced everywhere.
-    lacking: watch::Sender<Option<Revision>>,
+    first_unenforced: watch::Sender<Option<Revision>>,
     /// The last revision up to which every rollout has passed its barrier.
     settled: watch::Sender<Revision>,
     /// How long transactions take to be enforced.
@@ -204,12 +203,12 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Shares a table.
-    pub fn new(table: Table) -> Nodes {
-        let settled = table.settled();
+    /// Shares a coordinator.
+    pub fn new(coordinator: Coordinator) -> Nodes {
+        let settled = coordinator.settled();
         let nodes = Nodes {
-            lacking: watch::Sender::new(table.lacking()),
-            table: Mutex::new(table),
+            first_unenforced: watch::Sender::new(coordinator.first_unenforced()),
+            coordinator: Mutex::new(coordinator),
             settled: watch::Sender::new(settled),
             latency: Mutex::default(),
             due: watch::Sender::new(None),
@@ -218,7 +217,7 @@ impl Nodes {
         nodes
     }
 
-    /// A transaction was committed. Every one has to be told, in order.
+    /// Notes a committed transaction. The caller notes every transaction, in order.
     pub fn commit(
         &self,
         revision: Revision,
@@ -228,8 +227,8 @@ impl Nodes {
         let concerns_nodes = !affected.policies.is_empty();
         let before = self.lock().before(&affected);
         let prepared = Prepared::new(affected, &before);
-        self.with(|table, now| {
-            table.commit(revision, prepared, unreachable, now);
+        self.with(|coordinator, now| {
+            coordinator.commit(revision, prepared, unreachable, now);
             if concerns_nodes {
                 self.latency().committed(revision, now);
             }
@@ -261,17 +260,17 @@ impl Nodes {
         self.lock().settings()
     }
 
-    /// The nodes that edits go on without, and those that left.
-    pub fn passed_over(&self) -> Vec<Status> {
-        self.lock().passed_over(Instant::now())
+    /// The bypassed nodes, and the nodes that left.
+    pub fn bypassed(&self) -> Vec<Status> {
+        self.lock().bypassed(Instant::now())
     }
 
     /// Returns once every node that must enforces a revision.
     pub async fn enforced(&self, revision: Revision) {
-        let mut lacking = self.lacking.subscribe();
+        let mut first_unenforced = self.first_unenforced.subscribe();
         let enforced = |first: &Option<Revision>| first.is_none_or(|first| first > revision);
         // The sender is ours, so that this ends only with what is waited for.
-        let _ = lacking.wait_for(enforced).await;
+        let _ = first_unenforced.wait_for(enforced).await;
     }
 
     /// The last revision up to which every rollout has passed its barrier, whenever it is another one.
@@ -320,7 +319,8 @@ impl Nodes {
         stream: StreamId,
         hello: &Hello,
     ) -> Result<Result<Session, Contested>, SessionError> {
-        let admission = self.with(|table, now| table.connect(stream, hello.clone(), now))?;
+        let admission =
+            self.with(|coordinator, now| coordinator.connect(stream, hello.clone(), now))?;
         Ok(match admission {
             Admission::Connected(wake) => {
                 Ok(Session::new(self.clone(), hello.name.clone(), stream, wake))
@@ -331,7 +331,7 @@ impl Nodes {
 
     /// An administrator says which of several enforcers with one instance id is a node's.
     pub fn believe(&self, name: &str, process: u64) -> Result<(), BeliefError> {
-        self.with(|table, now| table.believe(name, process, now))
+        self.with(|coordinator, now| coordinator.believe(name, process, now))
     }
 
     /// The enforcers that were turned away since no Node object has their name.
@@ -344,15 +344,15 @@ impl Nodes {
         self.lock().turned_away().clone()
     }
 
-    /// A node is about to leave. Until [`leave`](Nodes::leave) or [`stay`](Nodes::stay) it cannot connect. Says whether it
-    /// has left already; then there is nothing to do.
+    /// Bars a node that is about to leave from connecting until [`leave`](Nodes::leave) or [`stay`](Nodes::stay).
+    /// Returns whether the node has left already.
     pub fn begin_to_leave(&self, name: &str) -> Result<bool, SessionError> {
         self.lock().begin_to_leave(name)
     }
 
     /// A node leaves: nothing is enforced on it. That must be durable.
     pub fn leave(&self, name: &str) {
-        self.with(|table, now| table.leave(name, now));
+        self.with(|coordinator, now| coordinator.leave(name, now));
     }
 
     /// A node that was about to leave does not: that could not be made durable.
@@ -362,7 +362,7 @@ impl Nodes {
 
     /// Every stream is to end, and none begins any more.
     pub fn stop(&self) {
-        self.with(|table, _| table.stop());
+        self.with(|coordinator, _| coordinator.stop());
     }
 
     /// How long transactions took from being committed to being enforced by every node that they change, in seconds.
@@ -371,32 +371,38 @@ impl Nodes {
     }
 
     fn latency(&self) -> MutexGuard<'_, Latency> {
-        // Held for some additions, and taken only after the table's lock.
+        // Held for some additions, and taken only after the coordinator's lock.
         self.latency.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        // Nothing panics with the lock held; if it did, each entry would still be one that was.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Coordinator> {
+        // Nothing panics with the lock held. After a panic each node's progress would still be a valid earlier one.
+        self.coordinator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with the table, and tells those who wait for what came of it.
-    fn with<T>(&self, action: impl FnOnce(&mut Table, Instant) -> T) -> T {
-        let mut table = self.lock();
+    /// Runs an action on the coordinator, and notifies the waiting tasks of the result.
+    fn with<T>(&self, action: impl FnOnce(&mut Coordinator, Instant) -> T) -> T {
+        let mut coordinator = self.lock();
         let now = Instant::now();
-        let result = action(&mut table, now);
-        let (due, settled, lacking) = (table.advance(now), table.settled(), table.lacking());
-        self.latency().enforced_before(lacking, now);
-        // With the lock held: what is told last is to be what was so last.
-        tell(&self.due, due);
-        tell(&self.settled, settled);
-        tell(&self.lacking, lacking);
+        let result = action(&mut coordinator, now);
+        let (due, settled, first_unenforced) = (
+            coordinator.advance(now),
+            coordinator.settled(),
+            coordinator.first_unenforced(),
+        );
+        self.latency().enforced_before(first_unenforced, now);
+        // With the lock held, so that the last value sent is the latest one.
+        send_if_changed(&self.due, due);
+        send_if_changed(&self.settled, settled);
+        send_if_changed(&self.first_unenforced, first_unenforced);
         result
     }
 }
 
-/// Wakes those who wait for it if it is another one.
-fn tell<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
+/// Sends a value, and wakes the receivers only if it differs from the last one.
+fn send_if_changed<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
     sender.send_if_modified(|old| {
         let changed = *old != value;
         *old = value;

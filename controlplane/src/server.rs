@@ -25,7 +25,7 @@ use crate::{
     nodes::Nodes,
     oversize::Oversize,
     stream::{LONGEST_MESSAGE, Streams},
-    writer::{Refusal, Running, Writer},
+    writer::{ApplyError, Running, Writer},
 };
 
 /// A peer that does not answer for so long is gone. Nodes and watchers are idle most of the time.
@@ -218,10 +218,10 @@ async fn look_after(nodes: Arc<Nodes>, writer: Writer, mut stopping: watch::Rece
     let remember = async {
         loop {
             let note = Note::Settled(*settled.borrow_and_update());
-            if let Err(Refusal::Stopping) = writer.note(note).await {
+            if let Err(ApplyError::Stopping) = writer.note(note).await {
                 return;
             }
-            // The table of nodes lives as long as its handle here.
+            // The sender lives as long as the handle `nodes`.
             let _ = settled.changed().await;
         }
     };

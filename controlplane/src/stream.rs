@@ -362,7 +362,8 @@ struct Conversation {
 
 /// What a conversation waits for.
 enum Signal {
-    Said(Option<Box<SyncRequest>>),
+    /// A message of the node; `None` at the end of the stream.
+    Received(Option<Box<SyncRequest>>),
     Changed,
     Retry,
     Ping,
@@ -425,13 +426,13 @@ impl Conversation {
                 continue;
             }
             match self.listen(next_ping).await {
-                Signal::Said(Some(request)) => {
-                    self.session.heard()?;
-                    if let Some(grant) = self.hear(*request)? {
+                Signal::Received(Some(request)) => {
+                    self.session.received()?;
+                    if let Some(grant) = self.receive(*request)? {
                         return Ok(Some(response(sync_response::Message::Lease(grant))));
                     }
                 }
-                Signal::Said(None) => return Ok(None),
+                Signal::Received(None) => return Ok(None),
                 Signal::Changed | Signal::Retry => self.retry.go(),
                 Signal::Ping => {}
             }
@@ -440,7 +441,7 @@ impl Conversation {
 
     async fn listen(&mut self, next_ping: Option<std::time::Instant>) -> Signal {
         if let Some(request) = self.early.pop_front() {
-            return Signal::Said(Some(Box::new(request)));
+            return Signal::Received(Some(Box::new(request)));
         }
         let ping = async {
             match next_ping {
@@ -451,15 +452,15 @@ impl Conversation {
         tokio::select! {
             biased;
             // An error: the connection broke, or the node hung up in the middle of a message.
-            said = self.inbound.message() => Signal::Said(said.unwrap_or(None).map(Box::new)),
+            message = self.inbound.message() => Signal::Received(message.unwrap_or(None).map(Box::new)),
             () = self.session.changed() => Signal::Changed,
             () = self.retry.due() => Signal::Retry,
             () = ping => Signal::Ping,
         }
     }
 
-    /// Takes what the node says. Returns what is to be said to it at once.
-    fn hear(&mut self, request: SyncRequest) -> Result<Option<LeaseGrant>, Status> {
+    /// Handles a message of the node. Returns the lease to grant at once, if any.
+    fn receive(&mut self, request: SyncRequest) -> Result<Option<LeaseGrant>, Status> {
         match request.message {
             Some(Message::Ack(ack)) => {
                 self.session.acked(&window(&ack.window)?)?;
@@ -472,7 +473,7 @@ impl Conversation {
                 Ok(self.session.lease()?.then_some(LeaseGrant { number }))
             }
             Some(Message::Health(health)) => {
-                self.session.says(health::checked(health)?)?;
+                self.session.report_health(health::checked(health)?)?;
                 Ok(None)
             }
             Some(Message::Pong(Pong { number })) => {

@@ -1,7 +1,7 @@
 //! A list of edits against a cluster: the cluster as it would be and what changes, or everything that is wrong with
 //! the list. Pure: it commits nothing.
 //!
-//! Edits are carried out in order. What objects refer to (namespaces, nodes) is looked at when all are through, so
+//! Edits are applied in order. What objects refer to (namespaces, nodes) is looked at when all are through, so
 //! that an edit may refer to an object that a later one puts.
 
 mod bound;
@@ -113,7 +113,7 @@ impl From<manifest::Problem> for Problem {
     }
 }
 
-/// A transaction that can be carried out.
+/// A transaction that can be committed.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The cluster after it.
@@ -137,9 +137,9 @@ pub struct Step {
     pub committed: Committed,
 }
 
-/// Carries out edits on a copy of the cluster, as a revision, or as two if addresses go to another node. All of them, or
-/// everything that is wrong.
-pub fn carry_out(
+/// Applies edits to a copy of the cluster, as a revision, or as two if addresses go to another node. Returns all
+/// problems if any edit has one.
+pub fn apply(
     base: &Cluster,
     edits: Vec<Edit>,
     revision: Revision,
@@ -155,7 +155,7 @@ pub fn carry_out(
     }
     let mut draft = Draft::on(base, revision);
     for edit in edits {
-        draft.carry_out(edit);
+        draft.apply(edit);
     }
     draft.finish()
 }
@@ -197,7 +197,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn carry_out(&mut self, edit: Edit) {
+    fn apply(&mut self, edit: Edit) {
         let Edit { source, op } = edit;
         self.touch(op.key().clone(), &source);
         match op {

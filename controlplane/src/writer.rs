@@ -22,7 +22,7 @@ use crate::{
     history::{Committed, Event, History},
     journal::{Journal, JournalError, Note, Recovered},
     model::ObjectKey,
-    nodes::{Affected, Membership, Nodes, Settings, Start, Table, UnreachablePolicy},
+    nodes::{Affected, Coordinator, Membership, Nodes, Settings, Start, UnreachablePolicy},
     transaction::{Change, Edit, Problem},
 };
 
@@ -44,9 +44,9 @@ pub struct Published {
     pub joined: Arc<BTreeMap<String, Membership>>,
 }
 
-/// What a transaction came to.
+/// The result of a transaction that was applied, or tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Carried {
+pub struct Applied {
     /// The revision that it became; the current one if it changed nothing or was only tried.
     pub revision: Revision,
     /// What it did, one entry an object.
@@ -64,13 +64,13 @@ pub struct Unwritable {
     pub error: Arc<JournalError>,
 }
 
-/// Why a transaction was not carried out.
+/// Why a transaction was not applied, or a note not written.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum Refusal {
-    /// Something is wrong with it: everything that is.
+pub enum ApplyError {
+    /// The transaction is invalid: all its problems.
     #[error("{}", lines(.0))]
     Problems(Vec<Problem>),
-    /// The cluster moved on.
+    /// The expected revision is not the current one.
     #[error(
         "the current revision is {current}, not {expected}: nothing was changed. Look at the changes and try again"
     )]
@@ -80,7 +80,7 @@ pub enum Refusal {
         /// What it is.
         current: Revision,
     },
-    /// It could not be made durable.
+    /// The journal could not be written.
     #[error("nothing was changed: {0}")]
     Journal(Arc<JournalError>),
     /// The control plane is going down.
@@ -111,13 +111,13 @@ pub struct Submission {
 
 struct Queued {
     submission: Submission,
-    answer: oneshot::Sender<Result<Carried, Refusal>>,
+    answer: oneshot::Sender<Result<Applied, ApplyError>>,
 }
 
 enum Message {
     Transaction(Queued),
     Note(Note, oneshot::Sender<Result<(), Arc<JournalError>>>),
-    /// Carry out what is queued, and end.
+    /// Commit what is queued, and end.
     Stop,
 }
 
@@ -177,17 +177,17 @@ impl Writer {
                 .map(|(node, at_ms)| (node, ago(at_ms)))
                 .collect(),
         };
-        let table = Table::new(start, settings, policies, Instant::now());
-        let nodes = Arc::new(Nodes::new(table));
+        let coordinator = Coordinator::new(start, settings, policies, Instant::now());
+        let nodes = Arc::new(Nodes::new(coordinator));
         let (queue, queued) = mpsc::channel(QUEUE);
         let (end, ended) = oneshot::channel();
-        let (tell, unwritable) = watch::channel(None);
+        let (publish_unwritable, unwritable) = watch::channel(None);
         let state = State {
             journal,
             compiler,
             nodes: nodes.clone(),
             publish,
-            unwritable: tell,
+            unwritable: publish_unwritable,
         };
         let thread = thread::Builder::new()
             .name("writer".to_owned())
@@ -210,26 +210,26 @@ impl Writer {
         Ok((writer, nodes, running))
     }
 
-    /// Has a transaction carried out. Returns when it is durable and visible, or refused.
-    pub async fn submit(&self, submission: Submission) -> Result<Carried, Refusal> {
+    /// Submits a transaction. Returns when it is durable and visible, or refused.
+    pub async fn submit(&self, submission: Submission) -> Result<Applied, ApplyError> {
         let (answer, answered) = oneshot::channel();
         let message = Message::Transaction(Queued { submission, answer });
         self.queue
             .send(message)
             .await
-            .map_err(|_| Refusal::Stopping)?;
-        answered.await.map_err(|_| Refusal::Stopping)?
+            .map_err(|_| ApplyError::Stopping)?;
+        answered.await.map_err(|_| ApplyError::Stopping)?
     }
 
     /// Has something about the nodes noted in the journal. Returns when what has to be durable is.
-    pub async fn note(&self, note: Note) -> Result<(), Refusal> {
+    pub async fn note(&self, note: Note) -> Result<(), ApplyError> {
         let (answer, answered) = oneshot::channel();
         self.queue
             .send(Message::Note(note, answer))
             .await
-            .map_err(|_| Refusal::Stopping)?;
-        let noted = answered.await.map_err(|_| Refusal::Stopping)?;
-        noted.map_err(Refusal::Journal)
+            .map_err(|_| ApplyError::Stopping)?;
+        let noted = answered.await.map_err(|_| ApplyError::Stopping)?;
+        noted.map_err(ApplyError::Journal)
     }
 
     /// The last committed state.
@@ -242,14 +242,14 @@ impl Writer {
         self.unwritable.borrow().clone()
     }
 
-    /// Every committed state from now on; one that is overtaken may be passed over.
+    /// Every committed state from now on; a state that is overtaken may be skipped.
     pub fn watch(&self) -> watch::Receiver<Arc<Published>> {
         self.published.clone()
     }
 }
 
 impl Running {
-    /// Ends the writer once all that is queued is carried out, and closes the journal. Blocks.
+    /// Ends the writer once all that is queued is committed, and closes the journal. Blocks.
     pub fn stop(self) {
         // A writer that panicked takes nothing more.
         let _ = self.queue.blocking_send(Message::Stop);
@@ -285,10 +285,10 @@ impl State {
             match message {
                 Message::Transaction(first) => {
                     let group = self.decide(first, &mut queue);
-                    self.carry_out(group);
+                    self.commit(group);
                 }
                 Message::Note(note, answer) => self.note(&note, answer),
-                // What is queued is carried out still.
+                // The queue is still drained: queued transactions are committed.
                 Message::Stop => queue.close(),
             }
         }
@@ -312,7 +312,7 @@ impl State {
 
     fn note(&mut self, note: &Note, answer: oneshot::Sender<Result<(), Arc<JournalError>>>) {
         let noted = self.journal.note(note).map_err(Arc::new);
-        self.tell(&noted);
+        self.publish_unwritable(&noted);
         if let Err(error) = &noted {
             error!(%error, ?note, "cannot write a note about a node to the journal");
         } else {
@@ -341,8 +341,8 @@ impl State {
         });
     }
 
-    /// Lets everyone see whether the journal can be written.
-    fn tell(&self, written: &Result<(), Arc<JournalError>>) {
+    /// Publishes whether the last write to the journal failed.
+    fn publish_unwritable(&self, written: &Result<(), Arc<JournalError>>) {
         self.unwritable.send_if_modified(|unwritable| {
             let was = unwritable.take();
             let since = was.as_ref().map_or_else(Instant::now, |was| was.since);
@@ -354,12 +354,12 @@ impl State {
         });
     }
 
-    /// Durable, then visible, then answered.
-    fn carry_out(&mut self, group: Group) {
+    /// Commits a group: makes it durable, then visible, then answers.
+    fn commit(&mut self, group: Group) {
         let committed = group.committed();
         let appended = self.journal.append(&committed).map_err(Arc::new);
         if !committed.is_empty() {
-            self.tell(&appended);
+            self.publish_unwritable(&appended);
         }
         if let Err(error) = appended {
             error!(%error, transactions = committed.len(), "refused transactions: the journal cannot be written");
@@ -397,7 +397,7 @@ impl State {
         for node in &affected.gone {
             let note = Note::Forgotten { node: node.clone() };
             let noted = self.journal.note(&note).map_err(Arc::new);
-            self.tell(&noted);
+            self.publish_unwritable(&noted);
             if let Err(error) = noted {
                 error!(%error, "cannot write a note about a deleted node to the journal");
             }

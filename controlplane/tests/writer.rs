@@ -22,7 +22,7 @@ use sallyport_controlplane::{
     manifest,
     nodes::Settings,
     transaction::{Edit, Op},
-    writer::{Carried, Refusal, Running, Submission, Writer},
+    writer::{Applied, ApplyError, Running, Submission, Writer},
 };
 use sallyport_policy::{Epoch, Revision};
 
@@ -89,7 +89,7 @@ fn namespace(name: &str) -> Submission {
 async fn all(
     writer: &Writer,
     names: impl IntoIterator<Item = String>,
-) -> Vec<Result<Carried, Refusal>> {
+) -> Vec<Result<Applied, ApplyError>> {
     let submissions = names
         .into_iter()
         .map(|name| async move { writer.submit(namespace(&name)).await });
@@ -116,7 +116,7 @@ async fn what_is_queued_is_journaled_as_a_group() {
         .unwrap();
     assert!(matches!(
         writer.submit(namespace("late")).await,
-        Err(Refusal::Stopping)
+        Err(ApplyError::Stopping)
     ));
 }
 

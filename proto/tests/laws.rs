@@ -14,9 +14,9 @@ use std::{net::IpAddr, sync::Arc};
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use sallyport_policy::{
-    ApplyError, Change, Class, ClassId, Delta, Digest, Direction, Endpoint, Epoch, GroupId,
+    Change, Class, ClassId, Delta, DeltaError, Digest, Direction, Effect, Endpoint, Epoch, GroupId,
     NodePolicy, Owner, PeerGroup, PortRule, Position, Protocol, Ranges, Revision, Source,
-    UnknownAddresses, Update, Version, Ways, Window,
+    UnknownAddresses, Update, Version, Window,
 };
 use sallyport_proto::wire;
 
@@ -348,16 +348,16 @@ proptest! {
         }
     }
 
-    /// The ways that a change is said to go are never too few.
+    /// The effect of a change never claims too little.
     #[test]
     fn the_ways_of_a_change_are_told(old in recipe(), new in recipe(), strict in any::<bool>()) {
         let unknown = &unknown(strict);
         let (old, new) = (build(&old), build(&new));
-        let ways = old.ways_to(&new, unknown);
+        let effect = old.effect_of_change(&new, unknown);
         for flow in flows() {
             let (before, after) = (permits(&old, unknown, flow), permits(&new, unknown, flow));
-            prop_assert!(ways.revokes || !before || after, "{:?} is revoked", flow);
-            prop_assert!(ways.grants || before || !after, "{:?} is granted", flow);
+            prop_assert!(effect.revokes || !before || after, "{:?} is revoked", flow);
+            prop_assert!(effect.grants || before || !after, "{:?} is granted", flow);
         }
     }
 
@@ -378,7 +378,7 @@ proptest! {
         // A copy that shares nothing.
         let delta = Delta::between(&NodePolicy::default(), &new);
         let copy = NodePolicy::default().applied(&delta, new.digest()).unwrap();
-        prop_assert_eq!(old.ways_to(&new, unknown), old.ways_to(&copy, unknown));
+        prop_assert_eq!(old.effect_of_change(&new, unknown), old.effect_of_change(&copy, unknown));
     }
 
     /// A node that holds several versions enforces what all of them allow, whichever way it came to hold them.
@@ -446,7 +446,7 @@ proptest! {
             }
         }
         let unknown = &unknown(strict);
-        prop_assert_eq!(old.ways_to(&new, unknown), Ways::default());
+        prop_assert_eq!(old.effect_of_change(&new, unknown), Effect::default());
         prop_assert_eq!(&old.meet(&new, unknown), &new);
         prop_assert_eq!(old == new, old.digest() == new.digest());
     }
@@ -490,8 +490,8 @@ fn the_way_of_a_plain_edit_is_told_exactly() {
         .endpoints
         .push((5, (0, "", ""), Some((1, false)), Some((0, false))));
     let way = |old: &Recipe, new: &Recipe| {
-        let ways = build(old).ways_to(&build(new), &UnknownAddresses::drop());
-        (ways.revokes, ways.grants)
+        let effect = build(old).effect_of_change(&build(new), &UnknownAddresses::drop());
+        (effect.revokes, effect.grants)
     };
     for (less, much, what) in [
         (&few, &free, "a policy"),
@@ -512,7 +512,7 @@ fn a_policy_that_names_what_is_not_there_is_refused() {
         changes: vec![Change::AddClass(class)],
     };
     let error = NodePolicy::default().applied(&delta, Digest::default());
-    assert!(matches!(error, Err(ApplyError::Dangling(_))), "{error:?}");
+    assert!(matches!(error, Err(DeltaError::Dangling(_))), "{error:?}");
 }
 
 /// Journals hold classes by their ids: one that does not keep has the id that it had before classes could.

@@ -25,7 +25,7 @@ pub(crate) async fn apply(
 ) -> Result<(), Failure> {
     let manifests = input::manifests(&args.input.filename, args.input.recursive, io::stdin())?;
     let ignore = args.input.ignore_unknown_kinds;
-    carry_out(edits(manifests, Op::Put), ignore, &args.commit, server, out).await
+    submit(edits(manifests, Op::Put), ignore, &args.commit, server, out).await
 }
 
 /// Runs `sallyport delete`.
@@ -51,7 +51,7 @@ pub(crate) async fn delete(
         }
     };
     let ignore = args.ignore_unknown_kinds;
-    carry_out(edits, ignore, &args.commit, server, out).await
+    submit(edits, ignore, &args.commit, server, out).await
 }
 
 fn edits(manifests: Vec<Manifest>, op: fn(Manifest) -> Op) -> Vec<Edit> {
@@ -61,7 +61,7 @@ fn edits(manifests: Vec<Manifest>, op: fn(Manifest) -> Op) -> Vec<Edit> {
     manifests.into_iter().map(edit).collect()
 }
 
-async fn carry_out(
+async fn submit(
     edits: Vec<Edit>,
     ignore_unknown_kinds: bool,
     args: &args::Commit,

@@ -134,13 +134,13 @@ pub(crate) fn without(status: &StatusResponse) -> String {
 
 /// The words about a fenced node's traffic: no more than is known.
 pub(crate) fn closed(node: &NodeStatus) -> String {
-    let says = |kind: Kind| node.troubles.iter().any(|trouble| trouble.kind() == kind);
-    if says(Kind::NotJudged) {
+    let reports = |kind: Kind| node.troubles.iter().any(|trouble| trouble.kind() == kind);
+    if reports(Kind::NotJudged) {
         return "the node last reported that it does not judge all traffic, so nothing closes all of it, and flows \
                 that touch the node may be open"
             .to_owned();
     }
-    if says(Kind::Closed) {
+    if reports(Kind::Closed) {
         return "the node reports that it drops all traffic of its workloads".to_owned();
     }
     let over = duration::rough(Duration::from_millis(node.lease_over_ms));

@@ -46,7 +46,7 @@ struct Report {
     epoch: u64,
     /// What is wrong with the control plane itself.
     #[serde(skip_serializing_if = "Option::is_none")]
-    trouble: Option<Trouble>,
+    trouble: Option<ReportedCondition>,
     nodes: Vec<Node>,
     /// How many nodes enforce the revision, for a table's reader.
     #[serde(skip)]
@@ -122,8 +122,8 @@ struct Node {
     /// The time for which a fenced node's lease has been over.
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_over_ms: Option<u64>,
-    /// What the node says is wrong with it, or was.
-    troubles: Vec<Trouble>,
+    /// The conditions that the node reports.
+    troubles: Vec<ReportedCondition>,
     /// How long ago its enforcer was last heard.
     heard_ms: Option<u64>,
     conditions: Vec<Condition>,
@@ -134,7 +134,7 @@ struct Node {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Trouble {
+struct ReportedCondition {
     kind: &'static str,
     reason: String,
     since_ms: u64,
@@ -175,14 +175,18 @@ impl From<StatusResponse> for Report {
             version: node.version,
             endpoints: node.endpoints,
             reason: node.reason,
-            troubles: node.troubles.into_iter().map(Trouble::from).collect(),
+            troubles: node
+                .troubles
+                .into_iter()
+                .map(ReportedCondition::from)
+                .collect(),
             heard_ms: node.heard_ms,
             conditions: node.conditions.into_iter().map(Condition::from).collect(),
         };
         Report {
             revision: status.revision,
             epoch: status.epoch,
-            trouble: status.trouble.map(Trouble::from),
+            trouble: status.trouble.map(ReportedCondition::from),
             nodes: status.nodes.into_iter().map(node).collect(),
             enforced_on,
             rollouts: status.rollouts.into_iter().map(OnItsWay::from).collect(),
@@ -267,9 +271,9 @@ fn remark(node: &NodeStatus) -> String {
     }
 }
 
-impl From<wire::Trouble> for Trouble {
-    fn from(trouble: wire::Trouble) -> Trouble {
-        Trouble {
+impl From<wire::Trouble> for ReportedCondition {
+    fn from(trouble: wire::Trouble) -> ReportedCondition {
+        ReportedCondition {
             kind: match trouble.kind() {
                 Kind::Unspecified => "?",
                 Kind::Session => "session",
@@ -287,7 +291,7 @@ impl From<wire::Trouble> for Trouble {
     }
 }
 
-impl Trouble {
+impl ReportedCondition {
     /// For a table's reader.
     fn line(&self) -> String {
         let since = duration::rough(Duration::from_millis(self.since_ms));

@@ -133,8 +133,8 @@ impl From<&nodes::RolloutStatus> for wire::Rollout {
             nodes::Phase::Draining => Wire::Draining,
             nodes::Phase::Queued => Wire::Queued,
         };
-        let passed_over = |wanted: UnreachablePolicy| {
-            let all = status.passed_over.iter();
+        let bypassed = |wanted: UnreachablePolicy| {
+            let all = status.bypassed.iter();
             let names = all.filter(|(_, how)| **how == wanted);
             names.map(|(name, _)| name.clone()).collect()
         };
@@ -144,8 +144,8 @@ impl From<&nodes::RolloutStatus> for wire::Rollout {
             phase: phase.into(),
             since_ms: millis(status.since),
             waits_for: status.waits_for.clone(),
-            skipped: passed_over(UnreachablePolicy::Skip),
-            fenced: passed_over(UnreachablePolicy::Fence),
+            skipped: bypassed(UnreachablePolicy::Skip),
+            fenced: bypassed(UnreachablePolicy::Fence),
         }
     }
 }
@@ -183,7 +183,7 @@ impl From<&nodes::Status> for NodeStatus {
             version: status.version.clone(),
             endpoints: u32::try_from(status.endpoints).unwrap_or(u32::MAX),
             held_revision: status.holds.map_or(0, |position| position.revision.0),
-            troubles: status.troubles.iter().map(Into::into).collect(),
+            troubles: status.reported.iter().map(Into::into).collect(),
             lease_over_ms: status.lease_over.map_or(0, millis),
             turned_away: status.turned_away.iter().map(Into::into).collect(),
             heard_ms: status.heard.map(millis),
@@ -263,12 +263,12 @@ impl From<&Unwritable> for wire::Trouble {
     }
 }
 
-impl From<&nodes::Trouble> for wire::Trouble {
-    fn from(trouble: &nodes::Trouble) -> Self {
+impl From<&nodes::ReportedCondition> for wire::Trouble {
+    fn from(condition: &nodes::ReportedCondition) -> Self {
         wire::Trouble {
-            kind: trouble.kind.into(),
-            reason: trouble.reason.clone(),
-            since_ms: millis(trouble.since),
+            kind: condition.kind.into(),
+            reason: condition.reason.clone(),
+            since_ms: millis(condition.since),
         }
     }
 }

@@ -60,7 +60,8 @@ fn read_one(
     };
     match edit.op {
         Some(edit::Op::Put(text)) => {
-            let parsed = manifest::parse_with(&text.text, &text.source, unknown).map_err(told)?;
+            let parsed =
+                manifest::parse_with(&text.text, &text.source, unknown).map_err(from_manifest)?;
             ignored.extend(parsed.ignored);
             Ok(with_source(
                 &text.source,
@@ -68,8 +69,8 @@ fn read_one(
             ))
         }
         Some(edit::Op::DeleteManifest(text)) => {
-            let parsed =
-                manifest::parse_keys_with(&text.text, &text.source, unknown).map_err(told)?;
+            let parsed = manifest::parse_keys_with(&text.text, &text.source, unknown)
+                .map_err(from_manifest)?;
             ignored.extend(parsed.ignored);
             Ok(with_source(
                 &text.source,
@@ -87,7 +88,8 @@ fn read_one(
     }
 }
 
-fn told(problems: Vec<manifest::Problem>) -> Vec<Problem> {
+/// Converts the problems of a manifest into those of a transaction.
+fn from_manifest(problems: Vec<manifest::Problem>) -> Vec<Problem> {
     problems.into_iter().map(Problem::from).collect()
 }
 

@@ -8,27 +8,27 @@ use tonic::{Code, Status, metadata::MetadataValue};
 use crate::{
     nodes::BeliefError,
     transaction::{Problem, Reason},
-    writer::Refusal,
+    writer::ApplyError,
 };
 
 /// A status's message travels in a header, percent-encoded, and clients take no more than 16 KiB of headers.
 const MAX_MESSAGE: usize = 8_000;
 
-/// A transaction that was refused.
-pub(super) fn refusal(refusal: &Refusal) -> Status {
-    let code = match refusal {
-        Refusal::Problems(list) => return problems(list),
-        Refusal::Stale { .. } => {
-            let mut status = Status::failed_precondition(refusal.to_string());
+/// The status of a transaction that was not applied.
+pub(super) fn apply_error(error: &ApplyError) -> Status {
+    let code = match error {
+        ApplyError::Problems(list) => return problems(list),
+        ApplyError::Stale { .. } => {
+            let mut status = Status::failed_precondition(error.to_string());
             let reason = MetadataValue::from_static(REVISION_CONFLICT);
             status.metadata_mut().insert(REASON, reason);
             return status;
         }
-        Refusal::Journal(error) if error.is_full() => Code::ResourceExhausted,
-        Refusal::Journal(_) => Code::Internal,
-        Refusal::Stopping => Code::Unavailable,
+        ApplyError::Journal(cause) if cause.is_full() => Code::ResourceExhausted,
+        ApplyError::Journal(_) => Code::Internal,
+        ApplyError::Stopping => Code::Unavailable,
     };
-    Status::new(code, refusal.to_string())
+    Status::new(code, error.to_string())
 }
 
 /// Everything that is wrong with a transaction, one a line; a code other than INVALID_ARGUMENT when it fits all.

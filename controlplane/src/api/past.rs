@@ -16,7 +16,7 @@ use super::{convert, failure};
 use crate::{
     nodes::UnreachablePolicy,
     rollback::{self, RollbackError},
-    writer::{Carried, Published, Refusal, Submission, Writer},
+    writer::{Applied, ApplyError, Published, Submission, Writer},
 };
 
 /// How many transactions are told when nobody says how many.
@@ -65,7 +65,7 @@ pub(super) fn history(state: &Published, request: &HistoryRequest) -> HistoryRes
 pub(super) async fn roll_back(
     writer: &Writer,
     request: RollbackRequest,
-) -> Result<Carried, Status> {
+) -> Result<Applied, Status> {
     let RollbackRequest {
         revision,
         kinds,
@@ -78,7 +78,7 @@ pub(super) async fn roll_back(
     let kinds = kinds.into_iter().map(convert::kind);
     let kinds = kinds.collect::<Result<Vec<_>, _>>();
     let kinds = kinds.map_err(Status::invalid_argument)?;
-    let mut refusal = None;
+    let mut last_error = None;
     for _ in 0..ATTEMPTS {
         let state = writer.current();
         if revision > state.revision.0 {
@@ -92,15 +92,15 @@ pub(super) async fn roll_back(
             unreachable: UnreachablePolicy::from_wire(unreachable),
         };
         match writer.submit(submission).await {
-            Ok(carried) => return Ok(carried),
-            Err(stale @ Refusal::Stale { .. }) if expected_revision.is_none() => {
-                refusal = Some(stale);
+            Ok(applied) => return Ok(applied),
+            Err(stale @ ApplyError::Stale { .. }) if expected_revision.is_none() => {
+                last_error = Some(stale);
             }
-            Err(refused) => return Err(failure::refusal(&refused)),
+            Err(error) => return Err(failure::apply_error(&error)),
         }
     }
-    let refusal = refusal.unwrap_or(Refusal::Stopping);
-    Err(failure::refusal(&refusal))
+    let error = last_error.unwrap_or(ApplyError::Stopping);
+    Err(failure::apply_error(&error))
 }
 
 fn unknown(error: RollbackError) -> Status {

@@ -26,19 +26,19 @@ use crate::{history::Compacted, writer::Published};
 const OF_ONE: usize = 1_000;
 const IN_ALL: usize = 10_000;
 
-/// The watches that there are, by the address of the client; those by a unix socket have none.
+/// The number of open watches by client address. Clients on a unix socket have no address.
 #[derive(Clone, Debug, Default)]
 pub struct Watches(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    places: Mutex<HashMap<Option<IpAddr>, usize>>,
+    counts: Mutex<HashMap<Option<IpAddr>, usize>>,
     refused: AtomicU64,
 }
 
-/// A watch's place among them.
+/// The permit of one watch, which its drop returns.
 #[derive(Debug)]
-struct Place {
+struct WatchPermit {
     watches: Watches,
     client: Option<IpAddr>,
 }
@@ -46,7 +46,7 @@ struct Place {
 impl Watches {
     /// How many there are.
     pub fn open(&self) -> u64 {
-        self.places().values().sum::<usize>() as u64
+        self.counts().values().sum::<usize>() as u64
     }
 
     /// How many were refused since the start: there were too many.
@@ -54,16 +54,17 @@ impl Watches {
         self.0.refused.load(Relaxed)
     }
 
-    fn places(&self) -> MutexGuard<'_, HashMap<Option<IpAddr>, usize>> {
+    fn counts(&self) -> MutexGuard<'_, HashMap<Option<IpAddr>, usize>> {
         // Nothing panics with the lock held.
-        let places = self.0.places.lock();
-        places.unwrap_or_else(PoisonError::into_inner)
+        let counts = self.0.counts.lock();
+        counts.unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, client: Option<IpAddr>) -> Result<Place, Status> {
-        let mut places = self.places();
-        let all: usize = places.values().sum();
-        let of_client = places.entry(client).or_default();
+    /// Acquires a permit, unless the client or the server has too many watches.
+    fn acquire(&self, client: Option<IpAddr>) -> Result<WatchPermit, Status> {
+        let mut counts = self.counts();
+        let all: usize = counts.values().sum();
+        let of_client = counts.entry(client).or_default();
         let too_many = |whose: &str, most| {
             self.0.refused.fetch_add(1, Relaxed);
             Status::resource_exhausted(format!(
@@ -77,20 +78,20 @@ impl Watches {
             return Err(too_many("in all", IN_ALL));
         }
         *of_client += 1;
-        Ok(Place {
+        Ok(WatchPermit {
             watches: self.clone(),
             client,
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for WatchPermit {
     fn drop(&mut self) {
-        let mut places = self.watches.places();
-        if let Some(count) = places.get_mut(&self.client) {
+        let mut counts = self.watches.counts();
+        if let Some(count) = counts.get_mut(&self.client) {
             *count -= 1;
             if *count == 0 {
-                places.remove(&self.client);
+                counts.remove(&self.client);
             }
         }
     }
@@ -102,7 +103,7 @@ struct Follower {
     stopping: watch::Receiver<bool>,
     bookmark_interval: Duration,
     sent: Revision,
-    _place: Place,
+    _permit: WatchPermit,
 }
 
 /// Starts a client's watch, unless what it asks for is gone or has not come yet.
@@ -126,7 +127,7 @@ pub(super) fn start(
         stopping,
         bookmark_interval,
         sent: after,
-        _place: watches.take(client)?,
+        _permit: watches.acquire(client)?,
     };
     Ok(stream::unfold(Some(follower), |follower| async {
         let mut follower = follower?;

@@ -187,7 +187,7 @@ impl Selections {
             }
             let gone = self.selected.remove(id);
             debug_assert!(gone.terms.is_empty() && gone.named_ports.is_empty());
-            self.forget(id, &gone.selection);
+            self.remove_from_index(id, &gone.selection);
             let scope_id = &mut self.scopes[gone.scope_id];
             scope_id.by_label.remove(id, &gone.selection.pods);
             scope_id.selections -= 1;
@@ -202,7 +202,8 @@ impl Selections {
         swept
     }
 
-    fn forget(&mut self, id: SelectorId, selection: &Selection) {
+    /// Removes a selector from the index by its selection.
+    fn remove_from_index(&mut self, id: SelectorId, selection: &Selection) {
         let hash = hash(selection.scope.lend(), &selection.pods);
         let ids = self
             .by_selection

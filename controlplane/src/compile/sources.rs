@@ -219,13 +219,17 @@ mod tests {
         Ranges::union_all(&ranges)
     }
 
-    /// The pieces as text. The workloads' addresses are asked for within what is left of each.
-    fn told(text: &[(&str, &'static str)], foreign: &str, held: &str) -> Vec<(String, String)> {
-        told_beside(text, foreign, "", held)
+    /// The pieces as text, without workload ranges of the node.
+    fn pieces_as_text(
+        text: &[(&str, &'static str)],
+        foreign: &str,
+        held: &str,
+    ) -> Vec<(String, String)> {
+        pieces_as_text_beside(text, foreign, "", held)
     }
 
-    /// The same, on a node with workload ranges of its own.
-    fn told_beside(
+    /// The pieces as text, on a node with workload ranges of its own.
+    fn pieces_as_text_beside(
         text: &[(&str, &'static str)],
         foreign: &str,
         own: &str,
@@ -237,8 +241,9 @@ mod tests {
             held.filter(|&address| within.contains(address)).collect()
         };
         let pieces = pieces(&claims(text), &ranges(foreign), &ranges(own), held);
-        let told = pieces.into_iter();
-        told.map(|(owners, ranges)| (owners.to_owned(), ranges.to_string()))
+        let pieces = pieces.into_iter();
+        pieces
+            .map(|(owners, ranges)| (owners.to_owned(), ranges.to_string()))
             .collect()
     }
 
@@ -304,14 +309,14 @@ mod tests {
                 .iter()
                 .map(|&(owners, ranges)| (owners.to_owned(), ranges.to_owned()))
                 .collect();
-            assert_eq!(told(given, "", ""), expected, "{given:?}");
+            assert_eq!(pieces_as_text(given, "", ""), expected, "{given:?}");
         }
     }
 
     #[test]
     fn others_ranges_and_addresses_are_no_sources() {
         let given = [("10.0.0.0/24", "a"), ("10.0.0.0/28", "b")];
-        let of = |foreign, held| told(&given, foreign, held);
+        let of = |foreign, held| pieces_as_text(&given, foreign, held);
         assert_eq!(
             of("10.0.0.16/28", "10.0.0.1 10.0.0.32"),
             [
@@ -321,7 +326,7 @@ mod tests {
         );
         // An address of a workload within a claim is not what the claim around it has.
         assert_eq!(
-            told(
+            pieces_as_text(
                 &[("10.0.0.0/24", "a"), ("10.0.0.0/32", "b")],
                 "",
                 "10.0.0.0"
@@ -339,7 +344,7 @@ mod tests {
             ("10.1.0.0/31", "a"),
         ];
         assert_eq!(
-            told_beside(&given, "", "10.1.0.0/24", "10.1.0.9 10.2.0.0"),
+            pieces_as_text_beside(&given, "", "10.1.0.0/24", "10.1.0.9 10.2.0.0"),
             [
                 (
                     "a".to_string(),

@@ -22,8 +22,8 @@ use tracing::{error, info, warn};
 use super::{
     Journal, JournalError, Note, Recovered, fold,
     load::{self, Loaded},
-    mend,
     record::{self, SnapshotRecord, TransactionRecord},
+    repair,
     watermark::{Acknowledged, Watermark},
 };
 use crate::history::{Bounds, Committed};
@@ -91,7 +91,7 @@ impl SledJournal {
     /// sled refuses a journal whose `snap.*` file is torn. If all is there without it, it is moved aside.
     pub fn open(settings: Settings) -> Result<(SledJournal, Recovered), JournalError> {
         match SledJournal::open_as_it_is(settings.clone()) {
-            Err(error) if error.is_damage() && mend::without_snapshot(&settings, &error) => {
+            Err(error) if error.is_damage() && repair::without_snapshot(&settings, &error) => {
                 SledJournal::open_as_it_is(settings)
             }
             opened => opened,
@@ -146,8 +146,8 @@ impl SledJournal {
         Ok((journal, recovered))
     }
 
-    /// Waits for work in the background. Everything acknowledged is durable without it.
-    pub fn settle(&mut self) {
+    /// Joins the thread that folds the log, if it runs. Everything acknowledged is durable without it.
+    pub fn join_fold(&mut self) {
         let Some(folding) = self.folding.take() else {
             return;
         };
@@ -171,7 +171,7 @@ impl SledJournal {
         }
         let trees = match Trees::open(&self.settings.path) {
             // sled was writing its own snapshot when the disk was full.
-            Err(error) if error.is_damage() && mend::without_snapshot(&self.settings, &error) => {
+            Err(error) if error.is_damage() && repair::without_snapshot(&self.settings, &error) => {
                 Trees::open(&self.settings.path)
             }
             opened => opened,
@@ -196,7 +196,7 @@ impl SledJournal {
 
     /// After an error nothing that sled holds in memory is to be trusted.
     fn close(&mut self) {
-        self.settle();
+        self.join_fold();
         let trees = self.trees.take();
         // sled panics when its last sync fails.
         if panic::catch_unwind(AssertUnwindSafe(|| drop(trees))).is_err() {
@@ -206,7 +206,7 @@ impl SledJournal {
 
     fn fold_when_due(&mut self) {
         if self.folding.as_ref().is_some_and(JoinHandle::is_finished) {
-            self.settle();
+            self.join_fold();
         }
         if self.folding.is_none()
             && self.last.0 - self.snapshot.revision >= self.settings.fold_after

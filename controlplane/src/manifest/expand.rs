@@ -4,7 +4,7 @@ use super::{
     decode,
     document::Document,
     kinds::Schema,
-    problem::{Report, Subject},
+    problem::{Location, Report},
     tree::{Tree, Value},
 };
 use crate::validate::{Fault, FieldPath, Path, Segment, quote};
@@ -21,12 +21,18 @@ pub(super) struct Item {
     pub(super) tree: Tree,
 }
 
-/// What is done with an object when it is found.
-pub(super) type Found<'f> = dyn FnMut(Item, &mut Report) + 'f;
+/// The callback for each object.
+pub(super) type OnItem<'f> = dyn FnMut(Item, &mut Report) + 'f;
 
 /// Finds the objects of a document, in its order.
-pub(super) fn each(document: Document, report: &mut Report, found: &mut Found<'_>) {
-    expand(document.number, String::new(), document.tree, report, found);
+pub(super) fn each(document: Document, report: &mut Report, on_item: &mut OnItem<'_>) {
+    expand(
+        document.number,
+        String::new(),
+        document.tree,
+        report,
+        on_item,
+    );
 }
 
 fn expand(
@@ -34,7 +40,7 @@ fn expand(
     place: String,
     mut tree: Tree,
     report: &mut Report,
-    found: &mut Found<'_>,
+    on_item: &mut OnItem<'_>,
 ) {
     let object = (!place.is_empty()).then_some(place.as_str());
     let mut faults = Vec::new();
@@ -44,13 +50,13 @@ fn expand(
     };
     let Value::Map(_) = tree.value else {
         faults.push(fault("must be an object with apiVersion and kind"));
-        return tell(document, object, &tree, faults, report);
+        return report_faults(document, object, &tree, faults, report);
     };
     let Some((api_version, kind)) = types(&tree, &mut faults) else {
-        return tell(document, object, &tree, faults, report);
+        return report_faults(document, object, &tree, faults, report);
     };
     if let Some(schema) = Schema::find(&api_version, &kind) {
-        return found(
+        return on_item(
             Item {
                 document,
                 place,
@@ -64,7 +70,7 @@ fn expand(
         return unknown(document, object, &tree, (&api_version, &kind), report);
     };
     let items = take_items(&mut tree, &mut faults);
-    tell(document, object, &tree, faults, report);
+    report_faults(document, object, &tree, faults, report);
     for (i, mut item) in items.into_iter().enumerate() {
         let place = match place.as_str() {
             "" => format!("items[{i}]"),
@@ -75,9 +81,9 @@ fn expand(
             set_types(&mut item, schema, &kind, &mut faults);
         }
         if faults.is_empty() {
-            expand(document, place, item, report, found);
+            expand(document, place, item, report, on_item);
         } else {
-            tell(document, Some(&place), &item, faults, report);
+            report_faults(document, Some(&place), &item, faults, report);
         }
     }
 }
@@ -101,7 +107,7 @@ fn unknown(
         (None, Some(name), _) => Some(format!("{kind} {name}")),
         (_, None, place) => place.map(str::to_owned),
     };
-    let subject = Subject {
+    let location = Location {
         document,
         object: object.as_deref(),
         tree: Some(tree),
@@ -114,30 +120,31 @@ fn unknown(
             (_, Some(place)) => format!("{kind} {place} ({api_version})"),
             (None, None) => format!("{kind} ({api_version})"),
         };
-        return report.ignore(&subject, what);
+        return report.ignore(&location, what);
     }
     let mut message = Schema::no_match(api_version, kind);
     if !is_ours {
         message.push_str("; --ignore-unknown-kinds leaves other kinds out");
     }
     let field = FieldPath::default();
-    report.fault(&subject, Fault { field, message });
+    report.fault(&location, Fault { field, message });
 }
 
-fn tell(
+/// Reports the faults of an object.
+fn report_faults(
     document: usize,
     object: Option<&str>,
     tree: &Tree,
     faults: Vec<Fault>,
     report: &mut Report,
 ) {
-    let subject = Subject {
+    let location = Location {
         document,
         object,
         tree: Some(tree),
     };
     for fault in faults {
-        report.fault(&subject, fault);
+        report.fault(&location, fault);
     }
 }
 

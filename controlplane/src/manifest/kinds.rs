@@ -14,7 +14,7 @@ use super::{
     decode::{self, Decoded},
     expand::Item,
     node,
-    problem::{Report, Subject},
+    problem::{Location, Report},
     tree::Tree,
     workload,
 };
@@ -118,7 +118,7 @@ pub(super) trait Resource: DeserializeOwned {
     const HAS_UID: bool = false;
     /// Takes out of the metadata of an object that was accepted before what an earlier version did not read and this
     /// version refuses.
-    fn forget_unread(&self, _meta: &mut ObjectMeta) {}
+    fn clear_unread(&self, _meta: &mut ObjectMeta) {}
     /// Its metadata.
     fn metadata(&mut self) -> &mut ObjectMeta;
     /// Validates and converts all but the metadata, which was looked at.
@@ -191,7 +191,7 @@ fn convert<T: Resource>(mut given: T, arrives: bool) -> Converted {
         name: meta.name.take().unwrap_or_default(),
     };
     if !arrives {
-        given.forget_unread(&mut meta);
+        given.clear_unread(&mut meta);
     }
     let body = given.body(&key, meta, &mut faults);
     Converted {
@@ -220,13 +220,13 @@ pub(super) fn object(mut item: Item, report: &mut Report) -> Option<Object> {
     if !found.is_empty() {
         found.sort_by_key(|fault| item.tree.position_of(&fault.field));
         let name = item_name(&item);
-        let subject = Subject {
+        let location = Location {
             document: item.document,
             object: Some(&name),
             tree: Some(&item.tree),
         };
         for fault in found {
-            report.fault(&subject, fault);
+            report.fault(&location, fault);
         }
         report.omitted(omitted);
         return None;
@@ -271,7 +271,7 @@ pub(super) fn key(item: &Item, report: &mut Report) -> Option<ObjectKey> {
         };
         let object = item_name(item);
         report.fault(
-            &Subject {
+            &Location {
                 document: item.document,
                 object: Some(&object),
                 tree: Some(&item.tree),

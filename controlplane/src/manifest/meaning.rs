@@ -18,11 +18,11 @@ const SERVER_FIELDS: [&str; 6] = [
 /// Whether two objects are the same but for spelling: order of fields, nulls, empty lists and maps, defaults, and what a
 /// cluster notes about itself. Costs nothing where the texts are equal, or where the bodies are not.
 pub(crate) fn is_same(a: &Object, b: &Object) -> bool {
-    a.body == b.body && (a.manifest == b.manifest || said(a) == said(b))
+    a.body == b.body && (a.manifest == b.manifest || compared_fields(a) == compared_fields(b))
 }
 
-/// What a manifest says beyond the object's body; `None` if it cannot be read.
-fn said(object: &Object) -> Option<Value> {
+/// The fields of a manifest to compare beyond the object's body; `None` if it cannot be read.
+fn compared_fields(object: &Object) -> Option<Value> {
     let mut value: Value = serde_json::from_str(&object.manifest).ok()?;
     let fields = value.as_object_mut()?;
     fields.remove("status");

@@ -77,11 +77,11 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What a problem is about.
-pub(super) struct Subject<'a> {
+/// The location of a problem: the document and the object.
+pub(super) struct Location<'a> {
     pub(super) document: usize,
     pub(super) object: Option<&'a str>,
-    /// What the fields' places are looked up in.
+    /// The tree that has the positions of the fields.
     pub(super) tree: Option<&'a Tree>,
 }
 
@@ -126,11 +126,13 @@ impl Report {
     }
 
     /// Something is wrong with an object.
-    pub(super) fn fault(&mut self, subject: &Subject<'_>, fault: Fault) {
-        let position = subject.tree.and_then(|tree| tree.position_of(&fault.field));
+    pub(super) fn fault(&mut self, location: &Location<'_>, fault: Fault) {
+        let position = location
+            .tree
+            .and_then(|tree| tree.position_of(&fault.field));
         self.push(Problem {
-            document: subject.document,
-            object: subject.object.map(str::to_owned),
+            document: location.document,
+            object: location.object.map(str::to_owned),
             field: Some(fault.field.to_string()).filter(|field| !field.is_empty()),
             line: position.map(|(line, _)| line),
             column: position.map(|(_, column)| column),
@@ -144,11 +146,11 @@ impl Report {
     }
 
     /// Takes note of an object that is left out.
-    pub(super) fn ignore(&mut self, subject: &Subject<'_>, what: String) {
-        let position = subject.tree.and_then(|tree| tree.position);
+    pub(super) fn ignore(&mut self, location: &Location<'_>, what: String) {
+        let position = location.tree.and_then(|tree| tree.position);
         let problem = Problem {
             source: self.source.clone(),
-            document: subject.document,
+            document: location.document,
             line: position.map(|(line, _)| line),
             column: position.map(|(_, column)| column),
             ..Problem::of_text(what)

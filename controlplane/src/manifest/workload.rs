@@ -163,7 +163,7 @@ impl Resource for core::Pod {
         &mut self.metadata
     }
 
-    fn forget_unread(&self, meta: &mut ObjectMeta) {
+    fn clear_unread(&self, meta: &mut ObjectMeta) {
         let mut faults = Faults::default();
         annotated_sources(meta, is_on_host_network(self), &mut faults);
         if !faults.list.is_empty()

@@ -1,14 +1,14 @@
-//! The health of a node, as the node tells it and as far as it is kept. It decides nothing.
+//! The health that a node reports, as far as it is kept. It decides nothing.
 
 use std::{net::IpAddr, time::Duration};
 
 use sallyport_proto::wire::{trouble, unjudged_workload};
 
-/// The health of a node, as the node tells it.
+/// A health report of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// The troubles, one of a kind.
-    pub troubles: Vec<Trouble>,
+    /// The conditions, one of a kind.
+    pub conditions: Vec<ReportedCondition>,
     /// The workloads whose traffic no policy judges.
     pub unjudged: Unjudged,
 }
@@ -45,10 +45,10 @@ pub struct UnjudgedWorkload {
     pub since: Duration,
 }
 
-/// Something that is wrong on a node, or was, as the node says.
+/// A condition that a node reports: a fault that lasts, or a past event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// What.
+pub struct ReportedCondition {
+    /// The kind of condition.
     pub kind: trouble::Kind,
     /// Why, in words.
     pub reason: String,

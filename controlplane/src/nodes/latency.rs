@@ -33,10 +33,10 @@ impl Latency {
         }
     }
 
-    /// All before this revision are enforced; without one, all are.
-    pub(super) fn enforced_before(&mut self, lacking: Option<Revision>, now: Instant) {
+    /// Records that all revisions before the first unenforced one are enforced; all are if there is none.
+    pub(super) fn enforced_before(&mut self, first_unenforced: Option<Revision>, now: Instant) {
         while let Some(&(revision, since)) = self.pending.front()
-            && lacking.is_none_or(|first| revision < first)
+            && first_unenforced.is_none_or(|first| revision < first)
         {
             self.pending.pop_front();
             let took = now.saturating_duration_since(since);

@@ -20,7 +20,7 @@ pub(super) struct Pings {
     sent: u64,
     sent_at: Option<Instant>,
     answered: u64,
-    /// When the first one was sent since something was heard.
+    /// When the first Ping after the last message of the enforcer was sent.
     unanswered: Option<Instant>,
 }
 
@@ -69,8 +69,8 @@ impl Pings {
         }
     }
 
-    /// Something was heard.
-    pub(super) fn heard(&mut self) {
+    /// A message of the enforcer came.
+    pub(super) fn received(&mut self) {
         self.unanswered = None;
     }
 

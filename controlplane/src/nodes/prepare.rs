@@ -1,10 +1,10 @@
-//! The changes of a commit at each node, computed before the table is told: that can take long, and holds up nobody. Pure.
+//! The changes of a commit at each node, computed before the coordinator is locked, because that can take long. Pure.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use sallyport_policy::{NodePolicy, UnknownAddresses, Ways};
+use sallyport_policy::{Effect, NodePolicy, UnknownAddresses};
 
-use super::{Affected, extent::Extent};
+use super::{Affected, flow_scope::FlowScope};
 
 /// The policies of nodes before a commit, and what each does with unknown addresses.
 pub(super) type Before = BTreeMap<String, (Arc<NodePolicy>, UnknownAddresses)>;
@@ -18,8 +18,8 @@ pub struct Prepared {
     pub(super) come: Vec<String>,
     /// The nodes whose policy is another one.
     pub(super) changes: Vec<Change>,
-    /// The flows that all of that touches.
-    pub(super) extent: Extent,
+    /// The flows that the commit touches.
+    pub(super) scope: FlowScope,
 }
 
 /// A node's new policy.
@@ -27,8 +27,8 @@ pub struct Prepared {
 pub(super) struct Change {
     pub(super) node: String,
     pub(super) policy: Arc<NodePolicy>,
-    ways: Ways,
-    /// The treatment of unknown addresses that they were computed for.
+    effect: Effect,
+    /// The treatment of unknown addresses that the effect was computed for.
     unknown: UnknownAddresses,
 }
 
@@ -46,9 +46,9 @@ impl Prepared {
                 &nothing
             });
             if old.digest() != policy.digest() {
-                prepared.extent.add(old, &policy);
+                prepared.scope.add(old, &policy);
                 prepared.changes.push(Change {
-                    ways: old.ways_to(&policy, unknown),
+                    effect: old.effect_of_change(&policy, unknown),
                     unknown: unknown.clone(),
                     node,
                     policy,
@@ -60,12 +60,12 @@ impl Prepared {
 }
 
 impl Change {
-    /// Which ways it goes at a node that does this with unknown addresses. If that is another than was reckoned with, it may go
-    /// any.
-    pub(super) fn ways(&self, unknown: &UnknownAddresses) -> Ways {
+    /// The effect at a node with this treatment of unknown addresses. If it was computed for another treatment, the
+    /// change may revoke and grant.
+    pub(super) fn effect(&self, unknown: &UnknownAddresses) -> Effect {
         match *unknown == self.unknown {
-            true => self.ways,
-            false => Ways {
+            true => self.effect,
+            false => Effect {
                 revokes: true,
                 grants: true,
             },

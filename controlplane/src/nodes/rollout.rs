@@ -1,25 +1,25 @@
-//! Edits on their way through the cluster: what they take away is taken away everywhere before what they give is given
-//! anywhere. Pure bookkeeping: it knows which node must hold which version and which does, and sends nothing.
+//! Rollouts through the cluster: an edit's revokes are in force on every node before its grants are on any. Pure
+//! bookkeeping: it knows which node must hold which version and which does, and sends nothing.
 //!
-//! A rollout is one transaction, or several that wait for the same. Its *legs* are the nodes that it changes. It passes
-//! its barrier when every leg that takes something away holds the new version beside the old, when the packets that
-//! were under way by then are through, and when the rollouts before it that touch flows of its own have passed theirs.
-//! Then the new version is what its nodes are settled on.
+//! A rollout is one transaction, or several that wait for the same. Its *participants* are the nodes that it changes.
+//! It passes its barrier under three conditions. Every participant with a revoke holds the new version beside the old.
+//! The packets that were under way by then are drained. The earlier rollouts that touch its flows have passed theirs.
+//! Then its nodes are settled on the new version.
 //!
-//! Of rollouts that share flows at most one waits for another: what comes after that is merged into the one that waits.
+//! Of rollouts that share flows at most one waits for another: a later one is merged into the one that waits.
 //! Edits of one and the same node are merged at once: the node orders them by itself.
-//! So there is no queue, and what is to be taken away never waits for a barrier.
+//! So there is no queue, and a revoke never waits for a barrier.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use sallyport_policy::{Digest, Revision, Version, Ways};
+use sallyport_policy::{Digest, Effect, Revision, Version};
 
-use super::{UnreachablePolicy, entry::Known, extent::Extent};
+use super::{UnreachablePolicy, flow_scope::FlowScope, progress::VersionRef};
 
-/// A transaction on its way, or several.
+/// One or more transactions before their barrier.
 #[derive(Debug)]
 pub(super) struct Rollout {
     id: u64,
@@ -28,13 +28,13 @@ pub(super) struct Rollout {
     /// The last one.
     pub(super) revision: Revision,
     /// The nodes that it changes.
-    legs: BTreeMap<String, Leg>,
-    /// The legs that take something away and do not hold the version yet; those that count.
+    participants: BTreeMap<String, Participant>,
+    /// The joined participants with a revoke that do not hold the version yet.
     waiting: BTreeSet<String>,
-    /// Whether any leg was ever waited for: if not, no packet was judged by the version before.
+    /// Whether the rollout ever waited for a participant. If not, no packet was judged by the version before.
     waited: bool,
-    extent: Extent,
-    /// Whether nobody knows what it leads from: the control plane started in the middle of it.
+    scope: FlowScope,
+    /// Whether the versions before the rollout are unknown: the control plane started in the middle of it.
     from_unknown: bool,
     /// The rollouts that must have passed before.
     after: BTreeSet<u64>,
@@ -42,17 +42,17 @@ pub(super) struct Rollout {
     /// When the packets under way are through; set once nothing is waited for.
     drained: Option<Instant>,
     pub(super) unreachable: UnreachablePolicy,
-    /// The nodes that were passed over, and how.
-    pub(super) passed_over: BTreeMap<String, UnreachablePolicy>,
+    /// The bypassed nodes, and under which policy each was.
+    pub(super) bypassed: BTreeMap<String, UnreachablePolicy>,
 }
 
-/// A node's part in a rollout.
+/// A node that a rollout changes.
 #[derive(Clone, Debug)]
-pub(super) struct Leg {
-    /// The version that it leads to.
+pub(super) struct Participant {
+    /// The version that the rollout brings to the node.
     pub(super) version: Version,
-    /// Which ways it goes.
-    pub(super) ways: Ways,
+    /// The effect on the node: revokes, grants or both.
+    pub(super) effect: Effect,
     /// Since when the node is asked to hold it.
     pub(super) since: Instant,
 }
@@ -68,7 +68,7 @@ pub enum Phase {
     Queued,
 }
 
-/// The rollouts that have not passed their barrier, those that wait behind those that they wait for.
+/// Rollouts before their barrier, each after the ones it depends on.
 #[derive(Debug)]
 pub(super) struct Rollouts {
     all: Vec<Rollout>,
@@ -77,47 +77,47 @@ pub(super) struct Rollouts {
 }
 
 impl Rollout {
-    /// A transaction's rollout, without legs so far.
+    /// A transaction's rollout, without participants so far.
     pub(super) fn new(revision: Revision, unreachable: UnreachablePolicy, now: Instant) -> Rollout {
         Rollout {
             id: 0,
             first: revision,
             revision,
-            legs: BTreeMap::new(),
+            participants: BTreeMap::new(),
             waiting: BTreeSet::new(),
             waited: false,
-            extent: Extent::default(),
+            scope: FlowScope::default(),
             from_unknown: false,
             after: BTreeSet::new(),
             since: now,
             drained: None,
             unreachable,
-            passed_over: BTreeMap::new(),
+            bypassed: BTreeMap::new(),
         }
     }
 
-    /// Adds a node. `counts` says whether the barrier waits for it, if it takes something away there.
-    pub(super) fn add(&mut self, node: &str, leg: Leg, counts: bool) {
-        if counts && leg.ways.revokes {
+    /// Adds a participant. The barrier waits for its revokes only if it `counts`.
+    pub(super) fn add(&mut self, node: &str, participant: Participant, counts: bool) {
+        if counts && participant.effect.revokes {
             self.waiting.insert(node.to_owned());
             self.waited = true;
         }
-        self.legs.insert(node.to_owned(), leg);
+        self.participants.insert(node.to_owned(), participant);
     }
 
-    /// Takes note that nobody knows what it leads from.
+    /// Notes that the versions before the rollout are unknown.
     pub(super) fn leads_from_unknown(&mut self) {
         self.from_unknown = true;
     }
 
-    /// What it touches.
-    pub(super) fn extent_mut(&mut self) -> &mut Extent {
-        &mut self.extent
+    /// The flows that the rollout touches.
+    pub(super) fn scope_mut(&mut self) -> &mut FlowScope {
+        &mut self.scope
     }
 
     /// Whether it changes nothing anywhere.
     pub(super) fn is_empty(&self) -> bool {
-        self.legs.is_empty()
+        self.participants.is_empty()
     }
 
     /// What it waits for.
@@ -136,36 +136,41 @@ impl Rollout {
 
     /// Since when the node has been asked to hold the version, if it is waited for.
     pub(super) fn waits_since(&self, node: &str) -> Option<Instant> {
-        self.waiting.contains(node).then(|| self.legs[node].since)
+        self.waiting
+            .contains(node)
+            .then(|| self.participants[node].since)
     }
 
-    /// A node that will not be waited for, and why not.
-    pub(super) fn pass_over(&mut self, node: &str, how: UnreachablePolicy) {
+    /// Stops waiting for a node, under a policy.
+    pub(super) fn bypass(&mut self, node: &str, how: UnreachablePolicy) {
         if self.waiting.remove(node) {
-            self.passed_over.insert(node.to_owned(), how);
+            self.bypassed.insert(node.to_owned(), how);
         }
     }
 
     /// Whether a node may go on to its version alone before the barrier, if it holds nothing older beside it.
-    fn goes_alone(&self, leg: &Leg) -> bool {
-        // What only takes away is safe at any time, and one node by itself orders its halves by itself. But what may be
-        // merged into another must not have gone where that does not lead.
-        self.after.is_empty() && (!leg.ways.grants || self.lone_node().is_some())
+    fn goes_alone(&self, participant: &Participant) -> bool {
+        // A revoke alone is safe at any time, and a lone node orders revokes and grants by itself. But a rollout that
+        // may be merged into another must not have brought a node to a version that the other does not lead to.
+        self.after.is_empty() && (!participant.effect.grants || self.lone_node().is_some())
     }
 
     /// Its node, if it changes but one.
     fn lone_node(&self) -> Option<&str> {
-        let mut nodes = self.legs.keys();
+        let mut nodes = self.participants.keys();
         let first = nodes.next()?;
         nodes.next().is_none().then_some(first)
     }
 
     fn conflicts(&self, other: &Rollout) -> bool {
-        let (few, many) = match self.legs.len() < other.legs.len() {
+        let (few, many) = match self.participants.len() < other.participants.len() {
             true => (self, other),
             false => (other, self),
         };
-        few.legs.keys().any(|node| many.legs.contains_key(node)) || self.extent.meets(&other.extent)
+        few.participants
+            .keys()
+            .any(|node| many.participants.contains_key(node))
+            || self.scope.overlaps(&other.scope)
     }
 
     /// Takes in an earlier rollout that waits for others as this one does.
@@ -173,16 +178,16 @@ impl Rollout {
         self.first = self.first.min(earlier.first);
         self.since = self.since.min(earlier.since);
         self.waited |= earlier.waited;
-        self.extent.merge(earlier.extent);
+        self.scope.merge(earlier.scope);
         self.after.extend(earlier.after);
         self.unreachable = self.unreachable.max(earlier.unreachable);
-        for (node, old) in earlier.legs {
+        for (node, old) in earlier.participants {
             let waited = earlier.waiting.contains(&node);
-            match self.legs.get_mut(&node) {
-                Some(leg) => {
-                    leg.ways |= old.ways;
+            match self.participants.get_mut(&node) {
+                Some(participant) => {
+                    participant.effect |= old.effect;
                     if waited {
-                        leg.since = leg.since.min(old.since);
+                        participant.since = participant.since.min(old.since);
                         self.waiting.insert(node);
                     }
                 }
@@ -190,14 +195,14 @@ impl Rollout {
                     if waited {
                         self.waiting.insert(node.clone());
                     }
-                    self.legs.insert(node, old);
+                    self.participants.insert(node, old);
                 }
             }
         }
-        let legs = &self.legs;
-        let over = earlier.passed_over.into_iter();
-        self.passed_over
-            .extend(over.filter(|(node, _)| legs.contains_key(node)));
+        let participants = &self.participants;
+        let over = earlier.bypassed.into_iter();
+        self.bypassed
+            .extend(over.filter(|(node, _)| participants.contains_key(node)));
     }
 }
 
@@ -216,7 +221,7 @@ impl Rollouts {
         self.all.iter()
     }
 
-    /// The same, to pass nodes over.
+    /// The same, to bypass nodes.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Rollout> {
         self.all.iter_mut()
     }
@@ -259,16 +264,16 @@ impl Rollouts {
     }
 
     /// The versions that a node is to hold: the one that it is settled on, and those on their way to it.
-    pub(super) fn window(&self, node: &str, settled: Vec<Known>) -> Vec<Known> {
+    pub(super) fn window(&self, node: &str, settled: Vec<VersionRef>) -> Vec<VersionRef> {
         let mut window = settled;
         for rollout in &self.all {
-            let Some(leg) = rollout.legs.get(node) else {
+            let Some(participant) = rollout.participants.get(node) else {
                 continue;
             };
-            let version = Known::from(&leg.version);
-            if window.len() == 1 && rollout.goes_alone(leg) {
+            let version = VersionRef::from(&participant.version);
+            if window.len() == 1 && rollout.goes_alone(participant) {
                 window = vec![version];
-            } else if (leg.ways.revokes || window.is_empty())
+            } else if (participant.effect.revokes || window.is_empty())
                 && !window.iter().any(|known| known.is(&version))
             {
                 window.push(version);
@@ -280,18 +285,21 @@ impl Rollouts {
 
     /// The versions on their way to a node, the oldest first.
     pub(super) fn versions<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Version> {
-        let legs = self.all.iter().filter_map(|rollout| rollout.legs.get(node));
-        legs.map(|leg| &leg.version)
+        let participants = self
+            .all
+            .iter()
+            .filter_map(|rollout| rollout.participants.get(node));
+        participants.map(|participant| &participant.version)
     }
 
     /// A node holds the versions of which this is said, durably.
     pub(super) fn held(&mut self, node: &str, holds: impl Fn(Digest) -> bool) {
         for rollout in &mut self.all {
-            if let Some(leg) = rollout.legs.get(node)
-                && holds(leg.version.position.digest)
+            if let Some(participant) = rollout.participants.get(node)
+                && holds(participant.version.position.digest)
             {
                 rollout.waiting.remove(node);
-                if rollout.passed_over.remove(node).is_some() {
+                if rollout.bypassed.remove(node).is_some() {
                     // What it let through before counts again.
                     rollout.drained = None;
                 }
@@ -303,39 +311,42 @@ impl Rollouts {
     pub(super) fn leave(&mut self, node: &str) {
         for rollout in &mut self.all {
             rollout.waiting.remove(node);
-            rollout.passed_over.remove(node);
+            rollout.bypassed.remove(node);
         }
     }
 
-    /// A node holds nothing: what leads from what nobody knows does not wait for it.
+    /// Excludes a node that holds nothing from the barriers of rollouts whose earlier versions are unknown.
     pub(super) fn begin_without(&mut self, node: &str) {
         for rollout in self.all.iter_mut().filter(|rollout| rollout.from_unknown) {
             rollout.waiting.remove(node);
         }
     }
 
-    /// A node that counts says what it holds: what it lacks is waited for, whatever it said before.
+    /// Waits again for a joined node in every rollout whose revokes it does not hold, whatever it acknowledged before.
     pub(super) fn ask(&mut self, node: &str, holds: impl Fn(Digest) -> bool, now: Instant) {
         for rollout in &mut self.all {
-            if let Some(leg) = rollout.legs.get_mut(node).filter(|leg| leg.ways.revokes)
-                && !holds(leg.version.position.digest)
+            if let Some(participant) = rollout
+                .participants
+                .get_mut(node)
+                .filter(|participant| participant.effect.revokes)
+                && !holds(participant.version.position.digest)
                 && rollout.waiting.insert(node.to_owned())
             {
-                leg.since = now;
+                participant.since = now;
                 rollout.waited = true;
                 rollout.drained = None;
             }
         }
     }
 
-    /// A node is gone. Returns the others that may go on without it.
-    pub(super) fn forget(&mut self, node: &str) -> Vec<String> {
+    /// Removes a deleted node. Returns the other participants, which may go on without it.
+    pub(super) fn remove_node(&mut self, node: &str) -> Vec<String> {
         let mut others = Vec::new();
         for rollout in &mut self.all {
-            if rollout.legs.remove(node).is_some() {
+            if rollout.participants.remove(node).is_some() {
                 rollout.waiting.remove(node);
-                rollout.passed_over.remove(node);
-                others.extend(rollout.legs.keys().cloned());
+                rollout.bypassed.remove(node);
+                others.extend(rollout.participants.keys().cloned());
             }
         }
         others
@@ -368,7 +379,7 @@ impl Rollouts {
         waiting.filter_map(|rollout| rollout.drained).min()
     }
 
-    /// The first revision that some node has yet to take away what it does not allow for, or that is behind such.
+    /// The first revision whose revokes are not yet in force on every node, or that is queued behind one.
     pub(super) fn first_held_back(&self) -> Option<Revision> {
         let held_back = self
             .all
@@ -385,14 +396,14 @@ impl Rollouts {
 }
 
 impl Rollout {
-    /// Its legs, by node.
-    pub(super) fn legs(&self) -> &BTreeMap<String, Leg> {
-        &self.legs
+    /// The participants, by node.
+    pub(super) fn participants(&self) -> &BTreeMap<String, Participant> {
+        &self.participants
     }
 
-    /// Its legs, to settle on.
-    pub(super) fn into_legs(self) -> impl Iterator<Item = (String, Version)> {
-        let legs = self.legs.into_iter();
-        legs.map(|(node, leg)| (node, leg.version))
+    /// The versions that the participants are settled on after the barrier.
+    pub(super) fn into_participants(self) -> impl Iterator<Item = (String, Version)> {
+        let participants = self.participants.into_iter();
+        participants.map(|(node, participant)| (node, participant.version))
     }
 }

@@ -1,5 +1,5 @@
-//! One node's stream, as the table of nodes sees it: the right to answer for the node until it connects again. Sends
-//! and receives nothing.
+//! One node's stream, as the coordinator sees it: the right to answer for the node until it connects again. Sends and
+//! receives nothing.
 
 use std::{
     fmt::Write as _,
@@ -32,7 +32,7 @@ pub struct Hello {
     pub lease: Duration,
     /// Which enforcer it is; none of a version that does not say.
     pub enforcer: Option<Enforcer>,
-    /// The health that it tells; none of a version that says it later.
+    /// The health that the node reports; none from an enforcer version that reports it later.
     pub health: Option<Health>,
 }
 
@@ -340,20 +340,20 @@ impl Session {
     /// Barriers wait for the node from now on. That it has joined must be durable.
     pub fn join(&self, leased: bool) {
         self.nodes
-            .with(|table, now| table.join(&self.name, leased, now));
+            .with(|coordinator, now| coordinator.join(&self.name, leased, now));
     }
 
     /// What to send the node now, if anything: the difference to what it has, or with `snapshot` everything. It is
     /// under way from then on, until it is answered.
     pub fn next_update(&self, snapshot: bool) -> Result<Option<Update>, SessionError> {
         self.nodes
-            .with(|table, now| table.next_update(&self.name, self.id, snapshot, now))
+            .with(|coordinator, now| coordinator.next_update(&self.name, self.id, snapshot, now))
     }
 
     /// The node has what was sent, and holds these versions.
     pub fn acked(&self, window: &[Position]) -> Result<(), SessionError> {
         self.nodes
-            .with(|table, now| table.acked(&self.name, self.id, window, now))
+            .with(|coordinator, now| coordinator.acked(&self.name, self.id, window, now))
     }
 
     /// The node refused what was sent, and holds these versions.
@@ -363,20 +363,21 @@ impl Session {
         window: &[Position],
         reason: String,
     ) -> Result<(), SessionError> {
-        self.nodes
-            .with(|table, now| table.nacked(&self.name, self.id, (target, window), reason, now))
+        self.nodes.with(|coordinator, now| {
+            coordinator.nacked(&self.name, self.id, (target, window), reason, now)
+        })
     }
 
-    /// The node says something of itself.
-    pub fn says(&self, health: Health) -> Result<(), SessionError> {
+    /// Takes the node's health report.
+    pub fn report_health(&self, health: Health) -> Result<(), SessionError> {
         self.nodes
-            .with(|table, now| table.says(&self.name, self.id, health, now))
+            .with(|coordinator, now| coordinator.report_health(&self.name, self.id, health, now))
     }
 
     /// A message of the node came.
-    pub fn heard(&self) -> Result<(), SessionError> {
+    pub fn received(&self) -> Result<(), SessionError> {
         let now = Instant::now();
-        self.nodes.lock().heard(&self.name, self.id, now)
+        self.nodes.lock().received(&self.name, self.id, now)
     }
 
     /// The Ping to send the node now, or else when to look again.
@@ -393,7 +394,7 @@ impl Session {
     /// The node asks for a lease. Says whether it may have one.
     pub fn lease(&self) -> Result<bool, SessionError> {
         self.nodes
-            .with(|table, now| table.lease(&self.name, self.id, now))
+            .with(|coordinator, now| coordinator.lease(&self.name, self.id, now))
     }
 
     /// Returns when there may be something to send, or the stream is over: [`next_update`](Session::next_update) says.
@@ -405,6 +406,6 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.nodes
-            .with(|table, now| table.disconnected(&self.name, self.id, now));
+            .with(|coordinator, now| coordinator.disconnected(&self.name, self.id, now));
     }
 }

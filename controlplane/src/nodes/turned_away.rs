@@ -39,27 +39,27 @@ pub struct Strangers {
     pub forgotten: u64,
 }
 
-/// A refusal.
+/// A session that an enforcer was refused.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct RefusedSession {
     pub(super) reason: Reason,
     pub(super) message: String,
     pub(super) enforcer: Option<Enforcer>,
 }
 
-/// Refusals of one reason and one instance.
+/// The refused sessions of one reason and one instance.
 #[derive(Debug)]
 struct Record {
-    refusal: Refusal,
+    refusal: RefusedSession,
     count: u64,
     last: Instant,
 }
 
-/// The refusals under one node's name.
+/// The refused sessions under one node's name.
 #[derive(Debug, Default)]
-pub(super) struct Refusals(Vec<Record>);
+pub(super) struct RefusedSessions(Vec<Record>);
 
-/// The refusals under names without a Node object.
+/// The refused sessions under names without a Node object.
 #[derive(Debug, Default)]
 pub(super) struct Unregistered {
     names: BTreeMap<String, Record>,
@@ -79,10 +79,10 @@ impl Record {
     }
 }
 
-impl Refusals {
-    /// An enforcer was refused.
-    pub(super) fn add(&mut self, refusal: Refusal, at: Instant) {
-        let instance = |of: &Refusal| of.enforcer.map(|enforcer| enforcer.instance);
+impl RefusedSessions {
+    /// Adds a refused session.
+    pub(super) fn add(&mut self, refusal: RefusedSession, at: Instant) {
+        let instance = |of: &RefusedSession| of.enforcer.map(|enforcer| enforcer.instance);
         let key = (refusal.reason, instance(&refusal));
         let same = |record: &Record| (record.refusal.reason, instance(&record.refusal)) == key;
         let before = self.0.iter().position(same);
@@ -97,7 +97,7 @@ impl Refusals {
         });
     }
 
-    /// The refusals, the latest last.
+    /// The refused sessions, the latest last.
     pub(super) fn status(&self, at: Instant) -> Vec<TurnedAway> {
         self.0.iter().map(|record| record.status(at)).collect()
     }
@@ -105,7 +105,7 @@ impl Refusals {
 
 impl Unregistered {
     /// An enforcer came under a name without a Node object.
-    pub(super) fn add(&mut self, name: &str, refusal: Refusal, at: Instant) {
+    pub(super) fn add(&mut self, name: &str, refusal: RefusedSession, at: Instant) {
         let before = self.names.remove(name);
         if self.names.len() == MOST_NAMES {
             let oldest = self.names.iter().min_by_key(|(_, record)| record.last);

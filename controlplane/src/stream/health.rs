@@ -1,4 +1,4 @@
-//! The health that a node tells, checked and cut to what is kept.
+//! The health that a node reports, checked and cut to what is kept.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,7 +10,7 @@ use sallyport_proto::{
 use tonic::Status;
 
 use super::{LONGEST_REASON, malformed};
-use crate::nodes::{Health, Trouble, Unjudged, UnjudgedWorkload};
+use crate::nodes::{Health, ReportedCondition, Unjudged, UnjudgedWorkload};
 
 /// A namespace is a DNS label of 63 characters, and a name a subdomain of 253 (RFC 1123), with a slash between them.
 const LONGEST_WORKLOAD: usize = 317;
@@ -21,8 +21,8 @@ const LONGEST_WORDS: usize = 512;
 /// So many workloads are kept whose traffic a node does not judge. The rest is counted.
 const MOST_UNJUDGED: usize = 20;
 
-/// The health that is kept: of troubles one of a kind, and of workloads the first ones. A trouble of a kind that this version does
-/// not know is left out. A workload whose traffic is not judged for a reason that it does not know is kept.
+/// The health that is kept: one condition of each kind, and the first workloads. A condition of a kind unknown to this
+/// version is dropped. A workload whose traffic is not judged for an unknown reason is kept.
 pub(super) fn checked(health: wire::Health) -> Result<Health, Status> {
     let unjudged = |workload: wire::UnjudgedWorkload| {
         let address = address("unjudged.address", &workload.address).map_err(malformed)?;
@@ -44,21 +44,21 @@ pub(super) fn checked(health: wire::Health) -> Result<Health, Status> {
         more: health.unjudged_more.saturating_add(left_out),
     };
     Ok(Health {
-        troubles: troubles_of(health.troubles),
+        conditions: conditions_of(health.troubles),
         unjudged,
     })
 }
 
-fn troubles_of(troubles: Vec<wire::Trouble>) -> Vec<Trouble> {
+fn conditions_of(troubles: Vec<wire::Trouble>) -> Vec<ReportedCondition> {
     let mut known = BTreeMap::new();
     for trouble in troubles {
         if let Ok(kind) = Kind::try_from(trouble.kind) {
-            let trouble = Trouble {
+            let condition = ReportedCondition {
                 kind,
                 reason: one_line(&trouble.reason, LONGEST_REASON),
                 since: Duration::from_millis(trouble.since_ms),
             };
-            known.entry(kind).or_insert(trouble);
+            known.entry(kind).or_insert(condition);
         }
     }
     known.into_values().collect()

@@ -108,7 +108,7 @@ fn object(text: &str) -> String {
 
 /// What a transaction comes to, one line a change or a problem.
 fn outcome(base: &Cluster, script: &str, revision: Revision) -> (Vec<String>, Option<Outcome>) {
-    match carry_out(base, edits(script), revision) {
+    match apply(base, edits(script), revision) {
         Ok(outcome) => {
             let line = |change: &Change| format!("{} {:?}", change.key, change.action);
             (outcome.changes.iter().map(line).collect(), Some(outcome))
@@ -505,7 +505,7 @@ fn only_what_changes_is_committed() {
 fn limits_say_what_they_are() {
     let put = edits("+ Namespace a").remove(0);
     let many = vec![put; MAX_EDITS + 1];
-    let refused = carry_out(&Cluster::default(), many, Revision(1)).unwrap_err();
+    let refused = apply(&Cluster::default(), many, Revision(1)).unwrap_err();
     assert_eq!(
         refused[0].message,
         "the transaction has 100001 edits: the limit is 100000; split it"
@@ -515,7 +515,7 @@ fn limits_say_what_they_are() {
     if let Op::Put(object) = &mut large.op {
         object.manifest = "x".repeat(MAX_OBJECT + 1).into();
     }
-    let refused = carry_out(&Cluster::default(), vec![large], Revision(1)).unwrap_err();
+    let refused = apply(&Cluster::default(), vec![large], Revision(1)).unwrap_err();
     assert_eq!(
         refused[0].message,
         "f.yaml: Namespace a: the object is 1572865 bytes as JSON: the limit is 1572864 (1.5 MiB)"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Carried, Published, Queued, Refusal, Submission};
+use super::{Applied, ApplyError, Published, Queued, Submission};
 use crate::{
     cluster::Cluster,
     history::Committed,
@@ -18,10 +18,10 @@ use crate::{
 const MAX_TRANSACTIONS: usize = 1_024;
 const MAX_EDITS: usize = 16_384;
 
-/// What a transaction is to be told once the group is durable.
+/// The answer to a transaction, sent once the group is durable.
 pub(super) struct Decision {
-    answer: oneshot::Sender<Result<Carried, Refusal>>,
-    result: Result<Carried, Refusal>,
+    answer: oneshot::Sender<Result<Applied, ApplyError>>,
+    result: Result<Applied, ApplyError>,
     /// It was decided on top of one that is not durable yet.
     rests_on_group: bool,
 }
@@ -65,7 +65,7 @@ impl Group {
         });
     }
 
-    fn try_out(&mut self, submission: Submission) -> Result<Carried, Refusal> {
+    fn try_out(&mut self, submission: Submission) -> Result<Applied, ApplyError> {
         let Submission {
             edits,
             expected_revision,
@@ -74,16 +74,16 @@ impl Group {
         } = submission;
         let current = self.after.revision;
         if let Some(expected) = expected_revision.filter(|&expected| expected != current) {
-            return Err(Refusal::Stale { expected, current });
+            return Err(ApplyError::Stale { expected, current });
         }
-        let outcome = transaction::carry_out(&self.after.cluster, edits, current.next());
+        let outcome = transaction::apply(&self.after.cluster, edits, current.next());
         let Outcome {
             cluster,
             changes,
             committed,
             warnings,
             removal,
-        } = outcome.map_err(Refusal::Problems)?;
+        } = outcome.map_err(ApplyError::Problems)?;
         let last = committed.map(|committed| Step { cluster, committed });
         let steps = removal.into_iter().chain(last);
         for step in steps.filter(|_| !dry_run) {
@@ -96,7 +96,7 @@ impl Group {
             self.after.history.push(committed.clone());
             self.accepted.push((committed, step.cluster, unreachable));
         }
-        Ok(Carried {
+        Ok(Applied {
             revision: self.after.revision,
             changes,
             warnings,
@@ -125,7 +125,7 @@ impl Group {
         Arc::new(self.after.clone())
     }
 
-    /// Tells each what it came to.
+    /// Answers each transaction with its result.
     pub(super) fn answer(self) {
         for decision in self.decisions {
             // Who asked may have gone.
@@ -133,11 +133,11 @@ impl Group {
         }
     }
 
-    /// The group did not become durable. Whoever was decided on top of it, even refused, is told so too.
+    /// The group did not become durable. Every transaction decided on top of it gets that error, even a refused one.
     pub(super) fn refuse(self, error: &Arc<JournalError>) {
         for decision in self.decisions {
             let _ = decision.answer.send(match decision.rests_on_group {
-                true => Err(Refusal::Journal(error.clone())),
+                true => Err(ApplyError::Journal(error.clone())),
                 false => decision.result,
             });
         }

@@ -179,7 +179,7 @@ async fn the_soft_limit_of_open_files_is_raised() {
 }
 
 /// A stream's first answer to what a node says.
-async fn says(address: SocketAddr, hello: Hello) -> Result<(), Status> {
+async fn first_answer(address: SocketAddr, hello: Hello) -> Result<(), Status> {
     let client = NodeServiceClient::connect(format!("http://{address}"))
         .await
         .unwrap();
@@ -222,12 +222,12 @@ async fn what_a_node_says_of_itself_is_cut_and_forges_no_line() {
         version: version.to_owned(),
         ..Hello::default()
     };
-    let status = says(address, hello(&"n".repeat(200_000), ""))
+    let status = first_answer(address, hello(&"n".repeat(200_000), ""))
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     assert!(status.message().len() < 200, "{status}");
-    let status = says(address, hello("n", &"v".repeat(3_000_000)))
+    let status = first_answer(address, hello("n", &"v".repeat(3_000_000)))
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status}");
@@ -235,7 +235,7 @@ async fn what_a_node_says_of_itself_is_cut_and_forges_no_line() {
         "1\n2026-11-28T00:00:00Z ERROR forged\u{1b}[2J{}",
         "v".repeat(200_000)
     );
-    says(address, hello("n", &forged)).await.unwrap();
+    first_answer(address, hello("n", &forged)).await.unwrap();
 
     let mut n = FakeNode::connect(format!("http://{address}"), "n", Window::default()).await;
     let first = n.receive().await;

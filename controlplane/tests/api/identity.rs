@@ -315,7 +315,7 @@ async fn a_slow_enforcer_and_a_silent_one_have_different_words() {
     assert!(silent.heard_ms.unwrap() >= 2_000, "{silent:?}");
     n.pong(asked);
     world.until("n", (State::Slow, revision)).await;
-    n.carry_out(&received);
+    n.apply(&received);
     n.ack();
     world.until("n", (State::Enforcing, 0)).await;
 }

@@ -62,7 +62,7 @@ async fn a_frozen_node_is_fenced_by_its_lease() {
     // It gets no lease before it is as far as the others.
     m.say(Message::Lease(LeaseRequest { number: 8 }));
     m.hears_nothing().await;
-    m.carry_out(&update);
+    m.apply(&update);
     m.ack();
     world.until("m", (State::Enforcing, 0)).await;
     m.say(Message::Lease(LeaseRequest { number: 9 }));
@@ -95,7 +95,7 @@ async fn a_node_whose_lease_ran_out_gets_none_while_packets_drain() {
     until(&world, [(swapped, swapped, Phase::Draining, vec![])]).await;
     m.say(Message::Lease(LeaseRequest { number: 2 }));
     m.hears_nothing().await;
-    m.carry_out(&update);
+    m.apply(&update);
     m.ack();
     m.say(Message::Lease(LeaseRequest { number: 3 }));
     assert_eq!(m.leased().await, 3);

@@ -148,7 +148,7 @@ async fn a_node_that_left_joins_again_as_a_new_one() {
     let update = m.receive().await;
     // It has not been as far as the others, and so there is no lease.
     m.hears_nothing().await;
-    m.carry_out(&update);
+    m.apply(&update);
     m.ack();
     world.until("m", (State::Enforcing, 0)).await;
     m.say(Message::Lease(LeaseRequest { number: 2 }));

@@ -144,7 +144,7 @@ impl FakeNode {
     }
 
     /// Puts an update into the kernel, strictly, without saying so.
-    pub(crate) fn carry_out(&mut self, received: &Received) {
+    pub(crate) fn apply(&mut self, received: &Received) {
         self.window = self.window.updated(&received.update).unwrap();
     }
 
@@ -177,7 +177,7 @@ impl FakeNode {
     /// Receives an update, carries it out, and says so.
     pub(crate) async fn follow(&mut self) -> Received {
         let received = self.receive().await;
-        self.carry_out(&received);
+        self.apply(&received);
         self.ack();
         received
     }
@@ -192,7 +192,7 @@ impl FakeNode {
         };
         let update = Assembly::default().take(part).unwrap();
         let update = update.expect("small updates come in one part");
-        self.carry_out(&Received { update, parts: 1 });
+        self.apply(&Received { update, parts: 1 });
         self.ack();
     }
 

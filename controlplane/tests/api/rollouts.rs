@@ -212,7 +212,7 @@ async fn edits_side_by_side() {
     )
     .await;
 
-    m.carry_out(&stuck);
+    m.apply(&stuck);
     m.ack();
     follow_to(&mut n, third).await;
     assert!(world.wait(0, 5_000).await.enforced);

@@ -63,7 +63,7 @@ async fn a_node_gets_a_snapshot_then_deltas() {
         (None, Epoch(1), Revision(1))
     );
     world.until("n", (State::Updating, 1)).await;
-    n.carry_out(&snapshot);
+    n.apply(&snapshot);
     n.ack();
     world.until("n", (State::Enforcing, 0)).await;
     assert!(!world.enforced(1).await, "m is still to come");
@@ -107,7 +107,7 @@ async fn changes_under_way_are_merged_and_waits_stay_exact() {
     while m.newest().revision < Revision(third) {
         m.follow().await;
     }
-    n.carry_out(&first);
+    n.apply(&first);
     n.ack();
     assert!(world.wait(1, 5_000).await.enforced, "the first is");
     assert_eq!(world.stands("n").await, (State::Updating, second));
@@ -153,7 +153,7 @@ async fn a_wait_ends_when_the_last_node_is_there() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!waiting.is_finished());
     let update = m.receive().await;
-    m.carry_out(&update);
+    m.apply(&update);
     let acked = Instant::now();
     m.ack();
     let (response, answered) = waiting.await.unwrap();
@@ -255,7 +255,7 @@ async fn a_node_that_comes_back_gets_what_it_lacks() {
     );
 
     // It carried the update out, but the Ack was lost.
-    back.carry_out(&update);
+    back.apply(&update);
     let mut back = back.reconnect(world.url()).await;
     back.hears_nothing().await;
     world.until("n", (State::Enforcing, 0)).await;
@@ -411,7 +411,7 @@ async fn a_change_of_an_interface_alone_is_a_delta_and_is_kept() {
              spec: {{node: 'n', addresses: [10.0.0.77], interface: {interface}}}}}"
         )
     };
-    let told = |update: &Update| {
+    let interface_of = |update: &Update| {
         let [Change::SetEndpoint(address, endpoint)] = &update.delta.changes[..] else {
             panic!("{:?}", update.delta);
         };
@@ -429,7 +429,7 @@ async fn a_change_of_an_interface_alone_is_a_delta_and_is_kept() {
         assert_eq!(update.base, Some(before));
         assert_eq!(update.target.revision, Revision(revision));
         assert_eq!(update.keep, [], "it holds nothing beside it");
-        assert_eq!(told(&update), interface);
+        assert_eq!(interface_of(&update), interface);
         world.until("n", (State::Enforcing, 0)).await;
         // The same again is no change.
         assert_eq!(world.apply(&vm(interface)).await, revision);
@@ -448,7 +448,7 @@ async fn a_change_of_an_interface_alone_is_a_delta_and_is_kept() {
     world.until("n", (State::Enforcing, 0)).await;
     n.hears_nothing().await;
     ok(&format!("rollback {}", revisions[0]), &world.url());
-    assert_eq!(told(&n.follow().await.update), "veth-vm");
+    assert_eq!(interface_of(&n.follow().await.update), "veth-vm");
     // A node that connects anew is told, too.
     world.until("n", (State::Enforcing, 0)).await;
     drop(n);
@@ -476,7 +476,7 @@ async fn a_change_of_allowed_sources_alone_is_a_delta_and_is_kept() {
              spec: {{node: 'n', addresses: [10.0.0.77], allowedSources: [{sources}]}}}}"
         )
     };
-    let told = |update: &Update| {
+    let sources_of = |update: &Update| {
         let [Change::Sources(sources)] = &update.delta.changes[..] else {
             panic!("{:?}", update.delta);
         };
@@ -503,7 +503,7 @@ async fn a_change_of_allowed_sources_alone_is_a_delta_and_is_kept() {
         let update = n.follow().await.update;
         assert_eq!(update.base, Some(before));
         assert_eq!(update.target.revision, Revision(revision));
-        assert_eq!(told(&update), [expected]);
+        assert_eq!(sources_of(&update), [expected]);
         world.until("n", (State::Enforcing, 0)).await;
         // The same again is no change.
         assert_eq!(world.apply(&vm(sources)).await, revision);
@@ -523,19 +523,22 @@ async fn a_change_of_allowed_sources_alone_is_a_delta_and_is_kept() {
     world.until("n", (State::Enforcing, 0)).await;
     n.hears_nothing().await;
     ok(&format!("rollback {}", revisions[0]), &world.url());
-    assert_eq!(told(&n.follow().await.update), ["vm: 10.9.0.0/16"]);
+    assert_eq!(sources_of(&n.follow().await.update), ["vm: 10.9.0.0/16"]);
     world.until("n", (State::Enforcing, 0)).await;
     let web = pod("a", "web", "n", "10.0.0.1", "web");
     let annotation = "annotations: {sallyport.dev/allowed-sources: '10.9.0.0/16, 10.8.0.0/16'}";
     let text = web.replace("{name: 'web'", &format!("{{name: 'web', {annotation}"));
     let revision = world.apply(&text).await;
     let update = n.follow().await.update;
-    assert_eq!(told(&update), ["vm web: 10.9.0.0/16", "web: 10.8.0.0/16"]);
+    assert_eq!(
+        sources_of(&update),
+        ["vm web: 10.9.0.0/16", "web: 10.8.0.0/16"]
+    );
     world.until("n", (State::Enforcing, 0)).await;
     let yaml = ok("get pod web -n a -o yaml", &world.url());
     assert_eq!(world.apply(&yaml).await, revision, "{yaml}");
     world.apply(&web).await;
-    assert_eq!(told(&n.follow().await.update), ["vm: 10.9.0.0/16"]);
+    assert_eq!(sources_of(&n.follow().await.update), ["vm: 10.9.0.0/16"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,7 +12,7 @@ use sallyport_controlplane::{
     compile::{Compiler, full},
     model::{Body, Established, Kind, ObjectKey},
 };
-use sallyport_policy::{Change, Delta, NodePolicy, UnknownAddresses, Ways};
+use sallyport_policy::{Change, Delta, Effect, NodePolicy, UnknownAddresses};
 
 use crate::{
     universe::{Edit, edit, established, nobody},
@@ -188,8 +188,8 @@ fn an_interface_alone_is_a_change_of_one_endpoint() {
             .collect();
         assert_eq!(told, [interface, interface]);
         // It takes nothing away and gives nothing: no other node is waited for.
-        let ways = before.ways_to(after, &UnknownAddresses::drop());
-        assert_eq!(ways, Ways::default());
+        let effect = before.effect_of_change(after, &UnknownAddresses::drop());
+        assert_eq!(effect, Effect::default());
     }
 }
 

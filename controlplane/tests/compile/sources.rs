@@ -48,7 +48,7 @@ fn sources(policy: &NodePolicy) -> Vec<(String, String)> {
     told.collect()
 }
 
-fn told(text: &[(&str, &str)]) -> Vec<(String, String)> {
+fn owned(text: &[(&str, &str)]) -> Vec<(String, String)> {
     let told = text.iter();
     told.map(|&(owners, ranges)| (owners.into(), ranges.into()))
         .collect()
@@ -72,7 +72,7 @@ fn allowed_sources_are_judged_as_their_workload_in_both_directions() {
     let policy = compiled(with("10.9.0.0/16 fd09::/64", [both, client]));
     assert_eq!(
         sources(&policy),
-        told(&[("default/gw", "10.9.0.0/16, fd09::/64")])
+        owned(&[("default/gw", "10.9.0.0/16, fd09::/64")])
     );
     for (direction, peer, port, allows) in [
         (Ingress, "10.0.0.2", 80, true),
@@ -97,7 +97,7 @@ fn allowed_sources_are_judged_as_their_workload_in_both_directions() {
 #[test]
 fn only_a_node_with_a_claimant_has_sources() {
     let all = sallyport_controlplane::compile::full(&cluster(world("10.9.0.0/16")));
-    assert_eq!(sources(&all["n"]), told(&[("default/gw", "10.9.0.0/16")]));
+    assert_eq!(sources(&all["n"]), owned(&[("default/gw", "10.9.0.0/16")]));
     assert!(all["m"].sources().is_empty());
     // Nobody isolates it: the addresses are known, and nothing judges them.
     let source = &all["n"].sources()[0];
@@ -136,7 +136,7 @@ fn the_most_specific_claim_has_an_address_and_equal_claims_share_it() {
     let policy = compiled(with("", pods.into_iter().chain(policies)));
     assert_eq!(
         sources(&policy),
-        told(&[
+        owned(&[
             ("default/a", "10.9.0.0/24, 10.9.2.0-10.9.255.255"),
             ("default/b default/c", "10.9.1.0/24"),
         ])
@@ -162,7 +162,7 @@ fn an_address_of_a_workload_is_nobodys_source() {
     let policy = compiled(with("10.9.0.0/28 10.0.0.1/32", others()));
     assert_eq!(
         sources(&policy),
-        told(&[(
+        owned(&[(
             "default/gw",
             "10.9.0.0, 10.9.0.2, 10.9.0.4, 10.9.0.6, 10.9.0.8/29"
         )])
@@ -178,7 +178,7 @@ fn workload_ranges_of_other_nodes_are_nobodys_sources() {
     // A claim that is wider than the ranges of the node itself means none of them; nor what no packet comes from.
     assert_eq!(
         sources(&policy),
-        told(&[(
+        owned(&[(
             "default/gw",
             "0.0.0.1-9.255.255.255, 10.0.2.0-126.255.255.255, 128.0.0.0-172.15.255.255, \
              172.32.0.0-223.255.255.255, 240.0.0.0-255.255.255.254"
@@ -188,7 +188,7 @@ fn workload_ranges_of_other_nodes_are_nobodys_sources() {
     let policy = compiled(with("10.0.0.0/24", [node("o", &["10.0.0.128/25"])]));
     assert_eq!(
         sources(&policy),
-        told(&[("default/gw", "10.0.0.0, 10.0.0.2-10.0.0.255")])
+        owned(&[("default/gw", "10.0.0.0, 10.0.0.2-10.0.0.255")])
     );
     let policy = compiled(with("10.0.1.0/24", [egress("p", "app=gw", 80)]));
     assert!(policy.sources().is_empty(), "nothing is left");
@@ -203,7 +203,7 @@ fn an_address_of_a_node_is_nobodys_source() {
     let policy = compiled(with("10.9.0.0/30 2001:db8::/127", [machine]));
     assert_eq!(
         sources(&policy),
-        told(&[("default/gw", "10.9.0.0/31, 10.9.0.3, 2001:db8::")])
+        owned(&[("default/gw", "10.9.0.0/31, 10.9.0.3, 2001:db8::")])
     );
 }
 

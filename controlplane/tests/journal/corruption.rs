@@ -26,7 +26,7 @@ fn small(path: &Path) -> Recovered {
     ] {
         let committed = model.commit(edit_of(op)).unwrap();
         journal.append(&[committed]).unwrap();
-        journal.settle();
+        journal.join_fold();
     }
     let note = Note::Joined {
         node: "p".to_owned(),

@@ -38,7 +38,7 @@ fn journal(directory: &tempfile::TempDir) -> Settings {
     for op in ops {
         let committed = model.commit(edit_of(op)).unwrap();
         journal.append(&[committed]).unwrap();
-        journal.settle();
+        journal.join_fold();
     }
     settings
 }

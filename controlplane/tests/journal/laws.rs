@@ -31,7 +31,7 @@ enum Step {
     /// A note about nodes.
     Note(Note),
     /// Waits for the fold.
-    Settle,
+    JoinFold,
     /// Closes and opens.
     Reopen,
 }
@@ -41,7 +41,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => prop::collection::vec(transaction, 1..8).prop_map(Step::Append),
         3 => note().prop_map(Step::Note),
-        1 => Just(Step::Settle),
+        1 => Just(Step::JoinFold),
         1 => Just(Step::Reopen),
     ]
 }
@@ -81,7 +81,7 @@ proptest! {
                     journal.note(&note).unwrap();
                     model.note(&note);
                 }
-                Step::Settle => journal.settle(),
+                Step::JoinFold => journal.join_fold(),
                 Step::Reopen => {
                     drop(journal);
                     let (opened, recovered) = SledJournal::open(settings.clone()).unwrap();
@@ -154,7 +154,7 @@ fn the_log_stays_short() {
             .unwrap();
         journal.append(&[committed]).unwrap();
         if n % 25 == 0 {
-            journal.settle();
+            journal.join_fold();
         }
     }
     drop(journal);

@@ -56,7 +56,7 @@ impl Model {
     /// Carries out a transaction, if it can be and changes something.
     pub(crate) fn commit(&mut self, edits: Vec<Edit>) -> Option<Arc<Committed>> {
         let outcome =
-            transaction::carry_out(&self.state.cluster, edits, self.state.revision.next()).ok()?;
+            transaction::apply(&self.state.cluster, edits, self.state.revision.next()).ok()?;
         let committed = Arc::new(outcome.committed?);
         self.state.cluster = outcome.cluster;
         self.state.revision = committed.revision;

@@ -8,7 +8,7 @@ use sallyport_controlplane::{
 };
 use sallyport_policy::{Protocol, Revision};
 
-use super::{accepted, addresses, told, workloads::port};
+use super::{accepted, addresses, problems_in, workloads::port};
 
 const KIND: &str = include_str!("dumps/kind.yaml");
 
@@ -17,7 +17,7 @@ fn put(objects: Vec<Object>, base: &Cluster, revision: u64) -> transaction::Outc
         source: "-".into(),
         op: Op::Put(object),
     };
-    transaction::carry_out(
+    transaction::apply(
         base,
         objects.into_iter().map(edit).collect(),
         Revision(revision),
@@ -88,7 +88,7 @@ fn fields_of_later_versions_are_left_alone_where_a_cluster_wrote_them() {
         ("Namespace", "spec: {later: null}"),
     ] {
         accepted(&object(kind, from_cluster, rest));
-        let problems = told(&object(kind, "", rest));
+        let problems = problems_in(&object(kind, "", rest));
         assert!(
             problems[0].ends_with("unknown field \"spec.later\""),
             "{problems:?}"
@@ -109,7 +109,7 @@ fn fields_of_later_versions_are_left_alone_where_a_cluster_wrote_them() {
         ("Node", "spec: {podCIDRS: []}", "spec.podCIDRS"),
         ("Pod", "later: 1", "later"),
     ] {
-        let problems = told(&object(kind, from_cluster, rest));
+        let problems = problems_in(&object(kind, from_cluster, rest));
         assert_eq!(problems.len(), 1);
         assert!(
             problems[0].ends_with(&format!("unknown field \"{field}\"")),
@@ -118,7 +118,7 @@ fn fields_of_later_versions_are_left_alone_where_a_cluster_wrote_them() {
     }
     let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, \
                   metadata: {name: a, uid: 0c6f0d3e, resourceVersion: '38'}, spec: {later: 1}}";
-    assert!(told(policy)[0].ends_with("unknown field \"spec.later\""));
+    assert!(problems_in(policy)[0].ends_with("unknown field \"spec.later\""));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use sallyport_controlplane::manifest::{self, MAX_PROBLEMS, UnknownKinds};
 
-use super::{REMEDY, SUPPORTED, accepted, told};
+use super::{REMEDY, SUPPORTED, accepted, problems_in};
 
 #[test]
 fn lists_are_taken_apart() {
@@ -40,7 +40,7 @@ fn what_is_wrong_in_a_list_is_told_with_the_items_place() {
         5,
         {"kind":"Pod","apiVersion":"v1","metadata":{"name":"p"},"spec":{"hostNetwork":"yes","nodeNam":"n"}}]}"#;
     assert_eq!(
-        told(text),
+        problems_in(text),
         [
             "m.yaml: document 1: unknown field \"foo\"",
             "m.yaml: document 1: unknown field \"metadata.x\"",
@@ -71,7 +71,7 @@ fn what_is_wrong_in_a_list_is_told_with_the_items_place() {
             "m.yaml:1:41: document 1: duplicate field \"kind\"",
         ),
     ] {
-        assert_eq!(told(text), [expected]);
+        assert_eq!(problems_in(text), [expected]);
     }
 }
 
@@ -139,7 +139,7 @@ fn unknown_fields_are_refused_wherever_a_person_may_have_written_them() {
 #[test]
 fn a_flood_of_problems_is_cut() {
     let text = "---\n{apiVersion: v1, kind: Foo}\n".repeat(MAX_PROBLEMS + 5);
-    let problems = told(&text);
+    let problems = problems_in(&text);
     assert_eq!(problems.len(), MAX_PROBLEMS + 1);
     assert_eq!(
         problems.last().map(String::as_str),
@@ -151,7 +151,7 @@ fn a_flood_of_problems_is_cut() {
          [{}]}}]}}}}",
         vec!["{}"; 1_500].join(",")
     );
-    let problems = told(&policy);
+    let problems = problems_in(&policy);
     assert_eq!(problems.len(), MAX_PROBLEMS + 1);
     assert_eq!(
         problems.last().map(String::as_str),
@@ -171,7 +171,7 @@ fn keys_are_read_whatever_else_is_wrong() {
         ["NetworkPolicy default/web", "Namespace shop", "Pod shop/p"]
     );
 
-    let told = |text| -> Vec<String> {
+    let problems_in = |text| -> Vec<String> {
         manifest::parse_keys(text, "m.yaml")
             .unwrap_err()
             .iter()
@@ -179,15 +179,15 @@ fn keys_are_read_whatever_else_is_wrong() {
             .collect()
     };
     assert_eq!(
-        told("{apiVersion: v1, kind: Pod, metadata: {}}"),
+        problems_in("{apiVersion: v1, kind: Pod, metadata: {}}"),
         ["m.yaml:1:29: document 1: Pod: metadata.name: Required value"]
     );
     assert_eq!(
-        told("{apiVersion: v1, kind: Pod, metadata: {name: 5}}"),
+        problems_in("{apiVersion: v1, kind: Pod, metadata: {name: 5}}"),
         ["m.yaml:1:40: document 1: Pod: metadata.name: Required value"]
     );
     assert_eq!(
-        told("{apiVersion: v1, kind: Foo}"),
+        problems_in("{apiVersion: v1, kind: Foo}"),
         [format!(
             "m.yaml:1:1: document 1: no matches for kind \"Foo\" in version \"v1\": {SUPPORTED}{REMEDY}"
         )]
@@ -244,7 +244,7 @@ fn other_kinds_are_refused_by_name() {
             "projectcalico.org/v3",
         ),
     ];
-    assert_eq!(told(CHART), expected);
+    assert_eq!(problems_in(CHART), expected);
 }
 
 #[test]

@@ -43,13 +43,13 @@ fn one(text: &str) -> Object {
     objects.remove(0)
 }
 
-/// What is told of a text, as a person reads it.
-fn told(text: &str) -> Vec<String> {
+/// The problems in a text, as a person reads them.
+fn problems_in(text: &str) -> Vec<String> {
     shown(manifest::parse(text, "m.yaml").expect_err(text))
 }
 
-/// What is told of a text with one object, without the object and its place.
-fn told_of_fields(text: &str) -> Vec<String> {
+/// The problems in a text with one object, without the object and its place.
+fn field_problems(text: &str) -> Vec<String> {
     let problems = manifest::parse(text, "").expect_err(text);
     let bare = |problem| Problem {
         document: 0,

@@ -7,9 +7,9 @@ use sallyport_controlplane::{
 use sallyport_policy::Protocol;
 
 use super::{
-    LABEL, SUBDOMAIN, accepted, addresses,
+    LABEL, SUBDOMAIN, accepted, addresses, field_problems,
     nodes::node,
-    one, told_of_fields,
+    one,
     workloads::{port, workload},
 };
 
@@ -51,7 +51,7 @@ fn metadata_is_refused_in_the_api_servers_words() {
     ] {
         for kind in ["v1, kind: Pod", "networking.k8s.io/v1, kind: NetworkPolicy", "sallyport.dev/v1, kind: Workload"] {
             let text = format!("{{apiVersion: {kind}, metadata: {metadata}}}");
-            assert_eq!(told_of_fields(&text), [format!("metadata.{expected}")], "{kind}");
+            assert_eq!(field_problems(&text), [format!("metadata.{expected}")], "{kind}");
         }
     }
     for (text, expected) in [
@@ -72,7 +72,7 @@ fn metadata_is_refused_in_the_api_servers_words() {
             "metadata.name: Required value: name or generateName is required",
         ),
     ] {
-        assert_eq!(told_of_fields(text), [expected], "{text}");
+        assert_eq!(field_problems(text), [expected], "{text}");
     }
     accepted(
         "{apiVersion: v1, kind: Node, metadata: {name: a.b, annotations: {Example.com/A: b}}}",
@@ -93,7 +93,7 @@ fn another_word_for_established_connections_is_refused() {
             )
         };
         assert_eq!(
-            told_of_fields(&text("networking.k8s.io/v1, kind: NetworkPolicy")),
+            field_problems(&text("networking.k8s.io/v1, kind: NetworkPolicy")),
             [format!(
                 "metadata.annotations[sallyport.dev/established]: Unsupported value: \"{quoted}\": supported values: \
                  \"keep\", \"recheck\""
@@ -133,7 +133,7 @@ fn the_uid_tells_workloads_of_one_name_apart() {
     ] {
         for kind in kinds {
             let told = format!("metadata.uid: Invalid value: {told}");
-            assert_eq!(told_of_fields(&text(kind, given)), [told], "{kind}");
+            assert_eq!(field_problems(&text(kind, given)), [told], "{kind}");
         }
         accepted(&text("networking.k8s.io/v1, kind: NetworkPolicy", given));
     }

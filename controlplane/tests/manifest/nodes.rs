@@ -2,7 +2,7 @@
 
 use sallyport_controlplane::model::{Body, Node};
 
-use super::{addresses, one, told_of_fields};
+use super::{addresses, field_problems, one};
 
 pub(super) fn node(text: &str) -> Node {
     match one(text).body {
@@ -80,6 +80,6 @@ fn nodes_are_refused_with_the_fields_name() {
                 .into(),
         ),
     ] {
-        assert_eq!(told_of_fields(&text), [expected], "{text}");
+        assert_eq!(field_problems(&text), [expected], "{text}");
     }
 }

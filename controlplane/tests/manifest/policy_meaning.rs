@@ -8,7 +8,7 @@ use sallyport_controlplane::model::{
 };
 use sallyport_policy::Protocol;
 
-use super::{one, policy, told_of_fields};
+use super::{field_problems, one, policy};
 
 fn meaning(spec: &str) -> NetworkPolicy {
     match one(&policy(spec)).body {
@@ -288,7 +288,7 @@ fn ports_are_the_numbers_that_kubectl_reads() {
         assert_eq!(object.body, Body::NetworkPolicy(eighty.clone()), "{json}");
     }
     for (port, given) in [("80.5", "80.5"), ("8e9", "8000000000"), ("-8e1", "-80")] {
-        let problems = told_of_fields(&policy(&format!(
+        let problems = field_problems(&policy(&format!(
             "ingress: [{{ports: [{{port: {port}}}]}}]"
         )));
         assert!(
@@ -345,6 +345,6 @@ fn nulls_are_zero_values_as_for_the_api_server() {
              10.9.8.0/24 or 2001:db8::/64)",
         ),
     ] {
-        assert_eq!(told_of_fields(&policy(spec))[0], expected, "{spec}");
+        assert_eq!(field_problems(&policy(spec))[0], expected, "{spec}");
     }
 }

@@ -1,9 +1,9 @@
 //! Every rule for a NetworkPolicy with its whole message. What accepted policies mean is beside this.
 
-use super::{accepted, policy, told_of_fields};
+use super::{accepted, field_problems, policy};
 
 fn said(spec: &str) -> Vec<String> {
-    told_of_fields(&policy(spec))
+    field_problems(&policy(spec))
 }
 
 fn ingress(rule: &str) -> String {

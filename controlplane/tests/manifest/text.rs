@@ -1,6 +1,6 @@
 //! What is told of a text as a whole: YAML, JSON, documents, places, hostile input. Lists are beside this.
 
-use super::{REMEDY, SUPPORTED, accepted, keys, told};
+use super::{REMEDY, SUPPORTED, accepted, keys, problems_in};
 
 #[test]
 fn documents_come_in_every_form() {
@@ -89,7 +89,7 @@ metadata:
   name: B
 ";
     assert_eq!(
-        told(text),
+        problems_in(text),
         [
             "m.yaml:9:3: document 1: NetworkPolicy shop/web: unknown field \"spec.podSelecter\"",
             "m.yaml:11:12: document 1: NetworkPolicy shop/web: spec.ingress[0].from[0]: Required value: must specify a \
@@ -166,7 +166,7 @@ fn what_is_no_object_of_ours_is_refused() {
             ),
         ),
     ] {
-        assert_eq!(told(text), [expected]);
+        assert_eq!(problems_in(text), [expected]);
     }
 }
 
@@ -210,7 +210,7 @@ fn malformed_text_is_told_with_its_place() {
             "m.yaml:2:6: document 2: malformed JSON: EOF while parsing a value",
         ),
     ] {
-        assert_eq!(told(text), [expected], "{text:?}");
+        assert_eq!(problems_in(text), [expected], "{text:?}");
     }
 }
 
@@ -249,7 +249,7 @@ fn hostile_text_is_refused() {
             "m.yaml:1:1: document 1: malformed YAML: unclosed quote",
         ),
     ] {
-        assert_eq!(told(&text), [expected]);
+        assert_eq!(problems_in(&text), [expected]);
     }
 }
 
@@ -288,7 +288,7 @@ fn scalars_are_what_kubernetes_takes_them_for() {
         ("010", "8"),
     ] {
         assert_eq!(
-            told(&namespace(text)),
+            problems_in(&namespace(text)),
             [format!(
                 "m.yaml:1:64: document 1: Namespace a: metadata.labels[l]: Invalid value: {given}: must be a string (put it \
              in quotes)"
@@ -296,7 +296,7 @@ fn scalars_are_what_kubernetes_takes_them_for() {
         );
     }
     assert_eq!(
-        told(&namespace(".nan")),
+        problems_in(&namespace(".nan")),
         ["m.yaml:1:67: document 1: malformed YAML: value `.nan` is not a finite number"]
     );
 }

@@ -7,7 +7,7 @@ use sallyport_controlplane::{
 };
 use sallyport_policy::Protocol;
 
-use super::{SUBDOMAIN, accepted, addresses, one, told_of_fields};
+use super::{SUBDOMAIN, accepted, addresses, field_problems, one};
 
 pub(super) fn workload(text: &str) -> Workload {
     match one(text).body {
@@ -174,7 +174,7 @@ fn pods_are_refused_in_the_api_servers_words() {
             "status.podIP: Invalid value: \"0.0.0.0\": may not be unspecified (0.0.0.0 or ::)".into(),
         ),
     ] {
-        assert_eq!(told_of_fields(&text), [expected], "{text}");
+        assert_eq!(field_problems(&text), [expected], "{text}");
     }
 }
 
@@ -234,8 +234,8 @@ fn a_workload_may_be_behind_an_interface() {
 /// The interface of a pod is not in its object.
 #[test]
 fn a_pod_has_no_interface() {
-    let told = told_of_fields(&pod("{interface: veth-pod}", "{}"));
-    assert_eq!(told, ["unknown field \"spec.interface\""]);
+    let problems = field_problems(&pod("{interface: veth-pod}", "{}"));
+    assert_eq!(problems, ["unknown field \"spec.interface\""]);
     for spec in ["{nodeName: n1}", "{nodeName: n1, hostNetwork: true}"] {
         assert_eq!(workload(&pod(spec, "{podIP: 10.0.0.1}")).interface, "");
     }
@@ -311,8 +311,8 @@ fn a_workload_may_have_allowed_sources() {
         "name: vm, annotations: {sallyport.dev/allowed-sources: x}",
     );
     assert_eq!(workload(&other).allowed_sources, []);
-    let told = told_of_fields(&pod("{allowedSources: [10.9.0.0/16]}", "{}"));
-    assert_eq!(told, ["unknown field \"spec.allowedSources\""]);
+    let problems = field_problems(&pod("{allowedSources: [10.9.0.0/16]}", "{}"));
+    assert_eq!(problems, ["unknown field \"spec.allowedSources\""]);
 }
 
 #[test]
@@ -345,12 +345,12 @@ fn allowed_sources_are_refused_in_the_api_servers_words() {
     ] {
         let list = vm(&format!("{{allowedSources: [10.9.0.0/16, \"{wrong}\"]}}"));
         let expected = format!("spec.allowedSources[1]: Invalid value: \"{wrong}\": {rule}");
-        assert_eq!(told_of_fields(&list), [expected]);
+        assert_eq!(field_problems(&list), [expected]);
         let text = annotated(&format!("'10.9.0.0/16, {wrong}'"));
         let expected = format!(
             "metadata.annotations[sallyport.dev/allowed-sources]: Invalid value: \"{wrong}\": {rule}"
         );
-        assert_eq!(told_of_fields(&text), [expected]);
+        assert_eq!(field_problems(&text), [expected]);
     }
     let many: Vec<String> = (0..65).map(|n| format!("10.9.{n}.0/24")).collect();
     let many = many.join(",");
@@ -384,7 +384,7 @@ fn allowed_sources_are_refused_in_the_api_servers_words() {
                 .into(),
         ),
     ] {
-        assert_eq!(told_of_fields(&given), [expected], "{given}");
+        assert_eq!(field_problems(&given), [expected], "{given}");
     }
     let host = annotated("' '").replace("nodeName: n1", "hostNetwork: true");
     assert!(workload(&host).host_network);
@@ -500,6 +500,6 @@ fn workloads_are_refused_with_the_fields_name() {
             &["spec.ports: Too many: 1001: must have at most 1000 items"],
         ),
     ] {
-        assert_eq!(told_of_fields(&vm(&spec)), expected, "{spec}");
+        assert_eq!(field_problems(&vm(&spec)), expected, "{spec}");
     }
 }

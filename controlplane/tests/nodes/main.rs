@@ -1,4 +1,4 @@
-//! The table of nodes, told the time and driven by hand: what the simulation found wrong, each in few steps.
+//! The coordinator, driven by hand and given the time: mistakes that the simulation found, each in few steps.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,7 +15,7 @@ use std::{
 };
 
 use sallyport_controlplane::nodes::{
-    Affected, Hello, Settings, Start, State, StreamId, Table, UnreachablePolicy,
+    Affected, Coordinator, Hello, Settings, Start, State, StreamId, UnreachablePolicy,
 };
 use sallyport_policy::{
     Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
@@ -76,9 +76,9 @@ fn hello(name: &str, window: &[Position], lease: Duration) -> Hello {
     }
 }
 
-/// A table, and the time.
+/// A coordinator, and the time.
 struct World {
-    table: Table,
+    coordinator: Coordinator,
     now: Instant,
 }
 
@@ -109,18 +109,18 @@ impl World {
             .iter()
             .map(|(name, policy)| ((*name).to_owned(), policy.clone()));
         World {
-            table: Table::new(start, settings, policies, now),
+            coordinator: Coordinator::new(start, settings, policies, now),
             now,
         }
     }
 
     fn connect(&mut self, name: &str, window: &[Position], lease: Duration) -> u64 {
         let hello = hello(name, window, lease);
-        let session = self.table.accept();
-        self.table.connect(session, hello, self.now).unwrap();
+        let session = self.coordinator.accept();
+        self.coordinator.connect(session, hello, self.now).unwrap();
         let leased = !lease.is_zero();
-        if self.table.membership(name) != leased.into() {
-            self.table.join(name, leased, self.now);
+        if self.coordinator.membership(name) != leased.into() {
+            self.coordinator.join(name, leased, self.now);
         }
         session.0
     }
@@ -133,14 +133,14 @@ impl World {
             policies: policies.collect(),
             gone: Vec::new(),
         };
-        let prepared = self.table.prepare(affected);
-        self.table.commit(revision, prepared, None, self.now);
+        let prepared = self.coordinator.prepare(affected);
+        self.coordinator.commit(revision, prepared, None, self.now);
     }
 
     /// What is sent to a node: the versions that it is to hold then.
     fn sent(&mut self, name: &str, session: u64) -> Option<Vec<Position>> {
         let update = self
-            .table
+            .coordinator
             .next_update(name, StreamId(session), false, self.now)
             .unwrap()?;
         let mut window = update.keep;
@@ -152,7 +152,7 @@ impl World {
     /// Sends and acknowledges all that there is to send.
     fn follow(&mut self, name: &str, session: u64) {
         while let Some(window) = self.sent(name, session) {
-            self.table
+            self.coordinator
                 .acked(name, StreamId(session), &window, self.now)
                 .unwrap();
         }
@@ -160,11 +160,13 @@ impl World {
 
     fn pass(&mut self, time: Duration) {
         self.now += time;
-        self.table.advance(self.now);
+        self.coordinator.advance(self.now);
     }
 
     fn lease(&mut self, name: &str, session: u64) -> bool {
-        self.table.lease(name, StreamId(session), self.now).unwrap()
+        self.coordinator
+            .lease(name, StreamId(session), self.now)
+            .unwrap()
     }
 }
 
@@ -178,12 +180,12 @@ fn a_restart_in_the_middle_knows_where_the_middle_began() {
         (&["n"], false),
         &[("n", allow(&[1]))],
     );
-    let rollouts = world.table.rollouts(world.now);
+    let rollouts = world.coordinator.rollouts(world.now);
     assert_eq!(
         (rollouts[0].first, rollouts[0].last),
         (Revision(4), Revision(6))
     );
-    assert_eq!(world.table.settled(), Revision(3));
+    assert_eq!(world.coordinator.settled(), Revision(3));
 }
 
 /// Which of the revisions up to 6 changed n is not known; it holds the first.
@@ -201,15 +203,21 @@ fn after_a_restart_an_old_version_enforces_nothing_later() {
         let mut world = start(Revision(settled));
         world.commit(Revision(7), &[("n", allow(&[2]))]);
         world.connect("n", &[position(Revision(1), &allow(&[3]))], NONE);
-        assert!(!world.table.enforces(Revision(6)), "settled {settled}");
-        assert!(!world.table.enforces(Revision(2)), "settled {settled}");
+        assert!(
+            !world.coordinator.enforces(Revision(6)),
+            "settled {settled}"
+        );
+        assert!(
+            !world.coordinator.enforces(Revision(2)),
+            "settled {settled}"
+        );
     }
     // What it holds is what it had to hold when the control plane started: only what came later is missing.
     let mut world = start(Revision(6));
     world.commit(Revision(7), &[("n", allow(&[2]))]);
     world.connect("n", &[position(Revision(1), &allow(&[1]))], NONE);
-    assert!(world.table.enforces(Revision(6)));
-    assert!(!world.table.enforces(Revision(7)));
+    assert!(world.coordinator.enforces(Revision(6)));
+    assert!(!world.coordinator.enforces(Revision(7)));
 }
 
 #[test]
@@ -230,7 +238,7 @@ fn no_lease_for_a_node_that_a_rollout_goes_on_without() {
     world.follow("n", n);
     assert!(!world.lease("m", m), "it passes without m");
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.status(world.now)[0].state, State::Fenced);
+    assert_eq!(world.coordinator.status(world.now)[0].state, State::Fenced);
     world.follow("m", m);
     assert!(world.lease("m", m));
 }
@@ -266,7 +274,7 @@ fn after_a_restart_in_the_middle_the_latest_version_proves_nothing() {
     let m = world.connect("m", &[position(Revision(3), &allow(&[3]))], LEASE);
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.settled(), Revision(4));
+    assert_eq!(world.coordinator.settled(), Revision(4));
     assert!(world.lease("n", n));
 }
 
@@ -284,7 +292,7 @@ fn who_begins_with_nothing_waits_until_it_is_known_with_what() {
     let n = world.connect("n", &[position(Revision(1), &allow(&[1]))], NONE);
     world.follow("n", n);
     assert_eq!(
-        world.table.rollouts(world.now)[0].waits_for,
+        world.coordinator.rollouts(world.now)[0].waits_for,
         [] as [&str; 0]
     );
     world.pass(Duration::from_millis(19));
@@ -317,10 +325,10 @@ fn who_is_skipped_is_back_when_it_holds_for_sure_what_it_must() {
     world.pass(Duration::from_millis(301));
     world.pass(Duration::from_millis(20));
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.settled(), Revision(3));
+    assert_eq!(world.coordinator.settled(), Revision(3));
     let skipped: Vec<String> = world
-        .table
-        .passed_over(world.now)
+        .coordinator
+        .bypassed(world.now)
         .into_iter()
         .map(|node| node.name)
         .collect();
@@ -347,13 +355,13 @@ fn who_comes_back_before_the_barrier_is_drained() {
     world.pass(Duration::from_millis(301));
     world.pass(Duration::from_millis(19));
     world
-        .table
+        .coordinator
         .acked("n", StreamId(n), &window, world.now)
         .unwrap();
     world.pass(Duration::from_millis(19));
-    assert_eq!(world.table.settled(), Revision(1));
+    assert_eq!(world.coordinator.settled(), Revision(1));
     world.pass(Duration::from_millis(1));
-    assert_eq!(world.table.settled(), Revision(2));
+    assert_eq!(world.coordinator.settled(), Revision(2));
 }
 
 /// n has 2's policy, which is 4's; m has 3's. Together they may let pass what 3 denies, and 4.
@@ -380,16 +388,19 @@ fn what_nodes_hold_back_is_not_enforced() {
     world.pass(Duration::from_millis(20));
     world.follow("n", n);
     world.follow("o", o);
-    assert_eq!(world.table.settled(), Revision(2));
-    assert!(world.table.enforces(Revision(2)));
-    assert!(!world.table.enforces(Revision(3)), "m has yet to take away");
-    let lagging = world.table.lagging(Revision(3), world.now);
+    assert_eq!(world.coordinator.settled(), Revision(2));
+    assert!(world.coordinator.enforces(Revision(2)));
+    assert!(
+        !world.coordinator.enforces(Revision(3)),
+        "m has yet to take away"
+    );
+    let lagging = world.coordinator.lagging(Revision(3), world.now);
     let lagging: Vec<_> = lagging.iter().map(|node| node.name.as_str()).collect();
     assert_eq!(lagging, ["m"], "though it enforces 3 itself");
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
     world.follow("m", m);
-    assert!(world.table.enforces(Revision(4)));
+    assert!(world.coordinator.enforces(Revision(4)));
 }
 
 /// n went on to 3's policy alone. What 4 changes there has to wait for m: 3 does not, and n is not asked to go back.
@@ -416,14 +427,14 @@ fn who_went_alone_does_not_go_back() {
     ];
     assert_eq!(world.sent("n", n), Some(both.clone()));
     world
-        .table
+        .coordinator
         .acked("n", StreamId(n), &both, world.now)
         .unwrap();
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
     world.follow("n", n);
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.settled(), Revision(4));
+    assert_eq!(world.coordinator.settled(), Revision(4));
 }
 
 /// What n said on a stream that it gave up comes after what it said on the next one: that it holds nothing, so that nobody
@@ -437,20 +448,22 @@ fn a_late_hello_is_not_heard() {
         (&["n", "m"], false),
         &nodes,
     );
-    let late = world.table.accept();
+    let late = world.coordinator.accept();
     let one = [position(Revision(1), &allow(&[1]))];
     let n = world.connect("n", &one, NONE);
 
-    let heard = world.table.connect(late, hello("n", &[], NONE), world.now);
+    let heard = world
+        .coordinator
+        .connect(late, hello("n", &[], NONE), world.now);
     let refusal = heard.unwrap_err().to_string();
     assert_eq!(refusal, "node \"n\" connected again: this stream is over");
     let m = world.connect("m", &one, NONE);
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.rollouts(world.now)[0].waits_for, ["n"]);
+    assert_eq!(world.coordinator.rollouts(world.now)[0].waits_for, ["n"]);
     world.follow("n", n);
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.settled(), Revision(2));
+    assert_eq!(world.coordinator.settled(), Revision(2));
 }
 
 /// n holds 4's policy, and 5 waits for o alone: 5 takes no more away at n. It may not let go of 4 before it holds 5.
@@ -479,12 +492,16 @@ fn what_a_barrier_counts_on_is_held_until_there_is_more() {
     world.commit(Revision(5), &[("n", allow(&[2, 5, 6]))]);
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
-    assert_eq!(world.table.settled(), Revision(2), "o has yet to take away");
+    assert_eq!(
+        world.coordinator.settled(),
+        Revision(2),
+        "o has yet to take away"
+    );
     let last = |window: &[Position]| window.last().map(|held| held.revision);
     let first = world.sent("n", n).unwrap();
     assert_eq!(last(&first), Some(Revision(4)), "{first:?}");
     world
-        .table
+        .coordinator
         .acked("n", StreamId(n), &first, world.now)
         .unwrap();
     let second = world.sent("n", n).unwrap();
@@ -502,16 +519,16 @@ fn a_node_that_left_gets_no_lease_for_what_it_held() {
         (&["n", "m"], true),
         &policies,
     );
-    assert_eq!(world.table.begin_to_leave("n"), Ok(false));
-    let leaving = world.table.accept();
+    assert_eq!(world.coordinator.begin_to_leave("n"), Ok(false));
+    let leaving = world.coordinator.accept();
     let refused = world
-        .table
+        .coordinator
         .connect(leaving, hello("n", &[], LEASE), world.now);
     assert!(refused.is_err(), "a node that is about to leave");
-    world.table.leave("n", world.now);
-    assert_eq!(world.table.begin_to_leave("n"), Ok(true));
+    world.coordinator.leave("n", world.now);
+    assert_eq!(world.coordinator.begin_to_leave("n"), Ok(true));
     world.commit(Revision(7), &[("n", allow(&[2])), ("m", allow(&[2]))]);
-    let rollouts = world.table.rollouts(world.now);
+    let rollouts = world.coordinator.rollouts(world.now);
     assert_eq!(rollouts[0].waits_for, ["m"]);
 
     let m = world.connect("m", &[position(Revision(6), &allow(&[1]))], LEASE);
@@ -519,7 +536,7 @@ fn a_node_that_left_gets_no_lease_for_what_it_held() {
         world.follow("m", m);
         world.pass(Duration::from_millis(50));
     }
-    assert!(world.table.enforces(Revision(7)));
+    assert!(world.coordinator.enforces(Revision(7)));
     let n = world.connect("n", &[position(Revision(6), &allow(&[1]))], LEASE);
     assert!(!world.lease("n", n));
     world.follow("n", n);

@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
         let Ok(edits) = api::edits(request.edits) else {
             continue;
         };
-        let Ok(outcome) = transaction::carry_out(&cluster, edits, revision.next()) else {
+        let Ok(outcome) = transaction::apply(&cluster, edits, revision.next()) else {
             continue;
         };
         let Some(committed) = outcome.committed else {

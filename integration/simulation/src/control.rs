@@ -1,5 +1,5 @@
-//! The simulated control plane: the real table of nodes and the real compiler, and what of them is durable. It dies and
-//! starts again. It talks to nobody itself.
+//! The simulated control plane: the real coordinator and the real compiler, and their durable state. It dies and starts
+//! again. It sends nothing itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,7 @@ use std::{
 use rand::RngExt;
 use sallyport_controlplane::{
     compile::Compiler,
-    nodes::{self, Affected, Membership, Settings, Start, State, Table},
+    nodes::{self, Affected, Coordinator, Membership, Settings, Start, State},
     stream::Diffs,
 };
 use sallyport_policy::{Epoch, NodePolicy, Position, Revision};
@@ -33,7 +33,7 @@ pub(crate) struct Control {
 /// A life.
 #[derive(Debug)]
 pub(crate) struct Alive {
-    pub(crate) table: Table,
+    pub(crate) coordinator: Coordinator,
     compiler: Compiler,
     pub(crate) diffs: Diffs,
     /// The numbers of the streams that came in.
@@ -85,10 +85,10 @@ impl World {
         let policies = compiler
             .policies()
             .map(|(name, policy)| (name.to_owned(), policy.clone()));
-        let table = Table::new(start, self.control.settings, policies, self.at());
+        let coordinator = Coordinator::new(start, self.control.settings, policies, self.at());
         self.control.alive = Some(Alive {
-            settled: table.settled(),
-            table,
+            settled: coordinator.settled(),
+            coordinator,
             compiler,
             diffs: Diffs::default(),
             accepted: BTreeMap::new(),
@@ -149,9 +149,9 @@ impl World {
         }
         let at = self.at();
         let alive = self.control.alive.as_mut().expect("just looked at");
-        let prepared = alive.table.prepare(affected);
-        alive.table.commit(revision, prepared, None, at);
-        let rollouts = alive.table.rollouts(at);
+        let prepared = alive.coordinator.prepare(affected);
+        alive.coordinator.commit(revision, prepared, None, at);
+        let rollouts = alive.coordinator.rollouts(at);
         self.note(|| {
             let told = rollouts.iter().map(|rollout| {
                 let (first, last, phase) = (rollout.first, rollout.last, rollout.phase);
@@ -176,7 +176,7 @@ impl World {
         let Some(alive) = &mut self.control.alive else {
             return Ok(());
         };
-        let due = alive.table.advance(at);
+        let due = alive.coordinator.advance(at);
         if due != alive.due {
             alive.due = due;
             if let Some(due) = due {
@@ -185,12 +185,12 @@ impl World {
                     .after(delay, self.control.life, Event::Advance);
             }
         }
-        let settled = alive.table.settled();
+        let settled = alive.coordinator.settled();
         if settled != alive.settled {
             alive.settled = settled;
             let over: Vec<String> = alive
-                .table
-                .passed_over(at)
+                .coordinator
+                .bypassed(at)
                 .into_iter()
                 .map(|node| node.name)
                 .collect();
@@ -210,7 +210,7 @@ impl World {
     fn tell_judge(&mut self) -> Result<(), Violation> {
         let at = self.at();
         let alive = self.control.alive.as_mut().expect("it just did something");
-        let over = alive.table.passed_over(at).into_iter();
+        let over = alive.coordinator.bypassed(at).into_iter();
         let skipped = over.filter(|status| status.state == State::Skipped);
         let skipped: BTreeSet<String> = skipped.map(|status| status.name).collect();
         let latest = self.judge.versions.latest();
@@ -225,13 +225,14 @@ impl World {
                 self.judge.set_void(index, window.is_empty() || !is_latest);
             }
         }
-        let rollouts = alive.table.rollouts(at);
+        let rollouts = alive.coordinator.rollouts(at);
         let on_their_way: Vec<_> = rollouts
             .iter()
             .map(|rollout| (rollout.first, rollout.last))
             .collect();
         let mut enforced = self.judge.enforced();
-        while enforced < self.judge.versions.latest() && alive.table.enforces(enforced.next()) {
+        while enforced < self.judge.versions.latest() && alive.coordinator.enforces(enforced.next())
+        {
             enforced = enforced.next();
         }
         if enforced > self.judge.enforced() {

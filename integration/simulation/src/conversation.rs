@@ -42,7 +42,7 @@ pub(crate) struct Conversation {
     delay: Time,
     /// Whether something happened after which there may be something to send.
     signalled: bool,
-    /// What a mutant has the node acknowledge, and what the table is told.
+    /// What a mutant has the node acknowledge, and what the coordinator is told.
     covered: Option<Vec<Position>>,
 }
 
@@ -76,7 +76,7 @@ impl World {
     /// A stream comes in, which is told to its node.
     fn accept(&mut self, stream: StreamId) {
         let alive = self.control.alive.as_mut().expect("it hears");
-        alive.accepted.insert(stream, alive.table.accept());
+        alive.accepted.insert(stream, alive.coordinator.accept());
         self.say(stream, None);
     }
 
@@ -106,11 +106,11 @@ impl World {
             health: None,
         };
         let session = alive.accepted[&stream];
-        let Admission::Connected(wake) = alive.table.connect(session, hello, at)? else {
+        let Admission::Connected(wake) = alive.coordinator.connect(session, hello, at)? else {
             unreachable!("each start of an enforcer has its number: its name is never contested");
         };
         let leased = !lease.is_zero();
-        let joined = alive.table.membership(&name) == Membership::Joined { leased };
+        let joined = alive.coordinator.membership(&name) == Membership::Joined { leased };
         alive.conversations.insert(
             stream,
             Conversation {
@@ -154,7 +154,7 @@ impl World {
             .joined
             .insert(name.clone(), Membership::Joined { leased });
         if let Some(conversation) = alive.conversations.get_mut(&stream) {
-            alive.table.join(&name, conversation.leased, at);
+            alive.coordinator.join(&name, conversation.leased, at);
             conversation.joined = true;
             conversation.signalled = true;
         }
@@ -173,7 +173,7 @@ impl World {
             Message::Ack(ack) => {
                 let window = positions(&ack.window).expect("positions");
                 let told = conversation.covered.take().unwrap_or(window);
-                alive.table.acked(&name, session, &told, at)?;
+                alive.coordinator.acked(&name, session, &told, at)?;
                 conversation.snapshot = false;
                 conversation.waiting = false;
                 conversation.delay = RETRY.0;
@@ -193,9 +193,13 @@ impl World {
                     .expect("a position");
                 let window = positions(&nack.window).expect("positions");
                 let was_snapshot = conversation.snapshot;
-                alive
-                    .table
-                    .nacked(&name, session, (target, &window), nack.reason.clone(), at)?;
+                alive.coordinator.nacked(
+                    &name,
+                    session,
+                    (target, &window),
+                    nack.reason.clone(),
+                    at,
+                )?;
                 conversation.covered = None;
                 conversation.snapshot = nack.want_snapshot;
                 if was_snapshot || !nack.want_snapshot {
@@ -215,7 +219,7 @@ impl World {
                 });
             }
             Message::Lease(request) => {
-                let granted = alive.table.lease(&name, session, at)?;
+                let granted = alive.coordinator.lease(&name, session, at)?;
                 self.note(|| {
                     format!(
                         "{name} asks for a lease: {}",
@@ -261,7 +265,9 @@ impl World {
         };
         if let Some(conversation) = alive.conversations.remove(&stream) {
             let name = node_name(conversation.node);
-            alive.table.disconnected(&name, conversation.session, at);
+            alive
+                .coordinator
+                .disconnected(&name, conversation.session, at);
         }
         let latency = self.network.latency(&mut self.rng);
         let now = self.schedule.now;
@@ -284,10 +290,12 @@ impl World {
             }
             conversation.signalled = false;
             let name = node_name(conversation.node);
-            match alive
-                .table
-                .next_update(&name, conversation.session, conversation.snapshot, at)
-            {
+            match alive.coordinator.next_update(
+                &name,
+                conversation.session,
+                conversation.snapshot,
+                at,
+            ) {
                 Ok(Some(update)) => {
                     conversation.snapshot = update.base.is_none();
                     updates.push((stream, update));

@@ -235,7 +235,7 @@ impl World {
         let Some(alive) = &self.control.alive else {
             return false;
         };
-        if !alive.table.enforces(latest) || !alive.table.rollouts(at).is_empty() {
+        if !alive.coordinator.enforces(latest) || !alive.coordinator.rollouts(at).is_empty() {
             return false;
         }
         self.nodes.iter().enumerate().all(|(index, node)| {
@@ -255,14 +255,14 @@ impl World {
         let mut lines: Vec<String> = Vec::new();
         lines.extend(
             alive
-                .table
+                .coordinator
                 .rollouts(self.at())
                 .iter()
                 .map(|rollout| format!("{rollout:?}")),
         );
         lines.extend(
             alive
-                .table
+                .coordinator
                 .status(self.at())
                 .iter()
                 .map(|status| format!("{status:?}")),

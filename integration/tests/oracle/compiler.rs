@@ -105,8 +105,8 @@ fn both(manifests: &Manifests, listed: bool) -> Result<(Oracle, Cluster), TestCa
         source: Arc::from("random"),
         op: Op::Put(object),
     });
-    let outcome = transaction::carry_out(&Cluster::default(), edits.collect(), Revision(1))
-        .map_err(refused)?;
+    let outcome =
+        transaction::apply(&Cluster::default(), edits.collect(), Revision(1)).map_err(refused)?;
     let cluster = outcome.cluster;
     prop_assert_eq!(cluster.len(), manifests.0.len());
     let keys: Vec<ObjectKey> = outcome

@@ -65,7 +65,7 @@ pub enum Difference<'a> {
 
 /// Why a delta does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ApplyError {
+pub enum DeltaError {
     /// A change speaks of something that is not there, or adds what is.
     #[error("a change does not fit the policy: {0}")]
     Mismatch(String),
@@ -208,7 +208,7 @@ impl NodePolicy {
     ///
     /// Strict: what is already there must not come again, what goes must be there, so that a lost or repeated
     /// message cannot go unnoticed.
-    pub fn applied(&self, delta: &Delta, expected: Digest) -> Result<NodePolicy, ApplyError> {
+    pub fn applied(&self, delta: &Delta, expected: Digest) -> Result<NodePolicy, DeltaError> {
         let mut policy = self.clone();
         for change in &delta.changes {
             policy.apply(change)?;
@@ -216,12 +216,12 @@ impl NodePolicy {
         policy.check_references(delta)?;
         let found = policy.digest();
         if found != expected {
-            return Err(ApplyError::Digest { expected, found });
+            return Err(DeltaError::Digest { expected, found });
         }
         Ok(policy)
     }
 
-    fn apply(&mut self, change: &Change) -> Result<(), ApplyError> {
+    fn apply(&mut self, change: &Change) -> Result<(), DeltaError> {
         let fits = match change {
             Change::WorkloadRanges(ranges) => {
                 self.set_workload_ranges(ranges.clone());
@@ -274,12 +274,12 @@ impl NodePolicy {
         if fits {
             Ok(())
         } else {
-            Err(ApplyError::Mismatch(describe(change)))
+            Err(DeltaError::Mismatch(describe(change)))
         }
     }
 
     /// Checks what a delta can have broken: what it added names only what is there, what it removed nobody names.
-    fn check_references(&self, delta: &Delta) -> Result<(), ApplyError> {
+    fn check_references(&self, delta: &Delta) -> Result<(), DeltaError> {
         let (mut gone_classes, mut gone_groups) = (false, false);
         for change in &delta.changes {
             match change {
@@ -307,9 +307,9 @@ impl NodePolicy {
         Ok(())
     }
 
-    fn check_class(&self, class: &Class) -> Result<(), ApplyError> {
+    fn check_class(&self, class: &Class) -> Result<(), DeltaError> {
         match class.groups().find(|id| !self.groups.contains_key(id)) {
-            Some(group) => Err(ApplyError::Dangling(format!(
+            Some(group) => Err(DeltaError::Dangling(format!(
                 "class {} names group {group}, which is not there",
                 class.id()
             ))),
@@ -317,12 +317,12 @@ impl NodePolicy {
         }
     }
 
-    fn check_endpoint(&self, address: IpAddr, endpoint: &Endpoint) -> Result<(), ApplyError> {
+    fn check_endpoint(&self, address: IpAddr, endpoint: &Endpoint) -> Result<(), DeltaError> {
         let classes = [endpoint.ingress, endpoint.egress];
         self.check_classes(classes, || format!("endpoint {address}"))
     }
 
-    fn check_sources(&self) -> Result<(), ApplyError> {
+    fn check_sources(&self) -> Result<(), DeltaError> {
         self.sources.iter().try_for_each(|source| {
             let classes = [source.ingress, source.egress];
             self.check_classes(classes, || format!("the source {}", source.ranges))
@@ -333,10 +333,10 @@ impl NodePolicy {
         &self,
         classes: [Option<ClassId>; 2],
         what: impl Fn() -> String,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<(), DeltaError> {
         let mut classes = classes.into_iter().flatten();
         match classes.find(|id| !self.classes.contains_key(id)) {
-            Some(class) => Err(ApplyError::Dangling(format!(
+            Some(class) => Err(DeltaError::Dangling(format!(
                 "{} names class {class}, which is not there",
                 what()
             ))),

@@ -14,9 +14,9 @@ mod position;
 mod ranges;
 mod window;
 
-pub use delta::{ApplyError, Change, Delta, Difference};
+pub use delta::{Change, Delta, DeltaError, Difference};
 pub use digest::{Digest, Hasher};
-pub use meet::{UnknownAddresses, Ways};
+pub use meet::{Effect, UnknownAddresses};
 pub use node::{
     Class, ClassId, Direction, Endpoint, GroupId, GroupSpec, NodePolicy, Owner, PeerGroup,
     PortRule, Protocol, SharedGroup, Source, octets,

@@ -40,17 +40,17 @@ impl Default for UnknownAddresses {
     }
 }
 
-/// Which ways a change goes.
+/// The effect of a change of policy: whether it revokes, grants or both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ways {
-    /// It takes away what was allowed.
+pub struct Effect {
+    /// The change denies a flow that was allowed.
     pub revokes: bool,
-    /// It allows what was not.
+    /// The change allows a flow that was denied.
     pub grants: bool,
 }
 
-impl std::ops::BitOrAssign for Ways {
-    fn bitor_assign(&mut self, other: Ways) {
+impl std::ops::BitOrAssign for Effect {
+    fn bitor_assign(&mut self, other: Effect) {
         self.revokes |= other.revokes;
         self.grants |= other.grants;
     }
@@ -120,13 +120,13 @@ impl NodePolicy {
         meet.out
     }
 
-    /// Which ways a change to `new` goes. It is exact but for spellings: what is told to go both ways may go one.
-    pub fn ways_to(&self, new: &NodePolicy, unknown: &UnknownAddresses) -> Ways {
+    /// The effect of a change to `new`. It may claim too much where spellings differ, never too little.
+    pub fn effect_of_change(&self, new: &NodePolicy, unknown: &UnknownAddresses) -> Effect {
         if self.differs_in_members_only(new) {
-            return self.ways_of_members(new);
+            return self.effect_of_member_change(new);
         }
         let meet = self.meet(new, unknown);
-        Ways {
+        Effect {
             revokes: self.may_differ(&meet, unknown),
             grants: meet.may_differ(new, unknown),
         }
@@ -141,23 +141,23 @@ impl NodePolicy {
             && self.sources == new.sources
     }
 
-    /// The same without the meet, where its groups would be all that it has of its own.
-    fn ways_of_members(&self, new: &NodePolicy) -> Ways {
-        let mut ways = Ways::default();
+    /// The effect of a change of group members alone, which needs no meet.
+    fn effect_of_member_change(&self, new: &NodePolicy) -> Effect {
+        let mut effect = Effect::default();
         for item in self.groups.diff(&new.groups) {
             if let DiffItem::Update { old, new } = item {
                 for item in old.1.addresses.diff(&new.1.addresses) {
                     match item {
-                        imbl::ordset::DiffItem::Add(_) => ways.grants = true,
-                        imbl::ordset::DiffItem::Remove(_) => ways.revokes = true,
+                        imbl::ordset::DiffItem::Add(_) => effect.grants = true,
+                        imbl::ordset::DiffItem::Remove(_) => effect.revokes = true,
                     }
-                    if ways.revokes && ways.grants {
-                        return ways;
+                    if effect.revokes && effect.grants {
+                        return effect;
                     }
                 }
             }
         }
-        ways
+        effect
     }
 
     /// Whether another version may allow something else. Groups and classes that come and go do so with endpoints.

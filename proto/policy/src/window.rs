@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{ApplyError, Delta, NodePolicy, Position, UnknownAddresses};
+use crate::{Delta, DeltaError, NodePolicy, Position, UnknownAddresses};
 
 /// One version of a node's policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum Misfit {
     NoVersion(Position),
     /// Its changes do not lead to the target.
     #[error(transparent)]
-    Delta(#[from] ApplyError),
+    Delta(#[from] DeltaError),
 }
 
 impl Window {

@@ -48,7 +48,7 @@ fn report() -> Report {
 #[test]
 fn what_is_wrong_with_the_control_plane_comes_first() {
     let mut report = report();
-    report.trouble = Some(Trouble {
+    report.trouble = Some(ReportedCondition {
         kind: "journal",
         reason: "no space left on device".into(),
         since_ms: 65_000,

@@ -66,18 +66,23 @@ impl NodePolicy {
     pub fn share_group(&mut self, group: &SharedGroup, old: Option<&SharedGroup>) {
         let replaced = self.groups.insert(group.id, group.group.clone());
         self.digest.add(group.part.0);
-        self.forget(group.id, replaced, old);
+        self.subtract_from_digest(group.id, replaced, old);
     }
 
     /// Removes a group: as `remove_group` does, at a cost that does not depend on the group's size if the policy has
     /// this very version.
     pub fn unshare_group(&mut self, group: &SharedGroup) {
         let removed = self.groups.remove(&group.id);
-        self.forget(group.id, removed, Some(group));
+        self.subtract_from_digest(group.id, removed, Some(group));
     }
 
-    /// Takes a version of a group, which is no longer there, out of the digest.
-    fn forget(&mut self, id: GroupId, gone: Option<Arc<PeerGroup>>, known: Option<&SharedGroup>) {
+    /// Subtracts a removed version of a group from the digest.
+    fn subtract_from_digest(
+        &mut self,
+        id: GroupId,
+        gone: Option<Arc<PeerGroup>>,
+        known: Option<&SharedGroup>,
+    ) {
         let Some(gone) = gone else { return };
         match known {
             Some(known) if Arc::ptr_eq(&known.group, &gone) => self.digest.remove(known.part.0),

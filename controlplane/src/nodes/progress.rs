@@ -1,9 +1,9 @@
-//! One node: which versions of its policy it holds, which it must hold, and which is on its way. Pure bookkeeping: no
-//! lock, no channel that it waits on.
+//! The progress of one node: the versions of its policy that it holds, must hold, and is being sent. Pure bookkeeping:
+//! it takes no lock, and waits on no channel.
 //!
 //! `pending` is the first revision that changed the node's policy and that the node does not enforce. It is exact
-//! while updates are merged, because for every version that may be told of the first change after it is remembered. A
-//! policy that changed and changed back counts as enforced when the node has it again.
+//! while updates are merged: for every version that the node may report, the first change after it is kept. A policy
+//! that changed and changed back counts as enforced when the node has it again.
 
 mod status;
 
@@ -19,70 +19,72 @@ use tokio::sync::Notify;
 
 pub(super) use self::status::clones;
 use super::{
-    Health, Hello, Membership, SessionError, State, StreamId, Trouble, UnreachablePolicy, Update,
+    Health, Hello, Membership, ReportedCondition, SessionError, State, StreamId, UnreachablePolicy,
+    Update,
+    coordinator::Head,
     pings::Pings,
     rivals::{Enforcer, First, Rivals},
-    table::Now,
-    turned_away::Refusals,
+    turned_away::RefusedSessions,
 };
 
-/// What is known of one node.
+/// The progress of one node through the versions of its policy, and its connection.
 #[derive(Debug)]
-pub(super) struct Entry {
-    /// What it must enforce in the end.
+pub(super) struct NodeProgress {
+    /// The latest policy of the node.
     policy: Arc<NodePolicy>,
-    /// The version that every rollout before the present ones led to; not known after a restart in the middle of some.
+    /// The version of the last rollout that passed its barrier; unknown after a restart in mid-rollout.
     settled: Option<Version>,
-    /// The versions that it said it holds, oldest first.
-    held: Vec<Known>,
-    /// The revisions that changed its policy: for every version that may be told of, the first one after it.
+    /// The versions that the node acknowledged, oldest first.
+    held: Vec<VersionRef>,
+    /// The revisions that changed the policy: for every version that the node may report, the first one after it.
     changes: BTreeSet<Revision>,
-    /// The version that this process started with: which revisions led to it was forgotten.
+    /// The version at the start of this process. The revisions that led to it are unknown.
     started_with: Option<Position>,
-    /// Whether it may be a node that edits went on without: in an earlier life of this process, or while it had left.
+    /// Set at startup: the previous process may have skipped or fenced this node. Set as well when the node leaves.
+    /// Cleared once the node holds the settled version; until then it gets no lease.
     unproven: bool,
-    /// Whether edits go on without nodes that are fenced, if they do not say otherwise.
+    /// Whether the previous process may have fenced this node, or the node left: its start version proves nothing then.
     may_be_fenced: bool,
-    /// The digests of the versions that it is to hold.
+    /// The digests of the versions that the node is to hold.
     desired: Vec<Digest>,
     in_flight: Option<InFlight>,
     connection: Option<Connection>,
-    /// The last stream on which it said Hello.
+    /// The last stream on which the node said Hello.
     greeted: StreamId,
-    /// When its enforcer was last heard.
+    /// When the last message of its enforcer came.
     heard: Option<Instant>,
-    /// The enforcers that want its name.
+    /// The enforcers that claim the node's name.
     pub(super) rivals: Rivals,
-    /// The last enforcer that lost the name since it was silent, the one that took it, and when.
+    /// The last enforcer that lost the name because it was silent, the one that took the name, and when.
     replaced: Option<(Enforcer, Enforcer, Instant)>,
-    /// The enforcers that were turned away.
-    pub(super) refusals: Refusals,
-    /// The node's last refusal, until it accepts something.
+    /// The sessions that were refused under the node's name.
+    pub(super) refused_sessions: RefusedSessions,
+    /// The reason of the node's last Nack, until its next Ack.
     refusal: Option<String>,
-    /// The health that it told, and when it told that. While it is not connected, only that it did not judge all traffic, and which
-    /// workloads it did not judge the traffic of.
+    /// The last health report, and its time. While the node is disconnected only `NotJudged` and the workloads whose
+    /// traffic is not judged are kept.
     health: (Health, Instant),
     version: String,
     unknown: UnknownAddresses,
     /// No barrier waits for a new node.
     pub(super) membership: Membership,
-    /// Whether it said that it stops enforcing, and has not connected since.
+    /// Whether the node said that it stops enforcing, and has not connected since.
     left: bool,
-    /// Whether it is about to leave: that is not durable yet.
+    /// Whether the node is about to leave, which is not durable yet.
     pub(super) leaving: bool,
-    /// A barrier was passed without it, and how: it gets no lease until it holds what it must.
-    pub(super) passed_over: Option<UnreachablePolicy>,
-    /// When its lease has run out for sure.
+    /// Under which policy a barrier bypassed the node. It gets no lease until it holds the settled version.
+    pub(super) bypassed: Option<UnreachablePolicy>,
+    /// When the lease has run out for sure.
     pub(super) lease_until: Option<Instant>,
-    /// What [`waited_for`](Entry::waited_for) was when it was last looked at.
-    pub(super) lags: Option<Revision>,
+    /// The last value of [`waited_for`](NodeProgress::waited_for), under which the coordinator's index has the node.
+    pub(super) first_unenforced: Option<Revision>,
     state: State,
     since: Instant,
 }
 
-/// A version of a node's policy by its name, and what it is, if that is known here.
+/// A reference to a version of a node's policy: its position, and the policy if this process knows it.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
+pub(super) struct VersionRef {
     pub(super) position: Position,
     pub(super) policy: Option<Arc<NodePolicy>>,
 }
@@ -92,7 +94,7 @@ pub(super) struct Known {
 struct InFlight {
     target: Position,
     /// What the node holds then.
-    held: Vec<Known>,
+    held: Vec<VersionRef>,
     since: Instant,
 }
 
@@ -108,19 +110,19 @@ struct Connection {
     pings: Pings,
 }
 
-impl From<&Version> for Known {
-    fn from(version: &Version) -> Known {
-        Known {
+impl From<&Version> for VersionRef {
+    fn from(version: &Version) -> VersionRef {
+        VersionRef {
             position: version.position,
             policy: Some(version.policy.clone()),
         }
     }
 }
 
-impl Entry {
+impl NodeProgress {
     /// A node without a policy, never seen, that is settled on a version.
-    pub(super) fn new(settled: Option<Version>, now: Instant) -> Entry {
-        Entry {
+    pub(super) fn new(settled: Option<Version>, now: Instant) -> NodeProgress {
+        NodeProgress {
             policy: Arc::default(),
             settled,
             held: Vec::new(),
@@ -135,7 +137,7 @@ impl Entry {
             heard: None,
             rivals: Rivals::default(),
             replaced: None,
-            refusals: Refusals::default(),
+            refused_sessions: RefusedSessions::default(),
             refusal: None,
             health: (Health::default(), now),
             version: String::new(),
@@ -143,15 +145,15 @@ impl Entry {
             membership: Membership::New,
             left: false,
             leaving: false,
-            passed_over: None,
+            bypassed: None,
             lease_until: None,
-            lags: None,
+            first_unenforced: None,
             state: State::Unknown,
             since: now,
         }
     }
 
-    /// What it must enforce in the end.
+    /// The latest policy of the node.
     pub(super) fn policy(&self) -> &Arc<NodePolicy> {
         &self.policy
     }
@@ -161,9 +163,9 @@ impl Entry {
         &self.unknown
     }
 
-    /// Whether it holds a version for sure: it said that it does, and does not let go of it by what is under way.
+    /// Whether the node holds a version for sure: it acknowledged it, and the update in flight does not drop it.
     pub(super) fn holds(&self, version: Digest) -> bool {
-        let has = |held: &[Known]| held.iter().any(|known| known.position.digest == version);
+        let has = |held: &[VersionRef]| held.iter().any(|known| known.position.digest == version);
         has(&self.held)
             && self
                 .in_flight
@@ -171,10 +173,10 @@ impl Entry {
                 .is_none_or(|update| has(&update.held))
     }
 
-    /// The trouble of traffic that passes it by unjudged, if it has not said since that there is none.
-    pub(super) fn not_judged(&self) -> Option<&Trouble> {
-        let mut troubles = self.health.0.troubles.iter();
-        troubles.find(|trouble| trouble.kind == Kind::NotJudged)
+    /// The condition that not all traffic is judged, if the node's last report has it.
+    pub(super) fn not_judged(&self) -> Option<&ReportedCondition> {
+        let mut conditions = self.health.0.conditions.iter();
+        conditions.find(|condition| condition.kind == Kind::NotJudged)
     }
 
     /// Whether a barrier may count on it: it holds a version for sure, and judges all traffic.
@@ -184,7 +186,7 @@ impl Entry {
 
     /// The first revision that changed its policy and that it does not enforce. A node that does not judge all traffic
     /// enforces none.
-    pub(super) fn pending(&self, now: Now) -> Option<Revision> {
+    pub(super) fn pending(&self, head: Head) -> Option<Revision> {
         if self.left {
             return None;
         }
@@ -197,7 +199,7 @@ impl Entry {
         let Some(oldest) = self.held.first() else {
             return Some(self.changes.first().copied().unwrap_or(Revision(1)));
         };
-        let after = match oldest.position.epoch == now.epoch {
+        let after = match oldest.position.epoch == head.epoch {
             true => oldest.position.revision.next(),
             false => Revision(1),
         };
@@ -213,15 +215,15 @@ impl Entry {
         };
         let first = self.changes.range(after..).next().copied();
         // A version that is not known here: what came after it is pending, if not more.
-        Some(first.unwrap_or(after.min(now.revision).max(Revision(1))))
+        Some(first.unwrap_or(after.min(head.revision).max(Revision(1))))
     }
 
-    /// The first revision that those who wait for enforcement have to wait for here: all, while policy is evaded by a workload
-    /// of the node.
-    pub(super) fn waited_for(&self, now: Now) -> Option<Revision> {
-        match self.passed_over {
+    /// The first revision that callers of `WaitEnforced` wait for at this node: 1 while a workload evades policy, none
+    /// while the node is bypassed.
+    pub(super) fn waited_for(&self, head: Head) -> Option<Revision> {
+        match self.bypassed {
             None if self.health.0.unjudged.evades() => Some(Revision(1)),
-            None => self.pending(now),
+            None => self.pending(head),
             Some(_) => None,
         }
     }
@@ -271,13 +273,13 @@ impl Entry {
         self.unproven = true;
     }
 
-    /// Every rollout up to this version has passed.
+    /// Notes that every rollout up to this version has passed its barrier.
     pub(super) fn settle_on(&mut self, version: Version) {
         self.settled = Some(version);
     }
 
-    /// The versions that are held whatever is on its way.
-    pub(super) fn settled(&self) -> Vec<Known> {
+    /// The versions that the node keeps whatever the rollouts: the settled one, or all that it holds if none is known.
+    pub(super) fn settled_versions(&self) -> Vec<VersionRef> {
         match &self.settled {
             Some(version) => vec![version.into()],
             None => self.held.clone(),
@@ -311,7 +313,7 @@ impl Entry {
         self.unknown = hello.unknown;
         self.refusal = None;
         if let Some(health) = hello.health {
-            self.says(health, now);
+            self.report_health(health, now);
         }
         self.reported(&hello.window, known);
         wake
@@ -322,23 +324,23 @@ impl Entry {
         let in_flight = self.in_flight.take();
         let was_empty = self.held.is_empty();
         let told = in_flight.into_iter().flat_map(|update| update.held);
-        let told: Vec<Known> = self.held.drain(..).chain(told).collect();
-        let versions = known.iter().chain(&self.settled).map(Known::from);
-        let latest = Known {
+        let told: Vec<VersionRef> = self.held.drain(..).chain(told).collect();
+        let versions = known.iter().chain(&self.settled).map(VersionRef::from);
+        let latest = VersionRef {
             position: Position {
                 digest: self.policy.digest(),
                 ..Position::default()
             },
             policy: Some(self.policy.clone()),
         };
-        let candidates: Vec<Known> = [latest, Known::nothing()]
+        let candidates: Vec<VersionRef> = [latest, VersionRef::nothing()]
             .into_iter()
             .chain(versions)
             .chain(told)
             .collect();
         self.held = window
             .iter()
-            .map(|&position| Known {
+            .map(|&position| VersionRef {
                 position,
                 policy: candidates
                     .iter()
@@ -352,7 +354,7 @@ impl Entry {
         }
     }
 
-    /// Whether it said that it holds nothing, and it is not known what it would have to hold beside the latest version.
+    /// Whether the node connected with an empty window while the settled version is unknown.
     pub(super) fn begins_with_nothing(&self) -> bool {
         self.settled.is_none()
             && self.is_connected()
@@ -365,8 +367,8 @@ impl Entry {
         stream < self.greeted
     }
 
-    /// The node tells its health.
-    pub(super) fn says(&mut self, health: Health, now: Instant) {
+    /// Takes the node's health report.
+    pub(super) fn report_health(&mut self, health: Health, now: Instant) {
         self.health = (health, now);
     }
 
@@ -376,16 +378,16 @@ impl Entry {
         // It may be gone just because it cannot start where it does not judge all traffic.
         let (health, _) = &mut self.health;
         health
-            .troubles
-            .retain(|trouble| trouble.kind == Kind::NotJudged);
+            .conditions
+            .retain(|condition| condition.kind == Kind::NotJudged);
         self.refusal = None;
     }
 
-    /// It left: nothing is enforced on it. What it enforces when it comes back was made before edits that went on without
-    /// it, even if that is what this process started with.
+    /// The node left: nothing is enforced on it. When it comes back, its policy is older than the edits made meanwhile,
+    /// even if it is the version at the start of this process.
     pub(super) fn leave(&mut self, at: Instant) {
         (self.left, self.leaving) = (true, false);
-        (self.membership, self.passed_over, self.lease_until) = (Membership::New, None, None);
+        (self.membership, self.bypassed, self.lease_until) = (Membership::New, None, None);
         (self.in_flight, self.refusal) = (None, None);
         self.held.clear();
         self.health.0 = Health::default();
@@ -462,17 +464,17 @@ impl Entry {
         self.rivals.wake();
     }
 
-    /// Something came from its enforcer.
-    pub(super) fn heard(&mut self, now: Instant) {
+    /// A message of the enforcer came.
+    pub(super) fn received(&mut self, now: Instant) {
         self.heard = Some(now);
         if let Some(connection) = &mut self.connection {
-            connection.pings.heard();
+            connection.pings.received();
         }
     }
 
     /// Whether it may have a lease: not if edits went on without it, or may have before this process started.
     pub(super) fn may_have_lease(&self) -> bool {
-        self.passed_over.is_none() && !self.unproven
+        self.bypassed.is_none() && !self.unproven
     }
 
     /// How long a lease of it lasts; zero when it has none.
@@ -502,16 +504,16 @@ impl Entry {
     /// while something is in flight, or when it does.
     pub(super) fn next_update(
         &mut self,
-        desired: &[Known],
+        desired: &[VersionRef],
         snapshot: bool,
         now: Instant,
     ) -> Option<Update> {
         if self.in_flight.is_some() || !self.membership.is_joined() || self.holds_exactly(desired) {
             return None;
         }
-        let held = |known: &Known| self.held.iter().find(|held| held.is(known));
-        let mut lacks = desired.iter().filter(|known| held(known).is_none());
-        let (missing, lacks_more) = (lacks.next(), lacks.next().is_some());
+        let held = |known: &VersionRef| self.held.iter().find(|held| held.is(known));
+        let mut absent = desired.iter().filter(|known| held(known).is_none());
+        let (missing, more_missing) = (absent.next(), absent.next().is_some());
         // Where nothing is missing some that it holds are to go: it builds on the newest of those that stay.
         let come = match missing {
             Some(known) => known.clone(),
@@ -519,12 +521,12 @@ impl Entry {
         };
         let target = come.position;
         // What it holds may be what a barrier counts on, until it holds all that it is to hold.
-        let stays = |held: &Known| lacks_more || desired.iter().any(|known| held.is(known));
+        let stays = |held: &VersionRef| more_missing || desired.iter().any(|known| held.is(known));
         let keep = self
             .held
             .iter()
             .filter(|held| held.position != target && stays(held));
-        let keep: Vec<Known> = keep.cloned().collect();
+        let keep: Vec<VersionRef> = keep.cloned().collect();
         // Of a version that stays the policy need not be known: nothing leads from it to itself.
         let policy = come.policy.clone().unwrap_or_default();
         let base = match missing {
@@ -550,7 +552,7 @@ impl Entry {
         })
     }
 
-    fn holds_exactly(&self, desired: &[Known]) -> bool {
+    fn holds_exactly(&self, desired: &[VersionRef]) -> bool {
         self.held.len() == desired.len()
             && self
                 .held
@@ -600,9 +602,8 @@ impl Entry {
         Ok(())
     }
 
-    /// Brings what follows from the rest up to date. Where other versions are desired the node's stream looks what there
-    /// is to send.
-    pub(super) fn settle(&mut self, desired: &[Known], now: Instant) {
+    /// Recomputes the derived values: bypass, proof and state. Wakes the stream if the desired versions changed.
+    pub(super) fn recompute(&mut self, desired: &[VersionRef], now: Instant) {
         let digests = desired.iter().map(|known| known.position.digest);
         if !digests.clone().eq(self.desired.iter().copied()) {
             self.desired = digests.collect();
@@ -615,7 +616,7 @@ impl Entry {
         };
         if as_far {
             if self.not_judged().is_none() {
-                self.passed_over = None;
+                self.bypassed = None;
             }
             self.unproven &= self.settled.is_none();
         }
@@ -633,8 +634,8 @@ impl Entry {
         }
     }
 
-    fn state(&self, desired: &[Known]) -> State {
-        if let Some(how) = self.passed_over {
+    fn state(&self, desired: &[VersionRef]) -> State {
+        if let Some(how) = self.bypassed {
             return match how {
                 UnreachablePolicy::Fence => State::Fenced,
                 _ => State::Skipped,
@@ -655,15 +656,15 @@ impl Entry {
     }
 }
 
-impl Known {
-    /// Whether two names mean one policy.
-    pub(super) fn is(&self, other: &Known) -> bool {
+impl VersionRef {
+    /// Whether both refer to the same policy.
+    pub(super) fn is(&self, other: &VersionRef) -> bool {
         self.position.digest == other.position.digest
     }
 
-    /// The policy of a node that enforces nothing.
-    fn nothing() -> Known {
-        Known {
+    /// The empty policy, of a node that enforces nothing.
+    fn nothing() -> VersionRef {
+        VersionRef {
             position: Position::default(),
             policy: Some(Arc::default()),
         }

@@ -1,5 +1,5 @@
-//! Which enforcer has a node's name: who is admitted, who is turned away, and who is asked whether it is there. What the
-//! rules are, `rivals` says; here they meet the table.
+//! Admission of enforcers under a node's name: which is admitted, which is turned away, and which is sent a Ping. The
+//! rules are in `rivals`; this module applies them to the coordinator.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -7,12 +7,12 @@ use sallyport_policy::{Position, Version};
 use sallyport_proto::wire::turned_away::Reason;
 use tokio::sync::Notify;
 
-use super::{Look, Now, Table};
+use super::{Coordinator, Head, Recheck};
 use crate::nodes::{
     BeliefError, Hello, SessionError, Strangers, StreamId,
-    entry::{Entry, clones},
+    progress::{NodeProgress, clones},
     rivals::{Contested, Ruling},
-    turned_away::Refusal,
+    turned_away::RefusedSession,
 };
 
 /// What becomes of a Hello.
@@ -25,7 +25,7 @@ pub enum Admission {
     Contested(Contested),
 }
 
-impl Table {
+impl Coordinator {
     /// A node says Hello on a stream. A stream that it had is ended, unless that is another enforcer's that is there.
     pub fn connect(
         &mut self,
@@ -43,13 +43,13 @@ impl Table {
         {
             *self.turned_away.entry(reason).or_default() += 1;
             let message = error.to_string();
-            let refusal = Refusal {
+            let refusal = RefusedSession {
                 reason,
                 message,
                 enforcer,
             };
-            match self.entries.get_mut(&name) {
-                Some(entry) => entry.refusals.add(refusal, at),
+            match self.nodes.get_mut(&name) {
+                Some(progress) => progress.refused_sessions.add(refusal, at),
                 None => self.strangers.add(&name, refusal, at),
             }
         }
@@ -65,15 +65,15 @@ impl Table {
         if self.stopping {
             return Err(SessionError::Stopping);
         }
-        let Now { epoch, revision } = self.now;
+        let Head { epoch, revision } = self.head;
         let name = hello.name.clone();
-        let Some(entry) = self.entries.get_mut(&name) else {
+        let Some(progress) = self.nodes.get_mut(&name) else {
             return Err(SessionError::Unregistered { name });
         };
-        if entry.leaving {
+        if progress.leaving {
             return Err(SessionError::Leaving { name });
         }
-        if entry.is_past(stream) {
+        if progress.is_past(stream) {
             return Err(SessionError::Replaced { name });
         }
         let longest = self.settings.lease_longest;
@@ -88,16 +88,16 @@ impl Table {
                 ours: (epoch, revision),
             });
         }
-        let first = entry.first();
-        match entry.rivals.rule(stream, hello.enforcer, first, at) {
+        let first = progress.first();
+        match progress.rivals.rule(stream, hello.enforcer, first, at) {
             Ruling::Admit => {}
-            Ruling::Replace => entry.replaces(hello.enforcer, at),
+            Ruling::Replace => progress.replaces(hello.enforcer, at),
             Ruling::Wait { contested, ping } => {
-                entry.wants_ping(ping);
+                progress.wants_ping(ping);
                 return Ok(Admission::Contested(contested));
             }
             Ruling::Taken => {
-                let since = entry.connected_since().unwrap_or(at);
+                let since = progress.connected_since().unwrap_or(at);
                 return Err(SessionError::Taken {
                     name,
                     first: first.map(|first| first.enforcer),
@@ -107,21 +107,21 @@ impl Table {
             Ruling::Late => return Err(SessionError::Late { name }),
             Ruling::NotBelieved => return Err(SessionError::NotBelieved { name }),
             Ruling::Cloned => {
-                let error = cloned(&name, entry);
-                entry.wake();
-                self.update(&name, at, Entry::disconnected);
-                self.look_again = Look::Now;
+                let error = cloned(&name, progress);
+                progress.wake();
+                self.update(&name, at, NodeProgress::disconnected);
+                self.recheck = Recheck::AtOnce;
                 self.advance(at);
                 return Err(error);
             }
         }
         let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
-        let wake = entry.connected(stream, hello, &known, at);
-        if entry.membership.is_joined() {
+        let wake = progress.connected(stream, hello, &known, at);
+        if progress.membership.is_joined() {
             self.rollouts
-                .ask(&name, |version| entry.enforces(version), at);
+                .ask(&name, |version| progress.enforces(version), at);
         }
-        self.look_again = Look::Now;
+        self.recheck = Recheck::AtOnce;
         self.update(&name, at, |_| {});
         self.advance(at);
         Ok(Admission::Connected(wake))
@@ -129,29 +129,29 @@ impl Table {
 
     /// An enforcer whose name is contested answered its Ping.
     pub fn answered(&mut self, name: &str, stream: StreamId) {
-        if let Some(entry) = self.entries.get_mut(name) {
-            entry.rivals.answered(stream);
+        if let Some(progress) = self.nodes.get_mut(name) {
+            progress.rivals.answered(stream);
         }
     }
 
     /// An enforcer whose name is contested waits no longer.
     pub fn withdraw(&mut self, name: &str, stream: StreamId) {
-        if let Some(entry) = self.entries.get_mut(name) {
-            entry.rivals.withdraw(stream);
+        if let Some(progress) = self.nodes.get_mut(name) {
+            progress.rivals.withdraw(stream);
         }
     }
 
     /// An administrator says which of several enforcers with one instance id is a node's.
     pub fn believe(&mut self, name: &str, process: u64, at: Instant) -> Result<(), BeliefError> {
         let owned = || name.to_owned();
-        let Some(entry) = self.entries.get_mut(name) else {
+        let Some(progress) = self.nodes.get_mut(name) else {
             return Err(BeliefError::Unregistered { name: owned() });
         };
-        let Some((seen, _)) = entry.rivals.clones() else {
+        let Some((seen, _)) = progress.rivals.clones() else {
             return Err(BeliefError::NotCloned { name: owned() });
         };
         let seen = seen.to_vec();
-        if !entry.rivals.believe(process) {
+        if !progress.rivals.believe(process) {
             return Err(BeliefError::Unseen {
                 name: owned(),
                 process,
@@ -170,7 +170,7 @@ impl Table {
         at: Instant,
     ) -> Result<Result<u64, Option<Instant>>, SessionError> {
         self.check(name, session)?;
-        Ok(self.entry(name).ping(at))
+        Ok(self.progress(name).ping(at))
     }
 
     /// A node answered a Ping.
@@ -181,24 +181,24 @@ impl Table {
         number: u64,
     ) -> Result<(), SessionError> {
         self.check(name, session)?;
-        self.entry(name).ponged(number);
+        self.progress(name).ponged(number);
         Ok(())
     }
 
     /// A message of a node came.
-    pub fn heard(
+    pub fn received(
         &mut self,
         name: &str,
         session: StreamId,
         at: Instant,
     ) -> Result<(), SessionError> {
         self.check(name, session)?;
-        self.entry(name).heard(at);
+        self.progress(name).received(at);
         Ok(())
     }
 
-    fn entry(&mut self, name: &str) -> &mut Entry {
-        self.entries.get_mut(name).expect("just checked")
+    fn progress(&mut self, name: &str) -> &mut NodeProgress {
+        self.nodes.get_mut(name).expect("just checked")
     }
 
     /// The enforcers that were turned away since no Node object has their name.
@@ -213,8 +213,8 @@ impl Table {
 }
 
 /// Why no enforcer of a node with clones has a session.
-pub(super) fn cloned(name: &str, entry: &Entry) -> SessionError {
-    let seen = entry.rivals.clones().map_or(&[][..], |(seen, _)| seen);
+pub(super) fn cloned(name: &str, progress: &NodeProgress) -> SessionError {
+    let seen = progress.rivals.clones().map_or(&[][..], |(seen, _)| seen);
     SessionError::Cloned {
         name: name.to_owned(),
         message: clones(name, seen),

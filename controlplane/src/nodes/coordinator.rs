@@ -1,5 +1,5 @@
-//! The table of nodes: the entries, the rollouts between them, and an index of the nodes that lag. Pure: it is told the
-//! time, takes no lock, and wakes streams without waiting for them.
+//! Coordinates rollouts across the nodes: the progress of each node, the rollouts, and an index of the nodes that lag.
+//! Pure: the caller passes the time. It takes no lock, and wakes streams without waiting for them.
 
 mod admission;
 
@@ -9,27 +9,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_policy::{Epoch, NodePolicy, Position, Revision, Version, Ways};
+use sallyport_policy::{Effect, Epoch, NodePolicy, Position, Revision, Version};
 use sallyport_proto::wire::turned_away::Reason;
 
 pub use self::admission::Admission;
 use super::{
     Affected, Health, Membership, RolloutStatus, SessionError, Settings, Status, StreamId,
     UnreachablePolicy, Update,
-    entry::{Entry, Known},
     prepare::{Before, Prepared},
-    rollout::{Leg, Rollout, Rollouts},
+    progress::{NodeProgress, VersionRef},
+    rollout::{Participant, Rollout, Rollouts},
     turned_away::Unregistered,
 };
 
-/// Where the control plane is.
+/// The epoch and the last revision of the control plane.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Now {
+pub(super) struct Head {
     pub(super) epoch: Epoch,
     pub(super) revision: Revision,
 }
 
-/// What a table starts with.
+/// The durable state that a coordinator starts with.
 #[derive(Clone, Debug)]
 pub struct Start {
     /// How often the control plane was restored from a backup.
@@ -44,14 +44,14 @@ pub struct Start {
     pub left: BTreeMap<String, Duration>,
 }
 
-/// Every node, and every edit on its way to some.
+/// The coordinator: the progress of every node, and the rollouts before their barrier.
 #[derive(Debug)]
-pub struct Table {
+pub struct Coordinator {
     settings: Settings,
-    now: Now,
-    entries: BTreeMap<String, Entry>,
+    head: Head,
+    nodes: BTreeMap<String, NodeProgress>,
     rollouts: Rollouts,
-    /// The nodes that lag, by the first revision that they lack.
+    /// The nodes that lag, by the first revision that they do not enforce.
     pending: BTreeSet<(Revision, String)>,
     last_stream: StreamId,
     /// The enforcers whose names no Node object has.
@@ -60,25 +60,26 @@ pub struct Table {
     turned_away: BTreeMap<Reason, u64>,
     /// Whether every stream is to end.
     stopping: bool,
-    /// When to look again which nodes need not be waited for; at once if something changed that bears on it.
-    look_again: Look,
+    /// When to check next which nodes to bypass.
+    recheck: Recheck,
 }
 
-/// When to look again.
+/// The time of the next check for nodes to bypass.
 #[derive(Clone, Copy, Debug)]
-enum Look {
-    Now,
+enum Recheck {
+    /// Something changed that the check depends on.
+    AtOnce,
     At(Option<Instant>),
 }
 
-impl Table {
-    /// The nodes as of a revision. None of them has said anything yet.
+impl Coordinator {
+    /// A coordinator for the nodes as of a revision. No node has connected yet.
     pub fn new(
         start: Start,
         settings: Settings,
         policies: impl IntoIterator<Item = (String, Arc<NodePolicy>)>,
         at: Instant,
-    ) -> Table {
+    ) -> Coordinator {
         let Start {
             epoch,
             revision,
@@ -86,80 +87,80 @@ impl Table {
             joined,
             left,
         } = start;
-        let mut table = Table {
+        let mut coordinator = Coordinator {
             settings,
-            now: Now { epoch, revision },
-            entries: BTreeMap::new(),
+            head: Head { epoch, revision },
+            nodes: BTreeMap::new(),
             rollouts: Rollouts::new(settings.drain),
             pending: BTreeSet::new(),
             last_stream: StreamId::default(),
             strangers: Unregistered::default(),
             turned_away: BTreeMap::new(),
             stopping: false,
-            look_again: Look::Now,
+            recheck: Recheck::AtOnce,
         };
         // In the middle of a rollout nobody knows which versions which node holds until it says so.
         let quiet = settled >= revision || joined.is_empty();
         let mut rollout = Rollout::new(revision, settings.unreachable, at);
         rollout.first = revision.min(settled.next());
         rollout.leads_from_unknown();
-        rollout.extent_mut().touch_all();
+        rollout.scope_mut().touch_all();
         for (name, policy) in policies {
-            let position = table.position(revision, &policy);
+            let position = coordinator.position(revision, &policy);
             let version = Version { position, policy };
-            let mut entry = Entry::new(quiet.then(|| version.clone()), at);
-            entry.membership = joined.get(&name).copied().unwrap_or_default();
+            let mut progress = NodeProgress::new(quiet.then(|| version.clone()), at);
+            progress.membership = joined.get(&name).copied().unwrap_or_default();
             // A lease that an earlier life granted may last.
-            let leased = entry.membership.is_leased();
-            entry.lease_until = leased.then(|| at + settings.lease_longest);
-            entry.start_with(&version, settings.unreachable);
+            let leased = progress.membership.is_leased();
+            progress.lease_until = leased.then(|| at + settings.lease_longest);
+            progress.start_with(&version, settings.unreachable);
             if let Some(&ago) = left.get(&name) {
-                entry.leave(at.checked_sub(ago).unwrap_or(at));
+                progress.leave(at.checked_sub(ago).unwrap_or(at));
             }
             if !quiet {
-                let both = Ways {
+                let both = Effect {
                     revokes: true,
                     grants: true,
                 };
-                let leg = Leg {
+                let participant = Participant {
                     version,
-                    ways: both,
+                    effect: both,
                     since: at,
                 };
-                rollout.add(&name, leg, entry.membership.is_joined());
+                rollout.add(&name, participant, progress.membership.is_joined());
             }
-            table.entries.insert(name.clone(), entry);
+            coordinator.nodes.insert(name.clone(), progress);
         }
         if !quiet {
-            table.rollouts.add(rollout);
+            coordinator.rollouts.add(rollout);
         }
-        let names: Vec<String> = table.entries.keys().cloned().collect();
+        let names: Vec<String> = coordinator.nodes.keys().cloned().collect();
         for name in names {
-            table.update(&name, at, |_| {});
+            coordinator.update(&name, at, |_| {});
         }
-        table.advance(at);
-        table
+        coordinator.advance(at);
+        coordinator
     }
 
     fn position(&self, revision: Revision, policy: &NodePolicy) -> Position {
         Position {
-            epoch: self.now.epoch,
+            epoch: self.head.epoch,
             revision,
             digest: policy.digest(),
         }
     }
 
-    /// The state of the nodes that a commit affects, to prepare it with. Only commits change the policies in it; what a node
-    /// does with unknown addresses it may say at any time.
+    /// The state of the nodes that a commit affects, to prepare it with. Only commits change the policies in it. A node
+    /// may change its treatment of unknown addresses at any time.
     pub(super) fn before(&self, affected: &Affected) -> Before {
-        let entry = |(name, _): &(String, _)| {
-            let entry = self.entries.get(name)?;
+        let state = |(name, _): &(String, _)| {
+            let progress = self.nodes.get(name)?;
             Some((
                 name.clone(),
-                (entry.policy().clone(), entry.unknown().clone()),
+                (progress.policy().clone(), progress.unknown().clone()),
             ))
         };
-        affected.policies.iter().filter_map(entry).collect()
+        affected.policies.iter().filter_map(state).collect()
     }
 
     /// Prepares a commit.
@@ -168,7 +169,7 @@ impl Table {
         Prepared::new(affected, &before)
     }
 
-    /// A transaction was committed. Every one has to be told, in order.
+    /// Makes a rollout of a committed transaction. The caller notes every transaction, in order.
     pub fn commit(
         &mut self,
         revision: Revision,
@@ -176,13 +177,13 @@ impl Table {
         unreachable: Option<UnreachablePolicy>,
         at: Instant,
     ) {
-        self.now.revision = revision;
+        self.head.revision = revision;
         for name in prepared.gone {
-            self.forget(&name, at);
+            self.remove_node(&name, at);
         }
         let unreachable = unreachable.unwrap_or(self.settings.unreachable);
         let mut rollout = Rollout::new(revision, unreachable, at);
-        *rollout.extent_mut() = prepared.extent;
+        *rollout.scope_mut() = prepared.scope;
         let mut woken = Vec::with_capacity(prepared.changes.len());
         for name in prepared.come {
             let nothing = Arc::<NodePolicy>::default();
@@ -192,31 +193,32 @@ impl Table {
                 policy: nothing,
             };
             self.strangers.registered(&name);
-            self.entries.insert(name, Entry::new(Some(settled), at));
+            self.nodes
+                .insert(name, NodeProgress::new(Some(settled), at));
         }
         for change in prepared.changes {
             let name = change.node.clone();
             let position = self.position(revision, &change.policy);
-            let entry = self.entries.get_mut(&name).expect("it was there or came");
-            let ways = change.ways(entry.unknown());
+            let progress = self.nodes.get_mut(&name).expect("it was there or came");
+            let effect = change.effect(progress.unknown());
             let on_their_way = self.rollouts.versions(&name);
-            let version = entry.changed(
+            let version = progress.changed(
                 position,
                 change.policy,
                 on_their_way.map(|version| version.position.revision),
             );
-            let leg = Leg {
+            let participant = Participant {
                 version,
-                ways,
+                effect,
                 since: at,
             };
-            rollout.add(&name, leg, entry.membership.is_joined());
+            rollout.add(&name, participant, progress.membership.is_joined());
             woken.push(name);
         }
         if !rollout.is_empty() {
             self.rollouts.add(rollout);
         }
-        self.look_again = Look::Now;
+        self.recheck = Recheck::AtOnce;
         // What only gives passes at once, and so brings its nodes up to date.
         self.advance(at);
         if self.settled() < revision {
@@ -227,27 +229,27 @@ impl Table {
 
     /// Lets every rollout pass that can by now. Returns when there may be more to do, if nothing else happens.
     pub fn advance(&mut self, at: Instant) -> Option<Instant> {
-        let next = match self.look_again {
-            Look::At(next) if next.is_none_or(|next| next > at) => next,
-            _ => self.pass_over(at),
+        let next = match self.recheck {
+            Recheck::At(next) if next.is_none_or(|next| next > at) => next,
+            _ => self.bypass_unreachable(at),
         };
-        self.look_again = Look::At(next);
+        self.recheck = Recheck::At(next);
         while let Some(passed) = self.rollouts.pass_one(at) {
-            for (node, how) in &passed.passed_over {
-                if let Some(entry) = self.entries.get_mut(node) {
-                    entry.passed_over = Some(*how);
+            for (node, how) in &passed.bypassed {
+                if let Some(progress) = self.nodes.get_mut(node) {
+                    progress.bypassed = Some(*how);
                 }
             }
-            let mut names = Vec::with_capacity(passed.legs().len());
-            for (name, version) in passed.into_legs() {
-                if let Some(entry) = self.entries.get_mut(&name) {
-                    entry.settle_on(version);
+            let mut names = Vec::with_capacity(passed.participants().len());
+            for (name, version) in passed.into_participants() {
+                if let Some(progress) = self.nodes.get_mut(&name) {
+                    progress.settle_on(version);
                     names.push(name);
                 }
             }
             // Those behind it may go further, too.
             for rollout in self.rollouts.iter() {
-                names.extend(rollout.legs().keys().cloned());
+                names.extend(rollout.participants().keys().cloned());
             }
             self.refresh(&names, at);
         }
@@ -255,8 +257,8 @@ impl Table {
         [next, drained].into_iter().flatten().min()
     }
 
-    /// Stops waiting for nodes that cannot be reached, where that is wanted and may be. Returns when to look again.
-    fn pass_over(&mut self, at: Instant) -> Option<Instant> {
+    /// Bypasses unreachable nodes where the rollout's policy allows it. Returns the time of the next check.
+    fn bypass_unreachable(&mut self, at: Instant) -> Option<Instant> {
         let Settings { patience, .. } = self.settings;
         let mut next: Option<Instant> = None;
         for rollout in self.rollouts.iter_mut() {
@@ -264,15 +266,15 @@ impl Table {
                 continue;
             }
             for name in rollout.waiting().clone() {
-                let (Some(entry), Some(since)) =
-                    (self.entries.get(&name), rollout.waits_since(&name))
+                let (Some(progress), Some(since)) =
+                    (self.nodes.get(&name), rollout.waits_since(&name))
                 else {
                     continue;
                 };
-                // What a fence waits for is the end of the lease: how the node is does not matter.
+                // A fence waits for the end of the lease, whatever the state of the node.
                 let until = match rollout.unreachable {
-                    UnreachablePolicy::Fence => entry.lease_until,
-                    _ if entry.passed_over == Some(UnreachablePolicy::Skip) => Some(at),
+                    UnreachablePolicy::Fence => progress.lease_until,
+                    _ if progress.bypassed == Some(UnreachablePolicy::Skip) => Some(at),
                     _ => Some(since + patience),
                 };
                 match until {
@@ -282,10 +284,10 @@ impl Table {
                         next = Some(next.map_or(until, |next| next.min(until)))
                     }
                     Some(_) if rollout.unreachable == UnreachablePolicy::Fence => {
-                        rollout.pass_over(&name, UnreachablePolicy::Fence);
+                        rollout.bypass(&name, UnreachablePolicy::Fence);
                     }
-                    Some(_) if entry.is_unreachable(patience, at) => {
-                        rollout.pass_over(&name, UnreachablePolicy::Skip);
+                    Some(_) if progress.is_unreachable(patience, at) => {
+                        rollout.bypass(&name, UnreachablePolicy::Skip);
                     }
                     Some(_) => next = Some(at + patience),
                 }
@@ -296,9 +298,9 @@ impl Table {
 
     /// The state of every node, by name.
     pub fn status(&self, at: Instant) -> Vec<Status> {
-        self.entries
+        self.nodes
             .iter()
-            .map(|(name, entry)| entry.status(name, self.now, at))
+            .map(|(name, progress)| progress.status(name, self.head, at))
             .collect()
     }
 
@@ -312,14 +314,14 @@ impl Table {
                 phase: rollout.phase(),
                 since: at.saturating_duration_since(rollout.since),
                 waits_for: rollout.waiting().iter().cloned().collect(),
-                passed_over: rollout.passed_over.clone(),
+                bypassed: rollout.bypassed.clone(),
             })
             .collect()
     }
 
     /// The last revision up to which every rollout has passed its barrier.
     pub fn settled(&self) -> Revision {
-        self.rollouts.settled(self.now.revision)
+        self.rollouts.settled(self.head.revision)
     }
 
     /// The nodes that do not enforce a revision yet, or hold back a later one that it is not enforced without.
@@ -333,34 +335,36 @@ impl Table {
         let names: BTreeSet<_> = lagging.chain(held_back).collect();
         names
             .into_iter()
-            .map(|name| self.entries[name].status(name, self.now, at))
+            .map(|name| self.nodes[name].status(name, self.head, at))
             .collect()
     }
 
-    /// The nodes that edits go on without, and those that left.
-    pub fn passed_over(&self, at: Instant) -> Vec<Status> {
-        let over = |(_, entry): &(&String, &Entry)| entry.passed_over.is_some() || entry.has_left();
-        let entries = self.entries.iter().filter(over);
-        entries
-            .map(|(name, entry)| entry.status(name, self.now, at))
+    /// The bypassed nodes, and the nodes that left.
+    pub fn bypassed(&self, at: Instant) -> Vec<Status> {
+        let over = |(_, progress): &(&String, &NodeProgress)| {
+            progress.bypassed.is_some() || progress.has_left()
+        };
+        let nodes = self.nodes.iter().filter(over);
+        nodes
+            .map(|(name, progress)| progress.status(name, self.head, at))
             .collect()
     }
 
-    /// The first revision that is not enforced everywhere. That every node enforces it or a later one is not enough while a
-    /// later one is on its way: of two nodes that enforce different ones, both may let pass what neither revision allows.
-    pub fn lacking(&self) -> Option<Revision> {
-        let lags = self.pending.first().map(|(first, _)| *first);
+    /// The first revision that is not enforced everywhere. A later revision in rollout holds earlier ones back as well:
+    /// two nodes on different versions may together let a flow pass that neither revision allows.
+    pub fn first_unenforced(&self) -> Option<Revision> {
+        let first_pending = self.pending.first().map(|(first, _)| *first);
         let held_back = self.rollouts.first_held_back();
-        [lags, held_back].into_iter().flatten().min()
+        [first_pending, held_back].into_iter().flatten().min()
     }
 
-    /// Whether every node that must enforces a revision.
+    /// Whether a revision is enforced everywhere. Bypassed nodes do not count.
     pub fn enforces(&self, revision: Revision) -> bool {
-        self.lacking().is_none_or(|first| first > revision)
+        self.first_unenforced().is_none_or(|first| first > revision)
     }
 
-    /// Somebody opens a stream. Returns its number. A node says Hello only when its stream was accepted, so what it says
-    /// on a stream with a lower number is older, whenever it comes.
+    /// Returns the number of a new stream. A node says Hello only after its stream was accepted. So a Hello on a stream
+    /// with a lower number is older, whenever it comes.
     pub fn accept(&mut self) -> StreamId {
         self.last_stream = self.last_stream.next();
         self.last_stream
@@ -368,37 +372,39 @@ impl Table {
 
     /// The membership of a node.
     pub fn membership(&self, name: &str) -> Membership {
-        let entry = self.entries.get(name);
-        entry.map_or(Membership::New, |entry| entry.membership)
+        let progress = self.nodes.get(name);
+        progress.map_or(Membership::New, |progress| progress.membership)
     }
 
     /// Barriers wait for a node from now on. That it has joined is durable.
     pub fn join(&mut self, name: &str, leased: bool, at: Instant) {
-        let Some(entry) = self.entries.get_mut(name) else {
+        let Some(progress) = self.nodes.get_mut(name) else {
             return;
         };
         let joined = Membership::Joined { leased };
-        let before = std::mem::replace(&mut entry.membership, joined);
+        let before = std::mem::replace(&mut progress.membership, joined);
         // A lease that it had lasts; without leases nothing closes it.
-        entry.lease_until = leased.then(|| entry.lease_until.unwrap_or(at));
+        progress.lease_until = leased.then(|| progress.lease_until.unwrap_or(at));
         if !before.is_joined() {
             self.rollouts
-                .ask(name, |version| entry.enforces(version), at);
+                .ask(name, |version| progress.enforces(version), at);
         }
-        self.look_again = Look::Now;
+        self.recheck = Recheck::AtOnce;
         self.update(name, at, |_| {});
     }
 
     /// A node is about to leave: it cannot connect until it did, or stays. Says whether it has left already.
     pub fn begin_to_leave(&mut self, name: &str) -> Result<bool, SessionError> {
         let owned = || name.to_owned();
-        match self.entries.get_mut(name) {
+        match self.nodes.get_mut(name) {
             None => Err(SessionError::Unregistered { name: owned() }),
-            Some(entry) if entry.is_connected() => Err(SessionError::Connected { name: owned() }),
-            Some(entry) if entry.leaving => Err(SessionError::Leaving { name: owned() }),
-            Some(entry) if entry.has_left() => Ok(true),
-            Some(entry) => {
-                entry.leaving = true;
+            Some(progress) if progress.is_connected() => {
+                Err(SessionError::Connected { name: owned() })
+            }
+            Some(progress) if progress.leaving => Err(SessionError::Leaving { name: owned() }),
+            Some(progress) if progress.has_left() => Ok(true),
+            Some(progress) => {
+                progress.leaving = true;
                 Ok(false)
             }
         }
@@ -406,19 +412,19 @@ impl Table {
 
     /// A node leaves. That it left is durable. Its object may have been deleted meanwhile.
     pub fn leave(&mut self, name: &str, at: Instant) {
-        if !self.entries.contains_key(name) {
+        if !self.nodes.contains_key(name) {
             return;
         }
         self.rollouts.leave(name);
-        self.update(name, at, |entry| entry.leave(at));
-        self.look_again = Look::Now;
+        self.update(name, at, |progress| progress.leave(at));
+        self.recheck = Recheck::AtOnce;
         self.advance(at);
     }
 
     /// A node that was about to leave does not.
     pub fn stay(&mut self, name: &str) {
-        if let Some(entry) = self.entries.get_mut(name) {
-            entry.leaving = false;
+        if let Some(progress) = self.nodes.get_mut(name) {
+            progress.leaving = false;
         }
     }
 
@@ -431,9 +437,9 @@ impl Table {
         at: Instant,
     ) -> Result<Option<Update>, SessionError> {
         self.check(name, session)?;
-        let entry = self.entries.get_mut(name).expect("just checked");
-        let desired = desired(&self.rollouts, name, entry);
-        let update = entry.next_update(&desired, snapshot, at);
+        let progress = self.nodes.get_mut(name).expect("just checked");
+        let desired = desired(&self.rollouts, name, progress);
+        let update = progress.next_update(&desired, snapshot, at);
         if update.is_some() {
             self.update(name, at, |_| {});
         }
@@ -449,7 +455,7 @@ impl Table {
         at: Instant,
     ) -> Result<(), SessionError> {
         self.check(name, session)?;
-        self.update(name, at, |entry| entry.acked(window))?;
+        self.update(name, at, |progress| progress.acked(window))?;
         self.advance(at);
         Ok(())
     }
@@ -465,20 +471,20 @@ impl Table {
     ) -> Result<(), SessionError> {
         self.check(name, session)?;
         let known: Vec<Version> = self.rollouts.versions(name).cloned().collect();
-        self.update(name, at, |entry| {
-            entry.nacked(target, window, reason, &known)
+        self.update(name, at, |progress| {
+            progress.nacked(target, window, reason, &known)
         })?;
-        let entry = &self.entries[name];
+        let progress = &self.nodes[name];
         self.rollouts
-            .ask(name, |version| entry.enforces(version), at);
-        self.look_again = Look::Now;
+            .ask(name, |version| progress.enforces(version), at);
+        self.recheck = Recheck::AtOnce;
         self.advance(at);
         Ok(())
     }
 
-    /// A node says something of itself. One that does not judge all traffic is waited for by the edits on their way, whatever it
-    /// acknowledged. Of one that names workloads whose traffic no policy judges that holds for who waits for enforcement alone.
-    pub fn says(
+    /// Takes a node's health report. Rollouts wait again for a node that does not judge all traffic, whatever it
+    /// acknowledged. Workloads without judged traffic delay only callers that wait for enforcement.
+    pub fn report_health(
         &mut self,
         name: &str,
         session: StreamId,
@@ -486,15 +492,15 @@ impl Table {
         at: Instant,
     ) -> Result<(), SessionError> {
         self.check(name, session)?;
-        let entry = self.entries.get_mut(name).expect("just checked");
-        let was_judging = entry.not_judged().is_none();
-        entry.says(health, at);
-        if was_judging != entry.not_judged().is_none() {
-            if entry.membership.is_joined() {
+        let progress = self.nodes.get_mut(name).expect("just checked");
+        let was_judging = progress.not_judged().is_none();
+        progress.report_health(health, at);
+        if was_judging != progress.not_judged().is_none() {
+            if progress.membership.is_joined() {
                 self.rollouts
-                    .ask(name, |version| entry.enforces(version), at);
+                    .ask(name, |version| progress.enforces(version), at);
             }
-            self.look_again = Look::Now;
+            self.recheck = Recheck::AtOnce;
             self.update(name, at, |_| {});
             self.advance(at);
         } else {
@@ -511,33 +517,33 @@ impl Table {
         at: Instant,
     ) -> Result<bool, SessionError> {
         self.check(name, session)?;
-        let entry = self.entries.get_mut(name).expect("just checked");
-        let lease = entry.lease();
+        let progress = self.nodes.get_mut(name).expect("just checked");
+        let lease = progress.lease();
         let overdue = |rollout: &Rollout| {
             let late = |since: Instant| at.saturating_duration_since(since) > lease / 2;
             rollout.unreachable == UnreachablePolicy::Fence
                 && rollout.waits_since(name).is_some_and(late)
         };
         // A rollout that went on without it may pass any moment.
-        let without = |rollout: &Rollout| rollout.passed_over.contains_key(name);
+        let without = |rollout: &Rollout| rollout.bypassed.contains_key(name);
         let refused = |rollout: &Rollout| overdue(rollout) || without(rollout);
-        if !entry.may_have_lease() || self.rollouts.iter().any(refused) {
+        if !progress.may_have_lease() || self.rollouts.iter().any(refused) {
             return Ok(false);
         }
         // A node without leases is told that this is known. Nothing closes it.
-        if entry.membership.is_leased() {
+        if progress.membership.is_leased() {
             // Its clock and ours may not run quite alike. One that was longer may be in force still.
-            entry.lease_until = entry.lease_until.max(Some(at + lease + lease / 64));
+            progress.lease_until = progress.lease_until.max(Some(at + lease + lease / 64));
         }
-        self.look_again = Look::Now;
+        self.recheck = Recheck::AtOnce;
         Ok(true)
     }
 
     /// The nodes that nothing closes when they cannot be reached.
     pub fn without_leases(&self) -> Vec<String> {
-        let open = self.entries.iter();
-        let open =
-            open.filter(|(_, entry)| entry.membership == Membership::Joined { leased: false });
+        let open = self.nodes.iter();
+        let open = open
+            .filter(|(_, progress)| progress.membership == Membership::Joined { leased: false });
         open.map(|(name, _)| name.clone()).collect()
     }
 
@@ -549,25 +555,25 @@ impl Table {
     /// A node's stream is over.
     pub fn disconnected(&mut self, name: &str, session: StreamId, at: Instant) {
         // Another stream or the node's removal may have come first.
-        let entry = self.entries.get(name);
-        if entry.is_some_and(|entry| entry.is_session(session)) {
-            self.update(name, at, Entry::disconnected);
-            self.look_again = Look::Now;
+        let progress = self.nodes.get(name);
+        if progress.is_some_and(|progress| progress.is_session(session)) {
+            self.update(name, at, NodeProgress::disconnected);
+            self.recheck = Recheck::AtOnce;
         }
     }
 
     /// Every stream is to end.
     pub fn stop(&mut self) {
         self.stopping = true;
-        self.entries.values().for_each(Entry::wake);
+        self.nodes.values().for_each(NodeProgress::wake);
     }
 
     fn check(&self, name: &str, session: StreamId) -> Result<(), SessionError> {
         let owned = || name.to_owned();
-        match self.entries.get(name) {
+        match self.nodes.get(name) {
             None => Err(SessionError::Removed { name: owned() }),
-            Some(entry) if !entry.is_session(session) => match entry.rivals.clones() {
-                Some(_) => Err(admission::cloned(name, entry)),
+            Some(progress) if !progress.is_session(session) => match progress.rivals.clones() {
+                Some(_) => Err(admission::cloned(name, progress)),
                 None => Err(SessionError::Replaced { name: owned() }),
             },
             Some(_) if self.stopping => Err(SessionError::Stopping),
@@ -582,20 +588,26 @@ impl Table {
         }
     }
 
-    /// Changes an entry, and brings what follows from it up to date.
-    fn update<T>(&mut self, name: &str, at: Instant, change: impl FnOnce(&mut Entry) -> T) -> T {
-        let now = self.now;
-        let entry = self.entries.get_mut(name).expect("a node that is known");
-        let result = change(entry);
-        self.rollouts.held(name, |version| entry.enforces(version));
-        if entry.begins_with_nothing() {
+    /// Changes a node's progress, then recomputes the values derived from it.
+    fn update<T>(
+        &mut self,
+        name: &str,
+        at: Instant,
+        change: impl FnOnce(&mut NodeProgress) -> T,
+    ) -> T {
+        let head = self.head;
+        let progress = self.nodes.get_mut(name).expect("a node that is known");
+        let result = change(progress);
+        self.rollouts
+            .held(name, |version| progress.enforces(version));
+        if progress.begins_with_nothing() {
             self.rollouts.begin_without(name);
         }
-        let desired = desired(&self.rollouts, name, entry);
-        entry.settle(&desired, at);
-        let (before, after) = (entry.lags, entry.waited_for(now));
+        let desired = desired(&self.rollouts, name, progress);
+        progress.recompute(&desired, at);
+        let (before, after) = (progress.first_unenforced, progress.waited_for(head));
         if before != after {
-            entry.lags = after;
+            progress.first_unenforced = after;
             let index = |revision| (revision, name.to_owned());
             before.map(|revision| self.pending.remove(&index(revision)));
             after.map(|revision| self.pending.insert(index(revision)));
@@ -603,25 +615,25 @@ impl Table {
         result
     }
 
-    /// Forgets a node. Its stream finds that out.
-    fn forget(&mut self, name: &str, at: Instant) {
-        let Some(entry) = self.entries.remove(name) else {
+    /// Removes a deleted node, and wakes its stream, which then ends.
+    fn remove_node(&mut self, name: &str, at: Instant) {
+        let Some(progress) = self.nodes.remove(name) else {
             return;
         };
-        if let Some(pending) = entry.lags {
+        if let Some(pending) = progress.first_unenforced {
             self.pending.remove(&(pending, name.to_owned()));
         }
-        entry.wake();
-        let others = self.rollouts.forget(name);
+        progress.wake();
+        let others = self.rollouts.remove_node(name);
         self.refresh(&others, at);
     }
 }
 
-/// The versions that a node is to hold. While nobody knows what the others have in common a node that begins with nothing
-/// is given nothing, and not waited for: alone it might be ahead of them.
-fn desired(rollouts: &Rollouts, name: &str, entry: &Entry) -> Vec<Known> {
-    match entry.begins_with_nothing() {
+/// The versions that a node is to hold. After a restart in mid-rollout the settled version is unknown. A node with an
+/// empty window is then sent nothing: the latest version alone would put it ahead of the others.
+fn desired(rollouts: &Rollouts, name: &str, progress: &NodeProgress) -> Vec<VersionRef> {
+    match progress.begins_with_nothing() {
         true => Vec::new(),
-        false => rollouts.window(name, entry.settled()),
+        false => rollouts.window(name, progress.settled_versions()),
     }
 }

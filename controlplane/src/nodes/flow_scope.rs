@@ -1,5 +1,5 @@
-//! Which flows a change of policy touches, told coarsely: those from some addresses, those to some. Changes that touch
-//! no flow in common may be carried out side by side. Pure.
+//! The flows that a change of policy touches, by their source and destination addresses. The set may be too large,
+//! never too small. Changes that touch no flow in common roll out side by side. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,12 +10,12 @@ use std::{
 use imbl::ordmap::DiffItem;
 use sallyport_policy::{Direction, Endpoint, GroupId, NodePolicy, PeerGroup};
 
-/// More addresses than this are told as all.
+/// More addresses than this count as all.
 const MAX: usize = 4_096;
 
-/// The flows that a change touches, or more than those.
+/// A superset of the flows that a change touches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Extent {
+pub(super) struct FlowScope {
     /// All flows.
     all: bool,
     /// The flows from these addresses.
@@ -26,13 +26,13 @@ pub(super) struct Extent {
     taken: BTreeMap<(Direction, GroupId), [Arc<PeerGroup>; 2]>,
 }
 
-impl Extent {
-    /// Takes in every flow.
+impl FlowScope {
+    /// Adds every flow.
     pub(super) fn touch_all(&mut self) {
         self.all = true;
     }
 
-    /// Takes in what a node's change of policy touches.
+    /// Adds the flows that a node's change of policy touches.
     pub(super) fn add(&mut self, old: &NodePolicy, new: &NodePolicy) {
         self.all |= old.workload_ranges() != new.workload_ranges();
         self.all |= old.sources() != new.sources();
@@ -91,15 +91,15 @@ impl Extent {
         self.taken.insert((direction, id), change.map(Arc::clone));
     }
 
-    /// Takes in another extent.
-    pub(super) fn merge(&mut self, other: Extent) {
+    /// Adds the flows of another scope.
+    pub(super) fn merge(&mut self, other: FlowScope) {
         self.all |= other.all;
         self.from.extend(other.from);
         self.to.extend(other.to);
     }
 
-    /// Whether there may be a flow that both touch.
-    pub(super) fn meets(&self, other: &Extent) -> bool {
+    /// Whether both may touch one flow.
+    pub(super) fn overlaps(&self, other: &FlowScope) -> bool {
         self.all
             || other.all
             // From here to there there is a flow that both touch.
@@ -154,20 +154,20 @@ mod tests {
             policy.set_sources(Arc::new(sources));
             policy
         };
-        let other = Extent {
+        let other = FlowScope {
             from: BTreeSet::from([[10, 0, 0, 1].into()]),
-            ..Extent::default()
+            ..FlowScope::default()
         };
-        for (old, new, meets) in [
+        for (old, new, overlaps) in [
             (vec![], vec![], false),
             (vec![source("x")], vec![source("x")], false),
             (vec![], vec![source("x")], true),
             (vec![source("x")], vec![source("y")], true),
             (vec![source("x")], vec![], true),
         ] {
-            let mut extent = Extent::default();
-            extent.add(&policy(old), &policy(new));
-            assert_eq!(extent.meets(&other), meets);
+            let mut scope = FlowScope::default();
+            scope.add(&policy(old), &policy(new));
+            assert_eq!(scope.overlaps(&other), overlaps);
         }
     }
 }

@@ -7,20 +7,22 @@ use std::time::Instant;
 use sallyport_process::duration;
 use sallyport_proto::wire::condition;
 
-use super::Entry;
+use super::NodeProgress;
 use crate::nodes::{
-    Condition, Health, State, Status, Trouble, pings::Pings, rivals::Enforcer, table::Now,
+    Condition, Health, ReportedCondition, State, Status, coordinator::Head, pings::Pings,
+    rivals::Enforcer,
 };
 
-impl Entry {
-    fn troubles_at(&self, at: Instant) -> Vec<Trouble> {
-        let (Health { troubles: said, .. }, when) = &self.health;
+impl NodeProgress {
+    /// The conditions that the node reported, with their age at a time.
+    fn reported_at(&self, at: Instant) -> Vec<ReportedCondition> {
+        let (Health { conditions, .. }, when) = &self.health;
         let passed = at.saturating_duration_since(*when);
-        let later = |trouble: &Trouble| Trouble {
-            since: trouble.since + passed,
-            ..trouble.clone()
+        let later = |condition: &ReportedCondition| ReportedCondition {
+            since: condition.since + passed,
+            ..condition.clone()
         };
-        said.iter().map(later).collect()
+        conditions.iter().map(later).collect()
     }
 
     /// How it stands with an update that has been under way for long, and since when.
@@ -61,14 +63,16 @@ impl Entry {
     /// Why it does not judge all traffic, or else why it refuses.
     fn reason(&self) -> String {
         match (self.not_judged(), &self.refusal) {
-            (Some(trouble), _) if self.is_connected() => trouble.reason.clone(),
-            (Some(trouble), _) => format!("the node did not judge all traffic: {}", trouble.reason),
+            (Some(condition), _) if self.is_connected() => condition.reason.clone(),
+            (Some(condition), _) => {
+                format!("the node did not judge all traffic: {}", condition.reason)
+            }
             (None, refusal) => refusal.clone().unwrap_or_default(),
         }
     }
 
-    /// All of it.
-    pub(in crate::nodes) fn status(&self, name: &str, now: Now, at: Instant) -> Status {
+    /// The status of the node at a time.
+    pub(in crate::nodes) fn status(&self, name: &str, head: Head, at: Instant) -> Status {
         let passed = |since: Instant| at.saturating_duration_since(since);
         let heard = self.heard.map(passed);
         let late = self.lateness(at);
@@ -86,7 +90,7 @@ impl Entry {
             name: name.to_owned(),
             state: late.map_or(self.state, |(state, _)| state),
             heard,
-            turned_away: self.refusals.status(at),
+            turned_away: self.refused_sessions.status(at),
             conditions: self.conditions(name, at),
             unjudged: unjudged::reasons(&self.health.0.unjudged),
             enforced: self
@@ -95,12 +99,12 @@ impl Entry {
                 .filter(|_| is_judging)
                 .map(|held| held.position),
             holds: self.held.last().map(|held| held.position),
-            pending: self.pending(now),
+            pending: self.pending(head),
             since: passed(late.map_or(self.since, |(_, since)| since)),
             reason,
             version: self.version.clone(),
             endpoints: self.policy.endpoints().len(),
-            troubles: self.troubles_at(at),
+            reported: self.reported_at(at),
             lease_over: self
                 .lease_until
                 .filter(|_| self.state == State::Fenced)

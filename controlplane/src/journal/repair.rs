@@ -1,5 +1,5 @@
-//! A journal that sled does not open because of a torn `snap.*` file, which it only keeps to open faster: tried without it
-//! on a copy, and if all is there, the file is moved aside. Deletes nothing, and touches the journal no further.
+//! Repairs a journal that sled does not open because of a torn `snap.*` file, which sled keeps only to open faster.
+//! Tries a copy without the file. If the copy is whole, the file is moved aside. Deletes nothing, changes nothing else.
 
 use std::{fs, io, path::Path};
 
