@@ -27,7 +27,7 @@ build_release = $(if $(STATIC),$(build_static),cargo build --release)
 release = $(if $(STATIC),$(static),$(target)/release)
 
 # The test files that need no kernel and little time.
-quick = architecture compile fake laws lease manifest nodes plan planner simulation writer
+quick = architecture compile fake laws lease manifest names nodes plan planner simulation writer
 
 heading = printf '\n\033[1m== %s\033[0m\n'
 

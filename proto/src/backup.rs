@@ -140,11 +140,14 @@ pub fn write(contents: &Contents, out: &mut dyn Write) -> Result<(), BackupError
     Ok(out.flush()?)
 }
 
-/// Whether each node has leases, as the file records it.
+/// Whether each joined node has leases, as the file records it.
 fn leases(nodes: &BTreeMap<String, Membership>) -> BTreeMap<String, bool> {
     let leased =
         |(name, membership): (&String, &Membership)| (name.clone(), membership.is_leased());
-    nodes.iter().map(leased).collect()
+    let joined = nodes
+        .iter()
+        .filter(|(_, membership)| membership.is_joined());
+    joined.map(leased).collect()
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -223,7 +223,7 @@ pub(super) fn begin_with(
 ) -> Result<(), JournalError> {
     trees.put_meta(EPOCH_KEY, &NumberRecord { number: epoch.0 })?;
     trees.put_meta(SNAPSHOT_KEY, &snapshot)?;
-    for (node, membership) in joined {
+    for (node, membership) in joined.iter().filter(|(_, one)| one.is_joined()) {
         let number = u64::from(membership.is_leased());
         trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
     }
