@@ -169,7 +169,7 @@ pub struct RolloutStatus {
     pub first: Revision,
     /// The last transaction of the rollout.
     pub last: Revision,
-    /// What the rollout waits for.
+    /// The phase that the rollout is in.
     pub phase: Phase,
     /// The age of the rollout.
     pub since: Duration,

@@ -550,9 +550,7 @@ impl Netlink {
             }
         }
     }
-}
 
-impl Netlink {
     /// Reads all that the kernel has to say now. A dump goes on as it is read: nothing is left of it afterwards.
     fn drain(&self) {
         let mut buffer = vec![0; 1 << 17];

@@ -590,7 +590,7 @@ fn a_refused_step_after_the_first_is_finished_later() {
         }
         assert!(node.agent.is_half_way(), "seed {seed}");
         half_way += 1;
-        // What others do meanwhile is repaired on the way.
+        // Changes of others during the repair are repaired on the way.
         let found = node.kernel.content().unwrap();
         let commands = disturbance(&mut rng, &found);
         node.disturb(&commands);

@@ -49,7 +49,7 @@ fn next_number(kernel: &OwnedFd) -> u32 {
     u32::from_ne_bytes(request[8..12].try_into().expect("four bytes"))
 }
 
-/// What becomes of a socket's first batch, of one command, that is answered with an error message to a number, with this body.
+/// The outcome of a socket's first batch, of one command, when the answer is an error message with this number and body.
 /// The batch's begin has number 1, the command 2 and the end 3.
 fn answered(number: u32, body: &[u8]) -> Result<(), Error> {
     let (netlink, kernel) = pair();

@@ -219,7 +219,7 @@ impl Coordinator {
             self.rollouts.add(rollout);
         }
         self.recheck = Recheck::AtOnce;
-        // What only gives passes at once, and so brings its nodes up to date.
+        // A rollout that only grants passes at once, and so brings its nodes up to date.
         self.advance(at);
         if self.settled() < revision {
             self.refresh(&woken, at);
@@ -428,7 +428,7 @@ impl Coordinator {
         }
     }
 
-    /// What to send a node now, if anything.
+    /// The next update to send to a node, if there is one.
     pub fn next_update(
         &mut self,
         name: &str,

@@ -6,7 +6,7 @@
 //! The packets that were under way by then are drained. The earlier rollouts that touch its flows have passed theirs.
 //! Then its nodes are settled on the new version.
 //!
-//! Of rollouts that share flows at most one waits for another: a later one is merged into the one that waits.
+//! At most one rollout waits for another one with which it shares flows. A later one is merged into it.
 //! Edits of one and the same node are merged at once: the node orders them by itself.
 //! So there is no queue, and a revoke never waits for a barrier.
 

@@ -42,7 +42,7 @@ pub(crate) struct Conversation {
     delay: Time,
     /// Whether something happened after which there may be something to send.
     signalled: bool,
-    /// What a mutant has the node acknowledge, and what the coordinator is told.
+    /// The acknowledgement that a mutant has the node send, and the one that the coordinator receives.
     covered: Option<Vec<Position>>,
 }
 
