@@ -4,8 +4,8 @@ use std::{hint::black_box, net::IpAddr, sync::Arc};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use sallyport_enforcer::{
-    nft::render::Options,
     plan::{self, Installed, Limits},
+    table::render::Options,
 };
 use sallyport_policy::{
     Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,

@@ -12,18 +12,18 @@ mod whole;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
+use sallyport_nft::{kernel::Kernel, netlink};
 use sallyport_policy::{Misfit, NodePolicy, Position, Revision, Update};
 use tracing::{debug, error, info, warn};
 
 use crate::{
     journal::{self, Intent, Log, Recovered},
-    kernel::Kernel,
-    netlink,
-    nft::{
+    plan::{self, Garbage, Installed, Limits, Plan, Reach, Review},
+    table::{
         ports::{self, Ports},
         render::Options,
+        state,
     },
-    plan::{self, Garbage, Installed, Limits, Plan, Reach, Review},
 };
 
 pub use bridge::BridgeTable;
@@ -245,7 +245,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         };
         for batch in batches {
             if let Err(error) = self.kernel.commit(&batch) {
-                if let Ok(Some(table)) = self.kernel.read() {
+                if let Ok(Some(table)) = state::read(&mut self.kernel) {
                     self.options.ports = table.ports;
                 }
                 return Err(error);
@@ -457,9 +457,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// Whether the stamp says that a step is done.
     fn is_done(&mut self, plan: &Plan, index: usize) -> Result<bool, netlink::Error> {
-        let stamp = self.kernel.read_stamp()?.stamp;
+        let stamp = state::read_stamp(&mut self.kernel)?.stamp;
         Ok(stamp.is_some_and(|stamp| {
-            stamp.is_of(&plan.after) && stamp.progress.is_none_or(|(done, _)| done as usize > index)
+            plan.after.has_stamp(&stamp)
+                && stamp.progress.is_none_or(|(done, _)| done as usize > index)
         }))
     }
 
@@ -496,8 +497,9 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     fn clean_fails(&mut self, error: &netlink::Error) {
         self.clean_failed = true;
         // What is not there any more was deleted by others, or by a batch whose answer was lost.
-        if let Ok(Some(table)) = self.kernel.read() {
-            self.garbage.retain(&table.chains, &table.sets);
+        if let Ok(Some(table)) = state::read(&mut self.kernel) {
+            self.garbage
+                .retain(&table.outline.chains, &table.outline.sets);
         }
         let left = self.garbage.len();
         warn!(

@@ -7,7 +7,7 @@ use sallyport_proto::wire::trouble::Kind;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
-use crate::{agent::Handle, health::Health, netlink::Netlink};
+use crate::{agent::Handle, health::Health, table};
 
 /// How often the kernel is asked.
 const EVERY: Duration = Duration::from_millis(500);
@@ -21,7 +21,7 @@ pub async fn watch(agent: Handle, health: Health) {
     let mut was_open = false;
     loop {
         // A missing answer leaves the condition as it was reported.
-        let answer = Netlink::open().and_then(|netlink| netlink.is_closed());
+        let answer = table::open().and_then(|mut netlink| table::state::is_closed(&mut netlink));
         match (answer, closed) {
             (Ok(true), None) => {
                 closed = Some(Instant::now());

@@ -18,13 +18,13 @@ use sallyport_policy::{Endpoint, NodePolicy};
 
 use crate::{
     bridges::FORWARDS,
-    nft::{
+    places::{Bridge, Places, Port, Route},
+    table::{
         bridge::{Ground, KnownPort, UnknownPorts},
         frame,
         ports::Ports,
         render::Options,
     },
-    places::{Bridge, Places, Port, Route},
 };
 
 use sources::Allowed;

@@ -25,7 +25,7 @@ pub use self::{
     quarantine::{INSTANCE, MEMBERSHIP, Quarantined, open},
     store::Journal,
 };
-use crate::{nft::names::UpdateSeq, plan::Installed};
+use crate::{plan::Installed, table::names::UpdateSeq};
 
 /// What an agent needs of a journal.
 pub trait Log {

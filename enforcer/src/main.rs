@@ -17,9 +17,9 @@ use sallyport_enforcer::{
     health::Health,
     instance, journal,
     leave::{self, LeaveReply, Membership},
-    metrics,
-    nft::{lease::LONGEST, ports::Ports, render::Options},
-    places, preflight, session, supervision, surroundings, uninstall,
+    metrics, places, preflight, session, supervision, surroundings,
+    table::{lease::LONGEST, ports::Ports, render::Options},
+    uninstall,
 };
 use sallyport_policy::Ranges;
 use sallyport_process::{descriptors, duration, files, log};

@@ -19,8 +19,7 @@ use tracing::{info, warn};
 use crate::{
     agent::Handle,
     health::{Health, State},
-    netlink::Netlink,
-    nft::frame::Denial,
+    table::{self, counters, frame::Denial, state},
 };
 
 /// How long to wait before an address is tried again that cannot be listened on: at boot it may not be there yet.
@@ -50,14 +49,10 @@ pub async fn serve(address: SocketAddr, source: Source) {
     };
     info!(%address, "serving metrics");
     metrics::serve(listener, move || {
-        let kernel = Netlink::open().and_then(|netlink| {
-            let (mut denied, of_bridges) = (netlink.denied()?, netlink.for_bridges().denied()?);
-            for (why, packets) in of_bridges {
-                *denied.entry(why).or_default() += packets;
-            }
+        let kernel = table::open().and_then(|mut netlink| {
             Ok(Seen {
-                denied,
-                closed: netlink.is_closed()?,
+                denied: counters::denied(&netlink)?,
+                closed: state::is_closed(&mut netlink)?,
             })
         });
         let state = source.health.watch().borrow().clone();

@@ -30,13 +30,14 @@ use tokio::{
 };
 
 pub use self::bypass::Bypass;
+use sallyport_nft::netlink::Flowtables;
+
 use self::{
     changes::{Changes, Notices},
     flowtables::Lister,
     kernel::Kernel,
     state::{State, Touched},
 };
-use crate::netlink::Flowtables;
 
 /// How long after the kernel told of a change it is asked: most changes come with several messages.
 const SETTLE: Duration = Duration::from_millis(20);

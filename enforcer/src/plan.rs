@@ -35,15 +35,15 @@ mod whole;
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use imbl::{OrdMap, ordmap::DiffItem};
+use sallyport_nft::command::Command;
 use sallyport_policy::{Endpoint, GroupId, NodePolicy, Position, UnknownAddresses, Window};
 
-use crate::nft::{
-    command::Command,
+use crate::table::{
     frame::{self, Frame},
     lease::{self, Slot},
     names::{self, UpdateSeq},
     render::{self, Options},
-    stamp,
+    stamp::{self, Stamp},
 };
 use batches::{Atom, Part, PlanKind, steps};
 use half::{Planner, Version};
@@ -124,6 +124,18 @@ impl Installed {
     /// The newest version that the node holds; `None` before the first.
     pub fn position(&self) -> Option<Position> {
         self.window.newest().map(|newest| newest.position)
+    }
+
+    /// The stamp of a table that has this, or has so many of so many steps to it done.
+    pub fn stamp(&self, progress: Option<(u32, u32)>) -> Stamp {
+        Stamp::of(self.position(), self.made, progress)
+    }
+
+    /// Whether a stamp is that of this, or of a step to it.
+    pub fn has_stamp(&self, stamp: &Stamp) -> bool {
+        let frame = stamp.frame;
+        let of = self.stamp(stamp.progress);
+        *stamp == Stamp { frame, ..of }
     }
 
     /// What is installed once an update is done that leads to these versions.
@@ -327,7 +339,7 @@ pub fn reframe(
     if options.lease.is_none() && slot.is_some() {
         chains.insert(0, vec![Command::FlushChain(lease::CHAIN.into())]);
     }
-    let fingerprint = stamp::write_frame(&frame.fingerprint(), !described);
+    let fingerprint = stamp::write_frame(&frame.fingerprint(VERSION), !described);
     let parts = [Part::of(prepare)]
         .into_iter()
         .chain(

@@ -2,11 +2,12 @@
 
 use std::{fs, io, path::Path};
 
-use crate::{
-    journal,
+use sallyport_nft::{
+    command::Command,
     netlink::{self, Netlink},
-    nft::command::Command,
 };
+
+use crate::{journal, table};
 
 /// Why the table stays.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +38,7 @@ pub fn refuse_while_one_runs(data_dir: &Path) -> Result<bool, Error> {
 pub fn uninstall(data_dir: &Path) -> Result<bool, Error> {
     let netlink = unowned(data_dir)?;
     let mut any = false;
-    for table in [netlink.for_bridges(), netlink] {
+    for table in [netlink.for_table(table::BRIDGE), netlink] {
         if table.is_there()? {
             table.commit(&[Command::DeleteTable])?;
             any = true;
@@ -52,7 +53,7 @@ fn unowned(data_dir: &Path) -> Result<Netlink, Error> {
         Err(journal::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
         result => result?,
     }
-    let netlink = Netlink::open()?;
+    let netlink = table::open()?;
     if let Some(owner) = netlink.owner()? {
         return Err(Error::Owned {
             owner: process(owner),

@@ -11,27 +11,24 @@ mod clean;
 #[path = "drift/ports.rs"]
 mod ports;
 
-use std::{cell::RefCell, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use nix::errno::Errno;
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use sallyport_enforcer::{
     agent::{Agent, UpdateError},
-    connection::Connection,
-    fake::{FakeKernel, Fault, Packet, Verdicts},
     journal::{self, Intent, Log, Recovered},
-    kernel::Kernel,
-    netlink::{Error, TableState},
-    nft::{
-        command::{Command, Element, Family, Rule, SetKind, Verdict},
-        content::Observed,
-        lease::Slot,
-        names::UpdateSeq,
-        render::Options,
-        stamp::{self, StampState},
-    },
     plan::Installed,
+    table::{names::UpdateSeq, render::Options, stamp, state},
 };
+use sallyport_nft::{
+    command::{Command, Element, Family, Rule, SetKind, Verdict},
+    connection::Connection,
+    content::Observed,
+    kernel::Kernel,
+    netlink::{Error, Outline},
+};
+use sallyport_nft_fake::{FakeKernel, Fault, Packet, Verdicts};
 use sallyport_policy::{
     Class, Delta, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
     Protocol, Ranges, Revision, Update,
@@ -111,16 +108,16 @@ impl Kernel for Shared {
         self.0.borrow_mut().kernel.content()
     }
 
-    fn read(&mut self) -> Result<Option<TableState>, Error> {
-        self.0.borrow_mut().kernel.read()
+    fn outline(&mut self) -> Result<Option<Outline>, Error> {
+        self.0.borrow_mut().kernel.outline()
     }
 
-    fn read_stamp(&mut self) -> Result<StampState, Error> {
-        self.0.borrow_mut().kernel.read_stamp()
+    fn elements(&mut self, set: &str, kind: SetKind) -> Result<Option<BTreeSet<Element>>, Error> {
+        self.0.borrow_mut().kernel.elements(set, kind)
     }
 
-    fn read_lease(&mut self) -> Result<Option<Slot>, Error> {
-        self.0.borrow_mut().kernel.read_lease()
+    fn lookups(&mut self, chain: &str) -> Result<Vec<String>, Error> {
+        self.0.borrow_mut().kernel.lookups(chain)
     }
 
     fn flush_conntrack(&mut self, _: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
@@ -326,18 +323,18 @@ impl Node {
 fn a_table_whose_maker_died_at_the_last_step_is_finished() {
     let kernel = Shared::default();
     let mut first = Node::start(kernel.clone());
-    let frame = kernel.clone().read_stamp().unwrap().frame;
+    let frame = state::read_stamp(&mut kernel.clone()).unwrap().frame;
     assert!(frame.is_some());
     let unsaid = Command::DeleteElements(
         stamp::SET.into(),
-        SetKind::Stamp,
-        vec![Element::Stamp(2, frame.clone().unwrap())],
+        SetKind::Numbers,
+        vec![Element::Number(2, frame.clone().unwrap())],
     );
     kernel.0.borrow_mut().kernel.commit(&[unsaid]).unwrap();
-    assert_eq!(first.kernel.read_stamp().unwrap().frame, None);
+    assert_eq!(state::read_stamp(&mut first.kernel).unwrap().frame, None);
     let reviews = kernel.0.borrow().reviews;
     let second = Node::start(kernel.clone());
-    assert_eq!(first.kernel.read_stamp().unwrap().frame, frame);
+    assert_eq!(state::read_stamp(&mut first.kernel).unwrap().frame, frame);
     assert!(kernel.0.borrow().reviews > reviews);
     assert_eq!(second.agent.drift().repairs, 0);
 }
@@ -380,7 +377,7 @@ fn disturbance(rng: &mut StdRng, found: &Observed) -> Vec<Command> {
                 SetKind::Addresses(Family::V4) => Element::Address(stranger),
                 SetKind::Pairs(Family::V4) => Element::Pair(stranger),
                 SetKind::Verdicts(Family::V4) => Element::Verdict(stranger, verdict, "mine".into()),
-                SetKind::Stamp => Element::Stamp(9, "mine".into()),
+                SetKind::Numbers => Element::Number(9, "mine".into()),
                 _ => return Vec::new(),
             };
             vec![Command::AddElements(set.clone(), kind, vec![one])]

@@ -12,6 +12,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeSet,
     net::IpAddr,
     rc::Rc,
     sync::Arc,
@@ -21,21 +22,18 @@ use std::{
 use nix::errno::Errno;
 use sallyport_enforcer::{
     agent::{Agent, StartError},
-    connection::Connection,
-    fake::{FakeKernel, Fault, Packet, Verdicts},
     journal::{self, Intent, Log, Recovered},
-    kernel::Kernel,
-    netlink::{Error, TableState},
-    nft::{
-        command::Command,
-        content::Observed,
-        lease::{Slot, is_of_lease},
-        names::UpdateSeq,
-        render::Options,
-        stamp::StampState,
-    },
     plan::Installed,
+    table::{lease::is_of_lease, names::UpdateSeq, render::Options},
 };
+use sallyport_nft::{
+    command::{Command, Element, SetKind},
+    connection::Connection,
+    content::Observed,
+    kernel::Kernel,
+    netlink::{Error, Outline},
+};
+use sallyport_nft_fake::{FakeKernel, Fault, Packet, Verdicts};
 use sallyport_policy::{Delta, Endpoint, Epoch, NodePolicy, Position, Ranges, Revision, Update};
 
 const LEASE: Duration = Duration::from_secs(9);
@@ -87,16 +85,16 @@ impl Kernel for Shared {
         self.0.borrow_mut().content()
     }
 
-    fn read(&mut self) -> Result<Option<TableState>, Error> {
-        self.0.borrow_mut().read()
+    fn outline(&mut self) -> Result<Option<Outline>, Error> {
+        self.0.borrow_mut().outline()
     }
 
-    fn read_stamp(&mut self) -> Result<StampState, Error> {
-        self.0.borrow_mut().read_stamp()
+    fn elements(&mut self, set: &str, kind: SetKind) -> Result<Option<BTreeSet<Element>>, Error> {
+        self.0.borrow_mut().elements(set, kind)
     }
 
-    fn read_lease(&mut self) -> Result<Option<Slot>, Error> {
-        self.0.borrow_mut().read_lease()
+    fn lookups(&mut self, chain: &str) -> Result<Vec<String>, Error> {
+        self.0.borrow_mut().lookups(chain)
     }
 
     fn flush_conntrack(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {
@@ -286,7 +284,7 @@ fn a_node_without_leases_has_nothing_of_them() {
     assert_eq!(node.now(&packet()), PASSES);
     assert_eq!(node.agent.prepare_lease().unwrap(), None);
     assert_eq!((node.agent.lease(), node.agent.asks_for()), (None, None));
-    let table = node.kernel.read().unwrap().unwrap();
+    let table = node.kernel.outline().unwrap().unwrap();
     let mut names = table.chains.iter().chain(&table.sets);
     assert!(!names.any(|name| is_of_lease(name)));
 }
@@ -493,7 +491,7 @@ fn leases_end_when_the_control_plane_knows() {
     assert_eq!(node.now(&packet()), PASSES, "for ever");
     assert_eq!(node.agent.prepare_lease().unwrap(), None);
     node.agent.clean();
-    let table = node.kernel.read().unwrap().unwrap();
+    let table = node.kernel.outline().unwrap().unwrap();
     let mut names = table.chains.iter().chain(&table.sets);
     assert!(!names.any(|name| is_of_lease(name)));
 }

@@ -9,12 +9,10 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use sallyport_enforcer::{
-    nft::{
-        command::{Command, Element, Match, Verdict},
-        render::Options,
-    },
     plan::{self, Installed, Limits, Plan},
+    table::render::Options,
 };
+use sallyport_nft::command::{Command, Element, Match, Verdict};
 use sallyport_policy::{
     Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
     Protocol, Ranges, Revision, Window,

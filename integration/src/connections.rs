@@ -20,7 +20,7 @@ use std::{
 };
 
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType};
-use sallyport_enforcer::nft::encode::attributes::Attributes;
+use sallyport_nft::encode::attributes::Attributes;
 use sallyport_testbed::Netns;
 
 pub use known::{Known, forget_all, known};

@@ -21,10 +21,9 @@ use sallyport_enforcer::{
     agent::BridgeTable,
     guard,
     journal::inspect,
-    netlink::Netlink,
-    nft::render::Options,
     places,
     plan::{self, Limits},
+    table::{self, render::Options, state},
 };
 use sallyport_policy::{Ranges, Revision};
 use sallyport_proto::wire::Kind;
@@ -261,11 +260,11 @@ fn compare_node(
         position.digest == *digest,
         "its journal holds {position}, which is not what the cluster comes to"
     );
-    let kernel = netns.run(|| Netlink::open()?.read())?;
+    let kernel = netns.run(|| state::read(&mut table::open()?))?;
     let kernel = kernel.context("there is no table")?;
     let stamp = kernel.stamp_state.stamp.context("the table has no stamp")?;
     ensure!(
-        stamp.is_of(&installed) && stamp.progress.is_none(),
+        installed.has_stamp(&stamp) && stamp.progress.is_none(),
         "its table's stamp says {stamp}, its journal {position}"
     );
     let sought = guard::addresses(&installed.policy);
@@ -290,11 +289,11 @@ fn compare_node(
     );
     let expected = plan::objects(&installed, &options);
     ensure!(
-        (&kernel.chains, &kernel.sets) == (&expected.chains, &expected.sets),
+        (&kernel.outline.chains, &kernel.outline.sets) == (&expected.chains, &expected.sets),
         "its table has {kernel:?} instead of {expected:?}"
     );
     let fresh = Netns::new("fresh")?;
-    let netlink = fresh.run(Netlink::open)?;
+    let netlink = fresh.run(table::open)?;
     let limits = Limits {
         batch: netlink.batch_limit(),
     };

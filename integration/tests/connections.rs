@@ -6,7 +6,8 @@ use std::{
     process::ExitCode,
 };
 
-use sallyport_enforcer::netlink::Netlink;
+use sallyport_enforcer::table;
+use sallyport_nft::netlink::Netlink;
 use sallyport_testbed::{
     Change, LOOPBACK, Netns,
     kernel_tests::{self, Failed, Outcome},
@@ -109,7 +110,7 @@ impl Talk {
         }
         Ok(Talk {
             _sockets: netns.run(talk)?,
-            netlink: netns.run(Netlink::open)?,
+            netlink: netns.run(table::open)?,
             netns,
         })
     }

@@ -14,16 +14,15 @@ use nix::sys::socket::{setsockopt, sockopt};
 use sallyport_enforcer::{
     agent::Agent,
     journal::{self, Journal},
-    netlink::Netlink,
-    nft::{
-        command::{Command, Element, Family, SetKind},
-        ports::Ports,
-        render::Options,
-    },
+    table::{self, ports::Ports, render::Options},
 };
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, put},
+};
+use sallyport_nft::{
+    command::{Command, Element, Family, SetKind},
+    netlink::Netlink,
 };
 use sallyport_policy::{
     Class, Delta, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
@@ -153,7 +152,7 @@ impl Node {
     }
 
     fn start(&mut self) -> Outcome {
-        let netlink = self.netns.run(Netlink::open)?;
+        let netlink = self.netns.run(table::open)?;
         let (journal, recovered, _) = journal::open(self.directory.path())?;
         self.agent = Some(Agent::start(netlink, journal, recovered, options())?);
         Ok(())
@@ -359,7 +358,7 @@ fn update() -> Outcome {
 
 fn outdated() -> Outcome {
     let node = Node::new()?;
-    let netlink = node.netns.run(Netlink::open)?;
+    let netlink = node.netns.run(table::open)?;
     let set = |name: &str| Command::AddSet {
         name: name.into(),
         kind: SetKind::Addresses(Family::V4),
@@ -376,7 +375,7 @@ fn outdated() -> Outcome {
         .expect_err("somebody else committed");
     if !error.is_outdated()
         || netlink
-            .read()?
+            .outline()?
             .is_some_and(|table| table.sets.contains("two"))
     {
         return Err(format!("{error}").into());
@@ -406,7 +405,7 @@ fn outdated() -> Outcome {
 /// What does not fit into a socket, on the way to the kernel or back, changes nothing or is known to be lost.
 fn small_sockets() -> Outcome {
     let node = Node::new()?;
-    let netlink = node.netns.run(Netlink::open)?;
+    let netlink = node.netns.run(table::open)?;
     let kind = SetKind::Addresses(Family::V4);
     let element = |n: u32| vec![Element::Address(std::net::Ipv4Addr::from_bits(n).into())];
     let make = Command::AddSet {
@@ -575,7 +574,7 @@ fn within_a_second() -> Outcome {
 fn elsewhere() -> Outcome {
     let (deployment, probes) = deploy()?;
     let netns = deployment.bed.node(0).netns().clone();
-    let reader = netns.run(Netlink::open)?;
+    let reader = netns.run(table::open)?;
     let before = reader.generation()?;
     const COMMITS: u64 = 20;
     for n in 0..COMMITS / 2 {

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_enforcer::netlink::Netlink;
+use sallyport_enforcer::table;
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, put},
@@ -186,7 +186,7 @@ fn hear(manager: &UnixDatagram) -> Result<String, Failed> {
 fn ready() -> Outcome {
     let (netns, directory) = (Netns::new("ready")?, tempfile::tempdir()?);
     let (_enforcer, manager) = ready_enforcer(&netns, directory.path(), &[])?;
-    let table = netns.run(Netlink::open)?.read()?;
+    let table = netns.run(table::open)?.outline()?;
     let bases = ["forward_egress", "forward_ingress"];
     if !table.is_some_and(|table| bases.iter().all(|base| table.bases.contains(*base))) {
         return Err("ready, and there is no table".into());
@@ -294,7 +294,7 @@ fn uninstall() -> Outcome {
         }
         drop(enforcer);
         netns
-            .run(Netlink::open)?
+            .run(table::open)?
             .await_orphan(Duration::from_secs(5))?;
         // Nobody listens where its control plane should be.
         let (done, said) = take_off("data", &[])?;

@@ -20,15 +20,16 @@ use sallyport_enforcer::{
     agent,
     guard::Rules,
     health::Health,
-    netlink::Netlink,
-    nft::{
-        command::Command,
+    plan::{self, Garbage, Installed, Limits, Plan},
+    table::{
+        self,
         lease::{self, Slot},
         ports::Ports,
         render::Options,
+        state,
     },
-    plan::{self, Garbage, Installed, Limits, Plan},
 };
+use sallyport_nft::{command::Command, netlink::Netlink};
 use sallyport_policy::{
     Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
     Protocol, Ranges, Revision, Window,
@@ -238,7 +239,7 @@ struct Table {
 impl Table {
     fn new(batch: usize) -> Result<Table, kernel_tests::Failed> {
         let netns = Netns::new("table")?;
-        let netlink = netns.run(Netlink::open)?;
+        let netlink = netns.run(table::open)?;
         Ok(Table {
             netns,
             netlink,
@@ -267,7 +268,7 @@ impl Table {
     }
 
     fn check(&self, installed: &Installed, seed: u64) -> Outcome {
-        let state = self.netlink.read()?.ok_or("the table is gone")?;
+        let state = self.netlink.outline()?.ok_or("the table is gone")?;
         let expected = plan::objects(installed, &options());
         if (&state.chains, &state.sets) != (&expected.chains, &expected.sets) {
             return Err(format!("seed {seed}: {state:?} instead of {expected:?}").into());
@@ -327,11 +328,8 @@ fn interruptions() -> Outcome {
             for step in &plan.steps[..stop] {
                 table.netlink.commit(&step.commands)?;
             }
-            let stamp = table
-                .netlink
-                .read_stamp()?
-                .stamp
-                .ok_or("there is no stamp")?;
+            let stamp = state::read_stamp(&mut table.netlink.clone())?;
+            let stamp = stamp.stamp.ok_or("there is no stamp")?;
             let done = match stamp.progress {
                 _ if stop == 0 => 0,
                 Some((done, _)) => done as usize,
@@ -400,7 +398,7 @@ fn ownership() -> Outcome {
     if table.listing()? != before {
         return Err("`nft flush ruleset` changed our table".into());
     }
-    let other = table.netns.run(Netlink::open)?;
+    let other = table.netns.run(table::open)?;
     let error = other
         .commit(&[Command::AddTable { owned: true }])
         .expect_err("it has an owner")
@@ -411,11 +409,11 @@ fn ownership() -> Outcome {
     // When the owner dies the table stays, and another can take it over.
     let Table { netns, netlink, .. } = table;
     drop(netlink);
-    let heir = netns.run(Netlink::open)?;
+    let heir = netns.run(table::open)?;
     heir.await_orphan(std::time::Duration::from_secs(5))?;
     heir.commit(&[Command::AddTable { owned: true }])?;
     if !heir
-        .read()?
+        .outline()?
         .ok_or("the table went with its owner")?
         .is_owned()
     {
@@ -536,10 +534,10 @@ fn restart() -> Outcome {
         owned: true,
         ..options()
     };
-    let reader = netns.run(Netlink::open)?;
+    let reader = netns.run(table::open)?;
     let wait_for = |owned: bool| -> Outcome {
         for _ in 0..500 {
-            if reader.read()?.ok_or("the table is gone")?.is_owned() == owned {
+            if reader.outline()?.ok_or("the table is gone")?.is_owned() == owned {
                 return Ok(());
             }
             std::thread::sleep(std::time::Duration::from_millis(10));

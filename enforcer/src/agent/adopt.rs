@@ -3,16 +3,19 @@
 
 use std::time::Instant;
 
+use sallyport_nft::{command::Command, kernel::Kernel, netlink};
 use sallyport_policy::{Delta, Update};
 use tracing::{info, warn};
 
 use super::{Agent, StartError, UpdateError};
 use crate::{
     journal::{Intent, Log, Recovered},
-    kernel::Kernel,
-    netlink::{self, TableState},
-    nft::{command::Command, frame, stamp::Stamp},
     plan::{self, Garbage, Installed, Limits, ObservedFrame, Review},
+    table::{
+        frame,
+        stamp::Stamp,
+        state::{self, TableState},
+    },
 };
 
 impl<K: Kernel, L: Log> Agent<K, L> {
@@ -37,7 +40,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// Brings journal and kernel together.
     pub(super) fn adopt(&mut self, recovered: Recovered) -> Result<(), StartError> {
         let started = Instant::now();
-        let Some(table) = self.kernel.read()? else {
+        let Some(table) = state::read(&mut self.kernel)? else {
             // After a reboot the pending intent counts as applied: it was acknowledged, or would have been.
             let installed = match recovered.pending {
                 Some((_, after)) => after,
@@ -53,10 +56,10 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
         let stamp = table.stamp_state.stamp;
         let Recovered { installed, pending } = recovered;
-        let is_at = |at: &Installed| stamp.is_some_and(|stamp| stamp.is_of(at));
+        let is_at = |at: &Installed| stamp.is_some_and(|stamp| at.has_stamp(&stamp));
         // Packets that met what an earlier life did last may still be under way.
         self.kernel.grace();
-        if !table.bases.is_empty() && must_be_replaced(&table) {
+        if !table.outline.bases.is_empty() && must_be_replaced(&table) {
             let known = pending.iter().map(|(_, after)| after).chain([&installed]);
             if !known.into_iter().any(is_at) {
                 self.installed = pending.map_or(installed, |(_, after)| after);
@@ -66,7 +69,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
         if !frame::BASES
             .iter()
-            .all(|(base, _)| table.bases.contains(*base))
+            .all(|(base, _)| table.outline.bases.contains(*base))
         {
             // The base chains are made last: the table was never whole, or is not any more.
             warn!(
@@ -139,7 +142,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     /// Becomes the owner of a table that an earlier life left.
     fn take_over(&mut self, table: &TableState) -> Result<(), netlink::Error> {
-        self.protected = self.options.owned && table.is_made_to_be_owned();
+        self.protected = self.options.owned && table.outline.is_made_to_be_owned();
         // Which they are now is told later. What was right before the last life ended holds until then.
         self.options.ports.clone_from(&table.ports);
         self.kernel.commit(&[Command::AddTable {
@@ -174,11 +177,17 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// Brings the adopted table to the desired content: a new frame if the options changed, no objects of an earlier
     /// process.
     fn reconcile(&mut self, frame: Option<&str>) -> Result<(), StartError> {
-        let Some(table) = self.kernel.read()? else {
+        let Some(table) = state::read(&mut self.kernel)? else {
             return Ok(self.create(&self.installed.clone(), false)?);
         };
         self.lease.lock().slot = table.lease;
-        let is_same = frame == Some(&*self.installed.frame(&self.options).fingerprint());
+        let is_same = frame
+            == Some(
+                &*self
+                    .installed
+                    .frame(&self.options)
+                    .fingerprint(plan::VERSION),
+            );
         if !is_same {
             info!("the options of the enforcer changed: writing the fixed rules of the table anew");
             self.lease.lock().slot = Some(table.lease.unwrap_or_default());
@@ -211,5 +220,5 @@ fn must_be_replaced(table: &TableState) -> bool {
         .stamp_state
         .stamp
         .is_some_and(|stamp| stamp.steps_done().is_some());
-    !frame::is_of_this_layout(frame) || (half_way && !frame::is_of_these_plans(frame))
+    !frame::is_of_this_layout(frame) || (half_way && frame::plans(frame) != Some(plan::VERSION))
 }

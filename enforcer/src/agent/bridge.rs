@@ -3,18 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
-use tracing::{debug, info};
-
-use crate::{
+use sallyport_nft::{
+    command::{Command, Element, SetKind, TableFamily},
+    content::{Desired, DesiredChain, DesiredSet, Observed},
+    encode,
     kernel::Kernel as _,
     netlink::{self, Netlink},
-    nft::{
-        bridge::{self, Ground},
-        command::{Command, Element, SetKind, TableFamily},
-        content::{Desired, DesiredChain, DesiredSet, Observed},
-        encode, ports,
-        render::replace_rules,
-    },
+};
+use tracing::{debug, info};
+
+use crate::table::{
+    self,
+    bridge::{self, Ground},
+    ports,
+    render::replace_rules,
 };
 
 /// How often the table is read anew because others commit meanwhile.
@@ -38,7 +40,7 @@ impl BridgeTable {
     /// The table beside another, of the same owner. Nothing is read or changed yet.
     pub fn beside(table: &Netlink, owned: bool) -> BridgeTable {
         BridgeTable {
-            kernel: table.for_bridges(),
+            kernel: table.for_table(table::BRIDGE),
             owned,
             ground: Ground::default(),
             desired: Desired::default(),
@@ -253,7 +255,7 @@ fn steps(before: &Desired, after: &Desired) -> Option<Vec<Vec<Command>>> {
         let of = |elements: BTreeSet<Element>| elements.into_iter().collect::<Vec<_>>();
         let new = &set.elements - &old.elements;
         let mut gone = &old.elements - &set.elements;
-        if matches!(set.kind, SetKind::PortRanges(_)) {
+        if matches!(set.kind, SetKind::InterfaceRanges(_)) {
             // The kernel refuses what overlaps. What is in the place of another is there in the same batch.
             let replaced = ports::overlapping(&gone, &new);
             gone = &gone - &replaced;

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use sallyport_nft::{
+    command::Command,
+    content::{Desired, Observed},
+    kernel::Kernel,
+    netlink::Error,
+};
 use tracing::{error, warn};
 
 use super::{Agent, lease::Lease};
 use crate::{
     journal::Log,
-    kernel::Kernel,
-    netlink::Error,
-    nft::{
-        command::Command,
-        content::{Desired, Observed},
-        lease::{self, Slot},
-    },
     plan::{self, Garbage, Plan, Repair},
+    table::{
+        lease::{self, Slot},
+        state,
+    },
 };
 
 /// How often a repair is planned anew because others go on committing, before it is committed whatever they do.
@@ -127,7 +130,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
         let slot = match lease.slot {
             Some(slot) => slot,
-            None => self.kernel.read_lease()?.unwrap_or_default(),
+            None => state::read_lease(&mut self.kernel)?.unwrap_or_default(),
         };
         lease.slot = Some(slot);
         let desired = self.desired(slot, under_way);

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sallyport_nft::netlink::{self, Netlink};
 use sallyport_policy::NodePolicy;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -25,9 +26,8 @@ use crate::{
     health::Health,
     journal::Journal,
     judged::Judging,
-    netlink::{self, Netlink},
-    nft::render::Options,
     places::{self, Places},
+    table::render::Options,
 };
 
 /// How long to wait before what failed is tried again.

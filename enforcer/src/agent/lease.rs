@@ -3,15 +3,17 @@
 
 use std::{sync::Arc, time::Duration};
 
+use sallyport_nft::{kernel::Kernel, netlink};
 use tracing::{info, warn};
 
 use super::Agent;
 use crate::{
     journal::Log,
-    kernel::Kernel,
-    netlink,
-    nft::lease::{self, Slot},
     plan::{self, Garbage, ObservedFrame},
+    table::{
+        lease::{self, Slot},
+        state,
+    },
 };
 
 /// Where the node's lease stands. The agent shares it with the session, which renews the lease while an update is
@@ -93,7 +95,7 @@ impl Lease {
         let slot = match self.slot {
             Some(slot) => slot,
             None => {
-                let slot = kernel.read_lease()?;
+                let slot = state::read_lease(kernel)?;
                 slot.ok_or(netlink::Error::Malformed("the lease's chain is empty"))?
             }
         };

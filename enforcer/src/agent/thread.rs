@@ -14,6 +14,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use sallyport_nft::netlink::{self, Culprit, Monitor, Netlink, Notice};
 use sallyport_policy::{Position, Update};
 use sallyport_proto::wire::trouble::Kind;
 use tokio::sync::{oneshot, watch};
@@ -28,9 +29,8 @@ use crate::{
     guard::Rules,
     health::Health,
     journal::{self, Journal},
-    netlink::{self, Culprit, Monitor, Netlink, Notice},
-    nft::render::Options,
     places::Places,
+    table::{self, render::Options},
 };
 
 /// How long nothing must happen before what is left behind is deleted.
@@ -186,7 +186,7 @@ impl Handle {
             requests: Arc::new(requests),
             published,
             lease: Arc::default(),
-            kernel: Netlink::over(nobody.into(), 0),
+            kernel: Netlink::over(nobody.into(), table::INET, 0),
             sought: watch::Sender::new(Arc::default()).subscribe(),
             problem: watch::Sender::new(None).subscribe(),
             asks_for: None,
@@ -212,7 +212,7 @@ pub fn start(
     rules: Rules,
     health: Health,
 ) -> Result<Handle, StartError> {
-    let netlink = Netlink::open()?;
+    let netlink = table::open()?;
     netlink.await_orphan(ORPHAN_PATIENCE)?;
     let (journal, recovered, quarantined) = journal::open(data_dir)?;
     if let Some(quarantined) = quarantined {
@@ -230,7 +230,10 @@ pub fn start(
         warn!(
             "the kernel does not protect the tables from other processes: the enforcer repairs changes within a second"
         );
-        listen(Monitor::open(agent.kernel())?, Arc::downgrade(&requests));
+        listen(
+            Monitor::open(agent.kernel(), &[table::INET, table::BRIDGE])?,
+            Arc::downgrade(&requests),
+        );
         // Changes before the monitor was open count as lost messages.
         let _ = requests.send(Request::Notice(Notice::Lost));
     }

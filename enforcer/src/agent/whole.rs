@@ -3,16 +3,15 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use nix::errno::Errno;
+use sallyport_nft::{command::Command, kernel::Kernel, netlink};
 use sallyport_policy::Direction;
 use tracing::warn;
 
 use super::{Agent, UpdateError};
 use crate::{
     journal::Log,
-    kernel::Kernel,
-    netlink,
-    nft::{command::Command, render::Options},
     plan::{self, Garbage, Installed, Plan, Replaced},
+    table::{render::Options, state},
 };
 
 impl<K: Kernel, L: Log> Agent<K, L> {
@@ -104,15 +103,15 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         installed: &Installed,
         flush: BTreeSet<IpAddr>,
     ) -> Result<(), netlink::Error> {
-        let Some(found) = self.kernel.read()? else {
+        let Some(found) = state::read(&mut self.kernel)? else {
             return self.create(installed, false);
         };
         let found = Replaced {
             objects: Garbage {
-                chains: found.chains,
-                sets: found.sets,
+                chains: found.outline.chains,
+                sets: found.outline.sets,
             },
-            bases: found.bases,
+            bases: found.outline.bases,
             flush,
         };
         let Some(plan) = plan::replace(installed, &self.options, &found, self.limits()) else {

@@ -5,7 +5,7 @@ use super::{
     Intent, Recovered,
     record::{self, IntentRecord, Kind, Record},
 };
-use crate::{nft::names::UpdateSeq, plan::Installed};
+use crate::{plan::Installed, table::names::UpdateSeq};
 
 /// How many bytes of a record come before its payload.
 pub const HEADER: usize = record::HEADER;

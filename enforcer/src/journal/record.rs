@@ -11,7 +11,7 @@ use sallyport_policy::{
 use sallyport_proto::wire;
 
 use super::{Intent, Recovered};
-use crate::{nft::names::UpdateSeq, plan::Installed};
+use crate::{plan::Installed, table::names::UpdateSeq};
 
 /// Raised when a record changes its meaning.
 const FORMAT: u8 = 2;

@@ -18,7 +18,7 @@ use super::{
     record::{self, IntentRecord, Kind, Record},
     watermark::Watermark,
 };
-use crate::{nft::names::UpdateSeq, plan::Installed};
+use crate::{plan::Installed, table::names::UpdateSeq};
 
 /// The most bytes of a part...
 const PART: usize = 48 << 10;

@@ -2,13 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use sallyport_nft::netlink::Flowtables;
 use sallyport_proto::wire;
 
 use super::*;
-use crate::{
-    netlink::Flowtables,
-    places::{Bridge, Interface, Port},
-};
+use crate::places::{Bridge, Interface, Port};
 
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 

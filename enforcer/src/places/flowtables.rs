@@ -1,9 +1,10 @@
 //! Lists the flowtables of the network namespace, again and again.
 
+use sallyport_nft::netlink::{Error, Flowtables, Netlink};
 use tracing::warn;
 
 use super::Places;
-use crate::netlink::{Error, Flowtables, Netlink};
+use crate::table;
 
 /// The last listing, if there was one, and the socket that was asked by.
 #[derive(Default)]
@@ -34,7 +35,7 @@ impl Lister {
         let netlink = match &self.netlink {
             Some(netlink) => netlink.clone(),
             // In the network namespace of this thread.
-            None => Netlink::open()?,
+            None => table::open()?,
         };
         self.netlink = Some(netlink.clone());
         // The kernel answers at once; if it did not, the thread would wait.

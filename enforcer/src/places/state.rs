@@ -5,12 +5,13 @@ use std::{
     net::IpAddr,
 };
 
+use sallyport_nft::netlink::Flowtables;
+
 use super::{
     Bridge, Bypass, Interface, Places, Port, Route,
     changes::Changes,
     kernel::{Answer, Kernel, Kind, Link, Way},
 };
-use crate::netlink::Flowtables;
 
 /// So many links are asked for one by one. Where it is more, all are listed.
 const FEW: usize = 8;

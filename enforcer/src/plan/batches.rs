@@ -3,13 +3,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use sallyport_nft::{
+    command::{Command, Element, Match, SetKind, Verdict},
+    encode,
+};
+
 use crate::{
-    nft::{
-        command::{Command, Element, Match, SetKind, Verdict},
-        encode,
-        stamp::Stamp,
-    },
     plan::{Installed, Limits, Review, Step},
+    table::stamp::Stamp,
 };
 
 /// The most commands that a batch has, if it can be cut.
@@ -214,7 +215,7 @@ pub(super) fn steps(
         let progress = (done < all).then_some((done, all));
         let stamp = Stamp {
             frame: kind == PlanKind::Frame && progress.is_some(),
-            ..Stamp::of(after, progress)
+            ..after.stamp(progress)
         };
         // The table's first batch makes the stamp, all others replace it.
         let fresh = kind == PlanKind::Table && done == 1;

@@ -12,16 +12,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use imbl::ordmap::DiffItem;
+use sallyport_nft::command::Command;
 use sallyport_policy::{Direction, GroupId, PeerGroup};
 
 use crate::{
-    nft::{
-        command::Command,
+    plan::{batches::Atom, half::Version},
+    table::{
         families::Families,
         names,
         render::{add_empty_set, group_rules, replace_rules},
     },
-    plan::{batches::Atom, half::Version},
 };
 
 /// What an update does to the sets of groups that stay.

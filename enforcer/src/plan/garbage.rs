@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use crate::{
-    nft::command::Command,
-    plan::{
-        Limits, Plan,
-        batches::{Part, batches},
-    },
+use sallyport_nft::command::Command;
+
+use crate::plan::{
+    Limits, Plan,
+    batches::{Part, batches},
 };
 
 /// Kernel objects that no packet can reach any more, to be deleted when those that could are through.

@@ -8,17 +8,17 @@ use std::{
 };
 
 use imbl::{OrdMap, ordmap::DiffItem};
+use sallyport_nft::command::{Command, Element, Rule, SetKind};
 use sallyport_policy::{ClassId, Direction, Endpoint, GroupId, NodePolicy};
 
 use crate::{
-    nft::{
-        command::{Command, Element, Rule, SetKind},
+    plan::{Garbage, VERSION, batches::Atom, families::Between, reach::Reach},
+    table::{
         frame::Frame,
         names::{self, UpdateSeq},
         render::{self, Options},
         stamp,
     },
-    plan::{Garbage, batches::Atom, families::Between, reach::Reach},
 };
 
 /// One half of an update.
@@ -123,7 +123,7 @@ impl Planner<'_> {
             }
         }
         if let Some(last) = half.frame.last_mut() {
-            last.extend(stamp::write_frame(&after.fingerprint(), false));
+            last.extend(stamp::write_frame(&after.fingerprint(VERSION), false));
         }
     }
 

@@ -7,14 +7,12 @@
 use std::net::IpAddr;
 
 use imbl::ordmap::DiffItem;
+use sallyport_nft::command::Command;
 use sallyport_policy::NodePolicy;
 
 use crate::{
-    nft::{
-        command::Command,
-        render::{self, Options},
-    },
     plan::Installed,
+    table::render::{self, Options},
 };
 
 /// The changes of these sets in an update, by when they are committed.

@@ -6,18 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sallyport_nft::{
+    command::{Command, Element, Match, SetKind, TableFamily, Verdict},
+    content::{Desired, DesiredChain, DesiredSet, Hook, Observed, ObservedSet, without_comment},
+};
+
 use crate::{
-    nft::{
-        command::{Command, Element, Match, SetKind, Verdict},
-        content::{
-            Desired, DesiredChain, DesiredSet, Hook, Observed, ObservedSet, without_comment,
-        },
-        frame, lease, render,
-    },
     plan::{
         Garbage, Limits, Step,
         batches::{Atom, Part, cut},
     },
+    table::{frame, lease, render},
 };
 
 /// `NFT_TABLE_F_DORMANT`: a table whose base chains the kernel does not call.
@@ -165,12 +164,12 @@ impl RepairBuilder {
         ));
         let delete = |some: Vec<Element>| Command::DeleteElements(name.to_owned(), kind, some);
         match kind {
-            SetKind::Verdicts(_) | SetKind::Stamp => {
+            SetKind::Verdicts(_) | SetKind::Numbers => {
                 self.elements.extend(exchange(extra, missing, delete, add));
             }
             _ => {
                 let level = match kind {
-                    SetKind::Ranges(_) | SetKind::PortRanges(_) => &mut self.ranges,
+                    SetKind::Ranges(_) | SetKind::InterfaceRanges(_) => &mut self.ranges,
                     _ => &mut self.elements,
                 };
                 level.extend((!extra.is_empty()).then(|| vec![delete(extra)]));
@@ -202,7 +201,7 @@ impl RepairBuilder {
             }
             return;
         };
-        let mut changes = desired.repair_commands(name, observed);
+        let mut changes = desired.repair_commands(TableFamily::Inet, name, observed);
         if !changes.is_empty() {
             self.report(format!(
                 "chain {name} has other rules ({} instead of {})",
@@ -345,7 +344,7 @@ fn exchange(
 fn key(element: &Element) -> Element {
     match element {
         Element::Verdict(address, ..) => Element::Address(*address),
-        Element::Stamp(number, _) => Element::Stamp(*number, String::new()),
+        Element::Number(number, _) => Element::Number(*number, String::new()),
         other => other.clone(),
     }
 }

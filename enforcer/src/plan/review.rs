@@ -20,15 +20,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::ordmap::DiffItem;
+use sallyport_nft::connection::{Connection, End};
 use sallyport_policy::{
     Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, PortRule, Protocol,
 };
 
-use crate::{
-    connection::{Connection, End},
-    nft::render::Options,
-    plan::Installed,
-};
+use crate::{plan::Installed, table::render::Options};
 
 /// The first port that Linux gives to clients which choose none (`net.ipv4.ip_local_port_range`); that of IANA's dynamic
 /// ports (RFC 6335, section 6) is above it.

@@ -3,21 +3,21 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use imbl::OrdMap;
+use sallyport_nft::command::Command;
 use sallyport_policy::NodePolicy;
 
 use crate::{
-    nft::{
-        command::Command,
-        frame,
-        render::{self, Options},
-        stamp::{self, Stamp},
-    },
     plan::{
-        Garbage, Installed, Limits, Plan, Reach, Review, Step,
+        Garbage, Installed, Limits, Plan, Reach, Review, Step, VERSION,
         batches::{Part, PlanKind, cut, steps},
         families::Between,
         half::{Planner, Version},
         members,
+    },
+    table::{
+        frame,
+        render::{self, Options},
+        stamp,
     },
 };
 
@@ -32,7 +32,7 @@ pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan 
     let parts = vec![Part::of(prepare), Part::whole(hook)];
     let mut steps = steps(parts, installed, limits, PlanKind::Table);
     steps.push(Step {
-        commands: stamp::write_frame(&installed.frame(options).fingerprint(), true),
+        commands: stamp::write_frame(&installed.frame(options).fingerprint(VERSION), true),
         review: Some(Review::All),
         ..Step::default()
     });
@@ -109,9 +109,9 @@ pub fn replace(
     let mut steps = cut(parts, limits);
     let last = steps.last_mut().expect("there are base chains");
     last.review = Some(Review::All);
-    let frame = installed.frame(options).fingerprint();
+    let frame = installed.frame(options).fingerprint(VERSION);
     last.commands.extend(stamp::write_frame(&frame, true));
-    last.commands.extend(Stamp::of(installed, None).write(true));
+    last.commands.extend(installed.stamp(None).write(true));
     Some(Plan {
         steps,
         garbage,

@@ -53,7 +53,7 @@ fn node() -> Node {
 
 /// The chains and sets of the table.
 fn objects(node: &mut Node) -> (BTreeSet<String>, BTreeSet<String>) {
-    let table = node.kernel.read().unwrap().expect("it is there");
+    let table = node.kernel.outline().unwrap().expect("it is there");
     (table.chains, table.sets)
 }
 

@@ -1,9 +1,10 @@
 //! The interfaces of workloads in the table: taken from the routes, kept through restarts, and repaired like the rest.
 
-use sallyport_enforcer::{
-    fake::Arrival,
-    nft::ports::{PORTS, Ports, range_set},
+use sallyport_enforcer::table::{
+    ports::{PORTS, Ports, range_set},
+    state,
 };
+use sallyport_nft_fake::Arrival;
 
 use sallyport_policy::Source;
 
@@ -43,7 +44,10 @@ fn use_strangers(node: &mut Node) {
 }
 
 fn in_table(node: &mut Node) -> Ports {
-    node.kernel.read().unwrap().expect("it is there").ports
+    state::read(&mut node.kernel)
+        .unwrap()
+        .expect("it is there")
+        .ports
 }
 
 /// Whether a packet passes that comes in by an interface, and whose source, a stranger's, is behind another.
@@ -147,17 +151,17 @@ fn what_others_do_to_the_interfaces_is_repaired() {
     let ports = allowing(&["veth1", "veth2"], 1, 5);
     node.agent.set_ports(&ports).unwrap();
     let range = |name: &str, first, last| {
-        vec![Element::PortRange(
+        vec![Element::InterfaceRange(
             name.into(),
             stranger(first),
             stranger(last),
         )]
     };
-    let (set, kind) = (range_set(Family::V4), SetKind::PortRanges(Family::V4));
-    let port = |name: &str| vec![Element::Port(name.to_owned())];
+    let (set, kind) = (range_set(Family::V4), SetKind::InterfaceRanges(Family::V4));
+    let port = |name: &str| vec![Element::Interface(name.to_owned())];
     let disturbances = [
-        Command::DeleteElements(PORTS.into(), SetKind::Ports, port("veth1")),
-        Command::AddElements(PORTS.into(), SetKind::Ports, port("eth0")),
+        Command::DeleteElements(PORTS.into(), SetKind::Interfaces, port("veth1")),
+        Command::AddElements(PORTS.into(), SetKind::Interfaces, port("eth0")),
         Command::FlushSet(PORTS.into()),
         Command::DeleteElements(set.clone(), kind, range("veth1", 1, 5)),
         Command::AddElements(set.clone(), kind, range("veth1", 6, 9)),
@@ -167,8 +171,8 @@ fn what_others_do_to_the_interfaces_is_repaired() {
     ];
     for disturbance in disturbances {
         assert!(node.disturb(std::slice::from_ref(&disturbance)));
-        assert!(node.agent.restore().unwrap(), "{disturbance}");
-        assert_eq!(in_table(&mut node), ports, "{disturbance}");
+        assert!(node.agent.restore().unwrap(), "{disturbance:?}");
+        assert_eq!(in_table(&mut node), ports, "{disturbance:?}");
     }
 }
 

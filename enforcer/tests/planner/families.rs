@@ -5,14 +5,10 @@ use std::{cell::Cell, collections::BTreeSet, sync::Arc};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
-    nft::{
-        command::{Command, SetKind},
-        families::Families,
-        names,
-        render::Options,
-    },
     plan::{Installed, Plan, Step},
+    table::{INET, families::Families, names, render::Options},
 };
+use sallyport_nft::command::{Command, SetKind};
 use sallyport_policy::{Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, Ranges};
 
 use crate::{
@@ -198,7 +194,7 @@ fn rules_moved(mut plan: Plan, rules: Rules, to: To) -> Plan {
     let changes = |step: &Step| {
         step.commands.iter().any(|command| match command {
             Command::AddElements(set, kind, _) | Command::DeleteElements(set, kind, _) => {
-                *kind != SetKind::Stamp && !made.contains(set)
+                *kind != SetKind::Numbers && !made.contains(set)
             }
             _ => false,
         })
@@ -306,18 +302,22 @@ fn described(plan: &Plan) -> Vec<String> {
     let is_stamp = |command: &&Command| {
         matches!(
             command,
-            Command::AddElements(_, SetKind::Stamp, _)
-                | Command::DeleteElements(_, SetKind::Stamp, _)
+            Command::AddElements(_, SetKind::Numbers, _)
+                | Command::DeleteElements(_, SetKind::Numbers, _)
         )
     };
     let step = |step: &Step| {
         let commands = step.commands.iter().filter(|command| !is_stamp(command));
-        let words: Vec<String> = commands.map(Command::to_string).collect();
+        let words: Vec<String> = commands
+            .map(|command| command.of(INET).to_string())
+            .collect();
         words.join("; ")
     };
     let steps = plan.steps.iter().map(step);
     let garbage = plan.garbage.delete();
-    let garbage = garbage.iter().map(|command| format!("later: {command}"));
+    let garbage = garbage
+        .iter()
+        .map(|command| format!("later: {}", command.of(INET)));
     let short = |text: String| text.replace(" inet sallyport", "").replace(&group, "PEERS");
     steps.chain(garbage).map(short).collect()
 }

@@ -15,7 +15,7 @@ mod world;
 use mutants::MUTANTS;
 use policies::{LEASE, random_edit, random_options, random_policy};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use sallyport_enforcer::kernel::Kernel as _;
+use sallyport_nft::kernel::Kernel as _;
 use world::{Checked, Violation, World};
 
 /// How many random cases each law is tried on. `SALLYPORT_CASES` says another number.

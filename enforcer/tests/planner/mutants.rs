@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use sallyport_enforcer::{
-    nft::command::{Command, SetKind},
-    plan::{Plan, Step},
-};
+use sallyport_enforcer::plan::{Plan, Step};
+use sallyport_nft::command::{Command, SetKind};
 
 /// A mistake: its name, and a good plan with it.
 pub(crate) type Mutant = (&'static str, fn(Plan) -> Plan);
@@ -93,7 +91,7 @@ fn prepare_with_dispatch(mut plan: Plan) -> Plan {
 fn adjacent_commits(mut plan: Plan) -> Plan {
     let changes = |command: &Command| match command {
         Command::AddElements(_, kind, _) | Command::DeleteElements(_, kind, _) => {
-            *kind != SetKind::Stamp
+            *kind != SetKind::Numbers
         }
         _ => true,
     };

@@ -7,10 +7,8 @@ use std::{
 };
 
 use rand::{RngExt, rngs::StdRng};
-use sallyport_enforcer::{
-    fake::{Arrival, Connection, Packet},
-    nft::{ports::Ports, render::Options},
-};
+use sallyport_enforcer::table::{ports::Ports, render::Options};
+use sallyport_nft_fake::{Arrival, Connection, Packet};
 use sallyport_policy::{
     Class, ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, PortRule, Protocol,
     Ranges, Source,

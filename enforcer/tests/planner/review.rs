@@ -6,10 +6,10 @@ use std::{net::IpAddr, sync::Arc};
 use crate::policies::{address, random_edit, random_options, random_policy};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom as _};
 use sallyport_enforcer::{
-    connection::{Connection, End},
-    nft::render::Options,
     plan::{self, Installed, Limits},
+    table::render::Options,
 };
+use sallyport_nft::connection::{Connection, End};
 use sallyport_policy::{
     Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
     Protocol, Ranges, Revision, Window,

@@ -11,14 +11,15 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
-    fake::{FakeKernel, Judgement, Packet},
-    kernel::Kernel,
-    nft::{
+    plan::{self, Garbage, Installed, Limits, ObservedFrame, Plan, Reach, Replaced},
+    table::{
         lease::{self, Slot},
         render::Options,
+        state,
     },
-    plan::{self, Garbage, Installed, Limits, ObservedFrame, Plan, Reach, Replaced},
 };
+use sallyport_nft::kernel::Kernel;
+use sallyport_nft_fake::{FakeKernel, Judgement, Packet};
 use sallyport_policy::{Epoch, NodePolicy, Position, Revision, Version, Window};
 
 use crate::policies::{
@@ -157,10 +158,7 @@ impl World {
         self.installed = plan.after;
     }
 
-    pub(crate) fn commit(
-        &mut self,
-        commands: &[sallyport_enforcer::nft::command::Command],
-    ) -> Checked {
+    pub(crate) fn commit(&mut self, commands: &[sallyport_nft::command::Command]) -> Checked {
         if !self.alone && self.others.random_bool(0.2) {
             self.kernel.commit_elsewhere();
         }
@@ -266,9 +264,8 @@ impl World {
     }
 
     fn plan_frame(&mut self) -> Plan {
-        let table = self.kernel.read().expect("it can be read");
         let found = ObservedFrame {
-            slot: table.and_then(|table| table.lease),
+            slot: state::read_lease(&mut self.kernel).expect("it can be read"),
             described: true,
             review: None,
         };
@@ -279,7 +276,7 @@ impl World {
     pub(crate) fn plan_replacement(&mut self, policy: &NodePolicy) -> Plan {
         let window = Window::alone(position(policy, 9), policy.clone());
         let after = Installed::default().updated(window, &self.options.unknown());
-        let found = self.kernel.read().expect("it can be read");
+        let found = self.kernel.outline().expect("it can be read");
         let found = found.expect("it is there");
         let found = Replaced {
             objects: Garbage {
@@ -297,7 +294,7 @@ impl World {
         let expected = plan::objects(&self.installed, &self.options);
         let table = self
             .kernel
-            .read()
+            .outline()
             .expect("it can be read")
             .expect("it is there");
         self.garbage = Garbage {
@@ -305,9 +302,9 @@ impl World {
             sets: table.sets.difference(&expected.sets).cloned().collect(),
         };
         self.clean()?;
-        let reading = self.kernel.read_stamp().expect("it can be read");
+        let reading = state::read_stamp(&mut self.kernel).expect("it can be read");
         let stamp = reading.stamp.expect("there is a stamp");
-        assert!(stamp.is_of(&self.installed), "{stamp}");
+        assert!(self.installed.has_stamp(&stamp), "{stamp}");
         assert_eq!(stamp.progress, None);
         Ok(())
     }
@@ -318,7 +315,7 @@ impl World {
         self.garbage = Garbage::default();
         self.commit(&commands)?;
         let expected = plan::objects(&self.installed, &self.options);
-        let table = self.kernel.read().expect("it can be read");
+        let table = self.kernel.outline().expect("it can be read");
         let table = table.expect("it is there");
         let there = Garbage {
             chains: table.chains,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
-use sallyport_enforcer::nft::render::Options;
+use sallyport_enforcer::table::render::Options;
 use sallyport_policy::{
     Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges,
 };

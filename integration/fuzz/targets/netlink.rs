@@ -13,10 +13,7 @@ use libfuzzer_sys::{
     fuzz_target,
 };
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
-use sallyport_enforcer::{
-    netlink::Netlink,
-    nft::{command::Command, encode::attributes::Attributes},
-};
+use sallyport_nft::{command::Command, encode::attributes::Attributes, netlink::Netlink};
 
 fuzz_target!(|data: &[u8]| {
     let _ = run(&mut Unstructured::new(data));

@@ -11,13 +11,8 @@ use libfuzzer_sys::{
     fuzz_target,
 };
 use prost::{Message as _, bytes::Bytes};
-use sallyport_enforcer::{
-    agent::{Agent, UpdateError},
-    fake::FakeKernel,
-    journal::{self, Intent, Log, forged},
-    nft::{names::UpdateSeq, render::Options},
-    plan::Installed,
-};
+use sallyport_enforcer::{agent::{Agent, UpdateError}, journal::{Intent, Log, forged, self}, plan::Installed, table::{names::UpdateSeq, render::Options}};
+use sallyport_nft_fake::FakeKernel;
 use sallyport_fuzz::{options, policy};
 use sallyport_policy::{Delta, Epoch, NodePolicy, Position, Revision, Update};
 use sallyport_proto::{Assembly, wire::UpdatePart};

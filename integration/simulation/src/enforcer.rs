@@ -11,7 +11,7 @@ use prost::Message as _;
 use rand::RngExt;
 use sallyport_enforcer::{
     agent::{Agent, UpdateError},
-    nft::render::Options,
+    table::render::Options,
 };
 use sallyport_policy::{Position, Ranges, Update, Version};
 use sallyport_proto::{

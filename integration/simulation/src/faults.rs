@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use rand::{RngExt, rngs::StdRng};
-use sallyport_enforcer::fake;
+use sallyport_nft_fake as fake;
 
 use crate::{Time, judge::Violation, machine::Mishap, milliseconds, schedule::Event, world::World};
 

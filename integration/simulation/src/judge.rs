@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use sallyport_enforcer::fake::Verdicts;
+use sallyport_nft_fake::Verdicts;
 use sallyport_policy::{Position, Revision};
 
 use crate::{Time, versions::Versions};

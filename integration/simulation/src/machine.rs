@@ -5,20 +5,18 @@ use std::{cell::RefCell, collections::BTreeSet, io, rc::Rc};
 
 use nix::errno::Errno;
 use sallyport_enforcer::{
-    connection::Connection,
-    fake::{FakeKernel, Fault, Packet, Process, Verdicts},
     journal::{self, Intent, Log, Recovered},
-    kernel::Kernel,
-    netlink::{Error, TableState},
-    nft::{
-        command::{Command, SetKind},
-        content::Observed,
-        lease::Slot,
-        names::UpdateSeq,
-        stamp::StampState,
-    },
     plan::Installed,
+    table::names::UpdateSeq,
 };
+use sallyport_nft::{
+    command::{Command, Element, SetKind},
+    connection::Connection,
+    content::Observed,
+    kernel::Kernel,
+    netlink::{Error, Outline},
+};
+use sallyport_nft_fake::{FakeKernel, Fault, Packet, Process, Verdicts};
 use sallyport_policy::Position;
 
 use crate::mutant::Mutant;
@@ -354,16 +352,16 @@ impl Kernel for Handle {
         self.0.borrow_mut().kernel.content()
     }
 
-    fn read(&mut self) -> Result<Option<TableState>, Error> {
-        self.0.borrow_mut().kernel.read()
+    fn outline(&mut self) -> Result<Option<Outline>, Error> {
+        self.0.borrow_mut().kernel.outline()
     }
 
-    fn read_stamp(&mut self) -> Result<StampState, Error> {
-        self.0.borrow_mut().kernel.read_stamp()
+    fn elements(&mut self, set: &str, kind: SetKind) -> Result<Option<BTreeSet<Element>>, Error> {
+        self.0.borrow_mut().kernel.elements(set, kind)
     }
 
-    fn read_lease(&mut self) -> Result<Option<Slot>, Error> {
-        self.0.borrow_mut().kernel.read_lease()
+    fn lookups(&mut self, chain: &str) -> Result<Vec<String>, Error> {
+        self.0.borrow_mut().kernel.lookups(chain)
     }
 
     fn flush_conntrack(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error> {

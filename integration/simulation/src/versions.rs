@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use sallyport_enforcer::fake::Packet;
+use sallyport_nft_fake::Packet;
 use sallyport_policy::{Direction, NodePolicy, Position, Protocol, Revision};
 
 use crate::universe::{PORTS, address};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use nix::sys::socket::{self, MsgFlags};
-use sallyport_enforcer::nft::encode::attributes::{self, Attributes};
+use sallyport_nft::encode::attributes::{self, Attributes};
 use sallyport_testbed::Netns;
 
 use super::{CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, Conntrack, message};

@@ -6,9 +6,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, Result, anyhow};
 use sallyport_controlplane::{cluster::Cluster, compile, manifest};
 use sallyport_enforcer::{
-    netlink::{Error, Netlink},
-    nft::{command::Command, render::Options},
     plan::{self, Installed, Limits, Plan},
+    table::render::Options,
+};
+use sallyport_nft::{
+    command::Command,
+    netlink::{Error, Netlink},
 };
 use sallyport_policy::{Epoch, NodePolicy, Position, Ranges, Revision, Window};
 

@@ -3,9 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::words::*;
-use sallyport_enforcer::nft::command::{
-    Base, Command, Element, Family, Match, Rule, Tuple, Verdict,
-};
+use sallyport_nft::command::{Base, Command, Element, Family, Match, Rule, Tuple, Verdict};
 
 pub(crate) fn elements() -> Vec<Case> {
     let other_comment = Element::Verdict(ip(1), goto("c"), "others".into());

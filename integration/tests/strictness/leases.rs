@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::words::*;
-use sallyport_enforcer::nft::{
-    command::{Family, Match, Rule, Tuple, Verdict},
+use sallyport_enforcer::table::{
     frame,
     lease::{self, Slot},
 };
+use sallyport_nft::command::{Family, Match, Rule, Tuple, Verdict};
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -9,15 +9,17 @@ mod words;
 
 use std::{collections::BTreeMap, process::ExitCode, thread, time::Duration};
 
-use sallyport_enforcer::{
-    fake::FakeKernel,
+use sallyport_enforcer::table::{
+    self,
+    lease::{self, Slot},
+    state,
+};
+use sallyport_nft::{
+    command::{Command, Element, Family, SetKind},
     kernel::Kernel,
     netlink::{self, Netlink},
-    nft::{
-        command::{Command, Element, Family, SetKind},
-        lease::{self, Slot},
-    },
 };
+use sallyport_nft_fake::FakeKernel;
 use sallyport_testbed::{
     Netns,
     kernel_tests::{self, Outcome},
@@ -41,9 +43,9 @@ fn main() -> ExitCode {
 fn compare(cases: Vec<Case>) -> Outcome {
     for (name, events) in cases {
         let netns = Netns::new("strictness")?;
-        let mut reader = netns.run(Netlink::open)?;
+        let mut reader = netns.run(table::open)?;
         let mut sockets: BTreeMap<u32, Netlink> = BTreeMap::new();
-        let mut fake = FakeKernel::default();
+        let mut fake = FakeKernel::default().for_table(table::INET);
         for event in events {
             let (process, batch) = match event {
                 Event::Batch(process, batch) => (process, batch),
@@ -54,18 +56,21 @@ fn compare(cases: Vec<Case>) -> Outcome {
                 }
             };
             if let std::collections::btree_map::Entry::Vacant(free) = sockets.entry(process) {
-                free.insert(netns.run(Netlink::open)?);
+                free.insert(netns.run(table::open)?);
             }
             let socket = sockets.get_mut(&process).expect("it was just opened");
             fake.speak_as(process);
             let (real, faked) = (socket.commit(&batch), fake.commit(&batch));
-            let script: Vec<String> = batch.iter().map(ToString::to_string).collect();
+            let script: Vec<String> = batch
+                .iter()
+                .map(|command| command.of(table::INET).to_string())
+                .collect();
             let script = script.join("\n");
             if told(&real) != told(&faked) {
                 let (real, faked) = (told(&real), told(&faked));
                 return Err(format!("{name}\n{script}\nreal: {real}\nfake: {faked}").into());
             }
-            let (real, faked) = (Kernel::read(&mut reader)?, fake.read()?);
+            let (real, faked) = (state::read(&mut reader)?, state::read(&mut fake)?);
             if real != faked {
                 return Err(format!("{name}\n{script}\nreal: {real:?}\nfake: {faked:?}").into());
             }
@@ -85,8 +90,8 @@ fn told(result: &Result<(), netlink::Error>) -> String {
 fn expiry() -> Outcome {
     let lasts = Duration::from_millis(400);
     let netns = Netns::new("strictness")?;
-    let mut real = netns.run(Netlink::open)?;
-    let mut fake = FakeKernel::default();
+    let mut real = netns.run(table::open)?;
+    let mut fake = FakeKernel::default().for_table(table::INET);
     let sets = [vec![words::table()], lease::sets()].concat();
     let (short, long) = (lease::fill(Slot::A, lasts), lease::fill(Slot::A, lasts * 3));
     for batch in [&sets, &short, &long, &short] {
@@ -130,8 +135,8 @@ fn stricter() -> Outcome {
         .chain(ports::lenient())
     {
         let netns = Netns::new("strictness")?;
-        let mut real = netns.run(Netlink::open)?;
-        let mut fake = FakeKernel::default();
+        let mut real = netns.run(table::open)?;
+        let mut fake = FakeKernel::default().for_table(table::INET);
         let mut batches = events.iter().filter_map(|event| match event {
             Event::Batch(_, batch) => Some(batch),
             Event::End(_) => None,

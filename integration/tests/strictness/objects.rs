@@ -1,7 +1,7 @@
 //! Owns the cases about tables, chains and sets: coming, coming again, going; never runs one.
 
 use crate::words::*;
-use sallyport_enforcer::nft::command::{Command, Family, Verdict};
+use sallyport_nft::command::{Command, Family, Verdict};
 
 pub(crate) fn cases() -> Vec<Case> {
     let drop = || always(Verdict::Drop);

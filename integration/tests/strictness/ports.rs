@@ -3,15 +3,15 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::words::*;
-use sallyport_enforcer::nft::command::{Element, Family, Match, Rule, Verdict};
+use sallyport_nft::command::{Element, Family, Match, Rule, Verdict};
 
 pub(crate) fn cases() -> Vec<Case> {
-    let all = Element::PortRange(
+    let all = Element::InterfaceRange(
         "b".into(),
         Ipv4Addr::UNSPECIFIED.into(),
         Ipv4Addr::BROADCAST.into(),
     );
-    let all6 = Element::PortRange(
+    let all6 = Element::InterfaceRange(
         "b".into(),
         Ipv6Addr::UNSPECIFIED.into(),
         Ipv6Addr::from_bits(u128::MAX).into(),

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use sallyport_enforcer::nft::command::{
+use sallyport_nft::command::{
     Base, Command, Element, Family, Match, Rule, SetKind, Tuple, Verdict,
 };
 
@@ -18,13 +18,13 @@ pub(crate) const P6: SetKind = SetKind::Pairs(Family::V6);
 pub(crate) const V4: SetKind = SetKind::Verdicts(Family::V4);
 pub(crate) const V6: SetKind = SetKind::Verdicts(Family::V6);
 /// Interfaces with ranges.
-pub(crate) const I4: SetKind = SetKind::PortRanges(Family::V4);
-pub(crate) const I6: SetKind = SetKind::PortRanges(Family::V6);
+pub(crate) const I4: SetKind = SetKind::InterfaceRanges(Family::V4);
+pub(crate) const I6: SetKind = SetKind::InterfaceRanges(Family::V6);
 /// Interfaces.
-pub(crate) const IF: SetKind = SetKind::Ports;
+pub(crate) const IF: SetKind = SetKind::Interfaces;
 /// Families, each for a while.
 pub(crate) const FA: SetKind = SetKind::Families;
-pub(crate) const ST: SetKind = SetKind::Stamp;
+pub(crate) const ST: SetKind = SetKind::Numbers;
 
 /// What happens, in order: a batch of a process, or its end.
 #[derive(Clone, Debug)]
@@ -132,11 +132,11 @@ pub(crate) fn r(first: u8, last: u8) -> Element {
 
 /// A range behind an interface.
 pub(crate) fn i(port: &str, first: u8, last: u8) -> Element {
-    Element::PortRange(port.into(), ip(first), ip(last))
+    Element::InterfaceRange(port.into(), ip(first), ip(last))
 }
 
 pub(crate) fn i6(port: &str, first: u16, last: u16) -> Element {
-    Element::PortRange(port.into(), ip6(first), ip6(last))
+    Element::InterfaceRange(port.into(), ip6(first), ip6(last))
 }
 
 pub(crate) fn v(n: u8, verdict: Verdict) -> Element {
@@ -144,7 +144,7 @@ pub(crate) fn v(n: u8, verdict: Verdict) -> Element {
 }
 
 pub(crate) fn stamp(n: u32, comment: &str) -> Element {
-    Element::Stamp(n, comment.into())
+    Element::Number(n, comment.into())
 }
 
 pub(crate) fn goto(chain: &str) -> Verdict {

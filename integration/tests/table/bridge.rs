@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
     agent::BridgeTable,
-    netlink::Netlink,
-    nft::bridge::{Ground, KnownPort, UnknownPorts},
+    table::{
+        self,
+        bridge::{Ground, KnownPort, UnknownPorts},
+    },
 };
 use sallyport_policy::Ranges;
 use sallyport_testbed::{
@@ -92,7 +94,7 @@ fn random_ranges(rng: &mut StdRng) -> Ranges {
 }
 
 fn open(netns: &Netns, owned: bool) -> Result<BridgeTable, Failed> {
-    Ok(BridgeTable::beside(&netns.run(Netlink::open)?, owned))
+    Ok(BridgeTable::beside(&netns.run(table::open)?, owned))
 }
 
 /// The listing of a table that is written whole.
@@ -215,7 +217,7 @@ pub(crate) fn the_next_life_takes_it_over() -> Outcome {
         return Err("another could delete it".into());
     }
     drop(first);
-    let reader = netns.run(Netlink::open)?.for_bridges();
+    let reader = netns.run(table::open)?.for_table(table::BRIDGE);
     reader.await_orphan(std::time::Duration::from_secs(5))?;
     let mut second = open(&netns, true)?;
     second.set(ground)?;

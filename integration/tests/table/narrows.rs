@@ -16,13 +16,12 @@ use sallyport_enforcer::{
     agent,
     guard::Rules,
     health::Health,
-    nft::{
-        command::{Family, SetKind, TableFamily},
-        decode,
-        encode::attributes,
-        ports::Ports,
-        render::Options,
-    },
+    table::{ports::Ports, render::Options},
+};
+use sallyport_nft::{
+    command::{Family, SetKind, TableFamily},
+    decode,
+    encode::attributes,
 };
 use sallyport_policy::{Delta, Endpoint, NodePolicy, Owner, Ranges, Source, Update};
 use sallyport_testbed::{
@@ -106,12 +105,12 @@ fn note(told: &mut Vec<String>, verb: &str, body: &[u8]) {
     let elements = || attributes::read(elements).map(|(_, element)| element);
     match set.as_deref() {
         Some("port_ranges4") => {
-            let kind = SetKind::PortRanges(Family::V4);
+            let kind = SetKind::InterfaceRanges(Family::V4);
             let all = decode::elements(kind, elements()).into_iter().flatten();
             told.extend(all.map(|element| format!("{verb} {element}")));
         }
         Some("stamp") if verb == "inet add" => {
-            let all = decode::elements(SetKind::Stamp, elements());
+            let all = decode::elements(SetKind::Numbers, elements());
             let stamps = all.into_iter().flatten().map(|stamp| stamp.to_string());
             let revision = |stamp: String| {
                 let mut words = stamp.split(' ').skip_while(|word| *word != "revision");

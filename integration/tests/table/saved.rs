@@ -9,9 +9,8 @@ use std::{
 use rand::{SeedableRng, rngs::StdRng};
 use sallyport_enforcer::{
     agent::BridgeTable,
-    netlink::Netlink,
-    nft::{bridge::Ground, render::Options},
     plan::{self, Installed},
+    table::{self, bridge::Ground, render::Options},
 };
 use sallyport_testbed::{
     Netns,
@@ -92,7 +91,7 @@ pub(crate) fn a_listing_loads() -> Outcome {
 pub(crate) fn the_tables_of_others_are_saved() -> Outcome {
     let table = table(1, true)?;
     let netns = &table.netns;
-    let mut of_bridges = BridgeTable::beside(&netns.run(Netlink::open)?, true);
+    let mut of_bridges = BridgeTable::beside(&netns.run(table::open)?, true);
     of_bridges.set(Ground::default())?;
     load(netns, OTHERS)?;
     let before = listing::objects(netns)?;

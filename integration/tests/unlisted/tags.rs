@@ -7,8 +7,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use sallyport_enforcer::{
     agent::BridgeTable,
-    netlink::Netlink,
-    nft::bridge::{Ground, KnownPort, UnknownPorts},
+    table::{
+        self,
+        bridge::{Ground, KnownPort, UnknownPorts},
+    },
 };
 use sallyport_integration::deployment::put;
 use sallyport_policy::Ranges;
@@ -106,8 +108,10 @@ fn ground(bed: &Bed, known: bool, judges_tags: bool) -> Result<Ground, Failed> {
 
 fn write(bed: &Bed, ground: Ground) -> Outcome {
     let node = bed.deployment.bed.node(0).netns();
-    let kernel = node.run(Netlink::open)?;
-    kernel.for_bridges().await_orphan(Duration::from_secs(5))?;
+    let kernel = node.run(table::open)?;
+    kernel
+        .for_table(table::BRIDGE)
+        .await_orphan(Duration::from_secs(5))?;
     Ok(BridgeTable::beside(&kernel, false).set(ground)?)
 }
 

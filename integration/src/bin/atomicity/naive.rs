@@ -5,9 +5,8 @@ use std::{sync::Arc, time::Instant};
 
 use anyhow::Result;
 use sallyport_enforcer::{
-    netlink::Netlink,
-    nft::{command::Command, frame::NOTHING_ALLOWED},
     plan::Plan,
+    table::{self, frame::NOTHING_ALLOWED},
 };
 use sallyport_integration::{
     progress::Progress,
@@ -17,6 +16,7 @@ use sallyport_integration::{
         traffic::{pods, tallies},
     },
 };
+use sallyport_nft::command::Command;
 use sallyport_policy::NodePolicy;
 use sallyport_testbed::{Testbed, probe::Flood};
 
@@ -55,7 +55,7 @@ fn run(
     let (client, server) = pods(&bed)?;
     let compiled = compile_all(scenario)?;
     let without = unguarded(&compiled[0]);
-    let netlink = bed.node(0).netns().run(Netlink::open)?;
+    let netlink = bed.node(0).netns().run(table::open)?;
     let mut table = Table::create(netlink, &compiled[0], |netlink, commands| {
         netlink.commit(&falling_open(commands))
     })?;

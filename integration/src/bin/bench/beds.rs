@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fmt, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use sallyport_enforcer::netlink::Netlink;
+use sallyport_enforcer::table;
 use sallyport_integration::{
     binaries::Binaries,
     deployment::{Deployment, Streams, put},
@@ -234,7 +234,7 @@ impl Bed {
     pub(crate) fn prepare(&mut self) -> Result<()> {
         let addresses = BTreeSet::from([IpAddr::from(SERVER)]);
         self.node()
-            .run(|| Netlink::open()?.flush_conntrack(|one| one.is_of(&addresses)))?;
+            .run(|| table::open()?.flush_conntrack(|one| one.is_of(&addresses)))?;
         self.known.send()?;
         self.local.send()?;
         self.answer()

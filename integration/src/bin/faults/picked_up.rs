@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use sallyport_enforcer::netlink::Netlink;
+use sallyport_enforcer::table;
 use sallyport_integration::{
     connections::known,
     deployment::{PATIENCE, delete, put},
@@ -172,7 +172,7 @@ impl Talk {
         let nodes = [NEAR, FAR].map(|node| scene.deployment.bed.node(node).netns());
         for netns in nodes {
             netns
-                .run(Netlink::open)?
+                .run(table::open)?
                 .flush_conntrack(|one| one.is_of(&ends))?;
         }
         says(&mut conversations, Side::Server)?;

@@ -7,12 +7,11 @@ use nix::{
     errno::Errno,
     sys::socket::{self, MsgFlags},
 };
-use sallyport_enforcer::{
+use sallyport_enforcer::table;
+use sallyport_nft::{
+    command::Command,
+    encode,
     netlink::{Error, Netlink},
-    nft::{
-        command::{Command, TableFamily},
-        encode,
-    },
 };
 
 use crate::marks::Marks;
@@ -26,7 +25,7 @@ pub(crate) struct Batch(Vec<u8>);
 impl Batch {
     /// Encodes commands, and the rules that mark, if they are wanted.
     pub(crate) fn of(commands: &[Command], marks: Option<&mut Marks>) -> Batch {
-        let mut bytes = encode::batch(TableFamily::Inet, commands, None).bytes;
+        let mut bytes = encode::batch(table::INET, commands, None).bytes;
         if let Some(marks) = marks {
             let end = bytes.split_off(bytes.len() - END);
             bytes.extend(marks.rules(commands));

@@ -19,10 +19,8 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use sallyport_enforcer::nft::{
-    command::{Command, Element, SetKind},
-    stamp,
-};
+use sallyport_enforcer::table::stamp;
+use sallyport_nft::command::{Command, Element, SetKind};
 
 use storm::Storm;
 
@@ -122,11 +120,11 @@ fn main() -> Result<ExitCode> {
 /// Commands that change nothing and take the kernel a while: elements of the stamp's set, added and deleted.
 fn padding(elements: u32) -> [Command; 2] {
     let elements: Vec<Element> = (0..elements)
-        .map(|number| Element::Stamp(1_000 + number, "padding".into()))
+        .map(|number| Element::Number(1_000 + number, "padding".into()))
         .collect();
     let set = || stamp::SET.to_owned();
     [
-        Command::AddElements(set(), SetKind::Stamp, elements.clone()),
-        Command::DeleteElements(set(), SetKind::Stamp, elements),
+        Command::AddElements(set(), SetKind::Numbers, elements.clone()),
+        Command::DeleteElements(set(), SetKind::Numbers, elements),
     ]
 }

@@ -10,11 +10,9 @@ use std::{
 };
 
 use anyhow::{Result, bail};
-use sallyport_enforcer::nft::{
-    command::{Command, TABLE},
-    encode::attributes::Attributes,
-};
+use sallyport_enforcer::table;
 use sallyport_integration::scenario::traffic::ALLOWED;
+use sallyport_nft::{command::Command, encode::attributes::Attributes};
 use sallyport_testbed::{Netns, probe::Class};
 
 use crate::stock;
@@ -175,7 +173,7 @@ fn rule(chain: &str, shift: u32, value: u16) -> Vec<u8> {
         list.nest(LIST_ELEM, &expression);
     }
     let mut body = Attributes::default();
-    body.text(RULE_TABLE, TABLE)
+    body.text(RULE_TABLE, table::INET.name)
         .text(RULE_CHAIN, chain)
         .nest(RULE_EXPRESSIONS, &list);
     // Without NLM_F_APPEND a rule comes first.

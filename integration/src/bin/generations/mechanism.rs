@@ -10,15 +10,15 @@ use std::{
 use anyhow::{Context, Result};
 use rand::RngExt as _;
 use sallyport_enforcer::{
-    kernel::Kernel as _,
-    netlink::Netlink,
-    nft::{
-        command::{Command, Element, Family, Rule, SetKind, TABLE, Verdict},
-        stamp,
-    },
     plan::Garbage,
+    table::{self, stamp},
 };
 use sallyport_integration::progress::Progress;
+use sallyport_nft::{
+    command::{Command, Element, Family, Rule, SetKind, Verdict},
+    kernel::Kernel as _,
+    netlink::Netlink,
+};
 use sallyport_testbed::Netns;
 use serde_json::json;
 
@@ -156,11 +156,11 @@ impl Bench {
     fn start(trial: Trial) -> Result<Bench> {
         let netns = Netns::new("mechanism")?;
         stock::script(&netns, &table(trial))?;
-        let netlink = netns.run(Netlink::open)?;
+        let netlink = netns.run(table::open)?;
         netlink.commit(&make(0))?;
         netlink.commit(&[
             Command::AddElements(MAP.into(), SetKind::Verdicts(Family::V4), vec![element(0)]),
-            Command::AddElements(stamp::SET.into(), SetKind::Stamp, vec![stamp(0)]),
+            Command::AddElements(stamp::SET.into(), SetKind::Numbers, vec![stamp(0)]),
         ])?;
         Ok(Bench {
             netns,
@@ -207,9 +207,9 @@ impl Bench {
             element(old),
             element(new),
         );
-        dispatch.extend(replace(stamp::SET, SetKind::Stamp, stamp(0), stamp(new)));
+        dispatch.extend(replace(stamp::SET, SetKind::Numbers, stamp(0), stamp(new)));
         dispatch.extend(self.padding.iter().cloned());
-        let between = replace(stamp::SET, SetKind::Stamp, stamp(0), stamp(new));
+        let between = replace(stamp::SET, SetKind::Numbers, stamp(0), stamp(new));
         let mut batches = vec![Batch::of(&make(new), None), Batch::of(&dispatch, None)];
         if order == Order::Apart {
             batches.insert(1, Batch::of(&between, None));
@@ -232,7 +232,7 @@ impl Bench {
     }
 
     fn counters(&self) -> Result<Counts> {
-        let counters = stock::counters(&self.netns, TABLE)?;
+        let counters = stock::counters(&self.netns, table::INET.name)?;
         let of = |comment| {
             let rule = counters.iter().find(|((of, _), _)| of == comment);
             rule.map(|(_, packets)| *packets)
@@ -251,7 +251,7 @@ impl Bench {
 fn table(trial: Trial) -> String {
     let lookups = "    jump look\n".repeat(trial.lookups as usize);
     format!(
-        "table inet {TABLE} {{
+        "table {table} {{
   set {set} {{ type mark; }}
   map {MAP} {{ type ipv4_addr : verdict; }}
   chain {FOUND} {{
@@ -269,6 +269,7 @@ fn table(trial: Trial) -> String {
   }}
 }}
 ",
+        table = table::INET,
         set = stamp::SET
     )
 }
@@ -297,7 +298,7 @@ fn element(number: u32) -> Element {
 }
 
 fn stamp(number: u32) -> Element {
-    Element::Stamp(1, format!("edit {number}"))
+    Element::Number(1, format!("edit {number}"))
 }
 
 /// Puts an element in the place of another.

@@ -10,13 +10,8 @@ use std::{
 use anyhow::{Context, Result};
 use rand::RngExt as _;
 use sallyport_enforcer::{
-    kernel::Kernel as _,
-    netlink::Netlink,
-    nft::{
-        command::{Command, SetKind, TABLE},
-        stamp,
-    },
     plan::{self, Garbage, Plan, Step},
+    table::{self, stamp},
 };
 use sallyport_integration::{
     progress::Progress,
@@ -25,6 +20,10 @@ use sallyport_integration::{
         table::{Table, compile_all},
         traffic::{Tally, pods, tallies},
     },
+};
+use sallyport_nft::{
+    command::{Command, SetKind},
+    kernel::Kernel as _,
 };
 use sallyport_policy::NodePolicy;
 use sallyport_testbed::{
@@ -209,7 +208,7 @@ impl Bench {
             Marks::watch(&node, &classes)?;
         }
         let compiled = compile_all(&scenario)?;
-        let netlink = node.run(Netlink::open)?;
+        let netlink = node.run(table::open)?;
         let table = Table::create(netlink, &compiled[0], |netlink, commands| {
             Batch::of(commands, marks.as_mut()).commit(netlink)
         })?;
@@ -343,7 +342,7 @@ impl Bench {
 
 /// What the rules at the end of the base chains have dropped, by chain.
 fn fell_off(node: &Netns) -> Result<BTreeMap<String, u64>> {
-    let counters = stock::counters(node, TABLE)?.into_iter();
+    let counters = stock::counters(node, table::INET.name)?.into_iter();
     let at_the_end = counters.filter(|((comment, _), _)| comment == FELL_OFF);
     Ok(at_the_end
         .map(|((_, chain), packets)| (chain, packets))
@@ -357,13 +356,13 @@ fn leads_somewhere(command: &Command) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sallyport_enforcer::{nft::stamp::Stamp, plan::Installed};
+    use sallyport_enforcer::plan::Installed;
 
     use super::*;
 
     #[test]
     fn the_old_plan_lacks_what_changes_only_the_stamp() {
-        let stamp = Stamp::of(&Installed::default(), None).write(false);
+        let stamp = Installed::default().stamp(None).write(false);
         let step = |others: &[Command]| Step {
             commands: [others, &stamp].concat(),
             ..Step::default()

@@ -1,0 +1,767 @@
+//! Commands to nf_tables, each as a value that displays as the nft command it stands for. There are those that a firewall of
+//! workloads needs, not all that the kernel has.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "families: `int` in the kernel's headers, 8 bits in a message"
+)]
+
+use std::{fmt, net::IpAddr, time::Duration};
+
+use crate::bridge::BridgeMatch;
+
+/// The family of a table: which packets its chains are called for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TableFamily {
+    /// IPv4 and IPv6 packets, routed ones and those that br_netfilter shows.
+    #[default]
+    Inet,
+    /// Frames at the ports of bridges.
+    Bridge,
+}
+
+impl TableFamily {
+    /// The number of the family in netlink messages.
+    pub fn number(self) -> u8 {
+        match self {
+            TableFamily::Inet => libc::NFPROTO_INET as u8,
+            TableFamily::Bridge => libc::NFPROTO_BRIDGE as u8,
+        }
+    }
+}
+
+impl fmt::Display for TableFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TableFamily::Inet => "inet",
+            TableFamily::Bridge => "bridge",
+        })
+    }
+}
+
+/// A table: its family and its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableName {
+    /// The table's family.
+    pub family: TableFamily,
+    /// The table's name, unique within its family.
+    pub name: &'static str,
+}
+
+impl TableName {
+    /// The length of the longest name, in bytes. The kernel takes 255, but [`size_bound`](crate::encode::size_bound) counts on this.
+    pub const LONGEST: usize = 32;
+
+    /// A table of a family. Panics when the name is empty or too long.
+    pub const fn new(family: TableFamily, name: &'static str) -> TableName {
+        assert!(
+            !name.is_empty() && name.len() <= TableName::LONGEST,
+            "the name of a table has 1 to 32 bytes"
+        );
+        TableName { family, name }
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.family, self.name)
+    }
+}
+
+/// The family of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Family {
+        match address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+
+    /// The digit that ends names of things of this family.
+    pub fn digit(self) -> char {
+        match self {
+            Family::V4 => '4',
+            Family::V6 => '6',
+        }
+    }
+
+    fn keyword(self) -> &'static str {
+        match self {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        }
+    }
+
+    /// As nft calls a packet's family.
+    fn protocol(self) -> &'static str {
+        match self {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        }
+    }
+
+    fn datatype(self) -> &'static str {
+        match self {
+            Family::V4 => "ipv4_addr",
+            Family::V6 => "ipv6_addr",
+        }
+    }
+}
+
+/// Which tuple of a connection: `original` is what its first packet said, `reply` what the answer to it says, after
+/// translation of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tuple {
+    /// From the client, as the client sent it. Its source is the true client.
+    Original,
+    /// From the server, as the server sends it. Its source is the true server.
+    Reply,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Dropped.
+    Drop,
+    /// Accepted by this base chain.
+    Accept,
+    /// Goes on after the last jump.
+    Return,
+    /// Goes on in a chain, and comes back.
+    Jump(String),
+    /// Goes on in a chain, and does not come back here.
+    Goto(String),
+    /// Dropped, and its sender is told that there is no such TCP connection. Of rules alone: no element can say it.
+    Reset,
+}
+
+/// What a set or map holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SetKind {
+    /// Single addresses, hashed.
+    Addresses(Family),
+    /// Ranges of addresses.
+    Ranges(Family),
+    /// Pairs of addresses.
+    Pairs(Family),
+    /// A verdict for each single address, hashed.
+    Verdicts(Family),
+    /// Numbers with comments: notes of the table's owner, which no packet meets.
+    Numbers,
+    /// Families, each for a while: the kernel takes them out by itself.
+    Families,
+    /// Names of interfaces, hashed.
+    Interfaces,
+    /// Names of interfaces, each with an address.
+    InterfaceAddresses(Family),
+    /// A verdict for each name of an interface.
+    InterfaceVerdicts,
+    /// Names of interfaces, each with a range of addresses. No two elements have an address of one interface in common.
+    InterfaceRanges(Family),
+}
+
+impl SetKind {
+    /// Whether it is a map, whose elements have verdicts.
+    pub fn is_map(self) -> bool {
+        matches!(self, SetKind::Verdicts(_) | SetKind::InterfaceVerdicts)
+    }
+}
+
+/// An element of a set or map.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Element {
+    /// An address.
+    Address(IpAddr),
+    /// A range of addresses, both ends included.
+    Range(IpAddr, IpAddr),
+    /// An address with itself.
+    Pair(IpAddr),
+    /// An address and its verdict, with a comment.
+    Verdict(IpAddr, Verdict, String),
+    /// A number with a comment.
+    Number(u32, String),
+    /// A family, and for how long it is there.
+    Family(Family, Duration),
+    /// The name of an interface.
+    Interface(String),
+    /// The name of an interface with an address.
+    InterfaceAddress(String, IpAddr),
+    /// The name of an interface and its verdict.
+    InterfaceVerdict(String, Verdict),
+    /// The name of an interface with a range of addresses, both ends included.
+    InterfaceRange(String, IpAddr, IpAddr),
+}
+
+/// A condition of a rule. All must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Match {
+    /// Conntrack cannot say which connection the packet is of.
+    NoConnection,
+    /// It is of a connection of which packets were seen both ways, or belongs to one.
+    Established,
+    /// It is of a connection that conntrack does not know.
+    New,
+    /// It is not UDP's.
+    NotUdp,
+    /// It goes the way that the connection's first packet went.
+    DirectionOriginal,
+    /// It goes the other way.
+    DirectionReply,
+    /// It is TCP's and begins no connection: it has not SYN alone of SYN, ACK, FIN and RST.
+    NoTcpBeginning,
+    /// It is SCTP's and begins no association: its first chunk is not INIT.
+    NoSctpBeginning,
+    /// IPv6 neighbour discovery or multicast listener discovery, which conntrack does not track.
+    NeighbourDiscovery,
+    /// The source of a tuple is in a set.
+    TupleSource(Tuple, Family, String),
+    /// The source of a tuple is in a range, both ends included.
+    TupleRange(Tuple, IpAddr, IpAddr),
+    /// The source of both tuples, as a pair, is in a set.
+    TupleSources(Family, String),
+    /// The source of a tuple, paired with itself, is in a set.
+    TupleSourceTwice(Tuple, Family, String),
+    /// The packet's own source, paired with itself, is in a set.
+    SourceTwice(Family, String),
+    /// The packet's own destination, paired with itself, is in a set.
+    DestinationTwice(Family, String),
+    /// The packet's family is in a set.
+    Family(String),
+    /// The packet's own source is in a set.
+    Source(Family, String),
+    /// The packet's own destination is in a set.
+    Destination(Family, String),
+    /// It came in by an interface; a name that ends in `*` is a prefix.
+    InputInterface(String),
+    /// It goes out by an interface; a name that ends in `*` is a prefix.
+    OutputInterface(String),
+    /// It came in by an interface whose name is in a set.
+    InputIn(String),
+    /// The name of the interface by which it goes out is in a set.
+    OutputIn(String),
+    /// The name of the interface by which it came in, with its own source, is in a set.
+    InputSource(Family, String),
+    /// It came in by a bridge: by its own interface, or by a port that br_netfilter shows as the bridge.
+    ByBridge,
+    /// It came in by the interface that the node's route to its source leads to (RFC 3704, strict reverse path).
+    ReversePath,
+    /// The connection's IP protocol.
+    Protocol(u8),
+    /// The packet's own IP protocol. If that is TCP, UDP or SCTP so is the connection's: conntrack finds a packet's connection
+    /// by it (`nf_conntrack_in`), but for ICMP errors.
+    PacketProtocol(u8),
+    /// The connection's IP protocol is none of TCP, UDP and SCTP.
+    ProtocolWithoutPorts,
+    /// The packet's own IP protocol is this one, ICMP or ICMPv6: so is that of all packets of such a connection, and of the
+    /// ICMP errors that belong to it. nft 1.0.6 reads a port of a connection only behind it.
+    ProtocolOrError(u8),
+    /// The verdict is what a map says of the source of a tuple.
+    TupleSourceMap(Tuple, Family, String),
+    /// The verdict is what a map says of the packet's own source.
+    SourceMap(Family, String),
+    /// The verdict is what a map says of the packet's own destination.
+    DestinationMap(Family, String),
+    /// The port of the connection's server is in a range, both ends included.
+    ServerPort(u16, u16),
+    /// The verdict depends on the port of the connection's server: `first..=last`, disjoint, ascending.
+    ServerPortMap(Vec<(u16, u16, Verdict)>),
+    /// Conditions that only a table of family bridge has.
+    Bridge(BridgeMatch),
+}
+
+/// Where the kernel calls a base chain. What is called first is less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Base {
+    /// For which packets.
+    pub hook: Hook,
+    /// The priority, as `linux/netfilter_ipv4.h` counts: the lowest first.
+    pub priority: i32,
+}
+
+/// Packets on their way through the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    /// All that come in, before it is known whether they are the node's own.
+    Prerouting,
+    /// Those that are forwarded.
+    Forward,
+}
+
+impl Base {
+    /// Where the forward hook calls a chain, at a priority.
+    pub const fn forward(priority: i32) -> Base {
+        let hook = Hook::Forward;
+        Base { hook, priority }
+    }
+
+    /// Where the kernel calls a chain for all packets that come in, at a priority.
+    pub const fn prerouting(priority: i32) -> Base {
+        let hook = Hook::Prerouting;
+        Base { hook, priority }
+    }
+}
+
+impl fmt::Display for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hook = match self.hook {
+            Hook::Prerouting => "prerouting",
+            Hook::Forward => "forward",
+        };
+        write!(f, "hook {hook} priority {}", self.priority)
+    }
+}
+
+/// A rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    /// Its conditions.
+    pub matches: Vec<Match>,
+    /// Whether packets that meet them are counted.
+    pub counter: bool,
+    /// What becomes of them; `None` when a map says so.
+    pub verdict: Option<Verdict>,
+    /// A word to the reader of a listing.
+    pub comment: Option<String>,
+}
+
+/// A change of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Adds the table, or takes over one that nobody owns.
+    AddTable {
+        /// Ask for the flags owner and persist.
+        owned: bool,
+    },
+    /// Deletes the table and all in it.
+    DeleteTable,
+    /// Adds a set or map.
+    AddSet {
+        /// Its name.
+        name: String,
+        /// What it holds.
+        kind: SetKind,
+        /// A word to the reader of a listing.
+        comment: String,
+    },
+    /// Deletes a set or map and its elements.
+    DeleteSet(String),
+    /// Deletes all elements of a set or map, if there are any.
+    FlushSet(String),
+    /// Adds a chain; with `base`, one that the kernel calls.
+    AddChain {
+        /// Its name.
+        name: String,
+        /// Where the kernel calls it, if it is a base chain.
+        base: Option<Base>,
+        /// A word to the reader of a listing.
+        comment: String,
+    },
+    /// Deletes all rules of a chain.
+    FlushChain(String),
+    /// Deletes a chain and its rules.
+    DeleteChain(String),
+    /// Appends a rule to a chain.
+    AddRule(String, Rule),
+    /// Puts a rule of a chain before another, of which it has the handle that the kernel gave it.
+    InsertRule(String, Rule, u64),
+    /// Deletes a rule of a chain, by the handle that the kernel gave it.
+    DeleteRule(String, u64),
+    /// Adds elements to a set or map.
+    AddElements(String, SetKind, Vec<Element>),
+    /// Deletes elements from a set or map.
+    DeleteElements(String, SetKind, Vec<Element>),
+}
+
+impl Rule {
+    /// A rule without conditions.
+    pub fn always(verdict: Verdict) -> Rule {
+        Rule {
+            verdict: Some(verdict),
+            ..Rule::default()
+        }
+    }
+
+    /// A rule with one condition.
+    pub fn when(condition: Match, verdict: Verdict) -> Rule {
+        Rule {
+            matches: vec![condition],
+            ..Rule::always(verdict)
+        }
+    }
+
+    /// A rule whose verdict a map gives.
+    pub fn map(map: Match) -> Rule {
+        Rule {
+            matches: vec![map],
+            ..Rule::default()
+        }
+    }
+
+    /// All that it may decide, but what named maps hold.
+    pub fn verdicts(&self) -> impl Iterator<Item = &Verdict> {
+        let ports = self.matches.iter().flat_map(|condition| match condition {
+            Match::ServerPortMap(ports) => ports.as_slice(),
+            _ => &[],
+        });
+        ports.map(|(.., verdict)| verdict).chain(&self.verdict)
+    }
+
+    /// The same rule, with another condition after those it has.
+    pub fn and(mut self, condition: Match) -> Rule {
+        self.matches.push(condition);
+        self
+    }
+
+    /// The same rule, counting.
+    pub fn counted(mut self) -> Rule {
+        self.counter = true;
+        self
+    }
+
+    /// The same rule, with a comment.
+    pub fn comment(mut self, text: impl Into<String>) -> Rule {
+        self.comment = Some(text.into());
+        self
+    }
+}
+
+impl Command {
+    /// The names of chains, sets and maps in it.
+    pub fn names_mut(&mut self) -> Vec<&mut String> {
+        match self {
+            Command::AddTable { .. } | Command::DeleteTable => Vec::new(),
+            Command::AddSet { name, .. }
+            | Command::DeleteSet(name)
+            | Command::FlushSet(name)
+            | Command::AddChain { name, .. }
+            | Command::DeleteChain(name)
+            | Command::FlushChain(name)
+            | Command::DeleteRule(name, _) => vec![name],
+            Command::AddRule(chain, rule) | Command::InsertRule(chain, rule, _) => {
+                let verdict = rule.verdict.as_mut().and_then(Verdict::chain_mut);
+                let conditions = rule.matches.iter_mut().flat_map(Match::names_mut);
+                [chain]
+                    .into_iter()
+                    .chain(conditions)
+                    .chain(verdict)
+                    .collect()
+            }
+            Command::AddElements(set, _, elements) | Command::DeleteElements(set, _, elements) => {
+                let chains = elements.iter_mut().filter_map(|element| match element {
+                    Element::Verdict(_, verdict, _) | Element::InterfaceVerdict(_, verdict) => {
+                        verdict.chain_mut()
+                    }
+                    _ => None,
+                });
+                [set].into_iter().chain(chains).collect()
+            }
+        }
+    }
+}
+
+impl Verdict {
+    /// The chain in which packets go on.
+    pub fn chain(&self) -> Option<&str> {
+        match self {
+            Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
+            Verdict::Drop | Verdict::Accept | Verdict::Return | Verdict::Reset => None,
+        }
+    }
+
+    fn chain_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
+            Verdict::Drop | Verdict::Accept | Verdict::Return | Verdict::Reset => None,
+        }
+    }
+}
+
+/// The conditions that look into a set or map with a name, and the name.
+macro_rules! looks_into {
+    ($set:ident) => {
+        Match::TupleSource(_, _, $set)
+            | Match::TupleSources(_, $set)
+            | Match::TupleSourceTwice(_, _, $set)
+            | Match::SourceTwice(_, $set)
+            | Match::DestinationTwice(_, $set)
+            | Match::Family($set)
+            | Match::InputIn($set)
+            | Match::OutputIn($set)
+            | Match::InputSource(_, $set)
+            | Match::Source(_, $set)
+            | Match::Destination(_, $set)
+            | Match::TupleSourceMap(_, _, $set)
+            | Match::SourceMap(_, $set)
+            | Match::DestinationMap(_, $set)
+    };
+}
+
+impl Match {
+    /// The set or map with a name that it looks into.
+    pub fn set(&self) -> Option<&str> {
+        match self {
+            looks_into!(set) => Some(set),
+            _ => None,
+        }
+    }
+
+    fn names_mut(&mut self) -> Vec<&mut String> {
+        match self {
+            looks_into!(set) => vec![set],
+            Match::ServerPortMap(ports) => {
+                let verdicts = ports.iter_mut().map(|(_, _, verdict)| verdict);
+                verdicts.filter_map(Verdict::chain_mut).collect()
+            }
+            Match::NoConnection
+            | Match::Established
+            | Match::New
+            | Match::NotUdp
+            | Match::TupleRange(..)
+            | Match::DirectionOriginal
+            | Match::DirectionReply
+            | Match::NoTcpBeginning
+            | Match::NoSctpBeginning
+            | Match::NeighbourDiscovery
+            | Match::InputInterface(_)
+            | Match::OutputInterface(_)
+            | Match::ByBridge
+            | Match::ReversePath
+            | Match::Protocol(_)
+            | Match::PacketProtocol(_)
+            | Match::ProtocolWithoutPorts
+            | Match::ProtocolOrError(_)
+            | Match::ServerPort(..)
+            | Match::Bridge(_) => Vec::new(),
+        }
+    }
+}
+
+/// Displays an iterator's items with a separator.
+fn join<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    items.join(", ")
+}
+
+/// Displays a range of ports as nft does.
+fn ports(first: u16, last: u16) -> String {
+    match first == last {
+        true => first.to_string(),
+        false => format!("{first}-{last}"),
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Drop => f.write_str("drop"),
+            Verdict::Accept => f.write_str("accept"),
+            Verdict::Return => f.write_str("return"),
+            Verdict::Jump(chain) => write!(f, "jump {chain}"),
+            Verdict::Goto(chain) => write!(f, "goto {chain}"),
+            Verdict::Reset => f.write_str("reject with tcp reset"),
+        }
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Element::Address(address) => write!(f, "{address}"),
+            Element::Range(first, last) if first == last => write!(f, "{first}"),
+            Element::Range(first, last) => write!(f, "{first}-{last}"),
+            Element::Pair(address) => write!(f, "{address} . {address}"),
+            Element::Verdict(address, verdict, comment) => {
+                write!(f, "{address} comment \"{comment}\" : {verdict}")
+            }
+            Element::Number(number, comment) => write!(f, "{number} comment \"{comment}\""),
+            Element::Family(family, lasts) => {
+                write!(f, "{} timeout {}ms", family.protocol(), lasts.as_millis())
+            }
+            Element::Interface(name) => write!(f, "\"{name}\""),
+            Element::InterfaceAddress(name, address) => write!(f, "\"{name}\" . {address}"),
+            Element::InterfaceVerdict(name, verdict) => write!(f, "\"{name}\" : {verdict}"),
+            Element::InterfaceRange(name, first, last) => {
+                write!(f, "\"{name}\" . {}", Element::Range(*first, *last))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tuple = |tuple: &Tuple| match tuple {
+            Tuple::Original => "ct original",
+            Tuple::Reply => "ct reply",
+        };
+        match self {
+            Match::NoConnection => f.write_str("ct state invalid,untracked"),
+            Match::Established => f.write_str("ct state established,related"),
+            Match::New => f.write_str("ct state == new"),
+            Match::NotUdp => f.write_str("meta l4proto != udp"),
+            Match::DirectionOriginal => f.write_str("ct direction original"),
+            Match::DirectionReply => f.write_str("ct direction reply"),
+            Match::NoTcpBeginning => f.write_str("tcp flags & (fin | syn | rst | ack) != syn"),
+            Match::NoSctpBeginning => f.write_str("meta l4proto sctp @th,96,8 != 1"),
+            Match::NeighbourDiscovery => f.write_str(
+                "icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, nd-router-solicit, \
+                 nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect, mld2-listener-report }",
+            ),
+            Match::TupleSource(of, family, set) => {
+                write!(f, "{} {} saddr @{set}", tuple(of), family.keyword())
+            }
+            Match::TupleRange(of, first, last) => {
+                let family = Family::of(*first).keyword();
+                let range = Element::Range(*first, *last);
+                write!(f, "{} {family} saddr {range}", tuple(of))
+            }
+            Match::TupleSources(family, set) => {
+                let family = family.keyword();
+                write!(f, "ct original {family} saddr . ct reply {family} saddr @{set}")
+            }
+            Match::TupleSourceTwice(of, family, set) => {
+                let source = format!("{} {} saddr", tuple(of), family.keyword());
+                write!(f, "{source} . {source} @{set}")
+            }
+            Match::SourceTwice(family, set) => {
+                write!(f, "{0} saddr . {0} saddr @{set}", family.keyword())
+            }
+            Match::DestinationTwice(family, set) => {
+                write!(f, "{0} daddr . {0} daddr @{set}", family.keyword())
+            }
+            Match::Family(set) => write!(f, "meta nfproto @{set}"),
+            Match::Source(family, set) => write!(f, "{} saddr @{set}", family.keyword()),
+            Match::Destination(family, set) => write!(f, "{} daddr @{set}", family.keyword()),
+            Match::InputInterface(name) => write!(f, "iifname \"{name}\""),
+            Match::InputIn(set) => write!(f, "iifname @{set}"),
+            Match::OutputIn(set) => write!(f, "oifname @{set}"),
+            Match::InputSource(family, set) => {
+                write!(f, "iifname . {} saddr @{set}", family.keyword())
+            }
+            Match::OutputInterface(name) => write!(f, "oifname \"{name}\""),
+            Match::ByBridge => f.write_str("meta iifkind \"bridge\""),
+            Match::ReversePath => f.write_str("fib saddr . iif oif exists"),
+            Match::Protocol(number) => write!(f, "ct protocol {number}"),
+            Match::PacketProtocol(number) => write!(f, "meta l4proto {number}"),
+            Match::ProtocolWithoutPorts => f.write_str("ct protocol != { 6, 17, 132 }"),
+            Match::ProtocolOrError(number) => write!(f, "meta l4proto {{ 1, {number}, 58 }}"),
+            Match::TupleSourceMap(of, family, map) => {
+                write!(f, "{} {} saddr vmap @{map}", tuple(of), family.keyword())
+            }
+            Match::SourceMap(family, map) => write!(f, "{} saddr vmap @{map}", family.keyword()),
+            Match::DestinationMap(family, map) => {
+                write!(f, "{} daddr vmap @{map}", family.keyword())
+            }
+            Match::ServerPort(first, last) => write!(f, "ct reply proto-src {}", ports(*first, *last)),
+            Match::ServerPortMap(map) => {
+                let map = map
+                    .iter()
+                    .map(|(first, last, verdict)| format!("{} : {verdict}", ports(*first, *last)));
+                write!(f, "ct reply proto-src vmap {{ {} }}", join(map))
+            }
+            Match::Bridge(condition) => condition.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words: Vec<String> = self.matches.iter().map(Match::to_string).collect();
+        words.extend(self.counter.then(|| "counter".to_owned()));
+        words.extend(self.verdict.as_ref().map(Verdict::to_string));
+        words.extend(
+            self.comment
+                .as_ref()
+                .map(|text| format!("comment \"{text}\"")),
+        );
+        f.write_str(&words.join(" "))
+    }
+}
+
+impl fmt::Display for SetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SetKind::Addresses(family) => write!(f, "type {};", family.datatype()),
+            SetKind::Ranges(family) => write!(f, "type {}; flags interval;", family.datatype()),
+            SetKind::Pairs(family) => write!(f, "type {0} . {0};", family.datatype()),
+            SetKind::Verdicts(family) => write!(f, "type {} : verdict;", family.datatype()),
+            SetKind::Numbers => f.write_str("type mark;"),
+            SetKind::Families => f.write_str("type nf_proto; flags timeout;"),
+            SetKind::Interfaces => f.write_str("type ifname;"),
+            SetKind::InterfaceAddresses(family) => {
+                write!(f, "type ifname . {};", family.datatype())
+            }
+            SetKind::InterfaceVerdicts => f.write_str("type ifname : verdict;"),
+            SetKind::InterfaceRanges(family) => {
+                write!(f, "type ifname . {}; flags interval;", family.datatype())
+            }
+        }
+    }
+}
+
+impl Command {
+    /// The nft command for a table.
+    pub fn of(&self, table: TableName) -> impl fmt::Display + '_ {
+        fmt::from_fn(move |f| self.spell(table, f))
+    }
+
+    fn spell(&self, t: TableName, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Command::AddTable { owned: true } => {
+                write!(f, "add table {t} {{ flags owner, persist; }}")
+            }
+            Command::AddTable { owned: false } => write!(f, "add table {t}"),
+            Command::DeleteTable => write!(f, "delete table {t}"),
+            Command::AddSet {
+                name,
+                kind,
+                comment,
+            } => {
+                let what = if kind.is_map() { "map" } else { "set" };
+                write!(
+                    f,
+                    "add {what} {t} {name} {{ {kind} comment \"{comment}\"; }}"
+                )
+            }
+            Command::DeleteSet(name) => write!(f, "delete set {t} {name}"),
+            Command::FlushSet(name) => write!(f, "flush set {t} {name}"),
+            Command::AddChain {
+                name,
+                base,
+                comment,
+            } => {
+                let hook = match base {
+                    Some(base) => format!("type filter {base}; policy accept; "),
+                    None => String::new(),
+                };
+                write!(f, "add chain {t} {name} {{ {hook}comment \"{comment}\"; }}")
+            }
+            Command::FlushChain(name) => write!(f, "flush chain {t} {name}"),
+            Command::DeleteChain(name) => write!(f, "delete chain {t} {name}"),
+            Command::AddRule(chain, rule) => write!(f, "add rule {t} {chain} {rule}"),
+            Command::InsertRule(chain, rule, before) => {
+                write!(f, "insert rule {t} {chain} handle {before} {rule}")
+            }
+            Command::DeleteRule(chain, handle) => {
+                write!(f, "delete rule {t} {chain} handle {handle}")
+            }
+            Command::AddElements(set, _, elements) => {
+                write!(f, "add element {t} {set} {{ {} }}", join(elements))
+            }
+            Command::DeleteElements(set, _, elements) => {
+                write!(f, "delete element {t} {set} {{ {} }}", join(elements))
+            }
+        }
+    }
+}
