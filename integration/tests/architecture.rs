@@ -40,7 +40,13 @@ fn crates_point_one_way() {
     assert_eq!(own_dependencies("proto"), set(&["policy"]));
     let both_ends = set(&["policy", "process", "proto"]);
     assert_eq!(own_dependencies("controlplane"), both_ends);
-    assert_eq!(own_dependencies("enforcer"), both_ends);
+    // The walls of the enforcer: nftables in general, and a model of the kernel for tests.
+    assert_eq!(own_dependencies("enforcer/nft"), set(&[]));
+    assert_eq!(own_dependencies("enforcer/nft-fake"), set(&["nft"]));
+    assert_eq!(
+        own_dependencies("enforcer"),
+        set(&["nft", "nft-fake", "policy", "process", "proto"])
+    );
     // The CLI is a client of the API, and of nothing else of the control plane.
     assert_eq!(
         own_dependencies("controlplane/cli"),
@@ -50,13 +56,22 @@ fn crates_point_one_way() {
     assert_eq!(own_dependencies("integration/testbed"), set(&[]));
     assert_eq!(
         own_dependencies("integration/simulation"),
-        set(&["controlplane", "enforcer", "policy", "proto"])
+        set(&[
+            "controlplane",
+            "enforcer",
+            "nft",
+            "nft-fake",
+            "policy",
+            "proto"
+        ])
     );
     assert_eq!(
         own_dependencies("integration"),
         set(&[
             "controlplane",
             "enforcer",
+            "nft",
+            "nft-fake",
             "oracle",
             "policy",
             "proto",
@@ -75,6 +90,17 @@ fn the_cli_is_a_client() {
             assert!(!named, "{member} depends on {library}");
         }
     }
+}
+
+/// The model of the kernel is for tests. No program has it.
+#[test]
+fn products_have_no_model_of_the_kernel() {
+    let manifest = manifest("enforcer");
+    let (product, tests) = manifest
+        .split_once("[dev-dependencies]")
+        .expect("dependencies of tests");
+    assert!(!product.contains("sallyport-nft-fake"));
+    assert!(tests.contains("sallyport-nft-fake"));
 }
 
 /// The text of a module: its file, unless that is `mod.rs`, and those below it.
@@ -122,21 +148,12 @@ fn never(member: &str, modules: &[&str], others: &[&str]) {
 
 #[test]
 fn modules_of_the_enforcer_point_one_way() {
-    never(
-        "enforcer",
-        &["nft", "plan"],
-        &["netlink", "journal", "agent", "session", "preflight"],
-    );
-    never("enforcer", &["netlink", "journal"], &["agent", "session"]);
+    let above = ["journal", "agent", "session", "preflight", "guard"];
+    never("enforcer", &["table"], &["plan"]);
+    never("enforcer", &["table", "plan"], &above);
+    never("enforcer", &["journal"], &["agent", "session"]);
     never("enforcer", &["agent"], &["session"]);
     never("enforcer", &["guard", "places"], &["agent", "session"]);
-    // The fake kernel is an oracle of plans: it shares nothing with what makes them.
-    never(
-        "enforcer",
-        &["fake"],
-        &["plan", "journal", "agent", "session", "preflight"],
-    );
-    assert!(!module("enforcer", "fake").contains("render"));
 }
 
 #[test]
@@ -353,9 +370,8 @@ fn the_oracle_shares_nothing() {
 
 #[test]
 fn only_its_owner_names_a_library() {
-    let owners: [(&str, &str, &[&str]); 7] = [
+    let owners: [(&str, &str, &[&str]); 6] = [
         ("enforcer", "sled::", &["journal"]),
-        ("enforcer", "rustables::", &["nft", "netlink"]),
         ("enforcer", "rtnetlink::", &["bridges", "places"]),
         ("controlplane", "sled::", &["journal"]),
         ("controlplane", "k8s_openapi::", &["manifest", "validate"]),

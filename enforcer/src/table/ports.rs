@@ -25,7 +25,7 @@ pub struct Ports {
     /// The addresses beside their own that the workloads behind an interface may use: of these interfaces, and of those that
     /// `--interface` names. No interface has none.
     pub ranges: BTreeMap<String, Ranges>,
-    /// The interfaces and bridges where policy judges such addresses: see [`guard::inside`](crate::guard::inside).
+    /// The interfaces and bridges where policy judges such addresses: `guard::inside` computes them.
     pub inside: BTreeSet<String>,
 }
 

@@ -27,7 +27,7 @@ pub struct Options {
     pub lease: Option<Duration>,
     /// Whether packets whose source is elsewhere are counted, and not dropped.
     pub counts_only: bool,
-    /// The interfaces that the routes to workloads lead to, and the addresses that these may use: see [`guard::ports`](crate::guard::ports).
+    /// The interfaces that the routes to workloads lead to, and the addresses that these may use. `guard::ports` computes them.
     pub ports: Ports,
 }
 

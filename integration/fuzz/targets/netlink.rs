@@ -13,6 +13,7 @@ use libfuzzer_sys::{
     fuzz_target,
 };
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
+use sallyport_enforcer::table::{self, state};
 use sallyport_nft::{command::Command, encode::attributes::Attributes, netlink::Netlink};
 
 fuzz_target!(|data: &[u8]| {
@@ -28,15 +29,15 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
         SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
     )
     .expect("a pair of sockets");
-    let netlink = Netlink::over(ours, 1 << 16);
+    let mut netlink = Netlink::over(ours, table::INET, 1 << 16);
     let question = u.int_in_range(0..=5)?;
     for _ in 0..u.int_in_range(0..=24)? {
         answer(u, &kernel)?;
     }
     match question {
-        0 => drop(netlink.read()),
-        1 => drop(netlink.read_stamp()),
-        2 => drop(netlink.read_lease()),
+        0 => drop(state::read(&mut netlink)),
+        1 => drop(state::read_stamp(&mut netlink)),
+        2 => drop(state::read_lease(&mut netlink)),
         3 => drop(netlink.await_orphan(Duration::ZERO)),
         4 => drop(netlink.commit(&[Command::AddTable { owned: true }, Command::DeleteTable])),
         _ => {

@@ -11,9 +11,14 @@ use libfuzzer_sys::{
     fuzz_target,
 };
 use prost::{Message as _, bytes::Bytes};
-use sallyport_enforcer::{agent::{Agent, UpdateError}, journal::{Intent, Log, forged, self}, plan::Installed, table::{names::UpdateSeq, render::Options}};
-use sallyport_nft_fake::FakeKernel;
+use sallyport_enforcer::{
+    agent::{Agent, UpdateError},
+    journal::{self, Intent, Log, forged},
+    plan::Installed,
+    table::{names::UpdateSeq, render::Options},
+};
 use sallyport_fuzz::{options, policy};
+use sallyport_nft_fake::FakeKernel;
 use sallyport_policy::{Delta, Epoch, NodePolicy, Position, Revision, Update};
 use sallyport_proto::{Assembly, wire::UpdatePart};
 
