@@ -193,7 +193,9 @@ impl Installed {
 /// ```
 /// use std::sync::Arc;
 ///
-/// use sallyport_enforcer::{fake::FakeKernel, kernel::Kernel, nft::render::Options, plan};
+/// use sallyport_enforcer::{plan, table::{render::Options, state}};
+/// use sallyport_nft::kernel::Kernel;
+/// use sallyport_nft_fake::FakeKernel;
 /// use sallyport_policy::{Endpoint, Epoch, NodePolicy, Position, Revision, UnknownAddresses, Window};
 ///
 /// let options = Options::default();
@@ -227,7 +229,8 @@ impl Installed {
 ///     }
 ///     kernel.commit(&step.commands).unwrap();
 /// }
-/// assert!(kernel.read_stamp().is_ok());
+/// let stamp = state::read_stamp(&mut kernel).unwrap().stamp.unwrap();
+/// assert_eq!(stamp.revision, Revision(2));
 /// ```
 pub fn update(old: &Installed, new: &Installed, options: &Options, limits: Limits) -> Plan {
     let meet = old.policy.meet(&new.policy, &new.unknown);

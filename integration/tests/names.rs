@@ -61,15 +61,21 @@ const TRADED: [(&str, &str); 49] = [
 
 /// The declarations that bear one of these names because it is the field's own term there.
 const KEPT: [(&str, &str, &str); 2] = [
-    ("enforcer/src/fake/table.rs", "Table", "a table of nftables"),
-    ("enforcer/src/nft/command.rs", "Family", "IPv4 or IPv6"),
+    (
+        "enforcer/nft-fake/src/table.rs",
+        "Table",
+        "a table of nftables",
+    ),
+    ("enforcer/nft/src/command.rs", "Family", "IPv4 or IPv6"),
 ];
 
 /// The folders of product code.
-const PRODUCT: [&str; 6] = [
+const PRODUCT: [&str; 8] = [
     "controlplane/src",
     "controlplane/cli/src",
     "enforcer/src",
+    "enforcer/nft/src",
+    "enforcer/nft-fake/src",
     "proto/src",
     "proto/policy/src",
     "proto/process/src",

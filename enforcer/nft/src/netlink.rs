@@ -8,10 +8,13 @@
 
 mod connections;
 mod content;
+mod error;
 mod flowtables;
 mod monitor;
+mod requests;
 mod rules;
 
+pub use error::{Error, shorten};
 pub use flowtables::Flowtables;
 pub use monitor::{Culprit, Monitor, Notice};
 pub use rules::Counter;
@@ -42,6 +45,7 @@ use crate::{
         attributes::{self, Attributes},
     },
 };
+use requests::{messages, take};
 
 /// What the socket asks for; the kernel takes a batch as one message.
 const BUFFER: usize = 256 << 20;
@@ -58,64 +62,6 @@ const TABLE_OWNER: u16 = 7;
 /// The kernel executes one batch at a time, of whoever sent it: a lease that is renewed meanwhile waits for the end of
 /// this one.
 const BATCH_PRIVILEGED: usize = 1 << 20;
-
-/// Why the kernel did not do what it was asked to.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It refused one command, and so the batch; nothing changed.
-    #[error("the kernel refused `{command}`: {errno}{}", hint(*.errno))]
-    Refused {
-        /// The command, as nft would spell it, shortened.
-        command: String,
-        /// The kernel's reason.
-        errno: Errno,
-    },
-    /// The socket failed before the kernel saw the batch; nothing changed.
-    #[error("netlink: {step}: {errno}{}", hint(*.errno))]
-    Socket {
-        /// What failed.
-        step: &'static str,
-        /// The kernel's reason.
-        errno: Errno,
-    },
-    /// The kernel's answer was lost. It may have committed the batch: only what the table holds tells.
-    #[error(
-        "netlink: the kernel's answer was lost ({0}): the content of the table tells whether the batch was committed"
-    )]
-    AnswerLost(Errno),
-    /// The kernel's answer makes no sense.
-    #[error("netlink: the kernel's answer cannot be decoded: {0}")]
-    Malformed(&'static str),
-}
-
-impl Error {
-    /// Whether somebody else committed in between, and nothing was changed: to be read, and decided, anew.
-    pub fn is_outdated(&self) -> bool {
-        let (Error::Refused { errno, .. } | Error::Socket { errno, .. }) = self else {
-            return false;
-        };
-        *errno == Errno::ERESTART
-    }
-}
-
-/// What helps with an error, for an operator.
-fn hint(errno: Errno) -> &'static str {
-    match errno {
-        Errno::EPERM | Errno::EACCES => {
-            " (CAP_NET_ADMIN is needed in this network namespace; another process may own the table)"
-        }
-        Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
-            " (this kernel has no nf_tables: load the module or enable CONFIG_NF_TABLES)"
-        }
-        Errno::EBUSY => " (another object still refers to this object)",
-        Errno::EMSGSIZE => {
-            " (the batch is larger than a socket may send here: net.core.wmem_default)"
-        }
-        Errno::ENOMEM | Errno::ENOBUFS => " (the kernel has no memory for the request)",
-        Errno::ERESTART => " (another process changed the ruleset at the same time)",
-        _ => "",
-    }
-}
 
 /// The names of a table's objects, as the kernel lists them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -398,149 +344,6 @@ impl Netlink {
         let bodies = self.dump(kind, &self.named(attribute))?;
         Ok(self.only_of_table(bodies, attribute))
     }
-
-    /// Sends a request, and returns its sequence number.
-    fn ask(&self, turn: &mut u32, mut request: Request) -> Result<u32, Error> {
-        let seq = take(turn, 1);
-        request.0[8..12].copy_from_slice(&seq.to_ne_bytes());
-        self.send(&request.0)?;
-        Ok(seq)
-    }
-
-    fn send(&self, bytes: &[u8]) -> Result<(), Error> {
-        loop {
-            match socket::send(self.socket.as_raw_fd(), bytes, MsgFlags::empty()) {
-                Ok(_) => return Ok(()),
-                Err(Errno::EINTR) => {}
-                Err(errno) => {
-                    return Err(Error::Socket {
-                        step: "send",
-                        errno,
-                    });
-                }
-            }
-        }
-    }
-
-    /// The port that the kernel knows the socket by.
-    fn port(&self) -> Result<u32, Error> {
-        let address: NetlinkAddr =
-            socket::getsockname(self.socket.as_raw_fd()).map_err(|errno| Error::Socket {
-                step: "getsockname",
-                errno,
-            })?;
-        Ok(address.pid())
-    }
-
-    /// The body of the one message, of a kind, that answers a request.
-    fn one(&self, request: Request, kind: u32) -> Result<Vec<u8>, Error> {
-        let failed = |errno| Error::Socket { step: "ask", errno };
-        let mut turn = self.turn.lock();
-        let seq = self.ask(&mut turn, request)?;
-        let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
-        let mut buffer = vec![0; 1 << 12];
-        loop {
-            let length = match socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
-            {
-                Ok(length) => length,
-                Err(Errno::EINTR | Errno::ENOBUFS) => continue,
-                Err(errno) => return Err(failed(errno)),
-            };
-            for message in messages(&buffer[..length]).filter(|message| message.seq == seq) {
-                if message.kind == kind {
-                    return Ok(message.body.get(4..).unwrap_or_default().to_vec());
-                }
-                let errno = message.errno().unwrap_or_default();
-                if message.kind == libc::NLMSG_ERROR as u16 && errno != 0 {
-                    return Err(failed(Errno::from_raw(errno)));
-                }
-            }
-        }
-    }
-
-    /// The bodies of everything that a dump of nf_tables returns.
-    fn dump(&self, kind: u32, which: &Attributes) -> Result<Vec<Vec<u8>>, Error> {
-        self.dump_of(self.table.family.number(), kind, which)
-    }
-
-    /// The bodies of everything that a dump of nf_tables returns for a family, or for all families (`NFPROTO_UNSPEC`).
-    fn dump_of(&self, family: u8, kind: u32, which: &Attributes) -> Result<Vec<Vec<u8>>, Error> {
-        let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | kind as u16;
-        let request = Request::new(kind, libc::NLM_F_DUMP, family, which);
-        self.dump_wanted(&request, |_| true)
-    }
-
-    /// The bodies, of all that a dump returns, that are wanted. One that was disturbed by a commit is asked for again.
-    fn dump_wanted(
-        &self,
-        request: &Request,
-        is_wanted: impl Fn(&[u8]) -> bool,
-    ) -> Result<Vec<Vec<u8>>, Error> {
-        for _ in 0..32 {
-            if let Some(bodies) = self.try_dump(request, &is_wanted)? {
-                return Ok(bodies);
-            }
-        }
-        Err(Error::Malformed("a dump was disturbed 32 times"))
-    }
-
-    /// The bodies of a dump; `None` if a commit disturbed it, or if an earlier dump that was not read to its end was in its way.
-    fn try_dump(
-        &self,
-        request: &Request,
-        is_wanted: impl Fn(&[u8]) -> bool,
-    ) -> Result<Option<Vec<Vec<u8>>>, Error> {
-        let mut turn = self.turn.lock();
-        let seq = self.ask(&mut turn, request.clone())?;
-        let (mut bodies, mut disturbed) = (Vec::new(), false);
-        let mut buffer = vec![0; 1 << 17];
-        loop {
-            let length = match socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
-            {
-                Ok(length) => length,
-                // ENOBUFS is about an earlier message. Dumps wait for their reader, and lose nothing.
-                Err(Errno::EINTR | Errno::ENOBUFS) => continue,
-                Err(errno) => {
-                    return Err(Error::Socket {
-                        step: "dump",
-                        errno,
-                    });
-                }
-            };
-            for message in messages(&buffer[..length]).filter(|message| message.seq == seq) {
-                disturbed |= message.flags & libc::NLM_F_DUMP_INTR as u16 != 0;
-                match i32::from(message.kind) {
-                    libc::NLMSG_DONE => return Ok((!disturbed).then_some(bodies)),
-                    libc::NLMSG_ERROR => match message.errno() {
-                        Some(libc::ENOENT) => return Ok(Some(Vec::new())),
-                        Some(libc::EBUSY) => {
-                            self.drain();
-                            return Ok(None);
-                        }
-                        Some(errno) => {
-                            return Err(Error::Socket {
-                                step: "dump",
-                                errno: Errno::from_raw(errno),
-                            });
-                        }
-                        None => return Err(Error::Malformed("an error without a number")),
-                    },
-                    _ => {
-                        let body = message.body.get(4..).filter(|&body| is_wanted(body));
-                        bodies.extend(body.map(<[u8]>::to_vec));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Reads all that the kernel has to say now. A dump goes on as it is read: nothing is left of it afterwards.
-    fn drain(&self) {
-        let mut buffer = vec![0; 1 << 17];
-        let mut read =
-            || socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT);
-        while matches!(read(), Ok(1..) | Err(Errno::EINTR | Errno::ENOBUFS)) {}
-    }
 }
 
 impl AsFd for Netlink {
@@ -561,32 +364,6 @@ impl Outline {
     }
 }
 
-/// A message of its own, outside of batches, without a sequence number yet.
-#[derive(Clone, Debug)]
-struct Request(Vec<u8>);
-
-impl Request {
-    fn new(kind: u16, flags: i32, family: u8, body: &Attributes) -> Request {
-        let flags = (libc::NLM_F_REQUEST | flags).cast_unsigned() as u16;
-        let length = u32::try_from(20 + body.bytes.len()).expect("a request is short");
-        let mut request = Vec::new();
-        request.extend_from_slice(&length.to_ne_bytes());
-        request.extend_from_slice(&kind.to_ne_bytes());
-        request.extend_from_slice(&flags.to_ne_bytes());
-        request.extend_from_slice(&[0; 8]);
-        request.extend_from_slice(&[family, 0, 0, 0]);
-        request.extend_from_slice(&body.bytes);
-        Request(request)
-    }
-}
-
-/// The first of so many sequence numbers, none of which is used again before all others are.
-fn take(next: &mut u32, count: u32) -> u32 {
-    let first = *next;
-    *next = next.wrapping_add(count);
-    first
-}
-
 /// Asks for errors with a message. Older kernels do without.
 #[expect(unsafe_code, reason = "nix does not have this socket option")]
 fn extended_errors(socket: &OwnedFd) {
@@ -604,44 +381,4 @@ fn extended_errors(socket: &OwnedFd) {
     if result != 0 {
         tracing::debug!(error = %io::Error::last_os_error(), "this kernel has no extended netlink acknowledgements");
     }
-}
-
-/// A command short enough for a message.
-pub fn shorten(command: &str) -> String {
-    match command.char_indices().nth(160) {
-        Some((end, _)) => format!("{} ...", &command[..end]),
-        None => command.to_owned(),
-    }
-}
-
-struct Message<'a> {
-    kind: u16,
-    flags: u16,
-    seq: u32,
-    body: &'a [u8],
-}
-
-impl Message<'_> {
-    /// The error number of an error message; 0 is an acknowledgement.
-    fn errno(&self) -> Option<i32> {
-        let negative = i32::from_ne_bytes(self.body.get(..4)?.try_into().ok()?);
-        Some(negative.saturating_neg())
-    }
-}
-
-/// The messages in what one read returned. Stops at the first that is cut off.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let header = bytes.get(..16)?;
-        let field = |at: usize| [header[at], header[at + 1]];
-        let length = u32::from_ne_bytes(header[..4].try_into().ok()?) as usize;
-        let message = Message {
-            kind: u16::from_ne_bytes(field(4)),
-            flags: u16::from_ne_bytes(field(6)),
-            seq: u32::from_ne_bytes(header[8..12].try_into().ok()?),
-            body: bytes.get(16..length)?,
-        };
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some(message)
-    })
 }

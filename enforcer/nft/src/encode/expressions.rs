@@ -5,7 +5,10 @@ use rustables::sys;
 use crate::{
     bridge::End,
     command::{Family, Match, TableFamily, Tuple, Verdict},
-    encode::{Anonymous, attributes::Attributes, nfproto, octets, padded, verdict_data},
+    encode::{
+        attributes::Attributes,
+        sets::{Anonymous, nfproto, octets, padded, verdict_data},
+    },
 };
 
 mod bridge;

@@ -11,7 +11,10 @@ use nix::{
     sys::socket::{self, MsgFlags},
 };
 
-use super::{Error, Netlink, Request, messages};
+use super::{
+    Error, Netlink,
+    requests::{Request, messages},
+};
 use crate::{
     command::Family,
     connection::{Connection, End},

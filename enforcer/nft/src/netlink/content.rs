@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rustables::sys;
 
-use super::{Error, Netlink, Request};
+use super::{Error, Netlink, requests::Request};
 use crate::{
     command::{self, Base},
     content::{Hook, Observed, ObservedChain, ObservedRule, ObservedSet},

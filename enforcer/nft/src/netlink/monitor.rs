@@ -20,7 +20,7 @@ use nix::{
 };
 use rustables::sys;
 
-use super::{Error, Netlink, messages};
+use super::{Error, Netlink, requests::messages};
 use crate::{command::TableName, encode::attributes};
 
 /// What the socket holds while nobody reads: then the kernel drops messages, and the table is to be read.

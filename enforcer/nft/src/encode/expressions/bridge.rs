@@ -13,7 +13,7 @@ use super::{BEHIND_NAME, Expressions, MakeSet, REG};
 use crate::{
     bridge::{BridgeMatch, End, LINK_LOCAL},
     command::Family,
-    encode::Anonymous,
+    encode::sets::Anonymous,
 };
 
 /// Where the EtherType is in the Ethernet header (IEEE 802.3, clause 3.2).

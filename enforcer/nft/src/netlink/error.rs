@@ -1,0 +1,69 @@
+//! The errors of the socket and of the kernel, in words for an operator.
+
+use nix::errno::Errno;
+
+/// Why the kernel did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It refused one command, and so the batch; nothing changed.
+    #[error("the kernel refused `{command}`: {errno}{}", hint(*.errno))]
+    Refused {
+        /// The command, as nft would spell it, shortened.
+        command: String,
+        /// The kernel's reason.
+        errno: Errno,
+    },
+    /// The socket failed before the kernel saw the batch; nothing changed.
+    #[error("netlink: {step}: {errno}{}", hint(*.errno))]
+    Socket {
+        /// What failed.
+        step: &'static str,
+        /// The kernel's reason.
+        errno: Errno,
+    },
+    /// The kernel's answer was lost. It may have committed the batch: only what the table holds tells.
+    #[error(
+        "netlink: the kernel's answer was lost ({0}): the content of the table tells whether the batch was committed"
+    )]
+    AnswerLost(Errno),
+    /// The kernel's answer makes no sense.
+    #[error("netlink: the kernel's answer cannot be decoded: {0}")]
+    Malformed(&'static str),
+}
+
+impl Error {
+    /// Whether somebody else committed in between, and nothing was changed: to be read, and decided, anew.
+    pub fn is_outdated(&self) -> bool {
+        let (Error::Refused { errno, .. } | Error::Socket { errno, .. }) = self else {
+            return false;
+        };
+        *errno == Errno::ERESTART
+    }
+}
+
+/// What helps with an error, for an operator.
+fn hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EPERM | Errno::EACCES => {
+            " (CAP_NET_ADMIN is needed in this network namespace; another process may own the table)"
+        }
+        Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT => {
+            " (this kernel has no nf_tables: load the module or enable CONFIG_NF_TABLES)"
+        }
+        Errno::EBUSY => " (another object still refers to this object)",
+        Errno::EMSGSIZE => {
+            " (the batch is larger than a socket may send here: net.core.wmem_default)"
+        }
+        Errno::ENOMEM | Errno::ENOBUFS => " (the kernel has no memory for the request)",
+        Errno::ERESTART => " (another process changed the ruleset at the same time)",
+        _ => "",
+    }
+}
+
+/// A command short enough for a message.
+pub fn shorten(command: &str) -> String {
+    match command.char_indices().nth(160) {
+        Some((end, _)) => format!("{} ...", &command[..end]),
+        None => command.to_owned(),
+    }
+}
