@@ -53,7 +53,6 @@ pub enum UpdateError {
         step: usize,
         /// How many steps there are.
         steps: usize,
-        /// What the kernel said.
         source: netlink::Error,
     },
 }
@@ -103,7 +102,7 @@ pub struct Agent<K, L> {
     garbage: Garbage,
     /// Whether the kernel refused to delete garbage. That is tried again after the next update.
     clean_failed: bool,
-    /// What changed since packets under way were last seen through.
+    /// The changes since packets under way were last seen through.
     recent: Reach,
     /// An update that stopped half-way, and the step to go on with.
     unfinished: Option<(Plan, usize)>,
@@ -154,7 +153,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
     }
 
-    /// What the kernel has.
+    /// The policy that the kernel has.
     pub fn installed(&self) -> &Installed {
         &self.installed
     }
@@ -377,7 +376,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// Goes on with an update that stopped half-way.
     pub fn finish(&mut self) -> Result<(), UpdateError> {
         if self.unfinished.is_some() && !self.protected {
-            // What stops an update may be what others did.
+            // The cause of the stop may be a change by another process.
             if let Err(error) = self.restore() {
                 warn!(%error, "cannot repair the table inet sallyport before an update continues");
             }
@@ -495,7 +494,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     fn clean_fails(&mut self, error: &netlink::Error) {
         self.clean_failed = true;
-        // What is not there any more was deleted by others, or by a batch whose answer was lost.
+        // Objects that are gone were deleted by others, or by a batch whose answer was lost.
         if let Ok(Some(table)) = self.kernel.read() {
             self.garbage.retain(&table.chains, &table.sets);
         }

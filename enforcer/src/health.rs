@@ -81,7 +81,7 @@ impl Health {
         self.0.send_modify(what);
     }
 
-    /// What is so now, and what comes.
+    /// A receiver of the present state and of each later one.
     pub fn watch(&self) -> watch::Receiver<State> {
         self.0.subscribe()
     }

@@ -191,7 +191,7 @@ impl<'a> Surroundings<'a> {
             Some(Route::Bridge(bridge)) => self.on(bridge),
             Some(Route::Elsewhere) if self.bare.is_empty() => Some(Why::NoRoute),
             Some(Route::Elsewhere) => {
-                // It may be on any of them.
+                // The address may be on any of these bridges.
                 let all: Option<Vec<Why>> =
                     self.bare.iter().map(|bridge| self.on(bridge)).collect();
                 all?.into_iter().next()
@@ -212,7 +212,7 @@ impl<'a> Surroundings<'a> {
             });
         }
         let port = self.places.ports.get(interface)?;
-        // What the workload sends to others than those of its bridge comes in by the bridge.
+        // Packets of the workload to addresses outside its bridge come in by the bridge.
         let flowtable = self.places.flowtables.with(&port.bridge)?;
         Some(Why::Flowtable {
             device: port.bridge.clone(),

@@ -66,7 +66,7 @@ pub async fn serve(address: SocketAddr, source: Source) {
     .await;
 }
 
-/// What the kernel says.
+/// The figures of the kernel.
 struct Seen {
     denied: BTreeMap<Denial, u64>,
     closed: bool,

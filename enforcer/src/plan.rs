@@ -58,14 +58,14 @@ pub use whole::{Replaced, create, replace};
 /// with by counting them.
 pub const VERSION: u32 = 5;
 
-/// What a node enforces, and under which names.
+/// The policy that a node enforces, and the names of its objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
     /// The versions that the node holds.
     pub window: Window,
-    /// What all of them allow: this is what the kernel has.
+    /// The policy that all of them allow: the kernel has this one.
     pub policy: NodePolicy,
-    /// What became of unknown workload addresses when it was made.
+    /// The treatment of unknown workload addresses in that policy.
     pub unknown: UnknownAddresses,
     /// Counts updates, failed ones too: names made from it are never used twice.
     pub generation: UpdateSeq,
@@ -97,11 +97,11 @@ pub struct Step {
 pub struct Plan {
     /// The transactions. There is at least one: the last moves the stamp.
     pub steps: Vec<Step>,
-    /// What they leave behind.
+    /// The objects that the steps leave behind.
     pub garbage: Garbage,
-    /// Which packets they concern.
+    /// The packets that the steps concern.
     pub reach: Reach,
-    /// What is enforced after them.
+    /// The installed policy after the steps.
     pub after: Installed,
 }
 
@@ -113,7 +113,7 @@ impl Plan {
     }
 }
 
-/// What a plan is made for.
+/// The limits that a plan must respect.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The most bytes that a batch may have: what the socket takes.
@@ -126,7 +126,7 @@ impl Installed {
         self.window.newest().map(|newest| newest.position)
     }
 
-    /// What is installed once an update is done that leads to these versions.
+    /// The installed policy after an update to these versions.
     pub fn updated(&self, window: Window, unknown: &UnknownAddresses) -> Installed {
         let generation = self.generation.next();
         let policy = window.enforced(unknown);
@@ -295,8 +295,8 @@ pub struct ObservedFrame {
 
 /// Plans the frame of a table that is there, after the operator chose other options.
 ///
-/// What the frame was before is not known, so each chain is replaced; a packet that began before the last commit could
-/// find the new rules with their constant sets still empty, so each waits for it.
+/// The earlier frame is not known, so each chain is replaced. A packet that began before the last commit could find the
+/// new rules with their constant sets still empty, so each chain waits for it.
 ///
 /// A lease that is in force stays so. Where there is to be none any more, packets pass its chain by.
 pub fn reframe(

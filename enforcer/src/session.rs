@@ -56,19 +56,19 @@ const MOST_WAITING: usize = 16;
 /// A part of an update is at most 1 MiB; leave room for its frame.
 const MESSAGE_MAX: usize = 4 << 20;
 
-/// What the control plane says is kept, and what is said to it is long, up to so many bytes.
+/// The most bytes of a reason from the control plane that are kept, and of a reason that is sent to it.
 const LONGEST_REASON: usize = 1024;
 
-/// What a node is to the control plane.
+/// The identity of a node for the control plane.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Its name.
     pub name: String,
-    /// What becomes of workload addresses that are no endpoint.
+    /// The treatment of workload addresses that are no endpoint.
     pub unknown: UnknownAddresses,
-    /// Which enforcer of that name it is.
+    /// The enforcer of that name that this process is.
     pub instance: Instance,
-    /// What is wrong with it, and whether it has a session.
+    /// The node's conditions, and whether it has a session.
     pub health: Health,
 }
 
@@ -137,7 +137,7 @@ async fn try_session(
         .map_err(|error| Status::unavailable(source_of(&error)))?;
     let mut client = NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let (requests, outbound) = mpsc::channel(4);
-    // What is said before the stream is accepted might arrive after what is said on the next one.
+    // A message from before the stream is accepted might arrive after messages on the next stream.
     let mut inbound = client
         .sync(ReceiverStream::new(outbound))
         .await?

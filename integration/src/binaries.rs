@@ -28,10 +28,10 @@ pub enum Error {
     /// Cargo could not build them.
     #[error("`cargo build` of Sallyport's programs failed")]
     Build,
-    /// They are not where they should be.
+    /// The programs are not where they should be.
     #[error("{} is not there: run `cargo build --workspace` (with `--release` for a release build)", .0.display())]
     Missing(PathBuf),
-    /// Those of another revision could not be built.
+    /// The programs of another revision could not be built.
     #[error(
         "the programs of revision {revision} could not be built by deploy/build-revision: {reason}"
     )]

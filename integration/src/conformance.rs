@@ -40,7 +40,7 @@ pub struct Options {
     pub keep_going: bool,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// The cases that were run.
@@ -81,7 +81,7 @@ impl AddAssign for Summary {
     }
 }
 
-/// What happens during a run.
+/// An event during a run.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A file was read.

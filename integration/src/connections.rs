@@ -53,7 +53,7 @@ const MOST: u32 = 1 << 22;
 pub enum Kind {
     /// Both ends were heard of: it does not.
     Assured,
-    /// It does, if it finds one in a place near that of the new one.
+    /// The entry makes room, if the kernel finds it in a place near that of the new one.
     Unanswered,
 }
 

@@ -184,7 +184,7 @@ impl Deployment {
         self.directory.path().join(program)
     }
 
-    /// What a program has logged.
+    /// The log of a program.
     pub fn log(&self, program: &str) -> String {
         read(&self.log_path(program))
     }
@@ -525,7 +525,7 @@ impl Deployment {
             .map_err(|error| Error::Refused(tonic::Status::unavailable(error.to_string())))
     }
 
-    /// What stock nft lists of a node's ruleset.
+    /// The listing of a node's ruleset by stock nft.
     pub fn ruleset(&self, node: usize) -> Result<String, Error> {
         listing::text(self.bed.node(node).netns()).map_err(|error| Error::Io("run nft", error))
     }

@@ -162,7 +162,7 @@ impl Ledger {
     pub fn compare(&self, deployment: &mut Deployment) -> Result<()> {
         let mut client = deployment.client()?;
         client.wait_enforced(0)?;
-        // What updates leave behind is deleted when nothing happens for a while.
+        // The garbage of updates is deleted when nothing happens for a while.
         thread::sleep(Duration::from_millis(400));
         let mut objects = BTreeMap::new();
         for kind in [

@@ -17,7 +17,7 @@ use state::State;
 pub struct Scenario {
     /// Its name.
     pub name: &'static str,
-    /// What it tries, in a line.
+    /// The subject, in a line.
     pub about: &'static str,
     /// Run without `--all`, too.
     pub basic: bool,
@@ -28,7 +28,7 @@ pub struct Scenario {
     /// After so many states they repeat.
     period: u32,
     state: fn(u32) -> State,
-    /// What floods: what must and what must never pass.
+    /// The floods: classes that must pass and classes that must never pass.
     pub classes: fn() -> Vec<Class>,
     /// The controls beside it.
     pub controls: &'static [Control],
@@ -59,7 +59,7 @@ impl Control {
 }
 
 impl Scenario {
-    /// What the scenario, or one of its controls, is called.
+    /// The name of the scenario, or of one of its controls.
     pub fn name_of(&self, control: Option<Control>) -> String {
         match control {
             Some(control) => format!("{}/{}", self.name, control.name()),

@@ -17,7 +17,7 @@ use sallyport_testbed::{
 
 const TRANSACTIONS: u32 = 200;
 
-/// What the policy that stays allows, and what it does not.
+/// The port that the policy allows throughout, and the one that it does not.
 const ALLOWED: u16 = 8000;
 const DENIED: u16 = 8001;
 

@@ -202,7 +202,7 @@ fn nft(netns: &Netns, script: &str) -> Outcome {
     Ok(())
 }
 
-/// What nft lists of our table, by object: of chains the rules in order, of sets the elements in the alphabet's.
+/// The listing of our table by nft, by object: the rules of a chain in order, the elements of a set in the alphabet's.
 fn listing(netns: &Netns) -> Result<BTreeMap<String, Vec<String>>, Failed> {
     let mut command = netns.command("nft");
     command
@@ -237,7 +237,7 @@ fn listing(netns: &Netns) -> Result<BTreeMap<String, Vec<String>>, Failed> {
     Ok(objects)
 }
 
-/// What others may do to the table, and how that is called.
+/// The changes that others may make to the table, and their descriptions.
 const CHANGES: [&str; 34] = [
     "flush ruleset",
     "delete table inet sallyport",
@@ -309,7 +309,8 @@ fn every_kind() -> Outcome {
     Ok(())
 }
 
-/// What a stranger put there and no packet reaches goes when nothing happens; what touches nothing that counts is left.
+/// Objects that a stranger made and no packet reaches are deleted when nothing happens. Changes without effect are
+/// left.
 fn at_the_start() -> Outcome {
     let mut node = Node::new()?;
     let mut whole = listing(&node.netns)?;
@@ -381,7 +382,7 @@ fn outdated() -> Outcome {
     {
         return Err(format!("{error}").into());
     }
-    // What nothing is refused of has nothing to say; what is refused says what and why.
+    // An error names only what the kernel refuses: the object and the reason.
     let element = vec![Element::Address([10, 0, 0, 1].into())];
     let kind = SetKind::Addresses(Family::V4);
     let batch = [
@@ -403,7 +404,7 @@ fn outdated() -> Outcome {
     Ok(())
 }
 
-/// What does not fit into a socket, on the way to the kernel or back, changes nothing or is known to be lost.
+/// A message that does not fit into a socket, on the way to the kernel or back, changes nothing or is known to be lost.
 fn small_sockets() -> Outcome {
     let node = Node::new()?;
     let netlink = node.netns.run(Netlink::open)?;
@@ -437,7 +438,7 @@ fn small_sockets() -> Outcome {
         .commit(&refused)
         .expect_err("there are no such elements");
     println!("5,000 refusals: {error}");
-    // What could not be told must not be taken for the answer to what is asked next.
+    // An error that did not fit must not be read as the answer to the next request.
     if elements(&netlink)? != 5_000 {
         return Err("a refused batch changed something".into());
     }
@@ -505,7 +506,7 @@ fn deploy() -> Result<(Deployment, Probes), Failed> {
     let served = Server::start(&server, &[])?;
     let deployment = Deployment::start(bed, &["--unprotected"])?;
     deployment.client()?.enforce(vec![put(CLUSTER)])?;
-    // What updates left behind goes first.
+    // The garbage of updates goes first.
     thread::sleep(Duration::from_millis(300));
     let every = Duration::from_millis(1);
     let probes = Probes {

@@ -157,9 +157,9 @@ fn flows(stream: &Stream) -> Outcome {
         .map_err(|counts| format!("nothing comes through: {counts:?}, before {before:?}").into())
 }
 
-/// What a stream comes to from now on, in a while.
+/// The counts of a stream from now on, in a while.
 fn for_a_while(stream: &Stream, time: Duration) -> Counts {
-    // What is under way was let through before.
+    // Packets under way were let through before.
     thread::sleep(Duration::from_millis(50));
     let before = stream.counts();
     thread::sleep(time);
@@ -191,7 +191,7 @@ fn swap(scene: &Scene, unreachable: Unreachable) -> Result<ApplyResponse, Failed
     Ok(scene.deployment.client()?.apply_request(request)?)
 }
 
-/// What passed of the flow that nothing may let pass, and that there was enough of it to say so.
+/// Checks that nothing passed of the denied flow, and that enough was sent to prove it.
 fn none_passed(denied: Stream) -> Outcome {
     let denied = denied.stop();
     println!("denied by both versions: {denied:?}");
@@ -289,7 +289,7 @@ fn killed() -> Outcome {
     none_lost("on a leased node", scene.nearby)
 }
 
-/// What fence costs: without a control plane a leased node is closed.
+/// The price of a fence: without a control plane a leased node is closed.
 fn frozen_control_plane() -> Outcome {
     let scene = scene(&[], &LEASED)?;
     let control_plane = scene.deployment.control_plane_pid();

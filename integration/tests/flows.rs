@@ -105,7 +105,7 @@ metadata: {namespace: default, name: deny}
 spec: {podSelector: {matchLabels: {app: server}}}
 ";
 
-/// What is under way when enforcement is reported may still arrive for so long, and not longer.
+/// The longest time that a packet under way when enforcement is reported may still arrive.
 const GRACE: Duration = Duration::from_millis(100);
 
 struct Bed {

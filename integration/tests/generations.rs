@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     kernel_tests::run(&[("a_commit_apart_is_enough", reproducer)])
 }
 
-/// What the program measured, and the line that it ended with.
+/// The measurements of the program, and the line that it ended with.
 fn generations(arguments: &[&str]) -> Result<(Vec<Value>, String), Failed> {
     let output = Command::new(env!("CARGO_BIN_EXE_generations"))
         .args(arguments)
@@ -59,7 +59,7 @@ fn reproducer() -> Outcome {
         let denied = number(one, "denied_packets");
         assert!(denied >= 2_000, "{one}");
         assert!(number(one, "leaked") * 1_000 < denied, "{one}");
-        // What a packet bears is a mark that the chains' rules set.
+        // The chains' rules set a mark that a packet then bears.
         let unmarked = number(one, "allowed_packets") - number(one, "allowed_marked");
         assert!(unmarked * 1_000 < denied, "{one}");
         assert!(number(one, "lost") <= number(one, "machine_drops"), "{one}");

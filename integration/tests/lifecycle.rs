@@ -640,7 +640,7 @@ fn namesake(deployment: &Deployment, data_dir: &Path) -> Result<Enforcer, Failed
     Ok(Enforcer(netns.spawn(command)?))
 }
 
-/// What `sallyport` prints.
+/// The output of `sallyport`.
 fn sallyport(deployment: &Deployment, arguments: &[&str]) -> Result<String, Failed> {
     let output = deployment.sallyport(Path::new("/"), arguments)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -1,4 +1,4 @@
-//! What the enforcer needs, and what it says where it cannot enforce.
+//! Tests of the enforcer's requirements, and of its messages where it cannot enforce.
 
 use std::{
     process::{ExitCode, Output, Stdio},

@@ -54,7 +54,7 @@ struct Case {
     manifest: &'static str,
     arguments: &'static [&'static str],
     exit: i32,
-    /// What the message must say.
+    /// The texts that the message must contain.
     says: &'static [&'static str],
 }
 

@@ -59,7 +59,7 @@ fn admits(name: &str, from: Value) -> Value {
     })
 }
 
-/// What a step expects on TCP 80.
+/// The expectation of a step on TCP 80.
 fn tcp(combined: &[&str]) -> Value {
     json!([{"port": 80, "protocol": "TCP", "combined": combined}])
 }
@@ -362,7 +362,7 @@ fn a_wrong_cell_is_found() -> Outcome {
     Ok(())
 }
 
-/// What cannot be probed is a failure, never a cell left out in silence; the next case is run all the same.
+/// A cell that cannot be probed is a failure, never left out in silence; the next case is run all the same.
 fn nonsense() -> Outcome {
     let mut mixed = dual_stack();
     mixed["steps"][0]["expect"][1]["combined"] = json!(["-...", ".--.", "----", "X.--"]);

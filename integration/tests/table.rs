@@ -110,7 +110,7 @@ fn options() -> Options {
     }
 }
 
-/// What is installed once an update to a policy is done.
+/// The installed policy after an update.
 fn updated(before: &Installed, policy: &NodePolicy, revision: u64) -> Installed {
     let window = Window::alone(position(policy, revision), policy.clone());
     before.updated(window, &options().unknown())
@@ -424,7 +424,7 @@ fn ownership() -> Outcome {
     Ok(())
 }
 
-/// What an operator reads of a class that keeps, and of its twin that does not.
+/// The listing for operators of a class that keeps, and of its twin that does not.
 fn listing_of_keep() -> Outcome {
     let group = GroupId::of(["pods default/app=client"], &Ranges::EMPTY);
     let peers = PeerGroup::new("pods default/app=client".into(), Ranges::EMPTY);
@@ -472,7 +472,7 @@ fn listing_of_keep() -> Outcome {
     Ok(())
 }
 
-/// What an operator reads of a lease that is in force, and of the fence around a node that has none.
+/// The listing for operators of a lease in force, and of the fence around a node without one.
 fn listing_of_leases() -> Outcome {
     let table = Table::new(1 << 20)?;
     let policy = random_policy(&mut StdRng::seed_from_u64(1));

@@ -30,7 +30,7 @@ use crate::{
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) server: Server,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -65,7 +65,7 @@ pub(crate) struct Server {
     pub(crate) request_timeout: Duration,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create or replace objects from files, all in one transaction

@@ -178,7 +178,7 @@ fn lagging(revision: u64, timeout: Duration, nodes: &[NodeStatus]) -> String {
     text
 }
 
-/// What a state is called.
+/// The printed name of a state.
 pub(crate) fn state(state: State) -> &'static str {
     match state {
         State::Unspecified => "?",
@@ -245,7 +245,7 @@ mod tests {
             State::Cloned,
             State::NotJudging,
         ] {
-            // It reported all that there is, once.
+            // The node reported all its conditions, once.
             let other = node("e", state, 0);
             assert_eq!(
                 count(vec![enforcing.clone(), other]),

@@ -72,7 +72,7 @@ pub(crate) enum Failure {
     Unreachable {
         /// The address, as it was given.
         server: String,
-        /// What the network said.
+        /// The error of the network.
         cause: String,
     },
     /// The connection was there, and then no answer came.
@@ -80,7 +80,7 @@ pub(crate) enum Failure {
     Lost {
         /// The address, as it was given.
         server: String,
-        /// What the network said.
+        /// The error of the network.
         cause: String,
     },
     /// Nodes lag.
@@ -108,7 +108,7 @@ impl Failure {
         }
     }
 
-    /// What a call to `server` came to.
+    /// The failure that the status of a call to `server` stands for.
     pub(crate) fn from_status(server: &str, status: &Status) -> Failure {
         // Only an error that was made on this side of the wire has a source.
         let local = status.source().is_some();

@@ -44,7 +44,7 @@ pub(crate) async fn run(
 struct Report {
     revision: u64,
     epoch: u64,
-    /// What is wrong with the control plane itself.
+    /// The condition of the control plane itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<ReportedCondition>,
     nodes: Vec<Node>,

@@ -1,5 +1,5 @@
-//! What was, for operators: the recent transactions, the way back to one of them, and all there is, for a backup. Reads
-//! the published state; going back is a transaction like any other.
+//! The history, for operators: the recent transactions, the rollback to one of them, and the whole state, for a backup.
+//! Reads the published state; a rollback is a transaction like any other.
 
 use std::sync::Arc;
 

@@ -46,15 +46,15 @@ struct Open<'a> {
     peers: &'a HashMap<GroupId, &'a Arc<Peers>>,
     /// How many grants are open for each.
     grants: HashMap<GroupId, i32>,
-    /// Those with an open grant.
+    /// The groups with an open grant.
     ids: Trie<()>,
     /// A union that was asked for earlier.
     union: Union<'a>,
-    /// Those that are to be added to it, and to be removed from it.
+    /// The groups that the union lacks (`true`), and those that it must lose (`false`).
     behind: BTreeMap<GroupId, bool>,
 }
 
-/// What `grants` allow together, to new connections only if it is to `keep` those that are established.
+/// The class that `grants` allow together. With `keep` the grants judge new connections only.
 pub(super) fn build(direction: Direction, keep: bool, grants: &[Grant]) -> Built {
     let peers: HashMap<GroupId, &Arc<Peers>> = grants
         .iter()

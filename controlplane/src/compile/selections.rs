@@ -1,4 +1,4 @@
-//! Which selections match which workloads: namespaces, the scopes that they are in, and the selections of each scope,
+//! The index from selections to workloads: namespaces, the scopes that they are in, and the selections of each scope,
 //! interned and counted. It knows a workload as a number with labels in a namespace, and nothing of policies.
 
 use std::{

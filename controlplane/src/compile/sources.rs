@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(holes(&every(1 << 10, MAX_HOLES)).len(), MAX_HOLES);
         let sparse = holes(&every(1 << 10, MAX_HOLES + 1));
         assert_eq!(sparse, ranges("10.0.0.0/8 11.0.0.0/16"));
-        // Those of both families count together.
+        // The addresses of both families count together.
         let mut both = every(2, MAX_HOLES);
         both.push(v6(7));
         assert_eq!(holes(&both), ranges("10.0.0.0/17 fd00:0:0:7::/64"));

@@ -17,7 +17,7 @@ use crate::validate::{Fault, FieldPath, Path, Segment, quote};
 /// How many values of a wrong type are told of one object.
 const MAX_WRONG: usize = 50;
 
-/// What came of decoding.
+/// The result of decoding.
 pub(super) struct Decoded<T> {
     /// The value. Where something was of a wrong type it has the type's default.
     pub(super) value: Option<T>,
@@ -139,7 +139,7 @@ impl Sink<'_> {
     }
 }
 
-/// What ends a decoding.
+/// The error that ends a decoding.
 #[derive(Debug)]
 struct Error {
     field: Option<FieldPath>,

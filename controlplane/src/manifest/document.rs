@@ -14,9 +14,9 @@ use super::{
 
 /// One document that is not empty.
 pub(super) struct Document {
-    /// Which one of its text, from 1.
+    /// The number of the document in its text, from 1.
     pub(super) number: usize,
-    /// What stands in it.
+    /// The content.
     pub(super) tree: Tree,
 }
 
@@ -158,7 +158,7 @@ fn yaml_error(
     );
 }
 
-/// What is wrong, without the place, which is told apart.
+/// The cause, without the place, which is reported apart.
 fn explain(error: &serde_saphyr::Error) -> String {
     let mut cause = error.without_snippet();
     while let YamlError::AliasError { error, .. } = cause {

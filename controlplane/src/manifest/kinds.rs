@@ -83,7 +83,7 @@ impl Schema {
             && SCHEMAS.iter().any(|schema| singular(schema.name) == name)
     }
 
-    /// What to say of a type that there is not.
+    /// The message about an unknown type.
     pub(super) fn no_match(api_version: &str, kind: &str) -> String {
         let supported: Vec<_> = SCHEMAS
             .iter()
@@ -103,11 +103,11 @@ impl Schema {
     }
 }
 
-/// What a Kubernetes type must offer to become an object of the model.
+/// The requirements for a Kubernetes type to become an object of the model.
 pub(super) trait Resource: DeserializeOwned {
     /// The kind that it becomes.
     const KIND: Kind;
-    /// What its name must be.
+    /// The rule for its name.
     const NAME_RULE: NameRule = NameRule::Subdomain;
     /// Whether its status is written by a cluster, whose version we cannot know.
     const HAS_STATUS: bool = false;
@@ -292,7 +292,7 @@ pub(super) fn key(item: &Item, report: &mut Report) -> Option<ObjectKey> {
     })
 }
 
-/// What to call an item: `NetworkPolicy default/web`, or its place in the list when it has no name.
+/// The name of an item in messages: `NetworkPolicy default/web`, or its place in the list when it has no name.
 fn item_name(item: &Item) -> String {
     let metadata = item.tree.get("metadata");
     let text = |name: &str| {

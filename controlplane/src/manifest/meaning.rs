@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::model::{Body, Object};
 
-/// What only an API server writes into metadata.
+/// The metadata fields that only an API server writes.
 const SERVER_FIELDS: [&str; 6] = [
     "creationTimestamp",
     "generation",

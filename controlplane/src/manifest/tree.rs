@@ -21,7 +21,6 @@ pub(super) struct Tree {
     pub(super) value: Value,
 }
 
-/// What stands there.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Null,
@@ -70,7 +69,7 @@ impl Tree {
         }
     }
 
-    /// What is at a path.
+    /// The value at a path.
     pub(super) fn at_mut(&mut self, path: &FieldPath) -> Option<&mut Tree> {
         path.0
             .iter()

@@ -16,7 +16,7 @@ const ADDRESSES: usize = 16_384;
 /// How many bytes are remembered before those that nobody asked for again are forgotten.
 const GENERATION: usize = 2 << 20;
 
-/// What remembering takes beside the bytes: two versions of a group, the entry.
+/// The cost of remembering a difference, beside its bytes: two versions of a group, the entry.
 const ENTRY: usize = 512;
 
 /// The differences that were made lately.

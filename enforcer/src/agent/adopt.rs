@@ -16,8 +16,8 @@ use crate::{
 };
 
 impl<K: Kernel, L: Log> Agent<K, L> {
-    /// What several versions have in common depends on what becomes of unknown addresses, and the operator may have
-    /// changed that.
+    /// Recomputes the installed policy if the operator changed the treatment of unknown addresses: the policy that
+    /// several versions have in common depends on it.
     pub(super) fn change_mode(&mut self) -> Result<(), UpdateError> {
         let Some((newest, older)) = self.installed.window.versions().split_last() else {
             return Ok(());
@@ -140,7 +140,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// Becomes the owner of a table that an earlier life left.
     fn take_over(&mut self, table: &TableState) -> Result<(), netlink::Error> {
         self.protected = self.options.owned && table.is_made_to_be_owned();
-        // Which they are now is told later. What was right before the last life ended holds until then.
+        // The present ports come later. Until then the ports from before the last process ended hold.
         self.options.ports.clone_from(&table.ports);
         self.kernel.commit(&[Command::AddTable {
             owned: self.protected,

@@ -192,7 +192,7 @@ impl Guarding {
         let restored = self.table.restore();
         let repaired = *restored.as_ref().unwrap_or(&false);
         if self.again.is_some() {
-            // What failed may be another part of the guard.
+            // The failure may concern another part of the guard.
             return self.set(agent).is_ok() && repaired;
         }
         let restored = restored.map(drop).map_err(Unguarded::Bridges);

@@ -30,12 +30,12 @@ pub(super) struct Lease {
     ends: bool,
 }
 
-/// What became of a lease that was granted.
+/// The fate of a lease that was granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It is in force.
+    /// The lease is in force.
     InForce,
-    /// It is not there any more: another one was made ready since.
+    /// The lease is gone: another one was made ready since.
     Gone,
     /// The node is to have no leases, and the control plane knows: the agent is to [end](Agent::end_leases) them.
     Last,

@@ -1,5 +1,5 @@
-//! Which bridges there are in the network namespace, and how many ports each has. Asks the kernel when it tells of a link
-//! that came, went or changed (rtnetlink's multicast), and changes nothing.
+//! The bridges of the network namespace, with the number of ports of each. Asks the kernel when it reports a link that
+//! came, went or changed (rtnetlink's multicast), and changes nothing.
 
 use std::time::Duration;
 

@@ -58,7 +58,7 @@ pub(super) enum Value {
     Off(String),
     /// There is none: br_netfilter is not loaded.
     Missing,
-    /// It is there, and does not tell.
+    /// The file exists and cannot be read.
     Unreadable(String),
 }
 

@@ -37,7 +37,7 @@ const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Ipv6Rule,
 ];
 
-/// What is to be asked anew.
+/// The parts that must be asked for anew.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     /// Everything, whatever else is said.

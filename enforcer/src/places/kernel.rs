@@ -34,7 +34,7 @@ pub(super) struct Link {
     pub(super) kind: Kind,
     /// The index of the link that it is enslaved to.
     pub(super) controller: Option<u32>,
-    /// What routes to it may depend on: whether it is up, and whether it has a carrier.
+    /// The state of the link that routes may depend on: whether it is up, and whether it has a carrier.
     pub(super) is_up: bool,
     pub(super) has_carrier: bool,
 }

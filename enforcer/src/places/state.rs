@@ -15,7 +15,7 @@ use crate::netlink::Flowtables;
 /// So many links are asked for one by one. Where it is more, all are listed.
 const FEW: usize = 8;
 
-/// What was asked anew.
+/// The parts that were asked for anew.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     /// Everything, or the name or the kind of a link that routes may lead to.

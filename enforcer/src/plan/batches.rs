@@ -76,7 +76,7 @@ pub(super) enum PlanKind {
 
 /// Cuts parts into batches of a size that the socket takes, for steps that are not stamped.
 pub(super) fn cut(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
-    // It changes nothing, and yet the kernel's generation moves.
+    // The commands change nothing, and yet the kernel's generation moves.
     let nothing = "nothing".to_owned();
     let made = Command::AddChain {
         name: nothing.clone(),

@@ -24,7 +24,7 @@ use crate::{
     plan::{batches::Atom, half::Version},
 };
 
-/// What an update does to the sets of groups that stay.
+/// The changes that an update makes to the sets of groups that stay.
 #[derive(Default)]
 pub(super) struct Changes {
     /// Before anything else changes.

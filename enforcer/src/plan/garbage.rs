@@ -1,4 +1,4 @@
-//! What plans leave behind, and its deletion. It plans no update.
+//! The objects that plans leave behind, and their deletion. It plans no update.
 
 use std::collections::BTreeSet;
 

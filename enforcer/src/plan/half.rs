@@ -66,13 +66,13 @@ impl Version<'_> {
         render::class_summary(&self.policy.classes()[&id], describe)
     }
 
-    /// Which group has a chain in which direction.
+    /// The groups that have a chain, with the direction.
     pub(super) fn group_uses(&self) -> BTreeSet<(Direction, GroupId)> {
         group_uses(self.policy)
     }
 }
 
-/// Which group is looked into in which direction.
+/// The groups that classes look into, with the direction.
 pub(super) fn group_uses(policy: &NodePolicy) -> BTreeSet<(Direction, GroupId)> {
     let classes = policy.classes().values();
     classes
@@ -287,7 +287,7 @@ fn point_elsewhere(
             .map(|(map, (kind, all))| Command::AddElements(map, kind, all));
         gone.chain(come).collect()
     };
-    // What the table does not say of endpoints may be all that changes: whose they are, and behind which interface.
+    // A change may concern only facts that the table does not have of endpoints: their workload and their interface.
     let atoms = changes.chunks(ENDPOINTS_IN_ATOM).map(atom);
     atoms.filter(|atom: &Atom| !atom.is_empty()).collect()
 }

@@ -33,7 +33,8 @@ pub(super) struct Changes {
 impl Changes {
     pub(super) fn between(old: &Installed, new: &Installed, options: &Options) -> Changes {
         let mut come = Vec::new();
-        // They differ in what passed before: nothing; only answers, where they are dropped by interface; or all.
+        // The three lists differ in the packets that passed before: none; only answers, where they are dropped by
+        // interface; all.
         let [mut from_nothing, mut from_answers, mut from_all] = [const { Vec::new() }; 3];
         // Whether anything passes of them afterwards.
         let [mut to_nothing, mut to_all] = [const { Vec::new() }; 2];

@@ -37,7 +37,7 @@ const CLIENTS_PORTS: u16 = 32768;
 /// The connections that are reviewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Review {
-    /// Those that an update revokes.
+    /// The connections that an update revokes.
     Revoked,
     /// All: nobody knows what passed before.
     All,
@@ -98,7 +98,7 @@ pub fn must_end(
         server,
         picked_up,
     } = *connection;
-    // Those of a workload that is gone stay until its address is another's.
+    // Connections of a workload that is gone stay until its address is another's.
     let falls_silent = |End { address, .. }: End| {
         let silences = |policy| options.silences(policy, address);
         let is_silent = silences(after) && !after.endpoints().contains_key(&address);

@@ -120,7 +120,7 @@ pub fn replace(
     })
 }
 
-/// What names of the copy begin with. Whoever died on the way may have left one, and packets may be in it.
+/// The prefix of the names of the copy. An enforcer that died halfway may have left a copy, and packets may be in it.
 fn interim_prefix(found: &Garbage) -> String {
     let is_free = |prefix: &String| {
         let mut names = found.chains.iter().chain(&found.sets);
@@ -134,7 +134,7 @@ fn interim_prefix(found: &Garbage) -> String {
 
 /// All that is in a table.
 struct Whole {
-    /// What no packet can reach: sets and chains, filled.
+    /// The objects that no packet can reach: sets and chains, filled.
     prepare: Vec<Command>,
     /// The base chains, that the kernel calls.
     hook: Vec<Command>,

@@ -14,7 +14,7 @@ use sallyport_fuzz::{options, policy};
 use sallyport_policy::{Delta, Epoch, NodePolicy, Position, Revision, Update};
 
 fuzz_target!(|data: &[u8]| {
-    // What is left when the bytes are used up is no input.
+    // An error means that the bytes were used up: such an input is none.
     let _ = run(&mut Unstructured::new(data));
 });
 

@@ -241,7 +241,7 @@ impl World {
         Ok(())
     }
 
-    /// What was refused is tried again.
+    /// Tries a refused update again.
     pub(crate) fn retry(&mut self, stream: StreamId) -> Result<(), Violation> {
         if let Some(alive) = &mut self.control.alive
             && let Some(conversation) = alive.conversations.get_mut(&stream)

@@ -50,7 +50,7 @@ pub(crate) struct Enforcer {
     assembly: Assembly,
     pause: Time,
     pub(crate) frozen_until: Time,
-    /// What came while the process was frozen.
+    /// The messages that came while the process was frozen.
     arrived: VecDeque<(StreamId, Vec<u8>)>,
     pub(crate) unreachable_until: Time,
     /// The versions that it was last seen to hold.

@@ -14,9 +14,9 @@ use crate::{Time, versions::Versions};
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which promise.
+    /// The name of the promise.
     pub promise: &'static str,
-    /// What was seen.
+    /// The observation.
     pub seen: String,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What one end of a flow does.
+/// The behaviour of one end of a flow.
 #[derive(Clone, Copy, Debug, Default)]
 struct End {
     pass: bool,
@@ -274,7 +274,7 @@ impl Judge {
         })
     }
 
-    /// What is known of a flow.
+    /// A description of a flow for the report.
     fn tell(&self, flow: usize) -> String {
         let revisions = self
             .versions

@@ -26,7 +26,7 @@ use crate::mutant::Mutant;
 /// After how many records the log is replaced by a snapshot.
 const RECORDS: usize = 6;
 
-/// What goes wrong next, and when: after so many operations on kernel and disk.
+/// The next fault and its time: after so many operations on kernel and disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mishap {
     /// The process dies before the operation has an effect.
@@ -69,7 +69,7 @@ pub(crate) struct Machine {
     looked: u64,
 }
 
-/// What the agent has of the machine.
+/// The agent's access to the machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle(pub(super) Rc<RefCell<Machine>>);
 
@@ -186,8 +186,8 @@ impl Machine {
         }
     }
 
-    /// What may have become of each packet since this was last asked; and what becomes of each from now on. `None`
-    /// when nothing happened since.
+    /// The possible verdicts of each packet since the last call, and the verdicts from now on. `None` when nothing
+    /// happened since.
     pub(crate) fn take_verdicts(&mut self) -> Option<(Vec<Verdicts>, Vec<Verdicts>)> {
         let quiet = self.looked == self.kernel.generation()
             && self.kernel.horizon() == self.kernel.generation()

@@ -23,7 +23,7 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    /// Those that must be found.
+    /// The mutants that must be found.
     pub const ALL: [Mutant; 5] = [
         Mutant::BarrierSkipped,
         Mutant::DrainSkipped,

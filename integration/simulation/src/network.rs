@@ -56,7 +56,7 @@ impl Network {
         self.streams.len() - 1
     }
 
-    /// Whose stream it is.
+    /// The node of a stream.
     pub(crate) fn node(&self, stream: StreamId) -> usize {
         self.streams[stream].node
     }

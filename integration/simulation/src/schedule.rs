@@ -1,4 +1,4 @@
-//! What happens when: events in the order of their time, those of one time in the order in which they were planned.
+//! The schedule: events in the order of their time, those of one time in the order in which they were planned.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub(crate) enum Event {
     Settled(Revision),
     /// There may be something to do for the control plane, since time passed.
     Advance,
-    /// What a node refused is tried again.
+    /// A refused update is tried again.
     Retry(StreamId),
     /// The control plane starts again.
     ControlStarts,

@@ -32,7 +32,7 @@ const PATIENCE: Time = 300_000_000;
 pub(crate) struct World {
     pub(crate) rng: StdRng,
     pub(crate) schedule: Schedule,
-    /// What is taken for the time at the beginning, where an `Instant` is wanted.
+    /// The `Instant` that stands for the time at the beginning.
     base: Instant,
     pub(crate) control: Control,
     pub(crate) nodes: Vec<Enforcer>,
@@ -214,7 +214,7 @@ impl World {
         }
     }
 
-    /// What a frozen process would do it does when it thaws.
+    /// Whether the process of an event is frozen. A frozen process gets the event when it thaws.
     fn is_frozen(&mut self, life: u32, event: &Event) -> bool {
         let node = match event {
             Event::Connect(node) | Event::Clean(node) => *node,

@@ -92,7 +92,7 @@ fn failures(failed: u64) -> String {
     }
 }
 
-/// What is shown while it runs: a line that moves on a terminal, elsewhere a line for each tenth.
+/// The progress of a run: a line that moves on a terminal, elsewhere a line for each tenth.
 struct Progress {
     moves: bool,
     cases: usize,
@@ -146,7 +146,7 @@ impl Progress {
         let line = format!("{percent:3} % {case}: {}", figures(summary));
         if self.moves {
             eprint!("\r\x1b[2K{line}");
-            // What does not show does no harm.
+            // A progress line that is not shown does no harm.
             let _ = stderr().flush();
         } else if percent / 10 > self.tenths {
             self.tenths = percent / 10;

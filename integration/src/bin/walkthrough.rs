@@ -1,5 +1,5 @@
-//! What the containers of docker-compose.yml run beside Sallyport's own programs: a pod, the routes of a node, and the
-//! walk-through itself. Their images hold nothing but programs, no shell and no `ip`.
+//! The programs that the containers of docker-compose.yml run beside Sallyport's own: a pod, the routes of a node, and
+//! the walk-through itself. Their images hold nothing but programs, no shell and no `ip`.
 
 use std::{
     net::Ipv4Addr,
@@ -32,7 +32,7 @@ enum Arguments {
 
 #[derive(Debug, Args)]
 struct PodArguments {
-    /// What the pod is called
+    /// The pod's name
     #[arg(long)]
     name: String,
     /// Its address, a /32 of its own

@@ -112,7 +112,7 @@ pub(super) struct Step {
     pub(super) actions: Vec<Action>,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) policies: Vec<Value>,
-    /// What the cluster is after the actions, if they changed it.
+    /// The cluster after the actions, if they changed it.
     pub(super) cluster: Option<ClusterSpec>,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) endpoints: Vec<String>,
@@ -149,7 +149,7 @@ pub(super) struct LabelledPod {
     pub(super) labels: Labels,
 }
 
-/// What is expected of one port: a row for each source, in it a character for each destination. A cell speaks of every
+/// The expectation for one port: a row for each source, with a character for each destination. A cell covers every
 /// address family that both ends have.
 #[derive(Debug, Deserialize)]
 pub(super) struct Expect {
@@ -172,7 +172,7 @@ pub(super) enum Version {
     V6,
 }
 
-/// What is null is as good as absent: some writers have null for what is empty.
+/// Reads null as absent: some writers have null for an empty list.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -255,7 +255,7 @@ impl Case {
 }
 
 impl Pod {
-    /// What endpoints call it.
+    /// The pod's name in endpoints.
     pub(super) fn endpoint(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }

@@ -13,7 +13,7 @@ use super::{
     manifests,
 };
 
-/// What a replay came to.
+/// The result of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replayed {
     /// The cases.
@@ -131,7 +131,7 @@ impl State {
         self.pods.get(endpoint).ok_or_else(missing)
     }
 
-    /// What the step says of the state after its actions, if it does, must be what they led to.
+    /// Checks the step's own statement of the state after its actions, if it has one.
     fn is_as_told(&self, step: &Step) -> Result<(), String> {
         let same = |what: &str, same: bool| match same {
             true => Ok(()),
@@ -182,7 +182,7 @@ impl State {
     }
 }
 
-/// Whose policies a table speaks of.
+/// The side whose policies a table covers.
 #[derive(Clone, Copy, Debug)]
 enum Judge {
     Both,
@@ -219,7 +219,7 @@ fn spaces(spaces: &BTreeMap<String, Labels>) -> BTreeMap<&str, Labels> {
         .collect()
 }
 
-/// What files tell of a pod that is there.
+/// The facts that files have of a pod.
 fn summary(pod: &Pod) -> (String, (Vec<IpAddr>, &Labels)) {
     (pod.endpoint(), (pod.addresses(), &pod.labels))
 }

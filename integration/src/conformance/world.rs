@@ -25,7 +25,7 @@ use crate::deployment::{Client, Deployment};
 /// neighbours in all.
 const DISCOVERED: usize = 25;
 
-/// What the bed of a run needs to have.
+/// The parts that the bed of a run must have.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     /// The nodes that pods are spread over.
@@ -35,7 +35,7 @@ pub(super) struct Shape {
     pub(super) named: usize,
     /// The most pods that a case has.
     pub(super) pods: usize,
-    /// What the nodes serve in the place of pods that share their network; empty if there are none.
+    /// The services that nodes serve in the place of pods that share their network; empty if there are none.
     pub(super) node_services: BTreeSet<Service>,
 }
 
@@ -44,11 +44,11 @@ pub(super) struct World {
     shape: Shape,
     api: Client,
     deployment: Deployment,
-    /// What the control plane was told.
+    /// The cluster that the control plane was sent.
     cluster: Cluster,
     /// The last revision that was committed.
     revision: u64,
-    /// Who takes part, by the name that endpoints have in the files.
+    /// The parties, by their endpoint names in the files.
     parties: BTreeMap<String, Party>,
     /// The services that every host of the case has, since the case asks for them.
     asked: BTreeSet<Service>,
@@ -91,12 +91,12 @@ impl World {
         Ok(world)
     }
 
-    /// What the control plane was told.
+    /// The cluster that the control plane was sent.
     pub(super) fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
-    /// Who a file's endpoint is.
+    /// The party of a file's endpoint.
     pub(super) fn party(&self, endpoint: &str) -> Result<&Party, Error> {
         let missing = || Error::Case(format!("there is no endpoint {endpoint}"));
         self.parties.get(endpoint).ok_or_else(missing)

@@ -1,4 +1,4 @@
-//! What a namespace's conntrack knows: told, and forgotten, over ctnetlink. Makes no connection, and judges none.
+//! The conntrack entries of a namespace, listed and deleted over ctnetlink. Makes no connection, and judges none.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ const GET: u16 = 1 << 8 | 1;
 /// A connection with ports, as its first packet went: that is what the kernel calls its original direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// What carries it, by its number, as in `IPPROTO_TCP`.
+    /// The protocol's number, as in `IPPROTO_TCP`.
     pub protocol: u8,
     /// Whence the first packet came.
     pub from: SocketAddr,

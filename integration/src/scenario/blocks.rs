@@ -8,7 +8,7 @@ use super::{
     traffic::{CLIENT, PORT, SERVER, STAYS_OPEN},
 };
 
-/// What does not change: one node, its two pods.
+/// The constant part: one node, its two pods.
 pub(super) fn pods() -> State {
     let pod = |name: &str, addresses: &[IpAddr]| {
         workload(
@@ -37,7 +37,7 @@ fn always() -> State {
     )
 }
 
-/// Which addresses the blocks are of.
+/// The addresses of the blocks.
 #[derive(Clone, Copy)]
 enum Inside {
     /// Outside the cluster; the block of index 0 has the denied sources in an `except`.
@@ -214,7 +214,7 @@ pub(super) fn moving_ports(number: u32) -> State {
         ))
 }
 
-/// What the client may send: 50 blocks of pods' addresses, with the server in an `except`, and a port that stays open.
+/// The rules for the client: 50 blocks of pods' addresses, with the server in an `except`, and a port that stays open.
 pub(super) fn egress(number: u32) -> State {
     let peers = [block("10.9.1.3/32", &[]), block("fd00:9:1::3/128", &[])].join(", ");
     let open = ports(STAYS_OPEN.into(), STAYS_OPEN.into());

@@ -1,4 +1,4 @@
-//! What the floods are made of: who sends, from which addresses, to which ports, and whether it must pass.
+//! The floods: the senders, addresses and ports, and whether a flood must pass.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -44,9 +44,9 @@ const fn both(network: u8, host: u8) -> [IpAddr; 2] {
     ]
 }
 
-/// What must never pass.
+/// The name of floods that must never pass.
 const DENIED: &str = "denied";
-/// What must always pass.
+/// The name of floods that must always pass.
 pub const ALLOWED: &str = "allowed";
 
 /// The pods that send where pods are told apart: some that must never be heard, and some that always must.
@@ -142,7 +142,7 @@ pub(super) fn flows() -> Vec<Class> {
         .collect()
 }
 
-/// What was counted of the packets that must not pass, or of those that must.
+/// The counts of packets that must not pass, or of packets that must.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Packets that were sent.

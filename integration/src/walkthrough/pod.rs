@@ -21,14 +21,14 @@ use sallyport_testbed::probe::Outcome;
 /// How long an answer may take. Nobody else uses these links.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a pod is asked.
+/// A question to a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
-    /// Who are you?
+    /// The name of the pod.
     Who,
     /// Whom do you reach there, over TCP?
     Reach(SocketAddrV4),
-    /// Who is the first on the way there?
+    /// The first hop on the way there.
     FirstHop(Ipv4Addr),
 }
 
@@ -87,7 +87,7 @@ pub fn serve(pod: Pod, port: u16, directory: &Path) -> io::Result<()> {
     let path = socket(directory, &pod.name);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        // What a container leaves that was killed.
+        // The remains of a container that was killed.
         _ => {}
     }
     let questions = UnixListener::bind(&path)?;

@@ -31,7 +31,7 @@ pub enum Mode {
     Bridged,
 }
 
-/// What a bed shall be; see [`Testbed::builder`].
+/// The plan of a bed; see [`Testbed::builder`].
 #[derive(Debug, Clone)]
 pub struct Builder {
     nodes: usize,
@@ -84,7 +84,7 @@ impl Builder {
     }
 }
 
-/// What makes a namespace a router.
+/// The sysctls that make a namespace a router.
 const ROUTER: [(&str, &str); 4] = [
     ("net.ipv4.ip_forward", "1"),
     ("net.ipv6.conf.all.forwarding", "1"),

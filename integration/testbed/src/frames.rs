@@ -74,7 +74,8 @@ impl Party {
     }
 }
 
-/// Which kinds arrive at one pod from another. `routed` are all sent to the router, which passes on what it can.
+/// The kinds that arrive at one pod from another. With `routed` all are sent to the router, which forwards those that
+/// it can.
 pub fn arrivals(
     from: &Party,
     to: &Party,

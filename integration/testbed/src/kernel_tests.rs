@@ -23,7 +23,7 @@ use crate::enter;
 
 pub use libtest_mimic::Failed;
 
-/// What a test returns: any error that displays itself fails it.
+/// The result of a test: any error that displays itself fails it.
 pub type Outcome = Result<(), Failed>;
 
 /// A test and its name.

@@ -34,7 +34,7 @@ pub use stream::{Counts, Pattern, Stream, Traffic};
 use crate::reactor;
 use crate::{Family, Host};
 
-/// What carries a probe.
+/// The protocol of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// A connection, and over it the server's name.
@@ -59,7 +59,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// What became of a probe.
+/// The outcome of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The right server answered.
@@ -237,7 +237,7 @@ impl Prober {
     }
 }
 
-/// What an exchange ended with; `None` as a name means that an answer came that carries none.
+/// The end of an exchange; `None` as a name means that an answer came that carries none.
 type Answer = io::Result<Option<String>>;
 
 fn outcome(answer: Result<Answer, tokio::time::error::Elapsed>, expected: &str) -> Outcome {

@@ -86,7 +86,7 @@ impl Relay {
         self.address
     }
 
-    /// What is read from now on is so late.
+    /// Sets the delay of bytes that are read from now on.
     pub fn set_delay(&self, delay: Duration) {
         self.line
             .lock()
@@ -94,7 +94,7 @@ impl Relay {
             .delay = delay;
     }
 
-    /// Who connects from now on is led there.
+    /// Sets the target of clients that connect from now on.
     pub fn set_target(&self, target: SocketAddr) {
         self.line
             .lock()

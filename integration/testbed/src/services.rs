@@ -54,7 +54,6 @@ pub struct Service {
     pub node_port: Option<u16>,
     /// Where that leads.
     pub external: ExternalTrafficPolicy,
-    /// What is behind it.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -69,7 +68,7 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// What kube-proxy knows of its cluster.
+/// The cluster as kube-proxy sees it.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     /// The `--cluster-cidr`s, IPv4 first.
@@ -111,13 +110,13 @@ struct View<'a> {
 /// A port of a Service in one family.
 struct Port<'a> {
     service: &'a Service,
-    /// What comments call it: `default/web:http`.
+    /// The name in comments: `default/web:http`.
     id: String,
     protocol: String,
     address: IpAddr,
     /// All endpoints.
     all: Vec<SocketAddr>,
-    /// Those of the node.
+    /// The endpoints on the node.
     local: Vec<SocketAddr>,
 }
 

@@ -1,8 +1,8 @@
 //! Owns another process's system calls for a while: counts those that change something outside of it, and kills it at one
 //! of them, or has one fail. Knows nothing of what the process is; nothing in it is made ready for this.
 //!
-//! What a crash leaves behind was done by system calls. So a program that is killed at each of them in turn has been
-//! killed at every step, and the program that is killed is the one that users run.
+//! The state after a crash is the work of system calls. So a program that is killed at each of its calls in turn has
+//! been killed at every step, and it is the program that users run.
 
 #![expect(unsafe_code, reason = "system calls and sockets that no library has")]
 
@@ -41,9 +41,9 @@ fn threads(leader: Pid) -> io::Result<Vec<Pid>> {
 /// A system call that reaches out of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// What it is called; `ask` for a message to netlink that only asks for something.
+    /// The call's name; `ask` for a message to netlink that only asks for something.
     pub name: &'static str,
-    /// What it was done to: the name of a file, `socket`, or `netlink`; empty where there is none.
+    /// The object of the call: the name of a file, `socket`, or `netlink`; empty where there is none.
     pub object: String,
 }
 
@@ -53,7 +53,7 @@ impl fmt::Display for Call {
     }
 }
 
-/// What becomes of the call that is hit.
+/// The fate of a call that is hit.
 #[derive(Clone, Copy, Debug)]
 pub enum Act {
     /// The process is killed, and the call is not made.
@@ -69,7 +69,7 @@ pub enum Act {
 /// Chooses calls.
 pub type Calls = fn(&Call) -> bool;
 
-/// Which calls are counted, which of them are hit, and what becomes of those.
+/// The calls that are counted, those of them that are hit, and their fate.
 #[derive(Clone, Copy)]
 pub struct Fault {
     /// The calls that are counted.
@@ -78,7 +78,7 @@ pub struct Fault {
     pub first: usize,
     /// ... and how many are.
     pub count: usize,
-    /// What becomes of them.
+    /// The fate of the calls that are hit.
     pub act: Act,
 }
 
@@ -210,7 +210,7 @@ impl Drop for Tracer {
     }
 }
 
-/// What the tracer's thread has. When the thread ends the kernel lets go of all that it traced.
+/// The state of the tracer's thread. When the thread ends the kernel detaches it from all that it traced.
 struct Work {
     leader: Pid,
     fault: Fault,
@@ -233,7 +233,7 @@ impl Work {
                     continue;
                 }
                 match ptrace::seize(thread, options).and_then(|()| ptrace::interrupt(thread)) {
-                    // It ended meanwhile, or was made by one that is traced.
+                    // The thread ended meanwhile, or was made by one that is traced.
                     Err(Errno::ESRCH | Errno::EPERM) if thread != self.leader => {}
                     result => result?,
                 }
@@ -352,7 +352,7 @@ fn changes(thread: Pid, header: u64) -> bool {
     CHANGES.contains(&u16::from_ne_bytes([bytes[4], bytes[5]]))
 }
 
-/// What a netlink socket is called here, and any other.
+/// The names for a netlink socket, and for any other.
 const NETLINK: &str = "netlink";
 const SOCKET: &str = "socket";
 

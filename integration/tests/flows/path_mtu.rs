@@ -48,7 +48,7 @@ spec:
   egress: [{to: [{podSelector: {matchLabels: {app: server}}}], ports: [{port: 7000}]}]
 ";
 
-/// What makes a node deaf to what routers say of a path.
+/// The table that makes a node ignore the ICMP errors of routers about a path.
 const DEAF: &str = "
 table inet deaf {
   chain forward {
@@ -59,7 +59,7 @@ table inet deaf {
 }
 ";
 
-/// Who sends.
+/// The sender.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Upload,

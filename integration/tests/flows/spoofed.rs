@@ -101,7 +101,7 @@ fn arrives(from: &Host, source: IpAddr, to: &Host) -> Result<bool, Failed> {
     let deadline = Instant::now() + PATIENCE;
     let mut buffer = [0; 16];
     while Instant::now() < deadline {
-        // What asks for the neighbour first may be lost.
+        // A packet that waits for neighbour discovery may be lost.
         sender.send_to(b"spoofed", (destination, PORT))?;
         if let Ok((_, peer)) = server.recv_from(&mut buffer) {
             if peer.ip() != source {

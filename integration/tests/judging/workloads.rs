@@ -115,7 +115,7 @@ impl Scene {
     }
 
     fn an_edit_goes_on(&mut self) -> Outcome {
-        // What it takes away and what it gives change with each.
+        // Each edit changes both a removal and an addition.
         let port = 8002 + self.revision;
         let text = format!(
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: default, name: in}}\nspec: \
@@ -235,7 +235,7 @@ pub(super) fn flowtable() -> Outcome {
             false => Ok(()),
         };
     }
-    // It has both addresses of the workload.
+    // The node has both addresses of the workload.
     let at = Instant::now();
     loop {
         let node = scene.status()?;

@@ -80,7 +80,7 @@ fn agree() -> Result<(), Failed> {
 struct Seen {
     allowed: Cell<u64>,
     denied: Cell<u64>,
-    /// Those of an endpoint or a peer that several workloads claim.
+    /// The flows of an endpoint or a peer that several workloads claim.
     contested: Cell<u64>,
 }
 

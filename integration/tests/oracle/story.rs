@@ -25,7 +25,7 @@ const OUTSIDE: [(&str, &[&str]); 3] = [
     ("near", &["10.0.0.15", "fd00::f"]),
 ];
 
-/// What each step probes.
+/// The services that each step probes.
 const SERVICES: [(&str, Transport, u16); 5] = [
     ("TCP", Transport::Tcp, 80),
     ("TCP", Transport::Tcp, 8080),
@@ -307,7 +307,7 @@ impl Story {
         beings.chain(outside).collect()
     }
 
-    /// What the oracle says of a service over one address family.
+    /// The oracle's verdict on a service over one address family.
     fn expect(
         &self,
         endpoints: &[(String, Vec<IpAddr>)],

@@ -25,8 +25,7 @@ use crate::{
 /// After what a kernel was told it is at rest: an acknowledgement may be late by 200 ms.
 const AT_REST: Duration = Duration::from_millis(300);
 
-/// What a side says arrives within this time, or not at all. A segment that was lost is sent again after 200 ms: which
-/// is counted.
+/// The time within which a message arrives, or never does. A lost segment is sent again after 200 ms: which is counted.
 const ARRIVES: Duration = Duration::from_millis(300);
 
 /// A new connection is open within this time.
@@ -38,16 +37,16 @@ pub(crate) struct Talk {
     pub(crate) wrong: Vec<String>,
     conversation: Conversation,
     nodes: Vec<usize>,
-    /// What was sent again before it was judged.
+    /// The segments that were sent again before the verdict.
     sent_again: u32,
     steps: Vec<Step>,
 }
 
-/// What was seen after one side had spoken.
+/// The observation after one side had spoken.
 struct Step {
     speaker: Side,
     arrived: bool,
-    /// What the speaker's kernel told it.
+    /// The error that the speaker's kernel returned.
     end: Option<io::ErrorKind>,
 }
 

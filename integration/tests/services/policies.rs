@@ -2,13 +2,13 @@
 
 use crate::ways::Way;
 
-/// Whose traffic a policy judges. It says nothing of other pods.
+/// The traffic that a policy judges. The policy does not select other pods.
 #[derive(Clone, Copy)]
 enum Selects {
     All,
-    /// What comes to the servers.
+    /// Packets to the servers.
     Servers,
-    /// What the client sends.
+    /// Packets from the client.
     Client,
 }
 
@@ -88,7 +88,7 @@ const FROM_CLIENT_TO_SERVERS: &[&str] = &[
     "pod-hostport",
 ];
 
-/// Those of them that the client's node sees so, too.
+/// The ways that the client's node sees with the same addresses.
 const BETWEEN_CLIENT_AND_SERVERS: &[&str] = &[
     "pod-clusterip-near",
     "pod-clusterip-far",
@@ -162,7 +162,7 @@ pub(crate) fn policies() -> Vec<Policy> {
             "from: [{ipBlock: {cidr: 203.0.113.8/32}}, {ipBlock: {cidr: '2001:db8:203::8/128'}}]",
             &[],
         ),
-        // What the first node sends on in its own name, and what it sends itself.
+        // Packets that the first node forwards in its own name, and packets that it sends itself.
         servers(
             "ingress from the first node",
             "from: [{ipBlock: {cidr: 198.18.0.10/32}}, {ipBlock: {cidr: 'fdff:5a11::a/128'}}]",

@@ -136,7 +136,7 @@ impl World {
         })
     }
 
-    /// What answers: the pods, the first node's DNS cache, and both nodes themselves.
+    /// Starts the servers: the pods, the first node's DNS cache, and both nodes themselves.
     pub(crate) fn serve(&self) -> io::Result<Vec<Server>> {
         [
             Server::start(&self.near, &[(Protocol::Tcp, TARGET)]),

@@ -81,7 +81,7 @@ fn told(result: &Result<(), netlink::Error>) -> String {
     }
 }
 
-/// What goes by itself is gone on both: of what is filled anew only the new time counts.
+/// Elements that expire are gone on both kernels. For an element that is added again only the new time counts.
 fn expiry() -> Outcome {
     let lasts = Duration::from_millis(400);
     let netns = Netns::new("strictness")?;

@@ -26,7 +26,7 @@ pub(crate) const IF: SetKind = SetKind::Ports;
 pub(crate) const FA: SetKind = SetKind::Families;
 pub(crate) const ST: SetKind = SetKind::Stamp;
 
-/// What happens, in order: a batch of a process, or its end.
+/// An event: a batch of a process, or its end.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Batch(u32, Vec<Command>),

@@ -165,7 +165,7 @@ pub(crate) fn its_listing_loads() -> Outcome {
     Ok(())
 }
 
-/// What others do to it, which nobody hinders here.
+/// The changes by others, which nothing prevents here.
 const MEDDLING: [&str; 6] = [
     "delete table bridge sallyport",
     "flush chain bridge sallyport forward",
@@ -204,7 +204,7 @@ pub(crate) fn the_next_life_takes_it_over() -> Outcome {
             .args(["-a", "list", "ruleset"])
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        // Who owns it is the one thing that changes.
+        // The owner is the only thing that changes.
         let rest = text.lines().filter(|line| !line.contains("progname"));
         Ok(rest.collect::<Vec<_>>().join("\n"))
     };

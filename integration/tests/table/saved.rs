@@ -74,7 +74,7 @@ pub(crate) fn load(netns: &Netns, rules: &str) -> Outcome {
     }
 }
 
-/// What nft lists of random tables loads elsewhere, as the same tables.
+/// The listing of random tables by nft loads elsewhere, as the same tables.
 pub(crate) fn a_listing_loads() -> Outcome {
     for seed in 0..40 {
         let table = table(seed, false)?;

@@ -48,7 +48,8 @@ pub(crate) fn pass() -> Outcome {
         }
         // The client's policies judge them: it may speak to the server alone.
         expect(&what, &bed, setup, ["client", "free-1"], &STRANGERS, false)?;
-        // They are the client's alone: from others they pass as before, but that on a bridge the client's policies judge them.
+        // The sources are the client's alone. From others they pass as before, except on a bridge, where the client's
+        // policies judge them.
         for (row, kind) in read()?.into_iter().zip(Kind::ALL) {
             if STRANGERS.contains(&kind) {
                 let passes = !setup.bridged && row.cells[column].free == Verdict::Passes;

@@ -1,5 +1,5 @@
-//! What guards the interfaces of workloads, through the life of a node: a lease that runs out, an enforcer that dies, others who take the table
-//! away, policies that come and go.
+//! Tests of the guard of workloads' interfaces through the life of a node: a lease that expires, an enforcer that dies,
+//! other processes that delete the table, policies that come and go.
 
 use std::{thread, time::Duration};
 

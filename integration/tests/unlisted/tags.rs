@@ -40,7 +40,7 @@ const LINKS: [Kind; 3] = [
     Kind::SolicitationLinkLocal,
 ];
 
-/// What has a tag of its own, and so two of them here.
+/// The kinds with a tag of their own, which have two here.
 const STACKED: [Kind; 4] = [
     Kind::PriorityTag,
     Kind::VlanTag,
@@ -65,7 +65,7 @@ fn expect_tagged(
     compare(what, &arrived, kinds, passes)
 }
 
-/// What the enforcer would make of this node in strict mode, for known ports or unknown ones.
+/// The ground that the enforcer would see on this node in strict mode, for known ports or unknown ones.
 fn ground(bed: &Bed, known: bool, judges_tags: bool) -> Result<Ground, Failed> {
     let plane = &bed.deployment.bed;
     let mut ground = Ground {

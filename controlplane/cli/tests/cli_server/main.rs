@@ -19,7 +19,7 @@ struct ControlPlane {
     runtime: tokio::runtime::Runtime,
 }
 
-/// What a run left: the exit code, standard output, standard error.
+/// A finished run: the exit code, standard output, standard error.
 #[derive(Debug)]
 struct Run(i32, String, String);
 

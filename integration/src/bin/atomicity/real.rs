@@ -97,7 +97,7 @@ pub(crate) fn run(
     })
 }
 
-/// What the programs have warned of.
+/// The warnings of the programs.
 fn warnings(deployment: &Deployment) -> BTreeSet<String> {
     let nodes = (0..deployment.bed.nodes()).map(Deployment::node_name);
     let programs = ["controlplane".to_owned()].into_iter().chain(nodes);
@@ -148,7 +148,7 @@ pub(crate) fn uncoordinated(
     )
 }
 
-/// What goes and what comes, one after the other.
+/// The removals and the additions, as two transactions.
 pub(crate) fn two_transactions(
     scenario: &Scenario,
     bounds: Bounds,

@@ -20,10 +20,10 @@ use crate::{
     programs::feed,
 };
 
-/// What a node is called that has no table, and one that has a table which asks conntrack alone.
+/// The names of a node that has no table, and of one with a table that only asks conntrack.
 pub(crate) const NO_FILTER: &str = "no-filter";
 pub(crate) const CONNTRACK: &str = "conntrack";
-/// What iptables with ipset are called.
+/// The name of iptables with ipset.
 pub(crate) const IPSET: &str = "ipset";
 
 /// Names that programs cannot have.
@@ -83,7 +83,7 @@ fn sink() -> String {
 pub(crate) enum Flows {
     /// Each packet begins one. They come from another node.
     New,
-    /// They were answered. They come from another node.
+    /// The flows were answered. They come from another node.
     Known,
     /// A pod of the same node began one, and it was answered.
     Local,
@@ -240,7 +240,7 @@ impl Bed {
         self.answer()
     }
 
-    /// What a packet costs, measured in one turn.
+    /// The cost of a packet, measured in one turn.
     pub(crate) fn measure(&mut self, flows: Flows, cpu: usize) -> Result<Cost> {
         let sender = match flows {
             Flows::New => &mut self.new,

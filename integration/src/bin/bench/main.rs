@@ -36,7 +36,7 @@ use report::Report;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Which benchmarks to run; all, if none is named
+    /// The benchmarks to run; all, if none is named
     #[arg(value_name = "BENCHMARK")]
     benchmarks: Vec<String>,
 
@@ -88,7 +88,7 @@ enum Output {
     Json,
 }
 
-/// What can be left out of B10.
+/// A part of B10 that can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
     /// The node without any table.
@@ -99,7 +99,7 @@ pub(crate) enum Part {
     Memory,
 }
 
-/// What benchmarks are told.
+/// The settings of the benchmarks.
 pub(crate) struct Settings {
     pub(crate) rounds: u32,
     pub(crate) policies: Vec<u32>,
@@ -125,7 +125,7 @@ const BENCHMARKS: &[Benchmark] = &[Benchmark {
     run: packets::run,
 }];
 
-/// What the programs of this checkout are called.
+/// The name of the programs of this checkout.
 pub(crate) const OURS: &str = "sallyport";
 
 fn main() -> Result<ExitCode> {

@@ -1,6 +1,6 @@
-//! What the running kernel does with packets, where the kernel that Sallyport is developed on lacks the parts: SCTP of
-//! the kernel's own under policy, bridges that filter VLANs, and the ways of a packet that meet the forward hook or pass it
-//! by. Owns the command line.
+//! The treatment of packets by the running kernel, where the kernel that Sallyport is developed on lacks the parts:
+//! SCTP of the kernel's own under policy, bridges that filter VLANs, and the ways of a packet that meet the forward
+//! hook or bypass it. Owns the command line.
 
 #![allow(
     clippy::cast_possible_truncation,

@@ -114,7 +114,7 @@ pub(crate) fn run() -> Result<Vec<String>> {
     Ok(findings.0)
 }
 
-/// What was not as it should be.
+/// The deviations from the expected.
 #[derive(Default)]
 struct Findings(Vec<String>);
 

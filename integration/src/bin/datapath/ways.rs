@@ -8,7 +8,7 @@ use crate::{
     wiring::{self, Way},
 };
 
-/// Which of a way's packets a drop in the forward hook stops.
+/// The packets of a way that a drop in the forward hook stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stops {
     Both,

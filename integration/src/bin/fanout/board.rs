@@ -1,4 +1,4 @@
-//! What all nodes of a process have acknowledged, and who waits for it. Sends nothing.
+//! The acknowledgements of all nodes of a process, and the callers that wait for them. Sends nothing.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -20,7 +20,7 @@ struct State {
     counts: Counts,
 }
 
-/// What was heard since the process began.
+/// The acknowledgements and bytes since the process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Counts {
     /// Messages.

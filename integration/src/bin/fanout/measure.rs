@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// How long the control plane may have work to do with an edit that is enforced: packets drain, the barrier is passed.
 const AFTER: Duration = Duration::from_millis(100);
 
-/// What is measured on.
+/// The cluster under measurement.
 struct Bench<'a> {
     runtime: &'a Runtime,
     size: Size,
@@ -37,7 +37,7 @@ struct Bench<'a> {
     control_plane: ControlPlane,
     /// Whether the gateway that comes and goes is there.
     more: bool,
-    /// Which namespace of gateways counts.
+    /// The namespace of gateways that counts.
     chosen: usize,
 }
 

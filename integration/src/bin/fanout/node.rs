@@ -34,7 +34,7 @@ impl Node {
         newest.map_or(0, |version| version.position.revision.0)
     }
 
-    /// What it says first on a new stream.
+    /// The first message on a new stream.
     pub(crate) fn hello(&mut self) -> wire::SyncRequest {
         self.assembly = Assembly::default();
         request(Message::Hello(wire::Hello {

@@ -105,7 +105,7 @@ impl Simulated {
             .with_context(|| format!("{command:?} was answered with {line:?}"))
     }
 
-    /// What it has heard.
+    /// The counts of the process.
     pub(crate) fn counts(&mut self) -> Result<crate::board::Counts> {
         match self.tell(simulate::Command::Count)? {
             Answer::Counts(counts) => Ok(counts),

@@ -1,4 +1,4 @@
-//! What was measured, ratios first, as JSON and as a table, and whether it is within the bars. Measures nothing.
+//! The measurements, ratios first, as JSON and as a table, and whether they are within the limits. Measures nothing.
 
 use std::time::Duration;
 

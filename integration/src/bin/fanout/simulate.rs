@@ -22,7 +22,7 @@ use crate::{
     node::Node,
 };
 
-/// What gRPC puts before a message: a flag and a length, in an HTTP/2 frame with a header of nine bytes.
+/// The bytes before a message of gRPC: a flag and a length, in an HTTP/2 frame with a header of nine bytes.
 const FRAME: usize = 5 + 9;
 
 /// The pause before a stream that could not be opened is tried again.
@@ -31,7 +31,7 @@ const RETRY: Duration = Duration::from_millis(200);
 /// How long acknowledgements may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What the process is told.
+/// A command for the process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Command {
     /// Open every node's stream, all at once.
@@ -48,7 +48,7 @@ pub(crate) enum Command {
     EndRaw,
 }
 
-/// What it answers.
+/// The answer of the process.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Done,
@@ -110,7 +110,7 @@ impl Fleet {
                     let stream = TcpStream::connect(address).await?;
                     stream.set_nodelay(true)?;
                     raw.spawn(async move {
-                        // It ends when the other side closes.
+                        // The exchange ends when the other side closes.
                         let _ = answer_each(stream, bytes).await;
                     });
                 }

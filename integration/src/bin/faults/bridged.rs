@@ -154,7 +154,7 @@ fn stands(client: &mut Client, is_so: impl Fn(&NodeStatus) -> bool) -> Result<Du
 
 /// Nothing comes through from a moment from now on, for a while. Returns the counts of that moment.
 fn is_denied(stream: &Stream) -> Result<Counts> {
-    // What is under way was let through before.
+    // Packets under way were let through before.
     thread::sleep(Duration::from_millis(50));
     let before = stream.counts();
     thread::sleep(Duration::from_millis(300));

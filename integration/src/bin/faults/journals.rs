@@ -363,7 +363,7 @@ pub(crate) fn node_disk_full(scene: &mut Scene, _: Settings) -> Result<String> {
     scene.edit(pair(1))?;
     let filler = fill(&path)?;
     let revision = edit_until_refused(scene, &name, "journal")?;
-    // It enforces what it did.
+    // The node enforces its last accepted policy.
     thread::sleep(Duration::from_millis(300));
     fs::remove_file(filler)?;
     let started = Instant::now();

@@ -62,7 +62,7 @@ pub(crate) fn version(number: usize) -> String {
 
 /// The kinds of calls of an update of a node, which is two: one that takes away, and one that gives. Each is a write of the
 /// journal and of the mark beside it, on their way to the disk; commits, some of which wait for packets; and an answer.
-/// What is left behind is deleted in the end.
+/// Objects that are left behind are deleted in the end.
 pub(crate) const OF_UPDATE: [Steps; 4] = of_update([8, 6, 2, 2]);
 
 /// The kinds of calls of an update that has so many of each at least.
@@ -111,7 +111,7 @@ pub(crate) fn await_hit_or_enforced(
     let deadline = Instant::now() + PATIENCE;
     let hit = || tracer.hits().into_iter().next();
     while hit().is_none() {
-        // What is left behind is deleted a while after an update: that is killed, too.
+        // Objects that are left behind are deleted a while after an update: that is killed, too.
         if client.is_enforced_within(revision, Duration::from_millis(20))? {
             let idle = Instant::now() + IDLE;
             while Instant::now() < idle && hit().is_none() {
@@ -129,7 +129,7 @@ fn enforcer_at_every_step(scene: &mut Scene, node: usize) -> Result<Vec<Call>> {
     let mut number = 0;
     kill_at_each(&OF_UPDATE, LAST, |fault| {
         number += 1;
-        // What the start and the update before have left behind is no part of this one.
+        // The garbage of the start and of the update before is no part of this update.
         thread::sleep(SETTLED);
         let pid = scene.deployment.enforcer_pid(node);
         let tracer = Tracer::attach(pid.context("it does not run")?, fault)?;
@@ -170,7 +170,7 @@ fn kill_half_way(scene: &mut Scene, node: usize, number: usize) -> Result<u64> {
 
 /// An enforcer that is killed in the middle of an update, and again at each call of the start that finishes it.
 pub(crate) fn enforcer_start_steps(scene: &mut Scene, _: Settings) -> Result<String> {
-    // What is left of the update's first half, and what any start does.
+    // The rest of the update's first half, and the calls of any start.
     let mut of_start = OF_UPDATE;
     for (steps, least) in of_start.iter_mut().zip([8, 2, 1, 1]) {
         steps.least = least;
@@ -246,7 +246,7 @@ fn kill_control_plane_at(
         .as_ref()
         .ok()
         .map(|&revision| client.wait_enforced(revision));
-    // What it does after a while, such as what it remembers of rollouts.
+    // The calls after a while, such as the records of rollouts.
     let idle = Instant::now() + IDLE;
     while Instant::now() < idle && tracer.hits().is_empty() {
         thread::sleep(Duration::from_millis(2));

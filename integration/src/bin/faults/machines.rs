@@ -71,7 +71,7 @@ impl<'a> Elsewhere<'a> {
 
 impl Drop for Elsewhere<'_> {
     fn drop(&mut self) {
-        // It may have ended.
+        // The program may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

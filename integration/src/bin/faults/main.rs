@@ -69,7 +69,7 @@ struct Arguments {
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     worst: u32,
 
-    /// What the random choices are drawn from
+    /// The seed of the random choices
     #[arg(long, default_value_t = 5)]
     seed: u64,
 
@@ -86,7 +86,7 @@ enum Output {
     Json,
 }
 
-/// What rows can be told.
+/// The settings of the rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) kills: u32,

@@ -1,5 +1,5 @@
-//! What others do that must hold up nobody: watchers that read nothing, a tenant with the worst policy, and logs that
-//! cannot be written. Where it is about time, it is compared with how it was before, in the same run.
+//! Neighbours that must hold up nobody: watchers that read nothing, a tenant with the worst policy, and logs that
+//! cannot be written. Times are compared with those before, in the same run.
 
 use std::{
     fs::{self, File},
@@ -189,7 +189,7 @@ fn run_on(pid: u32, processors: &CpuSet) -> Result<()> {
         let thread = thread?.file_name();
         let thread = thread.to_str().context("a number")?.parse()?;
         match sched_setaffinity(Pid::from_raw(thread), processors) {
-            // It ended meanwhile.
+            // The thread ended meanwhile.
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -15,10 +15,10 @@ use crate::{
 /// A fault.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    /// What happens, and what is asked.
+    /// The fault and the question, in a line.
     pub(crate) about: &'static str,
     pub(crate) spec: Spec,
-    /// It does what others do: packets that must not pass must pass.
+    /// The row applies edits as others do: packets that must not pass must pass.
     pub(crate) leaks: bool,
     /// Makes it happen, and checks all but the packets. Returns what else was seen.
     pub(crate) run: fn(&mut Scene, Settings) -> Result<String>,

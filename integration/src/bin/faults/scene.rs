@@ -24,7 +24,7 @@ use sallyport_testbed::{
 
 use crate::report::Outcome;
 
-/// What a row wants to be different.
+/// The special demands of a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spec {
     /// Where the programs come from that it begins with.
@@ -143,7 +143,7 @@ pub(crate) struct Scene {
     pub(crate) client: Host,
     pub(crate) server: Host,
     pub(crate) probes: Probes,
-    /// What was misjudged while nobody could prevent it.
+    /// The misjudged packets at times when nobody could prevent that.
     pub(crate) unpreventable: Misjudged,
 }
 
@@ -157,9 +157,9 @@ pub(crate) struct Misjudged {
 /// Packets on their way, all the time.
 #[derive(Default)]
 pub(crate) struct Probes {
-    /// What must pass, with a name each.
+    /// The streams that must pass, each with a name.
     pub(crate) allowed: Vec<(String, Stream)>,
-    /// What must not.
+    /// The streams that must not pass.
     pub(crate) denied: Vec<(String, Stream)>,
 }
 
@@ -264,7 +264,7 @@ impl Scene {
         Ok(started.elapsed())
     }
 
-    /// What was misjudged up to now. What is under way is not lost: the least of some looks counts.
+    /// The misjudged packets up to now. Packets under way are not lost: the least of some samples counts.
     pub(crate) fn misjudged(&self) -> Misjudged {
         let leaked = self.passed();
         let lost = |stream: &Stream| {

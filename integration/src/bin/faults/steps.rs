@@ -10,7 +10,6 @@ use sallyport_testbed::tracer::{Call, Calls, Fault};
 /// The calls of one kind.
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
-    /// What they are called.
     pub(crate) name: &'static str,
     pub(crate) calls: Calls,
     /// How many there are at least, as far as anybody knows.
@@ -54,7 +53,7 @@ pub(crate) fn kill_at_each(
     Ok(hits)
 }
 
-/// What was hit, the most frequent first.
+/// The calls that were hit, the most frequent first.
 pub(crate) fn summary(hits: &[Call]) -> String {
     let mut kinds: Vec<(usize, String)> = Vec::new();
     for call in hits {

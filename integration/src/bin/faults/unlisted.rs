@@ -12,7 +12,7 @@ use crate::{
     scene::{FAR, Scene, addresses, policy, workload},
 };
 
-/// What is dropped between workloads of a bridge, whether their ports are known or not.
+/// The kinds of frames that are dropped between workloads of a bridge, whether their ports are known or not.
 const KINDS: [Kind; 11] = [
     Kind::Stranger4,
     Kind::Stranger6,

@@ -87,7 +87,7 @@ pub(crate) fn in_order(scene: &mut Scene, _: Settings) -> Result<String> {
     ))
 }
 
-/// What was seen of packets, on scenes that are over.
+/// The packets of finished scenes.
 #[derive(Default)]
 struct Seen {
     allowed: u64,
@@ -136,7 +136,7 @@ fn succeed(scene: &mut Scene, node: usize, fault: Fault, seen: &mut Seen) -> Res
     scene.deployment.stop_control_plane();
     scene.deployment.start_control_plane()?;
     scene.client()?.wait_enforced(0)?;
-    // What was left behind is deleted.
+    // The garbage is deleted.
     thread::sleep(Duration::from_millis(200));
     let pid = scene.deployment.enforcer_pid(node);
     runs(pid, &landed()?.enforcer)?;

@@ -48,10 +48,10 @@ const WATCH: &str = "generations";
 /// The comment of its rule that counts allowed packets with a mark.
 const BORNE: &str = "allowed, with a mark";
 
-/// Which half of the mark a kind of chain has, by what the names of its chains begin with.
+/// The half of the mark for each kind of chain, by the prefix of the chains' names.
 const HALVES: [(&str, u32); 4] = [("in_", 0), ("out_", 0), ("from_", 16), ("to_", 16)];
 
-/// Which chain each number stands for.
+/// The chain for each number.
 #[derive(Default)]
 pub(crate) struct Marks {
     names: BTreeMap<(u32, u16), String>,

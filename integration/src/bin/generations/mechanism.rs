@@ -30,7 +30,7 @@ use crate::{
     storm::{self, Storm},
 };
 
-/// What is looked up.
+/// The address that is looked up.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 const PORT: u16 = 9000;
@@ -47,7 +47,7 @@ const BLOCK: u32 = 1_000;
 /// Chains that are left behind before they are deleted, which costs a grace period.
 const GARBAGE: usize = 500;
 
-/// What the mechanism is tried with.
+/// The settings of a trial of the mechanism.
 #[derive(Clone, Copy)]
 pub(crate) struct Trial {
     pub(crate) edits: u32,
@@ -64,7 +64,7 @@ pub(crate) enum Order {
     Apart,
 }
 
-/// What was counted of one order.
+/// The counts of one order.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     edits: u32,
@@ -148,7 +148,7 @@ struct Bench {
     /// The number of the chain that the element leads to.
     chain: u32,
     garbage: Garbage,
-    /// What was counted up to now.
+    /// The counts up to now.
     counted: Counts,
 }
 

@@ -49,7 +49,7 @@ const GARBAGE: usize = 500;
 /// By how many nanoseconds a hold-up is late at most.
 const LEAD: u64 = 300_000;
 
-/// What the scenario is tried with.
+/// The settings of a trial of the scenario.
 #[derive(Clone, Copy)]
 pub(crate) struct Trial {
     /// Denied, and as many allowed packets.
@@ -58,7 +58,7 @@ pub(crate) struct Trial {
     pub(crate) trace: bool,
 }
 
-/// Which steps of a plan are carried out.
+/// The steps of a plan that are committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {
     /// The plan as it is.
@@ -94,13 +94,13 @@ fn changes_more_than_the_stamp(step: &Step) -> bool {
     !step.flush.is_empty() || !step.commands.iter().all(is_of_the_stamp)
 }
 
-/// What a variant came to.
+/// The result of a variant.
 pub(crate) struct Measured {
     variant: Variant,
     edits: u32,
     lasted: Duration,
     report: FloodReport,
-    /// What the rules at the end of the base chains dropped; empty where there are none.
+    /// The packets that the rules at the end of the base chains dropped; empty where there are none.
     fell_off: BTreeMap<String, u64>,
     /// Allowed packets that bore a mark, if there are marks.
     marked: Option<u64>,
@@ -341,7 +341,7 @@ impl Bench {
     }
 }
 
-/// What the rules at the end of the base chains have dropped, by chain.
+/// The packets that the rules at the end of the base chains have dropped, by chain.
 fn fell_off(node: &Netns) -> Result<BTreeMap<String, u64>> {
     let counters = stock::counters(node, TABLE)?.into_iter();
     let at_the_end = counters.filter(|((comment, _), _)| comment == FELL_OFF);

@@ -237,7 +237,7 @@ fn check(status: i32) -> io::Result<()> {
     }
 }
 
-/// Which processors are used: one for who edits, one for who sends.
+/// The processors in use: one for the edits, one for the sender.
 pub(crate) fn processors() -> Result<(usize, usize)> {
     let there = thread::available_parallelism()?.get();
     ensure!(there >= 2, "this needs 2 processors, and there is 1");

@@ -32,7 +32,7 @@ pub(crate) const SENDERS_BEHIND: [&str; 2] = ["10.0.2.0/24", "172.16.7.0/24"];
 /// Where the server listens.
 const PORT: u16 = 9000;
 
-/// What must pass, and what must not.
+/// The names of the flow that must pass, and of the flow that must not.
 pub(crate) const ALLOWED: &str = "allowed";
 pub(crate) const DENIED: &str = "denied";
 

@@ -191,7 +191,7 @@ impl Speaker {
         match &carrier {
             Carrier::Tcp(stream) => {
                 stream.set_nonblocking(true)?;
-                // What is said waits for no answer to what was said before.
+                // A message does not wait for the answer to the one before.
                 stream.set_nodelay(true)?;
             }
             Carrier::Udp(socket) => socket.set_nonblocking(true)?,

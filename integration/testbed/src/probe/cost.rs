@@ -37,7 +37,7 @@ pub struct Sender {
     socket: Socket,
 }
 
-/// What packets cost.
+/// The cost of packets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Packets that the sender's kernel took, those before the clock was looked at among them.

@@ -27,7 +27,7 @@ pub(super) struct Template {
     turn: u32,
     /// How many source ports there are: the next when every address had its turn.
     ports: u16,
-    /// Which of them is in turn.
+    /// The port in turn.
     port: u16,
 }
 

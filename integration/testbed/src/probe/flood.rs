@@ -26,7 +26,7 @@ use crate::{Family, Host};
 /// Packets that are counted together: those from a range of source addresses to one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Class {
-    /// What the report calls it.
+    /// The name in the report.
     pub name: String,
     /// The first source address.
     pub first: IpAddr,
@@ -36,7 +36,7 @@ pub struct Class {
     pub port: u16,
 }
 
-/// What was counted of one class.
+/// The counts of one class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassCount {
     /// The class's name.
@@ -47,7 +47,7 @@ pub struct ClassCount {
     pub received: u64,
 }
 
-/// What a flood came to.
+/// The result of a flood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FloodReport {
     /// Every class, in the order given.
@@ -130,7 +130,7 @@ impl Flood {
         })
     }
 
-    /// What has been counted up to now.
+    /// The counts up to now.
     pub fn counts(&self) -> Vec<ClassCount> {
         let sent = self
             .shared
@@ -248,7 +248,7 @@ fn send(
 struct Counter {
     class: Class,
     socket: Socket,
-    /// What the kernel had counted when it was last asked: being asked, it begins anew.
+    /// The kernel's count at the last query: a query resets the kernel's counter.
     counted: AtomicU64,
     /// Takes the datagrams to the port, so that no ICMP errors answer them.
     _sink: Option<Socket>,
@@ -260,7 +260,7 @@ impl Counter {
             IpAddr::V4(_) => libc::ETH_P_IP,
             IpAddr::V6(_) => libc::ETH_P_IPV6,
         };
-        // It receives nothing before it has a protocol, and gets that only when it has its filter.
+        // The socket receives nothing before it has a protocol, and gets that only when it has its filter.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
         socket.attach_filter(&filter(class))?;
         socket.set_recv_buffer_size(1)?;

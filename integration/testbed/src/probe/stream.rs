@@ -21,7 +21,7 @@ use super::server::listen;
 use super::socket::Packets;
 use crate::{Family, Host, Netns};
 
-/// Who speaks in a stream, and over how many connections.
+/// The speakers of a stream, and the number of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pattern {
     /// The client, over one connection (one pair of ports).
@@ -34,7 +34,7 @@ pub enum Pattern {
     FreshPorts,
 }
 
-/// What a stream carries.
+/// The traffic of a stream.
 #[derive(Debug, Clone, Copy)]
 pub struct Traffic {
     /// TCP or UDP.
@@ -45,7 +45,7 @@ pub struct Traffic {
     pub family: Family,
     /// The time from one message to the next; below a millisecond they go in bursts, one each millisecond.
     pub every: Duration,
-    /// Who speaks, over how many connections.
+    /// The speakers and the number of connections.
     pub pattern: Pattern,
 }
 
@@ -101,7 +101,7 @@ impl Counts {
         self.sent.saturating_sub(self.received)
     }
 
-    /// What was counted since `earlier`.
+    /// The counts since `earlier`.
     pub fn since(self, earlier: Self) -> Self {
         Self {
             sent: self.sent - earlier.sent,
@@ -235,7 +235,7 @@ impl Stream {
         })
     }
 
-    /// What has been counted up to now; what is under way is counted as sent only.
+    /// The counts up to now; packets under way are counted as sent only.
     pub fn counts(&self) -> Counts {
         let overflow = self
             .overflow

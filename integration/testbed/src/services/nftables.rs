@@ -48,7 +48,7 @@ impl Writer<'_> {
         self.add("element", &format!("{set} {{ {element} }}"));
     }
 
-    /// What is there without any Service.
+    /// The part that exists without any Service.
     fn frame(&mut self, kind: &str) {
         let ip = self.ip;
         self.text +=
