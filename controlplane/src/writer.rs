@@ -26,7 +26,7 @@ use crate::{
     transaction::{Change, Edit, Problem},
 };
 
-/// How many transactions may wait. Those who come later wait to be let in.
+/// The number of transactions that may wait. Later callers wait for a place in the queue.
 const QUEUE: usize = 1_024;
 
 /// The published state: the last commit.
@@ -34,7 +34,7 @@ const QUEUE: usize = 1_024;
 pub struct Published {
     /// The last transaction.
     pub revision: Revision,
-    /// How often the control plane was restored from a backup.
+    /// The number of restores from a backup.
     pub epoch: Epoch,
     /// The cluster after the last transaction.
     pub cluster: Cluster,

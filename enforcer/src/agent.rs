@@ -51,7 +51,6 @@ pub enum UpdateError {
         revision: Revision,
         /// The failing step, counted from 1.
         step: usize,
-        /// How many steps there are.
         steps: usize,
         source: netlink::Error,
     },
@@ -71,10 +70,10 @@ pub enum StartError {
     Resume(#[from] UpdateError),
 }
 
-/// How many addresses that are nobody's any more are remembered with whose they were.
+/// The number of former workload addresses that are remembered with their last workload.
 const DEPARTED: usize = 1_000;
 
-/// How often a step is tried while others keep changing the table, or answers are lost.
+/// The most tries of a step while others keep changing the table, or answers are lost.
 const TRIES: usize = 4;
 
 /// An update that fits the node.
@@ -168,8 +167,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         &mut self.kernel
     }
 
-    /// How much there is to clean when nothing happens: objects that updates have left behind, unless the kernel has just
-    /// refused to delete them; connections of addresses that are nobody's any more; packets to see through.
+    /// The amount of work for an idle moment: objects that updates have left behind, unless the kernel has just refused
+    /// to delete them; connections of former workload addresses; packets to see through.
     pub fn left_behind(&self) -> usize {
         let objects = match self.clean_failed {
             true => 0,

@@ -33,13 +33,13 @@ use crate::health::Health;
 /// How often the sysctls are read.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// How often it is said at most that a sysctl was set.
+/// The shortest time between two log lines about sysctls that were set.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A bridge with fewer ports forwards nothing.
 pub(crate) const FORWARDS: usize = 2;
 
-/// How many bridges a reason names.
+/// The number of bridges that a reason names.
 const NAMED: usize = 5;
 
 /// The operator's rules for the node's bridges.
@@ -144,7 +144,7 @@ impl Bridges {
                 counted = self.set;
                 reporter.health.count(|state| state.sysctls_set = counted);
             }
-            // Where there is no bridge the sysctls are no matter.
+            // Without a bridge the sysctls do not matter.
             let matters = match &*listed.borrow() {
                 Ok(bridges) => !self.concerned(bridges).is_empty(),
                 Err(_) => true,

@@ -24,7 +24,7 @@ use crate::{
     places::{Bypass, Places, Route},
 };
 
-/// How many addresses are named, to the control plane and in the log; the rest is counted.
+/// The most addresses that are named, to the control plane and in the log; the rest is counted.
 pub const NAMED: usize = 20;
 
 /// Why no policy judges the traffic of a workload's address.
@@ -103,18 +103,18 @@ pub struct Workload {
 pub struct Unjudged {
     /// The first [`NAMED`] of them: in the order of reasons, and of addresses.
     pub named: Vec<Workload>,
-    /// How many there are for each reason.
+    /// The number of addresses for each reason.
     pub counts: BTreeMap<Reason, u64>,
 }
 
 impl Unjudged {
-    /// How many are not named.
+    /// The number of addresses that are not named.
     pub fn more(&self) -> u64 {
         let all: u64 = self.counts.values().sum();
         all.saturating_sub(self.named.len() as u64)
     }
 
-    /// How many there are that policy is evaded by: those that no route leads to are left out.
+    /// The number of addresses whose traffic evades policy: those without a route are left out.
     pub fn evading(&self) -> u64 {
         let counts = self.counts.iter();
         let evading = counts.filter(|(reason, _)| **reason != Reason::NoRoute);

@@ -23,10 +23,10 @@ use crate::{
     nft::frame::Denial,
 };
 
-/// How long to wait before an address is tried again that cannot be listened on: at boot it may not be there yet.
+/// The time before a failed listener is tried again: at boot its address may not exist yet.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Where metrics come from.
+/// The source of the metrics.
 #[derive(Debug)]
 pub struct Source {
     /// The agent.

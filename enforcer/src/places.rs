@@ -38,20 +38,20 @@ use self::{
 };
 use crate::netlink::Flowtables;
 
-/// How long after the kernel told of a change it is asked: most changes come with several messages.
+/// The time from the kernel's message about a change to the query: most changes come with several messages.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// How often everything is listed though the kernel tells of nothing.
+/// The time between listings of everything while the kernel reports no change.
 const REFRESH: Duration = Duration::from_secs(10);
 
-/// How often flowtables are listed.
+/// The time between listings of flowtables.
 const FLOWTABLES: Duration = Duration::from_secs(1);
 
-/// How long the answers of a refresh may take, and how much longer for each endpoint.
+/// The longest time for the answers of a refresh, and the additional time for each endpoint.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PATIENCE_EACH: Duration = Duration::from_millis(1);
 
-/// How long to wait before everything is listed again after that failed.
+/// The time before a failed listing of everything is repeated.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// The links of the node, and where its routes lead.
@@ -61,7 +61,7 @@ pub struct Places {
     pub ports: BTreeMap<String, Port>,
     /// The bridges, by name.
     pub bridges: BTreeMap<String, Bridge>,
-    /// Where the node's route to the address of each endpoint leads.
+    /// The route of the node to the address of each endpoint.
     pub routes: BTreeMap<IpAddr, Route>,
     /// The interfaces whose packets pass the forward hook by, by name.
     pub bypasses: BTreeMap<String, Bypass>,
@@ -97,8 +97,8 @@ pub struct Interface {
     pub may_be_workload: bool,
 }
 
-/// Where the node's route to an address leads, as the kernel answers `RTM_GETROUTE` (rtnetlink(7)). The answer heeds the
-/// rules of policy routing that hold for packets of the node itself.
+/// The route of the node to an address, as the kernel answers `RTM_GETROUTE` (rtnetlink(7)). The answer follows the
+/// rules of policy routing for packets of the node itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// An interface that is no bridge, without a gateway.

@@ -41,10 +41,11 @@ use lease::Leases;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 
-/// How often a silent connection is checked, and how long it may be dead before it is given up.
+/// The time between checks of a silent connection, and the longest time that it may be dead before the session gives it
+/// up.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// How long a session must last, or until when something must come, for it to count as established.
+/// The time that a session must last, or in which a message must come, for it to count as established.
 const PROBATION: Duration = Duration::from_millis(300);
 
 /// The same after a Ping: the control plane may be asking which of two enforcers has the name, for 2 seconds.

@@ -77,7 +77,7 @@ fn status(agent: &Handle, state: &State) -> String {
 /// Messages that wait for a manager that does not read. READY=1 is the first, so that it is never the one dropped.
 const QUEUE: usize = 16;
 
-/// How long the end of the program waits for the manager to take what is queued.
+/// The longest wait at the end of the program for the manager to take the queued messages.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A message, and who waits until it is sent.

@@ -102,7 +102,7 @@ pub fn binaries_of(revision: &str) -> Result<Binaries, Error> {
     Binaries::within(&directory)
 }
 
-/// Where this program is, and others of the same build.
+/// The folder of this program, and of others of the same build.
 fn beside() -> PathBuf {
     let own = env::current_exe().expect("a running program has a path");
     let directory = own.parent().expect("a program is in a directory");
@@ -116,7 +116,7 @@ fn beside() -> PathBuf {
 fn find() -> Result<Binaries, Error> {
     let directory = beside();
     if let Some(cargo) = env::var_os("CARGO").filter(|_| env::var_os(BUILT).is_none()) {
-        // All of the workspace: with a part of it dependencies would have other features, and be built again.
+        // The whole workspace: with a part of it dependencies would have other features, and be built again.
         let mut build = Command::new(cargo);
         build.args(["build", "--workspace", "--bins"]);
         if directory.ends_with("release") {

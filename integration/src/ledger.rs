@@ -32,7 +32,7 @@ use sallyport_testbed::{Netns, listing};
 
 use crate::deployment::{Client, Deployment, PATIENCE, put};
 
-/// How many transactions' objects there are at once: what comes later replaces what was there.
+/// The number of transactions whose objects exist at once: later ones replace earlier ones.
 const SLOTS: u32 = 25;
 
 /// Two policies that must come together, and name the transaction. They change what every workload's classes allow, so
@@ -112,7 +112,7 @@ impl Load {
         }
     }
 
-    /// How many were acknowledged up to now.
+    /// The number of transactions that were acknowledged up to now.
     pub fn acknowledged(&self) -> u32 {
         self.shared.next.load(Ordering::SeqCst)
     }
@@ -143,7 +143,7 @@ fn until_acknowledged(client: &mut Client, number: u32) -> Result<Revision> {
 }
 
 impl Ledger {
-    /// How many transactions there are.
+    /// The number of transactions.
     pub fn len(&self) -> usize {
         self.0.len()
     }

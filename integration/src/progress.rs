@@ -1,11 +1,11 @@
-//! How far a run is, on standard error: over and over on one line of a terminal, and now and then elsewhere.
+//! The progress of a run, on standard error: over and over on one line of a terminal, and now and then elsewhere.
 
 use std::{
     io::{IsTerminal as _, Write as _, stderr},
     time::{Duration, Instant},
 };
 
-/// How far one scenario is.
+/// The progress of one scenario.
 pub struct Progress {
     name: String,
     unit: &'static str,
@@ -15,7 +15,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a run that begins now, and counts in this unit.
+    /// The progress of a run that begins now, and counts in this unit.
     pub fn of(name: String, unit: &'static str) -> Progress {
         let now = Instant::now();
         let terminal = stderr().is_terminal();

@@ -21,7 +21,7 @@ pub struct Scenario {
     pub about: &'static str,
     /// Run without `--all`, too.
     pub basic: bool,
-    /// How many nodes it has.
+    /// The number of nodes.
     pub nodes: usize,
     /// Objects that one transaction changes; they count as so many edits.
     pub edits_in_one: u32,
@@ -92,7 +92,7 @@ const ONE_NODE: Scenario = Scenario {
 
 const BOTH: &[Control] = &[Control::OneBatch, Control::RemoveThenAdd];
 
-/// All of them, in the order in which they run.
+/// The scenarios, in the order in which they run.
 pub const SCENARIOS: [Scenario; 13] = [
     Scenario {
         name: "blocks-50",

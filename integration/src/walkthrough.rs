@@ -71,7 +71,7 @@ const STEPS: [Step; 5] = [
     },
 ];
 
-/// How a walk-through went.
+/// The result of a walk-through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {
     /// Cells that were as they should be.

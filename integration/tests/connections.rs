@@ -136,7 +136,7 @@ fn one_address() -> Outcome {
     let talk = Talk::new()?;
     for host in hosts() {
         let gone = talk.flush_conntrack(&BTreeSet::from([host]))?;
-        // Of the last of a family all have been forgotten with the others.
+        // The last hosts of a family have all been flushed with the others.
         let last = hosts().skip(6).any(|last| last == host);
         if (gone == 0) != last {
             return Err(format!("{host}: {gone} connections are no test").into());

@@ -119,7 +119,7 @@ struct Scene {
     deployment: Deployment,
     /// Client to server, which nothing may let pass.
     denied: Stream,
-    /// Of an unconcerned pod on the client's node to the server's.
+    /// The stream of an unconcerned pod on the client's node to the server's.
     from_afar: Stream,
     /// Between two pods of the server's node.
     nearby: Stream,

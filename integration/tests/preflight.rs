@@ -101,7 +101,7 @@ fn bridge_bypass() -> Outcome {
     )
 }
 
-/// That takes no other capability. Where it cannot be, the reason is said.
+/// The enforcer sets the sysctls of a bridge without any other capability. Where it cannot, it names the reason.
 fn managed_bridge() -> Outcome {
     let sysctl = "net.bridge.bridge-nf-call-ip6tables";
     let bed = Testbed::builder().nodes(1).mode(Mode::Bridged).build()?;

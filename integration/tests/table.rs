@@ -137,7 +137,7 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
         let description = format!("pods default/group={n}");
         let id = GroupId::of([description.as_str()], &ranges);
         let mut group = PeerGroup::new(description, ranges);
-        // Of some groups no member is of one family, or of either.
+        // Some groups have no member of one family, or of either.
         let chances = [(); 2].map(|()| [0.0, 0.4, 0.4][rng.random_range(0..3)]);
         group.addresses = (0..20u8)
             .filter(|n| rng.random_bool(chances[usize::from(n % 2)]))

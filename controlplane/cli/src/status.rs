@@ -60,7 +60,7 @@ struct Report {
     forgotten_names: u64,
     /// The first addresses that several workloads claim.
     contests: Vec<Contest>,
-    /// How many more there are.
+    /// The number of contests that are not listed.
     #[serde(skip_serializing_if = "is_zero")]
     more_contests: u64,
 }
@@ -124,7 +124,7 @@ struct Node {
     lease_over_ms: Option<u64>,
     /// The conditions that the node reports.
     troubles: Vec<ReportedCondition>,
-    /// How long ago its enforcer was last heard.
+    /// The time since a message of its enforcer last came.
     heard_ms: Option<u64>,
     conditions: Vec<Condition>,
     /// The meaning of the state for a table's reader, where the node gave no reason.

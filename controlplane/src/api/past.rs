@@ -19,14 +19,14 @@ use crate::{
     writer::{Applied, ApplyError, Published, Submission, Writer},
 };
 
-/// How many transactions are told when nobody says how many.
+/// The number of transactions in an answer if the request names none.
 const USUAL: usize = 20;
 
 /// The most that are told at once, and the most bytes of them: clients take 4 MiB.
 const MOST: usize = 1_000;
 const MOST_BYTES: usize = 3 << 20;
 
-/// How often a rollback is decided anew because others were faster.
+/// The most attempts to decide a rollback while others commit first.
 const ATTEMPTS: usize = 100;
 
 /// The most bytes of objects in a part of a backup.

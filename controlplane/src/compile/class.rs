@@ -44,7 +44,7 @@ struct Unions {
 #[derive(Clone)]
 struct Open<'a> {
     peers: &'a HashMap<GroupId, &'a Arc<Peers>>,
-    /// How many grants are open for each.
+    /// The number of open grants for each group.
     grants: HashMap<GroupId, i32>,
     /// The groups with an open grant.
     ids: Trie<()>,
@@ -111,7 +111,7 @@ fn speaks_of(grants: &[Grant], protocol: Protocol) -> bool {
     ports.any(|ports| matches!(ports, Ports::Span(of, ..) if of == protocol))
 }
 
-/// Where the open grants of a protocol change, and by what.
+/// The changes of the open grants of a protocol, by the first port of each.
 fn starts(grants: &[Grant], protocol: Protocol) -> BTreeMap<u16, Vec<(GroupId, i32)>> {
     let mut starts: BTreeMap<u16, Vec<(GroupId, i32)>> = BTreeMap::from([(0, Vec::new())]);
     for grant in grants {

@@ -43,7 +43,7 @@ pub(super) enum ScopeRef<'a> {
 /// Some pods: of these namespaces, those with these labels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Selection {
-    /// Of which namespaces.
+    /// The namespaces.
     pub(super) scope: Scope,
     /// The pods of these namespaces.
     pub(super) pods: LabelSelector,
@@ -63,7 +63,7 @@ pub(super) struct Target {
 /// Some addresses of pods.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Term {
-    /// Of which pods.
+    /// The pods.
     pub(super) selection: Arc<Selection>,
     /// Only of those that have this port.
     pub(super) target: Option<Target>,
@@ -76,7 +76,7 @@ pub(super) struct Term {
 pub(super) struct Named {
     /// The term.
     pub(super) term: Term,
-    /// Where it is in a set: terms of one scope are next to each other.
+    /// The position in a set: terms of one scope are next to each other.
     pub(super) key: Key,
     text: String,
 }

@@ -25,7 +25,7 @@ pub(super) struct NamespaceEntry {
     own: Option<ScopeId>,
     /// The scopes that it is in by its labels.
     scopes: BTreeSet<ScopeId>,
-    /// How many workloads name it.
+    /// The number of workloads that name the entry.
     residents: usize,
     /// The workloads among them that policies see.
     workloads: Labelled<WorkloadId>,

@@ -25,7 +25,7 @@ pub(super) struct Decoded<T> {
     pub(super) unknown: Vec<Fault>,
     /// Values of a wrong type.
     pub(super) wrong: Vec<Fault>,
-    /// Where a null stands for a zero value, and that value: what the API server would store there.
+    /// The places where a null stands for a zero value, and that value: the one that the API server would store there.
     pub(super) zeros: Vec<(FieldPath, Value)>,
 }
 
@@ -109,7 +109,7 @@ static NO_ENTRIES: Tree = Tree {
     value: Value::Map(Vec::new()),
 };
 
-/// Where unknown fields and zero values go.
+/// The target of unknown fields and zero values.
 #[derive(Clone, Copy)]
 struct Sink<'p> {
     unknown: &'p RefCell<Vec<Fault>>,

@@ -72,7 +72,7 @@ fn json_error(document: usize, error: &serde_json::Error, report: &mut Report) {
 /// A document's part of the text.
 struct Chunk<'a> {
     text: &'a str,
-    /// How many lines of the text come before it.
+    /// The number of lines of the text before it.
     lines_before: u32,
     /// Whether it begins with `---`.
     marked: bool,

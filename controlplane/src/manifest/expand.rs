@@ -13,7 +13,7 @@ use crate::validate::{Fault, FieldPath, Path, Segment, quote};
 pub(super) struct Item {
     /// The number of its document.
     pub(super) document: usize,
-    /// Where it is in the document's list: `items[3]`; empty where the document is the object.
+    /// The place in the document's list: `items[3]`; empty where the document is the object.
     pub(super) place: String,
     /// The schema that its `apiVersion` and `kind` name.
     pub(super) schema: &'static Schema,

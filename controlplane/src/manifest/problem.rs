@@ -25,7 +25,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Of a text as a whole.
+    /// A problem of a text as a whole.
     pub(crate) fn of_text(message: String) -> Problem {
         Problem {
             source: String::new(),
@@ -38,7 +38,7 @@ impl Problem {
         }
     }
 
-    /// Of an object that is no file's.
+    /// A problem of an object that comes from no file.
     pub(crate) fn of_object(key: &ObjectKey, fault: &Fault) -> Problem {
         Problem {
             object: Some(key.to_string()),

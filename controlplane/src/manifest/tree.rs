@@ -83,7 +83,7 @@ impl Tree {
             })
     }
 
-    /// Where the text has what is at a path, or the nearest that there is around it.
+    /// The position of the value at a path, or of the nearest value around it.
     pub(super) fn position_of(&self, path: &FieldPath) -> Option<(u32, u32)> {
         let mut tree = self;
         for segment in &path.0 {
@@ -190,7 +190,7 @@ impl Serialize for Tree {
     }
 }
 
-/// How a parser's values become trees.
+/// The conversion of a parser's values to trees.
 pub(super) trait Form: Sized {
     /// A map's key, with its place.
     type Key: for<'de> Deserialize<'de>;

@@ -30,7 +30,7 @@ use crate::{
     places::{self, Places},
 };
 
-/// How long to wait before what failed is tried again.
+/// The time before a failed part is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Why the guard of the workloads' interfaces is not what it should be.
@@ -66,7 +66,7 @@ pub(super) struct Guarding {
     places: Places,
     /// Says which workloads are judged by neither table.
     judging: Judging,
-    /// Where the agent's thread asks for the routes to endpoints that are new.
+    /// The runtime on which the agent's thread asks for the routes to new endpoints.
     runtime: Runtime,
     /// The policy that the table was last made for.
     policy: NodePolicy,

@@ -14,8 +14,8 @@ use crate::{
     plan::{self, Garbage, ObservedFrame},
 };
 
-/// Where the node's lease stands. The agent shares it with the session, which renews the lease while an update is
-/// applied. Who changes or reads the part of the table that is the lease's holds it locked.
+/// The state of the node's lease. The agent shares it with the session, which renews the lease while an update is
+/// applied. A thread that changes or reads the lease's part of the table holds it locked.
 #[derive(Debug, Default)]
 pub(super) struct Lease {
     /// How long a lease is; `None` while the node is to ask for none.
@@ -41,7 +41,7 @@ pub(super) enum Taken {
     Last,
 }
 
-/// How often a node asks that is to have leases no more.
+/// The time between the requests of a node that is to have no more leases.
 const ENDS: Duration = Duration::from_secs(1);
 
 impl Lease {
@@ -103,14 +103,14 @@ impl Lease {
 }
 
 impl<K: Kernel, L: Log> Agent<K, L> {
-    /// How long the leases are without which the node closes by itself; `None` while it does not.
+    /// The length of the leases without which the node closes by itself; `None` while it does not close.
     pub fn lease(&self) -> Option<Duration> {
         self.options
             .lease
             .filter(|_| !self.unrecognised && !self.lease.lock().ends)
     }
 
-    /// How long a lease is that the node asks for; `None` when it asks for none.
+    /// The length of the lease that the node asks for; `None` when it asks for none.
     pub fn asks_for(&self) -> Option<Duration> {
         self.options.lease
     }

@@ -21,16 +21,16 @@ use tokio::{
 
 use super::sysctls::{Call, Value};
 
-/// How long after the kernel told of a link all are listed: most links come with several messages.
+/// The time from the kernel's message about a link to a listing of all: most links come with several messages.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// How often they are listed though the kernel tells of none.
+/// The time between listings while the kernel reports no change.
 const REFRESH: Duration = Duration::from_secs(10);
 
-/// How long a listing may take.
+/// The longest time for a listing.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long to wait before they are listed again after that failed.
+/// The time before a failed listing is repeated.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// A bridge.

@@ -27,7 +27,7 @@ static NEVER: LazyLock<Ranges> = LazyLock::new(|| {
         v4([127, 0, 0, 0], [127, 255, 255, 255]),
         // Groups.
         v4([224, 0, 0, 0], [239, 255, 255, 255]),
-        // All of the link.
+        // All hosts of the link.
         (Ipv4Addr::BROADCAST.into(), Ipv4Addr::BROADCAST.into()),
         // No address at all, and the sender's own.
         (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),

@@ -440,7 +440,7 @@ fn allowed_sources_are_judged_where_their_workloads_are() {
     };
     assert_eq!(found("", None, &ignoring), ["addressed"]);
     assert_eq!(found("veth9", None, &ignoring), ["addressed", "veth9"]);
-    // Where no workload may use other addresses, none is judged; where one may in some version alone, it is.
+    // If no workload may use other addresses, none is judged; if one may in a single version, it is.
     let places = places(bridge("plain"));
     assert!(inside(&policy("", true), &rules, &places).is_empty());
     let mut some = with_sources(policy("", true), &[(&["a"], range(20, 29))]);

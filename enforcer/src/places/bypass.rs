@@ -23,7 +23,7 @@ pub enum Bypass {
 }
 
 impl Bypass {
-    /// That of an interface of a kind, if its packets pass the forward hook by.
+    /// The bypass of an interface of a kind, if its packets do not meet the forward hook.
     pub(super) fn of(kind: &InfoKind) -> Option<Bypass> {
         match kind {
             InfoKind::MacVlan => Some(Bypass::Macvlan),

@@ -24,7 +24,7 @@ use rtnetlink::{
 
 use super::kernel::{Running, is_link_local};
 
-/// How many changes are told apart. More are taken for a change of everything, so that memory has a bound.
+/// The most changes that are distinguished. More count as a change of everything, so that memory has a bound.
 const MOST: usize = 1024;
 
 const GROUPS: [MulticastGroup; 7] = [
@@ -148,7 +148,7 @@ impl Changes {
         let all: IpAddr = match route.header.address_family {
             AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
             AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-            // Of multicast routing, say.
+            // Messages of multicast routing, for example.
             _ => return,
         };
         let length = route.header.destination_prefix_length;

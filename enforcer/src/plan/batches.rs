@@ -132,7 +132,7 @@ pub(super) fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
     steps
 }
 
-/// How many commands a batch has at most. There are at least about as many sets in the table as parts name.
+/// The most commands of a batch. There are at least about as many sets in the table as parts name.
 fn commands_at_once(parts: &[Part]) -> usize {
     let names_a_set = |command: &&Command| {
         matches!(

@@ -25,7 +25,7 @@ impl Garbage {
         self.chains.is_empty() && self.sets.is_empty()
     }
 
-    /// How many objects there are.
+    /// The number of objects.
     pub fn len(&self) -> usize {
         self.chains.len() + self.sets.len()
     }

@@ -36,7 +36,7 @@ pub(super) struct Half {
     pub(super) reach: Reach,
 }
 
-/// How many endpoints are pointed elsewhere in one atom.
+/// The number of endpoints that are pointed elsewhere in one atom.
 const ENDPOINTS_IN_ATOM: usize = 32;
 
 /// A version of the policy with the names of its objects.

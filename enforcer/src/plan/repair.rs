@@ -311,7 +311,7 @@ fn is_found_late(command: &Command) -> bool {
     matches!(command, Command::AddRule(_, rule) | Command::InsertRule(_, rule, _) if rule.matches.iter().any(has_ranges))
 }
 
-/// How many elements are exchanged in one atom.
+/// The number of elements that are exchanged in one atom.
 const KEYS_IN_ATOM: usize = 32;
 
 /// Puts some elements in the place of others of the same keys, each pair in one batch.

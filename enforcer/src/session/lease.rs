@@ -6,7 +6,7 @@ use tracing::{debug, warn};
 
 use crate::agent::Handle;
 
-/// How many times a node asks while a lease lasts.
+/// The number of requests of a node during a lease.
 const TIMES: u32 = 3;
 
 /// The leases of a node, over all its sessions.

@@ -12,7 +12,7 @@ use crate::{
 pub enum Packet {
     /// To a port of a protocol.
     To(Transport, u16),
-    /// Of a protocol that has no ports, such as ICMP.
+    /// A packet of a protocol without ports, such as ICMP.
     Portless,
 }
 
@@ -28,8 +28,8 @@ pub enum Side {
 /// The verdict of policies about packets from one address to another.
 #[derive(Debug)]
 pub struct Flow<'a> {
-    /// Of every pod that the source may be with every pod that the destination may be: it is not known which of them
-    /// speak, so what all pairs allow is allowed.
+    /// The pairs of every pod that the source may be and every pod that the destination may be. Nobody knows which of
+    /// them speak, so a packet is allowed if all pairs allow it.
     pairs: Vec<Pair<'a>>,
     /// "Traffic to and from the node where a Pod is running is always allowed, regardless of the IP address of the Pod
     /// or the node."

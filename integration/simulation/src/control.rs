@@ -165,7 +165,7 @@ impl World {
         self.after_control()
     }
 
-    /// How far the rollouts are is durable.
+    /// Handles that the progress of the rollouts is durable.
     pub(crate) fn settled(&mut self, revision: Revision) {
         self.control.settled = revision;
     }

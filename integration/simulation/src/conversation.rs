@@ -140,7 +140,7 @@ impl World {
         Ok(())
     }
 
-    /// That a node joined is durable.
+    /// Handles that a node's membership is durable.
     pub(crate) fn joined(&mut self, stream: StreamId) -> Result<(), Violation> {
         let at = self.at();
         let Some(alive) = &mut self.control.alive else {

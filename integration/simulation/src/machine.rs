@@ -59,7 +59,7 @@ pub(crate) struct Machine {
     mutant: Option<Mutant>,
     /// The batches of the update under way, where a mutant holds them back.
     held_back: Option<Vec<Vec<Command>>>,
-    /// How many commits lie between two of somebody else.
+    /// The number of commits between two by somebody else.
     strangers: u32,
     commits: u32,
     packets: Vec<Packet>,
@@ -223,7 +223,7 @@ impl Machine {
             _ => grants_first(batches),
         };
         for batch in batches {
-            // Where the mistake leads to a batch that the kernel refuses it harms nobody.
+            // A mistake that leads to a batch that the kernel refuses harms nobody.
             let _ = self.kernel.commit(&batch);
         }
     }

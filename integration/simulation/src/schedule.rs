@@ -19,9 +19,9 @@ pub(crate) enum Event {
     ControlSeesEnd(StreamId),
     /// A node sees that a stream is over.
     NodeSeesEnd(StreamId),
-    /// That a node joined is durable.
+    /// A node's membership is durable.
     Joined(StreamId),
-    /// How far the rollouts are is durable.
+    /// The progress of the rollouts is durable.
     Settled(Revision),
     /// There may be something to do for the control plane, since time passed.
     Advance,

@@ -247,7 +247,7 @@ impl World {
         })
     }
 
-    /// How everything stands, for who wants to know why it does not go on.
+    /// The state of everything, for a reader who wants to know why the run stopped.
     fn standing(&self) -> String {
         let Some(alive) = &self.control.alive else {
             return "the control plane is dead".into();

@@ -28,7 +28,7 @@ struct Arguments {
     bridged: bool,
 }
 
-/// Where each pod is: its node, counted from 0, and its address, as `demo/cluster.yaml` says.
+/// The place of each pod: its node, counted from 0, and its address, as in `demo/cluster.yaml`.
 const PLACES: [(usize, [u8; 4]); 4] = [
     (0, [10, 9, 1, 11]),
     (0, [10, 9, 1, 12]),

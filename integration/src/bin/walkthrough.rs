@@ -41,7 +41,7 @@ struct PodArguments {
     /// Its node's address on the link between them: its default gateway
     #[arg(long)]
     node: Ipv4Addr,
-    /// Where its socket is to be
+    /// The folder for its socket
     #[arg(long, value_name = "DIR")]
     sockets: PathBuf,
 }
@@ -61,10 +61,10 @@ struct RunArguments {
     /// The CLI
     #[arg(long, value_name = "FILE")]
     sallyport: PathBuf,
-    /// Where cluster.yaml and demo-policy.yaml are
+    /// The folder of cluster.yaml and demo-policy.yaml
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
-    /// Where the pods' sockets are
+    /// The folder of the pods' sockets
     #[arg(long, value_name = "DIR")]
     sockets: PathBuf,
 }

@@ -73,7 +73,7 @@ pub(super) struct Pod {
     /// All addresses of a pod that has more than one; ours, the shared files have none.
     #[serde(default, deserialize_with = "or_default")]
     pub(super) ips: Vec<IpAddr>,
-    /// Of a pod that is created without: the first pod's.
+    /// The ports of a pod that is created without any: the first pod's.
     pub(super) ports: Option<Vec<Port>>,
     pub(super) node: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
@@ -160,7 +160,7 @@ pub(super) struct Expect {
     pub(super) ingress: Option<Vec<String>>,
     pub(super) egress: Option<Vec<String>>,
     pub(super) combined: Vec<String>,
-    /// Of one family only; ours, the shared files have none.
+    /// The only family that counts; ours, the shared files have none.
     pub(super) family: Option<Version>,
 }
 

@@ -117,7 +117,7 @@ impl State {
         Ok(())
     }
 
-    /// Where files do not say a pod's node, a node of its own stands for it.
+    /// If files do not name a pod's node, a node of its own stands for it.
     fn set_pod(&mut self, pod: Pod) -> Result<(), Error> {
         let name = pod.endpoint();
         let node = pod.node.as_ref().unwrap_or(&name);

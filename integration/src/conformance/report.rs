@@ -15,7 +15,7 @@ use super::{
 };
 use crate::deployment::Deployment;
 
-/// How many wrong cells of a step are told in full.
+/// The number of wrong cells of a step that are reported in full.
 const IN_FULL: usize = 8;
 
 /// Tells the wrong cells of a step.

@@ -52,9 +52,9 @@ pub(super) struct World {
     parties: BTreeMap<String, Party>,
     /// The services that every host of the case has, since the case asks for them.
     asked: BTreeSet<Service>,
-    /// How many pods the case has had: says where the next goes.
+    /// The number of pods that the case has had: it decides where the next goes.
     placed: usize,
-    /// Where the case's pods on their nodes' networks are, by address: an address is one node's.
+    /// The nodes of the case's pods, by address: an address is one node's.
     homes: BTreeMap<IpAddr, usize>,
     _node_servers: Vec<Server>,
 }

@@ -22,7 +22,7 @@ pub struct Known {
     pub protocol: u8,
     /// Whence the first packet came.
     pub from: SocketAddr,
-    /// Where it went.
+    /// The destination.
     pub to: SocketAddr,
 }
 

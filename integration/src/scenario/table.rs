@@ -40,7 +40,7 @@ pub fn compile_all(scenario: &Scenario) -> Result<Vec<Arc<NodePolicy>>> {
 pub struct Table {
     /// The socket of its namespace.
     pub netlink: Netlink,
-    /// How it was made.
+    /// The options of the plans.
     pub options: Options,
     /// The installed policy.
     pub installed: Installed,

@@ -22,10 +22,10 @@ pub(super) const PORT: u16 = 9000;
 /// The port that stays open, where ports are told apart.
 pub(super) const STAYS_OPEN: u16 = 9100;
 
-/// How many ports change ends.
+/// The number of ports that change ends.
 pub(super) const FLOWS: u32 = 5;
 
-/// How many pods of a kind send, where pods are told apart.
+/// The number of pods of a kind that send, where pods are distinguished.
 pub(super) const PEERS: u32 = 4;
 
 const fn both(network: u8, host: u8) -> [IpAddr; 2] {

@@ -26,7 +26,7 @@ pub struct Containers {
     pub sallyport: PathBuf,
     /// The manifests.
     pub manifests: PathBuf,
-    /// Where the pods' sockets are.
+    /// The folder of the pods' sockets.
     pub sockets: PathBuf,
     /// The pods.
     pub pods: Vec<Pod>,

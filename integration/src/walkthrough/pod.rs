@@ -69,7 +69,7 @@ pub struct Pod {
     pub node: Ipv4Addr,
 }
 
-/// Where the pod of that name is asked.
+/// The socket at which the pod of that name answers.
 fn socket(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.sock"))
 }

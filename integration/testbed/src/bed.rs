@@ -21,7 +21,7 @@ use crate::state::{Attached, State};
 use crate::wiring::{self, Owner, Plan};
 use crate::{Change, Destination, Error, Host, Mac, Netns, reactor};
 
-/// How a node's pods reach it.
+/// The connection of a node's pods to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Each pod's veth is a routed link; pods of a node reach each other by routing.
@@ -40,12 +40,12 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// How many nodes; one unless told.
+    /// Sets the number of nodes; the default is one.
     pub fn nodes(self, nodes: usize) -> Self {
         Self { nodes, ..self }
     }
 
-    /// How pods reach their node; routed unless told.
+    /// Sets the connection of pods to their node; the default is routed.
     pub fn mode(self, mode: Mode) -> Self {
         Self { mode, ..self }
     }
@@ -123,7 +123,7 @@ impl Testbed {
         }
     }
 
-    /// How pods reach their node.
+    /// The connection of pods to their node.
     pub fn mode(&self) -> Mode {
         self.mode
     }
@@ -146,7 +146,7 @@ impl Testbed {
         &self.fabric
     }
 
-    /// Where every node reaches what listens in the fabric.
+    /// The address at which every node reaches a server in the fabric.
     pub fn fabric_address(&self) -> Ipv4Addr {
         Ipv4Addr::new(198, 18, 0, 1)
     }

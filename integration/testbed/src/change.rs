@@ -15,7 +15,7 @@ pub const LOOPBACK: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mac(pub [u8; 6]);
 
-/// Where a route leads.
+/// The destination of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
     /// One address.

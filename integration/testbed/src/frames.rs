@@ -74,7 +74,7 @@ impl Party {
     }
 }
 
-/// The kinds that arrive at one pod from another. With `routed` all are sent to the router, which forwards those that
+/// The kinds that arrive at one pod from another. With `routed` all frames are sent to the router, which forwards those that
 /// it can.
 pub fn arrivals(
     from: &Party,
@@ -184,12 +184,12 @@ impl Rain {
         Ok(rain)
     }
 
-    /// How many frames were sent.
+    /// The number of frames that were sent.
     pub fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
     }
 
-    /// How many of each kind arrived.
+    /// The number of frames of each kind that arrived.
     pub fn arrived(&self) -> BTreeMap<Kind, u64> {
         self.arrived.lock().expect("nobody panics").clone()
     }

@@ -129,7 +129,7 @@ impl Probe {
     }
 }
 
-/// How probes are sent: how long an answer may take, how many are under way at once.
+/// The settings of probes: the longest time for an answer, the number under way at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Prober {
     timeout: Duration,

@@ -34,7 +34,7 @@ pub struct Relay {
     task: JoinHandle<()>,
 }
 
-/// Where a relay leads, and how late.
+/// The target and the delay of a relay.
 #[derive(Clone, Copy, Debug)]
 struct Line {
     target: SocketAddr,
@@ -81,7 +81,7 @@ impl Relay {
         })
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

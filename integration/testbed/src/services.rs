@@ -19,7 +19,7 @@ pub use node_dns::write_node_dns;
 use crate::probe::Protocol;
 use crate::{Family, Host, Netns};
 
-/// How kube-proxy writes its rules.
+/// The form of kube-proxy's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proxy {
     /// `--proxy-mode=iptables`.
@@ -30,7 +30,7 @@ pub enum Proxy {
     NftablesMaps,
 }
 
-/// Where a Service sends what comes to its node port.
+/// The endpoints that a Service sends traffic of its node port to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExternalTrafficPolicy {
     /// To any endpoint, from the node's own address.
@@ -52,7 +52,7 @@ pub struct Service {
     pub port: u16,
     /// The port at every node.
     pub node_port: Option<u16>,
-    /// Where that leads.
+    /// The endpoints of that traffic.
     pub external: ExternalTrafficPolicy,
     pub endpoints: Vec<Endpoint>,
 }

@@ -1,5 +1,5 @@
-//! Where established connections are kept: they go on, new ones do not; the strictest policy counts; and an address in
-//! new hands has nothing of the old.
+//! Tests of kept connections: they go on, new ones do not; the strictest policy counts; and an address in new hands has
+//! nothing of the old.
 
 use std::{
     io,
@@ -225,7 +225,7 @@ impl Drop for Counter {
     }
 }
 
-/// How an address passes from one workload to the next.
+/// The way in which an address passes from one workload to the next.
 #[derive(Clone, Copy, Debug)]
 enum Pass {
     /// In one transaction.

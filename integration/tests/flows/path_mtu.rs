@@ -26,7 +26,7 @@ const BYTES: usize = 1 << 20;
 /// How long a transfer may take. It takes a few milliseconds, or for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long one that must not come through is watched.
+/// The time that a transfer is watched that must not come through.
 const WATCHED: Duration = Duration::from_secs(2);
 
 /// Client and servers may use one TCP port between them, in both their policies, and nothing else.

@@ -128,7 +128,7 @@ fn own(host: &Host) -> Result<[IpAddr; 2], Failed> {
     Ok([v4.ok_or("no IPv4")?, v6.ok_or("no IPv6")?])
 }
 
-/// How many packets a node counts as spoofed.
+/// The number of packets that a node counts as spoofed.
 fn counted(deployment: &Deployment, node: usize) -> Result<u64, Failed> {
     let ruleset = deployment.ruleset(node)?;
     let rules = ruleset

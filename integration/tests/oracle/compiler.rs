@@ -24,7 +24,7 @@ use crate::{
     universe::{Manifests, addresses, cluster, packets},
 };
 
-/// How many clusters; the environment variable of this name raises it.
+/// The environment variable that raises the number of clusters.
 const CASES: &str = "SALLYPORT_ORACLE_CASES";
 
 /// Sides as the compiler calls them.
@@ -75,7 +75,7 @@ fn agree() -> Result<(), Failed> {
     Ok(())
 }
 
-/// How many verdicts were the same.
+/// The number of verdicts that were the same.
 #[derive(Default)]
 struct Seen {
     allowed: Cell<u64>,

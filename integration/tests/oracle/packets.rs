@@ -11,7 +11,7 @@ use sallyport_testbed::{
 
 use crate::{number, story::tell};
 
-/// How many random cases there are in each mode; the environment variable of this name raises it.
+/// The environment variable that raises the number of random cases in each mode.
 const CASES: &str = "SALLYPORT_RANDOM_CASES";
 
 /// The seed of the first one; a failing case tells its own in its name.

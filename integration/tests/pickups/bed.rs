@@ -19,7 +19,7 @@ use sallyport_testbed::{
 
 use crate::cells::{Loss, Policy, Start};
 
-/// Where the pods of a pair are.
+/// The places of the pods of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Places {
     /// Both on one node.

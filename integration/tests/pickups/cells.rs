@@ -8,7 +8,7 @@ use sallyport_testbed::{
     probe::{Protocol, Side},
 };
 
-/// How conntrack comes not to know a conversation, or might.
+/// The way in which conntrack comes not to know a conversation, or might.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Loss {
     /// The server's workload is deleted, and put again as it was.

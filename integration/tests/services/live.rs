@@ -24,7 +24,7 @@ use crate::{
     world::{self, CLUSTER, TARGET, World},
 };
 
-/// How long what must pass may take, and how long what must not pass is watched.
+/// The longest time for traffic that must pass, and the time that traffic is watched that must not.
 const PATIENCE: Duration = Duration::from_secs(10);
 const WATCHED: Duration = Duration::from_millis(300);
 
@@ -41,7 +41,7 @@ struct Live {
     direct: bool,
     /// The client's end and the pod's.
     ends: [TcpStream; 2],
-    /// How much is on its way to each end.
+    /// The number of messages on their way to each end.
     owed: [usize; 2],
 }
 

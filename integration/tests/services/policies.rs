@@ -88,7 +88,7 @@ const FROM_CLIENT_TO_SERVERS: &[&str] = &[
     "pod-hostport",
 ];
 
-/// The ways that the client's node sees with the same addresses.
+/// Those of these ways whose ends are the same for the client's node.
 const BETWEEN_CLIENT_AND_SERVERS: &[&str] = &[
     "pod-clusterip-near",
     "pod-clusterip-far",
@@ -147,7 +147,7 @@ pub(crate) fn policies() -> Vec<Policy> {
             &ports(FROM_CLIENT, "30080"),
             &[],
         ),
-        // Where the first node is the pod's, its table sees the client itself, though the pod sees the node.
+        // If the first node is the pod's, its table sees the client itself, though the pod sees the node.
         servers(
             "ingress from the address outside",
             "from: [{ipBlock: {cidr: 203.0.113.7/32}}, {ipBlock: {cidr: '2001:db8:203::7/128'}}]",

@@ -79,7 +79,7 @@ const CLUSTER_IPS: [[&str; 2]; 6] = [
     ["10.96.0.6", "fd00:96::6"],
 ];
 
-/// Where a node's DNS cache listens, beside the ClusterIP of the cluster's DNS.
+/// The addresses of a node's DNS cache, beside the ClusterIP of the cluster's DNS.
 const NODE_DNS: [&str; 2] = ["169.254.20.10", "fd00:20::10"];
 
 pub(crate) struct World {
@@ -237,7 +237,7 @@ pub(crate) fn other_node(family: Family) -> SocketAddr {
     of(CLUSTER_IPS[5], family, 80)
 }
 
-/// Where the first node's DNS cache listens.
+/// The address of the first node's DNS cache.
 pub(crate) fn node_dns(family: Family) -> SocketAddr {
     of(NODE_DNS, family, 53)
 }

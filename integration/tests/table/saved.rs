@@ -27,7 +27,7 @@ table inet mine { set s { type ipv4_addr; elements = { 192.0.2.1 }; }; chain c {
 table ip nat { chain post { type nat hook postrouting priority 100; masquerade; }; }
 ";
 
-/// Where Debian's nftables.service looks for the rules that it loads at boot.
+/// The path of the rules that Debian's nftables.service loads at boot.
 const SAVED_RULES: &str = "/etc/nftables.conf";
 
 /// The command of the page that saves the tables of others.

@@ -56,7 +56,7 @@ pub(crate) fn pass() -> Outcome {
                 expect(&what, &bed, setup, ["free-1", "free-2"], &[kind], passes)?;
             }
         }
-        // Where ports are not known they may come from any, and are judged by the client's policies.
+        // At unknown ports the sources may come from any, and are judged by the client's policies.
         let others = match setup.bridged && !setup.known {
             true => &[][..],
             false => &STRANGERS,

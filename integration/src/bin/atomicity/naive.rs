@@ -100,7 +100,7 @@ fn unguarded(policy: &NodePolicy) -> NodePolicy {
     without
 }
 
-/// All of an edit as one batch.
+/// Commits an edit as one batch.
 fn in_one_batch(table: &mut Table, policy: &NodePolicy) -> Result<()> {
     let Plan {
         steps,

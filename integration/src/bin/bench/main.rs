@@ -44,7 +44,7 @@ struct Arguments {
     #[arg(long)]
     list: bool,
 
-    /// How often each is measured
+    /// The number of measurements of each
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
@@ -75,7 +75,7 @@ struct Arguments {
     #[arg(long)]
     cpu: Option<usize>,
 
-    /// How the outcome is told
+    /// The form of the report
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
@@ -118,7 +118,7 @@ struct Benchmark {
     run: fn(&Settings, &mut Report) -> Result<()>,
 }
 
-/// All of them, in the order in which they are run.
+/// The benchmarks, in the order in which they run.
 const BENCHMARKS: &[Benchmark] = &[Benchmark {
     id: "B10",
     about: "packet cost against the same path with conntrack only, 1 to 10,000 policies on the pod; memory of the enforcer",

@@ -60,7 +60,7 @@ pub(crate) fn run(settings: &Settings, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// How many threads ran or wanted to, over the last minute.
+/// The number of threads that ran or wanted to, over the last minute.
 fn load() -> Result<f64> {
     let text = fs::read_to_string("/proc/loadavg")?;
     let first = text.split(' ').next().unwrap_or_default();

@@ -51,14 +51,14 @@ pub(crate) struct PacketCost {
     pub(crate) rounds: usize,
     /// As a multiple of a table that asks conntrack alone.
     pub(crate) to_conntrack: Option<Spread>,
-    /// Of the same variant with the fewest policies.
+    /// The ratio to the same variant with the fewest policies.
     pub(crate) to_fewest: Option<Spread>,
-    /// Of this checkout's programs with as many policies.
+    /// The ratio to this checkout's programs with as many policies.
     pub(crate) to_sallyport: Option<Spread>,
     pub(crate) nanoseconds: Spread,
 }
 
-/// Where and beside what packets were measured.
+/// The machine of the measurement, and its load.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     pub(crate) benchmark: &'static str,
@@ -91,7 +91,6 @@ pub(crate) struct LeftOut {
     pub(crate) reason: String,
 }
 
-/// All of it.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) machines: Vec<Machine>,

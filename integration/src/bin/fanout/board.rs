@@ -20,12 +20,12 @@ struct State {
     counts: Counts,
 }
 
-/// The acknowledgements and bytes since the process began.
+/// The counts since the process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Counts {
     /// Messages.
     pub(crate) messages: u64,
-    /// Their bytes as gRPC frames them.
+    /// The bytes of the messages as gRPC frames them.
     pub(crate) bytes: u64,
     /// Streams that ended without being told to.
     pub(crate) lost_streams: u64,

@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 
-/// How large the cluster is.
+/// The size of the cluster.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(crate) struct Size {
     pub(crate) nodes: usize,

@@ -19,10 +19,10 @@ use crate::{
     simulate::Command,
 };
 
-/// How long nothing is done before memory is looked at.
+/// The idle time before memory is measured.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// How long the control plane may have work to do with an edit that is enforced: packets drain, the barrier is passed.
+/// The time that the control plane may work on an edit that is enforced: packets drain, the barrier is passed.
 const AFTER: Duration = Duration::from_millis(100);
 
 /// The cluster under measurement.

@@ -39,7 +39,6 @@ impl std::fmt::Display for Times {
     }
 }
 
-/// All of it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     /// One delta to all, as a multiple of the plain TCP fan-out of as many bytes.

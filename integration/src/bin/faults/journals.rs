@@ -27,9 +27,9 @@ use crate::{
     scene::{FAR, Scene, copy},
 };
 
-/// How many offsets are tried with the library, in each way that a file is damaged.
+/// The number of offsets that are tried with the library, in each way that a file is damaged.
 const SAMPLES: usize = 60;
-/// How many with the programs.
+/// The number of offsets that are tried with the programs.
 const REAL: usize = 4;
 
 /// Damages a file at an offset.

@@ -92,13 +92,14 @@ pub(crate) const fn of_update(least: [usize; 4]) -> [Steps; 4] {
     ]
 }
 
-/// How long a program does nothing more before that is all.
+/// The idle time of a program after which the update counts as done.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// How long a program that was started has done what it does after a while.
+/// The time after which a started program has also done its delayed work.
 const SETTLED: Duration = Duration::from_millis(200);
 
-/// How often no call of a number must come before there is none: updates differ, every other more than those between.
+/// The number of times that a call of a number must be absent before it counts as absent: updates differ, every other
+/// more than those between.
 const LAST: usize = 2;
 
 /// Waits for what happens first: a program is killed, or a transaction enforced.

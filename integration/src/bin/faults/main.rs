@@ -73,7 +73,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     seed: u64,
 
-    /// How the outcome is told
+    /// The form of the report
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }

@@ -36,13 +36,13 @@ use crate::{
 /// The calls of an update that only takes away, and of the deletions of connections that follow.
 const OF_REVOKE: [Steps; 4] = of_update([4, 3, 2, 1]);
 
-/// How often no call of a number must come before there is none.
+/// The number of times that a call of a number must be absent before it counts as absent.
 const LAST: usize = 2;
 
 /// After what a kernel is at rest: an acknowledgement may be late by 200 ms.
 const AT_REST: Duration = Duration::from_millis(250);
 
-/// How long connections are watched that must be silent.
+/// The time that connections are watched that must be silent.
 const WATCHED: Duration = Duration::from_millis(200);
 
 /// The pods of this row: a client and a server that no policy selects at first. Their numbers on their nodes.
@@ -221,7 +221,7 @@ impl Talk {
         Ok(self.heard().iter().sum::<usize>() as u64)
     }
 
-    /// How much was heard of each talker.
+    /// The number of messages of each talker that arrived.
     fn heard(&self) -> Vec<usize> {
         let mut conversations = self.conversations();
         let each = conversations.iter_mut().zip(KINDS);

@@ -24,7 +24,7 @@ pub(crate) struct Outcome {
     pub(crate) seconds: f64,
     pub(crate) note: String,
     pub(crate) failure: Option<String>,
-    /// Where logs and journals of a row that failed are.
+    /// The folder of logs and journals of a row that failed.
     pub(crate) logs: Option<PathBuf>,
 }
 
@@ -65,7 +65,6 @@ impl Outcome {
     }
 }
 
-/// All of it.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) rows: Vec<Outcome>,

@@ -56,7 +56,7 @@ const UNPROTECTED: Spec = Spec {
     ..PLAIN
 };
 
-/// How long leases last where a row has them.
+/// The length of leases in rows that have them.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 const FENCED: Spec = Spec {
@@ -144,7 +144,7 @@ impl Row {
     }
 }
 
-/// All of them, in the order in which they are run.
+/// The rows, in the order in which they run.
 pub(crate) const ROWS: &[Row] = &[
     row(
         "enforcer-killed",

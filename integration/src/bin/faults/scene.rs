@@ -27,14 +27,14 @@ use crate::report::Outcome;
 /// The special demands of a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spec {
-    /// Where the programs come from that it begins with.
+    /// The programs that the scene begins with.
     pub(crate) programs: fn() -> Result<Binaries, binaries::Error>,
     /// Arguments of the control plane, and of the enforcers.
     pub(crate) control_plane: &'static [&'static str],
     pub(crate) enforcers: &'static [&'static str],
     /// The nodes' streams run over relays.
     pub(crate) relayed: bool,
-    /// Where it is played.
+    /// The bed of the scene.
     pub(crate) bed: fn() -> Result<Testbed>,
 }
 
@@ -281,7 +281,7 @@ impl Scene {
         }
     }
 
-    /// How many packets passed that must not.
+    /// The number of packets that passed and must not.
     pub(crate) fn passed(&self) -> u64 {
         let denied = self.probes.denied.iter();
         denied.map(|(_, stream)| stream.counts().received).sum()

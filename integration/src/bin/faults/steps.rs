@@ -12,7 +12,7 @@ use sallyport_testbed::tracer::{Call, Calls, Fault};
 pub(crate) struct Steps {
     pub(crate) name: &'static str,
     pub(crate) calls: Calls,
-    /// How many there are at least, as far as anybody knows.
+    /// The least number of them, as far as anybody knows.
     pub(crate) least: usize,
 }
 

@@ -55,7 +55,7 @@ pub(crate) struct Trial {
     pub(crate) pad: u32,
 }
 
-/// How an element is pointed at a new chain.
+/// The way in which an element is pointed at a new chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// The chain is made in one batch, the element pointed at it in the next.

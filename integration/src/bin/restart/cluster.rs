@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use sallyport_integration::deployment::Deployment;
 use sallyport_testbed::probe::Class;
 
-/// How large the cluster is.
+/// The size of the cluster.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(crate) struct Size {
     pub(crate) nodes: usize,
@@ -23,13 +23,13 @@ const POLICIES: usize = 10;
 /// Pods of one node.
 const PODS: usize = 250;
 
-/// How many peers send.
+/// The number of peers that send.
 const SENDERS: u32 = 32;
 
 /// The networks of the addresses from which packets are sent.
 pub(crate) const SENDERS_BEHIND: [&str; 2] = ["10.0.2.0/24", "172.16.7.0/24"];
 
-/// Where the server listens.
+/// The port of the server.
 const PORT: u16 = 9000;
 
 /// The names of the flow that must pass, and of the flow that must not.

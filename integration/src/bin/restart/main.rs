@@ -29,28 +29,28 @@ use measure::Bench;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// How many pods
+    /// The number of pods
     #[arg(long, default_value_t = 4_000)]
     pods: usize,
 
-    /// How many policies
+    /// The number of policies
     #[arg(long, default_value_t = 400)]
     policies: usize,
 
-    /// How many nodes, of which two have enforcers
+    /// The number of nodes, of which two have enforcers
     #[arg(long, default_value_t = 20)]
     nodes: usize,
 
-    /// How many pods may reach the server that is flooded, and are known to its node
+    /// The number of pods that may reach the server that is flooded, and are known to its node
     #[arg(long, default_value_t = 4_000)]
     peers: usize,
 
-    /// How many pods are edited one by one before the restarts: when the journal has 10,000 transactions its log is
-    /// folded into its snapshot
+    /// The number of pods that are edited one by one before the restarts: when the journal has 10,000 transactions its
+    /// log is folded into its snapshot
     #[arg(long, default_value_t = 2_000)]
     edits: usize,
 
-    /// How often each is restarted with each signal
+    /// The number of restarts of each with each signal
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 }

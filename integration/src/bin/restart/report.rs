@@ -34,7 +34,7 @@ impl Times {
     }
 }
 
-/// How fast transactions of one object became durable.
+/// The rate at which transactions of one object became durable.
 #[derive(Debug, Serialize)]
 pub(crate) struct Edits {
     pub(crate) scenario: &'static str,

@@ -142,7 +142,7 @@ impl Conversation {
         speaker.end.as_ref()
     }
 
-    /// How many segments the kernels of both sides have sent again; no datagram is.
+    /// The number of segments that the kernels of both sides have sent again; no datagram is.
     pub fn sent_again(&self) -> u32 {
         let of = |speaker: &Speaker| match &speaker.carrier {
             Carrier::Tcp(stream) => sent_again(stream),

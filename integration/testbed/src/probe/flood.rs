@@ -300,7 +300,7 @@ fn bind_to_protocol(socket: &Socket, ethertype: u16) -> io::Result<()> {
     }
 }
 
-/// How many packets passed a packet socket's filter since this was last asked (`PACKET_STATISTICS`).
+/// The number of packets that passed a packet socket's filter since the last query (`PACKET_STATISTICS`).
 fn packets_since_last_asked(socket: &Socket) -> u32 {
     let mut statistics = [0u32; 2];
     let mut length = size_of_val(&statistics) as libc::socklen_t;

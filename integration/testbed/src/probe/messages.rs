@@ -41,7 +41,6 @@ pub(super) struct Route {
 pub(super) struct Pace {
     /// When.
     tick: Duration,
-    /// How many.
     burst: u32,
 }
 

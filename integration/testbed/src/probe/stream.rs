@@ -86,7 +86,7 @@ impl Traffic {
     }
 }
 
-/// How many messages a stream sent and how many of them arrived.
+/// The number of messages that a stream sent, and of those that arrived.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Messages that the speaker's kernel took.
@@ -96,7 +96,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// How many were sent and did not arrive.
+    /// The number of messages that were sent and did not arrive.
     pub fn lost(self) -> u64 {
         self.sent.saturating_sub(self.received)
     }

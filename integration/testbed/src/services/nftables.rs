@@ -216,7 +216,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Where traffic from outside leads.
+    /// The rules for traffic from outside.
     fn external(&mut self, port: &Port, name: &str) {
         let (ip, pods) = (self.ip, self.view.pods());
         let mark = match self.maps {
