@@ -5,7 +5,7 @@
 //! How many connections there may be, `nf_conntrack_max`, is one number for the whole machine, which namespaces can read;
 //! each namespace is counted by itself. So one is filled up for real, and no other is touched.
 
-mod known;
+mod entries;
 
 use std::{
     io,
@@ -23,7 +23,7 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, So
 use sallyport_enforcer::nft::encode::attributes::Attributes;
 use sallyport_testbed::Netns;
 
-pub use known::{Known, forget_all, known};
+pub use entries::{ConntrackEntry, entries, flush_all};
 
 /// Messages of `NFNL_SUBSYS_CTNETLINK`, and attributes: `linux/netfilter/nfnetlink_conntrack.h`.
 const NEW: u16 = 1 << 8;
@@ -176,7 +176,7 @@ impl Maker {
             ));
         }
         self.made += BATCH;
-        let refused = self.conntrack.say(&messages, self.made - 1)?;
+        let refused = self.conntrack.send(&messages, self.made - 1)?;
         let is_full = |errno: i32| matches!(errno, libc::ENOMEM | libc::EEXIST);
         match refused.into_iter().find(|&errno| !is_full(errno)) {
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
@@ -214,7 +214,7 @@ impl Conntrack {
 
     /// Deletes the connections that some attributes describe.
     fn delete(&self, family: i32, which: &Attributes) -> io::Result<()> {
-        let refused = self.say(&message(DELETE, libc::NLM_F_ACK, family, 0, which), 0)?;
+        let refused = self.send(&message(DELETE, libc::NLM_F_ACK, family, 0, which), 0)?;
         match refused.first() {
             Some(&errno) => Err(io::Error::from_raw_os_error(errno)),
             None => Ok(()),
@@ -222,7 +222,7 @@ impl Conntrack {
     }
 
     /// Sends messages, and returns the errors that were answered, up to the answer to the last.
-    fn say(&self, messages: &[u8], last: u32) -> io::Result<Vec<i32>> {
+    fn send(&self, messages: &[u8], last: u32) -> io::Result<Vec<i32>> {
         socket::send(self.socket.as_raw_fd(), messages, MsgFlags::empty())?;
         let mut refused = Vec::new();
         let mut buffer = vec![0; 1 << 16];

@@ -303,8 +303,8 @@ impl Deployment {
         self.spawn_enforcer(node, command)
     }
 
-    /// Lets an enforcer go that was started held.
-    pub fn let_enforcer_go(&self, node: usize) -> Result<(), Error> {
+    /// Releases an enforcer that was started held.
+    pub fn release_enforcer(&self, node: usize) -> Result<(), Error> {
         std::fs::write(self.gate(node), "go\n").map_err(|error| Error::Io("open a gate", error))
     }
 

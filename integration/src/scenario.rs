@@ -2,11 +2,11 @@
 //! show that the counts mean something. Carries nothing out.
 
 mod blocks;
-mod ends;
 mod selectors;
 pub mod state;
 pub mod table;
 pub mod traffic;
+mod two_nodes;
 
 use sallyport_testbed::probe::Class;
 
@@ -141,7 +141,7 @@ pub const SCENARIOS: [Scenario; 13] = [
         about: "ranges of ports move around one that stays shut",
         period: 240,
         state: blocks::moving_ports,
-        classes: traffic::told_apart_by_port,
+        classes: traffic::distinguished_by_port,
         ..ONE_NODE
     },
     Scenario {
@@ -180,7 +180,7 @@ pub const SCENARIOS: [Scenario; 13] = [
         nodes: 2,
         edits_in_one: 2 * traffic::FLOWS,
         period: 2,
-        state: ends::swapped,
+        state: two_nodes::swapped,
         classes: traffic::flows,
         controls: &[Control::Uncoordinated],
         ..ONE_NODE
@@ -191,7 +191,7 @@ pub const SCENARIOS: [Scenario; 13] = [
         nodes: 2,
         edits_in_one: 8,
         period: 420,
-        state: ends::respelt,
+        state: two_nodes::respelt,
         classes: traffic::flows,
         controls: &[Control::TwoTransactions],
         ..ONE_NODE
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_told_apart() {
+    fn names_are_distinct() {
         let names: BTreeSet<_> = SCENARIOS.iter().map(|one| one.name).collect();
         assert_eq!(names.len(), SCENARIOS.len());
     }

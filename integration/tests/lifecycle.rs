@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         ("of_two_enforcers_with_one_name_one_is_refused", one_name),
         ("of_two_enforcers_with_one_disk_none_is_believed", one_disk),
         ("a_log_that_cannot_be_written_costs_nothing_else", unlogged),
-        ("a_manager_that_does_not_read_costs_nothing_else", unheard),
+        ("a_manager_that_does_not_read_costs_nothing_else", unread),
     ])
 }
 
@@ -89,7 +89,7 @@ fn ready_enforcer(
     let socket = path.to_str().ok_or("a path that is text")?;
     let environment = [("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "600000")];
     let enforcer = enforcer(netns, &directory.join("data"), arguments, &environment)?;
-    if !hear(&manager)?.contains("READY=1") {
+    if !receive(&manager)?.contains("READY=1") {
         return Err("something is said before READY".into());
     }
     Ok((enforcer, manager))
@@ -137,7 +137,7 @@ fn unlogged() -> Outcome {
             .stdout(Stdio::null())
             .stderr(stderr);
         let mut enforcer = Enforcer(netns.spawn(command)?);
-        let said = hear(&manager).map_err(|error| format!("{name}: never ready: {error:?}"))?;
+        let said = receive(&manager).map_err(|error| format!("{name}: never ready: {error:?}"))?;
         if !said.contains("READY=1") {
             return Err(format!("{name}: {said}").into());
         }
@@ -156,8 +156,8 @@ fn unlogged() -> Outcome {
 }
 
 /// The socket of the manager is full after some ten messages; each state and each sign of life is one.
-fn unheard() -> Outcome {
-    let (netns, directory) = (Netns::new("unheard")?, tempfile::tempdir()?);
+fn unread() -> Outcome {
+    let (netns, directory) = (Netns::new("unread")?, tempfile::tempdir()?);
     let path = directory.path().join("notify");
     let manager = UnixDatagram::bind(&path)?;
     let socket = path.to_str().ok_or("a path that is text")?;
@@ -171,13 +171,13 @@ fn unheard() -> Outcome {
     if terminated(&mut enforcer)? != Some(0) {
         return Err("not exit code 0".into());
     }
-    if !hear(&manager)?.contains("READY=1") {
+    if !receive(&manager)?.contains("READY=1") {
         return Err("READY is not the first".into());
     }
     Ok(())
 }
 
-fn hear(manager: &UnixDatagram) -> Result<String, Failed> {
+fn receive(manager: &UnixDatagram) -> Result<String, Failed> {
     let mut buffer = [0; 4096];
     let length = manager.recv(&mut buffer)?;
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
@@ -194,7 +194,7 @@ fn ready() -> Outcome {
     let (mut status, mut alive) = (false, 0);
     let deadline = Instant::now() + Duration::from_secs(10);
     while !status || alive < 2 {
-        let said = hear(&manager)?;
+        let said = receive(&manager)?;
         status |= said.contains("STATUS=enforcing nothing yet; since ");
         alive += usize::from(said.contains("WATCHDOG=1"));
         if Instant::now() > deadline {

@@ -238,7 +238,8 @@ impl World {
         if enforced > self.judge.enforced() {
             self.note(|| format!("revision {enforced} is reported to be enforced"));
         }
-        self.judge.told(&on_their_way, enforced, self.schedule.now)
+        self.judge
+            .receive_status(&on_their_way, enforced, self.schedule.now)
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) struct Conversation {
 
 impl World {
     /// A message arrives.
-    pub(crate) fn control_hears(
+    pub(crate) fn control_receives(
         &mut self,
         stream: StreamId,
         bytes: &[u8],
@@ -77,7 +77,7 @@ impl World {
     fn accept(&mut self, stream: StreamId) {
         let alive = self.control.alive.as_mut().expect("it hears");
         alive.accepted.insert(stream, alive.coordinator.accept());
-        self.say(stream, None);
+        self.send_message(stream, None);
     }
 
     fn open(&mut self, stream: StreamId, hello: &wire::Hello) -> Result<(), SessionError> {
@@ -231,7 +231,7 @@ impl World {
                         number: request.number,
                     };
                     let message = sync_response::Message::Lease(grant);
-                    self.say(stream, Some(message));
+                    self.send_message(stream, Some(message));
                 }
             }
             Message::Hello(_) | Message::Health(_) | Message::Pong(_) => {
@@ -338,7 +338,7 @@ impl World {
         let alive = self.control.alive.as_ref().expect("it speaks");
         for part in Parts::new(&update, &alive.diffs) {
             for piece in self.cut(part) {
-                self.say(stream, Some(sync_response::Message::Update(piece)));
+                self.send_message(stream, Some(sync_response::Message::Update(piece)));
             }
         }
     }
@@ -355,8 +355,8 @@ impl World {
         vec![first, second]
     }
 
-    /// Says something, or nothing but that the stream was accepted.
-    fn say(&mut self, stream: StreamId, message: Option<sync_response::Message>) {
+    /// Sends a message, or only the acceptance of the stream.
+    fn send_message(&mut self, stream: StreamId, message: Option<sync_response::Message>) {
         let response = SyncResponse { message };
         let bytes = response.encode_to_vec();
         self.network

@@ -148,8 +148,8 @@ impl Judge {
         self.nodes[node].void
     }
 
-    /// The control plane says which revisions are on their way: hulls of first and last, and that a revision is enforced.
-    pub(crate) fn told(
+    /// Receives the revisions that are on their way, as hulls of first and last, and the enforced revision.
+    pub(crate) fn receive_status(
         &mut self,
         on_their_way: &[(Revision, Revision)],
         enforced: Revision,
@@ -248,7 +248,7 @@ impl Judge {
                 "{} can pass, and revisions {from} to {} deny it\n{}",
                 self.versions.flows[flow],
                 self.versions.latest(),
-                self.tell(flow)
+                self.describe(flow)
             ),
         }
     }
@@ -269,17 +269,17 @@ impl Judge {
                 "{} can be dropped at n{node}, and revisions {low} to {} permit it there\n{}",
                 self.versions.flows[index],
                 self.versions.latest(),
-                self.tell(index)
+                self.describe(index)
             ),
         })
     }
 
     /// A description of a flow for the report.
-    fn tell(&self, flow: usize) -> String {
+    fn describe(&self, flow: usize) -> String {
         let revisions = self
             .versions
             .within(Revision(0)..=self.versions.latest())
-            .map(|revision| format!("{revision}:{}", self.versions.tell(revision, flow)));
+            .map(|revision| format!("{revision}:{}", self.versions.describe(revision, flow)));
         let revisions: Vec<String> = revisions.collect();
         format!(
             "  by revision, at the client's node and the server's: {}\n  passed its barrier: {}; enforced: {} at {} us\n  ends: {:?}",

@@ -170,8 +170,8 @@ impl Machine {
         windows.pop().unwrap_or_default()
     }
 
-    /// Looks what may become of packets that are under way.
-    fn look(&mut self) {
+    /// Samples the possible verdicts of packets under way.
+    fn sample_verdicts(&mut self) {
         if self.looked == self.kernel.generation() {
             return;
         }
@@ -195,7 +195,7 @@ impl Machine {
         if quiet {
             return None;
         }
-        self.look();
+        self.sample_verdicts();
         self.kernel.grace();
         let fresh = vec![Verdicts::default(); self.packets.len()];
         let seen = std::mem::replace(&mut self.seen, fresh);
@@ -214,7 +214,7 @@ impl Machine {
     }
 
     /// Commits what a mutant held back.
-    pub(crate) fn let_go(&mut self) {
+    pub(crate) fn commit_held_back(&mut self) {
         let Some(batches) = self.held_back.take() else {
             return;
         };
@@ -373,7 +373,7 @@ impl Kernel for Handle {
     fn grace(&mut self) {
         let mut machine = self.0.borrow_mut();
         if !machine.dead && machine.held_back.is_none() {
-            machine.look();
+            machine.sample_verdicts();
             machine.kernel.grace();
         }
     }

@@ -154,7 +154,7 @@ impl Versions {
     }
 
     /// The verdict of a revision on a flow at its ends: `+` or `-`.
-    pub(crate) fn tell(&self, revision: Revision, flow: usize) -> String {
+    pub(crate) fn describe(&self, revision: Revision, flow: usize) -> String {
         let sign = |permitted: bool| if permitted { '+' } else { '-' };
         let permits = self.all[revision.0 as usize].permits[flow];
         permits.map(sign).iter().collect()

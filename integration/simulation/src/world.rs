@@ -179,8 +179,8 @@ impl World {
         }
         match event {
             Event::Commit => self.commit(),
-            Event::ToControl(stream, bytes) => self.control_hears(stream, &bytes),
-            Event::ToNode(stream, bytes) => self.node_hears(stream, bytes),
+            Event::ToControl(stream, bytes) => self.control_receives(stream, &bytes),
+            Event::ToNode(stream, bytes) => self.node_receives(stream, bytes),
             Event::ControlSeesEnd(stream) => self.control_sees_end(stream),
             Event::NodeSeesEnd(stream) => {
                 self.node_sees_end(stream);

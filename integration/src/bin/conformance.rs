@@ -60,7 +60,7 @@ fn main() -> Result<ExitCode> {
     };
     let mut progress = Progress::new();
     let summary = conformance::run(&options, &arguments.files, &mut |event| {
-        progress.tell(event);
+        progress.report(event);
     })?;
     println!(
         "conformance: {}",
@@ -110,7 +110,7 @@ impl Progress {
         }
     }
 
-    fn tell(&mut self, event: Event<'_>) {
+    fn report(&mut self, event: Event<'_>) {
         match event {
             Event::Read { path, cases } => {
                 (self.cases, self.tenths, self.started) = (cases, 0, Instant::now());

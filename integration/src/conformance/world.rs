@@ -136,7 +136,7 @@ impl World {
             }
         }
         for (pod, node) in pods {
-            edits.push(self.settle(pod, node)?);
+            edits.push(self.put_pod(pod, node)?);
         }
         self.commit(edits)?;
         self.wait_enforced()
@@ -164,7 +164,7 @@ impl World {
             )));
         }
         for name in gone {
-            edits.extend(self.take_away(name)?);
+            edits.extend(self.remove_pod(name)?);
         }
         let spaces = self.cluster.of_kind(Kind::Namespace);
         for name in spaces.map(|stored| &stored.object.key.name) {
@@ -199,7 +199,7 @@ impl World {
                 let within: Vec<String> = within.map(|(name, _)| name.clone()).collect();
                 for name in within {
                     // Deleting the namespace deletes the objects.
-                    self.take_away(&name)?;
+                    self.remove_pod(&name)?;
                 }
                 manifests::delete(&manifests::namespace(namespace, &BTreeMap::new()))
             }
@@ -207,7 +207,7 @@ impl World {
                 let pod = pod.with_ports_of(case);
                 let node = self.place(case, &pod);
                 self.make_way(&pod, node)?;
-                self.settle(pod, node)?
+                self.put_pod(pod, node)?
             }
             Action::SetPodLabels(LabelledPod {
                 namespace,
@@ -220,12 +220,12 @@ impl World {
                     return Err(Error::Case(format!("{endpoint} is no pod")));
                 };
                 pod.labels = labels.clone();
-                self.settle(pod, node)?
+                self.put_pod(pod, node)?
             }
             Action::DeletePod { namespace, name } => {
                 let endpoint = format!("{namespace}/{name}");
                 let missing = || Error::Case(format!("{endpoint} is no pod"));
-                self.take_away(&endpoint)?.ok_or_else(missing)?
+                self.remove_pod(&endpoint)?.ok_or_else(missing)?
             }
         };
         self.commit(vec![edit])
@@ -247,7 +247,7 @@ impl World {
         if old.is_some_and(|old| self.suits(party, old, pod, node)) {
             return Ok(());
         }
-        let edit = self.take_away(&name)?;
+        let edit = self.remove_pod(&name)?;
         self.commit(edit.into_iter().collect())
     }
 
@@ -272,8 +272,8 @@ impl World {
         node
     }
 
-    /// Has a pod there, with its servers. Returns the edit that says so.
-    fn settle(&mut self, pod: Pod, node: usize) -> Result<Edit, Error> {
+    /// Puts a pod on a node, with its servers. Returns the edit for it.
+    fn put_pod(&mut self, pod: Pod, node: usize) -> Result<Edit, Error> {
         let edit = manifests::put(&manifests::pod(&pod, &Deployment::node_name(node)));
         let name = pod.endpoint();
         if let Some(party) = self.parties.get_mut(&name) {
@@ -325,7 +325,7 @@ impl World {
     }
 
     /// Takes a party off the bed. Returns the edit that deletes the pod, if it is one.
-    fn take_away(&mut self, name: &str) -> Result<Option<Edit>, Error> {
+    fn remove_pod(&mut self, name: &str) -> Result<Option<Edit>, Error> {
         let missing = || Error::Case(format!("there is no {name}"));
         let party = self.parties.remove(name).ok_or_else(missing)?;
         let (Some(pod), Some(node)) = (party.pod, party.node) else {

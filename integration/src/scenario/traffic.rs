@@ -101,7 +101,7 @@ pub(super) fn sources() -> Vec<Class> {
 }
 
 /// From sources that a policy allows: to a port that is for others, and to one that is open.
-pub(super) fn told_apart_by_port() -> Vec<Class> {
+pub(super) fn distinguished_by_port() -> Vec<Class> {
     [
         classes(DENIED, always(), 32, PORT),
         classes(ALLOWED, always(), 32, STAYS_OPEN),

@@ -12,7 +12,7 @@ use std::{
 use sallyport_testbed::probe::Matrix;
 
 use super::{
-    PODS, PORT, Place,
+    DemoCluster, PODS, PORT,
     pod::{self, Pod},
 };
 
@@ -111,7 +111,7 @@ impl Containers {
     }
 }
 
-impl Place for Containers {
+impl DemoCluster for Containers {
     fn sallyport(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new(&self.sallyport)
             .args(arguments)

@@ -81,7 +81,7 @@ pub fn serve(pod: Pod, port: u16, directory: &Path) -> io::Result<()> {
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let name = name.clone();
-            thread::spawn(move || say(connection, &name));
+            thread::spawn(move || send_name(connection, &name));
         }
     });
     let path = socket(directory, &pod.name);
@@ -100,7 +100,7 @@ pub fn serve(pod: Pod, port: u16, directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn say(mut connection: TcpStream, name: &str) -> io::Result<()> {
+fn send_name(mut connection: TcpStream, name: &str) -> io::Result<()> {
     connection.set_write_timeout(Some(PATIENCE))?;
     connection.write_all(name.as_bytes())?;
     connection.shutdown(Shutdown::Write)

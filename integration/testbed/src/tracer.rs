@@ -149,7 +149,7 @@ impl Tracer {
             Arc::new(Mutex::new(Vec::new())),
         );
         let (attached, is_attached) = mpsc::channel();
-        let mut work = Work {
+        let mut tracing = TracerThread {
             leader: pid,
             fault,
             counted: 0,
@@ -161,13 +161,13 @@ impl Tracer {
         let thread = thread::Builder::new()
             .name("tracer".to_owned())
             .spawn(move || {
-                let result = work.attach();
+                let result = tracing.attach();
                 let failed = result.is_err();
                 let _ = attached.send(result);
                 if !failed {
-                    work.run();
+                    tracing.run();
                 }
-                work.counted
+                tracing.counted
             })?;
         is_attached
             .recv()
@@ -211,7 +211,7 @@ impl Drop for Tracer {
 }
 
 /// The state of the tracer's thread. When the thread ends the kernel detaches it from all that it traced.
-struct Work {
+struct TracerThread {
     leader: Pid,
     fault: Fault,
     counted: usize,
@@ -221,7 +221,7 @@ struct Work {
     answers: BTreeSet<Pid>,
 }
 
-impl Work {
+impl TracerThread {
     fn attach(&self) -> io::Result<()> {
         let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
         let mut known = BTreeSet::new();

@@ -9,7 +9,7 @@ use std::{
 
 use sallyport_integration::{
     binaries::binaries,
-    connections::forget_all,
+    connections::flush_all,
     deployment::{Client, Deployment, PATIENCE, Streams, delete, put},
 };
 use sallyport_testbed::{
@@ -166,7 +166,7 @@ impl Bed {
     /// Brings the losses about.
     pub(crate) fn lose(&mut self) -> Outcome {
         for (node, _) in self.pods(Loss::is_flushed) {
-            forget_all(self.deployment.bed.node(node).netns())?;
+            flush_all(self.deployment.bed.node(node).netns())?;
         }
         let put_again: String = self
             .pairs

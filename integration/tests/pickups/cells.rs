@@ -1,4 +1,4 @@
-//! The cells: how conntrack loses a conversation, who speaks first then, which policy comes; and what is wanted. Does
+//! The cells: how conntrack loses a conversation, who speaks first then, which policy comes; and what is expected. Does
 //! nothing.
 
 use std::fmt;
@@ -154,15 +154,15 @@ impl Cell {
     }
 
     /// The expected outcome of a conversation over TCP.
-    pub(crate) fn wanted(&self) -> Wanted {
+    pub(crate) fn expected(&self) -> Expected {
         match (self.policy, self.loss.is_survived(), self.first) {
-            (Policy::Nothing, ..) => Wanted::GoesOn,
-            (Policy::Denied, true, _) => Wanted::Silence,
-            (Policy::Denied, false, _) => Wanted::Reset,
-            (_, true, _) => Wanted::GoesOn,
+            (Policy::Nothing, ..) => Expected::GoesOn,
+            (Policy::Denied, true, _) => Expected::Silence,
+            (Policy::Denied, false, _) => Expected::Reset,
+            (_, true, _) => Expected::GoesOn,
             // The connection was picked up in the direction that the policy allows, or the application connects again.
-            (Policy::Allowed, false, Some(_)) => Wanted::GoesOnOrReset,
-            (Policy::Allowed, false, None) | (Policy::Mirrored, false, _) => Wanted::Reset,
+            (Policy::Allowed, false, Some(_)) => Expected::GoesOnOrReset,
+            (Policy::Allowed, false, None) | (Policy::Mirrored, false, _) => Expected::Reset,
         }
     }
 
@@ -217,7 +217,7 @@ pub(crate) fn side(side: Side) -> &'static str {
 
 /// The expected outcome of a connection over TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum Expected {
     /// All arrives, at once.
     GoesOn,
     /// Nothing arrives, and each side is told so as soon as it speaks.
@@ -238,24 +238,24 @@ pub(crate) enum Fate {
     Mixed(String),
 }
 
-impl Wanted {
+impl Expected {
     pub(crate) fn is(self, fate: &Fate) -> bool {
         match fate {
-            Fate::GoesOn => matches!(self, Wanted::GoesOn | Wanted::GoesOnOrReset),
-            Fate::Reset => matches!(self, Wanted::Reset | Wanted::GoesOnOrReset),
-            Fate::Silence => self == Wanted::Silence,
+            Fate::GoesOn => matches!(self, Expected::GoesOn | Expected::GoesOnOrReset),
+            Fate::Reset => matches!(self, Expected::Reset | Expected::GoesOnOrReset),
+            Fate::Silence => self == Expected::Silence,
             Fate::Mixed(_) => false,
         }
     }
 }
 
-impl fmt::Display for Wanted {
+impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Wanted::GoesOn => "to go on",
-            Wanted::Reset => "to be reset on both sides",
-            Wanted::Silence => "to be dropped in silence",
-            Wanted::GoesOnOrReset => "to go on, or to be reset on both sides",
+            Expected::GoesOn => "to go on",
+            Expected::Reset => "to be reset on both sides",
+            Expected::Silence => "to be dropped in silence",
+            Expected::GoesOnOrReset => "to go on, or to be reset on both sides",
         })
     }
 }

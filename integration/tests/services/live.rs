@@ -9,7 +9,7 @@ use std::{
 };
 
 use sallyport_integration::{
-    connections::forget_all,
+    connections::flush_all,
     deployment::{Deployment, delete, put},
 };
 use sallyport_testbed::{
@@ -65,7 +65,7 @@ pub(crate) fn connections(proxy: Proxy, mode: Mode) -> Outcome {
     thread::sleep(AT_REST);
     api.enforce(vec![put(DENY_ALL)])?;
     for node in [0, 1] {
-        forget_all(deployment.bed.node(node).netns())?;
+        flush_all(deployment.bed.node(node).netns())?;
     }
     wrong.extend(speak_unknown(&mut live, mode)?);
     match wrong.is_empty() {

@@ -61,8 +61,8 @@ fn compare(cases: Vec<Case>) -> Outcome {
             let (real, faked) = (socket.commit(&batch), fake.commit(&batch));
             let script: Vec<String> = batch.iter().map(ToString::to_string).collect();
             let script = script.join("\n");
-            if told(&real) != told(&faked) {
-                let (real, faked) = (told(&real), told(&faked));
+            if outcome(&real) != outcome(&faked) {
+                let (real, faked) = (outcome(&real), outcome(&faked));
                 return Err(format!("{name}\n{script}\nreal: {real}\nfake: {faked}").into());
             }
             let (real, faked) = (Kernel::read(&mut reader)?, fake.read()?);
@@ -74,7 +74,7 @@ fn compare(cases: Vec<Case>) -> Outcome {
     Ok(())
 }
 
-fn told(result: &Result<(), netlink::Error>) -> String {
+fn outcome(result: &Result<(), netlink::Error>) -> String {
     match result {
         Ok(()) => "done".into(),
         Err(error) => error.to_string(),

@@ -105,7 +105,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 ],
                 vec![rule("c", from(Family::V4, "j"))],
                 vec![rule("c", from(Family::V4, "x"))],
-                vec![rule("c", look(Family::V4, "i"))],
+                vec![rule("c", lookup(Family::V4, "i"))],
                 vec![rule("c", by("i"))],
                 vec![del_set("i")],
                 vec![flush("c"), del_set("i")],

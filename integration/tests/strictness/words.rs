@@ -161,7 +161,7 @@ pub(crate) fn always(verdict: Verdict) -> Rule {
 }
 
 /// A rule that looks for the client in a set.
-pub(crate) fn look(family: Family, set: &str) -> Rule {
+pub(crate) fn lookup(family: Family, set: &str) -> Rule {
     let client = Match::TupleSource(Tuple::Original, family, set.into());
     Rule::when(client, Verdict::Return)
 }

@@ -85,7 +85,7 @@ pub(crate) fn routed_outlives_its_enforcer() -> Outcome {
     expect("started again", &bed, setup, ends, &FORGED, false)?;
     expect("started again", &bed, setup, ends, &OWN, true)?;
     bed.deployment.kill_enforcer(0);
-    take_away(&bed.deployment, "inet")?;
+    delete_table(&bed.deployment, "inet")?;
     expect("taken away", &bed, setup, ends, &FORGED, true)
 }
 
@@ -144,18 +144,18 @@ pub(crate) fn outlives_its_enforcer() -> Outcome {
 }
 
 fn flush(deployment: &Deployment) -> Outcome {
-    take_away(deployment, "bridge")
+    delete_table(deployment, "bridge")
 }
 
-fn take_away(deployment: &Deployment, family: &str) -> Outcome {
-    // The kernel takes the owner off a moment after it died.
+fn delete_table(deployment: &Deployment, family: &str) -> Outcome {
+    // The kernel removes the owner a moment after its death.
     for _ in 0..100 {
         if deployment.nft(0, &["delete", "table", family, "sallyport"])? {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(10));
     }
-    Err("the table cannot be taken away".into())
+    Err("the table cannot be deleted".into())
 }
 
 const SELECTS: &str = "

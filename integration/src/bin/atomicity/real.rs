@@ -80,7 +80,7 @@ pub(crate) fn run(
         let passed = tallies(&classes).0.received;
         if passed > leaked {
             leaked = passed;
-            progress.say(&format!(
+            progress.print(&format!(
                 "{passed} leaked by transaction {number}: {classes:?}"
             ));
         }
@@ -88,7 +88,7 @@ pub(crate) fn run(
     let lasted = started.elapsed();
     let report = flood.stop()?;
     for warning in warnings(&deployment).difference(&warned) {
-        progress.say(warning);
+        progress.print(warning);
     }
     Ok(Measured {
         transactions,

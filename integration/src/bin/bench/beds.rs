@@ -113,7 +113,7 @@ impl fmt::Display for Variant {
 /// A bed with something between its pods.
 pub(crate) struct Bed {
     pub(crate) variant: Variant,
-    place: Place,
+    setup: Setup,
     gateway: Host,
     server: Host,
     new: Sender,
@@ -121,7 +121,7 @@ pub(crate) struct Bed {
     local: Sender,
 }
 
-enum Place {
+enum Setup {
     Bare(Testbed),
     Deployed(Box<Deployment>),
 }
@@ -137,14 +137,14 @@ pub(crate) fn size(policies: u32) -> Size {
 impl Bed {
     /// Nothing between the pods.
     pub(crate) fn unfiltered(mode: Mode) -> Result<Bed> {
-        Self::of(NO_FILTER, None, mode, |bed| Ok(Place::Bare(bed)))
+        Self::of(NO_FILTER, None, mode, |bed| Ok(Setup::Bare(bed)))
     }
 
     /// A table that asks conntrack for the state of each packet, and lets all pass.
     pub(crate) fn conntrack(mode: Mode) -> Result<Bed> {
         Self::of(CONNTRACK, None, mode, |bed| {
             feed(bed.node(0).netns(), &["nft", "-f", "-"], CONNTRACK_ALONE)?;
-            Ok(Place::Bare(bed))
+            Ok(Setup::Bare(bed))
         })
     }
 
@@ -155,7 +155,7 @@ impl Bed {
             let node = bed.node(0).netns();
             feed(node, &["ipset", "restore"], &npm::sets(size))?;
             feed(node, &["iptables-nft-restore"], &npm::rules(size))?;
-            Ok(Place::Bare(bed))
+            Ok(Setup::Bare(bed))
         })
     }
 
@@ -168,7 +168,7 @@ impl Bed {
     ) -> Result<Bed> {
         Self::of(name, Some(policies), mode, |bed| {
             let deployment = deploy(bed, programs, size(policies))?;
-            Ok(Place::Deployed(Box::new(deployment)))
+            Ok(Setup::Deployed(Box::new(deployment)))
         })
     }
 
@@ -176,7 +176,7 @@ impl Bed {
         name: &str,
         policies: Option<u32>,
         mode: Mode,
-        fill: impl FnOnce(Testbed) -> Result<Place>,
+        fill: impl FnOnce(Testbed) -> Result<Setup>,
     ) -> Result<Bed> {
         let bed = Testbed::builder().mode(mode).build()?;
         let server = bed.add_pod(0, "bench/server", &[SERVER.into()])?;
@@ -195,13 +195,13 @@ impl Bed {
         let new = class("new", peer(0).into(), NEW_SENDERS);
         let known = class("known", peer(NEW_SENDERS).into(), KNOWN_SENDERS);
         let own = class("local", LOCAL.into(), 1);
-        let place = fill(bed).with_context(|| format!("cannot set up {name}"))?;
+        let setup = fill(bed).with_context(|| format!("cannot set up {name}"))?;
         let bed = Bed {
             variant: Variant {
                 name: name.to_owned(),
                 policies,
             },
-            place,
+            setup,
             new: Sender::new(&gateway, SERVER.into(), &new, NEW_PORTS)?,
             known: Sender::new(&gateway, SERVER.into(), &known, 1)?,
             local: Sender::new(&local, SERVER.into(), &own, 1)?,
@@ -269,9 +269,9 @@ impl Bed {
     }
 
     fn node(&self) -> &Netns {
-        match &self.place {
-            Place::Bare(bed) => bed.node(0).netns(),
-            Place::Deployed(deployment) => deployment.bed.node(0).netns(),
+        match &self.setup {
+            Setup::Bare(bed) => bed.node(0).netns(),
+            Setup::Deployed(deployment) => deployment.bed.node(0).netns(),
         }
     }
 }

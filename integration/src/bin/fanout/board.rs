@@ -42,8 +42,8 @@ impl Board {
         }
     }
 
-    /// A node heard a message of so many bytes.
-    pub(crate) fn heard(&self, bytes: usize) {
+    /// Counts a message to a node, of so many bytes.
+    pub(crate) fn count_message(&self, bytes: usize) {
         let mut state = self.lock();
         state.counts.messages += 1;
         state.counts.bytes += bytes as u64;

@@ -147,8 +147,8 @@ struct FanOut {
 
 impl Bench<'_> {
     fn connect(&mut self) -> Result<()> {
-        self.many.tell(Command::Connect)?;
-        self.one.tell(Command::Connect)?;
+        self.many.execute(Command::Connect)?;
+        self.one.execute(Command::Connect)?;
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl Bench<'_> {
         let started = Instant::now();
         for _ in 0..2 {
             let revision = self.one_gateway()?;
-            self.many.tell(Command::Await(revision))?;
+            self.many.execute(Command::Await(revision))?;
         }
         Ok(started.elapsed())
     }
@@ -209,7 +209,7 @@ impl Bench<'_> {
         let accepting = self
             .runtime
             .spawn(Raw::accept(listener, count, bytes as usize));
-        self.many.tell(Command::Raw(address, bytes as usize))?;
+        self.many.execute(Command::Raw(address, bytes as usize))?;
         let raw = self.runtime.block_on(accepting)??;
         self.runtime.block_on(raw.fan_out());
         let (mut deltas, mut raws) = (Vec::new(), Vec::new());
@@ -222,7 +222,7 @@ impl Bench<'_> {
             thread::sleep(AFTER);
             raws.push(self.runtime.block_on(raw.fan_out()));
         }
-        self.many.tell(Command::EndRaw)?;
+        self.many.execute(Command::EndRaw)?;
         Ok(FanOut {
             delta: Times::of(deltas),
             raw: Times::of(raws),
@@ -257,8 +257,8 @@ impl Bench<'_> {
 
     /// Disconnects all, edits, and has all connect at once.
     fn reconnect(&mut self) -> Result<Duration> {
-        self.many.tell(Command::Disconnect)?;
-        self.one.tell(Command::Disconnect)?;
+        self.many.execute(Command::Disconnect)?;
+        self.one.execute(Command::Disconnect)?;
         let revision = self.one_gateway()?;
         let started = Instant::now();
         self.connect()?;

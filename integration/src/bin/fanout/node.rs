@@ -46,13 +46,13 @@ impl Node {
         }))
     }
 
-    /// Hears a message. Answers once an update is whole.
-    pub(crate) fn hear(
+    /// Receives a message. Answers once an update is whole.
+    pub(crate) fn receive(
         &mut self,
         response: wire::SyncResponse,
     ) -> Result<Option<wire::SyncRequest>> {
         let Some(sync_response::Message::Update(part)) = response.message else {
-            bail!("{} heard what it did not ask for", self.name);
+            bail!("{} received a message that is no update", self.name);
         };
         let Some(update) = self.assembly.take(part)? else {
             return Ok(None);

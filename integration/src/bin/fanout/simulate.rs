@@ -149,8 +149,8 @@ async fn converse(server: &Endpoint, index: usize, node: &mut Node, board: &Boar
         .into_inner();
     requests.send(node.hello()).await?;
     while let Some(part) = inbound.message().await? {
-        board.heard(part.encoded_len() + FRAME);
-        if let Some(answer) = node.hear(part)? {
+        board.count_message(part.encoded_len() + FRAME);
+        if let Some(answer) = node.receive(part)? {
             requests.send(answer).await?;
             board.acked(index, node.revision());
         }

@@ -164,8 +164,8 @@ impl Friend {
         let started = Instant::now();
         enforce(scene, vec![delete(self.manifest()), put(self.stranger())])?;
         let took = started.elapsed();
-        let before = ends(&self.flow)?;
-        let after = sends(&self.flow, 200)?;
+        let before = await_silence(&self.flow)?;
+        let after = await_sent(&self.flow, 200)?;
         ensure!(
             after.received == before.received,
             "the stranger has the friend's rights: {before:?}, {after:?}"
@@ -197,7 +197,7 @@ fn enforce(scene: &Scene, edits: Vec<Edit>) -> Result<()> {
 }
 
 /// Waits until so many messages more were sent. Returns the counts then.
-fn sends(stream: &Stream, messages: u64) -> Result<Counts> {
+fn await_sent(stream: &Stream, messages: u64) -> Result<Counts> {
     let before = stream.counts();
     stream
         .until(PATIENCE, |now| now.since(before).sent > messages)
@@ -205,7 +205,7 @@ fn sends(stream: &Stream, messages: u64) -> Result<Counts> {
 }
 
 /// Waits until nothing is received any more: what had arrived is counted a while after.
-fn ends(stream: &Stream) -> Result<Counts> {
+fn await_silence(stream: &Stream) -> Result<Counts> {
     let deadline = Instant::now() + PATIENCE / 10;
     let mut before = stream.counts();
     loop {
@@ -234,7 +234,7 @@ fn crowded(scene: &Scene, friend: &Friend, kind: Kind) -> Result<String> {
     let filled = started.elapsed();
     let known = friend.flow.counts();
     let fresh = friend.begins_flows(FRIENDS.1)?;
-    let tried = sends(&fresh, 200)?;
+    let tried = await_sent(&fresh, 200)?;
     let occupied = crowd.occupied()?;
     match kind {
         // Else there was room, and nothing below means anything.
@@ -256,7 +256,7 @@ fn crowded(scene: &Scene, friend: &Friend, kind: Kind) -> Result<String> {
     comes_through(&fresh, "a new flow, with room again")?;
     drop(fresh);
     let fresh = friend.begins_flows(FRIENDS.1 - 1)?;
-    sends(&fresh, 200)?;
+    await_sent(&fresh, 200)?;
     let counts = fresh.stop();
     ensure!(counts.lost() == 0, "lost, with room again: {counts:?}");
     Ok(format!(

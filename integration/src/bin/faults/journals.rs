@@ -176,7 +176,7 @@ pub(crate) fn node_resynchronised(scene: &mut Scene, _: Settings) -> Result<Stri
         bytes[written / 2] ^= 0x10;
         fs::write(log, bytes)?;
         scene.deployment.start_enforcer(FAR)?;
-        scene.says(&name, "moved aside")?;
+        scene.await_log(&name, "moved aside")?;
         scene.edit(pair(round))?;
     }
     Ledger::default().compare(&mut scene.deployment)?;

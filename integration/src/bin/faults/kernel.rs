@@ -259,7 +259,7 @@ pub(crate) fn orphan_flushed(scene: &mut Scene, _: Settings) -> Result<String> {
     );
     scene.deployment.start_enforcer(FAR)?;
     let name = Deployment::node_name(FAR);
-    scene.says(&name, "made the table from the journal")?;
+    scene.await_log(&name, "made the table from the journal")?;
     scene.edit(pair(1))?;
     Ok("the table was gone until the enforcer was up".into())
 }

@@ -182,7 +182,7 @@ pub(crate) fn enforcer_start_steps(scene: &mut Scene, _: Settings) -> Result<Str
         let revision = kill_half_way(scene, FAR, number)?;
         let pid = scene.deployment.start_enforcer_held(FAR)?;
         let tracer = Tracer::attach(pid, fault)?;
-        scene.deployment.let_enforcer_go(FAR)?;
+        scene.deployment.release_enforcer(FAR)?;
         let started = scene.deployment.await_enforcer(FAR);
         let hit = tracer.finish().1.pop();
         match &hit {

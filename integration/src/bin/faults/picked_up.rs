@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use sallyport_enforcer::netlink::Netlink;
 use sallyport_integration::{
-    connections::known,
+    connections,
     deployment::{PATIENCE, delete, put},
     ledger::Ledger,
 };
@@ -146,7 +146,7 @@ impl Talk {
             conversations.push(Conversation::open(client, server, protocol, port, family)?);
         }
         for side in [Side::Client, Side::Server] {
-            says(&mut conversations, side)?;
+            send_and_await(&mut conversations, side)?;
         }
         thread::sleep(AT_REST);
         Ok(Talk {
@@ -175,9 +175,9 @@ impl Talk {
                 .run(Netlink::open)?
                 .flush_conntrack(|one| one.is_of(&ends))?;
         }
-        says(&mut conversations, Side::Server)?;
+        send_and_await(&mut conversations, Side::Server)?;
         for netns in nodes {
-            let entries = known(netns)?;
+            let entries = connections::entries(netns)?;
             for conversation in conversations.iter() {
                 let [client, server] =
                     [Side::Client, Side::Server].map(|side| conversation.address(side));
@@ -195,7 +195,7 @@ impl Talk {
         Ok(())
     }
 
-    /// Lets everybody talk, and returns when all that is said is heard. Returns how many words were.
+    /// Starts all talkers, and waits until their words arrive. Returns the number of received words.
     fn begin(&mut self) -> Result<u64> {
         let (conversations, stop) = (Arc::clone(&self.conversations), Arc::clone(&self.stop));
         let talks = move || {
@@ -203,31 +203,31 @@ impl Talk {
                 let mut conversations = conversations.lock().expect("nothing panics holding it");
                 for (conversation, (protocol, _)) in conversations.iter_mut().zip(KINDS) {
                     for &side in talkers(protocol) {
-                        conversation.say(side, WORD);
+                        conversation.send(side, WORD);
                     }
                 }
                 drop(conversations);
                 thread::sleep(Duration::from_millis(2));
             }
         };
-        let before = self.heard();
+        let before = self.received();
         let thread = thread::Builder::new().name("talk".to_owned());
         self.thread = Some(thread.spawn(talks)?);
-        self.until("it is not heard", |now| {
+        self.until("it sends a message that does not arrive", |now| {
             now.iter()
                 .zip(&before)
                 .all(|(now, before)| now > &(before + 10))
         })?;
-        Ok(self.heard().iter().sum::<usize>() as u64)
+        Ok(self.received().iter().sum::<usize>() as u64)
     }
 
     /// The number of messages of each talker that arrived.
-    fn heard(&self) -> Vec<usize> {
+    fn received(&self) -> Vec<usize> {
         let mut conversations = self.conversations();
         let each = conversations.iter_mut().zip(KINDS);
         each.flat_map(|(conversation, (protocol, _))| {
-            let heard = |side: &Side| conversation.heard(side.other()).len();
-            talkers(protocol).iter().map(heard).collect::<Vec<_>>()
+            let received = |side: &Side| conversation.received(side.other()).len();
+            talkers(protocol).iter().map(received).collect::<Vec<_>>()
         })
         .collect()
     }
@@ -235,23 +235,23 @@ impl Talk {
     fn until(&self, what: &str, is_so: impl Fn(&[usize]) -> bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let heard = self.heard();
-            if is_so(&heard) {
+            let received = self.received();
+            if is_so(&received) {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "{what}: {heard:?}");
+            ensure!(Instant::now() < deadline, "{what}: {received:?}");
             thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Nothing is heard of any talker.
+    /// Checks that no message of any talker arrives.
     fn is_silent(&self) -> Result<()> {
-        let before = self.heard();
+        let before = self.received();
         thread::sleep(WATCHED);
-        let after = self.heard();
+        let after = self.received();
         ensure!(
             before == after,
-            "heard on connections that are denied, of {NAMES}: {before:?}, then {after:?}"
+            "received on connections that are denied, of {NAMES}: {before:?}, then {after:?}"
         );
         Ok(())
     }
@@ -268,7 +268,7 @@ impl Talk {
                 );
             }
         }
-        let before = self.heard();
+        let before = self.received();
         self.until("datagrams do not come back", |now| {
             let [.., now_v4, now_v6] = now else {
                 return false;
@@ -290,15 +290,18 @@ impl Drop for Talk {
     }
 }
 
-/// Has a side of each conversation speak, and waits until it is heard.
-fn says(conversations: &mut [Conversation], side: Side) -> Result<()> {
+/// Has a side of each conversation send a message, and waits until it arrives.
+fn send_and_await(conversations: &mut [Conversation], side: Side) -> Result<()> {
     let listener = side.other();
     for conversation in conversations {
-        let before = conversation.heard(listener).len();
-        conversation.say(side, WORD);
+        let before = conversation.received(listener).len();
+        conversation.send(side, WORD);
         let deadline = Instant::now() + PATIENCE;
-        while conversation.heard(listener).len() == before {
-            ensure!(Instant::now() < deadline, "the {side:?} is not heard");
+        while conversation.received(listener).len() == before {
+            ensure!(
+                Instant::now() < deadline,
+                "a message of the {side:?} does not arrive"
+            );
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -293,8 +293,8 @@ impl Scene {
         Ok(kill(Pid::from_raw(pid.cast_signed()), signal)?)
     }
 
-    /// Waits until a program's log says something.
-    pub(crate) fn says(&self, program: &str, words: &str) -> Result<()> {
+    /// Waits until a program's log contains some words.
+    pub(crate) fn await_log(&self, program: &str, words: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !self.deployment.log(program).contains(words) {
             ensure!(

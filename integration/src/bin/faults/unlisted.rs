@@ -39,8 +39,8 @@ fn party(scene: &Scene, name: &str) -> Result<Party> {
     Ok(Party::new(host, mac, router))
 }
 
-/// Has nft take away what nobody owns any more. The kernel takes the owner off a moment after that died.
-fn take_away(scene: &Scene, words: &[&str]) -> Result<()> {
+/// Runs nft on a table whose owner has died: the kernel removes the owner a moment after its death.
+fn run_nft(scene: &Scene, words: &[&str]) -> Result<()> {
     for _ in 0..100 {
         if scene.deployment.nft(FAR, words)? {
             return Ok(());
@@ -115,7 +115,7 @@ pub(crate) fn on_a_bridge(scene: &mut Scene, _: Settings) -> Result<String> {
     let sent = nothing_arrived(rain)?;
     // The control.
     scene.deployment.kill_enforcer(FAR);
-    take_away(scene, &TABLE)?;
+    run_nft(scene, &TABLE)?;
     let leaked = arrives(start()?);
     for kind in [
         Kind::LinkLocal,
@@ -198,7 +198,7 @@ pub(crate) fn by_a_router(scene: &mut Scene, _: Settings) -> Result<String> {
     let sent = nothing_arrived(rain)?;
     // The control: all but the check of sources is as it was.
     scene.deployment.kill_enforcer(FAR);
-    take_away(scene, &["flush", "chain", "inet", "sallyport", "source"])?;
+    run_nft(scene, &["flush", "chain", "inet", "sallyport", "source"])?;
     let leaked = arrives(start()?);
     for kind in FORGED {
         ensure!(

@@ -248,7 +248,7 @@ impl Bench {
             let (denied, allowed) = tallies(&self.flood.counts());
             if denied.received > leaked {
                 leaked = denied.received;
-                self.tell(&progress, edits, leaked)?;
+                self.report(&progress, edits, leaked)?;
             }
             let sent = denied.sent.min(allowed.sent);
             progress.at(denied.sent as u32, self.trial.packets as u32);
@@ -330,11 +330,11 @@ impl Bench {
         Ok(())
     }
 
-    fn tell(&mut self, progress: &Progress, edits: u32, leaked: u64) -> Result<()> {
-        progress.say(&format!("{leaked} leaked by edit {edits}"));
+    fn report(&mut self, progress: &Progress, edits: u32, leaked: u64) -> Result<()> {
+        progress.print(&format!("{leaked} leaked by edit {edits}"));
         if let Some(marks) = &mut self.marks {
             for line in marks.leaked(&self.node)? {
-                progress.say(&line);
+                progress.print(&line);
             }
         }
         Ok(())
