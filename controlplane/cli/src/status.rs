@@ -393,7 +393,7 @@ impl Report {
         }
         let troubled = self.nodes.iter().filter(|node| !node.troubles.is_empty());
         for (n, node) in troubled.enumerate() {
-            text += if n == 0 { "\nthe nodes say:\n" } else { "" };
+            text += if n == 0 { "\ntroubles:\n" } else { "" };
             for trouble in &node.troubles {
                 text += &format!("  {}: {}\n", node.name, trouble.line());
             }
@@ -401,7 +401,7 @@ impl Report {
         text += &conditions::text(self);
         text += &self.turned_away_text();
         if !self.rollouts.is_empty() {
-            text += "\non their way:\n";
+            text += "\nrollouts:\n";
         }
         for rollout in &self.rollouts {
             text += &format!("  {}\n", rollout.line);
