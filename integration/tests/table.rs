@@ -168,10 +168,9 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}-{owner}"),
-            uid: String::new(),
-            interface: String::new(),
             ingress: class(Direction::Ingress),
             egress: class(Direction::Egress),
+            ..Endpoint::default()
         };
         policy.set_endpoint(address(n), Arc::new(endpoint));
     }
@@ -446,10 +445,8 @@ fn listing_of_keep() -> Outcome {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
-            uid: String::new(),
-            interface: String::new(),
             ingress: Some(class(keep).id()),
-            egress: None,
+            ..Endpoint::default()
         };
         policy.set_endpoint([10, 0, 0, n].into(), Arc::new(endpoint));
     }

@@ -52,10 +52,8 @@ fn policy() -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
-            uid: String::new(),
-            interface: String::new(),
             ingress: Some(id),
-            egress: None,
+            ..Endpoint::default()
         };
         policy.set_endpoint([10, 0, 0, n].into(), Arc::new(endpoint));
     }
