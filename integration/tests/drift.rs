@@ -1,5 +1,5 @@
-//! Others change our table: on a kernel that lets them (`--unprotected`, as before Linux 6.9) every change is noticed and
-//! repaired within a second, and says who it was; what does not touch the table costs nothing.
+//! Others change our table: on a kernel that lets them (`--unprotected`, as before Linux 6.9) every change is noticed
+//! and repaired within a second, and says who it was; what does not touch the table costs nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +24,7 @@ use sallyport_enforcer::{
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, put},
+    pods::{self, Pod},
 };
 use sallyport_policy::{
     Class, Delta, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
@@ -108,10 +109,8 @@ fn policy(peers: u8) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
-            uid: String::new(),
-            interface: String::new(),
             ingress: (n == 2).then(|| class.id()),
-            egress: None,
+            ..Endpoint::default()
         };
         policy.set_endpoint([10, 0, 0, n].into(), Arc::new(endpoint));
     }
@@ -459,26 +458,12 @@ fn small_sockets() -> Outcome {
     Ok(())
 }
 
-const CLUSTER: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: default}
----
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-1}
-spec: {workloadCIDRs: [10.9.1.0/24]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: client, labels: {app: client}}
-spec: {node: node-1, addresses: [10.9.1.2]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: server, labels: {app: server}}
-spec: {node: node-1, addresses: [10.9.1.3]}
----
+const PODS: [Pod; 2] = [
+    Pod::new(0, "client", &["10.9.1.2"]),
+    Pod::new(0, "server", &["10.9.1.3"]),
+];
+
+const POLICY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {namespace: default, name: stays}
@@ -501,11 +486,13 @@ struct Probes {
 
 fn deploy() -> Result<(Deployment, Probes), Failed> {
     let bed = Testbed::builder().nodes(1).build()?;
-    let client = bed.add_pod(0, "default/client", &[[10, 9, 1, 2].into()])?;
-    let server = bed.add_pod(0, "default/server", &[[10, 9, 1, 3].into()])?;
+    let [client, server] = pods::add(&bed, &PODS)?;
     let served = Server::start(&server, &[])?;
     let deployment = Deployment::start(bed, &["--unprotected"])?;
-    deployment.client()?.enforce(vec![put(CLUSTER)])?;
+    let cluster = pods::manifests(&["10.9.1.0/24"], &PODS);
+    deployment
+        .client()?
+        .enforce(vec![put(cluster), put(POLICY)])?;
     // The garbage of updates goes first.
     thread::sleep(Duration::from_millis(300));
     let every = Duration::from_millis(1);

@@ -1,5 +1,5 @@
-//! A node's beginnings and ends: what is enforced at boot before anybody spoke to it, when the service manager hears that it
-//! is ready, how it is taken off, and what it says of itself.
+//! A node's beginnings and ends: what is enforced at boot before anybody spoke to it, when the service manager hears
+//! that it is ready, how it is taken off, and what it says of itself.
 
 use std::{
     fs::File,
@@ -16,6 +16,7 @@ use sallyport_enforcer::netlink::Netlink;
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, put},
+    pods::{self, Pod},
 };
 use sallyport_testbed::{
     Netns, Testbed,
@@ -204,8 +205,8 @@ fn ready() -> Outcome {
     Ok(())
 }
 
-/// At boot there is no table and no journal. What a workload sends is dropped, but in standard mode. One range is in a rule, several are
-/// in a set.
+/// At boot there is no table and no journal. Packets of a workload are dropped, except in standard mode. One range is
+/// in a rule, several are in a set.
 fn strict() -> Outcome {
     let by_range: &[&str] = &["--workload-cidr", "10.9.1.0/24"];
     for (arguments, passes) in [
@@ -339,31 +340,16 @@ fn take_out(netns: &Netns, data_dir: &Path, options: &[&str]) -> Result<(bool, S
     Ok((output.status.success(), said))
 }
 
-const TWO_NODES: &str = "
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-1}
-spec: {workloadCIDRs: [10.9.1.0/24]}
----
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-2}
-spec: {workloadCIDRs: [10.9.2.0/24]}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: default}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: client, labels: {app: client}}
-spec: {node: node-1, addresses: [10.9.1.2]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: server, labels: {app: server}}
-spec: {node: node-2, addresses: [10.9.2.2]}
-";
+const RANGES: [&str; 2] = ["10.9.1.0/24", "10.9.2.0/24"];
+
+/// The manifests of two nodes with a pod each.
+fn two_nodes() -> String {
+    let pods = [
+        Pod::new(0, "client", &["10.9.1.2"]),
+        Pod::new(1, "server", &["10.9.2.2"]),
+    ];
+    pods::manifests(&RANGES, &pods)
+}
 
 /// A policy that isolates every pod, but for a port.
 fn isolating(port: u16) -> String {
@@ -376,7 +362,7 @@ fn isolating(port: u16) -> String {
 fn leaving() -> Outcome {
     let bed = Testbed::builder().nodes(2).build()?;
     let mut deployment = Deployment::start(bed, &["--lease", "2s"])?;
-    let first = deployment.client()?.enforce(vec![put(TWO_NODES)])?;
+    let first = deployment.client()?.enforce(vec![put(two_nodes())])?;
     let directory = tempfile::tempdir()?;
     let sallyport = |deployment: &Deployment, line: &str| -> Result<String, Failed> {
         let words: Vec<&str> = line.split(' ').collect();
@@ -467,16 +453,16 @@ fn value(metrics: &str, name: &str) -> Result<u64, Failed> {
 
 fn counting() -> Outcome {
     let bed = Testbed::builder().nodes(1).build()?;
-    let client = bed.add_pod(0, "default/client", &[IpAddr::from([10, 9, 1, 2])])?;
-    let server = bed.add_pod(0, "default/server", &[IpAddr::from([10, 9, 1, 3])])?;
+    let pods = [
+        Pod::new(0, "client", &["10.9.1.2"]),
+        Pod::new(0, "server", &["10.9.1.3"]),
+    ];
+    let [client, server] = pods::add(&bed, &pods)?;
     let stranger = bed.add_pod(0, "default/stranger", &[IpAddr::from([10, 9, 1, 4])])?;
     let _served = Server::start(&server, &[])?;
     let arguments = ["--lease", "1s", "--metrics", "127.0.0.1:9100"];
     let deployment = Deployment::start(bed, &arguments)?;
-    let of_one_node = TWO_NODES
-        .replace("10.9.2.2", "10.9.1.3")
-        .replace("node: node-2", "node: node-1");
-    let edits = vec![put(&of_one_node), put(isolating(81))];
+    let edits = vec![put(pods::manifests(&RANGES, &pods)), put(isolating(81))];
     let mut plane = deployment.client()?;
     let revision = plane.apply(edits)?;
     plane.wait_enforced_by("node-1", revision)?;
