@@ -48,9 +48,9 @@ const LONGEST_VERSION: usize = 64;
 const LONGEST_REASON: usize = 1024;
 /// A node's name is a DNS subdomain (RFC 1123), as its Node object's.
 const LONGEST_NAME: usize = 253;
-/// A node says at most so many versions. Mostly it holds two while an edit is on its way. A node that lags behind edits by two or
-/// more lets go of none (`next_update` in `nodes::entry`), nor does one whose control plane was started again and has settled
-/// nothing yet. It must not be turned away for that: it could never catch up.
+/// A node says at most so many versions. Mostly it holds two while an edit is on its way. A node that lags behind edits
+/// by two or more lets go of none (`next_update` in `nodes::entry`), nor does one whose control plane was started again
+/// and has settled nothing yet. It must not be turned away for that: it could never catch up.
 const MOST_VERSIONS: usize = 8192;
 
 /// A node says this much at most before it is known whether its name is its own: a Pong, leases asked for, Health.

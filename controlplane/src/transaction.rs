@@ -1,8 +1,8 @@
 //! A list of edits against a cluster: the cluster as it would be and what changes, or everything that is wrong with
 //! the list. Pure: it commits nothing.
 //!
-//! Edits are applied in order. What objects refer to (namespaces, nodes) is looked at when all are through, so
-//! that an edit may refer to an object that a later one puts.
+//! Edits are applied in order. References (to namespaces, nodes) are checked after all edits, so that an edit may refer
+//! to an object that a later one puts.
 
 mod bound;
 mod moves;

@@ -313,8 +313,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         Ok(())
     }
 
-    /// Ends the connections that [must end](plan::must_end) when one policy takes the place of another, once packets under way are
-    /// through.
+    /// Ends the connections that [must end](plan::must_end) when one policy takes the place of another, once packets
+    /// under way are through.
     fn review(
         &mut self,
         before: Option<&NodePolicy>,

@@ -1,13 +1,13 @@
-//! Bridges whose traffic the table does not see: found before the node enforces and while it does, said in its health and
-//! its log, and set right where the operator allows it. It decides nothing about policy.
+//! Bridges whose traffic the table does not see: found before the node enforces and while it does, said in its health
+//! and its log, and set right where the operator allows it. It decides nothing about policy.
 //!
-//! Frames from one port of a bridge to another meet the forward hook only where br_netfilter is loaded and asked for it:
-//! by a sysctl of the network namespace for each family, or by an attribute of the bridge (`br_nf_pre_routing` of the
-//! kernel's `net/bridge/br_netfilter_hooks.c`). A frame that comes in with a VLAN tag needs one more sysctl. What that
-//! function did not show is not shown later either (`br_nf_forward_ip` looks for what it left), though a bridge that
-//! filters VLANs took the tag off meanwhile (`br_handle_vlan` comes before the bridge's forward hook). So such bridges
-//! need that sysctl. The kernel tells of links by itself. Of sysctls procfs tells no change, so that they are read again
-//! and again while there is a bridge.
+//! Frames from one port of a bridge to another meet the forward hook only where br_netfilter is loaded and asked for
+//! it: by a sysctl of the network namespace for each family, or by an attribute of the bridge (`br_nf_pre_routing` of
+//! the kernel's `net/bridge/br_netfilter_hooks.c`). A frame that comes in with a VLAN tag needs one more sysctl. A
+//! frame that `br_nf_pre_routing` did not show is not shown later either (`br_nf_forward_ip` looks for what it left),
+//! though a bridge that filters VLANs took the tag off meanwhile (`br_handle_vlan` comes before the bridge's forward
+//! hook). So such bridges need that sysctl. The kernel tells of links by itself. Of sysctls procfs tells no change, so
+//! that they are read again and again while there is a bridge.
 
 mod links;
 mod sysctls;
@@ -121,8 +121,8 @@ impl Bridges {
         self.look(&listed)
     }
 
-    /// Looks after the bridges for ever, and says in the node's health when traffic is not judged. `unguarded` tells why the interfaces
-    /// of workloads are not guarded, while they are not.
+    /// Looks after the bridges for ever, and says in the node's health when traffic is not judged. `unguarded` tells
+    /// why the interfaces of workloads are not guarded, while they are not.
     pub async fn watch(self, health: Health, unguarded: watch::Receiver<Option<String>>) {
         let (known, listed) = watch::channel(links::list().await);
         tokio::select! {

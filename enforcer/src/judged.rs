@@ -1,8 +1,8 @@
-//! The workloads of the node whose traffic no policy judges, as far as the kernel lets one see it: found from the node's policy
-//! and its places, said in the node's health and its log. It asks nobody, and changes nothing.
+//! The workloads of the node whose traffic no policy judges, as far as the kernel lets one see it: found from the
+//! node's policy and its places, said in the node's health and its log. It asks nobody, and changes nothing.
 //!
-//! A NetworkPolicy is enforced by the forward hook. Beside that hook go: traffic of the node's own addresses, which meets the
-//! hooks input and output; traffic of interfaces of some kinds; and packets that a flowtable takes.
+//! A NetworkPolicy is enforced by the forward hook. Beside that hook go: traffic of the node's own addresses, which
+//! meets the hooks input and output; traffic of interfaces of some kinds; and packets that a flowtable takes.
 
 #[cfg(test)]
 mod tests;
@@ -122,8 +122,8 @@ impl Unjudged {
     }
 }
 
-/// The addresses of a policy's endpoints whose traffic is not judged on a node with these places. Bridges that are ignored have
-/// no workloads. What is not known yet is no reason.
+/// The addresses of a policy's endpoints whose traffic is not judged on a node with these places. Bridges that are
+/// ignored have no workloads. An unknown place is no reason.
 pub fn unjudged(
     policy: &NodePolicy,
     ignored: &[String],

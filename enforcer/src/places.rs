@@ -1,12 +1,12 @@
-//! Places in the network namespace of this process: its bridges, their ports, where the node's routes to endpoints lead, and
-//! what takes packets past the forward hook. It decides nothing about policy, and changes nothing.
+//! Places in the network namespace of this process: its bridges, their ports, where the node's routes to endpoints
+//! lead, and what takes packets past the forward hook. It decides nothing about policy, and changes nothing.
 //!
-//! The kernel tells of changes by rtnetlink's multicast, and what it tells is only taken for a reason to ask. Some changes
-//! of IPv4 routes are not told: a device that goes down and an address that goes take routes with them (`fib_disable_ip`
-//! and `fib_sync_down_addr` of the kernel's `net/ipv4/fib_frontend.c` and `fib_semantics.c`), so that what leads to the
-//! device or has the address for its source is asked for anew. What no message tells is found by the listing of everything
-//! every ten seconds. Of flowtables nf_tables tells by messages that also tell of each element of a set, at the cost of all who
-//! commit (see `netlink::monitor`). So they are listed every second.
+//! The kernel tells of changes by rtnetlink's multicast, and what it tells is only taken for a reason to ask. Some
+//! changes of IPv4 routes are not told: a device that goes down and an address that goes take routes with them
+//! (`fib_disable_ip` and `fib_sync_down_addr` of the kernel's `net/ipv4/fib_frontend.c` and `fib_semantics.c`), so that
+//! what leads to the device or has the address for its source is asked for anew. Changes without a message are found by
+//! the listing of everything every ten seconds. Of flowtables nf_tables tells by messages that also tell of each
+//! element of a set, at the cost of all who commit (see `netlink::monitor`). So they are listed every second.
 
 mod bypass;
 mod changes;
@@ -74,8 +74,8 @@ pub struct Places {
 pub struct Port {
     /// The name of the bridge.
     pub bridge: String,
-    /// Whether there may be a workload behind it: its kind (`IFLA_INFO_KIND` of `linux/if_link.h`) is `veth`, `netkit` or
-    /// `tun`, which taps are too. All other kinds lead away from the node or to another interface of it.
+    /// Whether there may be a workload behind it: its kind (`IFLA_INFO_KIND` of `linux/if_link.h`) is `veth`, `netkit`
+    /// or `tun`, which taps are too. All other kinds lead away from the node or to another interface of it.
     pub may_be_workload: bool,
 }
 
@@ -107,7 +107,8 @@ pub enum Route {
     Bridge(String),
     /// The node itself: the address is its own.
     Local,
-    /// A gateway, or nothing (unreachable, blackhole, prohibit, no route): no interface of the node leads straight to it.
+    /// A gateway, or nothing (unreachable, blackhole, prohibit, no route): no interface of the node leads straight to
+    /// it.
     Elsewhere,
 }
 
@@ -134,8 +135,8 @@ pub async fn routes(endpoints: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Rou
     Ok(state.places().routes)
 }
 
-/// Keeps the places known, for ever, with the routes to the endpoints that there are at the time. Receivers of `known` are
-/// woken when it is another value.
+/// Keeps the places known, for ever, with the routes to the endpoints that there are at the time. Receivers of `known`
+/// are woken when it is another value.
 pub async fn follow(
     mut endpoints: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
     known: watch::Sender<Listed>,

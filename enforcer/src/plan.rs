@@ -4,12 +4,13 @@
 //! One nf_tables batch is not atomic for a packet: every lookup asks anew which generation it is in. So an update has
 //! two halves with their [`meet`](NodePolicy::meet) between them: the revokes, then the grants. Within a half every
 //! reachable change goes one way, so whichever mix of before and after a packet's lookups see, it passes only if
-//! `before` or `after` of that half lets it pass, and passes surely if both do. What is not monotone is out of reach:
+//! `before` or `after` of that half lets it pass, and passes surely if both do. Changes that are not monotone are out
+//! of reach:
 //!
-//! 1. **prepare** fresh sets and chains that no packet can reach, and rules that look into a set that is still empty; a commit
-//!    of the stamp alone comes before what leads there,
-//! 2. **revoke**: point endpoints at the meet's classes, then take members out of groups; end connections that conntrack
-//!    would carry on all the same (`review`),
+//! 1. **prepare** fresh sets and chains that no packet can reach, and rules that look into a set that is still empty; a
+//!    commit of the stamp alone comes before what leads there,
+//! 2. **revoke**: point endpoints at the meet's classes, then take members out of groups; end connections that
+//!    conntrack would carry on all the same (`review`),
 //! 3. **grant**: let members in, then point endpoints at the new classes,
 //! 4. take out the rules that look into sets which are empty now,
 //! 5. **clean** what no packet can reach any more, once those that could are through.
@@ -54,8 +55,8 @@ pub use repair::{Repair, repair};
 pub use review::{Review, must_end};
 pub use whole::{Replaced, create, replace};
 
-/// Raised when an update is planned in other steps than before: what an earlier enforcer left half-way is then not gone on
-/// with by counting them.
+/// Raised when an update is planned in other steps than before: what an earlier enforcer left half-way is then not gone
+/// on with by counting them.
 pub const VERSION: u32 = 5;
 
 /// The policy that a node enforces, and the names of its objects.
@@ -73,8 +74,8 @@ pub struct Installed {
     pub made: UpdateSeq,
     /// The generation in which each group's sets were made.
     pub births: OrdMap<GroupId, UpdateSeq>,
-    /// Addresses that were workloads' and are nobody's now, and whose they were. Another workload must not have one before
-    /// the connections of that one are flushed. (Some may have been since.)
+    /// Addresses that were workloads' and are nobody's now, and whose they were. Another workload must not have one
+    /// before the connections of that one are flushed. (Some may have been since.)
     pub departed: OrdMap<IpAddr, Arc<Endpoint>>,
 }
 
@@ -87,8 +88,8 @@ pub struct Step {
     pub grace: bool,
     /// Addresses whose connections are flushed before the commit, after a grace period. A second flush does no harm.
     pub flush: BTreeSet<IpAddr>,
-    /// The connections that are reviewed before it is committed, once packets under way are through: those that [`must_end`]
-    /// are flushed. Doing it again does no harm.
+    /// The connections that are reviewed before it is committed, once packets under way are through: those that
+    /// [`must_end`] are flushed. Doing it again does no harm.
     pub review: Option<Review>,
 }
 
@@ -378,7 +379,7 @@ pub fn objects(installed: &Installed, options: &Options) -> Garbage {
     objects
 }
 
-/// The addresses that pass from one workload to another. Whose a source was, or will be, is not known.
+/// The addresses that pass from one workload to another. The workload that had a source, or will have it, is not known.
 pub fn handed_over(old: &NodePolicy, new: &NodePolicy) -> BTreeSet<IpAddr> {
     let changes = old.endpoints().diff(new.endpoints());
     changes

@@ -51,7 +51,8 @@ const PROBATION: Duration = Duration::from_millis(300);
 /// The same after a Ping: the control plane may be asking which of two enforcers has the name, for 2 seconds.
 const CONTESTED: Duration = Duration::from_secs(3);
 
-/// While an update is applied, this many messages are read: Pings and leases are dealt with at once, and the others wait.
+/// While an update is applied, this many messages are read: Pings and leases are dealt with at once, and the others
+/// wait.
 const MOST_WAITING: usize = 16;
 
 /// A part of an update is at most 1 MiB; leave room for its frame.
@@ -319,8 +320,8 @@ async fn send(requests: &mpsc::Sender<wire::SyncRequest>, message: Message) -> R
         .map_err(|_| Status::unavailable("the stream to the control plane is closed"))
 }
 
-/// Has an update applied, and says what became of it. Leases are asked for meanwhile, so a large update is understood on
-/// another thread.
+/// Has an update applied, and says what became of it. Leases are asked for meanwhile, so a large update is understood
+/// on another thread.
 async fn answer(update: Assembled, agent: &Handle) -> Result<Message, Status> {
     let update = tokio::task::spawn_blocking(move || Update::try_from(update));
     let update = update.await.expect("to understand does not panic");

@@ -1,5 +1,5 @@
-//! The programs that users run, as this checkout builds them, or as an earlier revision did. Tests and proofs drive these,
-//! never a library call.
+//! The programs that users run, as this checkout builds them, or as an earlier revision did. Tests and proofs drive
+//! these, never a library call.
 
 use std::{
     env,
@@ -70,7 +70,7 @@ pub fn binaries() -> Result<Binaries, Error> {
     FOUND.get_or_init(find).clone()
 }
 
-/// Finds the programs of another revision, in a folder beside this program. Those that are not there are built first, by
+/// Finds the programs of another revision, in a folder beside this program. Missing programs are built first, by
 /// `deploy/build-revision`: stderr says so, as it takes minutes.
 ///
 /// Call it before entering other namespaces.

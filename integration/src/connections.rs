@@ -1,9 +1,9 @@
-//! Connections that a namespace's conntrack has without a packet of theirs, as `conntrack --create` makes them, until there
-//! is no room for more. Makes and deletes its own connections only; what conntrack has of others is told, and forgotten,
-//! by `known`.
+//! Connections that a namespace's conntrack has without a packet of theirs, as `conntrack --create` makes them, until
+//! there is no room for more. Makes and deletes its own connections only; what conntrack has of others is told, and
+//! forgotten, by `known`.
 //!
-//! How many connections there may be, `nf_conntrack_max`, is one number for the whole machine, which namespaces can read;
-//! each namespace is counted by itself. So one is filled up for real, and no other is touched.
+//! How many connections there may be, `nf_conntrack_max`, is one number for the whole machine, which namespaces can
+//! read; each namespace is counted by itself. So one is filled up for real, and no other is touched.
 
 mod entries;
 
@@ -57,8 +57,8 @@ pub enum Kind {
     Unanswered,
 }
 
-/// Connections that leave no room for others: as many as there may be, and more as soon as there is room again. They are
-/// deleted when this is dropped.
+/// Connections that leave no room for others: as many as there may be, and more as soon as there is room again. They
+/// are deleted when this is dropped.
 #[derive(Debug)]
 pub struct Crowd {
     netns: Netns,

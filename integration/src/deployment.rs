@@ -482,8 +482,8 @@ impl Deployment {
         self.channel(index).map(Client::over)
     }
 
-    /// Says Hello as a node that holds nothing, which must be nobody else's name, and returns when it is answered: with the
-    /// first part of its policy.
+    /// Says Hello as a node that holds nothing, which must be nobody else's name, and returns when it is answered: with
+    /// the first part of its policy.
     pub fn hello(&self, node: &str) -> Result<(), Error> {
         let hello = wire::Hello {
             node_name: node.to_owned(),

@@ -1,5 +1,6 @@
-//! Transactions that go on while something else happens, a record of those that were acknowledged, and the comparison of
-//! that record with what a deployment has in the end: the API, the journals, the kernels. Never decides what happens.
+//! Transactions that go on while something else happens, a record of those that were acknowledged, and the comparison
+//! of that record with what a deployment has in the end: the API, the journals, the kernels. Never decides what
+//! happens.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -19,8 +19,8 @@ fn main() -> ExitCode {
     ])
 }
 
-/// Whoever looks at a connection's state has conntrack track it; and a service whose server is 10.0.0.3. What goes to
-/// port 9 is tracked in a zone of its own.
+/// A rule about a connection's state makes conntrack track it. Beside it is a service whose server is 10.0.0.3. Packets
+/// to port 9 are tracked in a zone of their own.
 const TRACKING: &str = "
 table inet tracking {
   chain raw { type filter hook output priority raw; udp dport 9 ct zone set 5; udp sport 9 ct zone set 5; }

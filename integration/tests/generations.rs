@@ -1,5 +1,6 @@
-//! The reproducer of a packet that meets a chain without its rules: what it prints, and that a commit between what makes a
-//! chain and what leads to it is enough. That it is needed is rare to see in so short a time, and not asked here.
+//! The reproducer of a packet that meets a chain without its rules: what it prints, and that a commit between what
+//! makes a chain and what leads to it is enough. That it is needed is rare to see in so short a time, and not asked
+//! here.
 
 use std::process::{Command, ExitCode};
 

@@ -1,6 +1,6 @@
-//! Frames and addresses that no policy judges: those that a workload's object does not list, and those that the forward hook
-//! does not see. Each row of the table in docs/UNLISTED.md is sent between pods of a node, on every kind of node, and
-//! comes to what the table says.
+//! Frames and addresses that no policy judges: those that a workload's object does not list, and those that the forward
+//! hook does not see. Each row of the table in docs/UNLISTED.md is sent between pods of a node, on every kind of node,
+//! and comes to what the table says.
 
 #[path = "unlisted/allowed.rs"]
 mod allowed;
@@ -324,8 +324,8 @@ fn compare(what: &str, arrived: &BTreeMap<Kind, bool>, kinds: &[Kind], passes: b
     }
 }
 
-/// Ports that lead away: routers and servers behind them are believed, what policy cannot judge stays out of workloads, and what
-/// goes from one such port to another is nobody's business.
+/// Ports that lead away: routers and servers behind them are believed, what policy cannot judge stays out of workloads,
+/// and what goes from one such port to another is nobody's business.
 fn lead_away(column: usize) -> Outcome {
     let setup = SETUPS[column];
     let bed = bed_among(setup, &OUTSIDE, &[])?;

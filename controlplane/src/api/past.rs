@@ -61,7 +61,8 @@ pub(super) fn history(state: &Published, request: &HistoryRequest) -> HistoryRes
     }
 }
 
-/// Goes back, in a new transaction. What that takes is decided on the current state, and again if it moves on meanwhile.
+/// Rolls back, in a new transaction. Its edits are decided on the current state, and again if that state moves on
+/// meanwhile.
 pub(super) async fn roll_back(
     writer: &Writer,
     request: RollbackRequest,

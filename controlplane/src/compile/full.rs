@@ -136,9 +136,9 @@ impl<'a> World<'a> {
     }
 
     /// The allowed sources of a node's workloads. An address is in the source of those that claim it by the longest
-    /// prefix. It is in none if a workload or a node has it, wherever that is, if it is in the workload ranges of other nodes
-    /// alone, or if no packet has such a source. A claim that is not within the node's own workload ranges means none of
-    /// these. Of too many workloads' addresses the blocks around them count.
+    /// prefix. It is in none if a workload or a node has it, wherever that is, if it is in the workload ranges of other
+    /// nodes alone, or if no packet has such a source. A claim that is not within the node's own workload ranges means
+    /// none of these. Of too many workloads' addresses the blocks around them count.
     fn sources(&self, name: &str, policy: &mut NodePolicy, groups: &mut Groups) -> Vec<Source> {
         let mut claims: BTreeMap<IpNetwork, Claimants<'_>> = BTreeMap::new();
         let members = self.claimants_of_ranges.iter();

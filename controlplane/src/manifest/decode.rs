@@ -29,9 +29,9 @@ pub(super) struct Decoded<T> {
     pub(super) zeros: Vec<(FieldPath, Value)>,
 }
 
-/// Decodes a tree that has no duplicate keys. Unknown fields inside of the `tolerated` top-level fields are passed over:
-/// a cluster wrote those, perhaps one that is newer than this program. Known names in another case are refused there
-/// too: those are mistakes.
+/// Decodes a tree that has no duplicate keys. Unknown fields inside of the `tolerated` top-level fields are passed
+/// over: a cluster wrote those, perhaps one that is newer than this program. Known names in another case are refused
+/// there too: those are mistakes.
 pub(super) fn decode<T: DeserializeOwned>(tree: &Tree, tolerated: &[&str]) -> Decoded<T> {
     let mut copy = None::<Tree>;
     let mut wrong = Vec::<Fault>::new();

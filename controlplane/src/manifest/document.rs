@@ -201,7 +201,8 @@ fn too_deep() -> String {
     format!("nested deeper than {MAX_DEPTH} levels")
 }
 
-/// Kubernetes reads YAML 1.1 (`yes` is a boolean, `010` is eight), and so do we: a label `on: yes` is refused, as there.
+/// Kubernetes reads YAML 1.1 (`yes` is a boolean, `010` is eight), and so do we: a label `on: yes` is refused, as
+/// there.
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {

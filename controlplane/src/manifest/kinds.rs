@@ -1,5 +1,5 @@
-//! The kinds of object that manifests may have, and what is common to all: decode, default, validate, convert. What a
-//! kind has of its own is in the modules beside this one.
+//! The kinds of object that manifests may have, and what is common to all: decode, default, validate, convert. The
+//! modules beside this one have the rest of each kind.
 
 use std::{mem, sync::Arc};
 
@@ -59,8 +59,8 @@ impl Schema {
             .find(|schema| schema.name == kind && schema.api_version == api_version)
     }
 
-    /// Whether a type that there is not is one of ours but for its spelling, or in another version of its API group. Ours
-    /// has no group; policies were in the group `extensions` once.
+    /// Whether a type that there is not is one of ours but for its spelling, or in another version of its API group.
+    /// Ours has no group; policies were in the group `extensions` once.
     pub(super) fn is_nearly(api_version: &str, kind: &str) -> bool {
         let group = |version: &str| {
             let group = version.split_once('/').map_or("", |(group, _)| group);
@@ -148,8 +148,8 @@ fn from_tree<T: Resource>(tree: &Tree) -> Decoded<Converted> {
     }
 }
 
-/// The top-level fields in which unknown fields are those of a later version, and not a person's mistakes. An API server
-/// refuses mistakes, and it writes resourceVersion and uid into what it accepted.
+/// The top-level fields in which unknown fields are those of a later version, and not a person's mistakes. An API
+/// server refuses mistakes, and it writes resourceVersion and uid into what it accepted.
 fn tolerated<T: Resource>(tree: &Tree) -> &'static [&'static str] {
     let metadata = tree.get("metadata");
     let has = |name| {

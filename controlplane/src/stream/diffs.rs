@@ -23,7 +23,8 @@ const ENTRY: usize = 512;
 #[derive(Debug, Default)]
 pub struct Diffs(Mutex<Recent>);
 
-/// Two generations. What is asked for again moves to the younger one; when that is full the older one is forgotten.
+/// Two generations. A difference that is asked for again moves to the younger one. When the younger one is full the
+/// older one is dropped.
 #[derive(Debug, Default)]
 struct Recent {
     young: BTreeMap<Key, Encoded>,
@@ -43,7 +44,7 @@ struct Encoded {
 }
 
 impl Diffs {
-    /// The changes that lead from `old` to `new`, encoded, in order. Those that can be cut are small.
+    /// The changes that lead from `old` to `new`, encoded, in order. Changes that can be cut are small.
     pub fn between(&self, old: &NodePolicy, new: &NodePolicy) -> Vec<Bytes> {
         let mut changes = Vec::new();
         for difference in Difference::all(old, new) {

@@ -1,5 +1,5 @@
-//! The start: brings journal and kernel together, whatever the life before left. It applies no update but one that was under
-//! way, or what the operator's choice makes of versions that are held.
+//! The start: brings journal and kernel together, whatever the life before left. It applies no update but one that was
+//! under way, or what the operator's choice makes of versions that are held.
 
 use std::time::Instant;
 
@@ -106,11 +106,12 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         Ok(())
     }
 
-    /// The table is an earlier enforcer's, of other objects, or half-way in a plan of other steps. What it is to enforce is
-    /// known: a table of this enforcer's that does takes its place, and an update that was under way is done with that.
+    /// The table is an earlier enforcer's, of other objects, or half-way in a plan of other steps. The policy to
+    /// enforce is known: a table of this enforcer's with that policy takes its place, and completes an update that was
+    /// under way.
     ///
-    /// On the way a packet passes if both tables allow it. The old one's part is within what one of the two versions of that update
-    /// allows, and holds what both allow, so the promise holds.
+    /// On the way a packet passes if both tables allow it. The old one's part is within what one of the two versions of
+    /// that update allows, and holds what both allow, so the promise holds.
     fn upgrade(
         &mut self,
         before: Installed,

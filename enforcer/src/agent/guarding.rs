@@ -1,9 +1,9 @@
-//! Keeps the guard of the workloads' interfaces at what the node's policy and the node's links ask for: the table of family bridge, and
-//! the interfaces that the other table knows. `guard` says what that is.
+//! Keeps the guard of the workloads' interfaces at what the node's policy and the node's links ask for: the table of
+//! family bridge, and the interfaces that the other table knows. `guard` says what that is.
 //!
-//! The table `inet sallyport` judges the addresses beside their own that workloads may use (`NodePolicy::sources`). So the guard
-//! lets pass those that it judges: the guard [narrows](Guarding::narrow) before an update by which some go, and widens behind one
-//! by which some come.
+//! The table `inet sallyport` judges the addresses beside their own that workloads may use (`NodePolicy::sources`). So
+//! the guard lets pass those that it judges: the guard [narrows](Guarding::narrow) before an update by which some go,
+//! and widens behind one by which some come.
 
 use std::{
     collections::BTreeSet,
@@ -151,7 +151,8 @@ impl Guarding {
         Ok(())
     }
 
-    /// The node's policy will be another: has no workload use what it may not use then. If that fails it must not be another.
+    /// The node's policy will be another: has no workload use what it may not use then. If that fails it must not be
+    /// another.
     pub(super) fn narrow(
         &mut self,
         next: &NodePolicy,

@@ -121,8 +121,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.lease.lock().prepare(&mut self.kernel)
     }
 
-    /// The lease of a number was granted: puts it in force. Returns whether it did; a number that is not the last one is
-    /// of a lease that is not there any more.
+    /// The lease of a number was granted: puts it in force. Returns whether it did; a number that is not the last one
+    /// is of a lease that is not there any more.
     pub fn take_lease(&mut self, number: u64) -> Result<bool, netlink::Error> {
         let taken = self.lease.lock().take(&mut self.kernel, number)?;
         match taken {
@@ -132,15 +132,15 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
     }
 
-    /// Has the node ask for leases if it may. What enforces something unknown, or stopped half-way, must not go on for
-    /// longer than it was allowed to.
+    /// Has the node ask for leases if it may. A node with an unknown table, or with an update that stopped halfway,
+    /// must not outlive its last lease.
     pub(super) fn allow_leases(&self) {
         let may_ask = !self.unrecognised && !self.is_half_way();
         self.lease.lock().lasts = self.options.lease.filter(|_| may_ask);
     }
 
-    /// The operator wants no leases any more where the table has them. Without one nothing closes the node, so the table
-    /// keeps what it has until the control plane is known to know.
+    /// The operator wants no leases any more where the table has them. Without one nothing closes the node, so the
+    /// table keeps what it has until the control plane is known to know.
     pub(super) fn begin_to_end_leases(&mut self) {
         warn!(
             "the enforcer started without --lease on a node with leases: leases end once the control plane confirms"

@@ -92,8 +92,8 @@ async fn listen(
     let (connection, _, mut notices) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
         .map_err(|error| error.to_string())?;
     let _notices = Running(tokio::spawn(connection));
-    // Questions have a socket of their own: a notice has the number of whoever made the change, and could be taken for the answer
-    // to the question of that number.
+    // Questions have a socket of their own: a notice has the number of whoever made the change, and could be taken for
+    // the answer to the question of that number.
     let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| error.to_string())?;
     let _questions = Running(tokio::spawn(connection));
     loop {

@@ -95,8 +95,8 @@ impl Changes {
         }
     }
 
-    /// Notes a link. The bridge tells of its ports too (`br_ifinfo_notify` of the kernel's `net/bridge/br_netlink.c`, with
-    /// AF_BRIDGE): there a port that leaves is a link that is deleted.
+    /// Notes a link. The bridge tells of its ports too (`br_ifinfo_notify` of the kernel's `net/bridge/br_netlink.c`,
+    /// with AF_BRIDGE): there a port that leaves is a link that is deleted.
     fn link(&mut self, link: &LinkMessage, is_gone: bool) {
         let is_gone = is_gone && link.header.interface_family == AddressFamily::Unspec;
         let is_down = is_gone || !link.header.flags.contains(LinkFlags::Up);
@@ -105,8 +105,8 @@ impl Changes {
 
     fn address(&mut self, message: &AddressMessage, is_gone: bool) {
         let index = message.header.index;
-        // Asked first, a link tells that the kernel is done with the change: it answers under the lock (`rtnl_lock`) that
-        // the change holds, and the message comes before the change is complete.
+        // Asked first, a link tells that the kernel is done with the change: it answers under the lock (`rtnl_lock`)
+        // that the change holds, and the message comes before the change is complete.
         self.links.entry(index).or_default();
         let (mut local, mut prefix) = (None, None);
         for attribute in &message.attributes {
@@ -159,8 +159,8 @@ impl Changes {
     }
 }
 
-/// The kernel's messages about changes. They have a socket of their own: a message has the sequence number of whoever made
-/// the change, and rtnetlink would take it for the answer to a request with the same number on the same socket.
+/// The kernel's messages about changes. They have a socket of their own: a message has the sequence number of whoever
+/// made the change, and rtnetlink would take it for the answer to a request with the same number on the same socket.
 pub(super) struct Notices {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
     changes: Changes,

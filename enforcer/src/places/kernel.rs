@@ -154,8 +154,8 @@ impl Kernel {
     }
 }
 
-/// Whether the kernel says by this that there is no route: none at all, and the types blackhole, prohibit and unreachable
-/// (`fib_props` of its `net/ipv4/fib_semantics.c`, `ip6_rt_type_to_error` of its `net/ipv6/route.c`).
+/// Whether the kernel says by this that there is no route: none at all, and the types blackhole, prohibit and
+/// unreachable (`fib_props` of its `net/ipv4/fib_semantics.c`, `ip6_rt_type_to_error` of its `net/ipv6/route.c`).
 fn is_none(error: Errno) -> bool {
     use Errno::{EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ESRCH};
     matches!(error, ENETUNREACH | EHOSTUNREACH | EACCES | EINVAL | ESRCH)

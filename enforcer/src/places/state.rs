@@ -34,8 +34,8 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Asks anew what the changes may have made different, and what was not asked of the endpoints yet. Links come first:
-    /// the kernel answers for them under its lock (`rtnl_lock`), when a change that was told of is complete.
+    /// Asks anew what the changes may have made different, and what was not asked of the endpoints yet. Links come
+    /// first: the kernel answers for them under its lock (`rtnl_lock`), when a change that was told of is complete.
     pub(super) async fn refresh(
         &mut self,
         kernel: &Kernel,

@@ -127,8 +127,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Sets of groups that come and go, members of groups that stay: those have the sets that they need. Returns the groups that
-    /// lose members.
+    /// Sets of groups that come and go, members of groups that stay: those have the sets that they need. Returns the
+    /// groups that lose members.
     fn groups(&mut self, old: Version<'_>, new: Version<'_>, half: &mut Half) -> BTreeSet<GroupId> {
         let mut shrinking = BTreeSet::new();
         for item in old.policy.groups().diff(new.policy.groups()) {
@@ -203,9 +203,10 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether what is wanted was let go of in this update's other half. It is as it would be made: names of class chains
-    /// and of workload ranges say all that is in them, and a group's chain looks into the same sets in both halves. (What an
-    /// earlier update let go of is made again, so that a plan does not depend on what happens to be left.)
+    /// Whether what is wanted was let go of in this update's other half. It is as it would be made: names of class
+    /// chains and of workload ranges say all that is in them, and a group's chain looks into the same sets in both
+    /// halves. (What an earlier update let go of is made again, so that a plan does not depend on what happens to be
+    /// left.)
     fn is_still_there(&mut self, name: &str) -> bool {
         self.garbage.chains.remove(name) || self.garbage.sets.remove(name)
     }
@@ -222,7 +223,8 @@ impl Planner<'_> {
         half.prepare.extend(render::replace_rules(&name, rules));
     }
 
-    /// Elements of the maps that lead packets to classes. What is replaced is deleted and added in one batch.
+    /// Elements of the maps that lead packets to classes. An element that is replaced is deleted and added in one
+    /// batch.
     fn endpoints(
         &self,
         old: Version<'_>,

@@ -1,8 +1,8 @@
-//! The sets that say which addresses are endpoints: those that the maps must have, and those that reach themselves. They lead
-//! no packet anywhere.
+//! The sets that say which addresses are endpoints: those that the maps must have, and those that reach themselves.
+//! They lead no packet anywhere.
 //!
-//! A packet looks into them after it has looked into a map. So that it does not find an address that the map had not yet when
-//! it looked there, nor misses one that the map still had, these change in batches of their own.
+//! A packet looks into them after it has looked into a map. So that it does not find an address that the map had not
+//! yet when it looked there, nor misses one that the map still had, these change in batches of their own.
 
 use std::net::IpAddr;
 

@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// Plans a table where there is none. Its base chains come last: no packet meets them before it is whole. Then connections
-/// are reviewed, and what the frame is made from is written, which says that they were.
+/// Plans a table where there is none. Its base chains come last: no packet meets them before it is whole. Then
+/// connections are reviewed, and what the frame is made from is written, which says that they were.
 pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan {
     let Whole { prepare, hook } = Whole::of(installed, options);
     let table = Command::AddTable {
@@ -58,11 +58,11 @@ pub struct Replaced {
 /// Plans a table in the place of another, of which nothing need be known but what is in it; `None` where that judges no
 /// packets.
 ///
-/// A packet passes if all base chains accept it. So beside those of the old table come base chains of a copy of the new one,
-/// under other names: what passes now both tables allow. Then the old ones go. Where the old table was, the new one is made
-/// under its own names, and the copy goes the same way. A grace period lies before each, so that a packet meets all of a
-/// table or nothing of it. Then connections are reviewed. The stamp comes last: whoever dies on the way leaves a table of
-/// which nobody knows what it enforces.
+/// A packet passes if all base chains accept it. So beside those of the old table come base chains of a copy of the new
+/// one, under other names: what passes now both tables allow. Then the old ones go. Where the old table was, the new
+/// one is made under its own names, and the copy goes the same way. A grace period lies before each, so that a packet
+/// meets all of a table or nothing of it. Then connections are reviewed. The stamp comes last: whoever dies on the way
+/// leaves a table of which nobody knows what it enforces.
 pub fn replace(
     installed: &Installed,
     options: &Options,

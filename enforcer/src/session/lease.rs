@@ -1,4 +1,4 @@
-//! When the node asks for a lease. What a lease is, is the agent's; that there is none, `closed` says.
+//! The times at which the node asks for a lease. The agent owns the lease; `closed` reports that there is none.
 
 use sallyport_proto::wire::{LeaseRequest, sync_request::Message};
 use tokio::time::{Instant, sleep_until};

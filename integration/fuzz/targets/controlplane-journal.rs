@@ -1,5 +1,5 @@
-//! A control plane's journal as a disk may hold it: records of any kind, under any key, many of them with the right checksum.
-//! The records are read as at a start, from a real sled.
+//! A control plane's journal as a disk may hold it: records of any kind, under any key, many of them with the right
+//! checksum. The records are read as at a start, from a real sled.
 //!
 //! An input is text: each line a record, `TREE KEY PARTS PAYLOAD` (with Rust's escapes in key and payload). PARTS is
 //! the number of parts that the record claims, or `-` for a record without length and checksum.

@@ -1,5 +1,5 @@
-//! A node's journal as a disk may hold it: records as an enforcer writes them, with bytes changed, left out and repeated, and
-//! the right checksum all the same. Unchanged, they must come to what was written.
+//! A node's journal as a disk may hold it: records as an enforcer writes them, with bytes changed, left out and
+//! repeated, and the right checksum all the same. Unchanged, they must come to what was written.
 #![no_main]
 
 use libfuzzer_sys::{

@@ -1,5 +1,6 @@
-//! A node under a control plane that is not itself: updates as messages, in parts, some of them changed; applied by the real
-//! agent on the fake kernel, which is as strict as the real one. Restarts in between read the journal's own records.
+//! A node under a control plane that is not itself: updates as messages, in parts, some of them changed; applied by the
+//! real agent on the fake kernel, which is as strict as the real one. Restarts in between read the journal's own
+//! records.
 //!
 //! A correct update must be applied; a refused one must change nothing.
 #![no_main]

@@ -98,7 +98,7 @@ impl Machine {
         self.dead
     }
 
-    /// A new process. What is written is durable when it reads it.
+    /// Starts a new process. Records are durable once it has read them.
     pub(crate) fn boot_process(&mut self) -> Result<Recovered, String> {
         self.kernel.process_ends(self.process);
         self.process += 1;

@@ -18,8 +18,8 @@ use sallyport_testbed::Mode;
 /// Compares what packets do with what somebody else says NetworkPolicies mean.
 ///
 /// Builds each case's cluster as network namespaces over some nodes, makes its edits through the API, waits until they
-/// are enforced, and sends TCP, UDP and SCTP packets for every cell. What files expect of one direction alone is
-/// compared with the compiled policy. The last line says how much was compared and how much of it was wrong.
+/// are enforced, and sends TCP, UDP and SCTP packets for every cell. Expectations for one direction alone are compared
+/// with the compiled policy. The last line says how much was compared and how much of it was wrong.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {

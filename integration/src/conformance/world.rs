@@ -102,7 +102,7 @@ impl World {
         self.parties.get(endpoint).ok_or_else(missing)
     }
 
-    /// Leads the cluster of the case before to that of this one. What both have stays.
+    /// Turns the cluster of the case before into the cluster of this one. Objects of both stay.
     pub(super) fn enter(&mut self, case: &Case) -> Result<(), Error> {
         self.asked = case.asked();
         self.placed = 0;

@@ -141,7 +141,8 @@ pub(super) fn recreated(number: u32) -> State {
     }
 }
 
-/// Blocks that overlap, whose exceptions others allow again. What is always allowed is so by another of them each time.
+/// Blocks that overlap, whose exceptions others allow again. Each time another block allows the flow that is always
+/// allowed.
 pub(super) fn overlapping(number: u32) -> State {
     let (wide, narrow) = (12 + number % 2, 16 + number % 8);
     let hole = number % 8;

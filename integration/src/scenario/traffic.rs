@@ -61,9 +61,9 @@ pub(super) const fn peer(which: u8, number: u8) -> [IpAddr; 2] {
 /// The networks outside the cluster from which packets come.
 const OUTSIDE: [&str; 4] = ["172.16.0.0/16", "172.20.0.0/16", "fd16::/64", "fd20::/64"];
 
-/// Makes the pods: the one that floods, and the one that is flooded. The one that floods has the addresses of all pods that
-/// send, and the networks outside are behind it: the node's routes lead to it, or else the node would take its packets for
-/// spoofed.
+/// Makes the pods: the one that floods, and the one that is flooded. The one that floods has the addresses of all pods
+/// that send, and the networks outside are behind it: the node's routes lead to it, or else the node would take its
+/// packets for spoofed.
 pub fn pods(bed: &Testbed) -> Result<(Host, Host), Error> {
     let numbers = (0..PEERS as u8).flat_map(|n| [DENIED_PEERS, ALLOWED_PEERS].map(|p| peer(p, n)));
     let peers = numbers.flatten();

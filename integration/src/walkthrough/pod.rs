@@ -145,8 +145,8 @@ fn reach(target: SocketAddrV4) -> io::Result<String> {
     Ok(name)
 }
 
-/// Sends a datagram that may be forwarded by nobody. Returns who said so: the first router on the way. Whoever is
-/// reached without a router says that the port is closed, and that is an error.
+/// Sends a datagram that may be forwarded by nobody. Returns the first router on the way, which reports that. A host
+/// that is reached without a router reports a closed port, and that is an error.
 fn first_hop(target: Ipv4Addr) -> io::Result<Ipv4Addr> {
     const NOBODY_LISTENS: u16 = 33434;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;

@@ -50,9 +50,9 @@ impl Builder {
         Self { mode, ..self }
     }
 
-    /// Tells pods of one bridge each other's hardware addresses, instead of leaving them to ARP and neighbour discovery.
-    /// Needed for more than some thirty pods a bridge: the kernel keeps no more than 1,024 discovered neighbours for all
-    /// namespaces together (`net.ipv4.neigh.default.gc_thresh3`).
+    /// Tells pods of one bridge each other's hardware addresses, instead of leaving them to ARP and neighbour
+    /// discovery. Needed for more than some thirty pods a bridge: the kernel keeps no more than 1,024 discovered
+    /// neighbours for all namespaces together (`net.ipv4.neigh.default.gc_thresh3`).
     pub fn permanent_neighbours(self) -> Self {
         Self {
             permanent_neighbours: true,
@@ -204,7 +204,8 @@ impl Testbed {
         self.owner(node)?.netns.apply(routes)
     }
 
-    /// The hardware addresses of a pod, and of its node where the pod's packets leave the link: that of the bridge, if there is one.
+    /// The hardware addresses of a pod, and of its node where the pod's packets leave the link: that of the bridge, if
+    /// there is one.
     pub fn macs_of(&self, name: &str) -> Result<(Mac, Mac), Error> {
         let Attached { node, port, .. } = self.state().find(name)?;
         let router = match self.owner(node)?.bridge {
@@ -245,8 +246,8 @@ impl Testbed {
         Ok(())
     }
 
-    /// Lets packets of at most `mtu` bytes go to a pod or external, at the router's end of its link: 1,500 at first. The
-    /// host itself does not know.
+    /// Lets packets of at most `mtu` bytes go to a pod or external, at the router's end of its link: 1,500 at first.
+    /// The host itself does not know.
     pub fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), Error> {
         let Attached { node, port, .. } = self.state().find(name)?;
         let index = port.0;
@@ -255,8 +256,8 @@ impl Testbed {
             .apply(vec![Change::Mtu { index, mtu }])
     }
 
-    /// Has the bridge that a pod is on send the pod's frames back to it, where they are for it. Kubelet's `hairpin-veth`
-    /// and the CNI plugin's `hairpinMode` do the same.
+    /// Has the bridge that a pod is on send the pod's frames back to it, where they are for it. Kubelet's
+    /// `hairpin-veth` and the CNI plugin's `hairpinMode` do the same.
     pub fn set_hairpin(&self, name: &str) -> Result<(), Error> {
         let Attached { node, port, .. } = self.state().find(name)?;
         let index = port.0;

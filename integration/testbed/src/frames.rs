@@ -1,5 +1,5 @@
-//! Frames of every kind, sent from a pod as they are, and looked for where they should arrive or not. What they are made of says
-//! `kinds`.
+//! Frames of every kind, sent from a pod as they are, and looked for where they should arrive or not. `kinds` has their
+//! content.
 
 #![expect(unsafe_code, reason = "system calls and sockets that no library has")]
 
@@ -74,8 +74,8 @@ impl Party {
     }
 }
 
-/// The kinds that arrive at one pod from another. With `routed` all frames are sent to the router, which forwards those that
-/// it can.
+/// The kinds that arrive at one pod from another. With `routed` all frames are sent to the router, which forwards those
+/// that it can.
 pub fn arrivals(
     from: &Party,
     to: &Party,

@@ -1,5 +1,5 @@
-//! Owns one anonymous network namespace: its making, running code and programs in it; never names it in the file system,
-//! so that it goes when its last handle, socket and process are gone, however they end.
+//! Owns one anonymous network namespace: its making, running code and programs in it; never names it in the file
+//! system, so that it goes when its last handle, socket and process are gone, however they end.
 
 #![expect(unsafe_code, reason = "system calls and sockets that no library has")]
 

@@ -102,8 +102,8 @@ impl Relay {
             .target = target;
     }
 
-    /// Breaks every connection. Who connected sees it at once, and loses what is under way; the target gets what is under
-    /// way still, when it is due, perhaps after what the next connection brings.
+    /// Breaks every connection. The client sees it at once, and loses the bytes under way. The target still gets the
+    /// bytes under way, when they are due, perhaps after those of the next connection.
     pub fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }

@@ -1,5 +1,5 @@
-//! Owns the rules that others write on a node for Kubernetes' Services, host ports and the node's DNS cache, in the shape
-//! in which they really write them; never writes a rule of Sallyport's.
+//! Owns the rules that others write on a node for Kubernetes' Services, host ports and the node's DNS cache, in the
+//! shape in which they really write them; never writes a rule of Sallyport's.
 //!
 //! Chains have the names that they have there, but for the hashes in them.
 

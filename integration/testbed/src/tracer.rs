@@ -1,5 +1,5 @@
-//! Owns another process's system calls for a while: counts those that change something outside of it, and kills it at one
-//! of them, or has one fail. Knows nothing of what the process is; nothing in it is made ready for this.
+//! Owns another process's system calls for a while: counts those that change something outside of it, and kills it at
+//! one of them, or has one fail. Knows nothing of what the process is; nothing in it is made ready for this.
 //!
 //! The state after a crash is the work of system calls. So a program that is killed at each of its calls in turn has
 //! been killed at every step, and it is the program that users run.
@@ -130,8 +130,8 @@ pub fn has_ended(pid: u32) -> bool {
     state.is_empty() || state.starts_with(['Z', 'X'])
 }
 
-/// A process under observation, until this is dropped or finished. Nobody of its own process may wait for it meanwhile, not
-/// even to ask whether it has ended: that takes away what the tracer is told.
+/// A process under observation, until this is dropped or finished. Nobody of its own process may wait for it meanwhile,
+/// not even to ask whether it has ended: that takes away what the tracer is told.
 #[derive(Debug)]
 pub struct Tracer {
     pid: Pid,
@@ -322,7 +322,8 @@ impl TracerThread {
     }
 }
 
-/// A call that reaches out of the process; `None` for all others, and for what only wakes its own threads or writes a log.
+/// A call that reaches out of the process; `None` for all others, and for what only wakes its own threads or writes a
+/// log.
 fn call(thread: Pid, number: u64, arguments: [u64; 6]) -> Option<Call> {
     let number = number.cast_signed();
     let name = CALLS.iter().find(|(one, _)| *one == number)?.1;

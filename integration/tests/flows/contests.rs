@@ -1,5 +1,5 @@
-//! Addresses that two workloads claim, as packets: what each claimant's policies deny is denied, the address is a peer where
-//! both are, and the end of the contest gives back what the one that stays allows.
+//! Addresses that two workloads claim, as packets: what each claimant's policies deny is denied, the address is a peer
+//! where both are, and the end of the contest gives back what the one that stays allows.
 
 use sallyport_integration::deployment::{delete, put};
 use sallyport_testbed::{

@@ -1,5 +1,5 @@
-//! The compiler against the oracle, on random manifests: what the control plane makes of the text, for every packet that
-//! an endpoint may send or receive, in both directions.
+//! The compiler against the oracle, on random manifests: what the control plane makes of the text, for every packet
+//! that an endpoint may send or receive, in both directions.
 
 use std::{cell::Cell, collections::BTreeSet, fmt::Write, net::IpAddr, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! Random pods and workloads of the universe, at every point of their lives, and how their manifests look. Decides nothing
-//! about what they mean.
+//! Random pods and workloads of the universe, at every point of their lives, and how their manifests look. Decides
+//! nothing about what they mean.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

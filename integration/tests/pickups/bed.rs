@@ -1,5 +1,5 @@
-//! The cluster: for each loss a node (or two), for each policy a pair of pods there. Knows how a loss is brought about on a
-//! node; opens no conversation and judges none.
+//! The cluster: for each loss a node (or two), for each policy a pair of pods there. Knows how a loss is brought about
+//! on a node; opens no conversation and judges none.
 
 use std::{
     net::{IpAddr, Ipv6Addr},

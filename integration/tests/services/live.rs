@@ -1,5 +1,5 @@
-//! Connections by Services that live on: whose address the pod sees, that an edit cuts them like any other, and what becomes
-//! of them where conntrack forgot them.
+//! Connections by Services that live on: whose address the pod sees, that an edit cuts them like any other, and what
+//! becomes of them where conntrack forgot them.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -118,8 +118,8 @@ fn connect(
     Ok(live)
 }
 
-/// Has both ends of all speak. Returns what is heard and must not be, and what must be and is not after `patience`: what was
-/// said before, too.
+/// Has both ends of all speak. Returns what is heard and must not be, and what must be and is not after `patience`:
+/// what was said before, too.
 fn speak(
     under: &str,
     live: &mut [Live],
@@ -155,8 +155,8 @@ fn owed(live: &[Live]) -> Vec<[usize; 2]> {
     live.iter().map(|one| one.owed).collect()
 }
 
-/// Has clients speak of whose connections conntrack knows nothing any more, where policies select every pod. Nothing gets
-/// through but what is never forwarded. Returns what is wrong.
+/// Has clients speak of whose connections conntrack knows nothing any more, where policies select every pod. Nothing
+/// gets through but what is never forwarded. Returns what is wrong.
 fn speak_unknown(live: &mut [Live], mode: Mode) -> Result<Vec<String>, Failed> {
     for one in live.iter_mut() {
         one.ends[0].write_all(b"x")?;
@@ -165,7 +165,8 @@ fn speak_unknown(live: &mut [Live], mode: Mode) -> Result<Vec<String>, Failed> {
     let deadline = Instant::now() + PATIENCE;
     let mut wrong = Vec::new();
     for one in live {
-        // A reset to a port of a bridge is sent past all translation: who asked a Service does not know it for an answer.
+        // A reset to a port of a bridge is sent past all translation: who asked a Service does not know it for an
+        // answer.
         let is_missed = mode == Mode::Bridged && one.translated_at_pod;
         let wanted = (one.direct, !one.direct && !is_missed);
         let mut seen = (false, false);

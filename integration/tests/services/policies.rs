@@ -96,9 +96,10 @@ const BETWEEN_CLIENT_AND_SERVERS: &[&str] = &[
     "pod-hostport",
 ];
 
-/// All policies. Kubernetes' documentation leaves open whether source and destination are judged before or after they are
-/// rewritten ("Behavior of to and from selectors"). Its conformance tests want egress to a Service judged by the pods behind
-/// it. Sallyport judges a connection by who began it, as the judging node saw it arrive, and by the pod that it ends at.
+/// All policies. Kubernetes' documentation leaves open whether source and destination are judged before or after they
+/// are rewritten ("Behavior of to and from selectors"). Its conformance tests want egress to a Service judged by the
+/// pods behind it. Sallyport judges a connection by who began it, as the judging node saw it arrive, and by the pod
+/// that it ends at.
 pub(crate) fn policies() -> Vec<Policy> {
     let servers = |name, rule: &str, allows| Policy {
         name,

@@ -188,8 +188,8 @@ fn services(bed: &Testbed, [near, far, dns]: [&Host; 3]) -> Vec<Service> {
     services
 }
 
-/// All addresses that are a node's own: of its uplink, of its bridge, of its DNS cache. The kernel takes any of them for the
-/// source where it masquerades to a pod whose link has none.
+/// All addresses that are a node's own: of its uplink, of its bridge, of its DNS cache. The kernel takes any of them
+/// for the source where it masquerades to a pod whose link has none.
 pub(crate) fn addresses_of_nodes(bed: &Testbed) -> Vec<IpAddr> {
     let mut addresses = ips(NODE_DNS);
     addresses.push(IpAddr::from([169, 254, 1, 1]));

@@ -351,8 +351,8 @@ fn deep(name: &'static str, count: usize, verdict: fn(&str) -> Verdict) -> Case 
     case(name, [batch])
 }
 
-/// Cases in which the kernel, which sees bytes where we mean kinds and ends where we mean ranges, is less strict than the
-/// fake.
+/// Cases in which the kernel, which sees bytes where we mean kinds and ends where we mean ranges, is less strict than
+/// the fake.
 pub(crate) fn lenient() -> Vec<Case> {
     let v4 = Family::V4;
     vec![

@@ -1,5 +1,5 @@
-//! The table of family bridge: what changes lead to is what is written from scratch, nft loads what it lists, and what others
-//! change is repaired.
+//! The table of family bridge: what changes lead to is what is written from scratch, nft loads what it lists, and what
+//! others change is repaired.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,8 @@ use sallyport_testbed::{
 
 use crate::saved;
 
-/// A ground of few ports and addresses, so that two of them share much. Names of interfaces may be what no name of a chain is.
+/// A ground of few ports and addresses, so that two of them share much. Names of interfaces may be what no name of a
+/// chain is.
 fn random_ground(rng: &mut StdRng) -> Ground {
     const PORTS: [&str; 6] = ["veth-a", "tap0", "lxc@b", "0port", "a.name-of-15-by", "x"];
     let address = |n: u8| match n % 2 {

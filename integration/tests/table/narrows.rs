@@ -1,5 +1,5 @@
-//! The guard follows the policy on the safe side: addresses that workloads may use beside their own are let through once policy
-//! judges them, and until then no longer.
+//! The guard follows the policy on the safe side: addresses that workloads may use beside their own are let through
+//! once policy judges them, and until then no longer.
 
 use std::{
     os::fd::{AsRawFd as _, OwnedFd},
@@ -58,10 +58,12 @@ fn policy(spans: &[[u8; 2]]) -> NodePolicy {
     policy
 }
 
-/// The number of the multicast group that hears of commits (`NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`), as a bit.
+/// The number of the multicast group that hears of commits (`NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`), as a
+/// bit.
 const COMMITS: u32 = 1 << 6;
 
-/// `NFT_MSG_NEWSETELEM` and `NFT_MSG_DELSETELEM`, the set's name and its elements in them (`linux/netfilter/nf_tables.h`).
+/// `NFT_MSG_NEWSETELEM` and `NFT_MSG_DELSETELEM`, the set's name and its elements in them
+/// (`linux/netfilter/nf_tables.h`).
 const MESSAGES: [(u8, &str); 2] = [(12, "add"), (14, "delete")];
 const SET: u16 = 2;
 const ELEMENTS: u16 = 3;

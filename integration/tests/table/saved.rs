@@ -1,5 +1,5 @@
-//! A node's ruleset, saved as text and loaded again: what stock nft lists of our table loads, and what an operator saves by the
-//! command of docs/OPERATING.md holds the tables of others alone.
+//! A node's ruleset, saved as text and loaded again: what stock nft lists of our table loads, and what an operator
+//! saves by the command of docs/OPERATING.md holds the tables of others alone.
 
 use std::{
     io::Write as _,

@@ -1,5 +1,5 @@
-//! Sources that a Workload object allows beside the workload's own addresses, `spec.allowedSources`: they pass the checks of sources,
-//! from that workload, and are judged by its policies in both directions.
+//! Sources that a Workload object allows beside the workload's own addresses, `spec.allowedSources`: they pass the
+//! checks of sources, from that workload, and are judged by its policies in both directions.
 
 use std::collections::BTreeSet;
 
@@ -135,7 +135,8 @@ pub(crate) fn come_and_go() -> Outcome {
     Ok(())
 }
 
-/// An address of a workload is nobody else's, however wide the sources of another one are; and of two the narrower has an address.
+/// An address of a workload is nobody else's, however wide the sources of another one are; and of two the narrower has
+/// an address.
 pub(crate) fn are_no_ones_who_has_them() -> Outcome {
     let another: BTreeSet<Kind> = [Kind::Another4, Kind::Another6].into();
     let another: Vec<Kind> = another.into_iter().collect();

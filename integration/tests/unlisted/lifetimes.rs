@@ -118,7 +118,7 @@ pub(crate) fn routed_guarded_once_it_is_selected() -> Outcome {
     Ok(())
 }
 
-/// The table outlives its enforcer. Who takes it away then is undone by the next one.
+/// The table outlives its enforcer. The next enforcer makes it again if another process deleted it.
 pub(crate) fn outlives_its_enforcer() -> Outcome {
     for setup in [SETUPS[2], SETUPS[4]] {
         let mut bed = bed(setup, &[])?;

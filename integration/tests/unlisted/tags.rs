@@ -1,7 +1,7 @@
-//! Frames with one VLAN tag on a node where policy judges them, as the table is where a bridge filters VLANs. The bridge here does
-//! not: kernels for tests lack that. So the table is written by the library for ports that the test names, and what a bridge
-//! that filters VLANs does with tags behind the chain `source` is imitated by leaving that chain out. On a kernel that has
-//! such bridges `datapath vlans` tries all of it.
+//! Frames with one VLAN tag on a node where policy judges them, as the table is where a bridge filters VLANs. The
+//! bridge here does not: kernels for tests lack that. So the table is written by the library for ports that the test
+//! names, and what a bridge that filters VLANs does with tags behind the chain `source` is imitated by leaving that
+//! chain out. On a kernel that has such bridges `datapath vlans` tries all of it.
 
 use std::{collections::BTreeSet, time::Duration};
 

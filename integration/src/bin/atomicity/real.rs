@@ -22,8 +22,8 @@ use sallyport_testbed::{Testbed, probe::Flood};
 
 use crate::outcome::{Bounds, Measured};
 
-/// By how much each byte of the first node's stream is late, where there are two: the window that one node is ahead. It is
-/// more than the grace period (25-32 ms) that the other may wait for before it grants.
+/// By how much each byte of the first node's stream is late, where there are two: the window that one node is ahead. It
+/// is more than the grace period (25-32 ms) that the other may wait for before it grants.
 const LATE: Duration = Duration::from_millis(60);
 
 /// A deployment in a scenario's first state.

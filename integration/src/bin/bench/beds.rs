@@ -1,5 +1,5 @@
-//! The beds that are compared: namespaces that differ by the filter between pods, each with its senders. Measures nothing
-//! but one packet's cost when it is asked to.
+//! The beds that are compared: namespaces that differ by the filter between pods, each with its senders. Measures
+//! nothing but one packet's cost when it is asked to.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, time::Duration};
 
@@ -294,8 +294,8 @@ fn class(name: &str, first: IpAddr, addresses: u32) -> Class {
 
 /// A control plane and an enforcer that enforces a cluster.
 pub(crate) fn deploy(bed: Testbed, programs: &Binaries, size: Size) -> Result<Deployment> {
-    // On a bridge the ports say which packets come from another node. Only a bridge needs these options, which early versions
-    // do not know.
+    // On a bridge the ports say which packets come from another node. Only a bridge needs these options, which early
+    // versions do not know.
     let (interface, uplink) = match bed.mode() {
         Mode::Bridged => (
             bed.interface_of("bench/server")?,

@@ -20,19 +20,19 @@ use report::Report;
 
 /// Measures Sallyport beside what it is compared with, on this machine's kernel.
 ///
-/// Everything that is compared exists at once and is measured in turns, in an order that is shuffled for each round. What
-/// is told first is a ratio: it is computed within each round, and its median, least and most over the rounds are shown.
-/// No time makes a benchmark fail. It fails if what it measures did not do its work: a packet that had to arrive did not,
-/// or one arrived that must not.
+/// Everything that is compared exists at once and is measured in turns, in an order that is shuffled for each round.
+/// What is told first is a ratio: it is computed within each round, and its median, least and most over the rounds are
+/// shown. No time makes a benchmark fail. It fails if what it measures did not do its work: a packet that had to arrive
+/// did not, or one arrived that must not.
 ///
-/// B10 is the cost of a packet: the CPU time of a forwarded UDP packet of 46 bytes on its whole way through the
-/// node to a pod, with policies that select the receiver. The kernel carries a packet in the thread that sends it, so
-/// that thread's CPU time has all of it. Packets of another node's pods come in by a host that is no workload: they
-/// each begin a flow (`new`), or are of 32 flows that were answered (`known`). A pod of the node itself sends packets of one such
-/// flow from its own address (`local`). Compared are: no table at all (`no-filter`); a table that does nothing but ask conntrack for
-/// the state (`conntrack`); iptables and ipset with the rules that Azure Network Policy Manager writes (`ipset`), where
-/// the policy that allows the packets is the oldest, which it asks last; and Sallyport's table, made by its programs. Then
-/// the memory of an enforcer with one policy and many peers is told.
+/// B10 is the cost of a packet: the CPU time of a forwarded UDP packet of 46 bytes on its whole way through the node to
+/// a pod, with policies that select the receiver. The kernel carries a packet in the thread that sends it, so that
+/// thread's CPU time has all of it. Packets of another node's pods come in by a host that is no workload: they each
+/// begin a flow (`new`), or are of 32 flows that were answered (`known`). A pod of the node itself sends packets of one
+/// such flow from its own address (`local`). Compared are: no table at all (`no-filter`); a table that does nothing but
+/// ask conntrack for the state (`conntrack`); iptables and ipset with the rules that Azure Network Policy Manager
+/// writes (`ipset`), where the policy that allows the packets is the oldest, which it asks last; and Sallyport's table,
+/// made by its programs. Then the memory of an enforcer with one policy and many peers is told.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -53,13 +53,13 @@ struct Arguments {
           value_parser = clap::value_parser!(u32).range(1..=50_000))]
     policies: Vec<u32>,
 
-    /// B10: also measure the programs sallyport-controlplane and sallyport-enforcer of a directory, under this name, and
-    /// compare them with this checkout's (repeatable)
+    /// B10: also measure the programs sallyport-controlplane and sallyport-enforcer of a directory, under this name,
+    /// and compare them with this checkout's (repeatable)
     #[arg(long, value_name = "NAME=DIR", value_parser = beside)]
     beside: Vec<(String, PathBuf)>,
 
-    /// B10: all hosts are behind ports of a bridge, the receiver's object names its interface, and the gateway's port is an
-    /// uplink; programs that are measured beside must know both
+    /// B10: all hosts are behind ports of a bridge, the receiver's object names its interface, and the gateway's port
+    /// is an uplink; programs that are measured beside must know both
     #[arg(long)]
     bridged: bool,
 

@@ -1,5 +1,5 @@
-//! Owns the check of SCTP as the kernel itself speaks it: a policy lets an association through, denies one, and cuts one
-//! that was established before. Packets of SCTP by raw sockets are the probe's, in the library.
+//! Owns the check of SCTP as the kernel itself speaks it: a policy lets an association through, denies one, and cuts
+//! one that was established before. Packets of SCTP by raw sockets are the probe's, in the library.
 
 use std::{
     io::{self, Read, Write},

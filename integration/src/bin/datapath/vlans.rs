@@ -1,5 +1,5 @@
-//! Owns the check of policy on a bridge that filters VLANs: workloads at ports without tags, and a machine behind a trunk
-//! whose frames have one. With it the node judges what passes between them, and says so when it does not.
+//! Owns the check of policy on a bridge that filters VLANs: workloads at ports without tags, and a machine behind a
+//! trunk whose frames have one. With it the node judges what passes between them, and says so when it does not.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,5 @@
-//! The measurements, one after the other, on one control plane. What is compared is measured in turns, so that both
-//! meet the same machine.
+//! The measurements, one after the other, on one control plane. Variants that are compared are measured in turns, so
+//! that both meet the same machine.
 
 use std::{
     path::Path,
@@ -232,7 +232,8 @@ impl Bench<'_> {
         })
     }
 
-    /// Two deltas to all but one, which is frozen, and the same with it awake: in turns, each as often before the other.
+    /// Two deltas to all but one, which is frozen, and the same with it awake: in turns, each as often before the
+    /// other.
     fn frozen(&mut self, rounds: u32) -> Result<(Vec<Duration>, Vec<Duration>)> {
         if self.more {
             self.delta_to_all()?;

@@ -1,6 +1,6 @@
-//! One simulated enforcer's side of NodeService: what it says, and what it makes of what it hears. It keeps the versions
-//! that it holds whole, applies every delta and checks the digest, as an enforcer does; it has no kernel, no journal, no
-//! socket.
+//! One simulated enforcer's side of NodeService: what it says, and what it makes of what it hears. It keeps the
+//! versions that it holds whole, applies every delta and checks the digest, as an enforcer does; it has no kernel, no
+//! journal, no socket.
 
 use anyhow::{Context, Result, bail};
 use sallyport_policy::Window;

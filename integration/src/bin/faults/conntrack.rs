@@ -29,8 +29,8 @@ const ASSURED: Duration = Duration::from_millis(2500);
 /// The ports of a friend of the client and of the server, which a stranger may not use.
 const FRIENDS: (u16, u16) = (9500, 9509);
 
-/// On each node in turn, connections are made until the kernel has no room: ones that it keeps, so that there is room for
-/// no other; then ones that it gives up for others. What is denied is denied, and flows that are known go on. An address
+/// On each node in turn, connections are made until the kernel has no room: ones that it keeps, so that there is room
+/// for no other; then ones that it gives up for others. Denied flows stay denied, and known flows go on. An address
 /// changes hands meanwhile. When there is room again, all is as before.
 pub(crate) fn full(scene: &mut Scene, _: Settings) -> Result<String> {
     let before = known_flows(scene)?;

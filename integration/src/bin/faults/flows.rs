@@ -1,5 +1,5 @@
-//! Pods and connections in unlucky moments: cut while they talk, addresses in new hands, pods before their policy, moving,
-//! and relabelled while policies change.
+//! Pods and connections in unlucky moments: cut while they talk, addresses in new hands, pods before their policy,
+//! moving, and relabelled while policies change.
 
 use std::{
     thread,
@@ -176,7 +176,8 @@ pub(crate) fn address_reused(scene: &mut Scene, _: Settings) -> Result<String> {
     Ok(format!("{rounds} rounds, {sent} packets of strangers"))
 }
 
-/// Pods that talk before anybody knows of them: nothing passes until their policy is there, and then only what it allows.
+/// Pods that talk before anybody knows of them: nothing passes until their policy is there, and then only what it
+/// allows.
 pub(crate) fn before_its_policy(scene: &mut Scene, _: Settings) -> Result<String> {
     let mut pods = 0;
     let mut early = 0;

@@ -94,8 +94,8 @@ fn with_the_library(
     Ok((whole, refused))
 }
 
-/// A node's journal, damaged at many offsets: it holds all that it should, or is moved aside whole; with the real enforcer
-/// at some of them, nobody to ask, and packets.
+/// A node's journal, damaged at many offsets: it holds all that it should, or is moved aside whole; with the real
+/// enforcer at some of them, nobody to ask, and packets.
 pub(crate) fn node_damaged(scene: &mut Scene, settings: Settings) -> Result<String> {
     for number in 0..4 {
         scene.edit(pair(number))?;
@@ -183,8 +183,8 @@ pub(crate) fn node_resynchronised(scene: &mut Scene, _: Settings) -> Result<Stri
     Ok("5 times".into())
 }
 
-/// The control plane's journal, damaged at many offsets: it holds all that was acknowledged, or the control plane refuses
-/// to start and says which record; nodes go on, and so does it with an undamaged copy.
+/// The control plane's journal, damaged at many offsets: it holds all that was acknowledged, or the control plane
+/// refuses to start and says which record; nodes go on, and so does it with an undamaged copy.
 pub(crate) fn control_plane_damaged(scene: &mut Scene, settings: Settings) -> Result<String> {
     for number in 0..4 {
         scene.edit(pair(number))?;

@@ -1,4 +1,5 @@
-//! Programs that are killed: at every step, and at random moments. Each kill is SIGKILL, and nothing is made ready for it.
+//! Programs that are killed: at every step, and at random moments. Each kill is SIGKILL, and nothing is made ready for
+//! it.
 
 use std::{
     thread,
@@ -60,9 +61,9 @@ pub(crate) fn version(number: usize) -> String {
     .concat()
 }
 
-/// The kinds of calls of an update of a node, which is two: one that takes away, and one that gives. Each is a write of the
-/// journal and of the mark beside it, on their way to the disk; commits, some of which wait for packets; and an answer.
-/// Objects that are left behind are deleted in the end.
+/// The kinds of calls of an update of a node, which is two: one that takes away, and one that gives. Each is a write of
+/// the journal and of the mark beside it, on their way to the disk; commits, some of which wait for packets; and an
+/// answer. Objects that are left behind are deleted in the end.
 pub(crate) const OF_UPDATE: [Steps; 4] = of_update([8, 6, 2, 2]);
 
 /// The kinds of calls of an update that has so many of each at least.
@@ -200,8 +201,8 @@ pub(crate) fn enforcer_start_steps(scene: &mut Scene, _: Settings) -> Result<Str
     Ok(summary(&hits))
 }
 
-/// The kinds of calls of a transaction of the control plane: a write of the journal and of the mark beside it; and what it
-/// says to each node, twice, and to who asked.
+/// The kinds of calls of a transaction of the control plane: a write of the journal and of the mark beside it; and what
+/// it says to each node, twice, and to who asked.
 const OF_TRANSACTION: [Steps; 2] = [
     Steps {
         name: "what changes files",

@@ -48,8 +48,9 @@ use scene::Scene;
 ///
 /// Each row starts a control plane and two nodes with an enforcer each, lets packets flow that must pass and packets
 /// that must not, in both families, over TCP and UDP, and lets something go wrong. It passes if no packet was judged
-/// wrongly and all is well in the end. Then the row takes the nodes' tables away, and fails unless packets that must not
-/// pass do now: else their absence would have meant nothing. Rows called `control` do what others do, and must leak.
+/// wrongly and all is well in the end. Then the row takes the nodes' tables away, and fails unless packets that must
+/// not pass do now: else their absence would have meant nothing. Rows called `control` do what others do, and must
+/// leak.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -111,7 +112,7 @@ fn main() -> Result<ExitCode> {
     }
     let binaries = binaries()?;
     for row in &selected {
-        // While cargo can still be run. What is wrong is told by the row.
+        // Builds while cargo can still run. The row reports an error.
         let _ = (row.spec.programs)();
     }
     sallyport_testbed::enter()?;

@@ -131,7 +131,8 @@ fn tenants() -> String {
         .collect()
 }
 
-/// A policy with as many rules as there may be, some 1 MiB: their ranges of ports lie in each other, each with peers of its own.
+/// A policy with as many rules as there may be, some 1 MiB: their ranges of ports lie in each other, each with peers of
+/// its own.
 fn worst() -> String {
     let mut rules = String::new();
     for number in 0..MAX_RULES {
@@ -154,8 +155,8 @@ struct Apart {
 }
 
 impl Apart {
-    /// Gives the enforcers the last processor, and the control plane and this process the others. Where there is one alone they
-    /// share it.
+    /// Gives the enforcers the last processor, and the control plane and this process the others. Where there is one
+    /// alone they share it.
     fn keep(scene: &Scene) -> Result<Apart> {
         let all = sched_getaffinity(Pid::this())?;
         let mut there = (0..CpuSet::count()).filter(|&n| all.is_set(n).unwrap_or(false));

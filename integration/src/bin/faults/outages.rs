@@ -18,8 +18,8 @@ use crate::{
     scene::{self, FAR, NEAR, Scene},
 };
 
-/// Everything is switched off. Fresh network namespaces, enforcers that start with their journals and nobody to ask, and
-/// only then links: the first packet is judged.
+/// Everything is switched off. Fresh network namespaces, enforcers that start with their journals and nobody to ask,
+/// and only then links: the first packet is judged.
 pub(crate) fn reboot(scene: &mut Scene, _: Settings) -> Result<String> {
     // Traffic of before is over.
     let mut before = 0;

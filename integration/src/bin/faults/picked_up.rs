@@ -1,5 +1,5 @@
-//! Connections that conntrack picked up in the middle, with the wrong end for their client, and an enforcer that dies while
-//! their server is isolated. Owns what passes on them then, and what it is told.
+//! Connections that conntrack picked up in the middle, with the wrong end for their client, and an enforcer that dies
+//! while their server is isolated. Owns what passes on them then, and what it is told.
 
 use std::{
     collections::BTreeSet,
@@ -49,9 +49,9 @@ const WATCHED: Duration = Duration::from_millis(200);
 const CALLER: u16 = 80;
 const CALLED: u16 = 81;
 
-/// A client has connections open that conntrack forgets, and the server speaks first: it is the client, to conntrack. While
-/// both sides go on talking, the server is isolated, and its enforcer killed at every call of that update. Once that is
-/// enforced nothing passes on them.
+/// A client has connections open that conntrack forgets, and the server speaks first: it is the client, to conntrack.
+/// While both sides go on talking, the server is isolated, and its enforcer killed at every call of that update. Once
+/// that is enforced nothing passes on them.
 pub(crate) fn picked_up(scene: &mut Scene, _: Settings) -> Result<String> {
     let bed = &scene.deployment.bed;
     let caller = bed.add_pod(NEAR, "default/caller", &addresses(NEAR, CALLER))?;
@@ -161,8 +161,8 @@ impl Talk {
         conversations.expect("nothing panics while holding it")
     }
 
-    /// Conntrack forgets the connections on both nodes, and picks them up from the server, which speaks first. It forgets no
-    /// others: what the row's other pods have open would be reset, as both ends of that are isolated.
+    /// Conntrack forgets the connections on both nodes, and picks them up from the server, which speaks first. It
+    /// forgets no others: what the row's other pods have open would be reset, as both ends of that are isolated.
     fn lose(&self, scene: &Scene) -> Result<()> {
         let mut conversations = self.conversations();
         let ends: BTreeSet<IpAddr> = addresses(NEAR, CALLER)
@@ -256,8 +256,8 @@ impl Talk {
         Ok(())
     }
 
-    /// Both sides of connections over TCP have been told that they are at their end. Datagrams come through, now that they
-    /// may.
+    /// Both sides of connections over TCP have been told that they are at their end. Datagrams come through, now that
+    /// they may.
     fn is_over(&self) -> Result<()> {
         for (conversation, (protocol, family)) in self.conversations().iter_mut().zip(KINDS) {
             for &side in talkers(protocol) {

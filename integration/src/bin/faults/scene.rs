@@ -1,5 +1,5 @@
-//! The scene that every row plays on: two nodes, a client on one, a server on the other, and packets between them all the
-//! time, of which some must pass and some must not. Decides no fault; judges packets.
+//! The scene that every row plays on: two nodes, a client on one, a server on the other, and packets between them all
+//! the time, of which some must pass and some must not. Decides no fault; judges packets.
 
 use std::{
     fs,

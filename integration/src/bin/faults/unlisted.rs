@@ -1,5 +1,5 @@
-//! Frames and addresses that no policy judges, sent to the server by its neighbour, on a bridge or by a router, while everything around
-//! what keeps them out fails. None may arrive; in the end that is taken away, and all do.
+//! Frames and addresses that no policy judges, sent to the server by its neighbour, on a bridge or by a router, while
+//! everything around what keeps them out fails. None may arrive; in the end that is taken away, and all do.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -158,7 +158,8 @@ spec:
   ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24}}, {ipBlock: {cidr: '2001:db8::/32'}}]}]
 ";
 
-/// Kills and starts the enforcer, edits policies, names the interface of the sender and does not, loses the control plane.
+/// Kills and starts the enforcer, edits policies, names the interface of the sender and does not, loses the control
+/// plane.
 pub(crate) fn by_a_router(scene: &mut Scene, _: Settings) -> Result<String> {
     let bed = &scene.deployment.bed;
     bed.add_pod(FAR, "default/neighbour", &addresses(FAR, 3))?;

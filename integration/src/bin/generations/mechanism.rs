@@ -1,6 +1,6 @@
-//! The mechanism by itself: packets look an element up that is pointed at another chain again and again. Counts how often
-//! they find that chain without rules, where it was made in the batch before (`adjacent`), and where a commit lies between
-//! (`apart`).
+//! The mechanism by itself: packets look an element up that is pointed at another chain again and again. Counts how
+//! often they find that chain without rules, where it was made in the batch before (`adjacent`), and where a commit
+//! lies between (`apart`).
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -104,8 +104,8 @@ impl Counts {
     }
 }
 
-/// Edits in both orders, in blocks by turns, until there are enough of `apart` and `adjacent` found a chain without rules;
-/// or gives up. Prints a line for each; returns why they do not show what they should.
+/// Edits in both orders, in blocks by turns, until there are enough of `apart` and `adjacent` found a chain without
+/// rules; or gives up. Prints a line for each; returns why they do not show what they should.
 pub(crate) fn run(
     trial: Trial,
     storm: &Storm,

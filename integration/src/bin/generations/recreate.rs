@@ -1,5 +1,5 @@
-//! The scenario `recreate`, with the product's plans, encoding and table, each step that makes chains under a hold-up of the
-//! processor that floods. Counts the packets that leaked, were lost, or met the rule at the end of the table.
+//! The scenario `recreate`, with the product's plans, encoding and table, each step that makes chains under a hold-up
+//! of the processor that floods. Counts the packets that leaked, were lost, or met the rule at the end of the table.
 
 use std::{
     collections::BTreeMap,
@@ -169,8 +169,9 @@ impl Measured {
     }
 }
 
-/// Runs both variants, prints a line for each, and returns why they do not show what they should. The old plan goes on until
-/// a packet met a chain without its rules, for a tenth of the packets at least, and for four times as many at most.
+/// Runs both variants, prints a line for each, and returns why they do not show what they should. The old plan goes on
+/// until a packet met a chain without its rules, for a tenth of the packets at least, and for four times as many at
+/// most.
 pub(crate) fn run(trial: Trial, storm: &Storm, processors: (usize, usize)) -> Result<Vec<String>> {
     let mut failures = Vec::new();
     for variant in [Variant::OldPlan, Variant::Planned] {

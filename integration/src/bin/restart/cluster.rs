@@ -1,4 +1,5 @@
-//! The cluster that is held: so many nodes, pods and policies, as manifests, and who floods whom in it. Knows no server.
+//! The cluster that is held: so many nodes, pods and policies, as manifests, and who floods whom in it. Knows no
+//! server.
 //!
 //! Ten policies a namespace: each lets ten of its pods be reached by the next ten. Beside them one server on the first
 //! node, which all peers of the whole cluster may reach: its node's kernel has a set of them.

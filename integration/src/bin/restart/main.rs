@@ -1,5 +1,5 @@
-//! The restart proof: how soon a control plane serves again and an enforcer has its table again, with a large cluster, on
-//! real disks and a real kernel, under a flood that counts every packet that is misjudged.
+//! The restart proof: how soon a control plane serves again and an enforcer has its table again, with a large cluster,
+//! on real disks and a real kernel, under a flood that counts every packet that is misjudged.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -22,10 +22,10 @@ use measure::Bench;
 /// Measures restarts on this machine's kernel.
 ///
 /// Loads a cluster into a control plane, with enforcers on two nodes; edits pods one by one from many clients at once;
-/// stops and kills the control plane, then an enforcer, and starts them again, under a flood of packets of which those from
-/// peers must arrive and no others; and, as a control that must leak, deletes the table before the enforcer starts, which
-/// is a boot. Prints a line of JSON each, then `restart: ok` or `restart: FAILED` and what missed its bar (times are judged
-/// from 100,000 pods on).
+/// stops and kills the control plane, then an enforcer, and starts them again, under a flood of packets of which those
+/// from peers must arrive and no others; and, as a control that must leak, deletes the table before the enforcer
+/// starts, which is a boot. Prints a line of JSON each, then `restart: ok` or `restart: FAILED` and what missed its bar
+/// (times are judged from 100,000 pods on).
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {

@@ -2,8 +2,8 @@
 //! class by class; never changes what the packets meet.
 //!
 //! The receiving end counts in the kernel: a packet socket for each class, with a filter for it, that nobody reads. The
-//! kernel counts what passes the filter, whether it finds room or not. (A raw socket that is full counts what its filter
-//! would have refused, too.)
+//! kernel counts what passes the filter, whether it finds room or not. (A raw socket that is full counts what its
+//! filter would have refused, too.)
 
 #![expect(unsafe_code, reason = "system calls and sockets that no library has")]
 
@@ -343,8 +343,8 @@ fn statement(code: u16, k: u32) -> SockFilter {
     SockFilter::new(code, 0, 0, k)
 }
 
-/// A filter that takes the class's packets: those whose words are as they must be, whose last word of the source address
-/// is in the range, and whose destination port is the class's.
+/// A filter that takes the class's packets: those whose words are as they must be, whose last word of the source
+/// address is in the range, and whose destination port is the class's.
 fn filter(class: &Class) -> Vec<SockFilter> {
     let at = |offset: u32| (libc::SKF_NET_OFF as u32).wrapping_add(offset);
     let (fixed, last, source_end, port_at): (Vec<u32>, u32, u32, u32) = match class.first {

@@ -1,5 +1,5 @@
-//! Owns traffic that goes on while something else happens, and the count at both ends: for what must never pass and what
-//! must never be lost; never judges the counts.
+//! Owns traffic that goes on while something else happens, and the count at both ends: for what must never pass and
+//! what must never be lost; never judges the counts.
 
 use std::io;
 use std::net::SocketAddr;
@@ -121,8 +121,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Starts traffic between a client and a server. What is not let through at first is sent all the same: only a TCP
-    /// stream of one connection, or one in which the server speaks, waits for its opening, and keeps trying.
+    /// Starts traffic between a client and a server. Messages that are not let through at first are sent all the same:
+    /// only a TCP stream of one connection, or one in which the server speaks, waits for its opening, and keeps trying.
     pub fn start(client: &Host, server: &Host, traffic: Traffic) -> io::Result<Self> {
         let missing =
             || io::Error::new(io::ErrorKind::AddrNotAvailable, "no address of that family");
@@ -267,8 +267,8 @@ impl Stream {
         }
     }
 
-    /// Stops sending, waits until nothing has been counted for 100 ms, and tells the counts. While something is missing it
-    /// waits for 500 ms: TCP sends again what a busy machine was late with.
+    /// Stops sending, waits until nothing has been counted for 100 ms, and tells the counts. While something is missing
+    /// it waits for 500 ms: TCP sends again what a busy machine was late with.
     pub fn stop(self) -> Counts {
         self.tally.stopped.store(true, Ordering::SeqCst);
         let mut counts = self.counts();
