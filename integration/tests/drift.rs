@@ -44,19 +44,19 @@ fn main() -> ExitCode {
     kernel_tests::run(&[
         ("every_kind_of_change_is_repaired", every_kind),
         (
-            "what_was_changed_while_nobody_ran_is_repaired_at_the_start",
+            "changes_without_an_enforcer_are_repaired_at_the_start",
             at_the_start,
         ),
         ("an_update_meets_a_changed_table", update),
         ("a_batch_for_a_generation_that_is_over_is_refused", outdated),
         ("small_sockets_guess_nothing", small_sockets),
         (
-            "changes_are_repaired_within_a_second_and_say_who",
+            "changes_are_repaired_within_a_second_and_name_their_author",
             within_a_second,
         ),
         ("commits_beside_the_table_cost_nothing", elsewhere),
         ("edits_go_on_while_others_commit", concurrent),
-        ("the_mending_misjudges_nothing", misjudges_nothing),
+        ("a_repair_misjudges_no_packet", misjudges_nothing),
     ])
 }
 

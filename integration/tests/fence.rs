@@ -51,7 +51,7 @@ fn main() -> ExitCode {
             "a_frozen_control_plane_closes_leased_nodes",
             frozen_control_plane,
         ),
-        ("a_rebooted_node_is_closed_until_it_is_heard", reboot),
+        ("a_rebooted_node_is_closed_until_it_connects", reboot),
         ("leases_are_taken_up_and_given_up", adoption),
     ])
 }

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         }),
         ("the_strictest_policy_counts", keep::the_strictest_counts),
         (
-            "an_address_in_new_hands_keeps_nothing",
+            "a_reassigned_address_keeps_no_connection",
             keep::an_address_in_new_hands,
         ),
         (
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         ),
         ("icmp_is_judged_apart_from_ports", icmp),
         (
-            "paths_of_permitted_flows_tell_their_mtu",
+            "permitted_flows_discover_their_path_mtu",
             path_mtu::discovered,
         ),
         ("another_pods_source_is_dropped", spoofed::another_pods),

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         ("what_passes_a_bridge_unjudged_is_not_enforced", off_and_on),
         ("of_two_families_one_is_enough", one_family),
         ("a_second_port_makes_a_bridge", second_port),
-        ("an_ignored_bridge_is_nobodys_business", ignored),
+        ("an_ignored_bridge_is_not_reported", ignored),
         ("a_bridge_may_ask_for_itself", asks_for_itself),
         ("a_new_session_knows_it_from_its_start", new_session),
         ("an_enforcer_that_cannot_start_is_not_forgotten", restarted),

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         ("uninstall_takes_our_table_and_no_other", uninstall),
         ("a_node_that_is_taken_out_is_not_said_to_enforce", leaving),
         ("what_is_dropped_is_counted_by_why", counting),
-        ("status_and_metrics_tell_what_was_wrong", telling),
+        ("status_and_metrics_report_past_troubles", past_troubles),
         ("of_two_enforcers_with_one_name_one_is_refused", one_name),
         ("of_two_enforcers_with_one_disk_none_is_believed", one_disk),
         ("a_log_that_cannot_be_written_costs_nothing_else", unlogged),
@@ -541,7 +541,7 @@ fn counting() -> Outcome {
     }
 }
 
-fn telling() -> Outcome {
+fn past_troubles() -> Outcome {
     let bed = Testbed::builder().nodes(1).build()?;
     let enforcer = ["--unprotected", "--metrics", "127.0.0.1:9100"];
     let plane = ["--metrics", "127.0.0.1:9101"];

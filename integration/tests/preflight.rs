@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     }
     kernel_tests::run(&[
         ("cap_net_admin_is_enough", cap_net_admin_is_enough),
-        ("without_cap_net_admin_it_says_so", without_cap_net_admin),
+        ("without_cap_net_admin_the_enforcer_names_the_capability", without_cap_net_admin),
         ("a_bridge_that_bypasses_is_refused", bridge_bypass),
         (
             "a_bridge_is_set_right_where_that_is_allowed",

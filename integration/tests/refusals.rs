@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
-    kernel_tests::run(&[("what_is_refused_says_why_and_leaves_nothing", refusals)])
+    kernel_tests::run(&[("a_refusal_names_its_reason_and_leaves_nothing", refusals)])
 }
 
 const CLUSTER: &str = "

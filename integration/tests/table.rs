@@ -79,8 +79,8 @@ fn main() -> ExitCode {
         ),
         ("a_restarted_agent_owns_its_table_again", restart),
         (
-            "the_guard_narrows_before_policy_lets_go",
-            narrows::before_policy_lets_go,
+            "the_guard_narrows_before_policy_releases_addresses",
+            narrows::before_policy_releases_addresses,
         ),
         (
             "the_kernel_takes_ten_thousand_groups",

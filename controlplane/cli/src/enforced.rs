@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_on_its_way_says_what_it_waits_for() {
+    fn a_rollout_names_the_nodes_that_it_waits_for() {
         let mut rollout = Rollout {
             first_revision: 41,
             last_revision: 42,

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_tell_what_they_reach() {
+    fn pods_report_the_pods_that_they_reach() {
         let directory = tempfile::tempdir().unwrap();
         let free = TcpListener::bind("127.0.0.1:0")
             .unwrap()

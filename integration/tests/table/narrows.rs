@@ -127,7 +127,7 @@ fn note(commits: &mut Vec<String>, verb: &str, body: &[u8]) {
     }
 }
 
-pub(crate) fn before_policy_lets_go() -> Outcome {
+pub(crate) fn before_policy_releases_addresses() -> Outcome {
     let netns = Netns::new("narrows")?;
     let directory = tempfile::tempdir()?;
     let agent = netns.run(|| {

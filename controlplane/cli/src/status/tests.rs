@@ -193,7 +193,7 @@ fn of_many_nodes_a_table_shows_the_exceptions_alone() {
 }
 
 #[test]
-fn what_was_turned_away_is_told_even_where_there_are_no_nodes() {
+fn enforcers_that_were_turned_away_are_listed_without_any_node() {
     let turned_away = wire::TurnedAway {
         reason: Reason::NoNode.into(),
         message: "nodes \"node-7\" not found".into(),
@@ -232,7 +232,7 @@ fn what_was_turned_away_is_told_even_where_there_are_no_nodes() {
 }
 
 #[test]
-fn conditions_are_told_with_their_node() {
+fn conditions_are_listed_with_their_node() {
     let mut report = report();
     report.nodes[1].conditions.push(Condition {
         kind: "replaced",

@@ -213,7 +213,7 @@ impl Talk {
         let before = self.received();
         let thread = thread::Builder::new().name("talk".to_owned());
         self.thread = Some(thread.spawn(talks)?);
-        self.until("it sends a message that does not arrive", |now| {
+        self.until("messages do not arrive", |now| {
             now.iter()
                 .zip(&before)
                 .all(|(now, before)| now > &(before + 10))
