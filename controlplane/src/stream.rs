@@ -37,10 +37,10 @@ use crate::{
 /// A node that opens a stream has this long to say Hello.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The stream of a stopped enforcer has this long to end before its node is told that it cannot leave.
+/// The stream of a stopped enforcer has this long to end before its node gets the answer that it cannot leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// How long to wait after a refusal before the same is tried again: at first, and at most.
+/// The time after a refusal before the same update is tried again: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// The most bytes that are kept of a node's version, and of its reasons.
@@ -48,12 +48,12 @@ const LONGEST_VERSION: usize = 64;
 const LONGEST_REASON: usize = 1024;
 /// A node's name is a DNS subdomain (RFC 1123), as its Node object's.
 const LONGEST_NAME: usize = 253;
-/// A node says at most so many versions. Mostly it holds two while an edit is on its way. A node that lags behind edits
-/// by two or more lets go of none (`next_update` in `nodes::entry`), nor does one whose control plane was started again
-/// and has settled nothing yet. It must not be turned away for that: it could never catch up.
+/// The most versions that a node may report. Mostly it holds two during a rollout. A node that lags by two edits or
+/// more drops none (`next_update`), nor does one whose control plane was started again and has settled nothing yet. It
+/// must not be turned away for that: it could never catch up.
 const MOST_VERSIONS: usize = 8192;
 
-/// A node says this much at most before it is known whether its name is its own: a Pong, leases asked for, Health.
+/// The most messages of a node before its name is known to be its own: a Pong, leases asked for, Health.
 const MOST_EARLY: usize = 16;
 
 /// The longest message of a node. The longest that is needed is a Hello with thousands of `--workload-cidr`.

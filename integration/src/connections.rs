@@ -1,9 +1,8 @@
 //! Connections that a namespace's conntrack has without a packet of theirs, as `conntrack --create` makes them, until
-//! there is no room for more. Makes and deletes its own connections only; what conntrack has of others is told, and
-//! forgotten, by `known`.
+//! there is no room for more. Makes and deletes its own connections only; `entries` lists and deletes those of others.
 //!
-//! How many connections there may be, `nf_conntrack_max`, is one number for the whole machine, which namespaces can
-//! read; each namespace is counted by itself. So one is filled up for real, and no other is touched.
+//! The limit, `nf_conntrack_max`, is one number for the whole machine, which namespaces can read; each namespace is
+//! counted by itself. So one namespace is really filled up, and no other is touched.
 
 mod entries;
 
@@ -41,7 +40,7 @@ const CTA_TUPLE_PROTO: u16 = 2;
 const CONFIRMED: u32 = 1 << 3;
 const ASSURED: u32 = CONFIRMED | 1 << 1 | 1 << 2;
 
-/// By what these connections are told from all others.
+/// The mark that distinguishes these connections from all others.
 const MARK: u32 = 0x5a11_f111;
 
 /// How many are made with one message, and at most.

@@ -565,7 +565,8 @@ fn await_program(
 ) -> Result<(), Error> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        // A program that has ended answers nothing more. To wait for it would take away what its tracer is told.
+        // A program that has ended answers nothing more. To wait for it would consume the status that its tracer waits
+        // for.
         let ended = child
             .as_ref()
             .is_none_or(|child| tracer::has_ended(child.id()));

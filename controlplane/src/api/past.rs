@@ -22,7 +22,7 @@ use crate::{
 /// The number of transactions in an answer if the request names none.
 const USUAL: usize = 20;
 
-/// The most that are told at once, and the most bytes of them: clients take 4 MiB.
+/// The most transactions in an answer, and their most bytes: clients take 4 MiB.
 const MOST: usize = 1_000;
 const MOST_BYTES: usize = 3 << 20;
 

@@ -1,7 +1,7 @@
 //! A watch: every transaction after a revision, in order, each once, and bookmarks when nothing happens. It reads the
 //! published history when its client takes what comes, and makes nothing ready before: a client that does not read
-//! costs next to nothing, and holds up neither another nor the writer. One that falls behind what history keeps is told
-//! to list and to watch from there.
+//! costs next to nothing, and holds up neither another nor the writer. A client that falls behind the kept history gets
+//! an error that asks it to list and to watch from there.
 
 use std::{
     collections::HashMap,

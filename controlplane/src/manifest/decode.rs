@@ -1,5 +1,5 @@
-//! Decodes a tree into a Kubernetes type, strictly: what the type does not know and what is not of its type is told by
-//! path, all of it. A null is the type's zero value, as for the API server. Knows no rule about values.
+//! Decodes a tree into a Kubernetes type, strictly: each unknown field and each value of a wrong type is reported by
+//! its path. A null is the type's zero value, as for the API server. Knows no rule about values.
 
 use std::{cell::RefCell, fmt};
 
@@ -14,7 +14,7 @@ use serde::{
 use super::tree::{Tree, Value};
 use crate::validate::{Fault, FieldPath, Path, Segment, quote};
 
-/// How many values of a wrong type are told of one object.
+/// The most values of a wrong type that are reported of one object.
 const MAX_WRONG: usize = 50;
 
 /// The result of decoding.

@@ -100,7 +100,7 @@ async fn listen(
         let bridges = dump(&handle).await?;
         *was_listed = true;
         publish(known, Ok(bridges));
-        // Messages that were lost are told of by one, too.
+        // A loss of messages is a notice, too.
         if let Ok(None) = timeout(REFRESH, notices.next()).await {
             return Err("the kernel closed the socket".to_owned());
         }

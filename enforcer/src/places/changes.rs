@@ -80,7 +80,7 @@ impl Changes {
                 Message::NewRule(_) | Message::DelRule(_) => self.rules = true,
                 _ => {}
             },
-            // Messages that were lost are told of by an overrun. Nothing else is known of.
+            // An overrun reports that messages were lost. No other kind is known.
             _ => self.everything = true,
         }
         let counts = [
@@ -187,7 +187,7 @@ impl Notices {
         Ok(())
     }
 
-    /// Notes what is told while something else is done: the library's queue has no bound.
+    /// Notes the kernel's messages while other work is done: the library's queue has no bound.
     pub(super) async fn gather_during<T>(
         &mut self,
         work: impl Future<Output = T>,

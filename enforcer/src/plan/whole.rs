@@ -1,4 +1,4 @@
-//! Whole tables: where there is none, and in the place of one of which nobody knows what it enforces. Pure.
+//! Whole tables: where there is none, and in the place of a table with an unknown policy. Pure.
 
 use std::{collections::BTreeSet, net::IpAddr};
 

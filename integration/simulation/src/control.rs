@@ -170,7 +170,8 @@ impl World {
         self.control.settled = revision;
     }
 
-    /// Whatever happened: what time allows is done, what there is to say is said, and the judge is told.
+    /// Completes an event of the control plane: due work is done, pending messages are sent, and the judge gets the
+    /// status.
     pub(crate) fn after_control(&mut self) -> Result<(), Violation> {
         let at = self.at();
         let Some(alive) = &mut self.control.alive else {

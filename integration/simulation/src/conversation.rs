@@ -73,7 +73,7 @@ impl World {
         self.after_control()
     }
 
-    /// A stream comes in, which is told to its node.
+    /// Accepts a stream, and notifies its node.
     fn accept(&mut self, stream: StreamId) {
         let alive = self.control.alive.as_mut().expect("it hears");
         alive.accepted.insert(stream, alive.coordinator.accept());

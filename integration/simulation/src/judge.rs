@@ -1,5 +1,5 @@
-//! The judge: what every flow may meet at either end and when, held against what the revisions say of it. It is told
-//! what happened, and makes nothing happen.
+//! The judge: the possible verdicts on every flow at either end and their times, compared with the verdicts of the
+//! revisions. It receives events, and causes none.
 //!
 //! A packet is judged at its client's node and, up to the transit time later, at its server's. So a flow *can pass*
 //! now if the one could let it pass within the transit time, and the other can now.

@@ -84,7 +84,7 @@ fn figures(summary: &Summary) -> String {
     format!("cases={cases} steps={steps} cells={cells} wrong={wrong}")
 }
 
-/// Cases that could not be run are told, but only if there are any.
+/// The number of cases that could not be run, if there are any.
 fn failures(failed: u64) -> String {
     match failed {
         0 => String::new(),

@@ -202,7 +202,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Case>, Error> {
     })
 }
 
-/// A file's content. Whether it is gzipped is told by its first bytes, not by its name.
+/// A file's content. Its first bytes decide whether it is gzipped, not its name.
 fn unzipped(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     BufReader::new(File::open(path)?).read_to_end(&mut bytes)?;
@@ -231,7 +231,7 @@ impl Case {
         self.cluster.pods.iter().chain(created)
     }
 
-    /// The nodes that pods are told to be on, in the file's order.
+    /// The nodes that the pods name, in the file's order.
     pub(super) fn nodes(&self) -> Vec<&str> {
         let declared = self.cluster.nodes.iter().map(|node| node.name.as_str());
         let mut names: Vec<&str> = declared.collect();

@@ -1,4 +1,4 @@
-//! Owns our copy of what the control plane was told, so that the compiler can be asked about it; never tells anybody.
+//! A copy of the control plane's cluster, so that the compiler can be asked about it. Sends nothing.
 
 use sallyport_controlplane::{cluster::Cluster, manifest, model::Kind};
 use sallyport_policy::Revision;

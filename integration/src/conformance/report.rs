@@ -1,5 +1,4 @@
-//! Owns what people are told of a wrong cell: the case, the policies, both sides, and our own explanation; never finds
-//! one.
+//! The report of a wrong cell: the case, the policies, both sides, and our own explanation. Finds no wrong cell.
 
 use std::{fmt::Write, net::IpAddr};
 

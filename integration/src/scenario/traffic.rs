@@ -19,7 +19,7 @@ pub const FAR_SERVER: [IpAddr; 2] = both(2, 2);
 /// The port that is flooded; where there are more, the first of them.
 pub(super) const PORT: u16 = 9000;
 
-/// The port that stays open, where ports are told apart.
+/// The port that stays open, where ports are distinguished.
 pub(super) const STAYS_OPEN: u16 = 9100;
 
 /// The number of ports that change ends.
@@ -49,7 +49,8 @@ const DENIED: &str = "denied";
 /// The name of floods that must always pass.
 pub const ALLOWED: &str = "allowed";
 
-/// The pods that send where pods are told apart: some that must never be heard, and some that always must.
+/// The pods that send where pods are distinguished: pods whose packets must never arrive, and pods whose packets always
+/// must.
 pub(super) const DENIED_PEERS: u8 = 8;
 pub(super) const ALLOWED_PEERS: u8 = 9;
 

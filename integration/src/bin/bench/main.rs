@@ -21,7 +21,7 @@ use report::Report;
 /// Measures Sallyport beside what it is compared with, on this machine's kernel.
 ///
 /// Everything that is compared exists at once and is measured in turns, in an order that is shuffled for each round.
-/// What is told first is a ratio: it is computed within each round, and its median, least and most over the rounds are
+/// The first figure is a ratio: it is computed within each round, and its median, least and most over the rounds are
 /// shown. No time makes a benchmark fail. It fails if what it measures did not do its work: a packet that had to arrive
 /// did not, or one arrived that must not.
 ///
@@ -32,7 +32,7 @@ use report::Report;
 /// such flow from its own address (`local`). Compared are: no table at all (`no-filter`); a table that does nothing but
 /// ask conntrack for the state (`conntrack`); iptables and ipset with the rules that Azure Network Policy Manager
 /// writes (`ipset`), where the policy that allows the packets is the oldest, which it asks last; and Sallyport's table,
-/// made by its programs. Then the memory of an enforcer with one policy and many peers is told.
+/// made by its programs. The last figure is the memory of an enforcer with one policy and many peers.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -67,7 +67,7 @@ struct Arguments {
     #[arg(long, value_name = "PART")]
     without: Vec<Part>,
 
-    /// B10: how many peers the enforcer has whose memory is told
+    /// B10: the number of peers of the enforcer whose memory is measured
     #[arg(long, value_name = "COUNT", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     peers: u32,
 

@@ -1,5 +1,5 @@
-//! The process of the simulated enforcers: does what it is told on standard input, a line a command, and answers each
-//! on standard output. Decides nothing about measurements.
+//! The process of the simulated enforcers: executes the commands on standard input, one a line, and answers each on
+//! standard output. Decides nothing about measurements.
 
 use std::{io::BufRead as _, net::SocketAddr, sync::Arc, time::Duration};
 

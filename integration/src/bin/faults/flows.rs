@@ -107,7 +107,7 @@ pub(crate) fn established(scene: &mut Scene, _: Settings) -> Result<String> {
     ))
 }
 
-/// An address of a pod that is gone is given to another, before anybody is told, and again and again. The new pod is
+/// An address of a pod that is gone is given to another before any policy is sent, and again and again. The new pod is
 /// never judged by the rights of the old one.
 pub(crate) fn address_reused(scene: &mut Scene, _: Settings) -> Result<String> {
     let ours = addresses(NEAR, 60);

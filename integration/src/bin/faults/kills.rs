@@ -21,8 +21,8 @@ use crate::{
     steps::{Steps, kill_at_each, summary},
 };
 
-/// A policy set in two versions, of which each takes away and gives on both nodes, in every kind of step that there is:
-/// endpoints change their class, groups gain and lose members, addresses and classes come and go.
+/// A policy set in two versions, of which each revokes and grants on both nodes, in every kind of step: endpoints
+/// change their class, groups gain and lose members, addresses and classes come and go.
 pub(crate) fn version(number: usize) -> String {
     let (left, right) = match number % 2 {
         0 => ("client", "server"),
@@ -61,9 +61,9 @@ pub(crate) fn version(number: usize) -> String {
     .concat()
 }
 
-/// The kinds of calls of an update of a node, which is two: one that takes away, and one that gives. Each is a write of
-/// the journal and of the mark beside it, on their way to the disk; commits, some of which wait for packets; and an
-/// answer. Objects that are left behind are deleted in the end.
+/// The kinds of calls of an update of a node, which is two: a revoke and a grant. Each is a write of the journal and of
+/// the mark beside it, on their way to the disk; commits, some of which wait for packets; and an answer. Objects that
+/// are left behind are deleted in the end.
 pub(crate) const OF_UPDATE: [Steps; 4] = of_update([8, 6, 2, 2]);
 
 /// The kinds of calls of an update that has so many of each at least.

@@ -1,5 +1,5 @@
 //! Connections that conntrack picked up in the middle, with the wrong end for their client, and an enforcer that dies
-//! while their server is isolated. Owns what passes on them then, and what it is told.
+//! while their server is isolated. Counts the messages that pass on them then, and the errors of their ends.
 
 use std::{
     collections::BTreeSet,

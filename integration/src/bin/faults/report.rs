@@ -46,7 +46,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome as it is told at once.
+    /// The outcome as it is printed at once.
     pub(crate) fn line(&self) -> String {
         match &self.failure {
             None => format!("ok      {:>5.1} s  {}", self.seconds, self.note),
