@@ -39,15 +39,16 @@
 //!
 //! Selections are the hub: each is interned, and knows its members and the entries that depend on them.
 //!
-//! A class has a union of peers for each range of ports, and neighbours have nearly the same one. So the terms of a union
-//! are a persistent set (`trie`) that `union` brings from one range to the next; groups share its nodes, and `holders`
-//! finds the groups of a selection through them. Peers of n overlapping ranges cost n log n, and what nodes get.
+//! A class has a union of peers for each range of ports, and neighbours have nearly the same one. So the terms of a
+//! union are a persistent set (`trie`) that `union` brings from one range to the next; groups share its nodes, and
+//! `holders` finds the groups of a selection through them. Peers of n overlapping ranges cost n log n, and what nodes
+//! get.
 //!
 //! An address that several workloads claim is *contested*. As an endpoint it allows what the policies of all claimants
-//! allow (`meet`), on each node that a claimant names. As a peer it is in a group if each claimant is, by whatever term.
-//! A contest costs what its claimants and their classes cost (`propagate/contests`), and nothing where there is none.
-//! A namespace that is no object has no labels; a selector by its name (`kubernetes.io/metadata.name`) means it all the
-//! same, since that is another spelling of the namespace itself.
+//! allow (`meet`), on each node that a claimant names. As a peer it is in a group if each claimant is, by whatever
+//! term. A contest costs what its claimants and their classes cost (`propagate/contests`), and nothing where there is
+//! none. A namespace that is no object has no labels; a selector by its name (`kubernetes.io/metadata.name`) means it
+//! all the same, since that is another spelling of the namespace itself.
 
 mod by_key;
 mod class;

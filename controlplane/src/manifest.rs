@@ -41,11 +41,11 @@ pub const MAX_PROBLEMS: usize = 1_000;
 /// The treatment of objects whose kind is none of ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnknownKinds {
-    /// They are problems.
+    /// Objects of other kinds are problems.
     #[default]
     Refuse,
-    /// They are left out, but for a kind of ours in a version that is not: that is a mistake, or a policy that would be
-    /// missing.
+    /// Objects of other kinds are left out. The exception is a kind of ours in an unknown version: it is a mistake, or
+    /// a policy that would be missing.
     Ignore,
 }
 
@@ -132,7 +132,7 @@ pub fn object_from_json(json: &str) -> Result<Object, Problem> {
     })
 }
 
-/// What tells an object's type.
+/// The type of an object.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct TypeMeta<'a> {

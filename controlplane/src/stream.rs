@@ -37,23 +37,23 @@ use crate::{
 /// A node that opens a stream has this long to say Hello.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The stream of a stopped enforcer has this long to end before its node is told that it cannot leave.
+/// The stream of a stopped enforcer has this long to end before its node gets the answer that it cannot leave.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// How long to wait after a refusal before the same is tried again: at first, and at most.
+/// The time after a refusal before the same update is tried again: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// What a node says of itself is kept up to so many bytes.
+/// The most bytes that are kept of a node's version, and of its reasons.
 const LONGEST_VERSION: usize = 64;
 const LONGEST_REASON: usize = 1024;
 /// A node's name is a DNS subdomain (RFC 1123), as its Node object's.
 const LONGEST_NAME: usize = 253;
-/// A node says at most so many versions. Mostly it holds two while an edit is on its way. A node that lags behind edits by two or
-/// more lets go of none (`next_update` in `nodes::entry`), nor does one whose control plane was started again and has settled
-/// nothing yet. It must not be turned away for that: it could never catch up.
+/// The most versions that a node may report. Mostly it holds two during a rollout. A node that lags by two edits or
+/// more drops none (`next_update`), nor does one whose control plane was started again and has settled nothing yet. It
+/// must not be turned away for that: it could never catch up.
 const MOST_VERSIONS: usize = 8192;
 
-/// A node says this much at most before it is known whether its name is its own: a Pong, leases asked for, Health.
+/// The most messages of a node before its name is known to be its own: a Pong, leases asked for, Health.
 const MOST_EARLY: usize = 16;
 
 /// The longest message of a node. The longest that is needed is a Hello with thousands of `--workload-cidr`.
@@ -147,8 +147,8 @@ async fn leave(node: String, nodes: Arc<Nodes>, writer: Writer) -> Result<(), St
     Ok(())
 }
 
-/// What a node is told. It is made when the connection asks for it: a stream has no task and no queue of its own, of
-/// which there would be thousands, and what a node that reads nothing would be told is not even computed.
+/// The messages for a node. The connection computes each message when it asks for it. A stream has no task and no queue
+/// of its own: thousands of streams would have thousands. For a node that reads nothing, nothing is computed.
 pub type Messages = Pin<Box<dyn Stream<Item = Result<SyncResponse, Status>> + Send>>;
 
 /// A stream whose node has said Hello.
@@ -291,7 +291,7 @@ fn name_of(found: &str) -> Result<String, Status> {
     Ok(one_line(found, LONGEST_NAME))
 }
 
-/// Which enforcer says Hello, if it is of a version that says so.
+/// The enforcer that says Hello, if its version names it.
 fn enforcer_of(hello: &wire::Hello) -> Result<Option<Enforcer>, Status> {
     if hello.instance.is_empty() {
         return Ok(None);
@@ -350,7 +350,7 @@ impl From<SessionError> for Status {
 struct Conversation {
     session: Session,
     inbound: Streaming<SyncRequest>,
-    /// What the node said before it had its session.
+    /// The messages that the node sent before it had its session.
     early: VecDeque<SyncRequest>,
     diffs: Arc<Diffs>,
     /// The update that is being sent.
@@ -360,7 +360,7 @@ struct Conversation {
     retry: Retry,
 }
 
-/// What a conversation waits for.
+/// The event that a conversation waits for.
 enum Signal {
     /// A message of the node; `None` at the end of the stream.
     Received(Option<Box<SyncRequest>>),
@@ -402,7 +402,7 @@ impl Conversation {
         })
     }
 
-    /// What to say next, once there is something. `None` when the node is gone.
+    /// The next message, as soon as there is one. `None` when the node is gone.
     async fn next(&mut self) -> Result<Option<SyncResponse>, Status> {
         loop {
             let next_ping = match self.session.ping()? {
@@ -420,7 +420,7 @@ impl Conversation {
             if !self.retry.is_waiting()
                 && let Some(update) = self.session.next_update(self.snapshot)?
             {
-                // What fits nothing is sent whole anyway.
+                // An update without a base is sent whole anyway.
                 self.snapshot = update.base.is_none();
                 self.sending = Some(Box::new(Parts::new(&update, &self.diffs)));
                 continue;

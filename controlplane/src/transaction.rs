@@ -1,8 +1,8 @@
 //! A list of edits against a cluster: the cluster as it would be and what changes, or everything that is wrong with
 //! the list. Pure: it commits nothing.
 //!
-//! Edits are applied in order. What objects refer to (namespaces, nodes) is looked at when all are through, so
-//! that an edit may refer to an object that a later one puts.
+//! Edits are applied in order. References (to namespaces, nodes) are checked after all edits, so that an edit may refer
+//! to an object that a later one puts.
 
 mod bound;
 mod moves;
@@ -34,11 +34,10 @@ pub const MAX_OBJECT: usize = 3 << 19;
 pub struct Edit {
     /// The text that asked for it, a file's name: problems begin with it. Empty when no text did.
     pub source: Arc<str>,
-    /// What to do.
     pub op: Op,
 }
 
-/// What to do with an object.
+/// The operation on an object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {
     /// Create or replace it.
@@ -56,25 +55,23 @@ impl Op {
     }
 }
 
-/// What a transaction did to an object.
+/// The effect of a transaction on an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// The object is new.
     Created,
-    /// It was there and is different now.
+    /// The object existed and is different now.
     Configured,
-    /// It is as it was.
+    /// The object is as before.
     Unchanged,
-    /// It is gone.
+    /// The object is gone.
     Deleted,
 }
 
-/// What a transaction did to one object.
+/// The change of one object by a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Which object.
     pub key: ObjectKey,
-    /// What happened to it.
     pub action: Action,
 }
 
@@ -83,18 +80,18 @@ pub struct Change {
 pub enum Reason {
     /// The edit makes no sense, whatever is stored.
     Invalid,
-    /// It names what is not there.
+    /// The edit names an object that does not exist.
     NotFound,
-    /// It claims what another object has.
+    /// The edit claims a name or an address that another object has.
     AlreadyExists,
 }
 
 /// One thing that is wrong with a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What kind of thing.
+    /// The kind of problem.
     pub reason: Reason,
-    /// What is wrong, on one line: the source, the object, the problem.
+    /// The problem, on one line: the source, the object, the cause.
     pub message: String,
 }
 
@@ -118,13 +115,13 @@ impl From<manifest::Problem> for Problem {
 pub struct Outcome {
     /// The cluster after it.
     pub cluster: Cluster,
-    /// What it does, one entry an object, in the order of the edits.
+    /// The changes, one entry an object, in the order of the edits.
     pub changes: Vec<Change>,
-    /// What is to be committed, without a time; `None` when it changes nothing.
+    /// The transaction to commit, without a time; `None` when it changes nothing.
     pub committed: Option<Committed>,
-    /// What an operator should look at, each on one line; at most so many, and a line that counts the rest.
+    /// The warnings for an operator, each on one line. The last line counts the warnings that are left out.
     pub warnings: Vec<String>,
-    /// What is to be committed before: the removal of the workloads whose addresses go to another node.
+    /// The step to commit before: the removal of the workloads whose addresses go to another node.
     pub removal: Option<Step>,
 }
 
@@ -133,7 +130,7 @@ pub struct Outcome {
 pub struct Step {
     /// The cluster after it.
     pub cluster: Cluster,
-    /// What is to be committed, without a time.
+    /// The transaction to commit, without a time.
     pub committed: Committed,
 }
 
@@ -299,7 +296,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// What became of an object, for the caller and for the journal.
+/// The change of an object, for the caller and for the journal.
 fn became(
     key: &ObjectKey,
     before: Option<&Arc<Stored>>,

@@ -26,15 +26,15 @@ use crate::{
     transaction::{Change, Edit, Problem},
 };
 
-/// How many transactions may wait. Those who come later wait to be let in.
+/// The number of transactions that may wait. Later callers wait for a place in the queue.
 const QUEUE: usize = 1_024;
 
-/// What everyone sees: the last committed state.
+/// The published state: the last commit.
 #[derive(Clone, Debug)]
 pub struct Published {
     /// The last transaction.
     pub revision: Revision,
-    /// How often the control plane was restored from a backup.
+    /// The number of restores from a backup.
     pub epoch: Epoch,
     /// The cluster after the last transaction.
     pub cluster: Cluster,
@@ -49,9 +49,9 @@ pub struct Published {
 pub struct Applied {
     /// The revision that it became; the current one if it changed nothing or was only tried.
     pub revision: Revision,
-    /// What it did, one entry an object.
+    /// The changes, one entry an object.
     pub changes: Vec<Change>,
-    /// What an operator should look at, each on one line.
+    /// The warnings for an operator, each on one line.
     pub warnings: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ pub struct Applied {
 pub struct Unwritable {
     /// When it began.
     pub since: Instant,
-    /// What the last attempt came to.
+    /// The error of the last attempt.
     pub error: Arc<JournalError>,
 }
 
@@ -75,9 +75,8 @@ pub enum ApplyError {
         "the current revision is {current}, not {expected}: nothing was changed. Look at the changes and try again"
     )]
     Stale {
-        /// What the caller expected.
+        /// The revision that the caller expected.
         expected: Revision,
-        /// What it is.
         current: Revision,
     },
     /// The journal could not be written.
@@ -99,13 +98,12 @@ fn lines(problems: &[Problem]) -> String {
 /// A transaction on its way to the writer.
 #[derive(Debug)]
 pub struct Submission {
-    /// What to do.
     pub edits: Vec<Edit>,
     /// Refuse unless this is the current revision.
     pub expected_revision: Option<Revision>,
     /// Decide, and change nothing.
     pub dry_run: bool,
-    /// What becomes of it when a node does not acknowledge its revokes, if not what is usual.
+    /// The treatment of a node that does not acknowledge its revokes, if not the usual one.
     pub unreachable: Option<UnreachablePolicy>,
 }
 
@@ -237,7 +235,7 @@ impl Writer {
         self.published.borrow().clone()
     }
 
-    /// What is wrong with the journal, if the last attempt to write it failed.
+    /// The error of the journal, if the last attempt to write it failed.
     pub fn unwritable(&self) -> Option<Unwritable> {
         self.unwritable.borrow().clone()
     }
@@ -318,7 +316,7 @@ impl State {
         } else {
             self.publish_joined(note);
         }
-        // Who asked may have gone.
+        // The caller may be gone.
         let _ = answer.send(noted);
     }
 

@@ -51,9 +51,7 @@ pub enum UpdateError {
         revision: Revision,
         /// The failing step, counted from 1.
         step: usize,
-        /// How many steps there are.
         steps: usize,
-        /// What the kernel said.
         source: netlink::Error,
     },
 }
@@ -72,10 +70,10 @@ pub enum StartError {
     Resume(#[from] UpdateError),
 }
 
-/// How many addresses that are nobody's any more are remembered with whose they were.
+/// The number of former workload addresses that are remembered with their last workload.
 const DEPARTED: usize = 1_000;
 
-/// How often a step is tried while others keep changing the table, or answers are lost.
+/// The most tries of a step while others keep changing the table, or answers are lost.
 const TRIES: usize = 4;
 
 /// An update that fits the node.
@@ -103,7 +101,7 @@ pub struct Agent<K, L> {
     garbage: Garbage,
     /// Whether the kernel refused to delete garbage. That is tried again after the next update.
     clean_failed: bool,
-    /// What changed since packets under way were last seen through.
+    /// The changes since packets under way were last seen through.
     recent: Reach,
     /// An update that stopped half-way, and the step to go on with.
     unfinished: Option<(Plan, usize)>,
@@ -154,7 +152,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
     }
 
-    /// What the kernel has.
+    /// The policy that the kernel has.
     pub fn installed(&self) -> &Installed {
         &self.installed
     }
@@ -169,8 +167,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         &mut self.kernel
     }
 
-    /// How much there is to clean when nothing happens: objects that updates have left behind, unless the kernel has just
-    /// refused to delete them; connections of addresses that are nobody's any more; packets to see through.
+    /// The amount of work for an idle moment: objects that updates have left behind, unless the kernel has just refused
+    /// to delete them; connections of former workload addresses; packets to see through.
     pub fn left_behind(&self) -> usize {
         let objects = match self.clean_failed {
             true => 0,
@@ -315,8 +313,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         Ok(())
     }
 
-    /// Ends the connections that [must end](plan::must_end) when one policy takes the place of another, once packets under way are
-    /// through.
+    /// Ends the connections that [must end](plan::must_end) when one policy takes the place of another, once packets
+    /// under way are through.
     fn review(
         &mut self,
         before: Option<&NodePolicy>,
@@ -377,7 +375,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// Goes on with an update that stopped half-way.
     pub fn finish(&mut self) -> Result<(), UpdateError> {
         if self.unfinished.is_some() && !self.protected {
-            // What stops an update may be what others did.
+            // The cause of the stop may be a change by another process.
             if let Err(error) = self.restore() {
                 warn!(%error, "cannot repair the table inet sallyport before an update continues");
             }
@@ -496,7 +494,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
 
     fn clean_fails(&mut self, error: &netlink::Error) {
         self.clean_failed = true;
-        // What is not there any more was deleted by others, or by a batch whose answer was lost.
+        // Objects that are gone were deleted by others, or by a batch whose answer was lost.
         if let Ok(Some(table)) = state::read(&mut self.kernel) {
             self.garbage
                 .retain(&table.outline.chains, &table.outline.sets);

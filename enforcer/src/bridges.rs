@@ -1,13 +1,13 @@
-//! Bridges whose traffic the table does not see: found before the node enforces and while it does, said in its health and
-//! its log, and set right where the operator allows it. It decides nothing about policy.
+//! Bridges whose traffic the table does not see: found before the node enforces and while it does, said in its health
+//! and its log, and set right where the operator allows it. It decides nothing about policy.
 //!
-//! Frames from one port of a bridge to another meet the forward hook only where br_netfilter is loaded and asked for it:
-//! by a sysctl of the network namespace for each family, or by an attribute of the bridge (`br_nf_pre_routing` of the
-//! kernel's `net/bridge/br_netfilter_hooks.c`). A frame that comes in with a VLAN tag needs one more sysctl. What that
-//! function did not show is not shown later either (`br_nf_forward_ip` looks for what it left), though a bridge that
-//! filters VLANs took the tag off meanwhile (`br_handle_vlan` comes before the bridge's forward hook). So such bridges
-//! need that sysctl. The kernel tells of links by itself. Of sysctls procfs tells no change, so that they are read again
-//! and again while there is a bridge.
+//! Frames from one port of a bridge to another meet the forward hook only where br_netfilter is loaded and asked for
+//! it: by a sysctl of the network namespace for each family, or by an attribute of the bridge (`br_nf_pre_routing` of
+//! the kernel's `net/bridge/br_netfilter_hooks.c`). A frame that comes in with a VLAN tag needs one more sysctl. A
+//! frame that `br_nf_pre_routing` did not show is not shown later either (`br_nf_forward_ip` looks for what it left),
+//! though a bridge that filters VLANs took the tag off meanwhile (`br_handle_vlan` comes before the bridge's forward
+//! hook). So such bridges need that sysctl. The kernel tells of links by itself. Of sysctls procfs tells no change, so
+//! that they are read again and again while there is a bridge.
 
 mod links;
 mod sysctls;
@@ -33,13 +33,13 @@ use crate::health::Health;
 /// How often the sysctls are read.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// How often it is said at most that a sysctl was set.
+/// The shortest time between two log lines about sysctls that were set.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A bridge with fewer ports forwards nothing.
 pub(crate) const FORWARDS: usize = 2;
 
-/// How many bridges a reason names.
+/// The number of bridges that a reason names.
 const NAMED: usize = 5;
 
 /// The operator's rules for the node's bridges.
@@ -121,8 +121,8 @@ impl Bridges {
         self.look(&listed)
     }
 
-    /// Looks after the bridges for ever, and says in the node's health when traffic is not judged. `unguarded` tells why the interfaces
-    /// of workloads are not guarded, while they are not.
+    /// Looks after the bridges for ever, and says in the node's health when traffic is not judged. `unguarded` tells
+    /// why the interfaces of workloads are not guarded, while they are not.
     pub async fn watch(self, health: Health, unguarded: watch::Receiver<Option<String>>) {
         let (known, listed) = watch::channel(links::list().await);
         tokio::select! {
@@ -144,7 +144,7 @@ impl Bridges {
                 counted = self.set;
                 reporter.health.count(|state| state.sysctls_set = counted);
             }
-            // Where there is no bridge the sysctls are no matter.
+            // Without a bridge the sysctls do not matter.
             let matters = match &*listed.borrow() {
                 Ok(bridges) => !self.concerned(bridges).is_empty(),
                 Err(_) => true,

@@ -1,8 +1,9 @@
-//! The guard of the node's interfaces: which are whose, and so what the table of family bridge holds, and which interfaces that are
-//! no bridge's the table of family inet knows for workloads'. It asks nobody and changes nothing.
+//! The guard of the node's interfaces: which are whose, and so what the table of family bridge holds, and which
+//! interfaces that are no bridge's the table of family inet knows for workloads'. It asks nobody and changes nothing.
 //!
-//! A workload may use ranges of addresses beside its own (`NodePolicy::sources`). They are behind each interface behind which the
-//! workload has an endpoint. Endpoints in them, and addresses that no workload uses, are taken out (`sources`).
+//! A workload may use ranges of addresses beside its own (`NodePolicy::sources`). They are behind each interface behind
+//! which the workload has an endpoint. Endpoints in them, and addresses that no workload uses, are taken out
+//! (`sources`).
 
 mod sources;
 #[cfg(test)]
@@ -55,15 +56,15 @@ fn is_among(name: &str, some: &[String]) -> bool {
     })
 }
 
-/// The addresses of the workloads: where the node's routes to them lead tells their interface or bridge, and whether an address is
-/// the node's own.
+/// The addresses of the workloads: where the node's routes to them lead tells their interface or bridge, and whether an
+/// address is the node's own.
 pub fn addresses(policy: &NodePolicy) -> BTreeSet<IpAddr> {
     policy.endpoints().keys().copied().collect()
 }
 
-/// The interfaces of guarded workloads that are no port of a bridge: those that Workload objects name, and those that the node's
-/// routes to the others lead to, unless the operator says that they lead away. Of each the addresses that the workloads behind
-/// it may use beside their own; of interfaces that `--interface` names, too.
+/// The interfaces of guarded workloads that are no port of a bridge: those that Workload objects name, and those that
+/// the node's routes to the others lead to, unless the operator says that they lead away. Of each the addresses that
+/// the workloads behind it may use beside their own; of interfaces that `--interface` names, too.
 pub fn ports(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Places) -> Ports {
     let allowed = Allowed::of(policy);
     let mut ports = Ports::default();
@@ -91,10 +92,10 @@ pub fn ports(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Pla
     ports
 }
 
-/// The interfaces and bridges by which packets come and go of the workloads that may use addresses beside their own: there policy
-/// judges these addresses. Where the way to a workload is not known, it may be behind any bridge. What comes in by a port of a
-/// bridge on which the node has its address by a VLAN is routed from the interface of that, to which the route to the workload
-/// leads.
+/// The interfaces and bridges by which packets come and go of the workloads that may use addresses beside their own:
+/// there policy judges these addresses. Where the way to a workload is not known, it may be behind any bridge. If the
+/// node has its address on a bridge by a VLAN, packets that come in by a port of the bridge are routed from the VLAN's
+/// interface. The route to the workload leads there.
 pub fn inside(policy: &NodePolicy, rules: &Rules, places: &Places) -> BTreeSet<String> {
     let sources = policy.sources().iter();
     let owners = sources.flat_map(|source| source.owners.iter().chain(&source.others));
@@ -190,9 +191,9 @@ pub fn ground(policy: &NodePolicy, options: &Options, rules: &Rules, places: &Pl
     }
 }
 
-/// Whether policy judges frames with a VLAN tag. Where a bridge filters VLANs, `bridges` sees to it that br_netfilter shows them,
-/// or says that not all traffic is judged. So this asks for just the bridges that count there. Elsewhere nothing is known of
-/// it.
+/// Whether policy judges frames with a VLAN tag. Where a bridge filters VLANs, `bridges` sees to it that br_netfilter
+/// shows them, or says that not all traffic is judged. So this asks for just the bridges that count there. Elsewhere
+/// nothing is known of it.
 fn judges_tags(rules: &Rules, places: &Places) -> bool {
     let forwards = |bridge: &String| {
         let ports = places.ports.values().filter(|port| port.bridge == *bridge);

@@ -31,15 +31,15 @@ pub struct State {
     pub session_since: Option<Timestamp>,
     /// Number of repairs after another process changed a table.
     pub repairs: u64,
-    /// How many updates were refused.
+    /// The updates that were refused.
     pub refusals: u64,
-    /// How often the journal could not be written.
+    /// The failed writes of the journal.
     pub journal_errors: u64,
-    /// How many damaged journals were moved aside since the start.
+    /// The damaged journals that were moved aside since the start.
     pub quarantines: u64,
-    /// How often a sysctl of bridges was set, at the start and since.
+    /// The sysctls of bridges that were set, at the start and since.
     pub sysctls_set: u64,
-    /// How many updates were applied...
+    /// The updates that were applied...
     pub applied: u64,
     /// ... and how long that took in all.
     pub applying: Duration,
@@ -81,7 +81,7 @@ impl Health {
         self.0.send_modify(what);
     }
 
-    /// What is so now, and what comes.
+    /// A receiver of the present state and of each later one.
     pub fn watch(&self) -> watch::Receiver<State> {
         self.0.subscribe()
     }

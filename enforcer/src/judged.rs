@@ -1,8 +1,8 @@
-//! The workloads of the node whose traffic no policy judges, as far as the kernel lets one see it: found from the node's policy
-//! and its places, said in the node's health and its log. It asks nobody, and changes nothing.
+//! The workloads of the node whose traffic no policy judges, as far as the kernel lets one see it: found from the
+//! node's policy and its places, said in the node's health and its log. It asks nobody, and changes nothing.
 //!
-//! A NetworkPolicy is enforced by the forward hook. Beside that hook go: traffic of the node's own addresses, which meets the
-//! hooks input and output; traffic of interfaces of some kinds; and packets that a flowtable takes.
+//! A NetworkPolicy is enforced by the forward hook. Beside that hook go: traffic of the node's own addresses, which
+//! meets the hooks input and output; traffic of interfaces of some kinds; and packets that a flowtable takes.
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +24,7 @@ use crate::{
     places::{Bypass, Places, Route},
 };
 
-/// How many addresses are named, to the control plane and in the log; the rest is counted.
+/// The most addresses that are named, to the control plane and in the log; the rest is counted.
 pub const NAMED: usize = 20;
 
 /// Why no policy judges the traffic of a workload's address.
@@ -103,18 +103,18 @@ pub struct Workload {
 pub struct Unjudged {
     /// The first [`NAMED`] of them: in the order of reasons, and of addresses.
     pub named: Vec<Workload>,
-    /// How many there are for each reason.
+    /// The number of addresses for each reason.
     pub counts: BTreeMap<Reason, u64>,
 }
 
 impl Unjudged {
-    /// How many are not named.
+    /// The number of addresses that are not named.
     pub fn more(&self) -> u64 {
         let all: u64 = self.counts.values().sum();
         all.saturating_sub(self.named.len() as u64)
     }
 
-    /// How many there are that policy is evaded by: those that no route leads to are left out.
+    /// The number of addresses whose traffic evades policy: those without a route are left out.
     pub fn evading(&self) -> u64 {
         let counts = self.counts.iter();
         let evading = counts.filter(|(reason, _)| **reason != Reason::NoRoute);
@@ -122,8 +122,8 @@ impl Unjudged {
     }
 }
 
-/// The addresses of a policy's endpoints whose traffic is not judged on a node with these places. Bridges that are ignored have
-/// no workloads. What is not known yet is no reason.
+/// The addresses of a policy's endpoints whose traffic is not judged on a node with these places. Bridges that are
+/// ignored have no workloads. An unknown place is no reason.
 pub fn unjudged(
     policy: &NodePolicy,
     ignored: &[String],
@@ -191,7 +191,7 @@ impl<'a> Surroundings<'a> {
             Some(Route::Bridge(bridge)) => self.on(bridge),
             Some(Route::Elsewhere) if self.bare.is_empty() => Some(Why::NoRoute),
             Some(Route::Elsewhere) => {
-                // It may be on any of them.
+                // The address may be on any of these bridges.
                 let all: Option<Vec<Why>> =
                     self.bare.iter().map(|bridge| self.on(bridge)).collect();
                 all?.into_iter().next()
@@ -212,7 +212,7 @@ impl<'a> Surroundings<'a> {
             });
         }
         let port = self.places.ports.get(interface)?;
-        // What the workload sends to others than those of its bridge comes in by the bridge.
+        // Packets of the workload to addresses outside its bridge come in by the bridge.
         let flowtable = self.places.flowtables.with(&port.bridge)?;
         Some(Why::Flowtable {
             device: port.bridge.clone(),

@@ -22,10 +22,10 @@ use crate::{
     table::{self, counters, frame::Denial, state},
 };
 
-/// How long to wait before an address is tried again that cannot be listened on: at boot it may not be there yet.
+/// The time before a failed listener is tried again: at boot its address may not exist yet.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Where metrics come from.
+/// The source of the metrics.
 #[derive(Debug)]
 pub struct Source {
     /// The agent.
@@ -61,7 +61,7 @@ pub async fn serve(address: SocketAddr, source: Source) {
     .await;
 }
 
-/// What the kernel says.
+/// The figures of the kernel.
 struct Seen {
     denied: BTreeMap<Denial, u64>,
     closed: bool,

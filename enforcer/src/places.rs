@@ -1,12 +1,12 @@
-//! Places in the network namespace of this process: its bridges, their ports, where the node's routes to endpoints lead, and
-//! what takes packets past the forward hook. It decides nothing about policy, and changes nothing.
+//! Places in the network namespace of this process: its bridges, their ports, where the node's routes to endpoints
+//! lead, and what takes packets past the forward hook. It decides nothing about policy, and changes nothing.
 //!
-//! The kernel tells of changes by rtnetlink's multicast, and what it tells is only taken for a reason to ask. Some changes
-//! of IPv4 routes are not told: a device that goes down and an address that goes take routes with them (`fib_disable_ip`
-//! and `fib_sync_down_addr` of the kernel's `net/ipv4/fib_frontend.c` and `fib_semantics.c`), so that what leads to the
-//! device or has the address for its source is asked for anew. What no message tells is found by the listing of everything
-//! every ten seconds. Of flowtables nf_tables tells by messages that also tell of each element of a set, at the cost of all who
-//! commit (see `netlink::monitor`). So they are listed every second.
+//! The kernel tells of changes by rtnetlink's multicast, and what it tells is only taken for a reason to ask. Some
+//! changes of IPv4 routes are not told: a device that goes down and an address that goes take routes with them
+//! (`fib_disable_ip` and `fib_sync_down_addr` of the kernel's `net/ipv4/fib_frontend.c` and `fib_semantics.c`), so that
+//! what leads to the device or has the address for its source is asked for anew. Changes without a message are found by
+//! the listing of everything every ten seconds. Of flowtables nf_tables tells by messages that also tell of each
+//! element of a set, at the cost of all who commit (see `netlink::monitor`). So they are listed every second.
 
 mod bypass;
 mod changes;
@@ -39,20 +39,20 @@ use self::{
     state::{State, Touched},
 };
 
-/// How long after the kernel told of a change it is asked: most changes come with several messages.
+/// The time from the kernel's message about a change to the query: most changes come with several messages.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// How often everything is listed though the kernel tells of nothing.
+/// The time between listings of everything while the kernel reports no change.
 const REFRESH: Duration = Duration::from_secs(10);
 
-/// How often flowtables are listed.
+/// The time between listings of flowtables.
 const FLOWTABLES: Duration = Duration::from_secs(1);
 
-/// How long the answers of a refresh may take, and how much longer for each endpoint.
+/// The longest time for the answers of a refresh, and the additional time for each endpoint.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PATIENCE_EACH: Duration = Duration::from_millis(1);
 
-/// How long to wait before everything is listed again after that failed.
+/// The time before a failed listing of everything is repeated.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// The links of the node, and where its routes lead.
@@ -62,7 +62,7 @@ pub struct Places {
     pub ports: BTreeMap<String, Port>,
     /// The bridges, by name.
     pub bridges: BTreeMap<String, Bridge>,
-    /// Where the node's route to the address of each endpoint leads.
+    /// The route of the node to the address of each endpoint.
     pub routes: BTreeMap<IpAddr, Route>,
     /// The interfaces whose packets pass the forward hook by, by name.
     pub bypasses: BTreeMap<String, Bypass>,
@@ -75,8 +75,8 @@ pub struct Places {
 pub struct Port {
     /// The name of the bridge.
     pub bridge: String,
-    /// Whether there may be a workload behind it: its kind (`IFLA_INFO_KIND` of `linux/if_link.h`) is `veth`, `netkit` or
-    /// `tun`, which taps are too. All other kinds lead away from the node or to another interface of it.
+    /// Whether there may be a workload behind it: its kind (`IFLA_INFO_KIND` of `linux/if_link.h`) is `veth`, `netkit`
+    /// or `tun`, which taps are too. All other kinds lead away from the node or to another interface of it.
     pub may_be_workload: bool,
 }
 
@@ -98,8 +98,8 @@ pub struct Interface {
     pub may_be_workload: bool,
 }
 
-/// Where the node's route to an address leads, as the kernel answers `RTM_GETROUTE` (rtnetlink(7)). The answer heeds the
-/// rules of policy routing that hold for packets of the node itself.
+/// The route of the node to an address, as the kernel answers `RTM_GETROUTE` (rtnetlink(7)). The answer follows the
+/// rules of policy routing for packets of the node itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// An interface that is no bridge, without a gateway.
@@ -108,7 +108,8 @@ pub enum Route {
     Bridge(String),
     /// The node itself: the address is its own.
     Local,
-    /// A gateway, or nothing (unreachable, blackhole, prohibit, no route): no interface of the node leads straight to it.
+    /// A gateway, or nothing (unreachable, blackhole, prohibit, no route): no interface of the node leads straight to
+    /// it.
     Elsewhere,
 }
 
@@ -135,8 +136,8 @@ pub async fn routes(endpoints: &BTreeSet<IpAddr>) -> Result<BTreeMap<IpAddr, Rou
     Ok(state.places().routes)
 }
 
-/// Keeps the places known, for ever, with the routes to the endpoints that there are at the time. Receivers of `known` are
-/// woken when it is another value.
+/// Keeps the places known, for ever, with the routes to the endpoints that there are at the time. Receivers of `known`
+/// are woken when it is another value.
 pub async fn follow(
     mut endpoints: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
     known: watch::Sender<Listed>,

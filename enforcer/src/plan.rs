@@ -4,12 +4,13 @@
 //! One nf_tables batch is not atomic for a packet: every lookup asks anew which generation it is in. So an update has
 //! two halves with their [`meet`](NodePolicy::meet) between them: the revokes, then the grants. Within a half every
 //! reachable change goes one way, so whichever mix of before and after a packet's lookups see, it passes only if
-//! `before` or `after` of that half lets it pass, and passes surely if both do. What is not monotone is out of reach:
+//! `before` or `after` of that half lets it pass, and passes surely if both do. Changes that are not monotone are out
+//! of reach:
 //!
-//! 1. **prepare** fresh sets and chains that no packet can reach, and rules that look into a set that is still empty; a commit
-//!    of the stamp alone comes before what leads there,
-//! 2. **revoke**: point endpoints at the meet's classes, then take members out of groups; end connections that conntrack
-//!    would carry on all the same (`review`),
+//! 1. **prepare** fresh sets and chains that no packet can reach, and rules that look into a set that is still empty; a
+//!    commit of the stamp alone comes before what leads there,
+//! 2. **revoke**: point endpoints at the meet's classes, then take members out of groups; end connections that
+//!    conntrack would carry on all the same (`review`),
 //! 3. **grant**: let members in, then point endpoints at the new classes,
 //! 4. take out the rules that look into sets which are empty now,
 //! 5. **clean** what no packet can reach any more, once those that could are through.
@@ -54,18 +55,18 @@ pub use repair::{Repair, repair};
 pub use review::{Review, must_end};
 pub use whole::{Replaced, create, replace};
 
-/// Raised when an update is planned in other steps than before: what an earlier enforcer left half-way is then not gone on
-/// with by counting them.
+/// Raised when an update is planned in other steps than before: what an earlier enforcer left half-way is then not gone
+/// on with by counting them.
 pub const VERSION: u32 = 5;
 
-/// What a node enforces, and under which names.
+/// The policy that a node enforces, and the names of its objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
     /// The versions that the node holds.
     pub window: Window,
-    /// What all of them allow: this is what the kernel has.
+    /// The policy that all of them allow: the kernel has this one.
     pub policy: NodePolicy,
-    /// What became of unknown workload addresses when it was made.
+    /// The treatment of unknown workload addresses in that policy.
     pub unknown: UnknownAddresses,
     /// Counts updates, failed ones too: names made from it are never used twice.
     pub generation: UpdateSeq,
@@ -73,8 +74,8 @@ pub struct Installed {
     pub made: UpdateSeq,
     /// The generation in which each group's sets were made.
     pub births: OrdMap<GroupId, UpdateSeq>,
-    /// Addresses that were workloads' and are nobody's now, and whose they were. Another workload must not have one before
-    /// the connections of that one are flushed. (Some may have been since.)
+    /// Addresses that were workloads' and are nobody's now, and whose they were. Another workload must not have one
+    /// before the connections of that one are flushed. (Some may have been since.)
     pub departed: OrdMap<IpAddr, Arc<Endpoint>>,
 }
 
@@ -87,8 +88,8 @@ pub struct Step {
     pub grace: bool,
     /// Addresses whose connections are flushed before the commit, after a grace period. A second flush does no harm.
     pub flush: BTreeSet<IpAddr>,
-    /// The connections that are reviewed before it is committed, once packets under way are through: those that [`must_end`]
-    /// are flushed. Doing it again does no harm.
+    /// The connections that are reviewed before it is committed, once packets under way are through: those that
+    /// [`must_end`] are flushed. Doing it again does no harm.
     pub review: Option<Review>,
 }
 
@@ -97,11 +98,11 @@ pub struct Step {
 pub struct Plan {
     /// The transactions. There is at least one: the last moves the stamp.
     pub steps: Vec<Step>,
-    /// What they leave behind.
+    /// The objects that the steps leave behind.
     pub garbage: Garbage,
-    /// Which packets they concern.
+    /// The packets that the steps concern.
     pub reach: Reach,
-    /// What is enforced after them.
+    /// The installed policy after the steps.
     pub after: Installed,
 }
 
@@ -113,7 +114,7 @@ impl Plan {
     }
 }
 
-/// What a plan is made for.
+/// The limits that a plan must respect.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The most bytes that a batch may have: what the socket takes.
@@ -138,7 +139,7 @@ impl Installed {
         *stamp == Stamp { frame, ..of }
     }
 
-    /// What is installed once an update is done that leads to these versions.
+    /// The installed policy after an update to these versions.
     pub fn updated(&self, window: Window, unknown: &UnknownAddresses) -> Installed {
         let generation = self.generation.next();
         let policy = window.enforced(unknown);
@@ -310,8 +311,8 @@ pub struct ObservedFrame {
 
 /// Plans the frame of a table that is there, after the operator chose other options.
 ///
-/// What the frame was before is not known, so each chain is replaced; a packet that began before the last commit could
-/// find the new rules with their constant sets still empty, so each waits for it.
+/// The earlier frame is not known, so each chain is replaced. A packet that began before the last commit could find the
+/// new rules with their constant sets still empty, so each chain waits for it.
 ///
 /// A lease that is in force stays so. Where there is to be none any more, packets pass its chain by.
 pub fn reframe(
@@ -393,7 +394,7 @@ pub fn objects(installed: &Installed, options: &Options) -> Garbage {
     objects
 }
 
-/// The addresses that pass from one workload to another. Whose a source was, or will be, is not known.
+/// The addresses that pass from one workload to another. The workload that had a source, or will have it, is not known.
 pub fn handed_over(old: &NodePolicy, new: &NodePolicy) -> BTreeSet<IpAddr> {
     let changes = old.endpoints().diff(new.endpoints());
     changes

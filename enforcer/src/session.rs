@@ -41,34 +41,36 @@ use lease::Leases;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_LONGEST: Duration = Duration::from_secs(5);
 
-/// How often a silent connection is checked, and how long it may be dead before it is given up.
+/// The time between checks of a silent connection, and the longest time that it may be dead before the session gives it
+/// up.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// How long a session must last, or until when something must come, for it to count as established.
+/// The time that a session must last, or in which a message must come, for it to count as established.
 const PROBATION: Duration = Duration::from_millis(300);
 
 /// The same after a Ping: the control plane may be asking which of two enforcers has the name, for 2 seconds.
 const CONTESTED: Duration = Duration::from_secs(3);
 
-/// While an update is applied, this many messages are read: Pings and leases are dealt with at once, and the others wait.
+/// While an update is applied, this many messages are read: Pings and leases are dealt with at once, and the others
+/// wait.
 const MOST_WAITING: usize = 16;
 
 /// A part of an update is at most 1 MiB; leave room for its frame.
 const MESSAGE_MAX: usize = 4 << 20;
 
-/// What the control plane says is kept, and what is said to it is long, up to so many bytes.
+/// The most bytes of a reason from the control plane that are kept, and of a reason that is sent to it.
 const LONGEST_REASON: usize = 1024;
 
-/// What a node is to the control plane.
+/// The identity of a node for the control plane.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Its name.
     pub name: String,
-    /// What becomes of workload addresses that are no endpoint.
+    /// The treatment of workload addresses that are no endpoint.
     pub unknown: UnknownAddresses,
-    /// Which enforcer of that name it is.
+    /// The enforcer of that name that this process is.
     pub instance: Instance,
-    /// What is wrong with it, and whether it has a session.
+    /// The node's conditions, and whether it has a session.
     pub health: Health,
 }
 
@@ -137,7 +139,7 @@ async fn try_session(
         .map_err(|error| Status::unavailable(source_of(&error)))?;
     let mut client = NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let (requests, outbound) = mpsc::channel(4);
-    // What is said before the stream is accepted might arrive after what is said on the next one.
+    // A message from before the stream is accepted might arrive after messages on the next stream.
     let mut inbound = client
         .sync(ReceiverStream::new(outbound))
         .await?
@@ -318,8 +320,8 @@ async fn send(requests: &mpsc::Sender<wire::SyncRequest>, message: Message) -> R
         .map_err(|_| Status::unavailable("the stream to the control plane is closed"))
 }
 
-/// Has an update applied, and says what became of it. Leases are asked for meanwhile, so a large update is understood on
-/// another thread.
+/// Has an update applied, and says what became of it. Leases are asked for meanwhile, so a large update is understood
+/// on another thread.
 async fn answer(update: Assembled, agent: &Handle) -> Result<Message, Status> {
     let update = tokio::task::spawn_blocking(move || Update::try_from(update));
     let update = update.await.expect("to understand does not panic");

@@ -1,6 +1,6 @@
-//! What the service manager is told (`man 3 sd_notify`): that the table is there, how the node stands, that the agent
-//! lives. Where there is none, nothing happens. A thread of its own tells it, since its socket blocks while it is full:
-//! a manager that does not read holds nothing else up.
+//! The notifications to the service manager (`man 3 sd_notify`): that the table is there, how the node stands, that the
+//! agent lives. Without a service manager nothing happens. A thread of its own sends them, since the manager's socket
+//! blocks while it is full: a manager that does not read holds nothing else up.
 
 use std::{
     future::pending,
@@ -32,7 +32,7 @@ pub async fn report(agent: Handle, health: Health) {
         tokio::select! {
             Ok(()) = state.changed() => {}
             () = due() => {
-                // It answers when what it does now is done.
+                // The agent answers when its present work is done.
                 agent.wait_idle().await;
                 notify(NotifyState::Watchdog, None);
             }
@@ -77,7 +77,7 @@ fn status(agent: &Handle, state: &State) -> String {
 /// Messages that wait for a manager that does not read. READY=1 is the first, so that it is never the one dropped.
 const QUEUE: usize = 16;
 
-/// How long the end of the program waits for the manager to take what is queued.
+/// The longest wait at the end of the program for the manager to take the queued messages.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// A message, and who waits until it is sent.

@@ -179,10 +179,7 @@ fn policy(workloads: std::ops::RangeInclusive<u8>) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
-            uid: String::new(),
-            interface: String::new(),
-            ingress: None,
-            egress: None,
+            ..Endpoint::default()
         };
         policy.set_endpoint(address(n), Arc::new(endpoint));
     }

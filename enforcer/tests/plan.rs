@@ -61,10 +61,8 @@ fn policy(endpoints: &[(u8, &str, Option<bool>)]) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: name.into(),
-            uid: String::new(),
-            interface: String::new(),
             ingress: class,
-            egress: None,
+            ..Endpoint::default()
         };
         policy.set_endpoint(address(n), Arc::new(endpoint));
     }

@@ -1,5 +1,5 @@
-//! The programs that users run, as this checkout builds them, or as an earlier revision did. Tests and proofs drive these,
-//! never a library call.
+//! The programs that users run, as this checkout builds them, or as an earlier revision did. Tests and proofs drive
+//! these, never a library call.
 
 use std::{
     env,
@@ -28,10 +28,10 @@ pub enum Error {
     /// Cargo could not build them.
     #[error("`cargo build` of Sallyport's programs failed")]
     Build,
-    /// They are not where they should be.
+    /// The programs are not where they should be.
     #[error("{} is not there: run `cargo build --workspace` (with `--release` for a release build)", .0.display())]
     Missing(PathBuf),
-    /// Those of another revision could not be built.
+    /// The programs of another revision could not be built.
     #[error(
         "the programs of revision {revision} could not be built by deploy/build-revision: {reason}"
     )]
@@ -70,7 +70,7 @@ pub fn binaries() -> Result<Binaries, Error> {
     FOUND.get_or_init(find).clone()
 }
 
-/// Finds the programs of another revision, in a folder beside this program. Those that are not there are built first, by
+/// Finds the programs of another revision, in a folder beside this program. Missing programs are built first, by
 /// `deploy/build-revision`: stderr says so, as it takes minutes.
 ///
 /// Call it before entering other namespaces.
@@ -102,7 +102,7 @@ pub fn binaries_of(revision: &str) -> Result<Binaries, Error> {
     Binaries::within(&directory)
 }
 
-/// Where this program is, and others of the same build.
+/// The folder of this program, and of others of the same build.
 fn beside() -> PathBuf {
     let own = env::current_exe().expect("a running program has a path");
     let directory = own.parent().expect("a program is in a directory");
@@ -116,7 +116,7 @@ fn beside() -> PathBuf {
 fn find() -> Result<Binaries, Error> {
     let directory = beside();
     if let Some(cargo) = env::var_os("CARGO").filter(|_| env::var_os(BUILT).is_none()) {
-        // All of the workspace: with a part of it dependencies would have other features, and be built again.
+        // The whole workspace: with a part of it dependencies would have other features, and be built again.
         let mut build = Command::new(cargo);
         build.args(["build", "--workspace", "--bins"]);
         if directory.ends_with("release") {

@@ -27,12 +27,11 @@ use compiled::Compiled;
 pub use replay::{Replayed, replay};
 use world::{Shape, World};
 
-/// How to run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How many nodes pods are spread over, one after the other.
+    /// The number of nodes that pods are spread over, one after the other.
     pub nodes: usize,
-    /// How pods reach their node.
+    /// The connection of pods to their node.
     pub mode: Mode,
     /// Only cases with this in their id, their description or a tag.
     pub only: Option<String>,
@@ -40,7 +39,7 @@ pub struct Options {
     pub keep_going: bool,
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// The cases that were run.
@@ -51,7 +50,7 @@ pub struct Summary {
     pub cells: u64,
     /// The verdicts of one direction that were compared with the compiler's.
     pub compiled: u64,
-    /// How many cells and verdicts were not as expected.
+    /// The number of cells and verdicts that were not as expected.
     pub wrong: u64,
     /// The cases that could not be run to their end.
     pub failed: u64,
@@ -81,21 +80,21 @@ impl AddAssign for Summary {
     }
 }
 
-/// What happens during a run.
+/// An event during a run.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A file was read.
     Read {
         /// The file.
         path: &'a Path,
-        /// How many of its cases will be run.
+        /// The number of cases in the file that will run.
         cases: usize,
     },
     /// A step was judged.
     Step {
         /// The case's id.
         case: &'a str,
-        /// How many of the file's cases are done.
+        /// The number of the file's cases that are done.
         done: usize,
         /// The file's figures up to now.
         summary: Summary,

@@ -1,11 +1,10 @@
-//! Connections that a namespace's conntrack has without a packet of theirs, as `conntrack --create` makes them, until there
-//! is no room for more. Makes and deletes its own connections only; what conntrack has of others is told, and forgotten,
-//! by `known`.
+//! Connections that a namespace's conntrack has without a packet of theirs, as `conntrack --create` makes them, until
+//! there is no room for more. Makes and deletes its own connections only; `entries` lists and deletes those of others.
 //!
-//! How many connections there may be, `nf_conntrack_max`, is one number for the whole machine, which namespaces can read;
-//! each namespace is counted by itself. So one is filled up for real, and no other is touched.
+//! The limit, `nf_conntrack_max`, is one number for the whole machine, which namespaces can read; each namespace is
+//! counted by itself. So one namespace is really filled up, and no other is touched.
 
-mod known;
+mod entries;
 
 use std::{
     io,
@@ -23,7 +22,7 @@ use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockProtocol, So
 use sallyport_nft::encode::attributes::Attributes;
 use sallyport_testbed::Netns;
 
-pub use known::{Known, forget_all, known};
+pub use entries::{ConntrackEntry, entries, flush_all};
 
 /// Messages of `NFNL_SUBSYS_CTNETLINK`, and attributes: `linux/netfilter/nfnetlink_conntrack.h`.
 const NEW: u16 = 1 << 8;
@@ -41,7 +40,7 @@ const CTA_TUPLE_PROTO: u16 = 2;
 const CONFIRMED: u32 = 1 << 3;
 const ASSURED: u32 = CONFIRMED | 1 << 1 | 1 << 2;
 
-/// By what these connections are told from all others.
+/// The mark that distinguishes these connections from all others.
 const MARK: u32 = 0x5a11_f111;
 
 /// How many are made with one message, and at most.
@@ -53,12 +52,12 @@ const MOST: u32 = 1 << 22;
 pub enum Kind {
     /// Both ends were heard of: it does not.
     Assured,
-    /// It does, if it finds one in a place near that of the new one.
+    /// The entry makes room, if the kernel finds it in a place near that of the new one.
     Unanswered,
 }
 
-/// Connections that leave no room for others: as many as there may be, and more as soon as there is room again. They are
-/// deleted when this is dropped.
+/// Connections that leave no room for others: as many as there may be, and more as soon as there is room again. They
+/// are deleted when this is dropped.
 #[derive(Debug)]
 pub struct Crowd {
     netns: Netns,
@@ -176,7 +175,7 @@ impl Maker {
             ));
         }
         self.made += BATCH;
-        let refused = self.conntrack.say(&messages, self.made - 1)?;
+        let refused = self.conntrack.send(&messages, self.made - 1)?;
         let is_full = |errno: i32| matches!(errno, libc::ENOMEM | libc::EEXIST);
         match refused.into_iter().find(|&errno| !is_full(errno)) {
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
@@ -214,7 +213,7 @@ impl Conntrack {
 
     /// Deletes the connections that some attributes describe.
     fn delete(&self, family: i32, which: &Attributes) -> io::Result<()> {
-        let refused = self.say(&message(DELETE, libc::NLM_F_ACK, family, 0, which), 0)?;
+        let refused = self.send(&message(DELETE, libc::NLM_F_ACK, family, 0, which), 0)?;
         match refused.first() {
             Some(&errno) => Err(io::Error::from_raw_os_error(errno)),
             None => Ok(()),
@@ -222,7 +221,7 @@ impl Conntrack {
     }
 
     /// Sends messages, and returns the errors that were answered, up to the answer to the last.
-    fn say(&self, messages: &[u8], last: u32) -> io::Result<Vec<i32>> {
+    fn send(&self, messages: &[u8], last: u32) -> io::Result<Vec<i32>> {
         socket::send(self.socket.as_raw_fd(), messages, MsgFlags::empty())?;
         let mut refused = Vec::new();
         let mut buffer = vec![0; 1 << 16];

@@ -31,7 +31,7 @@ pub use client::{Client, delete, put};
 /// The control plane's port; further ones have those after it.
 const PORT: u16 = 7443;
 
-/// How the nodes' streams run, where that is not straight to the one control plane.
+/// The streams of the nodes, where they do not go straight to the one control plane.
 #[derive(Clone, Debug, Default)]
 pub struct Streams {
     /// By how much each byte of a node's stream is late, in each direction.
@@ -74,7 +74,6 @@ pub enum Error {
 
 /// A running deployment. Its processes die with it.
 pub struct Deployment {
-    /// Where it runs.
     pub bed: Testbed,
     binaries: Binaries,
     directory: tempfile::TempDir,
@@ -84,7 +83,7 @@ pub struct Deployment {
     enforcers: Vec<Option<Child>>,
     control_plane_arguments: Vec<String>,
     enforcer_arguments: Vec<String>,
-    /// Where programs log to instead of a file.
+    /// The target of the programs' logs instead of a file.
     log: Option<OwnedFd>,
 }
 
@@ -168,23 +167,23 @@ impl Deployment {
         format!("node-{}", node + 1)
     }
 
-    /// Where the control plane listens, as the nodes and `sallyport --server` take it.
+    /// The address of the control plane, as the nodes and `sallyport --server` take it.
     pub fn server(&self) -> String {
         format!("http://{}:{PORT}", self.bed.fabric_address())
     }
 
-    /// Where everything is kept. From now on it outlives the deployment, for whoever wants to look at it.
+    /// The folder of journals and logs. From now on it outlives the deployment, for inspection.
     pub fn keep(&mut self) -> PathBuf {
         self.directory.disable_cleanup(true);
         self.directory.path().to_owned()
     }
 
-    /// Where a program keeps its journal.
+    /// The folder of a program's journal.
     pub fn data_dir(&self, program: &str) -> PathBuf {
         self.directory.path().join(program)
     }
 
-    /// What a program has logged.
+    /// The log of a program.
     pub fn log(&self, program: &str) -> String {
         read(&self.log_path(program))
     }
@@ -256,12 +255,12 @@ impl Deployment {
         )
     }
 
-    /// Where a control plane listens; the first has the index 0.
+    /// The address of a control plane; the first has the index 0.
     pub fn control_plane_address(&self, index: usize) -> SocketAddr {
         SocketAddr::new(self.bed.fabric_address().into(), PORT + index as u16)
     }
 
-    /// Where a node's enforcer finds its control plane: over a relay, if its stream is to be slow.
+    /// The address at which a node's enforcer finds its control plane: a relay, if its stream is to be slow.
     fn upstream(&mut self, node: usize) -> Result<SocketAddr, Error> {
         let index = if self.streams.uncoordinated { node } else { 0 };
         let target = self.control_plane_address(index);
@@ -304,8 +303,8 @@ impl Deployment {
         self.spawn_enforcer(node, command)
     }
 
-    /// Lets an enforcer go that was started held.
-    pub fn let_enforcer_go(&self, node: usize) -> Result<(), Error> {
+    /// Releases an enforcer that was started held.
+    pub fn release_enforcer(&self, node: usize) -> Result<(), Error> {
         std::fs::write(self.gate(node), "go\n").map_err(|error| Error::Io("open a gate", error))
     }
 
@@ -483,8 +482,8 @@ impl Deployment {
         self.channel(index).map(Client::over)
     }
 
-    /// Says Hello as a node that holds nothing, which must be nobody else's name, and returns when it is answered: with the
-    /// first part of its policy.
+    /// Says Hello as a node that holds nothing, which must be nobody else's name, and returns when it is answered: with
+    /// the first part of its policy.
     pub fn hello(&self, node: &str) -> Result<(), Error> {
         let hello = wire::Hello {
             node_name: node.to_owned(),
@@ -525,7 +524,7 @@ impl Deployment {
             .map_err(|error| Error::Refused(tonic::Status::unavailable(error.to_string())))
     }
 
-    /// What stock nft lists of a node's ruleset.
+    /// The listing of a node's ruleset by stock nft.
     pub fn ruleset(&self, node: usize) -> Result<String, Error> {
         listing::text(self.bed.node(node).netns()).map_err(|error| Error::Io("run nft", error))
     }
@@ -566,7 +565,8 @@ fn await_program(
 ) -> Result<(), Error> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        // A program that has ended answers nothing more. To wait for it would take away what its tracer is told.
+        // A program that has ended answers nothing more. To wait for it would consume the status that its tracer waits
+        // for.
         let ended = child
             .as_ref()
             .is_none_or(|child| tracer::has_ended(child.id()));

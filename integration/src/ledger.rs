@@ -1,5 +1,6 @@
-//! Transactions that go on while something else happens, a record of those that were acknowledged, and the comparison of
-//! that record with what a deployment has in the end: the API, the journals, the kernels. Never decides what happens.
+//! Transactions that go on while something else happens, a record of those that were acknowledged, and the comparison
+//! of that record with what a deployment has in the end: the API, the journals, the kernels. Never decides what
+//! happens.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +32,7 @@ use sallyport_testbed::{Netns, listing};
 
 use crate::deployment::{Client, Deployment, PATIENCE, put};
 
-/// How many transactions' objects there are at once: what comes later replaces what was there.
+/// The number of transactions whose objects exist at once: later ones replace earlier ones.
 const SLOTS: u32 = 25;
 
 /// Two policies that must come together, and name the transaction. They change what every workload's classes allow, so
@@ -111,7 +112,7 @@ impl Load {
         }
     }
 
-    /// How many were acknowledged up to now.
+    /// The number of transactions that were acknowledged up to now.
     pub fn acknowledged(&self) -> u32 {
         self.shared.next.load(Ordering::SeqCst)
     }
@@ -142,7 +143,7 @@ fn until_acknowledged(client: &mut Client, number: u32) -> Result<Revision> {
 }
 
 impl Ledger {
-    /// How many transactions there are.
+    /// The number of transactions.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -161,7 +162,7 @@ impl Ledger {
     pub fn compare(&self, deployment: &mut Deployment) -> Result<()> {
         let mut client = deployment.client()?;
         client.wait_enforced(0)?;
-        // What updates leave behind is deleted when nothing happens for a while.
+        // The garbage of updates is deleted when nothing happens for a while.
         thread::sleep(Duration::from_millis(400));
         let mut objects = BTreeMap::new();
         for kind in [

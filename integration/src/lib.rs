@@ -1,4 +1,5 @@
-//! The shared parts of the demo, the proofs and the end-to-end tests: Sallyport's programs, run as users run them, on a testbed.
+//! The shared parts of the demo, the proofs and the end-to-end tests: Sallyport's programs, run as users run them, on a
+//! testbed.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -12,6 +13,7 @@ pub mod conformance;
 pub mod connections;
 pub mod deployment;
 pub mod ledger;
+pub mod pods;
 pub mod progress;
 pub mod scenario;
 pub mod walkthrough;

@@ -1,21 +1,21 @@
-//! How far a run is, on standard error: over and over on one line of a terminal, and now and then elsewhere.
+//! The progress of a run, on standard error: over and over on one line of a terminal, and now and then elsewhere.
 
 use std::{
     io::{IsTerminal as _, Write as _, stderr},
     time::{Duration, Instant},
 };
 
-/// How far one scenario is.
+/// The progress of one scenario.
 pub struct Progress {
     name: String,
     unit: &'static str,
     terminal: bool,
     started: Instant,
-    told: Instant,
+    printed: Instant,
 }
 
 impl Progress {
-    /// Of a run that begins now, and counts in this unit.
+    /// The progress of a run that begins now, and counts in this unit.
     pub fn of(name: String, unit: &'static str) -> Progress {
         let now = Instant::now();
         let terminal = stderr().is_terminal();
@@ -27,23 +27,23 @@ impl Progress {
             unit,
             terminal,
             started: now,
-            told: now,
+            printed: now,
         }
     }
 
-    /// Says something on a line of its own.
-    pub fn say(&self, what: &str) {
+    /// Prints a message on a line of its own.
+    pub fn print(&self, what: &str) {
         let begin = if self.terminal { "\r\x1b[K" } else { "" };
         eprintln!("{begin}{}: {what}", self.name);
     }
 
-    /// So much is done. Tells it if it was not told for a while.
+    /// Prints the progress, if the last line is a while ago.
     pub fn at(&mut self, done: u32, most: u32) {
         let every = if self.terminal { 250 } else { 10_000 };
-        if self.told.elapsed() < Duration::from_millis(every) {
+        if self.printed.elapsed() < Duration::from_millis(every) {
             return;
         }
-        self.told = Instant::now();
+        self.printed = Instant::now();
         let line = format!(
             "{}: {done} of {most} {} in {:.0} s",
             self.name,

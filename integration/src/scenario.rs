@@ -2,11 +2,11 @@
 //! show that the counts mean something. Carries nothing out.
 
 mod blocks;
-mod ends;
 mod selectors;
 pub mod state;
 pub mod table;
 pub mod traffic;
+mod two_nodes;
 
 use sallyport_testbed::probe::Class;
 
@@ -17,18 +17,18 @@ use state::State;
 pub struct Scenario {
     /// Its name.
     pub name: &'static str,
-    /// What it tries, in a line.
+    /// The subject, in a line.
     pub about: &'static str,
     /// Run without `--all`, too.
     pub basic: bool,
-    /// How many nodes it has.
+    /// The number of nodes.
     pub nodes: usize,
     /// Objects that one transaction changes; they count as so many edits.
     pub edits_in_one: u32,
     /// After so many states they repeat.
     period: u32,
     state: fn(u32) -> State,
-    /// What floods: what must and what must never pass.
+    /// The floods: classes that must pass and classes that must never pass.
     pub classes: fn() -> Vec<Class>,
     /// The controls beside it.
     pub controls: &'static [Control],
@@ -59,7 +59,7 @@ impl Control {
 }
 
 impl Scenario {
-    /// What the scenario, or one of its controls, is called.
+    /// The name of the scenario, or of one of its controls.
     pub fn name_of(&self, control: Option<Control>) -> String {
         match control {
             Some(control) => format!("{}/{}", self.name, control.name()),
@@ -92,7 +92,7 @@ const ONE_NODE: Scenario = Scenario {
 
 const BOTH: &[Control] = &[Control::OneBatch, Control::RemoveThenAdd];
 
-/// All of them, in the order in which they run.
+/// The scenarios, in the order in which they run.
 pub const SCENARIOS: [Scenario; 13] = [
     Scenario {
         name: "blocks-50",
@@ -141,7 +141,7 @@ pub const SCENARIOS: [Scenario; 13] = [
         about: "ranges of ports move around one that stays shut",
         period: 240,
         state: blocks::moving_ports,
-        classes: traffic::told_apart_by_port,
+        classes: traffic::distinguished_by_port,
         ..ONE_NODE
     },
     Scenario {
@@ -180,7 +180,7 @@ pub const SCENARIOS: [Scenario; 13] = [
         nodes: 2,
         edits_in_one: 2 * traffic::FLOWS,
         period: 2,
-        state: ends::swapped,
+        state: two_nodes::swapped,
         classes: traffic::flows,
         controls: &[Control::Uncoordinated],
         ..ONE_NODE
@@ -191,7 +191,7 @@ pub const SCENARIOS: [Scenario; 13] = [
         nodes: 2,
         edits_in_one: 8,
         period: 420,
-        state: ends::respelt,
+        state: two_nodes::respelt,
         classes: traffic::flows,
         controls: &[Control::TwoTransactions],
         ..ONE_NODE
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_told_apart() {
+    fn names_are_distinct() {
         let names: BTreeSet<_> = SCENARIOS.iter().map(|one| one.name).collect();
         assert_eq!(names.len(), SCENARIOS.len());
     }

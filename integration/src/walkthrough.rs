@@ -1,5 +1,5 @@
 //! The walk-through of the AKS documentation, with its `demo-policy.yaml`: what is typed, and which pods then reach
-//! which. Where it is carried out, on a testbed or across containers, is a [`Place`]'s business.
+//! which. Where it is carried out, on a testbed or across containers, is a [`DemoCluster`]'s business.
 
 pub mod containers;
 pub mod network;
@@ -16,7 +16,7 @@ pub const PODS: [&str; 4] = ["client", "bystander", "server", "neighbour"];
 pub const PORT: u16 = 80;
 
 /// Somewhere with a control plane, two nodes with enforcers, and the pods.
-pub trait Place {
+pub trait DemoCluster {
     /// Runs the CLI with these arguments, in the directory of the manifests. Returns what it printed, or why not.
     fn sallyport(&self, arguments: &[&str]) -> Result<String, String>;
 
@@ -71,7 +71,7 @@ const STEPS: [Step; 5] = [
     },
 ];
 
-/// How a walk-through went.
+/// The result of a walk-through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {
     /// Cells that were as they should be.
@@ -88,17 +88,17 @@ impl Score {
 }
 
 /// Carries the walk-through out and prints each step. `between` is called after each step, with its number from 1.
-pub fn run(place: &dyn Place, mut between: impl FnMut(usize)) -> Result<Score, String> {
+pub fn run(cluster: &dyn DemoCluster, mut between: impl FnMut(usize)) -> Result<Score, String> {
     let mut score = Score::default();
     for (number, step) in (1..).zip(&STEPS) {
         println!("\n[{number}/{}] {}", STEPS.len(), step.title);
         println!("  $ sallyport {}", step.command.join(" "));
-        let printed = place.sallyport(step.command)?;
+        let printed = cluster.sallyport(step.command)?;
         for line in printed.lines() {
             println!("  {line}");
         }
         let started = Instant::now();
-        let seen = place.matrix()?;
+        let seen = cluster.matrix()?;
         let expected = Matrix::expected(PODS, &step.expected).expect("four rows of four");
         let (asked, wrong) = (PODS.len() * (PODS.len() - 1), seen.differences(&expected));
         println!();

@@ -354,8 +354,8 @@ fn paths_of_imports_are_resolved() {
     assert_eq!(of("compile::a", "// use super::b;\nuse std::fmt;"), [""; 0]);
 }
 
-/// The oracle judges the compiler, so it must share nothing with it: not its model, not its manifests, not the libraries
-/// that these are made of. Its code can name only crates that its manifest names.
+/// The oracle judges the compiler, so it must share nothing with it: not its model, not its manifests, not the
+/// libraries that these are made of. Its code can name only crates that its manifest names.
 #[test]
 fn the_oracle_shares_nothing() {
     let manifest = manifest("integration/oracle");

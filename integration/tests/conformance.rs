@@ -24,7 +24,7 @@ const TESTS: [Test; 3] = [
     }),
 ];
 
-/// Where the files are: beside the checkout, never in it.
+/// The folder of the files: beside the checkout, never in it.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/conformance");
 
 fn main() -> ExitCode {

@@ -20,8 +20,8 @@ fn main() -> ExitCode {
     ])
 }
 
-/// Whoever looks at a connection's state has conntrack track it; and a service whose server is 10.0.0.3. What goes to
-/// port 9 is tracked in a zone of its own.
+/// A rule about a connection's state makes conntrack track it. Beside it is a service whose server is 10.0.0.3. Packets
+/// to port 9 are tracked in a zone of their own.
 const TRACKING: &str = "
 table inet tracking {
   chain raw { type filter hook output priority raw; udp dport 9 ct zone set 5; udp sport 9 ct zone set 5; }
@@ -137,7 +137,7 @@ fn one_address() -> Outcome {
     let talk = Talk::new()?;
     for host in hosts() {
         let gone = talk.flush_conntrack(&BTreeSet::from([host]))?;
-        // Of the last of a family all have been forgotten with the others.
+        // The last hosts of a family have all been flushed with the others.
         let last = hosts().skip(6).any(|last| last == host);
         if (gone == 0) != last {
             return Err(format!("{host}: {gone} connections are no test").into());

@@ -1,13 +1,14 @@
-//! `kill -9` of everything, in the middle of 200 transactions: what was acknowledged is there, nothing is there by half,
-//! and no packet is judged otherwise meanwhile.
+//! `kill -9` of everything, in the middle of 200 transactions: what was acknowledged is there, nothing is there by
+//! half, and no packet is judged otherwise meanwhile.
 
-use std::{net::IpAddr, path::Path, process::ExitCode, thread, time::Duration};
+use std::{path::Path, process::ExitCode, thread, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, PATIENCE, put},
     ledger::{Load, pair},
+    pods::{self, Pod},
 };
 use sallyport_testbed::{
     Testbed,
@@ -17,7 +18,7 @@ use sallyport_testbed::{
 
 const TRANSACTIONS: u32 = 200;
 
-/// What the policy that stays allows, and what it does not.
+/// The port that the policy allows throughout, and the one that it does not.
 const ALLOWED: u16 = 8000;
 const DENIED: u16 = 8001;
 
@@ -35,31 +36,13 @@ fn main() -> ExitCode {
     ])
 }
 
-const CLUSTER: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: default}
----
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-1}
-spec: {workloadCIDRs: [10.9.1.0/24]}
----
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-2}
-spec: {workloadCIDRs: [10.9.2.0/24]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: client, labels: {app: client}}
-spec: {node: node-1, addresses: [10.9.1.2]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: server, labels: {app: server}}
-spec: {node: node-2, addresses: [10.9.2.2]}
----
+const RANGES: [&str; 2] = ["10.9.1.0/24", "10.9.2.0/24"];
+const PODS: [Pod; 2] = [
+    Pod::new(0, "client", &["10.9.1.2"]),
+    Pod::new(1, "server", &["10.9.2.2"]),
+];
+
+const POLICIES: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {namespace: default, name: stays}
@@ -80,11 +63,13 @@ spec:
 
 fn bed() -> Result<(Deployment, Stream, Stream, Server), kernel_tests::Failed> {
     let bed = Testbed::builder().nodes(2).build()?;
-    let client = bed.add_pod(0, "default/client", &[IpAddr::from([10, 9, 1, 2])])?;
-    let server = bed.add_pod(1, "default/server", &[IpAddr::from([10, 9, 2, 2])])?;
+    let [client, server] = pods::add(&bed, &PODS)?;
     let served = Server::start(&server, &[])?;
     let deployment = Deployment::start(bed, &[])?;
-    deployment.client()?.enforce(vec![put(CLUSTER)])?;
+    let cluster = pods::manifests(&RANGES, &PODS);
+    deployment
+        .client()?
+        .enforce(vec![put(cluster), put(POLICIES)])?;
     let every = Duration::from_millis(1);
     let allowed = Stream::start(&client, &server, Traffic::udp(ALLOWED).every(every))?;
     let denied = Stream::start(&client, &server, Traffic::udp(DENIED).every(every))?;

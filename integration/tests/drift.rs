@@ -1,5 +1,5 @@
-//! Others change our table: on a kernel that lets them (`--unprotected`, as before Linux 6.9) every change is noticed and
-//! repaired within a second, and says who it was; what does not touch the table costs nothing.
+//! Others change our table: on a kernel that lets them (`--unprotected`, as before Linux 6.9) every change is noticed
+//! and repaired within a second, and says who it was; what does not touch the table costs nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +19,7 @@ use sallyport_enforcer::{
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, put},
+    pods::{self, Pod},
 };
 use sallyport_nft::{
     command::{Command, Element, Family, SetKind},
@@ -42,19 +43,19 @@ fn main() -> ExitCode {
     kernel_tests::run(&[
         ("every_kind_of_change_is_repaired", every_kind),
         (
-            "what_was_changed_while_nobody_ran_is_repaired_at_the_start",
+            "changes_without_an_enforcer_are_repaired_at_the_start",
             at_the_start,
         ),
         ("an_update_meets_a_changed_table", update),
         ("a_batch_for_a_generation_that_is_over_is_refused", outdated),
         ("small_sockets_guess_nothing", small_sockets),
         (
-            "changes_are_repaired_within_a_second_and_say_who",
+            "changes_are_repaired_within_a_second_and_name_their_author",
             within_a_second,
         ),
         ("commits_beside_the_table_cost_nothing", elsewhere),
         ("edits_go_on_while_others_commit", concurrent),
-        ("the_mending_misjudges_nothing", misjudges_nothing),
+        ("a_repair_misjudges_no_packet", misjudges_nothing),
     ])
 }
 
@@ -107,10 +108,8 @@ fn policy(peers: u8) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
-            uid: String::new(),
-            interface: String::new(),
             ingress: (n == 2).then(|| class.id()),
-            egress: None,
+            ..Endpoint::default()
         };
         policy.set_endpoint([10, 0, 0, n].into(), Arc::new(endpoint));
     }
@@ -201,7 +200,7 @@ fn nft(netns: &Netns, script: &str) -> Outcome {
     Ok(())
 }
 
-/// What nft lists of our table, by object: of chains the rules in order, of sets the elements in the alphabet's.
+/// The listing of our table by nft, by object: the rules of a chain in order, the elements of a set in the alphabet's.
 fn listing(netns: &Netns) -> Result<BTreeMap<String, Vec<String>>, Failed> {
     let mut command = netns.command("nft");
     command
@@ -236,7 +235,7 @@ fn listing(netns: &Netns) -> Result<BTreeMap<String, Vec<String>>, Failed> {
     Ok(objects)
 }
 
-/// What others may do to the table, and how that is called.
+/// The changes that others may make to the table, and their descriptions.
 const CHANGES: [&str; 34] = [
     "flush ruleset",
     "delete table inet sallyport",
@@ -308,7 +307,8 @@ fn every_kind() -> Outcome {
     Ok(())
 }
 
-/// What a stranger put there and no packet reaches goes when nothing happens; what touches nothing that counts is left.
+/// Objects that a stranger made and no packet reaches are deleted when nothing happens. Changes without effect are
+/// left.
 fn at_the_start() -> Outcome {
     let mut node = Node::new()?;
     let mut whole = listing(&node.netns)?;
@@ -380,7 +380,7 @@ fn outdated() -> Outcome {
     {
         return Err(format!("{error}").into());
     }
-    // What nothing is refused of has nothing to say; what is refused says what and why.
+    // An error names only what the kernel refuses: the object and the reason.
     let element = vec![Element::Address([10, 0, 0, 1].into())];
     let kind = SetKind::Addresses(Family::V4);
     let batch = [
@@ -402,7 +402,7 @@ fn outdated() -> Outcome {
     Ok(())
 }
 
-/// What does not fit into a socket, on the way to the kernel or back, changes nothing or is known to be lost.
+/// A message that does not fit into a socket, on the way to the kernel or back, changes nothing or is known to be lost.
 fn small_sockets() -> Outcome {
     let node = Node::new()?;
     let netlink = node.netns.run(table::open)?;
@@ -436,7 +436,7 @@ fn small_sockets() -> Outcome {
         .commit(&refused)
         .expect_err("there are no such elements");
     println!("5,000 refusals: {error}");
-    // What could not be told must not be taken for the answer to what is asked next.
+    // An error that did not fit must not be read as the answer to the next request.
     if elements(&netlink)? != 5_000 {
         return Err("a refused batch changed something".into());
     }
@@ -457,26 +457,12 @@ fn small_sockets() -> Outcome {
     Ok(())
 }
 
-const CLUSTER: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: default}
----
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-1}
-spec: {workloadCIDRs: [10.9.1.0/24]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: client, labels: {app: client}}
-spec: {node: node-1, addresses: [10.9.1.2]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: server, labels: {app: server}}
-spec: {node: node-1, addresses: [10.9.1.3]}
----
+const PODS: [Pod; 2] = [
+    Pod::new(0, "client", &["10.9.1.2"]),
+    Pod::new(0, "server", &["10.9.1.3"]),
+];
+
+const POLICY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {namespace: default, name: stays}
@@ -499,12 +485,14 @@ struct Probes {
 
 fn deploy() -> Result<(Deployment, Probes), Failed> {
     let bed = Testbed::builder().nodes(1).build()?;
-    let client = bed.add_pod(0, "default/client", &[[10, 9, 1, 2].into()])?;
-    let server = bed.add_pod(0, "default/server", &[[10, 9, 1, 3].into()])?;
+    let [client, server] = pods::add(&bed, &PODS)?;
     let served = Server::start(&server, &[])?;
     let deployment = Deployment::start(bed, &["--unprotected"])?;
-    deployment.client()?.enforce(vec![put(CLUSTER)])?;
-    // What updates left behind goes first.
+    let cluster = pods::manifests(&["10.9.1.0/24"], &PODS);
+    deployment
+        .client()?
+        .enforce(vec![put(cluster), put(POLICY)])?;
+    // The garbage of updates goes first.
     thread::sleep(Duration::from_millis(300));
     let every = Duration::from_millis(1);
     let probes = Probes {

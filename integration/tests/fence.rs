@@ -1,6 +1,6 @@
 //! A fence on the real kernel: an edit that swaps which end of a flow denies goes on though the enforcer of one end is
-//! frozen, once the kernel has closed that node; and not one packet of the flow passes. Beside it the control that leaks,
-//! and what leases cost a healthy node: nothing.
+//! frozen, once the kernel has closed that node; and not one packet of the flow passes. Beside it the control that
+//! leaks, and what leases cost a healthy node: nothing.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -8,7 +8,6 @@
 )]
 
 use std::{
-    net::IpAddr,
     process::ExitCode,
     thread,
     time::{Duration, Instant},
@@ -21,6 +20,7 @@ use nix::{
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, PATIENCE, Streams, delete, put},
+    pods::{self, Pod},
 };
 use sallyport_proto::wire::{ApplyRequest, ApplyResponse, Unreachable, node_status::State};
 use sallyport_testbed::{
@@ -51,46 +51,18 @@ fn main() -> ExitCode {
             "a_frozen_control_plane_closes_leased_nodes",
             frozen_control_plane,
         ),
-        ("a_rebooted_node_is_closed_until_it_is_heard", reboot),
+        ("a_rebooted_node_is_closed_until_it_connects", reboot),
         ("leases_are_taken_up_and_given_up", adoption),
     ])
 }
 
-const CLUSTER: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: default}
----
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-1}
-spec: {workloadCIDRs: [10.9.1.0/24]}
----
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-2}
-spec: {workloadCIDRs: [10.9.2.0/24]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: client, labels: {app: client}}
-spec: {node: node-1, addresses: [10.9.1.2]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: bystander, labels: {app: bystander}}
-spec: {node: node-1, addresses: [10.9.1.3]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: server, labels: {app: server}}
-spec: {node: node-2, addresses: [10.9.2.2]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: neighbour, labels: {app: neighbour}}
-spec: {node: node-2, addresses: [10.9.2.3]}
-";
+const RANGES: [&str; 2] = ["10.9.1.0/24", "10.9.2.0/24"];
+const PODS: [Pod; 4] = [
+    Pod::new(0, "client", &["10.9.1.2"]),
+    Pod::new(0, "bystander", &["10.9.1.3"]),
+    Pod::new(1, "server", &["10.9.2.2"]),
+    Pod::new(1, "neighbour", &["10.9.2.3"]),
+];
 
 /// The server's end denies.
 const OLD: &str = "
@@ -119,7 +91,7 @@ struct Scene {
     deployment: Deployment,
     /// Client to server, which nothing may let pass.
     denied: Stream,
-    /// Of an unconcerned pod on the client's node to the server's.
+    /// The stream of an unconcerned pod on the client's node to the server's.
     from_afar: Stream,
     /// Between two pods of the server's node.
     nearby: Stream,
@@ -127,12 +99,10 @@ struct Scene {
 
 fn scene(control_plane: &[&str], enforcers: &[&str]) -> Result<Scene, Failed> {
     let bed = Testbed::builder().nodes(2).build()?;
-    let client = bed.add_pod(0, "default/client", &[IpAddr::from([10, 9, 1, 2])])?;
-    let bystander = bed.add_pod(0, "default/bystander", &[IpAddr::from([10, 9, 1, 3])])?;
-    let server = bed.add_pod(1, "default/server", &[IpAddr::from([10, 9, 2, 2])])?;
-    let neighbour = bed.add_pod(1, "default/neighbour", &[IpAddr::from([10, 9, 2, 3])])?;
+    let [client, bystander, server, neighbour] = pods::add(&bed, &PODS)?;
     let deployment = Deployment::start_with(bed, control_plane, enforcers, Streams::default())?;
-    deployment.client()?.enforce(vec![put(CLUSTER), put(OLD)])?;
+    let cluster = pods::manifests(&RANGES, &PODS);
+    deployment.client()?.enforce(vec![put(cluster), put(OLD)])?;
     let (often, seldom) = (Duration::from_micros(100), Duration::from_millis(1));
     let denied = Traffic::udp(DENIED).every(often);
     let open = |port| Traffic::udp(port).every(seldom);
@@ -157,9 +127,9 @@ fn flows(stream: &Stream) -> Outcome {
         .map_err(|counts| format!("nothing comes through: {counts:?}, before {before:?}").into())
 }
 
-/// What a stream comes to from now on, in a while.
+/// The counts of a stream from now on, in a while.
 fn for_a_while(stream: &Stream, time: Duration) -> Counts {
-    // What is under way was let through before.
+    // Packets under way were let through before.
     thread::sleep(Duration::from_millis(50));
     let before = stream.counts();
     thread::sleep(time);
@@ -191,7 +161,7 @@ fn swap(scene: &Scene, unreachable: Unreachable) -> Result<ApplyResponse, Failed
     Ok(scene.deployment.client()?.apply_request(request)?)
 }
 
-/// What passed of the flow that nothing may let pass, and that there was enough of it to say so.
+/// Checks that nothing passed of the denied flow, and that enough was sent to prove it.
 fn none_passed(denied: Stream) -> Outcome {
     let denied = denied.stop();
     println!("denied by both versions: {denied:?}");
@@ -289,7 +259,7 @@ fn killed() -> Outcome {
     none_lost("on a leased node", scene.nearby)
 }
 
-/// What fence costs: without a control plane a leased node is closed.
+/// The price of a fence: without a control plane a leased node is closed.
 fn frozen_control_plane() -> Outcome {
     let scene = scene(&[], &LEASED)?;
     let control_plane = scene.deployment.control_plane_pid();

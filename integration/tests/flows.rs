@@ -15,11 +15,12 @@ mod path_mtu;
 #[path = "flows/spoofed.rs"]
 mod spoofed;
 
-use std::{net::IpAddr, process::ExitCode, thread, time::Duration};
+use std::{process::ExitCode, thread, time::Duration};
 
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, PATIENCE, Streams, delete, put},
+    pods::{self, Pod},
 };
 use sallyport_testbed::{
     Family, Host, Mode, Testbed,
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
         }),
         ("the_strictest_policy_counts", keep::the_strictest_counts),
         (
-            "an_address_in_new_hands_keeps_nothing",
+            "a_reassigned_address_keeps_no_connection",
             keep::an_address_in_new_hands,
         ),
         (
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
         ),
         ("icmp_is_judged_apart_from_ports", icmp),
         (
-            "paths_of_permitted_flows_tell_their_mtu",
+            "permitted_flows_discover_their_path_mtu",
             path_mtu::discovered,
         ),
         ("another_pods_source_is_dropped", spoofed::another_pods),
@@ -68,34 +69,22 @@ fn main() -> ExitCode {
     ])
 }
 
-const CLUSTER: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: default}
----
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-1}
----
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-2}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: client, labels: {app: client}}
-spec: {node: node-1, addresses: [10.9.1.2, 'fd00:9:1::2']}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: near, labels: {app: server}}
-spec: {node: node-1, addresses: [10.9.1.3, 'fd00:9:1::3']}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: far, labels: {app: server}}
-spec: {node: node-2, addresses: [10.9.2.3, 'fd00:9:2::3']}
-";
+const PODS: [Pod; 3] = [
+    Pod::new(0, "client", &["10.9.1.2", "fd00:9:1::2"]),
+    Pod {
+        app: "server",
+        ..Pod::new(0, "near", &["10.9.1.3", "fd00:9:1::3"])
+    },
+    Pod {
+        app: "server",
+        ..Pod::new(1, "far", &["10.9.2.3", "fd00:9:2::3"])
+    },
+];
+
+/// The manifests of two nodes without workload ranges, and of the pods.
+fn cluster() -> String {
+    pods::manifests(&["", ""], &PODS)
+}
 
 /// Nothing may come to the servers.
 const DENY: &str = "
@@ -105,7 +94,7 @@ metadata: {namespace: default, name: deny}
 spec: {podSelector: {matchLabels: {app: server}}}
 ";
 
-/// What is under way when enforcement is reported may still arrive for so long, and not longer.
+/// The longest time that a packet under way when enforcement is reported may still arrive.
 const GRACE: Duration = Duration::from_millis(100);
 
 struct Bed {
@@ -121,14 +110,9 @@ fn bed(mode: Mode) -> Result<Bed, Failed> {
 /// The same, under a control plane with arguments.
 fn bed_under(mode: Mode, arguments: &[&str]) -> Result<Bed, Failed> {
     let bed = Testbed::builder().nodes(2).mode(mode).build()?;
-    let pod = |node, name: &str, v4: [u8; 4], v6: &str| -> Result<Host, Failed> {
-        Ok(bed.add_pod(node, name, &[IpAddr::from(v4), v6.parse()?])?)
-    };
-    let client = pod(0, "default/client", [10, 9, 1, 2], "fd00:9:1::2")?;
-    let near = pod(0, "default/near", [10, 9, 1, 3], "fd00:9:1::3")?;
-    let far = pod(1, "default/far", [10, 9, 2, 3], "fd00:9:2::3")?;
+    let [client, near, far] = pods::add(&bed, &PODS)?;
     let deployment = Deployment::start_with(bed, arguments, &[], Streams::default())?;
-    deployment.client()?.enforce(vec![put(CLUSTER)])?;
+    deployment.client()?.enforce(vec![put(cluster())])?;
     Ok(Bed {
         deployment,
         client,

@@ -1,5 +1,6 @@
-//! The reproducer of a packet that meets a chain without its rules: what it prints, and that a commit between what makes a
-//! chain and what leads to it is enough. That it is needed is rare to see in so short a time, and not asked here.
+//! The reproducer of a packet that meets a chain without its rules: what it prints, and that a commit between what
+//! makes a chain and what leads to it is enough. That it is needed is rare to see in so short a time, and not asked
+//! here.
 
 use std::process::{Command, ExitCode};
 
@@ -11,7 +12,7 @@ fn main() -> ExitCode {
     kernel_tests::run(&[("a_commit_apart_is_enough", reproducer)])
 }
 
-/// What the program measured, and the line that it ended with.
+/// The measurements of the program, and the line that it ended with.
 fn generations(arguments: &[&str]) -> Result<(Vec<Value>, String), Failed> {
     let output = Command::new(env!("CARGO_BIN_EXE_generations"))
         .args(arguments)
@@ -59,7 +60,7 @@ fn reproducer() -> Outcome {
         let denied = number(one, "denied_packets");
         assert!(denied >= 2_000, "{one}");
         assert!(number(one, "leaked") * 1_000 < denied, "{one}");
-        // What a packet bears is a mark that the chains' rules set.
+        // The chains' rules set a mark that a packet then bears.
         let unmarked = number(one, "allowed_packets") - number(one, "allowed_marked");
         assert!(unmarked * 1_000 < denied, "{one}");
         assert!(number(one, "lost") <= number(one, "machine_drops"), "{one}");

@@ -1,5 +1,6 @@
-//! Bridges whose traffic passes the table by, on the real kernel: a node says so within a second and does not count as one
-//! that enforces, and where it may it sets the sysctls right. That packets do pass meanwhile is what makes it matter.
+//! Bridges whose traffic passes the table by, on the real kernel: a node says so within a second and does not count as
+//! one that enforces, and where it may it sets the sysctls right. That packets do pass meanwhile is what makes it
+//! matter.
 
 #[path = "judging/workloads.rs"]
 mod workloads;
@@ -21,8 +22,9 @@ use rtnetlink::{
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, PATIENCE, put},
+    pods::{self, Pod},
 };
-use sallyport_proto::wire::{NodeStatus, node_status::State, trouble::Kind};
+use sallyport_proto::wire::{Edit, NodeStatus, node_status::State, trouble::Kind};
 use sallyport_testbed::{
     Family, Mode, Netns, Testbed,
     kernel_tests::{self, Failed, Outcome},
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
         ("what_passes_a_bridge_unjudged_is_not_enforced", off_and_on),
         ("of_two_families_one_is_enough", one_family),
         ("a_second_port_makes_a_bridge", second_port),
-        ("an_ignored_bridge_is_nobodys_business", ignored),
+        ("an_ignored_bridge_is_not_reported", ignored),
         ("a_bridge_may_ask_for_itself", asks_for_itself),
         ("a_new_session_knows_it_from_its_start", new_session),
         ("an_enforcer_that_cannot_start_is_not_forgotten", restarted),
@@ -68,26 +70,18 @@ fn main() -> ExitCode {
     ])
 }
 
-const CLUSTER: &str = "
-apiVersion: v1
-kind: Namespace
-metadata: {name: default}
----
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-1}
-spec: {workloadCIDRs: [10.9.1.0/24, \"fd00:9:1::/64\"]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: client, labels: {app: client}}
-spec: {node: node-1, addresses: [10.9.1.2, \"fd00:9:1::2\"]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: server, labels: {app: server}}
-spec: {node: node-1, addresses: [10.9.1.3, \"fd00:9:1::3\"]}
----
+const PODS: [Pod; 2] = [
+    Pod::new(0, "client", &["10.9.1.2", "fd00:9:1::2"]),
+    Pod::new(0, "server", &["10.9.1.3", "fd00:9:1::3"]),
+];
+
+/// The edits that make the node, the pods and the policy.
+fn cluster() -> Vec<Edit> {
+    let cluster = pods::manifests(&["10.9.1.0/24, 'fd00:9:1::/64'"], &PODS);
+    vec![put(cluster), put(POLICY)]
+}
+
+const POLICY: &str = "
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {namespace: default, name: in}
@@ -104,21 +98,13 @@ struct Scene {
     revision: u64,
 }
 
-fn addresses(pod: u8) -> [IpAddr; 2] {
-    [
-        IpAddr::from([10, 9, 1, pod]),
-        IpAddr::from([0xfd00, 9, 1, 0, 0, 0, 0, pod.into()]),
-    ]
-}
-
 fn scene(enforcer: &[&str]) -> Result<Scene, Failed> {
     let bed = Testbed::builder().nodes(1).mode(Mode::Bridged).build()?;
-    let client = bed.add_pod(0, "default/client", &addresses(2))?;
-    let server = bed.add_pod(0, "default/server", &addresses(3))?;
+    let [client, server] = pods::add(&bed, &PODS)?;
     let enforcer = [&["--metrics", "127.0.0.1:9100"], enforcer].concat();
     let plane = ["--metrics", "127.0.0.1:9101"];
     let deployment = Deployment::start_with(bed, &plane, &enforcer, Default::default())?;
-    let revision = deployment.client()?.enforce(vec![put(CLUSTER)])?;
+    let revision = deployment.client()?.enforce(cluster())?;
     let denied = |port, family| {
         let traffic = Traffic::udp(port).every(Duration::from_millis(1));
         Stream::start(&client, &server, traffic.family(family))

@@ -1,5 +1,5 @@
-//! A node's beginnings and ends: what is enforced at boot before anybody spoke to it, when the service manager hears that it
-//! is ready, how it is taken off, and what it says of itself.
+//! A node's beginnings and ends: what is enforced at boot before anybody spoke to it, when the service manager hears
+//! that it is ready, how it is taken off, and what it says of itself.
 
 use std::{
     fs::File,
@@ -16,6 +16,7 @@ use sallyport_enforcer::table;
 use sallyport_integration::{
     binaries::binaries,
     deployment::{Deployment, put},
+    pods::{self, Pod},
 };
 use sallyport_testbed::{
     Netns, Testbed,
@@ -34,11 +35,11 @@ fn main() -> ExitCode {
         ("uninstall_takes_our_table_and_no_other", uninstall),
         ("a_node_that_is_taken_out_is_not_said_to_enforce", leaving),
         ("what_is_dropped_is_counted_by_why", counting),
-        ("status_and_metrics_tell_what_was_wrong", telling),
+        ("status_and_metrics_report_past_troubles", past_troubles),
         ("of_two_enforcers_with_one_name_one_is_refused", one_name),
         ("of_two_enforcers_with_one_disk_none_is_believed", one_disk),
         ("a_log_that_cannot_be_written_costs_nothing_else", unlogged),
-        ("a_manager_that_does_not_read_costs_nothing_else", unheard),
+        ("a_manager_that_does_not_read_costs_nothing_else", unread),
     ])
 }
 
@@ -89,7 +90,7 @@ fn ready_enforcer(
     let socket = path.to_str().ok_or("a path that is text")?;
     let environment = [("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "600000")];
     let enforcer = enforcer(netns, &directory.join("data"), arguments, &environment)?;
-    if !hear(&manager)?.contains("READY=1") {
+    if !receive(&manager)?.contains("READY=1") {
         return Err("something is said before READY".into());
     }
     Ok((enforcer, manager))
@@ -137,7 +138,7 @@ fn unlogged() -> Outcome {
             .stdout(Stdio::null())
             .stderr(stderr);
         let mut enforcer = Enforcer(netns.spawn(command)?);
-        let said = hear(&manager).map_err(|error| format!("{name}: never ready: {error:?}"))?;
+        let said = receive(&manager).map_err(|error| format!("{name}: never ready: {error:?}"))?;
         if !said.contains("READY=1") {
             return Err(format!("{name}: {said}").into());
         }
@@ -156,8 +157,8 @@ fn unlogged() -> Outcome {
 }
 
 /// The socket of the manager is full after some ten messages; each state and each sign of life is one.
-fn unheard() -> Outcome {
-    let (netns, directory) = (Netns::new("unheard")?, tempfile::tempdir()?);
+fn unread() -> Outcome {
+    let (netns, directory) = (Netns::new("unread")?, tempfile::tempdir()?);
     let path = directory.path().join("notify");
     let manager = UnixDatagram::bind(&path)?;
     let socket = path.to_str().ok_or("a path that is text")?;
@@ -171,13 +172,13 @@ fn unheard() -> Outcome {
     if terminated(&mut enforcer)? != Some(0) {
         return Err("not exit code 0".into());
     }
-    if !hear(&manager)?.contains("READY=1") {
+    if !receive(&manager)?.contains("READY=1") {
         return Err("READY is not the first".into());
     }
     Ok(())
 }
 
-fn hear(manager: &UnixDatagram) -> Result<String, Failed> {
+fn receive(manager: &UnixDatagram) -> Result<String, Failed> {
     let mut buffer = [0; 4096];
     let length = manager.recv(&mut buffer)?;
     Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
@@ -194,7 +195,7 @@ fn ready() -> Outcome {
     let (mut status, mut alive) = (false, 0);
     let deadline = Instant::now() + Duration::from_secs(10);
     while !status || alive < 2 {
-        let said = hear(&manager)?;
+        let said = receive(&manager)?;
         status |= said.contains("STATUS=enforcing nothing yet; since ");
         alive += usize::from(said.contains("WATCHDOG=1"));
         if Instant::now() > deadline {
@@ -204,8 +205,8 @@ fn ready() -> Outcome {
     Ok(())
 }
 
-/// At boot there is no table and no journal. What a workload sends is dropped, but in standard mode. One range is in a rule, several are
-/// in a set.
+/// At boot there is no table and no journal. Packets of a workload are dropped, except in standard mode. One range is
+/// in a rule, several are in a set.
 fn strict() -> Outcome {
     let by_range: &[&str] = &["--workload-cidr", "10.9.1.0/24"];
     for (arguments, passes) in [
@@ -339,31 +340,16 @@ fn take_out(netns: &Netns, data_dir: &Path, options: &[&str]) -> Result<(bool, S
     Ok((output.status.success(), said))
 }
 
-const TWO_NODES: &str = "
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-1}
-spec: {workloadCIDRs: [10.9.1.0/24]}
----
-apiVersion: sallyport.dev/v1
-kind: Node
-metadata: {name: node-2}
-spec: {workloadCIDRs: [10.9.2.0/24]}
----
-apiVersion: v1
-kind: Namespace
-metadata: {name: default}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: client, labels: {app: client}}
-spec: {node: node-1, addresses: [10.9.1.2]}
----
-apiVersion: sallyport.dev/v1
-kind: Workload
-metadata: {namespace: default, name: server, labels: {app: server}}
-spec: {node: node-2, addresses: [10.9.2.2]}
-";
+const RANGES: [&str; 2] = ["10.9.1.0/24", "10.9.2.0/24"];
+
+/// The manifests of two nodes with a pod each.
+fn two_nodes() -> String {
+    let pods = [
+        Pod::new(0, "client", &["10.9.1.2"]),
+        Pod::new(1, "server", &["10.9.2.2"]),
+    ];
+    pods::manifests(&RANGES, &pods)
+}
 
 /// A policy that isolates every pod, but for a port.
 fn isolating(port: u16) -> String {
@@ -376,7 +362,7 @@ fn isolating(port: u16) -> String {
 fn leaving() -> Outcome {
     let bed = Testbed::builder().nodes(2).build()?;
     let mut deployment = Deployment::start(bed, &["--lease", "2s"])?;
-    let first = deployment.client()?.enforce(vec![put(TWO_NODES)])?;
+    let first = deployment.client()?.enforce(vec![put(two_nodes())])?;
     let directory = tempfile::tempdir()?;
     let sallyport = |deployment: &Deployment, line: &str| -> Result<String, Failed> {
         let words: Vec<&str> = line.split(' ').collect();
@@ -467,16 +453,16 @@ fn value(metrics: &str, name: &str) -> Result<u64, Failed> {
 
 fn counting() -> Outcome {
     let bed = Testbed::builder().nodes(1).build()?;
-    let client = bed.add_pod(0, "default/client", &[IpAddr::from([10, 9, 1, 2])])?;
-    let server = bed.add_pod(0, "default/server", &[IpAddr::from([10, 9, 1, 3])])?;
+    let pods = [
+        Pod::new(0, "client", &["10.9.1.2"]),
+        Pod::new(0, "server", &["10.9.1.3"]),
+    ];
+    let [client, server] = pods::add(&bed, &pods)?;
     let stranger = bed.add_pod(0, "default/stranger", &[IpAddr::from([10, 9, 1, 4])])?;
     let _served = Server::start(&server, &[])?;
     let arguments = ["--lease", "1s", "--metrics", "127.0.0.1:9100"];
     let deployment = Deployment::start(bed, &arguments)?;
-    let of_one_node = TWO_NODES
-        .replace("10.9.2.2", "10.9.1.3")
-        .replace("node: node-2", "node: node-1");
-    let edits = vec![put(&of_one_node), put(isolating(81))];
+    let edits = vec![put(pods::manifests(&RANGES, &pods)), put(isolating(81))];
     let mut plane = deployment.client()?;
     let revision = plane.apply(edits)?;
     plane.wait_enforced_by("node-1", revision)?;
@@ -555,7 +541,7 @@ fn counting() -> Outcome {
     }
 }
 
-fn telling() -> Outcome {
+fn past_troubles() -> Outcome {
     let bed = Testbed::builder().nodes(1).build()?;
     let enforcer = ["--unprotected", "--metrics", "127.0.0.1:9100"];
     let plane = ["--metrics", "127.0.0.1:9101"];
@@ -640,7 +626,7 @@ fn namesake(deployment: &Deployment, data_dir: &Path) -> Result<Enforcer, Failed
     Ok(Enforcer(netns.spawn(command)?))
 }
 
-/// What `sallyport` prints.
+/// The output of `sallyport`.
 fn sallyport(deployment: &Deployment, arguments: &[&str]) -> Result<String, Failed> {
     let output = deployment.sallyport(Path::new("/"), arguments)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -1,4 +1,4 @@
-//! No declaration in product code bears a private name that was traded for the field's own term.
+//! No declaration bears a private name that was traded for the field's own term.
 
 use std::{
     collections::BTreeSet,
@@ -60,22 +60,55 @@ const TRADED: [(&str, &str); 49] = [
 ];
 
 /// The declarations that bear one of these names because it is the field's own term there.
-const KEPT: [(&str, &str, &str); 2] = [
+const KEPT: [(&str, &str, &str); 10] = [
     (
         "enforcer/nft-fake/src/table.rs",
         "Table",
         "a table of nftables",
     ),
     ("enforcer/nft/src/command.rs", "Family", "IPv4 or IPv6"),
+    (
+        "integration/simulation/src/judge.rs",
+        "Judge",
+        "the judge of a simulation",
+    ),
+    (
+        "integration/src/bin/datapath/ways.rs",
+        "Row",
+        "a row of a printed table",
+    ),
+    (
+        "integration/src/bin/faults/rows.rs",
+        "Row",
+        "a row of a printed table",
+    ),
+    (
+        "integration/src/scenario/table.rs",
+        "Table",
+        "a table of nftables",
+    ),
+    ("integration/testbed/src/host.rs", "Family", "IPv4 or IPv6"),
+    (
+        "integration/testbed/src/services/iptables.rs",
+        "Table",
+        "a table of iptables",
+    ),
+    ("integration/tests/table.rs", "Table", "a table of nftables"),
+    (
+        "integration/tests/unlisted/table.rs",
+        "Row",
+        "a row of a document's table",
+    ),
 ];
 
-/// The folders of product code.
-const PRODUCT: [&str; 8] = [
+/// The folders of source code.
+const FOLDERS: [&str; 9] = [
     "controlplane/src",
-    "controlplane/cli/src",
+    "controlplane/cli",
     "enforcer/src",
     "enforcer/nft/src",
     "enforcer/nft-fake/src",
+    "integration",
     "proto/src",
     "proto/policy/src",
     "proto/process/src",
@@ -104,12 +137,15 @@ fn declared(line: &str) -> Option<&str> {
     }
 }
 
-/// The source files of the product, by their paths from the workspace's folder.
+/// The source files, by their paths from the workspace's folder.
 fn sources() -> Vec<(String, String)> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
-    let mut paths: Vec<PathBuf> = PRODUCT.map(|folder| workspace.join(folder)).into();
+    let mut paths: Vec<PathBuf> = FOLDERS.map(|folder| workspace.join(folder)).into();
     while let Some(path) = paths.pop() {
+        if path.ends_with("target") {
+            continue;
+        }
         if path.is_dir() {
             let entries = fs::read_dir(path).expect("a folder");
             paths.extend(entries.map(|entry| entry.expect("an entry").path()));

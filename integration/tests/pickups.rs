@@ -1,9 +1,10 @@
-//! Connections that conntrack picked up in the middle, since it lost them or never saw their beginning: who spoke first then
-//! is the client to it, whoever opened them. What passes after a policy is enforced depends on neither.
+//! Connections that conntrack picked up in the middle, since it lost them or never saw their beginning: to conntrack
+//! the side that spoke first then is the client, whichever side opened them. The packets that pass after a policy is
+//! enforced depend on neither.
 //!
-//! A cell is what becomes of one conversation. All cells of a bed live side by side, and take each step together: they are
-//! opened, conntrack loses them, one side speaks, policies come, both sides speak. `cells` says which there are and what
-//! is wanted of each, `bed` is the cluster, `stages` are the steps.
+//! A cell is what becomes of one conversation. All cells of a bed live side by side, and take each step together: they
+//! are opened, conntrack loses them, one side speaks, policies come, both sides speak. `cells` says which there are and
+//! what is wanted of each, `bed` is the cluster, `stages` are the steps.
 
 #![allow(
     clippy::cast_possible_truncation,

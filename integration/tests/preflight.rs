@@ -1,4 +1,4 @@
-//! What the enforcer needs, and what it says where it cannot enforce.
+//! Tests of the enforcer's requirements, and of its messages where it cannot enforce.
 
 use std::{
     process::{ExitCode, Output, Stdio},
@@ -18,7 +18,10 @@ fn main() -> ExitCode {
     }
     kernel_tests::run(&[
         ("cap_net_admin_is_enough", cap_net_admin_is_enough),
-        ("without_cap_net_admin_it_says_so", without_cap_net_admin),
+        (
+            "without_cap_net_admin_the_enforcer_names_the_capability",
+            without_cap_net_admin,
+        ),
         ("a_bridge_that_bypasses_is_refused", bridge_bypass),
         (
             "a_bridge_is_set_right_where_that_is_allowed",
@@ -101,7 +104,7 @@ fn bridge_bypass() -> Outcome {
     )
 }
 
-/// That takes no other capability. Where it cannot be, the reason is said.
+/// The enforcer sets the sysctls of a bridge without any other capability. Where it cannot, it names the reason.
 fn managed_bridge() -> Outcome {
     let sysctl = "net.bridge.bridge-nf-call-ip6tables";
     let bed = Testbed::builder().nodes(1).mode(Mode::Bridged).build()?;

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
-    kernel_tests::run(&[("what_is_refused_says_why_and_leaves_nothing", refusals)])
+    kernel_tests::run(&[("a_refusal_names_its_reason_and_leaves_nothing", refusals)])
 }
 
 const CLUSTER: &str = "
@@ -54,7 +54,7 @@ struct Case {
     manifest: &'static str,
     arguments: &'static [&'static str],
     exit: i32,
-    /// What the message must say.
+    /// The texts that the message must contain.
     says: &'static [&'static str],
 }
 

@@ -59,7 +59,7 @@ fn admits(name: &str, from: Value) -> Value {
     })
 }
 
-/// What a step expects on TCP 80.
+/// The expectation of a step on TCP 80.
 fn tcp(combined: &[&str]) -> Value {
     json!([{"port": 80, "protocol": "TCP", "combined": combined}])
 }
@@ -265,7 +265,7 @@ fn churn() -> Value {
                 "expect": tcp(&["-..", "X-.", "..-"]),
             },
             {
-                // One of this name is there: it goes, and another comes.
+                // An object of this name exists: it goes, and another comes.
                 "actions": [
                     {"op": "create-pod", "namespace": "x", "name": "new", "labels": {"app": "friend"}, "ip": "10.77.0.9"},
                     {"op": "delete-namespace", "namespace": "y"},
@@ -349,7 +349,7 @@ fn a_wrong_cell_is_found() -> Outcome {
         "x/friend -> x/web TCP 80: expected denied, packets: open",
         "x/old -> x/web TCP 80: expected allowed, packets: blocked",
         "out -> x/web TCP 80: expected allowed, compiled ingress alone denies",
-        // Of both families one is not so.
+        // One of the two families is not so.
         "out -> x/web TCP 80: expected denied, packets: open",
         "    from out 192.0.2.7, outside the cluster",
     ];
@@ -362,7 +362,7 @@ fn a_wrong_cell_is_found() -> Outcome {
     Ok(())
 }
 
-/// What cannot be probed is a failure, never a cell left out in silence; the next case is run all the same.
+/// A cell that cannot be probed is a failure, never left out in silence; the next case is run all the same.
 fn nonsense() -> Outcome {
     let mut mixed = dual_stack();
     mixed["steps"][0]["expect"][1]["combined"] = json!(["-...", ".--.", "----", "X.--"]);

@@ -1,5 +1,6 @@
-//! Services as traffic: kube-proxy's rules as it writes them, in each of its modes, host ports and the node's DNS cache, and
-//! real packets that take each way under each policy. Policies speak of the pods at both ends and their ports.
+//! Services as traffic: kube-proxy's rules as it writes them, in each of its modes, host ports and the node's DNS
+//! cache, and real packets that take each way under each policy. Policies speak of the pods at both ends and their
+//! ports.
 
 #[path = "services/live.rs"]
 mod live;
@@ -65,8 +66,8 @@ fn main() -> ExitCode {
     )
 }
 
-/// Every way under every policy. Without a policy, and without Sallyport, each is open; where everything is denied each is
-/// blocked but for those that are always allowed.
+/// Every way under every policy. Without a policy, and without Sallyport, each is open; where everything is denied each
+/// is blocked but for those that are always allowed.
 fn table(proxy: Proxy, mode: Mode) -> Outcome {
     let world = World::build(proxy, mode)?;
     let (ways, _servers) = (ways(&world), world.serve()?);

@@ -80,8 +80,8 @@ fn main() -> ExitCode {
         ),
         ("a_restarted_agent_owns_its_table_again", restart),
         (
-            "the_guard_narrows_before_policy_lets_go",
-            narrows::before_policy_lets_go,
+            "the_guard_narrows_before_policy_releases_addresses",
+            narrows::before_policy_releases_addresses,
         ),
         (
             "the_kernel_takes_ten_thousand_groups",
@@ -111,7 +111,7 @@ fn options() -> Options {
     }
 }
 
-/// What is installed once an update to a policy is done.
+/// The installed policy after an update.
 fn updated(before: &Installed, policy: &NodePolicy, revision: u64) -> Installed {
     let window = Window::alone(position(policy, revision), policy.clone());
     before.updated(window, &options().unknown())
@@ -138,7 +138,7 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
         let description = format!("pods default/group={n}");
         let id = GroupId::of([description.as_str()], &ranges);
         let mut group = PeerGroup::new(description, ranges);
-        // Of some groups no member is of one family, or of either.
+        // Some groups have no member of one family, or of either.
         let chances = [(); 2].map(|()| [0.0, 0.4, 0.4][rng.random_range(0..3)]);
         group.addresses = (0..20u8)
             .filter(|n| rng.random_bool(chances[usize::from(n % 2)]))
@@ -169,10 +169,9 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}-{owner}"),
-            uid: String::new(),
-            interface: String::new(),
             ingress: class(Direction::Ingress),
             egress: class(Direction::Egress),
+            ..Endpoint::default()
         };
         policy.set_endpoint(address(n), Arc::new(endpoint));
     }
@@ -422,7 +421,7 @@ fn ownership() -> Outcome {
     Ok(())
 }
 
-/// What an operator reads of a class that keeps, and of its twin that does not.
+/// The listing for operators of a class that keeps, and of its twin that does not.
 fn listing_of_keep() -> Outcome {
     let group = GroupId::of(["pods default/app=client"], &Ranges::EMPTY);
     let peers = PeerGroup::new("pods default/app=client".into(), Ranges::EMPTY);
@@ -444,10 +443,8 @@ fn listing_of_keep() -> Outcome {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
-            uid: String::new(),
-            interface: String::new(),
             ingress: Some(class(keep).id()),
-            egress: None,
+            ..Endpoint::default()
         };
         policy.set_endpoint([10, 0, 0, n].into(), Arc::new(endpoint));
     }
@@ -470,7 +467,7 @@ fn listing_of_keep() -> Outcome {
     Ok(())
 }
 
-/// What an operator reads of a lease that is in force, and of the fence around a node that has none.
+/// The listing for operators of a lease in force, and of the fence around a node without one.
 fn listing_of_leases() -> Outcome {
     let table = Table::new(1 << 20)?;
     let policy = random_policy(&mut StdRng::seed_from_u64(1));

@@ -1,6 +1,6 @@
-//! Frames and addresses that no policy judges: those that a workload's object does not list, and those that the forward hook
-//! does not see. Each row of the table in docs/UNLISTED.md is sent between pods of a node, on every kind of node, and
-//! comes to what the table says.
+//! Frames and addresses that no policy judges: those that a workload's object does not list, and those that the forward
+//! hook does not see. Each row of the table in docs/UNLISTED.md is sent between pods of a node, on every kind of node,
+//! and comes to what the table says.
 
 #[path = "unlisted/allowed.rs"]
 mod allowed;
@@ -163,7 +163,7 @@ spec: {workloadCIDRs: [10.9.1.0/24, 'fd00:9:1::/64']}
     let mut parties = BTreeMap::new();
     let plug = |name: &'static str, addresses: &[IpAddr]| -> Result<Party, Failed> {
         let host: Host = bed.add_pod(0, name, addresses)?;
-        // What arrives is looked at, and believed by nobody.
+        // Frames that arrive are looked at, and nothing believes them.
         for setting in ["accept_ra", "accept_redirects"] {
             host.sysctl(&format!("net.ipv6.conf.eth0.{setting}"), "0")?;
         }
@@ -240,13 +240,13 @@ spec:
     )
 }
 
-/// What becomes of each kind of frame between two pods.
+/// The verdict on each kind of frame between two pods.
 fn measure(bed: &Bed, setup: Setup, from: &str, to: &str) -> Result<BTreeMap<Kind, bool>, Failed> {
     let (from, to, peer) = (&bed.parties[from], &bed.parties[to], &bed.parties["peer"]);
     Ok(arrivals(from, to, peer, !setup.bridged)?)
 }
 
-/// What the table says of a kind of node is so.
+/// Checks the table's verdicts about a kind of node.
 fn agrees(column: usize) -> Outcome {
     let setup = SETUPS[column];
     let bed = bed(setup, &[])?;
@@ -324,8 +324,8 @@ fn compare(what: &str, arrived: &BTreeMap<Kind, bool>, kinds: &[Kind], passes: b
     }
 }
 
-/// Ports that lead away: routers and servers behind them are believed, what policy cannot judge stays out of workloads, and what
-/// goes from one such port to another is nobody's business.
+/// Ports that lead away: routers and servers behind them are believed, what policy cannot judge stays out of workloads,
+/// and what goes from one such port to another is nobody's business.
 fn lead_away(column: usize) -> Outcome {
     let setup = SETUPS[column];
     let bed = bed_among(setup, &OUTSIDE, &[])?;

@@ -30,12 +30,12 @@ use crate::{
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) server: Server,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// Where the control plane is, and how long its answers may take.
+/// The address of the control plane, and the patience with its answers.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Server {
     /// The control plane: http://HOST:PORT or unix:///PATH
@@ -65,7 +65,7 @@ pub(crate) struct Server {
     pub(crate) request_timeout: Duration,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Create or replace objects from files, all in one transaction
@@ -128,7 +128,7 @@ pub(crate) struct Input {
     pub(crate) ignore_unknown_kinds: bool,
 }
 
-/// How a change is committed, and what is waited for.
+/// The options of a commit, and of the wait for it.
 #[derive(Debug, Args)]
 pub(crate) struct Commit {
     /// Check the whole change, and commit nothing

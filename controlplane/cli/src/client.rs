@@ -20,11 +20,11 @@ use tonic::{
 
 use crate::{args::Server, failure::Failure};
 
-/// Where the control plane listens unless told otherwise.
+/// The default address of the control plane.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7443";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How much longer than the server we wait for the end of a wait.
+/// The time beyond the server's own limit that the client waits for the end of a wait.
 const WAIT_GRACE: Duration = Duration::from_secs(5);
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(5);
 const MAX_MESSAGE: usize = 64 << 20;
@@ -326,7 +326,7 @@ impl Client {
 pub(crate) struct Watch {
     stream: Streaming<WatchResponse>,
     server: String,
-    /// How long it may be silent: a bookmark comes in time, or the control plane is frozen.
+    /// The longest silence: a bookmark comes in time, or the control plane is frozen.
     silence: Duration,
 }
 
@@ -344,7 +344,7 @@ impl Watch {
     }
 }
 
-/// How long answers of a server are waited for.
+/// The patience with the answers of a server.
 #[derive(Clone, Copy)]
 struct Patience<'a> {
     server: &'a str,

@@ -1,4 +1,4 @@
-//! What a table shows of each kind of object, read from its stored manifest. Never lays anything out.
+//! The columns of a table for each kind of object, read from its stored manifest. Never lays anything out.
 
 use sallyport_proto::wire::{Kind, Object, ObjectRef};
 use serde_json::Value;
@@ -8,10 +8,10 @@ use crate::{
     summary::{self, Direction, items, text},
 };
 
-/// What stands where there is nothing, as kubectl writes it.
+/// The text of an empty cell, as kubectl writes it.
 const NONE: &str = "<none>";
 
-/// Which columns a table has beside those of its kind.
+/// The columns of a table beside those of its kind.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct View {
     /// The further columns of `-o wide`.

@@ -119,7 +119,7 @@ pub(crate) fn report(
     out.flush()
 }
 
-/// What an action is called.
+/// The printed name of an action.
 pub(crate) fn word(action: Action) -> &'static str {
     match action {
         Action::Unspecified => "?",

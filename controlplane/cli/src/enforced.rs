@@ -178,7 +178,7 @@ fn lagging(revision: u64, timeout: Duration, nodes: &[NodeStatus]) -> String {
     text
 }
 
-/// What a state is called.
+/// The printed name of a state.
 pub(crate) fn state(state: State) -> &'static str {
     match state {
         State::Unspecified => "?",
@@ -245,7 +245,7 @@ mod tests {
             State::Cloned,
             State::NotJudging,
         ] {
-            // It reported all that there is, once.
+            // The node reported all its conditions, once.
             let other = node("e", state, 0);
             assert_eq!(
                 count(vec![enforcing.clone(), other]),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edit_on_its_way_says_what_it_waits_for() {
+    fn a_rollout_names_the_nodes_that_it_waits_for() {
         let mut rollout = Rollout {
             first_revision: 41,
             last_revision: 42,

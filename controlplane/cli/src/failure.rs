@@ -72,7 +72,7 @@ pub(crate) enum Failure {
     Unreachable {
         /// The address, as it was given.
         server: String,
-        /// What the network said.
+        /// The error of the network.
         cause: String,
     },
     /// The connection was there, and then no answer came.
@@ -80,7 +80,7 @@ pub(crate) enum Failure {
     Lost {
         /// The address, as it was given.
         server: String,
-        /// What the network said.
+        /// The error of the network.
         cause: String,
     },
     /// Nodes lag.
@@ -108,7 +108,7 @@ impl Failure {
         }
     }
 
-    /// What a call to `server` came to.
+    /// The failure that the status of a call to `server` stands for.
     pub(crate) fn from_status(server: &str, status: &Status) -> Failure {
         // Only an error that was made on this side of the wire has a source.
         let local = status.source().is_some();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_transport_is_not_a_refusal_and_tells_the_innermost_cause() {
+    fn an_error_of_the_transport_is_not_a_refusal_and_names_the_innermost_cause() {
         let broken = io::Error::from_raw_os_error(104);
         let failure = Failure::from_status("http://x", &Status::from_error(Box::new(broken)));
         assert_eq!(failure.exit(), Exit::Unreachable);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_message_still_says_something() {
+    fn an_empty_message_still_has_a_text() {
         let failure = Failure::from_status("", &Status::not_found(""));
         assert_eq!(
             failure.to_string(),

@@ -81,7 +81,7 @@ pub(crate) fn time(at_ms: u64) -> String {
     time.map_or("-".to_owned(), |time| format!("{time:.0}"))
 }
 
-/// What an action is called when it is not known whether an object was there before.
+/// The printed name of an action, where nobody knows whether the object existed before.
 fn word(action: Action) -> &'static str {
     match action {
         Action::Unspecified => "put",

@@ -15,9 +15,9 @@ pub(crate) enum InputError {
     /// The operating system refused.
     #[error("cannot read {source_name}: {}", crate::failure::plain(&cause.to_string()))]
     Read {
-        /// Which file or directory.
+        /// The file or directory.
         source_name: String,
-        /// What it said.
+        /// The error of the operating system.
         cause: io::Error,
     },
     /// The bytes are no text.

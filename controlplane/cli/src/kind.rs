@@ -58,7 +58,6 @@ fn parse(word: &str) -> Result<Kind, String> {
 /// A KIND argument: kinds (`ns`, `pods,workloads`, `all`), or one object (`po/web`, `po/prod/web`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// Which kinds.
     pub(crate) kinds: Vec<Kind>,
     /// The namespace, when the argument holds one.
     pub(crate) namespace: Option<String>,

@@ -1,4 +1,4 @@
-//! `sallyport rollback`: goes back to an earlier revision. What that takes is the server's to say.
+//! `sallyport rollback`: goes back to an earlier revision. The server decides the edits.
 
 use std::{io, time::Instant};
 

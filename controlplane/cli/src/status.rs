@@ -44,7 +44,7 @@ pub(crate) async fn run(
 struct Report {
     revision: u64,
     epoch: u64,
-    /// What is wrong with the control plane itself.
+    /// The condition of the control plane itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<ReportedCondition>,
     nodes: Vec<Node>,
@@ -60,7 +60,7 @@ struct Report {
     forgotten_names: u64,
     /// The first addresses that several workloads claim.
     contests: Vec<Contest>,
-    /// How many more there are.
+    /// The number of contests that are not listed.
     #[serde(skip_serializing_if = "is_zero")]
     more_contests: u64,
 }
@@ -124,7 +124,7 @@ struct Node {
     lease_over_ms: Option<u64>,
     /// The conditions that the node reports.
     troubles: Vec<ReportedCondition>,
-    /// How long ago its enforcer was last heard.
+    /// The time since a message of its enforcer last came.
     heard_ms: Option<u64>,
     conditions: Vec<Condition>,
     /// The meaning of the state for a table's reader, where the node gave no reason.
@@ -393,7 +393,7 @@ impl Report {
         }
         let troubled = self.nodes.iter().filter(|node| !node.troubles.is_empty());
         for (n, node) in troubled.enumerate() {
-            text += if n == 0 { "\nthe nodes say:\n" } else { "" };
+            text += if n == 0 { "\ntroubles:\n" } else { "" };
             for trouble in &node.troubles {
                 text += &format!("  {}: {}\n", node.name, trouble.line());
             }
@@ -401,7 +401,7 @@ impl Report {
         text += &conditions::text(self);
         text += &self.turned_away_text();
         if !self.rollouts.is_empty() {
-            text += "\non their way:\n";
+            text += "\nrollouts:\n";
         }
         for rollout in &self.rollouts {
             text += &format!("  {}\n", rollout.line);

@@ -1,4 +1,4 @@
-//! What a stored NetworkPolicy says, in a few words for a table. Tolerant: the server validates, this only shows.
+//! A summary of a stored NetworkPolicy, in a few words for a table. Tolerant: the server validates, this only shows.
 
 use serde_json::Value;
 
@@ -59,7 +59,7 @@ fn direction(value: &Value) -> Option<Direction> {
     }
 }
 
-/// What the policy allows in a direction: `-` when it does not isolate for it.
+/// The rules of a policy in a direction: `-` when it does not isolate for it.
 pub(crate) fn rules(spec: &Value, direction: Direction) -> String {
     let (rules, peers) = match direction {
         Direction::Ingress => (&spec["ingress"], "from"),

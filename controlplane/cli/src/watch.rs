@@ -57,7 +57,7 @@ pub(crate) async fn run(
     ))
 }
 
-/// What is printed, and what must be known for it.
+/// The pending output, and the state that the next lines depend on.
 struct Screen {
     kind: Kind,
     form: Form,
@@ -124,7 +124,7 @@ impl Screen {
         };
     }
 
-    /// What was there at first, under the header.
+    /// The objects at the start of the watch, under the header.
     fn first(&mut self) -> String {
         if matches!(self.form, Form::Table | Form::Wide) {
             return self.grid.drain(true);
@@ -132,7 +132,7 @@ impl Screen {
         std::mem::take(&mut self.pending)
     }
 
-    /// What happened since.
+    /// The changes since the last output.
     fn next(&mut self) -> String {
         match self.grid.is_empty() {
             true => std::mem::take(&mut self.pending),

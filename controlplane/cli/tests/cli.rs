@@ -154,7 +154,7 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn nobody_listening_exits_with_3_and_says_what_to_do() {
+fn nobody_listening_exits_with_3_and_names_the_remedy() {
     let server = closed();
     for line in [
         "status",

@@ -33,7 +33,7 @@ pub(super) struct Listings {
     kept: Mutex<BTreeMap<Revision, (Instant, Cluster)>>,
 }
 
-/// Where a listing goes on.
+/// The position at which a listing goes on.
 struct Token {
     revision: Revision,
     kind: Kind,

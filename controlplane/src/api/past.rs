@@ -1,5 +1,5 @@
-//! What was, for operators: the recent transactions, the way back to one of them, and all there is, for a backup. Reads
-//! the published state; going back is a transaction like any other.
+//! The history, for operators: the recent transactions, the rollback to one of them, and the whole state, for a backup.
+//! Reads the published state; a rollback is a transaction like any other.
 
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ use crate::{
     writer::{Applied, ApplyError, Published, Submission, Writer},
 };
 
-/// How many transactions are told when nobody says how many.
+/// The number of transactions in an answer if the request names none.
 const USUAL: usize = 20;
 
-/// The most that are told at once, and the most bytes of them: clients take 4 MiB.
+/// The most transactions in an answer, and their most bytes: clients take 4 MiB.
 const MOST: usize = 1_000;
 const MOST_BYTES: usize = 3 << 20;
 
-/// How often a rollback is decided anew because others were faster.
+/// The most attempts to decide a rollback while others commit first.
 const ATTEMPTS: usize = 100;
 
 /// The most bytes of objects in a part of a backup.
@@ -61,7 +61,8 @@ pub(super) fn history(state: &Published, request: &HistoryRequest) -> HistoryRes
     }
 }
 
-/// Goes back, in a new transaction. What that takes is decided on the current state, and again if it moves on meanwhile.
+/// Rolls back, in a new transaction. Its edits are decided on the current state, and again if that state moves on
+/// meanwhile.
 pub(super) async fn roll_back(
     writer: &Writer,
     request: RollbackRequest,

@@ -1,7 +1,7 @@
 //! A watch: every transaction after a revision, in order, each once, and bookmarks when nothing happens. It reads the
-//! published history when its client takes what comes, and makes nothing ready before: a client that does not read costs
-//! next to nothing, and holds up neither another nor the writer. One that falls behind what history keeps is told to list
-//! and to watch from there.
+//! published history when its client takes what comes, and makes nothing ready before: a client that does not read
+//! costs next to nothing, and holds up neither another nor the writer. A client that falls behind the kept history gets
+//! an error that asks it to list and to watch from there.
 
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ use tonic::Status;
 use super::failure;
 use crate::{history::Compacted, writer::Published};
 
-/// How many watches there may be of one client, told by its address, and in all.
+/// The most watches of one client, by its address, and of all.
 const OF_ONE: usize = 1_000;
 const IN_ALL: usize = 10_000;
 
@@ -44,12 +44,12 @@ struct WatchPermit {
 }
 
 impl Watches {
-    /// How many there are.
+    /// The number of open watches.
     pub fn open(&self) -> u64 {
         self.counts().values().sum::<usize>() as u64
     }
 
-    /// How many were refused since the start: there were too many.
+    /// The watches that were refused since the start: there were too many.
     pub fn refused(&self) -> u64 {
         self.0.refused.load(Relaxed)
     }
@@ -97,7 +97,7 @@ impl Drop for WatchPermit {
     }
 }
 
-/// Where a watch is.
+/// The position of a watch.
 struct Follower {
     published: watch::Receiver<Arc<Published>>,
     stopping: watch::Receiver<bool>,

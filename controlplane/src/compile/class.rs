@@ -44,17 +44,17 @@ struct Unions {
 #[derive(Clone)]
 struct Open<'a> {
     peers: &'a HashMap<GroupId, &'a Arc<Peers>>,
-    /// How many grants are open for each.
+    /// The number of open grants for each group.
     grants: HashMap<GroupId, i32>,
-    /// Those with an open grant.
+    /// The groups with an open grant.
     ids: Trie<()>,
     /// A union that was asked for earlier.
     union: Union<'a>,
-    /// Those that are to be added to it, and to be removed from it.
+    /// The groups that the union lacks (`true`), and those that it must lose (`false`).
     behind: BTreeMap<GroupId, bool>,
 }
 
-/// What `grants` allow together, to new connections only if it is to `keep` those that are established.
+/// The class that `grants` allow together. With `keep` the grants judge new connections only.
 pub(super) fn build(direction: Direction, keep: bool, grants: &[Grant]) -> Built {
     let peers: HashMap<GroupId, &Arc<Peers>> = grants
         .iter()
@@ -111,7 +111,7 @@ fn speaks_of(grants: &[Grant], protocol: Protocol) -> bool {
     ports.any(|ports| matches!(ports, Ports::Span(of, ..) if of == protocol))
 }
 
-/// Where the open grants of a protocol change, and by what.
+/// The changes of the open grants of a protocol, by the first port of each.
 fn starts(grants: &[Grant], protocol: Protocol) -> BTreeMap<u16, Vec<(GroupId, i32)>> {
     let mut starts: BTreeMap<u16, Vec<(GroupId, i32)>> = BTreeMap::from([(0, Vec::new())]);
     for grant in grants {

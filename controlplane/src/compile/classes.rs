@@ -28,7 +28,7 @@ pub(super) struct ClassEntry {
     pub(super) class: Arc<Class>,
     /// The groups that it names, each once.
     pub(super) groups: Vec<GroupSlot>,
-    /// How many profiles, contests and sources have it.
+    /// The number of profiles, contests and sources that have the class.
     users: usize,
 }
 
@@ -41,11 +41,11 @@ pub(super) struct GroupEntry {
     pub(super) nodes: BTreeSet<NodeId>,
     /// The terms that its addresses are in; of a meet, none.
     pub(super) terms: Terms,
-    /// Of a meet, the groups that its addresses are all in.
+    /// The groups that the addresses of a meet are all in.
     parts: Vec<GroupSlot>,
     /// The meets that it is a part of.
     meets: BTreeSet<GroupSlot>,
-    /// How many classes name it, and how many meets it is a part of.
+    /// The number of classes that name the group, and of meets that it is a part of.
     users: usize,
 }
 

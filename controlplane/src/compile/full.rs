@@ -26,10 +26,10 @@ use crate::{
     validate::no_sources,
 };
 
-/// What every node must enforce: one entry for each Node object.
+/// The policy of each node: one entry for each Node object.
 ///
-/// This is the definition, and its time is that of one: it looks at every policy of a namespace for every workload
-/// of it. [`Compiler::new`](super::Compiler::new) gives the same, fast.
+/// This is the definition, and as slow as one: it examines every policy of a namespace for every workload of the
+/// namespace. [`Compiler::new`](super::Compiler::new) computes the same result fast.
 pub fn full(cluster: &Cluster) -> BTreeMap<String, Arc<NodePolicy>> {
     let world = World::of(cluster);
     let mut groups = BTreeMap::new();
@@ -136,9 +136,9 @@ impl<'a> World<'a> {
     }
 
     /// The allowed sources of a node's workloads. An address is in the source of those that claim it by the longest
-    /// prefix. It is in none if a workload or a node has it, wherever that is, if it is in the workload ranges of other nodes
-    /// alone, or if no packet has such a source. A claim that is not within the node's own workload ranges means none of
-    /// these. Of too many workloads' addresses the blocks around them count.
+    /// prefix. It is in none if a workload or a node has it, wherever that is, if it is in the workload ranges of other
+    /// nodes alone, or if no packet has such a source. A claim that is not within the node's own workload ranges means
+    /// none of these. Of too many workloads' addresses the blocks around them count.
     fn sources(&self, name: &str, policy: &mut NodePolicy, groups: &mut Groups) -> Vec<Source> {
         let mut claims: BTreeMap<IpNetwork, Claimants<'_>> = BTreeMap::new();
         let members = self.claimants_of_ranges.iter();
@@ -219,7 +219,7 @@ impl<'a> World<'a> {
     }
 
     /// The class that judges an address, added to the node's policy with all that it names: what all claimants allow.
-    /// It keeps established connections if it may and if the classes of all claimants do.
+    /// The class keeps established connections if it may and if the classes of all claimants do.
     fn class(
         &self,
         claimants: &Claimants<'_>,
@@ -261,7 +261,7 @@ impl<'a> World<'a> {
         Some(id)
     }
 
-    /// What the policies of a workload allow; `None` if no policy isolates it.
+    /// The class that the policies of a workload build; `None` if no policy isolates it.
     fn built(&self, member: &Member<'_>, direction: Direction) -> Option<Built> {
         let policies = self.policies.get(member.key.namespace.as_str())?;
         let isolating: Vec<(&BTreeSet<Rule>, bool)> = policies

@@ -1,5 +1,5 @@
-//! Which groups have a term, and which terms a workload is in. Groups whose terms are nearly the same share all but a
-//! few nodes of their sets, so this costs what the sets cost. It knows no addresses and no nodes of the cluster.
+//! The groups that hold a term, and the terms that a workload is in. Groups whose terms are nearly the same share all
+//! but a few nodes of their sets, so this costs as much as the sets. It knows no addresses and no nodes of the cluster.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -122,7 +122,7 @@ pub(super) struct Memberships<'a> {
 }
 
 impl<'a> Memberships<'a> {
-    /// Those of a workload.
+    /// The memberships of a workload.
     pub(super) fn of(visible: &'a Visible, selections: &'a Selections) -> Memberships<'a> {
         let selected = visible.selections.iter().map(|&id| selections.get(id));
         let terms = selected.flat_map(|selected| selected.terms.values());

@@ -144,7 +144,6 @@ impl<K: Copy + Ord> Labelled<K> {
             .collect()
     }
 
-    /// All of them.
     pub(super) fn ids(&self) -> impl Iterator<Item = K> + '_ {
         self.all.keys().copied()
     }

@@ -14,13 +14,13 @@ use super::peers::{Peers, shorten};
 pub(super) struct Met {
     /// The class.
     pub(super) class: Class,
-    /// The groups that the class names, each with its parts: the group is the addresses that are in all of them. A group
-    /// of one of the classes is its own only part.
+    /// The groups that the class names, each with its parts: the group is the addresses that are in all of them. A
+    /// group of one of the classes is its own only part.
     pub(super) groups: BTreeMap<GroupId, BTreeSet<GroupId>>,
 }
 
-/// The meet of some classes of one direction: what all of them allow; `None` if there are no classes. It keeps established connections if
-/// it may and if all classes do.
+/// The meet of some classes of one direction: what all of them allow; `None` if there are no classes. It keeps
+/// established connections if it may and if all classes do.
 pub(super) fn of(classes: &[&Class], may_keep: bool) -> Option<Met> {
     let direction = classes.first()?.direction;
     let mut groups = BTreeMap::new();
@@ -96,8 +96,8 @@ fn group(
     Some(id)
 }
 
-/// The name of the group of the addresses that are in all of some groups. Unions have at most one term, so that no union
-/// has the same name. The ranges follow from the parts.
+/// The name of the group of the addresses that are in all of some groups. Unions have at most one term, so that no
+/// union has the same name. The ranges follow from the parts.
 fn id_of(parts: &BTreeSet<GroupId>) -> GroupId {
     let texts: Vec<String> = parts.iter().map(GroupId::to_string).collect();
     let terms = ["in each of"]

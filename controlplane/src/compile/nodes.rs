@@ -32,9 +32,9 @@ pub(super) struct NodeEntry {
     own: Ranges,
     /// Its policy, if it is an object.
     policy: Option<Arc<NodePolicy>>,
-    /// How many endpoints and sources have a class.
+    /// The number of endpoints and sources that have a class.
     class_slots: BTreeMap<ClassSlot, i32>,
-    /// How many of these classes name a group.
+    /// The number of these classes that name a group.
     groups: BTreeMap<GroupSlot, i32>,
 }
 

@@ -1,5 +1,5 @@
-//! What a peer group is the union of: terms that select pods, and ranges of addresses; in a normal form with a name.
-//! It knows expressions only, never who is selected by them now.
+//! The expression of a peer group: a union of terms that select pods, and of address ranges, in a normal form with a
+//! name. It knows expressions only, never the pods that they select now.
 
 use std::{
     cmp::Ordering,
@@ -22,12 +22,12 @@ const DESCRIPTION_LIMIT: usize = 400;
 /// So many terms are more than a description has room for: the shortest, with what separates it, has 11 characters.
 const DESCRIBED_TERMS: usize = 40;
 
-/// Which namespaces pods are taken from.
+/// The namespaces that pods are taken from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Scope {
     /// One, by name.
     Namespace(String),
-    /// Those whose labels match.
+    /// The namespaces with matching labels.
     Matching(LabelSelector),
 }
 
@@ -36,16 +36,16 @@ pub(super) enum Scope {
 pub(super) enum ScopeRef<'a> {
     /// One, by name.
     Namespace(&'a str),
-    /// Those whose labels match.
+    /// The namespaces with matching labels.
     Matching(&'a LabelSelector),
 }
 
 /// Some pods: of these namespaces, those with these labels.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Selection {
-    /// Of which namespaces.
+    /// The namespaces.
     pub(super) scope: Scope,
-    /// Which of their pods.
+    /// The pods of these namespaces.
     pub(super) pods: LabelSelector,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Target {
 /// Some addresses of pods.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Term {
-    /// Of which pods.
+    /// The pods.
     pub(super) selection: Arc<Selection>,
     /// Only of those that have this port.
     pub(super) target: Option<Target>,
@@ -76,7 +76,7 @@ pub(super) struct Term {
 pub(super) struct Named {
     /// The term.
     pub(super) term: Term,
-    /// Where it is in a set: terms of one scope are next to each other.
+    /// The position in a set: terms of one scope are next to each other.
     pub(super) key: Key,
     text: String,
 }
@@ -269,7 +269,7 @@ impl Peers {
         EVERYONE.clone()
     }
 
-    /// What the group is called.
+    /// The group's id, derived from its normal form.
     pub(super) fn id(&self) -> GroupId {
         self.id
     }

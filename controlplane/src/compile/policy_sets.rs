@@ -30,9 +30,9 @@ pub(super) struct PolicySet {
     pub(super) selection: SelectorId,
     /// The profiles that it is part of.
     pub(super) profiles: BTreeSet<ProfileId>,
-    /// How many policies there are.
+    /// The number of policies.
     policies: usize,
-    /// How many of them do not keep established connections: one is enough.
+    /// The number of policies that do not keep established connections: one is enough.
     rechecking: usize,
     /// The rules, each with the number of policies that have it.
     rules: BTreeMap<Arc<Rule>, usize>,

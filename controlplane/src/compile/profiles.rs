@@ -123,7 +123,7 @@ impl Profiles {
         (Some(id), true)
     }
 
-    /// What a profile allows.
+    /// The class of a profile.
     pub(super) fn build(&self, id: ProfileId, policy_sets: &PolicySets) -> Built {
         let key = &self.profiles[id].key;
         let own = |protocol, name: &str| {

@@ -27,9 +27,9 @@ pub(super) struct Rule {
 /// Pods that an egress rule with a named port speaks of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Destination {
-    /// Which pods.
+    /// The pods.
     pub(super) selection: Arc<Selection>,
-    /// Which of their addresses; `None` for all.
+    /// The addresses of these pods that count; `None` for all.
     pub(super) within: Option<Ranges>,
 }
 
@@ -146,8 +146,8 @@ impl Rule {
         })
     }
 
-    /// What the rule allows. `own` is the number that the isolated workload has for a name; `numbers` are those that
-    /// some pod of a destination has for it.
+    /// The grants of the rule. `own` is the isolated workload's number for a port name; `numbers` are the numbers that
+    /// pods of a destination have for it.
     pub(super) fn grants(
         &self,
         own: &dyn Fn(Protocol, &str) -> Option<u16>,

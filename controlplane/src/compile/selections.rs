@@ -1,4 +1,4 @@
-//! Which selections match which workloads: namespaces, the scopes that they are in, and the selections of each scope,
+//! The index from selections to workloads: namespaces, the scopes that they are in, and the selections of each scope,
 //! interned and counted. It knows a workload as a number with labels in a namespace, and nothing of policies.
 
 use std::{
@@ -25,7 +25,7 @@ pub(super) struct NamespaceEntry {
     own: Option<ScopeId>,
     /// The scopes that it is in by its labels.
     scopes: BTreeSet<ScopeId>,
-    /// How many workloads name it.
+    /// The number of workloads that name the entry.
     residents: usize,
     /// The workloads among them that policies see.
     workloads: Labelled<WorkloadId>,

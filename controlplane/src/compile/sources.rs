@@ -3,8 +3,8 @@
 //!
 //! The workloads of a node *claim* ranges there. An address is in the source of those whose range is the longest
 //! prefix. It is in no source if a workload or a node of the cluster has it, if it is in the workload ranges of another
-//! node alone, or if no packet has such a source. A claim that is not within the node's own workload ranges means none of
-//! these.
+//! node alone, or if no packet has such a source. A claim that is not within the node's own workload ranges means none
+//! of these.
 //!
 //! A node that must know too many addresses of workloads in its claims knows blocks of addresses instead, and no
 //! address of such a block is in a source: what a node is sent has a bound.
@@ -56,8 +56,8 @@ pub(super) struct Sources {
 #[derive(Debug, Default)]
 pub(super) struct Claimed {
     pub(super) by_network: BTreeMap<IpNetwork, BTreeSet<WorkloadId>>,
-    /// The addresses that are nobody's source there: the workload ranges of other nodes, less those of this node, the own
-    /// addresses of nodes, and what is no source at all.
+    /// The addresses that are nobody's source there: the workload ranges of other nodes, less those of this node, the
+    /// own addresses of nodes, and what is no source at all.
     pub(super) foreign: Ranges,
     /// The classes of the sources, which were acquired once for each entry.
     pub(super) class_slots: Vec<ClassSlot>,
@@ -127,8 +127,8 @@ fn block(address: IpAddr, length: u8) -> IpNetwork {
 }
 
 /// The addresses that are in the source of some owners each, of the ranges that these claim. An address is its most
-/// specific claim's. None is in `foreign`, or is a hole of the addresses, ascending, that `held` finds in a set. A claim has
-/// none in `own` that is not within.
+/// specific claim's. None is in `foreign`, or is a hole of the addresses, ascending, that `held` finds in a set. A
+/// claim has none in `own` that is not within.
 pub(super) fn pieces<O: Clone + Ord>(
     claims: &BTreeMap<IpNetwork, O>,
     foreign: &Ranges,
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(holes(&every(1 << 10, MAX_HOLES)).len(), MAX_HOLES);
         let sparse = holes(&every(1 << 10, MAX_HOLES + 1));
         assert_eq!(sparse, ranges("10.0.0.0/8 11.0.0.0/16"));
-        // Those of both families count together.
+        // The addresses of both families count together.
         let mut both = every(2, MAX_HOLES);
         both.push(v6(7));
         assert_eq!(holes(&both), ranges("10.0.0.0/17 fd00:0:0:7::/64"));

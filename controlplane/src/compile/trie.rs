@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sallyport_policy::Hasher;
 
-/// Where an element is: a hash in two halves. Elements with one first half are next to each other.
+/// The position of an element: a hash in two halves. Elements with one first half are next to each other.
 pub(super) type Key = [u128; 2];
 
 /// The bits of a half of a key.
@@ -40,7 +40,7 @@ fn bit(key: Key, at: u32) -> usize {
     usize::from(half >> (HALF - 1 - at % HALF) & 1 == 1)
 }
 
-/// How many bits two keys have in common, from the first.
+/// The number of leading bits that two keys have in common.
 fn common(a: Key, b: Key) -> u32 {
     match (a[0] ^ b[0]).leading_zeros() {
         HALF => HALF + (a[1] ^ b[1]).leading_zeros(),
@@ -70,7 +70,7 @@ impl<T> Node<T> {
         })
     }
 
-    /// How many bits its elements' keys have in common at least.
+    /// The number of leading bits that its elements' keys have in common at least.
     fn span(&self) -> u32 {
         match self.shape {
             Shape::Leaf(_) => 2 * HALF,
@@ -177,7 +177,6 @@ impl<T> Trie<T> {
         self.0.as_ref().map_or(0, |root| root.hash)
     }
 
-    /// How many elements there are.
     pub(super) fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |root| root.len)
     }
@@ -187,7 +186,7 @@ impl<T> Trie<T> {
         self.0.is_none()
     }
 
-    /// All of it as a node.
+    /// The whole set as a node.
     pub(super) fn root(&self) -> Option<&Arc<Node<T>>> {
         self.0.as_ref()
     }

@@ -25,9 +25,9 @@ pub(super) struct Union<'a> {
     counts: HashMap<Key, usize>,
     /// The terms that are whole.
     whole: Terms,
-    /// Those without what one of all namespaces with the same podSelector absorbs.
+    /// The whole terms, without those that a term of all namespaces with the same podSelector absorbs.
     narrowed: Terms,
-    /// Of these those that no term of all pods of the namespaces absorbs.
+    /// The terms of `narrowed` that no term of all pods of the namespaces absorbs.
     kept: Terms,
     /// How many peers have each of the other terms.
     partial: BTreeMap<&'a Term, usize>,

@@ -1,5 +1,5 @@
-//! Decodes a tree into a Kubernetes type, strictly: what the type does not know and what is not of its type is told by
-//! path, all of it. A null is the type's zero value, as for the API server. Knows no rule about values.
+//! Decodes a tree into a Kubernetes type, strictly: each unknown field and each value of a wrong type is reported by
+//! its path. A null is the type's zero value, as for the API server. Knows no rule about values.
 
 use std::{cell::RefCell, fmt};
 
@@ -14,10 +14,10 @@ use serde::{
 use super::tree::{Tree, Value};
 use crate::validate::{Fault, FieldPath, Path, Segment, quote};
 
-/// How many values of a wrong type are told of one object.
+/// The most values of a wrong type that are reported of one object.
 const MAX_WRONG: usize = 50;
 
-/// What came of decoding.
+/// The result of decoding.
 pub(super) struct Decoded<T> {
     /// The value. Where something was of a wrong type it has the type's default.
     pub(super) value: Option<T>,
@@ -25,13 +25,13 @@ pub(super) struct Decoded<T> {
     pub(super) unknown: Vec<Fault>,
     /// Values of a wrong type.
     pub(super) wrong: Vec<Fault>,
-    /// Where a null stands for a zero value, and that value: what the API server would store there.
+    /// The places where a null stands for a zero value, and that value: the one that the API server would store there.
     pub(super) zeros: Vec<(FieldPath, Value)>,
 }
 
-/// Decodes a tree that has no duplicate keys. Unknown fields inside of the `tolerated` top-level fields are passed over:
-/// a cluster wrote those, perhaps one that is newer than this program. Known names in another case are refused there
-/// too: those are mistakes.
+/// Decodes a tree that has no duplicate keys. Unknown fields inside of the `tolerated` top-level fields are passed
+/// over: a cluster wrote those, perhaps one that is newer than this program. Known names in another case are refused
+/// there too: those are mistakes.
 pub(super) fn decode<T: DeserializeOwned>(tree: &Tree, tolerated: &[&str]) -> Decoded<T> {
     let mut copy = None::<Tree>;
     let mut wrong = Vec::<Fault>::new();
@@ -109,7 +109,7 @@ static NO_ENTRIES: Tree = Tree {
     value: Value::Map(Vec::new()),
 };
 
-/// Where unknown fields and zero values go.
+/// The target of unknown fields and zero values.
 #[derive(Clone, Copy)]
 struct Sink<'p> {
     unknown: &'p RefCell<Vec<Fault>>,
@@ -139,7 +139,7 @@ impl Sink<'_> {
     }
 }
 
-/// What ends a decoding.
+/// The error that ends a decoding.
 #[derive(Debug)]
 struct Error {
     field: Option<FieldPath>,

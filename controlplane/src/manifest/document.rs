@@ -14,9 +14,9 @@ use super::{
 
 /// One document that is not empty.
 pub(super) struct Document {
-    /// Which one of its text, from 1.
+    /// The number of the document in its text, from 1.
     pub(super) number: usize,
-    /// What stands in it.
+    /// The content.
     pub(super) tree: Tree,
 }
 
@@ -72,7 +72,7 @@ fn json_error(document: usize, error: &serde_json::Error, report: &mut Report) {
 /// A document's part of the text.
 struct Chunk<'a> {
     text: &'a str,
-    /// How many lines of the text come before it.
+    /// The number of lines of the text before it.
     lines_before: u32,
     /// Whether it begins with `---`.
     marked: bool,
@@ -158,7 +158,7 @@ fn yaml_error(
     );
 }
 
-/// What is wrong, without the place, which is told apart.
+/// The cause, without the place, which is reported apart.
 fn explain(error: &serde_saphyr::Error) -> String {
     let mut cause = error.without_snippet();
     while let YamlError::AliasError { error, .. } = cause {
@@ -201,7 +201,8 @@ fn too_deep() -> String {
     format!("nested deeper than {MAX_DEPTH} levels")
 }
 
-/// Kubernetes reads YAML 1.1 (`yes` is a boolean, `010` is eight), and so do we: a label `on: yes` is refused, as there.
+/// Kubernetes reads YAML 1.1 (`yes` is a boolean, `010` is eight), and so do we: a label `on: yes` is refused, as
+/// there.
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {

@@ -11,13 +11,13 @@ use crate::validate::{Fault, FieldPath, Path, Segment, quote};
 
 /// One object of a document, not decoded yet.
 pub(super) struct Item {
-    /// Which document it is in.
+    /// The number of its document.
     pub(super) document: usize,
-    /// Where it is in the document's list: `items[3]`; empty where the document is the object.
+    /// The place in the document's list: `items[3]`; empty where the document is the object.
     pub(super) place: String,
-    /// What it says it is.
+    /// The schema that its `apiVersion` and `kind` name.
     pub(super) schema: &'static Schema,
-    /// What stands in it.
+    /// The content.
     pub(super) tree: Tree,
 }
 
@@ -181,7 +181,7 @@ fn list_of(api_version: &str, kind: &str) -> Option<Option<&'static Schema>> {
     }
 }
 
-/// What a list has besides its items.
+/// The fields of a list besides its items.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ListShell {

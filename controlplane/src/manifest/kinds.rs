@@ -1,5 +1,5 @@
-//! The kinds of object that manifests may have, and what is common to all: decode, default, validate, convert. What a
-//! kind has of its own is in the modules beside this one.
+//! The kinds of object that manifests may have, and what is common to all: decode, default, validate, convert. The
+//! modules beside this one have the rest of each kind.
 
 use std::{mem, sync::Arc};
 
@@ -59,8 +59,8 @@ impl Schema {
             .find(|schema| schema.name == kind && schema.api_version == api_version)
     }
 
-    /// Whether a type that there is not is one of ours but for its spelling, or in another version of its API group. Ours
-    /// has no group; policies were in the group `extensions` once.
+    /// Whether a type that there is not is one of ours but for its spelling, or in another version of its API group.
+    /// Ours has no group; policies were in the group `extensions` once.
     pub(super) fn is_nearly(api_version: &str, kind: &str) -> bool {
         let group = |version: &str| {
             let group = version.split_once('/').map_or("", |(group, _)| group);
@@ -83,7 +83,7 @@ impl Schema {
             && SCHEMAS.iter().any(|schema| singular(schema.name) == name)
     }
 
-    /// What to say of a type that there is not.
+    /// The message about an unknown type.
     pub(super) fn no_match(api_version: &str, kind: &str) -> String {
         let supported: Vec<_> = SCHEMAS
             .iter()
@@ -103,11 +103,11 @@ impl Schema {
     }
 }
 
-/// What a Kubernetes type must offer to become an object of the model.
+/// The requirements for a Kubernetes type to become an object of the model.
 pub(super) trait Resource: DeserializeOwned {
     /// The kind that it becomes.
     const KIND: Kind;
-    /// What its name must be.
+    /// The rule for its name.
     const NAME_RULE: NameRule = NameRule::Subdomain;
     /// Whether its status is written by a cluster, whose version we cannot know.
     const HAS_STATUS: bool = false;
@@ -148,8 +148,8 @@ fn from_tree<T: Resource>(tree: &Tree) -> Decoded<Converted> {
     }
 }
 
-/// The top-level fields in which unknown fields are those of a later version, and not a person's mistakes. An API server
-/// refuses mistakes, and it writes resourceVersion and uid into what it accepted.
+/// The top-level fields in which unknown fields are those of a later version, and not a person's mistakes. An API
+/// server refuses mistakes, and it writes resourceVersion and uid into what it accepted.
 fn tolerated<T: Resource>(tree: &Tree) -> &'static [&'static str] {
     let metadata = tree.get("metadata");
     let has = |name| {
@@ -292,7 +292,7 @@ pub(super) fn key(item: &Item, report: &mut Report) -> Option<ObjectKey> {
     })
 }
 
-/// What to call an item: `NetworkPolicy default/web`, or its place in the list when it has no name.
+/// The name of an item in messages: `NetworkPolicy default/web`, or its place in the list when it has no name.
 fn item_name(item: &Item) -> String {
     let metadata = item.tree.get("metadata");
     let text = |name: &str| {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::model::{Body, Object};
 
-/// What only an API server writes into metadata.
+/// The metadata fields that only an API server writes.
 const SERVER_FIELDS: [&str; 6] = [
     "creationTimestamp",
     "generation",
@@ -15,8 +15,8 @@ const SERVER_FIELDS: [&str; 6] = [
     "uid",
 ];
 
-/// Whether two objects are the same but for spelling: order of fields, nulls, empty lists and maps, defaults, and what a
-/// cluster notes about itself. Costs nothing where the texts are equal, or where the bodies are not.
+/// Whether two objects are the same but for spelling: order of fields, nulls, empty lists and maps, defaults, and what
+/// a cluster notes about itself. Costs nothing where the texts are equal, or where the bodies are not.
 pub(crate) fn is_same(a: &Object, b: &Object) -> bool {
     a.body == b.body && (a.manifest == b.manifest || compared_fields(a) == compared_fields(b))
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a text, told to the person who wrote it. Finds nothing wrong itself.
+//! The problems of a text, reported to the person who wrote it. Finds no problem itself.
 
 use std::fmt;
 
@@ -8,24 +8,24 @@ use crate::{model::ObjectKey, validate::Fault};
 /// One thing that is wrong with a text, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What the text is called: a file's name. Empty where there is none.
+    /// The name of the text, such as a file's. Empty where there is none.
     pub source: String,
-    /// Which document of the text, from 1; 0 where it is the whole text.
+    /// The number of the document in the text, from 1; 0 for the whole text.
     pub document: usize,
-    /// Which object, when it is known: `NetworkPolicy default/web`.
+    /// The object, when it is known: `NetworkPolicy default/web`.
     pub object: Option<String>,
-    /// Which field: `spec.ingress[0].ports[0].port`.
+    /// The field: `spec.ingress[0].ports[0].port`.
     pub field: Option<String>,
     /// The line, from 1, when it is known.
     pub line: Option<u32>,
     /// The column, from 1, when it is known.
     pub column: Option<u32>,
-    /// What is wrong, in the API server's words.
+    /// The problem, in the API server's words.
     pub message: String,
 }
 
 impl Problem {
-    /// Of a text as a whole.
+    /// A problem of a text as a whole.
     pub(crate) fn of_text(message: String) -> Problem {
         Problem {
             source: String::new(),
@@ -38,7 +38,7 @@ impl Problem {
         }
     }
 
-    /// Of an object that is no file's.
+    /// A problem of an object that comes from no file.
     pub(crate) fn of_object(key: &ObjectKey, fault: &Fault) -> Problem {
         Problem {
             object: Some(key.to_string()),
@@ -182,7 +182,7 @@ impl Report {
         if self.problems.is_empty() {
             return Ok(result);
         }
-        // What cannot be read at all was found before what is wrong in the rest.
+        // The texts that cannot be read at all were found before the problems of the rest.
         self.problems.sort_by_key(|problem| problem.document);
         if self.omitted > 0 {
             self.problems.push(Problem {

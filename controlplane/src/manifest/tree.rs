@@ -21,7 +21,6 @@ pub(super) struct Tree {
     pub(super) value: Value,
 }
 
-/// What stands there.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Null,
@@ -70,7 +69,7 @@ impl Tree {
         }
     }
 
-    /// What is at a path.
+    /// The value at a path.
     pub(super) fn at_mut(&mut self, path: &FieldPath) -> Option<&mut Tree> {
         path.0
             .iter()
@@ -84,7 +83,7 @@ impl Tree {
             })
     }
 
-    /// Where the text has what is at a path, or the nearest that there is around it.
+    /// The position of the value at a path, or of the nearest value around it.
     pub(super) fn position_of(&self, path: &FieldPath) -> Option<(u32, u32)> {
         let mut tree = self;
         for segment in &path.0 {
@@ -191,7 +190,7 @@ impl Serialize for Tree {
     }
 }
 
-/// How a parser's values become trees.
+/// The conversion of a parser's values to trees.
 pub(super) trait Form: Sized {
     /// A map's key, with its place.
     type Key: for<'de> Deserialize<'de>;

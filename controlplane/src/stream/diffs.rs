@@ -16,14 +16,15 @@ const ADDRESSES: usize = 16_384;
 /// How many bytes are remembered before those that nobody asked for again are forgotten.
 const GENERATION: usize = 2 << 20;
 
-/// What remembering takes beside the bytes: two versions of a group, the entry.
+/// The cost of remembering a difference, beside its bytes: two versions of a group, the entry.
 const ENTRY: usize = 512;
 
 /// The differences that were made lately.
 #[derive(Debug, Default)]
 pub struct Diffs(Mutex<Recent>);
 
-/// Two generations. What is asked for again moves to the younger one; when that is full the older one is forgotten.
+/// Two generations. A difference that is asked for again moves to the younger one. When the younger one is full the
+/// older one is dropped.
 #[derive(Debug, Default)]
 struct Recent {
     young: BTreeMap<Key, Encoded>,
@@ -43,7 +44,7 @@ struct Encoded {
 }
 
 impl Diffs {
-    /// The changes that lead from `old` to `new`, encoded, in order. Those that can be cut are small.
+    /// The changes that lead from `old` to `new`, encoded, in order. Changes that can be cut are small.
     pub fn between(&self, old: &NodePolicy, new: &NodePolicy) -> Vec<Bytes> {
         let mut changes = Vec::new();
         for difference in Difference::all(old, new) {

@@ -13,7 +13,7 @@ use crate::nodes::Update;
 /// one part, whatever its size.
 pub const PART: usize = 1 << 20;
 
-/// What a part has beside its changes: a few positions and the framing.
+/// The bytes of a part beside its changes: a few positions and the framing.
 const FRAME: usize = 512;
 
 /// The parts of an update, at least one; the last one says so.
@@ -114,7 +114,7 @@ mod tests {
         policy
     }
 
-    /// What a node makes of the parts.
+    /// The policy that a node makes of the parts.
     fn received(base: &NodePolicy, parts: Vec<UpdatePart>, digest: Digest) -> NodePolicy {
         let changes: Vec<_> = parts.into_iter().flat_map(|part| part.changes).collect();
         let delta = sallyport_proto::encoded_delta(&changes[..]).unwrap();

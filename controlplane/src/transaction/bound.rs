@@ -1,5 +1,5 @@
-//! What a policy may compile to: an estimate from above, of the policy and the workloads that are there, at the cost of
-//! one walk over its ports. Workloads that come later are not its business: they are never refused.
+//! The bound on the compiled size of a policy: an estimate from above, of the policy and the existing workloads, at the
+//! cost of one walk over its ports. Later workloads do not count: they are never refused.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -59,14 +59,14 @@ pub(super) fn exceeded(
     })
 }
 
-/// What a rule adds wherever it is open.
+/// The entries that a rule adds wherever it is open.
 #[derive(Clone, Copy, Debug, Default)]
 struct Weight {
     addresses: u64,
     peers: u64,
 }
 
-/// What a policy would compile to.
+/// The estimated size of a compiled policy.
 #[derive(Debug, Default)]
 struct Estimate {
     addresses: u64,

@@ -1,9 +1,10 @@
-//! Addresses that go from one node to another in one transaction. A peer that knows such an address all the while lets it
-//! speak where its new node does not judge it yet, or its old one does not any more. So who has it now is removed first, as
-//! a transaction of its own: the second one is behind the barrier of the first, when no peer knows the address.
+//! Addresses that go from one node to another in one transaction. A peer that knows such an address all the while lets
+//! it speak where its new node does not judge it yet, or its old one does not any more. So who has it now is removed
+//! first, as a transaction of its own: the second one is behind the barrier of the first, when no peer knows the
+//! address.
 //!
-//! An address that several workloads claim is judged by the policies of all of them. So either all claimants are removed
-//! first, or none: if one of them stays where it is, the transaction is one revision.
+//! An address that several workloads claim is judged by the policies of all of them. So either all claimants are
+//! removed first, or none: if one of them stays where it is, the transaction is one revision.
 //!
 //! A workload that goes to another node is removed first if it takes allowed sources along, even if it has other
 //! addresses there: no two nodes allow them at once.
@@ -54,7 +55,8 @@ fn departures<'a>(
     })
 }
 
-/// Addresses that an object takes from a workload that keeps others where it is: removed first, it would be unprotected.
+/// Addresses that an object takes from a workload that keeps others where it is: removed first, it would be
+/// unprotected.
 pub(super) fn torn(before: &Cluster, after: &Cluster, key: &ObjectKey) -> Vec<(Reason, String)> {
     let torn = departures(before, after, key).filter(|from| {
         workload(after, from.holder).is_some_and(|holder| {

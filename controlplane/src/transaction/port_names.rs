@@ -1,5 +1,5 @@
-//! How often a policy's ingress rules would be compiled: once for each different meaning that their port names have for
-//! the pods it selects. Workloads that come later are not its business: they are never refused.
+//! The number of times that a policy's ingress rules would be compiled: once for each different meaning of their port
+//! names for the pods that it selects. Later workloads do not count: they are never refused.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -1,5 +1,5 @@
-//! What must hold between objects once a transaction is through: references, names, addresses. Looks at one object at
-//! a time, at the cost of what it refers to; objects by themselves were judged by `validate`.
+//! The rules between objects after a transaction: references, names, addresses. Examines one object at a time, at the
+//! cost of the objects that it refers to; `validate` checked each object by itself.
 
 use std::sync::Arc;
 

@@ -106,7 +106,7 @@ fn object(text: &str) -> String {
     }
 }
 
-/// What a transaction comes to, one line a change or a problem.
+/// The result of a transaction, one line a change or a problem.
 fn outcome(base: &Cluster, script: &str, revision: Revision) -> (Vec<String>, Option<Outcome>) {
     match apply(base, edits(script), revision) {
         Ok(outcome) => {
@@ -265,7 +265,7 @@ fn a_node_with_workloads_stays() {
     );
 }
 
-/// What is committed: each transaction with its revision.
+/// The committed transactions, each with its revision.
 fn committed(base: &Cluster, script: &str) -> Vec<String> {
     let outcome = outcome(base, script, Revision(2))
         .1

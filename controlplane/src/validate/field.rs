@@ -1,5 +1,4 @@
-//! Where in an object something is wrong, and what, in the API server's words: paths and faults. Never looks at an
-//! object itself.
+//! Faults with their place in an object, in the API server's words: paths and faults. Never looks at an object itself.
 
 use std::fmt;
 
@@ -123,7 +122,7 @@ pub(crate) struct Fault {
 pub(crate) struct Faults {
     /// The faults, at most `MAX_FAULTS`.
     pub(crate) list: Vec<Fault>,
-    /// How many more there were.
+    /// The number of faults that are left out.
     pub(crate) omitted: usize,
 }
 

@@ -1,5 +1,5 @@
-//! What every object's metadata must be: name, namespace, labels, annotations. Leaves alone what only a Kubernetes API
-//! server writes (owner references, finalizers, managed fields).
+//! The rules for the metadata of every object: name, namespace, labels, annotations. Ignores the fields that only a
+//! Kubernetes API server writes (owner references, finalizers, managed fields).
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::field::{Faults, Path, quote};
 /// The most bytes that an object's annotations may have together.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
 
-/// What an object's name must be.
+/// The rule for an object's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NameRule {
     /// A DNS-1123 label.

@@ -24,7 +24,7 @@ type Peers = Option<Vec<k8s::NetworkPolicyPeer>>;
 /// The annotation that says what becomes of connections that are established when the policy no longer allows them.
 pub(crate) const ESTABLISHED: &str = "sallyport.dev/established";
 
-/// What a policy means. An absent podSelector selects every pod of the namespace, like an empty one.
+/// The model of a policy. An absent podSelector selects every pod of the namespace, like an empty one.
 pub(crate) fn network_policy(
     annotations: Option<&BTreeMap<String, String>>,
     spec: Option<&k8s::NetworkPolicySpec>,
@@ -86,8 +86,8 @@ struct Directions {
     egress: bool,
 }
 
-/// Which directions a policy isolates. Without policyTypes: ingress always, egress if there is an egress rule. Rules of
-/// a direction that policyTypes leaves out are checked and have no effect: that is what Kubernetes makes of them.
+/// The directions that a policy isolates. Without policyTypes: ingress always, egress if there is an egress rule. Rules
+/// of a direction that policyTypes leaves out are checked and have no effect, as in Kubernetes.
 fn directions(
     types: &[String],
     egress_rules: bool,

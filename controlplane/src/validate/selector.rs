@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::{LabelSelector, Operator, Requirement};
 
-/// What a selector means. `matchLabels` are requirements like any other: `k: v` is `k In [v]`.
+/// The model of a selector. `matchLabels` are requirements like any other: `k: v` is `k In [v]`.
 pub(crate) fn label_selector(
     selector: &k8s::LabelSelector,
     at: Path<'_>,

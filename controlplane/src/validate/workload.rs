@@ -15,7 +15,7 @@ pub(crate) struct PortEntry<'a> {
     pub(crate) protocol: &'a str,
     /// Its number.
     pub(crate) number: i32,
-    /// What the manifest calls the number: `containerPort` or `port`.
+    /// The manifest's field for the number: `containerPort` or `port`.
     pub(crate) number_field: &'static str,
 }
 

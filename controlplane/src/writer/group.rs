@@ -22,7 +22,7 @@ const MAX_EDITS: usize = 16_384;
 pub(super) struct Decision {
     answer: oneshot::Sender<Result<Applied, ApplyError>>,
     result: Result<Applied, ApplyError>,
-    /// It was decided on top of one that is not durable yet.
+    /// Whether the decision builds on a transaction that is not durable yet.
     rests_on_group: bool,
 }
 
@@ -128,7 +128,7 @@ impl Group {
     /// Answers each transaction with its result.
     pub(super) fn answer(self) {
         for decision in self.decisions {
-            // Who asked may have gone.
+            // The caller may be gone.
             let _ = decision.answer.send(decision.result);
         }
     }

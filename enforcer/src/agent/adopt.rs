@@ -1,5 +1,5 @@
-//! The start: brings journal and kernel together, whatever the life before left. It applies no update but one that was under
-//! way, or what the operator's choice makes of versions that are held.
+//! The start: brings journal and kernel together, whatever the life before left. It applies no update but one that was
+//! under way, or what the operator's choice makes of versions that are held.
 
 use std::time::Instant;
 
@@ -19,8 +19,8 @@ use crate::{
 };
 
 impl<K: Kernel, L: Log> Agent<K, L> {
-    /// What several versions have in common depends on what becomes of unknown addresses, and the operator may have
-    /// changed that.
+    /// Recomputes the installed policy if the operator changed the treatment of unknown addresses: the policy that
+    /// several versions have in common depends on it.
     pub(super) fn change_mode(&mut self) -> Result<(), UpdateError> {
         let Some((newest, older)) = self.installed.window.versions().split_last() else {
             return Ok(());
@@ -109,11 +109,12 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         Ok(())
     }
 
-    /// The table is an earlier enforcer's, of other objects, or half-way in a plan of other steps. What it is to enforce is
-    /// known: a table of this enforcer's that does takes its place, and an update that was under way is done with that.
+    /// The table is an earlier enforcer's, of other objects, or half-way in a plan of other steps. The policy to
+    /// enforce is known: a table of this enforcer's with that policy takes its place, and completes an update that was
+    /// under way.
     ///
-    /// On the way a packet passes if both tables allow it. The old one's part is within what one of the two versions of that update
-    /// allows, and holds what both allow, so the promise holds.
+    /// On the way a packet passes if both tables allow it. The old one's part is within what one of the two versions of
+    /// that update allows, and holds what both allow, so the promise holds.
     fn upgrade(
         &mut self,
         before: Installed,
@@ -143,7 +144,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
     /// Becomes the owner of a table that an earlier life left.
     fn take_over(&mut self, table: &TableState) -> Result<(), netlink::Error> {
         self.protected = self.options.owned && table.outline.is_made_to_be_owned();
-        // Which they are now is told later. What was right before the last life ended holds until then.
+        // The present ports come later. Until then the ports from before the last process ended hold.
         self.options.ports.clone_from(&table.ports);
         self.kernel.commit(&[Command::AddTable {
             owned: self.protected,

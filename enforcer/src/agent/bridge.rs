@@ -1,4 +1,5 @@
-//! The table of family bridge in the kernel: made to hold what it should, at the cost of what changes. It knows no policy.
+//! The table of family bridge in the kernel: made to hold what it should, at the cost of what changes. It knows no
+//! policy.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -235,9 +236,9 @@ fn as_written(observed: &Observed, desired: &Desired) -> Option<Desired> {
 
 /// The batches that lead from one content to another; none where the table had better be written anew.
 ///
-/// A packet chooses the rules of a chain once and looks into sets as they are at that moment, so that in one batch a set may change
-/// before the rules that look into it. So where rules change: first what is new, with rules that hold for more ports; then rules
-/// that hold for fewer; last what is gone.
+/// A packet chooses the rules of a chain once and looks into sets as they are at that moment, so that in one batch a
+/// set may change before the rules that look into it. So where rules change: first what is new, with rules that hold
+/// for more ports; then rules that hold for fewer; last what is gone.
 fn steps(before: &Desired, after: &Desired) -> Option<Vec<Vec<Command>>> {
     if !before.sets.keys().eq(after.sets.keys()) {
         return None;
@@ -256,7 +257,7 @@ fn steps(before: &Desired, after: &Desired) -> Option<Vec<Vec<Command>>> {
         let new = &set.elements - &old.elements;
         let mut gone = &old.elements - &set.elements;
         if matches!(set.kind, SetKind::InterfaceRanges(_)) {
-            // The kernel refuses what overlaps. What is in the place of another is there in the same batch.
+            // The kernel refuses ranges that overlap. A range that replaces another is added in the same batch.
             let replaced = ports::overlapping(&gone, &new);
             gone = &gone - &replaced;
             if !replaced.is_empty() {

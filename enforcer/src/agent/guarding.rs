@@ -1,9 +1,9 @@
-//! Keeps the guard of the workloads' interfaces at what the node's policy and the node's links ask for: the table of family bridge, and
-//! the interfaces that the other table knows. `guard` says what that is.
+//! Keeps the guard of the workloads' interfaces at what the node's policy and the node's links ask for: the table of
+//! family bridge, and the interfaces that the other table knows. `guard` says what that is.
 //!
-//! The table `inet sallyport` judges the addresses beside their own that workloads may use (`NodePolicy::sources`). So the guard
-//! lets pass those that it judges: the guard [narrows](Guarding::narrow) before an update by which some go, and widens behind one
-//! by which some come.
+//! The table `inet sallyport` judges the addresses beside their own that workloads may use (`NodePolicy::sources`). So
+//! the guard lets pass those that it judges: the guard [narrows](Guarding::narrow) before an update by which some go,
+//! and widens behind one by which some come.
 
 use std::{
     collections::BTreeSet,
@@ -30,7 +30,7 @@ use crate::{
     table::render::Options,
 };
 
-/// How long to wait before what failed is tried again.
+/// The time before a failed part is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Why the guard of the workloads' interfaces is not what it should be.
@@ -66,7 +66,7 @@ pub(super) struct Guarding {
     places: Places,
     /// Says which workloads are judged by neither table.
     judging: Judging,
-    /// Where the agent's thread asks for the routes to endpoints that are new.
+    /// The runtime on which the agent's thread asks for the routes to new endpoints.
     runtime: Runtime,
     /// The policy that the table was last made for.
     policy: NodePolicy,
@@ -151,7 +151,8 @@ impl Guarding {
         Ok(())
     }
 
-    /// The node's policy will be another: has no workload use what it may not use then. If that fails it must not be another.
+    /// The node's policy will be another: has no workload use what it may not use then. If that fails it must not be
+    /// another.
     pub(super) fn narrow(
         &mut self,
         next: &NodePolicy,
@@ -192,7 +193,7 @@ impl Guarding {
         let restored = self.table.restore();
         let repaired = *restored.as_ref().unwrap_or(&false);
         if self.again.is_some() {
-            // What failed may be another part of the guard.
+            // The failure may concern another part of the guard.
             return self.set(agent).is_ok() && repaired;
         }
         let restored = restored.map(drop).map_err(Unguarded::Bridges);

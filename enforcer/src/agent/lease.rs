@@ -16,8 +16,8 @@ use crate::{
     },
 };
 
-/// Where the node's lease stands. The agent shares it with the session, which renews the lease while an update is
-/// applied. Who changes or reads the part of the table that is the lease's holds it locked.
+/// The state of the node's lease. The agent shares it with the session, which renews the lease while an update is
+/// applied. A thread that changes or reads the lease's part of the table holds it locked.
 #[derive(Debug, Default)]
 pub(super) struct Lease {
     /// How long a lease is; `None` while the node is to ask for none.
@@ -32,18 +32,18 @@ pub(super) struct Lease {
     ends: bool,
 }
 
-/// What became of a lease that was granted.
+/// The fate of a lease that was granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It is in force.
+    /// The lease is in force.
     InForce,
-    /// It is not there any more: another one was made ready since.
+    /// The lease is gone: another one was made ready since.
     Gone,
     /// The node is to have no leases, and the control plane knows: the agent is to [end](Agent::end_leases) them.
     Last,
 }
 
-/// How often a node asks that is to have leases no more.
+/// The time between the requests of a node that is to have no more leases.
 const ENDS: Duration = Duration::from_secs(1);
 
 impl Lease {
@@ -105,14 +105,14 @@ impl Lease {
 }
 
 impl<K: Kernel, L: Log> Agent<K, L> {
-    /// How long the leases are without which the node closes by itself; `None` while it does not.
+    /// The length of the leases without which the node closes by itself; `None` while it does not close.
     pub fn lease(&self) -> Option<Duration> {
         self.options
             .lease
             .filter(|_| !self.unrecognised && !self.lease.lock().ends)
     }
 
-    /// How long a lease is that the node asks for; `None` when it asks for none.
+    /// The length of the lease that the node asks for; `None` when it asks for none.
     pub fn asks_for(&self) -> Option<Duration> {
         self.options.lease
     }
@@ -123,8 +123,8 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         self.lease.lock().prepare(&mut self.kernel)
     }
 
-    /// The lease of a number was granted: puts it in force. Returns whether it did; a number that is not the last one is
-    /// of a lease that is not there any more.
+    /// The lease of a number was granted: puts it in force. Returns whether it did; a number that is not the last one
+    /// is of a lease that is not there any more.
     pub fn take_lease(&mut self, number: u64) -> Result<bool, netlink::Error> {
         let taken = self.lease.lock().take(&mut self.kernel, number)?;
         match taken {
@@ -134,15 +134,15 @@ impl<K: Kernel, L: Log> Agent<K, L> {
         }
     }
 
-    /// Has the node ask for leases if it may. What enforces something unknown, or stopped half-way, must not go on for
-    /// longer than it was allowed to.
+    /// Has the node ask for leases if it may. A node with an unknown table, or with an update that stopped halfway,
+    /// must not outlive its last lease.
     pub(super) fn allow_leases(&self) {
         let may_ask = !self.unrecognised && !self.is_half_way();
         self.lease.lock().lasts = self.options.lease.filter(|_| may_ask);
     }
 
-    /// The operator wants no leases any more where the table has them. Without one nothing closes the node, so the table
-    /// keeps what it has until the control plane is known to know.
+    /// The operator wants no leases any more where the table has them. Without one nothing closes the node, so the
+    /// table keeps what it has until the control plane is known to know.
     pub(super) fn begin_to_end_leases(&mut self) {
         warn!(
             "the enforcer started without --lease on a node with leases: leases end once the control plane confirms"

@@ -33,16 +33,16 @@ use crate::{
     table::{self, render::Options},
 };
 
-/// How long nothing must happen before what is left behind is deleted.
+/// The idle time before garbage is deleted.
 const IDLE: Duration = Duration::from_millis(100);
 
 /// How long to wait for the kernel to see that the enforcer before this one is dead.
 const ORPHAN_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How many objects may be left behind before they are deleted though updates keep coming.
+/// The number of objects that may be left behind before they are deleted though updates keep coming.
 const GARBAGE_MAX: usize = 500;
 
-/// How long to wait before an update that stopped half-way is tried to be finished again.
+/// The time before an update that stopped halfway is tried again.
 const HALF_WAY: Duration = Duration::from_secs(1);
 
 /// The pause before a failed repair of the table is tried again.
@@ -99,12 +99,12 @@ impl Handle {
         self.ask(|reply| Request::Apply(update, reply)).await
     }
 
-    /// How long the leases are without which the node closes by itself; `None` while it does not.
+    /// The length of the leases without which the node closes by itself; `None` while it does not close.
     pub fn lease(&self) -> Option<Duration> {
         self.published.borrow().lease
     }
 
-    /// How long a lease is that the node asks for; `None` when it never asks for one.
+    /// The length of the lease that the node asks for; `None` when it never asks for one.
     pub fn asks_for(&self) -> Option<Duration> {
         self.asks_for
     }

@@ -1,5 +1,5 @@
-//! Which bridges there are in the network namespace, and how many ports each has. Asks the kernel when it tells of a link
-//! that came, went or changed (rtnetlink's multicast), and changes nothing.
+//! The bridges of the network namespace, with the number of ports of each. Asks the kernel when it reports a link that
+//! came, went or changed (rtnetlink's multicast), and changes nothing.
 
 use std::time::Duration;
 
@@ -21,16 +21,16 @@ use tokio::{
 
 use super::sysctls::{Call, Value};
 
-/// How long after the kernel told of a link all are listed: most links come with several messages.
+/// The time from the kernel's message about a link to a listing of all: most links come with several messages.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// How often they are listed though the kernel tells of none.
+/// The time between listings while the kernel reports no change.
 const REFRESH: Duration = Duration::from_secs(10);
 
-/// How long a listing may take.
+/// The longest time for a listing.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long to wait before they are listed again after that failed.
+/// The time before a failed listing is repeated.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// A bridge.
@@ -92,15 +92,15 @@ async fn listen(
     let (connection, _, mut notices) = rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
         .map_err(|error| error.to_string())?;
     let _notices = Running(tokio::spawn(connection));
-    // Questions have a socket of their own: a notice has the number of whoever made the change, and could be taken for the answer
-    // to the question of that number.
+    // Questions have a socket of their own: a notice has the number of whoever made the change, and could be taken for
+    // the answer to the question of that number.
     let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| error.to_string())?;
     let _questions = Running(tokio::spawn(connection));
     loop {
         let bridges = dump(&handle).await?;
         *was_listed = true;
         publish(known, Ok(bridges));
-        // Messages that were lost are told of by one, too.
+        // A loss of messages is a notice, too.
         if let Ok(None) = timeout(REFRESH, notices.next()).await {
             return Err("the kernel closed the socket".to_owned());
         }

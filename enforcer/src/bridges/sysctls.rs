@@ -7,7 +7,8 @@ use std::{
     path::PathBuf,
 };
 
-/// Where br_netfilter has its sysctls, those of the network namespace of whoever looks. Without the module it is not there.
+/// The directory of br_netfilter's sysctls, those of the reader's network namespace. Without the module it does not
+/// exist.
 pub(super) const DIRECTORY: &str = "/proc/sys/net/bridge";
 
 /// A sysctl that sends some bridged frames through the forward hook.
@@ -58,7 +59,7 @@ pub(super) enum Value {
     Off(String),
     /// There is none: br_netfilter is not loaded.
     Missing,
-    /// It is there, and does not tell.
+    /// The file exists and cannot be read.
     Unreadable(String),
 }
 

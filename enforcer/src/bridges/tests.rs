@@ -1,4 +1,4 @@
-//! What is found of bridges and sysctls that are given, and what is done about it.
+//! Tests of the findings about given bridges and sysctls, and of the corrections.
 
 use std::{fs, path::Path};
 

@@ -1,5 +1,5 @@
-//! The addresses beside their own that workloads may use (`spec.allowedSources`), as far as the guard lets them pass. It knows no
-//! interface.
+//! The addresses beside their own that workloads may use (`spec.allowedSources`), as far as the guard lets them pass.
+//! It knows no interface.
 
 use std::{
     collections::BTreeMap,
@@ -9,8 +9,9 @@ use std::{
 
 use sallyport_policy::{Endpoint, NodePolicy, Owner, Ranges, Source};
 
-/// Addresses that no workload uses for its source because ranges contain them. Rules of their own are about them: those of
-/// link-local addresses and of packets without a source. IANA, special-purpose address registries; RFC 4291, section 2.4.
+/// Addresses that no workload uses for its source because ranges contain them. Rules of their own are about them: those
+/// of link-local addresses and of packets without a source. IANA, special-purpose address registries; RFC 4291, section
+/// 2.4.
 static NEVER: LazyLock<Ranges> = LazyLock::new(|| {
     let v4 = |first: [u8; 4], last: [u8; 4]| (IpAddr::from(first), IpAddr::from(last));
     let v6 = |first: u16, last: u16| {
@@ -27,7 +28,7 @@ static NEVER: LazyLock<Ranges> = LazyLock::new(|| {
         v4([127, 0, 0, 0], [127, 255, 255, 255]),
         // Groups.
         v4([224, 0, 0, 0], [239, 255, 255, 255]),
-        // All of the link.
+        // All hosts of the link.
         (Ipv4Addr::BROADCAST.into(), Ipv4Addr::BROADCAST.into()),
         // No address at all, and the sender's own.
         (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::LOCALHOST.into()),
@@ -100,8 +101,8 @@ pub fn allowed(policy: &NodePolicy) -> Ranges {
     Ranges::union_all(allowed.by_owner.values()).difference(&allowed.endpoints)
 }
 
-/// The sources by which each workload may use what it may use in both of two policies; `None` where that is all that it may use in
-/// the first.
+/// The sources by which each workload may use what it may use in both of two policies; `None` where that is all that it
+/// may use in the first.
 pub fn common(before: &NodePolicy, after: &NodePolicy) -> Option<Vec<Source>> {
     let are_same = Arc::ptr_eq(before.sources(), after.sources())
         && before.endpoints().ptr_eq(after.endpoints());

@@ -1,4 +1,4 @@
-//! Which interfaces are whose, and what is known of them, for small policies on a small node.
+//! Tests of the owners of interfaces, and of the ports that are known, for small policies on a small node.
 
 use sallyport_policy::{ClassId, Owner, Ranges, Source};
 
@@ -142,7 +142,7 @@ fn the_interfaces_of_routed_workloads_are_found() {
     let free = policy("", false);
     assert!(found(&free, false, to("veth0", true)).is_empty());
     assert_eq!(found(&free, true, to("veth0", true)), ["veth0"]);
-    // What the object names needs no route.
+    // An interface that the object names needs no route.
     assert_eq!(found(&policy("veth9", true), false, None), ["veth9"]);
     assert!(found(&policy("veth9", false), false, None).is_empty());
     for bridged in ["plain-veth", "plain"] {
@@ -426,9 +426,9 @@ fn allowed_sources_are_judged_where_their_workloads_are() {
         ("plain-veth", bridge("plain"), &["plain"]),
         // The node has its address on the bridge by a VLAN.
         ("plain-veth", to("plain.5", false), &["plain", "plain.5"]),
-        // It is routed.
+        // The workload is routed.
         ("veth9", to("veth9", true), &["veth9"]),
-        // It may become a port of any bridge.
+        // The interface may become a port of any bridge.
         ("veth9", None, &["addressed", "plain", "veth9"]),
     ] {
         let found = found(interface, route.clone(), &rules);
@@ -440,7 +440,7 @@ fn allowed_sources_are_judged_where_their_workloads_are() {
     };
     assert_eq!(found("", None, &ignoring), ["addressed"]);
     assert_eq!(found("veth9", None, &ignoring), ["addressed", "veth9"]);
-    // Where no workload may use other addresses, none is judged; where one may in some version alone, it is.
+    // If no workload may use other addresses, none is judged; if one may in a single version, it is.
     let places = places(bridge("plain"));
     assert!(inside(&policy("", true), &rules, &places).is_empty());
     let mut some = with_sources(policy("", true), &[(&["a"], range(20, 29))]);

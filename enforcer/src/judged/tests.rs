@@ -1,4 +1,4 @@
-//! Which workloads are found that no policy judges, and what is said of them.
+//! Tests of the workloads that no policy judges, and of the messages about them.
 
 use std::net::Ipv4Addr;
 

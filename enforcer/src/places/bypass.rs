@@ -4,8 +4,8 @@ use std::fmt;
 
 use rtnetlink::packet_route::link::InfoKind;
 
-/// Why packets of an interface pass the forward hook of the node by: its kind (`IFLA_INFO_KIND` of `linux/if_link.h`), or that
-/// of the link that it is enslaved to. `datapath ways` of the integration tests tries macvlan and ipvlan.
+/// Why packets of an interface pass the forward hook of the node by: its kind (`IFLA_INFO_KIND` of `linux/if_link.h`),
+/// or that of the link that it is enslaved to. `datapath ways` of the integration tests tries macvlan and ipvlan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bypass {
     /// Its lower interface sends its frames to the other ones of it and to the wire.
@@ -23,7 +23,7 @@ pub enum Bypass {
 }
 
 impl Bypass {
-    /// That of an interface of a kind, if its packets pass the forward hook by.
+    /// The bypass of an interface of a kind, if its packets do not meet the forward hook.
     pub(super) fn of(kind: &InfoKind) -> Option<Bypass> {
         match kind {
             InfoKind::MacVlan => Some(Bypass::Macvlan),

@@ -24,7 +24,7 @@ use rtnetlink::{
 
 use super::kernel::{Running, is_link_local};
 
-/// How many changes are told apart. More are taken for a change of everything, so that memory has a bound.
+/// The most changes that are distinguished. More count as a change of everything, so that memory has a bound.
 const MOST: usize = 1024;
 
 const GROUPS: [MulticastGroup; 7] = [
@@ -37,7 +37,7 @@ const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Ipv6Rule,
 ];
 
-/// What is to be asked anew.
+/// The parts that must be asked for anew.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     /// Everything, whatever else is said.
@@ -80,7 +80,7 @@ impl Changes {
                 Message::NewRule(_) | Message::DelRule(_) => self.rules = true,
                 _ => {}
             },
-            // Messages that were lost are told of by an overrun. Nothing else is known of.
+            // An overrun reports that messages were lost. No other kind is known.
             _ => self.everything = true,
         }
         let counts = [
@@ -95,8 +95,8 @@ impl Changes {
         }
     }
 
-    /// Notes a link. The bridge tells of its ports too (`br_ifinfo_notify` of the kernel's `net/bridge/br_netlink.c`, with
-    /// AF_BRIDGE): there a port that leaves is a link that is deleted.
+    /// Notes a link. The bridge tells of its ports too (`br_ifinfo_notify` of the kernel's `net/bridge/br_netlink.c`,
+    /// with AF_BRIDGE): there a port that leaves is a link that is deleted.
     fn link(&mut self, link: &LinkMessage, is_gone: bool) {
         let is_gone = is_gone && link.header.interface_family == AddressFamily::Unspec;
         let is_down = is_gone || !link.header.flags.contains(LinkFlags::Up);
@@ -105,8 +105,8 @@ impl Changes {
 
     fn address(&mut self, message: &AddressMessage, is_gone: bool) {
         let index = message.header.index;
-        // Asked first, a link tells that the kernel is done with the change: it answers under the lock (`rtnl_lock`) that
-        // the change holds, and the message comes before the change is complete.
+        // Asked first, a link tells that the kernel is done with the change: it answers under the lock (`rtnl_lock`)
+        // that the change holds, and the message comes before the change is complete.
         self.links.entry(index).or_default();
         let (mut local, mut prefix) = (None, None);
         for attribute in &message.attributes {
@@ -148,7 +148,7 @@ impl Changes {
         let all: IpAddr = match route.header.address_family {
             AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
             AddressFamily::Inet6 => Ipv6Addr::UNSPECIFIED.into(),
-            // Of multicast routing, say.
+            // Messages of multicast routing, for example.
             _ => return,
         };
         let length = route.header.destination_prefix_length;
@@ -159,8 +159,8 @@ impl Changes {
     }
 }
 
-/// The kernel's messages about changes. They have a socket of their own: a message has the sequence number of whoever made
-/// the change, and rtnetlink would take it for the answer to a request with the same number on the same socket.
+/// The kernel's messages about changes. They have a socket of their own: a message has the sequence number of whoever
+/// made the change, and rtnetlink would take it for the answer to a request with the same number on the same socket.
 pub(super) struct Notices {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
     changes: Changes,
@@ -187,7 +187,7 @@ impl Notices {
         Ok(())
     }
 
-    /// Notes what is told while something else is done: the library's queue has no bound.
+    /// Notes the kernel's messages while other work is done: the library's queue has no bound.
     pub(super) async fn gather_during<T>(
         &mut self,
         work: impl Future<Output = T>,

@@ -34,7 +34,7 @@ pub(super) struct Link {
     pub(super) kind: Kind,
     /// The index of the link that it is enslaved to.
     pub(super) controller: Option<u32>,
-    /// What routes to it may depend on: whether it is up, and whether it has a carrier.
+    /// The state of the link that routes may depend on: whether it is up, and whether it has a carrier.
     pub(super) is_up: bool,
     pub(super) has_carrier: bool,
 }
@@ -154,8 +154,8 @@ impl Kernel {
     }
 }
 
-/// Whether the kernel says by this that there is no route: none at all, and the types blackhole, prohibit and unreachable
-/// (`fib_props` of its `net/ipv4/fib_semantics.c`, `ip6_rt_type_to_error` of its `net/ipv6/route.c`).
+/// Whether the kernel says by this that there is no route: none at all, and the types blackhole, prohibit and
+/// unreachable (`fib_props` of its `net/ipv4/fib_semantics.c`, `ip6_rt_type_to_error` of its `net/ipv6/route.c`).
 fn is_none(error: Errno) -> bool {
     use Errno::{EACCES, EHOSTUNREACH, EINVAL, ENETUNREACH, ESRCH};
     matches!(error, ENETUNREACH | EHOSTUNREACH | EACCES | EINVAL | ESRCH)

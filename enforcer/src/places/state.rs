@@ -16,7 +16,7 @@ use super::{
 /// So many links are asked for one by one. Where it is more, all are listed.
 const FEW: usize = 8;
 
-/// What was asked anew.
+/// The parts that were asked for anew.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     /// Everything, or the name or the kind of a link that routes may lead to.
@@ -35,8 +35,8 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Asks anew what the changes may have made different, and what was not asked of the endpoints yet. Links come first:
-    /// the kernel answers for them under its lock (`rtnl_lock`), when a change that was told of is complete.
+    /// Asks anew what the changes may have made different, and what was not asked of the endpoints yet. Links come
+    /// first: the kernel answers for them under its lock (`rtnl_lock`), when a change that was told of is complete.
     pub(super) async fn refresh(
         &mut self,
         kernel: &Kernel,

@@ -1,5 +1,5 @@
-//! What is found in network namespaces that the tests make. Without the right to make one a test does nothing but say so,
-//! unless SALLYPORT_REQUIRE_KERNEL=1.
+//! Tests of the findings in network namespaces that the tests make. Without the right to make one a test only reports
+//! that, unless SALLYPORT_REQUIRE_KERNEL=1.
 
 mod following;
 mod net;

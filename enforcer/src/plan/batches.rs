@@ -19,9 +19,9 @@ pub(super) const COMMANDS: usize = 256;
 /// The fewest commands after which a batch is cut: each batch has a price of its own.
 const COMMANDS_LEAST: usize = 8;
 
-/// The most sets that the kernel looks at for the commands of a batch. It finds a set by walking the list of all sets of the
-/// table. Meanwhile it holds back all other commits of the namespace, that of a lease too, and kernels without preemption
-/// (`PREEMPT_NONE`) let nothing else run on that processor.
+/// The most sets that the kernel looks at for the commands of a batch. It finds a set by walking the list of all sets
+/// of the table. Meanwhile it holds back all other commits of the namespace, that of a lease too, and kernels without
+/// preemption (`PREEMPT_NONE`) let nothing else run on that processor.
 const SETS_LOOKED_AT: usize = 200_000;
 
 /// Commands that must be in one batch.
@@ -77,7 +77,7 @@ pub(super) enum PlanKind {
 
 /// Cuts parts into batches of a size that the socket takes, for steps that are not stamped.
 pub(super) fn cut(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
-    // It changes nothing, and yet the kernel's generation moves.
+    // The commands change nothing, and yet the kernel's generation moves.
     let nothing = "nothing".to_owned();
     let made = Command::AddChain {
         name: nothing.clone(),
@@ -90,7 +90,8 @@ pub(super) fn cut(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
     )
 }
 
-/// A part may be cut between any two atoms: what it prepares cannot be reached, and what can be reached changes one way.
+/// A part may be cut between any two atoms: what it prepares cannot be reached, and what can be reached changes one
+/// way.
 pub(super) fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
     let most = commands_at_once(&parts);
     let mut steps: Vec<Step> = Vec::new();
@@ -133,7 +134,7 @@ pub(super) fn batches(parts: Vec<Part>, limits: Limits) -> Vec<Step> {
     steps
 }
 
-/// How many commands a batch has at most. There are at least about as many sets in the table as parts name.
+/// The most commands of a batch. There are at least about as many sets in the table as parts name.
 fn commands_at_once(parts: &[Part]) -> usize {
     let names_a_set = |command: &&Command| {
         matches!(
@@ -150,10 +151,11 @@ fn commands_at_once(parts: &[Part]) -> usize {
     (SETS_LOOKED_AT / sets.max(1)).clamp(COMMANDS_LEAST, COMMANDS)
 }
 
-/// Puts a step that does `nothing` between one that makes chains, rules of theirs, or ranges, and the next, if that leads to them.
+/// Puts a step that does `nothing` between one that makes chains, rules of theirs, or ranges, and the next, if that
+/// leads to them.
 ///
-/// A rule is in one of two copies of its chain until the commit after the one that made it. A lookup that began before that
-/// one may find what the batch after it adds, before it is committed, and lead a packet to the copy without it
+/// A rule is in one of two copies of its chain until the commit after the one that made it. A lookup that began before
+/// that one may find what the batch after it adds, before it is committed, and lead a packet to the copy without it
 /// (docs/KERNEL.md). With a commit in between there is none. Ranges, too, are found one commit late.
 fn apart(steps: Vec<Step>, nothing: &[Command]) -> Vec<Step> {
     let mut result: Vec<Step> = Vec::new();

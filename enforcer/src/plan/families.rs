@@ -1,13 +1,13 @@
-//! The sets of addresses that come and go with the members of groups that stay. A group has a set for a family only while it
-//! has a member of it.
+//! The sets of addresses that come and go with the members of groups that stay. A group has a set for a family only
+//! while it has a member of it.
 //!
 //! - A group that gains its first member of a family gets the set, empty, before anything else changes, and rules that
 //!   look into it as well. The member comes later, as any other does.
 //! - A group that loses its last member of a family gets rules that do not look into the set, after everything else has
 //!   changed. The set is garbage then.
 //!
-//! So while rules change the set is empty, and both copies of the chain's rules say the same: no packet's verdict depends on
-//! which it meets.
+//! So while rules change the set is empty, and both copies of the chain's rules say the same: no packet's verdict
+//! depends on which it meets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// What an update does to the sets of groups that stay.
+/// The changes that an update makes to the sets of groups that stay.
 #[derive(Default)]
 pub(super) struct Changes {
     /// Before anything else changes.
@@ -42,8 +42,8 @@ pub(super) struct Changes {
 pub(super) struct Between(BTreeMap<GroupId, Families>);
 
 impl Between {
-    /// The families of a group of any version of the update. One that does not stay has the same members in all versions
-    /// that have it.
+    /// The families of a group of any version of the update. One that does not stay has the same members in all
+    /// versions that have it.
     pub(super) fn of(&self, id: GroupId, group: &PeerGroup) -> Families {
         let changed = self.0.get(&id).copied();
         changed.unwrap_or_else(|| Families::of(group))

@@ -1,4 +1,4 @@
-//! What plans leave behind, and its deletion. It plans no update.
+//! The objects that plans leave behind, and their deletion. It plans no update.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ impl Garbage {
         self.chains.is_empty() && self.sets.is_empty()
     }
 
-    /// How many objects there are.
+    /// The number of objects.
     pub fn len(&self) -> usize {
         self.chains.len() + self.sets.len()
     }

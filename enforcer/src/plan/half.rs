@@ -36,7 +36,7 @@ pub(super) struct Half {
     pub(super) reach: Reach,
 }
 
-/// How many endpoints are pointed elsewhere in one atom.
+/// The number of endpoints that are pointed elsewhere in one atom.
 const ENDPOINTS_IN_ATOM: usize = 32;
 
 /// A version of the policy with the names of its objects.
@@ -66,13 +66,13 @@ impl Version<'_> {
         render::class_summary(&self.policy.classes()[&id], describe)
     }
 
-    /// Which group has a chain in which direction.
+    /// The groups that have a chain, with the direction.
     pub(super) fn group_uses(&self) -> BTreeSet<(Direction, GroupId)> {
         group_uses(self.policy)
     }
 }
 
-/// Which group is looked into in which direction.
+/// The groups that classes look into, with the direction.
 pub(super) fn group_uses(policy: &NodePolicy) -> BTreeSet<(Direction, GroupId)> {
     let classes = policy.classes().values();
     classes
@@ -127,8 +127,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Sets of groups that come and go, members of groups that stay: those have the sets that they need. Returns the groups that
-    /// lose members.
+    /// Sets of groups that come and go, members of groups that stay: those have the sets that they need. Returns the
+    /// groups that lose members.
     fn groups(&mut self, old: Version<'_>, new: Version<'_>, half: &mut Half) -> BTreeSet<GroupId> {
         let mut shrinking = BTreeSet::new();
         for item in old.policy.groups().diff(new.policy.groups()) {
@@ -203,9 +203,10 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether what is wanted was let go of in this update's other half. It is as it would be made: names of class chains
-    /// and of workload ranges say all that is in them, and a group's chain looks into the same sets in both halves. (What an
-    /// earlier update let go of is made again, so that a plan does not depend on what happens to be left.)
+    /// Whether what is wanted was let go of in this update's other half. It is as it would be made: names of class
+    /// chains and of workload ranges say all that is in them, and a group's chain looks into the same sets in both
+    /// halves. (What an earlier update let go of is made again, so that a plan does not depend on what happens to be
+    /// left.)
     fn is_still_there(&mut self, name: &str) -> bool {
         self.garbage.chains.remove(name) || self.garbage.sets.remove(name)
     }
@@ -222,7 +223,8 @@ impl Planner<'_> {
         half.prepare.extend(render::replace_rules(&name, rules));
     }
 
-    /// Elements of the maps that lead packets to classes. What is replaced is deleted and added in one batch.
+    /// Elements of the maps that lead packets to classes. An element that is replaced is deleted and added in one
+    /// batch.
     fn endpoints(
         &self,
         old: Version<'_>,
@@ -287,7 +289,7 @@ fn point_elsewhere(
             .map(|(map, (kind, all))| Command::AddElements(map, kind, all));
         gone.chain(come).collect()
     };
-    // What the table does not say of endpoints may be all that changes: whose they are, and behind which interface.
+    // A change may concern only facts that the table does not have of endpoints: their workload and their interface.
     let atoms = changes.chunks(ENDPOINTS_IN_ATOM).map(atom);
     atoms.filter(|atom: &Atom| !atom.is_empty()).collect()
 }

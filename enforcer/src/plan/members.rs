@@ -1,8 +1,8 @@
-//! The sets that say which addresses are endpoints: those that the maps must have, and those that reach themselves. They lead
-//! no packet anywhere.
+//! The sets that say which addresses are endpoints: those that the maps must have, and those that reach themselves.
+//! They lead no packet anywhere.
 //!
-//! A packet looks into them after it has looked into a map. So that it does not find an address that the map had not yet when
-//! it looked there, nor misses one that the map still had, these change in batches of their own.
+//! A packet looks into them after it has looked into a map. So that it does not find an address that the map had not
+//! yet when it looked there, nor misses one that the map still had, these change in batches of their own.
 
 use std::net::IpAddr;
 
@@ -31,7 +31,8 @@ pub(super) struct Changes {
 impl Changes {
     pub(super) fn between(old: &Installed, new: &Installed, options: &Options) -> Changes {
         let mut come = Vec::new();
-        // They differ in what passed before: nothing; only answers, where they are dropped by interface; or all.
+        // The three lists differ in the packets that passed before: none; only answers, where they are dropped by
+        // interface; all.
         let [mut from_nothing, mut from_answers, mut from_all] = [const { Vec::new() }; 3];
         // Whether anything passes of them afterwards.
         let [mut to_nothing, mut to_all] = [const { Vec::new() }; 2];

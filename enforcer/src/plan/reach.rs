@@ -1,5 +1,5 @@
-//! Which packets a change concerns, by the looks that a packet takes one after the other; and whether those under way
-//! must be through before another change. It plans nothing.
+//! The packets that a change concerns, by the lookups that a packet makes one after the other; and whether packets
+//! under way must be through before another change. It plans nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use sallyport_policy::{Direction, GroupId, NodePolicy};
 
 use crate::plan::half::{EndpointAt, group_uses};
 
-/// Which packets a change concerns.
+/// The packets that a change concerns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
     /// Endpoints that are led elsewhere, by direction: egress, ingress.

@@ -1,8 +1,8 @@
 //! Repairs: the kernel transactions that restore the desired content of a table that another process changed. Pure.
 //!
-//! What is whole is not touched. What packets cannot reach is made first; then each level of lookups changes in batches of
-//! its own, with a grace period before the next, so that no packet meets two of them in different states; the base chain
-//! comes last where it was gone.
+//! Whole objects are not touched. Objects that packets cannot reach are made first. Then each level of lookups changes
+//! in batches of its own, with a grace period before the next, so that no packet meets two levels in different states.
+//! A base chain that was gone comes last.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -88,9 +88,9 @@ struct RepairBuilder {
     /// The elements of sets that are there.
     elements: Vec<Atom>,
     ranges: Vec<Atom>,
-    /// What has the kernel call the table.
+    /// The change that has the kernel call the table.
     last: Atom,
-    /// What the kernel calls and should not.
+    /// The chains that the kernel calls and should not.
     hooks: Vec<Command>,
     unrecognised: Garbage,
 }
@@ -128,7 +128,7 @@ impl RepairBuilder {
         let flush = || Command::FlushSet(name.to_owned());
         let add = |some: Vec<Element>| Command::AddElements(name.to_owned(), kind, some);
         if kind == SetKind::Families {
-            // What is in there is the lease's affair, but for how long is not anybody's.
+            // The elements of this set belong to the lease, but their lifetime has a limit.
             let too_long = |element: &Element| match element {
                 Element::Family(_, lasts) => lasts.is_zero() || *lasts > lease::LONGEST,
                 _ => true,
@@ -310,7 +310,7 @@ fn is_found_late(command: &Command) -> bool {
     matches!(command, Command::AddRule(_, rule) | Command::InsertRule(_, rule, _) if rule.matches.iter().any(has_ranges))
 }
 
-/// How many elements are exchanged in one atom.
+/// The number of elements that are exchanged in one atom.
 const KEYS_IN_ATOM: usize = 32;
 
 /// Puts some elements in the place of others of the same keys, each pair in one batch.
@@ -340,7 +340,7 @@ fn exchange(
     pairs.chunks(KEYS_IN_ATOM).map(atom).collect()
 }
 
-/// What tells an element from the others of its map: there is one of a key at most.
+/// The key that distinguishes an element in its map: a map has at most one element for a key.
 fn key(element: &Element) -> Element {
     match element {
         Element::Verdict(address, ..) => Element::Address(*address),

@@ -1,21 +1,21 @@
 //! The connections that must end with an update though the table would let them go on. Pure.
 //!
 //! The table judges a connection by who began it, and conntrack takes for that whose packet it saw first. It may have
-//! missed the beginning: it lost the connection, or did not track when it began. Then what a server sends makes a connection
-//! of its own of it, which what the server may send allows, and with it all that the client answers.
+//! missed the beginning: it lost the connection, or did not track when it began. Then what a server sends makes a
+//! connection of its own of it, which what the server may send allows, and with it all that the client answers.
 //!
 //! - **TCP** shows its beginning. A packet that begins nothing is reset where an end is isolated (the frame's chain
-//!   `unbegun`), so an isolated workload has no connection that was picked up but those of the time before. They end when it
-//!   becomes isolated; who goes on with one is reset then, and can connect again.
-//! - **Other protocols** show none. When a flow is revoked, a connection ends that has it the other way round: by its record
-//!   the table would let it go on as an answer. One from a port as clients have it to one as servers have it is recorded as it
-//!   was begun, and stays. So does one that has the flow as it is revoked, since the table denies it in both directions:
-//!   without the record what the server says would begin a flow here, while the node of the server takes it for an
-//!   answer still. Only where the ports say that the record is the wrong way round that one ends, too.
+//!   `unbegun`), so an isolated workload has no connection that was picked up but those of the time before. They end
+//!   when it becomes isolated; who goes on with one is reset then, and can connect again.
+//! - **Other protocols** show none. When a flow is revoked, a connection ends that has it the other way round: by its
+//!   record the table would let it go on as an answer. One from a port as clients have it to one as servers have it is
+//!   recorded as it was begun, and stays. So does one that has the flow as it is revoked, since the table denies it in
+//!   both directions: without the record what the server says would begin a flow here, while the node of the server
+//!   takes it for an answer still. Only where the ports say that the record is the wrong way round that one ends, too.
 //! - **ICMP** makes connections by requests alone: an answer makes none.
 //!
-//! In strict mode nothing passes of an address in the workload ranges that is no endpoint. What conntrack may have taken for
-//! another's ends when it begins to be so: a workload that comes has none.
+//! In strict mode nothing passes of an address in the workload ranges that is no endpoint. Connections that conntrack
+//! may have recorded for another workload end when the address becomes silent: a new workload has none.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -27,21 +27,21 @@ use sallyport_policy::{
 
 use crate::{plan::Installed, table::render::Options};
 
-/// The first port that Linux gives to clients which choose none (`net.ipv4.ip_local_port_range`); that of IANA's dynamic
-/// ports (RFC 6335, section 6) is above it.
+/// The first port that Linux gives to clients which choose none (`net.ipv4.ip_local_port_range`); that of IANA's
+/// dynamic ports (RFC 6335, section 6) is above it.
 const CLIENTS_PORTS: u16 = 32768;
 
 /// The connections that are reviewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Review {
-    /// Those that an update revokes.
+    /// The connections that an update revokes.
     Revoked,
     /// All: nobody knows what passed before.
     All,
 }
 
-/// Whether there may be connections that must end when `new` takes the place of `old`; `meet` is what both allow. The cost
-/// is that of what changes, and of the node's classes where a group loses members.
+/// Whether there may be connections that must end when `new` takes the place of `old`; `meet` is what both allow. The
+/// cost is that of what changes, and of the node's classes where a group loses members.
 pub(super) fn is_needed(
     old: &Installed,
     meet: &NodePolicy,
@@ -95,7 +95,7 @@ pub fn must_end(
         server,
         picked_up,
     } = *connection;
-    // Those of a workload that is gone stay until its address is another's.
+    // Connections of a workload that is gone stay until its address is another's.
     let falls_silent = |End { address, .. }: End| {
         let silences = |policy| options.silences(policy, address);
         let is_silent = silences(after) && !after.endpoints().contains_key(&address);
@@ -130,7 +130,8 @@ pub fn must_end(
     }
 }
 
-/// Whether packets that begin no connection are refused to a workload: it is isolated, and nothing that is established is kept.
+/// Whether packets that begin no connection are refused to a workload: it is isolated, and nothing that is established
+/// is kept.
 fn refuses(policy: &NodePolicy, mut classes: impl Iterator<Item = ClassId>) -> bool {
     classes.any(|class| !policy.classes()[&class].keep)
 }

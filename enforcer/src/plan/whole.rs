@@ -1,4 +1,4 @@
-//! Whole tables: where there is none, and in the place of one of which nobody knows what it enforces. Pure.
+//! Whole tables: where there is none, and in the place of a table with an unknown policy. Pure.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -21,8 +21,8 @@ use crate::{
     },
 };
 
-/// Plans a table where there is none. Its base chains come last: no packet meets them before it is whole. Then connections
-/// are reviewed, and what the frame is made from is written, which says that they were.
+/// Plans a table where there is none. Its base chains come last: no packet meets them before it is whole. Then
+/// connections are reviewed, and what the frame is made from is written, which says that they were.
 pub fn create(installed: &Installed, options: &Options, limits: Limits) -> Plan {
     let Whole { prepare, hook } = Whole::of(installed, options);
     let table = Command::AddTable {
@@ -58,11 +58,11 @@ pub struct Replaced {
 /// Plans a table in the place of another, of which nothing need be known but what is in it; `None` where that judges no
 /// packets.
 ///
-/// A packet passes if all base chains accept it. So beside those of the old table come base chains of a copy of the new one,
-/// under other names: what passes now both tables allow. Then the old ones go. Where the old table was, the new one is made
-/// under its own names, and the copy goes the same way. A grace period lies before each, so that a packet meets all of a
-/// table or nothing of it. Then connections are reviewed. The stamp comes last: whoever dies on the way leaves a table of
-/// which nobody knows what it enforces.
+/// A packet passes if all base chains accept it. So beside those of the old table come base chains of a copy of the new
+/// one, under other names: what passes now both tables allow. Then the old ones go. Where the old table was, the new
+/// one is made under its own names, and the copy goes the same way. A grace period lies before each, so that a packet
+/// meets all of a table or nothing of it. Then connections are reviewed. The stamp comes last: whoever dies on the way
+/// leaves a table of which nobody knows what it enforces.
 pub fn replace(
     installed: &Installed,
     options: &Options,
@@ -120,7 +120,7 @@ pub fn replace(
     })
 }
 
-/// What names of the copy begin with. Whoever died on the way may have left one, and packets may be in it.
+/// The prefix of the names of the copy. An enforcer that died halfway may have left a copy, and packets may be in it.
 fn interim_prefix(found: &Garbage) -> String {
     let is_free = |prefix: &String| {
         let mut names = found.chains.iter().chain(&found.sets);
@@ -134,7 +134,7 @@ fn interim_prefix(found: &Garbage) -> String {
 
 /// All that is in a table.
 struct Whole {
-    /// What no packet can reach: sets and chains, filled.
+    /// The objects that no packet can reach: sets and chains, filled.
     prepare: Vec<Command>,
     /// The base chains, that the kernel calls.
     hook: Vec<Command>,

@@ -1,4 +1,4 @@
-//! When the node asks for a lease. What a lease is, is the agent's; that there is none, `closed` says.
+//! The times at which the node asks for a lease. The agent owns the lease; `closed` reports that there is none.
 
 use sallyport_proto::wire::{LeaseRequest, sync_request::Message};
 use tokio::time::{Instant, sleep_until};
@@ -6,7 +6,7 @@ use tracing::{debug, warn};
 
 use crate::agent::Handle;
 
-/// How many times a node asks while a lease lasts.
+/// The number of requests of a node during a lease.
 const TIMES: u32 = 3;
 
 /// The leases of a node, over all its sessions.

@@ -1,5 +1,5 @@
-//! What the fuzz targets share: node policies out of a fuzzer's bytes, over a universe small enough that two of them have
-//! much in common, with the odd value that no control plane of ours would send. Judges nothing.
+//! The shared part of the fuzz targets: node policies out of a fuzzer's bytes, over a universe small enough that two of
+//! them have much in common, with the odd value that no control plane of ours would send. Judges nothing.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -174,7 +174,7 @@ fn tidy(policy: &mut NodePolicy) {
     }
 }
 
-/// What an operator may say of a node.
+/// The options that an operator may set for a node.
 pub fn options(u: &mut Unstructured<'_>) -> Result<Options> {
     Ok(Options {
         strict: u.arbitrary()?,

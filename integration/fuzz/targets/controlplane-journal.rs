@@ -1,8 +1,8 @@
-//! A control plane's journal as a disk may hold it: records of any kind, under any key, many of them with the right checksum.
-//! They are read as at a start, from a real sled.
+//! A control plane's journal as a disk may hold it: records of any kind, under any key, many of them with the right
+//! checksum. The records are read as at a start, from a real sled.
 //!
-//! An input is text: each line a record, `TREE KEY PARTS PAYLOAD` (with Rust's escapes in key and payload) where PARTS is how
-//! many the record says there are, or `-` for a record without length and checksum.
+//! An input is text: each line a record, `TREE KEY PARTS PAYLOAD` (with Rust's escapes in key and payload). PARTS is
+//! the number of parts that the record claims, or `-` for a record without length and checksum.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,5 +1,5 @@
-//! A node's journal as a disk may hold it: records as an enforcer writes them, with bytes changed, left out and repeated, and
-//! the right checksum all the same. Unchanged, they must come to what was written.
+//! A node's journal as a disk may hold it: records as an enforcer writes them, with bytes changed, left out and
+//! repeated, and the right checksum all the same. Unchanged, they must come to what was written.
 #![no_main]
 
 use libfuzzer_sys::{
@@ -14,7 +14,7 @@ use sallyport_fuzz::{options, policy};
 use sallyport_policy::{Delta, Epoch, NodePolicy, Position, Revision, Update};
 
 fuzz_target!(|data: &[u8]| {
-    // What is left when the bytes are used up is no input.
+    // An error means that the bytes were used up: such an input is none.
     let _ = run(&mut Unstructured::new(data));
 });
 

@@ -1,5 +1,5 @@
-//! Texts as operators, and those who would like to be, give them to `sallyport apply`: read, refused or taken. What is
-//! taken must be the same when it comes out of the journal.
+//! Texts as operators, and those who would like to be, give them to `sallyport apply`: read, refused or taken. An
+//! accepted object must be the same when it comes out of the journal.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

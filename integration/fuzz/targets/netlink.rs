@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn run(u: &mut Unstructured<'_>) -> Result<()> {
-    // What has not been written when it is asked for never comes: neither end waits.
+    // An answer that is not written before it is asked for never comes: neither end waits.
     let (ours, kernel) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -52,7 +52,7 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the stamp's comment may be.
+/// The comments that the stamp may have.
 const STAMPS: [&str; 4] = [
     "epoch 1 revision 2 digest 3 update 4 step 1/2",
     "epoch 1 revision",

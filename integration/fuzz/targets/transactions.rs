@@ -1,8 +1,8 @@
-//! Requests to the API, as bytes on the wire: taken in, decided, compiled. What the compiler makes of them edit by edit must
-//! be what the definition makes of the whole.
+//! Requests to the API, as bytes on the wire: taken in, decided, compiled. The compiler's result, edit by edit, must be
+//! the definition's result for the whole.
 //!
-//! An input that begins with a NUL is a request as it is. Any other is text: `@put`, `@delete` and `@ref KIND NS NAME` begin
-//! an edit, `@commit` ends a transaction.
+//! An input that begins with a NUL is a request as it is. Any other is text: `@put`, `@delete` and `@ref KIND NS NAME`
+//! begin an edit, `@commit` ends a transaction.
 #![no_main]
 
 use std::collections::BTreeMap;

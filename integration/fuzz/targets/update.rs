@@ -1,7 +1,8 @@
-//! A node under a control plane that is not itself: updates as messages, in parts, some of them changed; applied by the real
-//! agent on the fake kernel, which is as strict as the real one. Restarts in between read the journal's own records.
+//! A node under a control plane that is not itself: updates as messages, in parts, some of them changed; applied by the
+//! real agent on the fake kernel, which is as strict as the real one. Restarts in between read the journal's own
+//! records.
 //!
-//! What is as it should be must be applied; what is refused must change nothing.
+//! A correct update must be applied; a refused one must change nothing.
 #![no_main]
 
 use std::{cell::RefCell, rc::Rc};

@@ -11,7 +11,7 @@ use crate::{Labels, Member, cidr::Cidr};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Transport {
-    /// What a port has that names no protocol.
+    /// The protocol of a port that names none.
     #[default]
     Tcp,
     /// The user datagram protocol.

@@ -7,16 +7,16 @@ use crate::{
     api::{IntOrString, NetworkPolicySpec, Peer, PolicyPort, Rule, Transport},
 };
 
-/// What is sent, as far as policies tell packets of one pair of addresses apart.
+/// A packet, as far as policies distinguish packets of one pair of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Packet {
     /// To a port of a protocol.
     To(Transport, u16),
-    /// Of a protocol that has no ports, such as ICMP.
+    /// A packet of a protocol without ports, such as ICMP.
     Portless,
 }
 
-/// Whose policies are asked.
+/// The end of a flow whose policies are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     /// The destination's, about ingress.
@@ -25,30 +25,30 @@ pub enum Side {
     Egress,
 }
 
-/// What policies say of packets from one address to another.
+/// The verdict of policies about packets from one address to another.
 #[derive(Debug)]
 pub struct Flow<'a> {
-    /// Of every pod that the source may be with every pod that the destination may be: it is not known which of them
-    /// speak, so what all pairs allow is allowed.
+    /// The pairs of every pod that the source may be and every pod that the destination may be. Nobody knows which of
+    /// them speak, so a packet is allowed if all pairs allow it.
     pairs: Vec<Pair<'a>>,
     /// "Traffic to and from the node where a Pod is running is always allowed, regardless of the IP address of the Pod
     /// or the node."
     is_of_node: bool,
 }
 
-/// What policies say of packets between two pods, of which either may be no pod.
+/// The verdict of policies about packets between two pods, of which either may be no pod.
 #[derive(Debug)]
 struct Pair<'a> {
     ingress: Isolation<'a>,
     egress: Isolation<'a>,
-    /// Who gives a port's name its number.
+    /// The pod whose port names give the numbers.
     destination: Option<&'a Member>,
 }
 
 /// A pod at one end of a flow, with its namespace; `None` for an address of no pod.
 type End<'a> = (IpAddr, Option<(&'a str, &'a Member)>);
 
-/// What one side's policies leave of a flow.
+/// The part of a flow that one side's policies allow.
 #[derive(Debug)]
 enum Isolation<'a> {
     /// "By default, a pod is non-isolated; all connections are allowed." So is "a pod's traffic with itself".

@@ -28,10 +28,10 @@ const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// Why an object was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It has no kind, or one that means nothing to policies.
+    /// The object has no kind, or a kind without meaning to policies.
     #[error("the oracle knows no kind {0:?}")]
     Kind(String),
-    /// It is not of its kind's schema.
+    /// The object breaks the schema of its kind.
     #[error("{kind}: {reason}")]
     Schema {
         /// The kind.
@@ -119,8 +119,8 @@ impl Oracle {
         on_node.flat_map(|member| member.addresses.iter().copied())
     }
 
-    /// What the policies say of packets from one address to another. A connection is what its first packet is; its
-    /// replies are allowed with it.
+    /// The verdict of the policies about packets from one address to another. The first packet decides for a
+    /// connection; its replies are allowed with it.
     pub fn flow(&self, from: IpAddr, to: IpAddr) -> Flow<'_> {
         Flow::of(self, from, to)
     }
@@ -156,7 +156,7 @@ impl Oracle {
     }
 }
 
-/// What tells one object from another.
+/// The identity of an object.
 struct Identity {
     kind: String,
     namespace: String,

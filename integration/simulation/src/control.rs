@@ -19,7 +19,7 @@ use crate::{
     schedule::Event, universe::Universe, world::World,
 };
 
-/// What of the control plane outlives it, and its present life.
+/// The parts of the control plane that outlive its process, and its present process.
 #[derive(Debug)]
 pub(crate) struct Control {
     pub(crate) universe: Universe,
@@ -143,7 +143,7 @@ impl World {
         let names = listed(&affected.policies);
         self.note(|| format!("revision {revision} for {names}: {what}"));
         if !self.calm && self.rng.random_range(0..100) < self.faulty {
-            // It is in the journal, and nobody heard of it.
+            // The revision is in the journal, and nobody was notified.
             self.kill_control();
             return Ok(());
         }
@@ -165,12 +165,13 @@ impl World {
         self.after_control()
     }
 
-    /// How far the rollouts are is durable.
+    /// Handles that the progress of the rollouts is durable.
     pub(crate) fn settled(&mut self, revision: Revision) {
         self.control.settled = revision;
     }
 
-    /// Whatever happened: what time allows is done, what there is to say is said, and the judge is told.
+    /// Completes an event of the control plane: due work is done, pending messages are sent, and the judge gets the
+    /// status.
     pub(crate) fn after_control(&mut self) -> Result<(), Violation> {
         let at = self.at();
         let Some(alive) = &mut self.control.alive else {
@@ -218,7 +219,7 @@ impl World {
             if skipped.contains(&node.name) {
                 self.judge.set_void(index, true);
             } else if self.judge.is_void(index) {
-                // It caught up: the promise is made again.
+                // The node caught up: the promise is made again.
                 let digest = self.judge.versions.policy(latest, index).digest();
                 let window = node.window();
                 let is_latest = window.iter().all(|position| position.digest == digest);
@@ -238,7 +239,8 @@ impl World {
         if enforced > self.judge.enforced() {
             self.note(|| format!("revision {enforced} is reported to be enforced"));
         }
-        self.judge.told(&on_their_way, enforced, self.schedule.now)
+        self.judge
+            .receive_status(&on_their_way, enforced, self.schedule.now)
     }
 }
 

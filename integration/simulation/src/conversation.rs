@@ -48,7 +48,7 @@ pub(crate) struct Conversation {
 
 impl World {
     /// A message arrives.
-    pub(crate) fn control_hears(
+    pub(crate) fn control_receives(
         &mut self,
         stream: StreamId,
         bytes: &[u8],
@@ -73,11 +73,11 @@ impl World {
         self.after_control()
     }
 
-    /// A stream comes in, which is told to its node.
+    /// Accepts a stream, and notifies its node.
     fn accept(&mut self, stream: StreamId) {
         let alive = self.control.alive.as_mut().expect("it hears");
         alive.accepted.insert(stream, alive.coordinator.accept());
-        self.say(stream, None);
+        self.send_message(stream, None);
     }
 
     fn open(&mut self, stream: StreamId, hello: &wire::Hello) -> Result<(), SessionError> {
@@ -140,7 +140,7 @@ impl World {
         Ok(())
     }
 
-    /// That a node joined is durable.
+    /// Handles that a node's membership is durable.
     pub(crate) fn joined(&mut self, stream: StreamId) -> Result<(), Violation> {
         let at = self.at();
         let Some(alive) = &mut self.control.alive else {
@@ -231,7 +231,7 @@ impl World {
                         number: request.number,
                     };
                     let message = sync_response::Message::Lease(grant);
-                    self.say(stream, Some(message));
+                    self.send_message(stream, Some(message));
                 }
             }
             Message::Hello(_) | Message::Health(_) | Message::Pong(_) => {
@@ -241,7 +241,7 @@ impl World {
         Ok(())
     }
 
-    /// What was refused is tried again.
+    /// Tries a refused update again.
     pub(crate) fn retry(&mut self, stream: StreamId) -> Result<(), Violation> {
         if let Some(alive) = &mut self.control.alive
             && let Some(conversation) = alive.conversations.get_mut(&stream)
@@ -338,7 +338,7 @@ impl World {
         let alive = self.control.alive.as_ref().expect("it speaks");
         for part in Parts::new(&update, &alive.diffs) {
             for piece in self.cut(part) {
-                self.say(stream, Some(sync_response::Message::Update(piece)));
+                self.send_message(stream, Some(sync_response::Message::Update(piece)));
             }
         }
     }
@@ -355,8 +355,8 @@ impl World {
         vec![first, second]
     }
 
-    /// Says something, or nothing but that the stream was accepted.
-    fn say(&mut self, stream: StreamId, message: Option<sync_response::Message>) {
+    /// Sends a message, or only the acceptance of the stream.
+    fn send_message(&mut self, stream: StreamId, message: Option<sync_response::Message>) {
         let response = SyncResponse { message };
         let bytes = response.encode_to_vec();
         self.network

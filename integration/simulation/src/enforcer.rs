@@ -50,7 +50,7 @@ pub(crate) struct Enforcer {
     assembly: Assembly,
     pause: Time,
     pub(crate) frozen_until: Time,
-    /// What came while the process was frozen.
+    /// The messages that came while the process was frozen.
     arrived: VecDeque<(StreamId, Vec<u8>)>,
     pub(crate) unreachable_until: Time,
     /// The versions that it was last seen to hold.
@@ -233,7 +233,11 @@ impl World {
     }
 
     /// A message arrives.
-    pub(crate) fn node_hears(&mut self, stream: StreamId, bytes: Vec<u8>) -> Result<(), Violation> {
+    pub(crate) fn node_receives(
+        &mut self,
+        stream: StreamId,
+        bytes: Vec<u8>,
+    ) -> Result<(), Violation> {
         let node = self.network.node(stream);
         let now = self.schedule.now;
         if !self.network.reaches_node(stream, now) {
@@ -291,7 +295,7 @@ impl World {
         let agent = self.nodes[node].agent.as_mut().expect("it hears");
         machine.borrow_mut().hold_back();
         let result = agent.apply(update);
-        machine.borrow_mut().let_go();
+        machine.borrow_mut().commit_held_back();
         self.observe(node)?;
         if machine.borrow().is_dead() {
             self.note(|| format!("n{node} dies while it applies revision {}", target.revision));

@@ -1,4 +1,4 @@
-//! What goes wrong in a run: which, when, how long. It is drawn before the run begins.
+//! The faults of a run: kind, time, duration. They are drawn before the run begins.
 
 use nix::errno::Errno;
 use rand::{RngExt, rngs::StdRng};

@@ -1,5 +1,5 @@
-//! What must hold of versions, whatever flows there are: they never go back, what is acknowledged is durable, and no
-//! barrier is passed before all that must hold the version. It looks, and changes nothing but its notes.
+//! The invariants of versions, independent of flows: versions never go back, an acknowledged version is durable, and no
+//! barrier is passed before all that must hold the version. Checks, and changes nothing but its notes.
 
 use sallyport_policy::{Position, Revision};
 
@@ -31,7 +31,7 @@ impl World {
         Ok(())
     }
 
-    /// What a node acknowledges it finds again when it loses its power.
+    /// Checks that a node would find the versions that it acknowledges after a loss of power.
     pub(crate) fn check_durable(
         &self,
         node: usize,

@@ -1,5 +1,5 @@
-//! The judge: what every flow may meet at either end and when, held against what the revisions say of it. It is told
-//! what happened, and makes nothing happen.
+//! The judge: the possible verdicts on every flow at either end and their times, compared with the verdicts of the
+//! revisions. It receives events, and causes none.
 //!
 //! A packet is judged at its client's node and, up to the transit time later, at its server's. So a flow *can pass*
 //! now if the one could let it pass within the transit time, and the other can now.
@@ -14,9 +14,9 @@ use crate::{Time, versions::Versions};
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Which promise.
+    /// The name of the promise.
     pub promise: &'static str,
-    /// What was seen.
+    /// The observation.
     pub seen: String,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What one end of a flow does.
+/// The behaviour of one end of a flow.
 #[derive(Clone, Copy, Debug, Default)]
 struct End {
     pass: bool,
@@ -148,8 +148,8 @@ impl Judge {
         self.nodes[node].void
     }
 
-    /// The control plane says which revisions are on their way: hulls of first and last, and that a revision is enforced.
-    pub(crate) fn told(
+    /// Receives the revisions that are on their way, as hulls of first and last, and the enforced revision.
+    pub(crate) fn receive_status(
         &mut self,
         on_their_way: &[(Revision, Revision)],
         enforced: Revision,
@@ -248,7 +248,7 @@ impl Judge {
                 "{} can pass, and revisions {from} to {} deny it\n{}",
                 self.versions.flows[flow],
                 self.versions.latest(),
-                self.tell(flow)
+                self.describe(flow)
             ),
         }
     }
@@ -269,17 +269,17 @@ impl Judge {
                 "{} can be dropped at n{node}, and revisions {low} to {} permit it there\n{}",
                 self.versions.flows[index],
                 self.versions.latest(),
-                self.tell(index)
+                self.describe(index)
             ),
         })
     }
 
-    /// What is known of a flow.
-    fn tell(&self, flow: usize) -> String {
+    /// A description of a flow for the report.
+    fn describe(&self, flow: usize) -> String {
         let revisions = self
             .versions
             .within(Revision(0)..=self.versions.latest())
-            .map(|revision| format!("{revision}:{}", self.versions.tell(revision, flow)));
+            .map(|revision| format!("{revision}:{}", self.versions.describe(revision, flow)));
         let revisions: Vec<String> = revisions.collect();
         format!(
             "  by revision, at the client's node and the server's: {}\n  passed its barrier: {}; enforced: {} at {} us\n  ends: {:?}",

@@ -38,7 +38,7 @@ fn milliseconds(number: u64) -> Time {
     number * 1_000
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// How many events there were.
@@ -54,9 +54,8 @@ pub struct Failure {
     pub seed: u64,
     /// The mistake that was asked for.
     pub mutant: Option<Mutant>,
-    /// What was broken.
     pub violation: Violation,
-    /// What happened, line by line.
+    /// The events, one a line.
     pub trace: Vec<String>,
 }
 

@@ -24,7 +24,7 @@ use crate::mutant::Mutant;
 /// After how many records the log is replaced by a snapshot.
 const RECORDS: usize = 6;
 
-/// What goes wrong next, and when: after so many operations on kernel and disk.
+/// The next fault and its time: after so many operations on kernel and disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Mishap {
     /// The process dies before the operation has an effect.
@@ -57,7 +57,7 @@ pub(crate) struct Machine {
     mutant: Option<Mutant>,
     /// The batches of the update under way, where a mutant holds them back.
     held_back: Option<Vec<Vec<Command>>>,
-    /// How many commits lie between two of somebody else.
+    /// The number of commits between two by somebody else.
     strangers: u32,
     commits: u32,
     packets: Vec<Packet>,
@@ -67,7 +67,7 @@ pub(crate) struct Machine {
     looked: u64,
 }
 
-/// What the agent has of the machine.
+/// The agent's access to the machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle(pub(super) Rc<RefCell<Machine>>);
 
@@ -96,7 +96,7 @@ impl Machine {
         self.dead
     }
 
-    /// A new process. What is written is durable when it reads it.
+    /// Starts a new process. Records are durable once it has read them.
     pub(crate) fn boot_process(&mut self) -> Result<Recovered, String> {
         self.kernel.process_ends(self.process);
         self.process += 1;
@@ -168,8 +168,8 @@ impl Machine {
         windows.pop().unwrap_or_default()
     }
 
-    /// Looks what may become of packets that are under way.
-    fn look(&mut self) {
+    /// Samples the possible verdicts of packets under way.
+    fn sample_verdicts(&mut self) {
         if self.looked == self.kernel.generation() {
             return;
         }
@@ -184,8 +184,8 @@ impl Machine {
         }
     }
 
-    /// What may have become of each packet since this was last asked; and what becomes of each from now on. `None`
-    /// when nothing happened since.
+    /// The possible verdicts of each packet since the last call, and the verdicts from now on. `None` when nothing
+    /// happened since.
     pub(crate) fn take_verdicts(&mut self) -> Option<(Vec<Verdicts>, Vec<Verdicts>)> {
         let quiet = self.looked == self.kernel.generation()
             && self.kernel.horizon() == self.kernel.generation()
@@ -193,7 +193,7 @@ impl Machine {
         if quiet {
             return None;
         }
-        self.look();
+        self.sample_verdicts();
         self.kernel.grace();
         let fresh = vec![Verdicts::default(); self.packets.len()];
         let seen = std::mem::replace(&mut self.seen, fresh);
@@ -212,7 +212,7 @@ impl Machine {
     }
 
     /// Commits what a mutant held back.
-    pub(crate) fn let_go(&mut self) {
+    pub(crate) fn commit_held_back(&mut self) {
         let Some(batches) = self.held_back.take() else {
             return;
         };
@@ -221,7 +221,7 @@ impl Machine {
             _ => grants_first(batches),
         };
         for batch in batches {
-            // Where the mistake leads to a batch that the kernel refuses it harms nobody.
+            // A mistake that leads to a batch that the kernel refuses harms nobody.
             let _ = self.kernel.commit(&batch);
         }
     }
@@ -371,7 +371,7 @@ impl Kernel for Handle {
     fn grace(&mut self) {
         let mut machine = self.0.borrow_mut();
         if !machine.dead && machine.held_back.is_none() {
-            machine.look();
+            machine.sample_verdicts();
             machine.kernel.grace();
         }
     }

@@ -6,24 +6,24 @@ use std::{fmt, str::FromStr};
 /// A mistake in the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// Nodes let go of the version before at once, and not when all hold the new one.
+    /// Nodes drop the version before at once, and not when all hold the new one.
     BarrierSkipped,
     /// The barrier does not wait for packets under way.
     DrainSkipped,
     /// A node commits an update as one batch.
     SingleBatch,
-    /// A node acknowledges what is not durable.
+    /// A node acknowledges a version that is not durable.
     AckBeforeJournal,
-    /// A node lets peers in before it takes away what is to go.
+    /// A node grants before it revokes.
     GrantBeforeRevoke,
-    /// A node whose update stopped half-way says that it holds what it held, and finishes the update later. The
-    /// enforcer answers only when the update is through (docs/decisions/0037-a-deterministic-simulation.md). This
+    /// A node whose update stopped half-way reports the versions that it held before, and finishes the update later.
+    /// The enforcer answers only when the update is through (docs/decisions/0037-a-deterministic-simulation.md). This
     /// mistake is looked for by hand, and is not one of those that must be found.
     AnswersHalfWay,
 }
 
 impl Mutant {
-    /// Those that must be found.
+    /// The mutants that must be found.
     pub const ALL: [Mutant; 5] = [
         Mutant::BarrierSkipped,
         Mutant::DrainSkipped,

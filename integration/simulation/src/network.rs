@@ -56,7 +56,7 @@ impl Network {
         self.streams.len() - 1
     }
 
-    /// Whose stream it is.
+    /// The node of a stream.
     pub(crate) fn node(&self, stream: StreamId) -> usize {
         self.streams[stream].node
     }
@@ -123,7 +123,7 @@ impl Network {
         }
     }
 
-    /// The stream breaks. What is under way to either end may arrive for so long.
+    /// The stream breaks. Messages under way to either end may arrive for so long.
     pub(crate) fn cut(&mut self, stream: StreamId, to_node: Time, to_control: Time) {
         self.streams[stream].to_node.cut(to_node);
         self.streams[stream].to_control.cut(to_control);

@@ -1,4 +1,4 @@
-//! What happens when: events in the order of their time, those of one time in the order in which they were planned.
+//! The schedule: events in the order of their time, those of one time in the order in which they were planned.
 
 use std::collections::BTreeMap;
 
@@ -19,13 +19,13 @@ pub(crate) enum Event {
     ControlSeesEnd(StreamId),
     /// A node sees that a stream is over.
     NodeSeesEnd(StreamId),
-    /// That a node joined is durable.
+    /// A node's membership is durable.
     Joined(StreamId),
-    /// How far the rollouts are is durable.
+    /// The progress of the rollouts is durable.
     Settled(Revision),
     /// There may be something to do for the control plane, since time passed.
     Advance,
-    /// What a node refused is tried again.
+    /// A refused update is tried again.
     Retry(StreamId),
     /// The control plane starts again.
     ControlStarts,

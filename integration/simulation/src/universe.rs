@@ -250,7 +250,7 @@ impl Universe {
         (vec![key], what)
     }
 
-    /// What one end of a flow denies becomes what the other end denies.
+    /// Swaps the ends of a denial: the other end of a flow then denies it.
     fn swap(&mut self, rng: &mut StdRng, revision: Revision) -> (Vec<ObjectKey>, String) {
         let turn = self.past.len().is_multiple_of(2);
         let mut deny = |name: &str, ingress: bool, label: &str| {

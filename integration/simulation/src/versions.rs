@@ -1,4 +1,5 @@
-//! What every committed revision means for every flow: the judge's book. It knows nothing of who holds what.
+//! The verdict of every committed revision on every flow: the judge's book. It knows nothing of the versions that nodes
+//! hold.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -10,9 +11,7 @@ use crate::universe::{PORTS, address};
 /// Packets of one kind from a client to a server.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
-    /// Who sends.
     pub(crate) client: IpAddr,
-    /// Who is sent to.
     pub(crate) server: IpAddr,
     /// The server's port.
     pub(crate) port: u16,
@@ -50,7 +49,7 @@ impl Flow {
 /// A committed revision.
 #[derive(Debug)]
 struct Version {
-    /// What each node must enforce.
+    /// The policy of each node.
     policies: Vec<Arc<NodePolicy>>,
     /// Whether a node must enforce something else than before.
     affected: Vec<bool>,
@@ -125,7 +124,7 @@ impl Versions {
         (range.start().0..=range.end().0).map(Revision)
     }
 
-    /// What a node must enforce as of a revision.
+    /// The policy of a node as of a revision.
     pub(crate) fn policy(&self, revision: Revision, node: usize) -> &Arc<NodePolicy> {
         &self.all[revision.0 as usize].policies[node]
     }
@@ -154,8 +153,8 @@ impl Versions {
         self.all[revision.0 as usize].permits[flow] == [true; 2]
     }
 
-    /// What a revision says of a flow at its ends: `+` or `-`.
-    pub(crate) fn tell(&self, revision: Revision, flow: usize) -> String {
+    /// The verdict of a revision on a flow at its ends: `+` or `-`.
+    pub(crate) fn describe(&self, revision: Revision, flow: usize) -> String {
         let sign = |permitted: bool| if permitted { '+' } else { '-' };
         let permits = self.all[revision.0 as usize].permits[flow];
         permits.map(sign).iter().collect()

@@ -32,7 +32,7 @@ const PATIENCE: Time = 300_000_000;
 pub(crate) struct World {
     pub(crate) rng: StdRng,
     pub(crate) schedule: Schedule,
-    /// What is taken for the time at the beginning, where an `Instant` is wanted.
+    /// The `Instant` that stands for the time at the beginning.
     base: Instant,
     pub(crate) control: Control,
     pub(crate) nodes: Vec<Enforcer>,
@@ -179,8 +179,8 @@ impl World {
         }
         match event {
             Event::Commit => self.commit(),
-            Event::ToControl(stream, bytes) => self.control_hears(stream, &bytes),
-            Event::ToNode(stream, bytes) => self.node_hears(stream, bytes),
+            Event::ToControl(stream, bytes) => self.control_receives(stream, &bytes),
+            Event::ToNode(stream, bytes) => self.node_receives(stream, bytes),
             Event::ControlSeesEnd(stream) => self.control_sees_end(stream),
             Event::NodeSeesEnd(stream) => {
                 self.node_sees_end(stream);
@@ -214,7 +214,7 @@ impl World {
         }
     }
 
-    /// What a frozen process would do it does when it thaws.
+    /// Whether the process of an event is frozen. A frozen process gets the event when it thaws.
     fn is_frozen(&mut self, life: u32, event: &Event) -> bool {
         let node = match event {
             Event::Connect(node) | Event::Clean(node) => *node,
@@ -247,7 +247,7 @@ impl World {
         })
     }
 
-    /// How everything stands, for who wants to know why it does not go on.
+    /// The state of everything, for a reader who wants to know why the run stopped.
     fn standing(&self) -> String {
         let Some(alive) = &self.control.alive else {
             return "the control plane is dead".into();

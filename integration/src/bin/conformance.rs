@@ -18,8 +18,8 @@ use sallyport_testbed::Mode;
 /// Compares what packets do with what somebody else says NetworkPolicies mean.
 ///
 /// Builds each case's cluster as network namespaces over some nodes, makes its edits through the API, waits until they
-/// are enforced, and sends TCP, UDP and SCTP packets for every cell. What files expect of one direction alone is
-/// compared with the compiled policy. The last line says how much was compared and how much of it was wrong.
+/// are enforced, and sends TCP, UDP and SCTP packets for every cell. Expectations for one direction alone are compared
+/// with the compiled policy. The last line says how much was compared and how much of it was wrong.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -60,7 +60,7 @@ fn main() -> Result<ExitCode> {
     };
     let mut progress = Progress::new();
     let summary = conformance::run(&options, &arguments.files, &mut |event| {
-        progress.tell(event);
+        progress.report(event);
     })?;
     println!(
         "conformance: {}",
@@ -84,7 +84,7 @@ fn figures(summary: &Summary) -> String {
     format!("cases={cases} steps={steps} cells={cells} wrong={wrong}")
 }
 
-/// Cases that could not be run are told, but only if there are any.
+/// The number of cases that could not be run, if there are any.
 fn failures(failed: u64) -> String {
     match failed {
         0 => String::new(),
@@ -92,7 +92,7 @@ fn failures(failed: u64) -> String {
     }
 }
 
-/// What is shown while it runs: a line that moves on a terminal, elsewhere a line for each tenth.
+/// The progress of a run: a line that moves on a terminal, elsewhere a line for each tenth.
 struct Progress {
     moves: bool,
     cases: usize,
@@ -110,7 +110,7 @@ impl Progress {
         }
     }
 
-    fn tell(&mut self, event: Event<'_>) {
+    fn report(&mut self, event: Event<'_>) {
         match event {
             Event::Read { path, cases } => {
                 (self.cases, self.tenths, self.started) = (cases, 0, Instant::now());
@@ -146,7 +146,7 @@ impl Progress {
         let line = format!("{percent:3} % {case}: {}", figures(summary));
         if self.moves {
             eprint!("\r\x1b[2K{line}");
-            // What does not show does no harm.
+            // A progress line that is not shown does no harm.
             let _ = stderr().flush();
         } else if percent / 10 > self.tenths {
             self.tenths = percent / 10;

@@ -12,7 +12,7 @@ use clap::Parser;
 use sallyport_integration::{
     binaries::binaries,
     deployment::Deployment,
-    walkthrough::{self, PODS, PORT, Place},
+    walkthrough::{self, DemoCluster, PODS, PORT},
 };
 use sallyport_testbed::{
     Family, Host, Mode, Testbed,
@@ -28,7 +28,7 @@ struct Arguments {
     bridged: bool,
 }
 
-/// Where each pod is: its node, counted from 0, and its address, as `demo/cluster.yaml` says.
+/// The place of each pod: its node, counted from 0, and its address, as in `demo/cluster.yaml`.
 const PLACES: [(usize, [u8; 4]); 4] = [
     (0, [10, 9, 1, 11]),
     (0, [10, 9, 1, 12]),
@@ -42,7 +42,7 @@ struct Demo {
     _servers: Vec<Server>,
 }
 
-impl Place for Demo {
+impl DemoCluster for Demo {
     fn sallyport(&self, arguments: &[&str]) -> Result<String, String> {
         let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
         let output = self

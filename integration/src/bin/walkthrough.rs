@@ -1,5 +1,5 @@
-//! What the containers of docker-compose.yml run beside Sallyport's own programs: a pod, the routes of a node, and the
-//! walk-through itself. Their images hold nothing but programs, no shell and no `ip`.
+//! The programs that the containers of docker-compose.yml run beside Sallyport's own: a pod, the routes of a node, and
+//! the walk-through itself. Their images hold nothing but programs, no shell and no `ip`.
 
 use std::{
     net::Ipv4Addr,
@@ -32,7 +32,7 @@ enum Arguments {
 
 #[derive(Debug, Args)]
 struct PodArguments {
-    /// What the pod is called
+    /// The pod's name
     #[arg(long)]
     name: String,
     /// Its address, a /32 of its own
@@ -41,7 +41,7 @@ struct PodArguments {
     /// Its node's address on the link between them: its default gateway
     #[arg(long)]
     node: Ipv4Addr,
-    /// Where its socket is to be
+    /// The folder for its socket
     #[arg(long, value_name = "DIR")]
     sockets: PathBuf,
 }
@@ -61,10 +61,10 @@ struct RunArguments {
     /// The CLI
     #[arg(long, value_name = "FILE")]
     sallyport: PathBuf,
-    /// Where cluster.yaml and demo-policy.yaml are
+    /// The folder of cluster.yaml and demo-policy.yaml
     #[arg(long, value_name = "DIR")]
     manifests: PathBuf,
-    /// Where the pods' sockets are
+    /// The folder of the pods' sockets
     #[arg(long, value_name = "DIR")]
     sockets: PathBuf,
 }

@@ -73,7 +73,7 @@ pub(super) struct Pod {
     /// All addresses of a pod that has more than one; ours, the shared files have none.
     #[serde(default, deserialize_with = "or_default")]
     pub(super) ips: Vec<IpAddr>,
-    /// Of a pod that is created without: the first pod's.
+    /// The ports of a pod that is created without any: the first pod's.
     pub(super) ports: Option<Vec<Port>>,
     pub(super) node: Option<String>,
     #[serde(default, deserialize_with = "or_default")]
@@ -112,7 +112,7 @@ pub(super) struct Step {
     pub(super) actions: Vec<Action>,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) policies: Vec<Value>,
-    /// What the cluster is after the actions, if they changed it.
+    /// The cluster after the actions, if they changed it.
     pub(super) cluster: Option<ClusterSpec>,
     #[serde(default, deserialize_with = "or_default")]
     pub(super) endpoints: Vec<String>,
@@ -149,7 +149,7 @@ pub(super) struct LabelledPod {
     pub(super) labels: Labels,
 }
 
-/// What is expected of one port: a row for each source, in it a character for each destination. A cell speaks of every
+/// The expectation for one port: a row for each source, with a character for each destination. A cell covers every
 /// address family that both ends have.
 #[derive(Debug, Deserialize)]
 pub(super) struct Expect {
@@ -160,7 +160,7 @@ pub(super) struct Expect {
     pub(super) ingress: Option<Vec<String>>,
     pub(super) egress: Option<Vec<String>>,
     pub(super) combined: Vec<String>,
-    /// Of one family only; ours, the shared files have none.
+    /// The only family that counts; ours, the shared files have none.
     pub(super) family: Option<Version>,
 }
 
@@ -172,7 +172,7 @@ pub(super) enum Version {
     V6,
 }
 
-/// What is null is as good as absent: some writers have null for what is empty.
+/// Reads null as absent: some writers have null for an empty list.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -202,7 +202,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<Case>, Error> {
     })
 }
 
-/// A file's content. Whether it is gzipped is told by its first bytes, not by its name.
+/// A file's content. Its first bytes decide whether it is gzipped, not its name.
 fn unzipped(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     BufReader::new(File::open(path)?).read_to_end(&mut bytes)?;
@@ -231,7 +231,7 @@ impl Case {
         self.cluster.pods.iter().chain(created)
     }
 
-    /// The nodes that pods are told to be on, in the file's order.
+    /// The nodes that the pods name, in the file's order.
     pub(super) fn nodes(&self) -> Vec<&str> {
         let declared = self.cluster.nodes.iter().map(|node| node.name.as_str());
         let mut names: Vec<&str> = declared.collect();
@@ -255,7 +255,7 @@ impl Case {
 }
 
 impl Pod {
-    /// What endpoints call it.
+    /// The pod's name in endpoints.
     pub(super) fn endpoint(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }

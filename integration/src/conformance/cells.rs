@@ -10,7 +10,7 @@ use super::{
 /// A cell with an expectation, of one address family.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cell {
-    /// Which entry of the step's expectations.
+    /// The index into the step's expectations.
     pub(super) expect: usize,
     pub(super) from: usize,
     pub(super) to: usize,

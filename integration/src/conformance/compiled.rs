@@ -8,7 +8,7 @@ use sallyport_policy::{Direction, NodePolicy, Protocol};
 use super::{case::Service, party::End};
 use crate::deployment::Deployment;
 
-/// What every node must enforce.
+/// The policy of every node.
 pub(super) struct Compiled(BTreeMap<String, Arc<NodePolicy>>);
 
 impl Compiled {
@@ -58,7 +58,7 @@ impl Compiled {
     }
 }
 
-/// Who is judged by a direction's policies, and who is the peer.
+/// The end that a direction's policies judge, and the peer.
 fn sides(direction: Direction, (from, to): (End, End)) -> (End, End) {
     match direction {
         Direction::Ingress => (to, from),

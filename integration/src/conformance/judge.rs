@@ -21,7 +21,7 @@ const PATIENT: Duration = Duration::from_millis(1_500);
 /// How many probes are under way at once: as many as two busy cores answer within [`QUICK`].
 const AT_ONCE: usize = 1_000;
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Debug, Default)]
 pub(super) struct Judged {
     /// How many cells were compared with packets.
@@ -39,7 +39,7 @@ pub(super) struct Judged {
 #[derive(Debug)]
 pub(super) struct Wrong {
     pub(super) cell: Cell,
-    /// What happened.
+    /// The observation.
     pub(super) seen: String,
 }
 

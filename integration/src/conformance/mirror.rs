@@ -1,4 +1,4 @@
-//! Owns our copy of what the control plane was told, so that the compiler can be asked about it; never tells anybody.
+//! A copy of the control plane's cluster, so that the compiler can be asked about it. Sends nothing.
 
 use sallyport_controlplane::{cluster::Cluster, manifest, model::Kind};
 use sallyport_policy::Revision;
@@ -9,7 +9,7 @@ pub(super) fn is_done(cluster: &Cluster, edit: &Edit) -> bool {
     let Some(wire::edit::Op::Put(text)) = &edit.op else {
         return false;
     };
-    // What cannot be read is for the control plane to refuse.
+    // The control plane has to refuse a text that cannot be read.
     manifest::parse(&text.text, &text.source).is_ok_and(|objects| {
         objects.iter().all(|object| {
             let stored = cluster.get(&object.key);

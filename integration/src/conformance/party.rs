@@ -50,7 +50,7 @@ impl Party {
             .from_address(source)
     }
 
-    /// It by one of its addresses.
+    /// The end at one of the party's addresses.
     pub(super) fn at(&self, address: IpAddr) -> End {
         End {
             node: self.node,

@@ -13,7 +13,7 @@ use super::{
     manifests,
 };
 
-/// What a replay came to.
+/// The result of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replayed {
     /// The cases.
@@ -41,7 +41,7 @@ pub fn replay(path: &Path) -> Result<Replayed, Error> {
             }
             let named = format!("case {}, step {}", case.id, index + 1);
             let off = |what: String| Error::Case(format!("{named}: {what}"));
-            state.is_as_told(step).map_err(off)?;
+            state.check_state(step).map_err(off)?;
             state.compare(step, &named, &mut replayed)?;
         }
     }
@@ -117,7 +117,7 @@ impl State {
         Ok(())
     }
 
-    /// Where files do not say a pod's node, a node of its own stands for it.
+    /// If files do not name a pod's node, a node of its own stands for it.
     fn set_pod(&mut self, pod: Pod) -> Result<(), Error> {
         let name = pod.endpoint();
         let node = pod.node.as_ref().unwrap_or(&name);
@@ -131,8 +131,8 @@ impl State {
         self.pods.get(endpoint).ok_or_else(missing)
     }
 
-    /// What the step says of the state after its actions, if it does, must be what they led to.
-    fn is_as_told(&self, step: &Step) -> Result<(), String> {
+    /// Checks the step's own statement of the state after its actions, if it has one.
+    fn check_state(&self, step: &Step) -> Result<(), String> {
         let same = |what: &str, same: bool| match same {
             true => Ok(()),
             false => Err(format!("its {what} are not those that its actions lead to")),
@@ -145,7 +145,7 @@ impl State {
         let Some(told) = &step.cluster else {
             return Ok(());
         };
-        let namespaces = spaces(&told.namespaces) == spaces(&self.namespaces);
+        let namespaces = without_names(&told.namespaces) == without_names(&self.namespaces);
         same("namespaces", namespaces)?;
         let pods: BTreeMap<String, _> = told.pods.iter().map(summary).collect();
         same("pods", pods == self.pods.values().map(summary).collect())
@@ -158,14 +158,14 @@ impl State {
         };
         for (index, expect) in step.expect.iter().enumerate() {
             for (judge, rows) in [
-                (Judge::Both, Some(&expect.combined)),
-                (Judge::Only(Side::Ingress), expect.ingress.as_ref()),
-                (Judge::Only(Side::Egress), expect.egress.as_ref()),
+                (Sides::Both, Some(&expect.combined)),
+                (Sides::Only(Side::Ingress), expect.ingress.as_ref()),
+                (Sides::Only(Side::Egress), expect.egress.as_ref()),
             ] {
                 let Some(rows) = rows else { continue };
                 for cell in cells(step, index, rows, &addresses)? {
                     let flow = self.oracle.flow(cell.source, cell.target);
-                    let open = judge.asks(&flow, expect);
+                    let open = judge.allows(&flow, expect);
                     replayed.verdicts += 1;
                     if open != cell.open {
                         let (from, to) = (&step.endpoints[cell.from], &step.endpoints[cell.to]);
@@ -182,19 +182,19 @@ impl State {
     }
 }
 
-/// Whose policies a table speaks of.
+/// The side whose policies a table covers.
 #[derive(Clone, Copy, Debug)]
-enum Judge {
+enum Sides {
     Both,
     Only(Side),
 }
 
-impl Judge {
-    fn asks(self, flow: &Flow<'_>, expect: &Expect) -> bool {
+impl Sides {
+    fn allows(self, flow: &Flow<'_>, expect: &Expect) -> bool {
         let packet = Packet::To(expect.protocol.into(), expect.port);
         match self {
-            Judge::Both => flow.allows(packet),
-            Judge::Only(side) => flow.allowed_by(side, packet),
+            Sides::Both => flow.allows(packet),
+            Sides::Only(side) => flow.allowed_by(side, packet),
         }
     }
 }
@@ -206,20 +206,20 @@ fn identity(policy: &Value) -> (String, String) {
     (namespace, text("name").unwrap_or_default().to_owned())
 }
 
-/// Namespaces without the label that every one has, which files tell of some.
-fn spaces(spaces: &BTreeMap<String, Labels>) -> BTreeMap<&str, Labels> {
+/// The namespaces without the label that each has, and that files list for some.
+fn without_names(namespaces: &BTreeMap<String, Labels>) -> BTreeMap<&str, Labels> {
     let without_name = |labels: &Labels| {
         let mut labels = labels.clone();
         labels.remove("kubernetes.io/metadata.name");
         labels
     };
-    let spaces = spaces.iter();
-    spaces
+    let namespaces = namespaces.iter();
+    namespaces
         .map(|(name, labels)| (name.as_str(), without_name(labels)))
         .collect()
 }
 
-/// What files tell of a pod that is there.
+/// The facts that files have of a pod.
 fn summary(pod: &Pod) -> (String, (Vec<IpAddr>, &Labels)) {
     (pod.endpoint(), (pod.addresses(), &pod.labels))
 }

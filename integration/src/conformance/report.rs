@@ -1,5 +1,4 @@
-//! Owns what people are told of a wrong cell: the case, the policies, both sides, and our own explanation; never finds
-//! one.
+//! The report of a wrong cell: the case, the policies, both sides, and our own explanation. Finds no wrong cell.
 
 use std::{fmt::Write, net::IpAddr};
 
@@ -15,7 +14,7 @@ use super::{
 };
 use crate::deployment::Deployment;
 
-/// How many wrong cells of a step are told in full.
+/// The number of wrong cells of a step that are reported in full.
 const IN_FULL: usize = 8;
 
 /// Tells the wrong cells of a step.

@@ -25,7 +25,7 @@ use crate::deployment::{Client, Deployment};
 /// neighbours in all.
 const DISCOVERED: usize = 25;
 
-/// What the bed of a run needs to have.
+/// The parts that the bed of a run must have.
 #[derive(Clone, Debug)]
 pub(super) struct Shape {
     /// The nodes that pods are spread over.
@@ -35,7 +35,7 @@ pub(super) struct Shape {
     pub(super) named: usize,
     /// The most pods that a case has.
     pub(super) pods: usize,
-    /// What the nodes serve in the place of pods that share their network; empty if there are none.
+    /// The services that nodes serve in the place of pods that share their network; empty if there are none.
     pub(super) node_services: BTreeSet<Service>,
 }
 
@@ -44,17 +44,17 @@ pub(super) struct World {
     shape: Shape,
     api: Client,
     deployment: Deployment,
-    /// What the control plane was told.
+    /// The cluster that the control plane was sent.
     cluster: Cluster,
     /// The last revision that was committed.
     revision: u64,
-    /// Who takes part, by the name that endpoints have in the files.
+    /// The parties, by their endpoint names in the files.
     parties: BTreeMap<String, Party>,
     /// The services that every host of the case has, since the case asks for them.
     asked: BTreeSet<Service>,
-    /// How many pods the case has had: says where the next goes.
+    /// The number of pods that the case has had: it decides where the next goes.
     placed: usize,
-    /// Where the case's pods on their nodes' networks are, by address: an address is one node's.
+    /// The nodes of the case's pods, by address: an address is one node's.
     homes: BTreeMap<IpAddr, usize>,
     _node_servers: Vec<Server>,
 }
@@ -91,18 +91,18 @@ impl World {
         Ok(world)
     }
 
-    /// What the control plane was told.
+    /// The cluster that the control plane was sent.
     pub(super) fn cluster(&self) -> &Cluster {
         &self.cluster
     }
 
-    /// Who a file's endpoint is.
+    /// The party of a file's endpoint.
     pub(super) fn party(&self, endpoint: &str) -> Result<&Party, Error> {
         let missing = || Error::Case(format!("there is no endpoint {endpoint}"));
         self.parties.get(endpoint).ok_or_else(missing)
     }
 
-    /// Leads the cluster of the case before to that of this one. What both have stays.
+    /// Turns the cluster of the case before into the cluster of this one. Objects of both stay.
     pub(super) fn enter(&mut self, case: &Case) -> Result<(), Error> {
         self.asked = case.asked();
         self.placed = 0;
@@ -136,7 +136,7 @@ impl World {
             }
         }
         for (pod, node) in pods {
-            edits.push(self.settle(pod, node)?);
+            edits.push(self.put_pod(pod, node)?);
         }
         self.commit(edits)?;
         self.wait_enforced()
@@ -164,7 +164,7 @@ impl World {
             )));
         }
         for name in gone {
-            edits.extend(self.take_away(name)?);
+            edits.extend(self.remove_pod(name)?);
         }
         let spaces = self.cluster.of_kind(Kind::Namespace);
         for name in spaces.map(|stored| &stored.object.key.name) {
@@ -199,7 +199,7 @@ impl World {
                 let within: Vec<String> = within.map(|(name, _)| name.clone()).collect();
                 for name in within {
                     // Deleting the namespace deletes the objects.
-                    self.take_away(&name)?;
+                    self.remove_pod(&name)?;
                 }
                 manifests::delete(&manifests::namespace(namespace, &BTreeMap::new()))
             }
@@ -207,7 +207,7 @@ impl World {
                 let pod = pod.with_ports_of(case);
                 let node = self.place(case, &pod);
                 self.make_way(&pod, node)?;
-                self.settle(pod, node)?
+                self.put_pod(pod, node)?
             }
             Action::SetPodLabels(LabelledPod {
                 namespace,
@@ -220,12 +220,12 @@ impl World {
                     return Err(Error::Case(format!("{endpoint} is no pod")));
                 };
                 pod.labels = labels.clone();
-                self.settle(pod, node)?
+                self.put_pod(pod, node)?
             }
             Action::DeletePod { namespace, name } => {
                 let endpoint = format!("{namespace}/{name}");
                 let missing = || Error::Case(format!("{endpoint} is no pod"));
-                self.take_away(&endpoint)?.ok_or_else(missing)?
+                self.remove_pod(&endpoint)?.ok_or_else(missing)?
             }
         };
         self.commit(vec![edit])
@@ -247,7 +247,7 @@ impl World {
         if old.is_some_and(|old| self.suits(party, old, pod, node)) {
             return Ok(());
         }
-        let edit = self.take_away(&name)?;
+        let edit = self.remove_pod(&name)?;
         self.commit(edit.into_iter().collect())
     }
 
@@ -272,8 +272,8 @@ impl World {
         node
     }
 
-    /// Has a pod there, with its servers. Returns the edit that says so.
-    fn settle(&mut self, pod: Pod, node: usize) -> Result<Edit, Error> {
+    /// Puts a pod on a node, with its servers. Returns the edit for it.
+    fn put_pod(&mut self, pod: Pod, node: usize) -> Result<Edit, Error> {
         let edit = manifests::put(&manifests::pod(&pod, &Deployment::node_name(node)));
         let name = pod.endpoint();
         if let Some(party) = self.parties.get_mut(&name) {
@@ -325,7 +325,7 @@ impl World {
     }
 
     /// Takes a party off the bed. Returns the edit that deletes the pod, if it is one.
-    fn take_away(&mut self, name: &str) -> Result<Option<Edit>, Error> {
+    fn remove_pod(&mut self, name: &str) -> Result<Option<Edit>, Error> {
         let missing = || Error::Case(format!("there is no {name}"));
         let party = self.parties.remove(name).ok_or_else(missing)?;
         let (Some(pod), Some(node)) = (party.pod, party.node) else {

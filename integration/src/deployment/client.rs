@@ -119,7 +119,7 @@ impl Client {
         }
     }
 
-    /// What the control plane says of itself and of its nodes.
+    /// The status of the control plane and of its nodes.
     pub fn status(&mut self) -> Result<wire::StatusResponse, Error> {
         let mut service = self.service.clone();
         let status = reactor::wait(async move { service.status(wire::StatusRequest {}).await })?;

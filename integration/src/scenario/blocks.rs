@@ -8,7 +8,7 @@ use super::{
     traffic::{CLIENT, PORT, SERVER, STAYS_OPEN},
 };
 
-/// What does not change: one node, its two pods.
+/// The constant part: one node, its two pods.
 pub(super) fn pods() -> State {
     let pod = |name: &str, addresses: &[IpAddr]| {
         workload(
@@ -37,7 +37,7 @@ fn always() -> State {
     )
 }
 
-/// Which addresses the blocks are of.
+/// The addresses of the blocks.
 #[derive(Clone, Copy)]
 enum Inside {
     /// Outside the cluster; the block of index 0 has the denied sources in an `except`.
@@ -141,7 +141,8 @@ pub(super) fn recreated(number: u32) -> State {
     }
 }
 
-/// Blocks that overlap, whose exceptions others allow again. What is always allowed is so by another of them each time.
+/// Blocks that overlap, whose exceptions others allow again. Each time another block allows the flow that is always
+/// allowed.
 pub(super) fn overlapping(number: u32) -> State {
     let (wide, narrow) = (12 + number % 2, 16 + number % 8);
     let hole = number % 8;
@@ -214,7 +215,7 @@ pub(super) fn moving_ports(number: u32) -> State {
         ))
 }
 
-/// What the client may send: 50 blocks of pods' addresses, with the server in an `except`, and a port that stays open.
+/// The rules for the client: 50 blocks of pods' addresses, with the server in an `except`, and a port that stays open.
 pub(super) fn egress(number: u32) -> State {
     let peers = [block("10.9.1.3/32", &[]), block("fd00:9:1::3/128", &[])].join(", ");
     let open = ports(STAYS_OPEN.into(), STAYS_OPEN.into());

@@ -59,8 +59,8 @@ pub(super) fn namespace_labels(number: u32) -> State {
         ))
 }
 
-/// Policies stay, pods' labels change: the server is selected by the one policy, then by the other, and its peers' roles
-/// change with it, so that the one is always selected and the other never.
+/// Policies stay, pods' labels change: the server is selected by the one policy, then by the other, and its peers'
+/// roles change with it, so that the one is always selected and the other never.
 pub(super) fn pod_labels(number: u32) -> State {
     let (mode, selected, other) = match number % 2 {
         0 => ("one", "left", "right"),

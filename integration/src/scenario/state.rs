@@ -19,7 +19,7 @@ enum Rank {
 }
 
 impl State {
-    /// What is in both.
+    /// The union of both states.
     pub fn and(mut self, other: State) -> State {
         self.0.extend(other.0);
         self
@@ -91,7 +91,7 @@ spec: {{node: {node}, addresses: [{}]}}
     State::default().with(Rank::Workload, &format!("{namespace}/{name}"), text)
 }
 
-/// Which way a policy looks.
+/// The direction of a policy.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Way {
     Ingress,

@@ -1,4 +1,4 @@
-//! What a node must enforce in each state of a scenario, and its table brought about by the product's planner, encoder and
+//! The policies of nodes in each state of a scenario, and their tables made by the product's planner, encoder and
 //! socket, without control plane and agent. It decides nothing.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -17,7 +17,7 @@ use sallyport_policy::{Epoch, NodePolicy, Position, Ranges, Revision, Window};
 
 use super::{Scenario, state::State};
 
-/// What each node must enforce in a state.
+/// The policy of each node in a state.
 pub fn compile(state: &State) -> Result<BTreeMap<String, Arc<NodePolicy>>> {
     let mut cluster = Cluster::default();
     for text in state.manifests() {
@@ -30,7 +30,7 @@ pub fn compile(state: &State) -> Result<BTreeMap<String, Arc<NodePolicy>>> {
     Ok(compile::full(&cluster))
 }
 
-/// What the only node of a scenario must enforce in each of its states, in order.
+/// The policies of the only node of a scenario, one for each state, in order.
 pub fn compile_all(scenario: &Scenario) -> Result<Vec<Arc<NodePolicy>>> {
     let only_node = |state: State| -> Result<Arc<NodePolicy>> {
         let mut nodes = compile(&state)?;
@@ -43,9 +43,9 @@ pub fn compile_all(scenario: &Scenario) -> Result<Vec<Arc<NodePolicy>>> {
 pub struct Table {
     /// The socket of its namespace.
     pub netlink: Netlink,
-    /// How it was made.
+    /// The options of the plans.
     pub options: Options,
-    /// What it enforces.
+    /// The installed policy.
     pub installed: Installed,
 }
 

@@ -1,4 +1,4 @@
-//! What the floods are made of: who sends, from which addresses, to which ports, and whether it must pass.
+//! The floods: the senders, addresses and ports, and whether a flood must pass.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,13 +19,13 @@ pub const FAR_SERVER: [IpAddr; 2] = both(2, 2);
 /// The port that is flooded; where there are more, the first of them.
 pub(super) const PORT: u16 = 9000;
 
-/// The port that stays open, where ports are told apart.
+/// The port that stays open, where ports are distinguished.
 pub(super) const STAYS_OPEN: u16 = 9100;
 
-/// How many ports change ends.
+/// The number of ports that change ends.
 pub(super) const FLOWS: u32 = 5;
 
-/// How many pods of a kind send, where pods are told apart.
+/// The number of pods of a kind that send, where pods are distinguished.
 pub(super) const PEERS: u32 = 4;
 
 const fn both(network: u8, host: u8) -> [IpAddr; 2] {
@@ -44,12 +44,13 @@ const fn both(network: u8, host: u8) -> [IpAddr; 2] {
     ]
 }
 
-/// What must never pass.
+/// The name of floods that must never pass.
 const DENIED: &str = "denied";
-/// What must always pass.
+/// The name of floods that must always pass.
 pub const ALLOWED: &str = "allowed";
 
-/// The pods that send where pods are told apart: some that must never be heard, and some that always must.
+/// The pods that send where pods are distinguished: pods whose packets must never arrive, and pods whose packets always
+/// must.
 pub(super) const DENIED_PEERS: u8 = 8;
 pub(super) const ALLOWED_PEERS: u8 = 9;
 
@@ -61,9 +62,9 @@ pub(super) const fn peer(which: u8, number: u8) -> [IpAddr; 2] {
 /// The networks outside the cluster from which packets come.
 const OUTSIDE: [&str; 4] = ["172.16.0.0/16", "172.20.0.0/16", "fd16::/64", "fd20::/64"];
 
-/// Makes the pods: the one that floods, and the one that is flooded. The one that floods has the addresses of all pods that
-/// send, and the networks outside are behind it: the node's routes lead to it, or else the node would take its packets for
-/// spoofed.
+/// Makes the pods: the one that floods, and the one that is flooded. The one that floods has the addresses of all pods
+/// that send, and the networks outside are behind it: the node's routes lead to it, or else the node would take its
+/// packets for spoofed.
 pub fn pods(bed: &Testbed) -> Result<(Host, Host), Error> {
     let numbers = (0..PEERS as u8).flat_map(|n| [DENIED_PEERS, ALLOWED_PEERS].map(|p| peer(p, n)));
     let peers = numbers.flatten();
@@ -101,7 +102,7 @@ pub(super) fn sources() -> Vec<Class> {
 }
 
 /// From sources that a policy allows: to a port that is for others, and to one that is open.
-pub(super) fn told_apart_by_port() -> Vec<Class> {
+pub(super) fn distinguished_by_port() -> Vec<Class> {
     [
         classes(DENIED, always(), 32, PORT),
         classes(ALLOWED, always(), 32, STAYS_OPEN),
@@ -142,7 +143,7 @@ pub(super) fn flows() -> Vec<Class> {
         .collect()
 }
 
-/// What was counted of the packets that must not pass, or of those that must.
+/// The counts of packets that must not pass, or of packets that must.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Packets that were sent.

@@ -1,5 +1,5 @@
-//! Owns the walk-through across containers, as docker-compose.yml arranges them: the CLI against their control plane, and
-//! the pods' own word for what they reach; never starts or stops a container.
+//! Owns the walk-through across containers, as docker-compose.yml arranges them: the CLI against their control plane,
+//! and the pods' own word for what they reach; never starts or stops a container.
 
 use std::{
     net::Ipv4Addr,
@@ -12,7 +12,7 @@ use std::{
 use sallyport_testbed::probe::Matrix;
 
 use super::{
-    PODS, PORT, Place,
+    DemoCluster, PODS, PORT,
     pod::{self, Pod},
 };
 
@@ -26,7 +26,7 @@ pub struct Containers {
     pub sallyport: PathBuf,
     /// The manifests.
     pub manifests: PathBuf,
-    /// Where the pods' sockets are.
+    /// The folder of the pods' sockets.
     pub sockets: PathBuf,
     /// The pods.
     pub pods: Vec<Pod>,
@@ -57,8 +57,8 @@ impl Containers {
         Ok(containers)
     }
 
-    /// Asks every pod who is the first on the way to every other. It must be its node, of the same node's pods too: were
-    /// there a way around, nothing that is seen afterwards would mean anything. Returns how many pairs were asked.
+    /// Asks every pod who is the first on the way to every other. It must be its node, of the same node's pods too:
+    /// were there a way around, nothing that is seen afterwards would mean anything. Returns how many pairs were asked.
     pub fn require_nodes_on_every_way(&self) -> Result<usize, String> {
         let hops = self.of_all_pairs(|from, to| pod::first_hop_between(&self.sockets, from, to));
         let around = hops.iter().filter_map(|(from, to, hop)| {
@@ -111,7 +111,7 @@ impl Containers {
     }
 }
 
-impl Place for Containers {
+impl DemoCluster for Containers {
     fn sallyport(&self, arguments: &[&str]) -> Result<String, String> {
         let output = Command::new(&self.sallyport)
             .args(arguments)

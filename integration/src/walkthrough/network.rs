@@ -13,7 +13,7 @@ const LOOPBACK: u32 = 1;
 /// A route, written `DESTINATION=GATEWAY`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Where to, and how long its prefix is.
+    /// The destination, and the length of its prefix.
     pub to: (Ipv4Addr, u8),
     /// By whom.
     pub gateway: Ipv4Addr,

@@ -21,14 +21,14 @@ use sallyport_testbed::probe::Outcome;
 /// How long an answer may take. Nobody else uses these links.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a pod is asked.
+/// A question to a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
-    /// Who are you?
+    /// The name of the pod.
     Who,
     /// Whom do you reach there, over TCP?
     Reach(SocketAddrV4),
-    /// Who is the first on the way there?
+    /// The first hop on the way there.
     FirstHop(Ipv4Addr),
 }
 
@@ -69,7 +69,7 @@ pub struct Pod {
     pub node: Ipv4Addr,
 }
 
-/// Where the pod of that name is asked.
+/// The socket at which the pod of that name answers.
 fn socket(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.sock"))
 }
@@ -81,13 +81,13 @@ pub fn serve(pod: Pod, port: u16, directory: &Path) -> io::Result<()> {
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
             let name = name.clone();
-            thread::spawn(move || say(connection, &name));
+            thread::spawn(move || send_name(connection, &name));
         }
     });
     let path = socket(directory, &pod.name);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        // What a container leaves that was killed.
+        // The remains of a container that was killed.
         _ => {}
     }
     let questions = UnixListener::bind(&path)?;
@@ -100,7 +100,7 @@ pub fn serve(pod: Pod, port: u16, directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn say(mut connection: TcpStream, name: &str) -> io::Result<()> {
+fn send_name(mut connection: TcpStream, name: &str) -> io::Result<()> {
     connection.set_write_timeout(Some(PATIENCE))?;
     connection.write_all(name.as_bytes())?;
     connection.shutdown(Shutdown::Write)
@@ -145,8 +145,8 @@ fn reach(target: SocketAddrV4) -> io::Result<String> {
     Ok(name)
 }
 
-/// Sends a datagram that may be forwarded by nobody. Returns who said so: the first router on the way. Whoever is
-/// reached without a router says that the port is closed, and that is an error.
+/// Sends a datagram that may be forwarded by nobody. Returns the first router on the way, which reports that. A host
+/// that is reached without a router reports a closed port, and that is an error.
 fn first_hop(target: Ipv4Addr) -> io::Result<Ipv4Addr> {
     const NOBODY_LISTENS: u16 = 33434;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_tell_what_they_reach() {
+    fn pods_report_the_pods_that_they_reach() {
         let directory = tempfile::tempdir().unwrap();
         let free = TcpListener::bind("127.0.0.1:0")
             .unwrap()

@@ -21,7 +21,7 @@ use crate::state::{Attached, State};
 use crate::wiring::{self, Owner, Plan};
 use crate::{Change, Destination, Error, Host, Mac, Netns, reactor};
 
-/// How a node's pods reach it.
+/// The connection of a node's pods to the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Each pod's veth is a routed link; pods of a node reach each other by routing.
@@ -31,7 +31,7 @@ pub enum Mode {
     Bridged,
 }
 
-/// What a bed shall be; see [`Testbed::builder`].
+/// The plan of a bed; see [`Testbed::builder`].
 #[derive(Debug, Clone)]
 pub struct Builder {
     nodes: usize,
@@ -40,19 +40,19 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// How many nodes; one unless told.
+    /// Sets the number of nodes; the default is one.
     pub fn nodes(self, nodes: usize) -> Self {
         Self { nodes, ..self }
     }
 
-    /// How pods reach their node; routed unless told.
+    /// Sets the connection of pods to their node; the default is routed.
     pub fn mode(self, mode: Mode) -> Self {
         Self { mode, ..self }
     }
 
-    /// Tells pods of one bridge each other's hardware addresses, instead of leaving them to ARP and neighbour discovery.
-    /// Needed for more than some thirty pods a bridge: the kernel keeps no more than 1,024 discovered neighbours for all
-    /// namespaces together (`net.ipv4.neigh.default.gc_thresh3`).
+    /// Tells pods of one bridge each other's hardware addresses, instead of leaving them to ARP and neighbour
+    /// discovery. Needed for more than some thirty pods a bridge: the kernel keeps no more than 1,024 discovered
+    /// neighbours for all namespaces together (`net.ipv4.neigh.default.gc_thresh3`).
     pub fn permanent_neighbours(self) -> Self {
         Self {
             permanent_neighbours: true,
@@ -84,7 +84,7 @@ impl Builder {
     }
 }
 
-/// What makes a namespace a router.
+/// The sysctls that make a namespace a router.
 const ROUTER: [(&str, &str); 4] = [
     ("net.ipv4.ip_forward", "1"),
     ("net.ipv6.conf.all.forwarding", "1"),
@@ -123,7 +123,7 @@ impl Testbed {
         }
     }
 
-    /// How pods reach their node.
+    /// The connection of pods to their node.
     pub fn mode(&self) -> Mode {
         self.mode
     }
@@ -146,7 +146,7 @@ impl Testbed {
         &self.fabric
     }
 
-    /// Where every node reaches what listens in the fabric.
+    /// The address at which every node reaches a server in the fabric.
     pub fn fabric_address(&self) -> Ipv4Addr {
         Ipv4Addr::new(198, 18, 0, 1)
     }
@@ -204,7 +204,8 @@ impl Testbed {
         self.owner(node)?.netns.apply(routes)
     }
 
-    /// The hardware addresses of a pod, and of its node where the pod's packets leave the link: that of the bridge, if there is one.
+    /// The hardware addresses of a pod, and of its node where the pod's packets leave the link: that of the bridge, if
+    /// there is one.
     pub fn macs_of(&self, name: &str) -> Result<(Mac, Mac), Error> {
         let Attached { node, port, .. } = self.state().find(name)?;
         let router = match self.owner(node)?.bridge {
@@ -245,8 +246,8 @@ impl Testbed {
         Ok(())
     }
 
-    /// Lets packets of at most `mtu` bytes go to a pod or external, at the router's end of its link: 1,500 at first. The
-    /// host itself does not know.
+    /// Lets packets of at most `mtu` bytes go to a pod or external, at the router's end of its link: 1,500 at first.
+    /// The host itself does not know.
     pub fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), Error> {
         let Attached { node, port, .. } = self.state().find(name)?;
         let index = port.0;
@@ -255,8 +256,8 @@ impl Testbed {
             .apply(vec![Change::Mtu { index, mtu }])
     }
 
-    /// Has the bridge that a pod is on send the pod's frames back to it, where they are for it. Kubelet's `hairpin-veth`
-    /// and the CNI plugin's `hairpinMode` do the same.
+    /// Has the bridge that a pod is on send the pod's frames back to it, where they are for it. Kubelet's
+    /// `hairpin-veth` and the CNI plugin's `hairpinMode` do the same.
     pub fn set_hairpin(&self, name: &str) -> Result<(), Error> {
         let Attached { node, port, .. } = self.state().find(name)?;
         let index = port.0;

@@ -15,7 +15,7 @@ pub const LOOPBACK: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mac(pub [u8; 6]);
 
-/// Where a route leads.
+/// The destination of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Destination {
     /// One address.
@@ -26,7 +26,7 @@ pub enum Destination {
     Default,
 }
 
-/// One change within a namespace. Displays as the `ip` command that does the same. Who makes links chooses their
+/// One change within a namespace. Displays as the `ip` command that does the same. The maker of links chooses their
 /// indices, so nothing need be looked up afterwards.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "the fields are what `ip` calls them")]

@@ -1,5 +1,5 @@
-//! Frames of every kind, sent from a pod as they are, and looked for where they should arrive or not. What they are made of says
-//! `kinds`.
+//! Frames of every kind, sent from a pod as they are, and looked for where they should arrive or not. `kinds` has their
+//! content.
 
 #![expect(unsafe_code, reason = "system calls and sockets that no library has")]
 
@@ -74,7 +74,8 @@ impl Party {
     }
 }
 
-/// Which kinds arrive at one pod from another. `routed` are all sent to the router, which passes on what it can.
+/// The kinds that arrive at one pod from another. With `routed` all frames are sent to the router, which forwards those
+/// that it can.
 pub fn arrivals(
     from: &Party,
     to: &Party,
@@ -183,12 +184,12 @@ impl Rain {
         Ok(rain)
     }
 
-    /// How many frames were sent.
+    /// The number of frames that were sent.
     pub fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
     }
 
-    /// How many of each kind arrived.
+    /// The number of frames of each kind that arrived.
     pub fn arrived(&self) -> BTreeMap<Kind, u64> {
         self.arrived.lock().expect("nobody panics").clone()
     }

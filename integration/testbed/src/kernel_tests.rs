@@ -23,7 +23,7 @@ use crate::enter;
 
 pub use libtest_mimic::Failed;
 
-/// What a test returns: any error that displays itself fails it.
+/// The result of a test: any error that displays itself fails it.
 pub type Outcome = Result<(), Failed>;
 
 /// A test and its name.
@@ -31,8 +31,8 @@ pub type Test = (&'static str, fn() -> Outcome);
 
 /// Enters the privileges a testbed needs and runs the tests; call it first in `main`, while there is one thread.
 ///
-/// Where privileges are missing every test is shown as ignored, with the reason. Set `SALLYPORT_REQUIRE_KERNEL=1` (in
-/// continuous integration, say) to have that counted as a failure.
+/// Without privileges every test is shown as ignored, with the reason. `SALLYPORT_REQUIRE_KERNEL=1` makes each a
+/// failure, as in continuous integration.
 pub fn run(tests: &[Test]) -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials(tests)).exit_code()
 }

@@ -1,7 +1,7 @@
-//! A testbed of network namespaces on the real kernel: nodes, pods and links between them, probes that ask with real packets
-//! what reaches what, and what tests of programs on it share.
+//! A testbed of network namespaces on the real kernel: nodes, pods and links between them, probes that ask with real
+//! packets what reaches what, and what tests of programs on it share.
 //!
-//! It starts no program of Sallyport's and depends on no crate of Sallyport's.
+//! The crate starts no program of Sallyport's and depends on no crate of Sallyport's.
 
 #![allow(
     clippy::cast_possible_truncation,

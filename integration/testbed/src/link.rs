@@ -35,7 +35,7 @@ pub(crate) async fn execute(
     let mut pending = Vec::with_capacity(changes.len());
     for change in changes {
         if matches!(change, Change::AwaitUp { .. } | Change::AwaitAddress { .. }) {
-            settle(namespace, std::mem::take(&mut pending)).await?;
+            await_answers(namespace, std::mem::take(&mut pending)).await?;
             wait(&handle, namespace, &change).await?;
             continue;
         }
@@ -44,7 +44,7 @@ pub(crate) async fn execute(
             send(&handle, message, flags).map_err(|source| refused(namespace, &change, source))?;
         pending.push((change, response));
     }
-    settle(namespace, pending).await
+    await_answers(namespace, pending).await
 }
 
 type Responses = futures::stream::BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>;
@@ -59,7 +59,7 @@ fn send(
     Ok(handle.clone().request(request)?.boxed())
 }
 
-async fn settle(namespace: &str, pending: Vec<(Change, Responses)>) -> Result<(), Error> {
+async fn await_answers(namespace: &str, pending: Vec<(Change, Responses)>) -> Result<(), Error> {
     for (change, mut responses) in pending {
         while let Some(message) = responses.next().await {
             let NetlinkPayload::Error(error) = message.payload else {

@@ -1,4 +1,4 @@
-//! What stock nft lists of a ruleset, as objects that can be compared; never changes a ruleset.
+//! The listing of a ruleset by stock nft, as objects that can be compared; never changes a ruleset.
 
 use std::{collections::BTreeMap, io, process::Stdio};
 
@@ -7,7 +7,7 @@ use crate::Netns;
 /// The lines of each object, by its table and its first line, in order of the alphabet, since sets have none.
 pub type Listing = BTreeMap<String, Vec<String>>;
 
-/// What nft lists of a namespace's ruleset.
+/// The listing of a namespace's ruleset.
 pub fn text(netns: &Netns) -> io::Result<String> {
     let mut command = netns.command("nft");
     command
@@ -24,7 +24,7 @@ pub fn text(netns: &Netns) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// What nft lists of a namespace's ruleset, object by object.
+/// The listing of a namespace's ruleset, object by object.
 pub fn objects(netns: &Netns) -> io::Result<Listing> {
     Ok(parse(&text(netns)?))
 }
@@ -47,7 +47,7 @@ fn parse(text: &str) -> Listing {
     let (mut table, mut name) = (String::new(), String::new());
     for line in text
         .lines()
-        // Who owns a table is no part of it.
+        // The owner of a table is no part of it.
         .map(|line| line.split(" # progname").next().unwrap_or_default().trim())
         .filter(|line| !line.is_empty() && *line != "}")
     {

@@ -1,5 +1,5 @@
-//! Owns one anonymous network namespace: its making, running code and programs in it; never names it in the file system,
-//! so that it goes when its last handle, socket and process are gone, however they end.
+//! Owns one anonymous network namespace: its making, running code and programs in it; never names it in the file
+//! system, so that it goes when its last handle, socket and process are gone, however they end.
 
 #![expect(unsafe_code, reason = "system calls and sockets that no library has")]
 
@@ -33,8 +33,8 @@ struct Inner {
     netlink: OnceLock<rtnetlink::Handle>,
 }
 
-/// What every namespace of a bed wants: addresses usable at once, no packet judged by its way in, and every refusal told
-/// (the kernel rations ICMP errors, and a refusal not told would look like a drop).
+/// The sysctls of every namespace of a bed: addresses usable at once, no packet judged by its way in, and every refusal
+/// reported. The kernel rations ICMP errors, and a refusal without one would look like a drop.
 const DEFAULTS: [(&str, &str); 10] = [
     ("net.ipv4.icmp_ratemask", "0"),
     ("net.ipv6.icmp.ratemask", "0"),
@@ -83,7 +83,7 @@ impl Netns {
         })))
     }
 
-    /// What errors call it.
+    /// The name in errors.
     pub fn label(&self) -> &str {
         &self.0.label
     }

@@ -13,9 +13,9 @@ use crate::Netns;
 /// By what right this process makes namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Privilege {
-    /// It had `CAP_SYS_ADMIN` and `CAP_NET_ADMIN` already.
+    /// The process had `CAP_SYS_ADMIN` and `CAP_NET_ADMIN` already.
     Root,
-    /// It is root in a user namespace of its own, entered by [`enter`].
+    /// The process is root in a user namespace of its own, entered by [`enter`].
     UserNamespace,
 }
 
@@ -25,9 +25,9 @@ pub enum PrivilegeError {
     /// No user namespace for an ordinary user.
     #[error("no testbed: not root, and a user namespace was refused ({reason}); {remedy}")]
     NoUserNamespace {
-        /// What the kernel said.
+        /// The error of the kernel.
         reason: Errno,
-        /// What a person can do.
+        /// The remedy for a person.
         remedy: String,
     },
     /// The user namespace came, but its identity map was refused.
@@ -35,7 +35,7 @@ pub enum PrivilegeError {
     NoIdentity {
         /// The file below /proc.
         file: &'static str,
-        /// What the kernel said.
+        /// The error of the kernel.
         reason: String,
     },
     /// Privileged by name, but a namespace could still not be made and set up.

@@ -34,7 +34,7 @@ pub use stream::{Counts, Pattern, Stream, Traffic};
 use crate::reactor;
 use crate::{Family, Host};
 
-/// What carries a probe.
+/// The protocol of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// A connection, and over it the server's name.
@@ -59,7 +59,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// What became of a probe.
+/// The outcome of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The right server answered.
@@ -129,7 +129,7 @@ impl Probe {
     }
 }
 
-/// How probes are sent: how long an answer may take, how many are under way at once.
+/// The settings of probes: the longest time for an answer, the number under way at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Prober {
     timeout: Duration,
@@ -237,7 +237,7 @@ impl Prober {
     }
 }
 
-/// What an exchange ended with; `None` as a name means that an answer came that carries none.
+/// The end of an exchange; `None` as a name means that an answer came that carries none.
 type Answer = io::Result<Option<String>>;
 
 fn outcome(answer: Result<Answer, tokio::time::error::Elapsed>, expected: &str) -> Outcome {

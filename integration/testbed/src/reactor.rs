@@ -39,7 +39,8 @@ pub fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static)
     }
 }
 
-/// Allows as many descriptors as the hard limit does: the usual soft limit of 1,024 is a few dozen pods and their servers.
+/// Allows as many descriptors as the hard limit does: the usual soft limit of 1,024 is a few dozen pods and their
+/// servers.
 fn raise_descriptor_limit() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,

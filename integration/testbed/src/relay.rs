@@ -34,7 +34,7 @@ pub struct Relay {
     task: JoinHandle<()>,
 }
 
-/// Where a relay leads, and how late.
+/// The target and the delay of a relay.
 #[derive(Clone, Copy, Debug)]
 struct Line {
     target: SocketAddr,
@@ -81,12 +81,12 @@ impl Relay {
         })
     }
 
-    /// Where it listens.
+    /// The address of the listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What is read from now on is so late.
+    /// Sets the delay of bytes that are read from now on.
     pub fn set_delay(&self, delay: Duration) {
         self.line
             .lock()
@@ -94,7 +94,7 @@ impl Relay {
             .delay = delay;
     }
 
-    /// Who connects from now on is led there.
+    /// Sets the target of clients that connect from now on.
     pub fn set_target(&self, target: SocketAddr) {
         self.line
             .lock()
@@ -102,8 +102,8 @@ impl Relay {
             .target = target;
     }
 
-    /// Breaks every connection. Who connected sees it at once, and loses what is under way; the target gets what is under
-    /// way still, when it is due, perhaps after what the next connection brings.
+    /// Breaks every connection. The client sees it at once, and loses the bytes under way. The target still gets the
+    /// bytes under way, when they are due, perhaps after those of the next connection.
     pub fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }

@@ -1,5 +1,5 @@
-//! Owns the rules that others write on a node for Kubernetes' Services, host ports and the node's DNS cache, in the shape
-//! in which they really write them; never writes a rule of Sallyport's.
+//! Owns the rules that others write on a node for Kubernetes' Services, host ports and the node's DNS cache, in the
+//! shape in which they really write them; never writes a rule of Sallyport's.
 //!
 //! Chains have the names that they have there, but for the hashes in them.
 
@@ -19,7 +19,7 @@ pub use node_dns::write_node_dns;
 use crate::probe::Protocol;
 use crate::{Family, Host, Netns};
 
-/// How kube-proxy writes its rules.
+/// The form of kube-proxy's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proxy {
     /// `--proxy-mode=iptables`.
@@ -30,7 +30,7 @@ pub enum Proxy {
     NftablesMaps,
 }
 
-/// Where a Service sends what comes to its node port.
+/// The endpoints that a Service sends traffic of its node port to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExternalTrafficPolicy {
     /// To any endpoint, from the node's own address.
@@ -52,9 +52,8 @@ pub struct Service {
     pub port: u16,
     /// The port at every node.
     pub node_port: Option<u16>,
-    /// Where that leads.
+    /// The endpoints of that traffic.
     pub external: ExternalTrafficPolicy,
-    /// What is behind it.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -69,7 +68,7 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// What kube-proxy knows of its cluster.
+/// The cluster as kube-proxy sees it.
 #[derive(Debug, Clone)]
 pub struct Cluster {
     /// The `--cluster-cidr`s, IPv4 first.
@@ -111,13 +110,13 @@ struct View<'a> {
 /// A port of a Service in one family.
 struct Port<'a> {
     service: &'a Service,
-    /// What comments call it: `default/web:http`.
+    /// The name in comments: `default/web:http`.
     id: String,
     protocol: String,
     address: IpAddr,
     /// All endpoints.
     all: Vec<SocketAddr>,
-    /// Those of the node.
+    /// The endpoints on the node.
     local: Vec<SocketAddr>,
 }
 

@@ -10,7 +10,7 @@ use crate::{Error, Host, Mode};
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) hosts: BTreeMap<String, Attached>,
-    /// How many ports have been given out.
+    /// The number of ports that have been given out.
     ports: u32,
 }
 

@@ -1,8 +1,8 @@
-//! Owns another process's system calls for a while: counts those that change something outside of it, and kills it at one
-//! of them, or has one fail. Knows nothing of what the process is; nothing in it is made ready for this.
+//! Owns another process's system calls for a while: counts those that change something outside of it, and kills it at
+//! one of them, or has one fail. Knows nothing of what the process is; nothing in it is made ready for this.
 //!
-//! What a crash leaves behind was done by system calls. So a program that is killed at each of them in turn has been
-//! killed at every step, and the program that is killed is the one that users run.
+//! The state after a crash is the work of system calls. So a program that is killed at each of its calls in turn has
+//! been killed at every step, and it is the program that users run.
 
 #![expect(unsafe_code, reason = "system calls and sockets that no library has")]
 
@@ -41,9 +41,9 @@ fn threads(leader: Pid) -> io::Result<Vec<Pid>> {
 /// A system call that reaches out of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// What it is called; `ask` for a message to netlink that only asks for something.
+    /// The call's name; `ask` for a message to netlink that only asks for something.
     pub name: &'static str,
-    /// What it was done to: the name of a file, `socket`, or `netlink`; empty where there is none.
+    /// The object of the call: the name of a file, `socket`, or `netlink`; empty where there is none.
     pub object: String,
 }
 
@@ -53,7 +53,7 @@ impl fmt::Display for Call {
     }
 }
 
-/// What becomes of the call that is hit.
+/// The fate of a call that is hit.
 #[derive(Clone, Copy, Debug)]
 pub enum Act {
     /// The process is killed, and the call is not made.
@@ -69,7 +69,7 @@ pub enum Act {
 /// Chooses calls.
 pub type Calls = fn(&Call) -> bool;
 
-/// Which calls are counted, which of them are hit, and what becomes of those.
+/// The calls that are counted, those of them that are hit, and their fate.
 #[derive(Clone, Copy)]
 pub struct Fault {
     /// The calls that are counted.
@@ -78,7 +78,7 @@ pub struct Fault {
     pub first: usize,
     /// ... and how many are.
     pub count: usize,
-    /// What becomes of them.
+    /// The fate of the calls that are hit.
     pub act: Act,
 }
 
@@ -130,8 +130,8 @@ pub fn has_ended(pid: u32) -> bool {
     state.is_empty() || state.starts_with(['Z', 'X'])
 }
 
-/// A process under observation, until this is dropped or finished. Nobody of its own process may wait for it meanwhile, not
-/// even to ask whether it has ended: that takes away what the tracer is told.
+/// A process under observation, until this is dropped or finished. Nobody of its own process may wait for it meanwhile,
+/// not even to ask whether it has ended: that takes away what the tracer is told.
 #[derive(Debug)]
 pub struct Tracer {
     pid: Pid,
@@ -149,7 +149,7 @@ impl Tracer {
             Arc::new(Mutex::new(Vec::new())),
         );
         let (attached, is_attached) = mpsc::channel();
-        let mut work = Work {
+        let mut tracing = TracerThread {
             leader: pid,
             fault,
             counted: 0,
@@ -161,13 +161,13 @@ impl Tracer {
         let thread = thread::Builder::new()
             .name("tracer".to_owned())
             .spawn(move || {
-                let result = work.attach();
+                let result = tracing.attach();
                 let failed = result.is_err();
                 let _ = attached.send(result);
                 if !failed {
-                    work.run();
+                    tracing.run();
                 }
-                work.counted
+                tracing.counted
             })?;
         is_attached
             .recv()
@@ -210,8 +210,8 @@ impl Drop for Tracer {
     }
 }
 
-/// What the tracer's thread has. When the thread ends the kernel lets go of all that it traced.
-struct Work {
+/// The state of the tracer's thread. When the thread ends the kernel detaches it from all that it traced.
+struct TracerThread {
     leader: Pid,
     fault: Fault,
     counted: usize,
@@ -221,7 +221,7 @@ struct Work {
     answers: BTreeSet<Pid>,
 }
 
-impl Work {
+impl TracerThread {
     fn attach(&self) -> io::Result<()> {
         let options = Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE;
         let mut known = BTreeSet::new();
@@ -233,7 +233,7 @@ impl Work {
                     continue;
                 }
                 match ptrace::seize(thread, options).and_then(|()| ptrace::interrupt(thread)) {
-                    // It ended meanwhile, or was made by one that is traced.
+                    // The thread ended meanwhile, or was made by one that is traced.
                     Err(Errno::ESRCH | Errno::EPERM) if thread != self.leader => {}
                     result => result?,
                 }
@@ -322,7 +322,8 @@ impl Work {
     }
 }
 
-/// A call that reaches out of the process; `None` for all others, and for what only wakes its own threads or writes a log.
+/// A call that reaches out of the process; `None` for all others, and for what only wakes its own threads or writes a
+/// log.
 fn call(thread: Pid, number: u64, arguments: [u64; 6]) -> Option<Call> {
     let number = number.cast_signed();
     let name = CALLS.iter().find(|(one, _)| *one == number)?.1;
@@ -352,7 +353,7 @@ fn changes(thread: Pid, header: u64) -> bool {
     CHANGES.contains(&u16::from_ne_bytes([bytes[4], bytes[5]]))
 }
 
-/// What a netlink socket is called here, and any other.
+/// The names for a netlink socket, and for any other.
 const NETLINK: &str = "netlink";
 const SOCKET: &str = "socket";
 

@@ -39,7 +39,7 @@ impl Port {
     }
 }
 
-/// What a pod or external is attached to: a node, or the fabric.
+/// The owner of the far end of a pod's or an external's link: a node, or the fabric.
 #[derive(Debug, Clone)]
 pub(crate) struct Owner {
     pub(crate) netns: Netns,

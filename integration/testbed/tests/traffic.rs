@@ -127,7 +127,7 @@ fn streams_end_where_they_are_cut() -> Tested {
         &bed,
         "ip saddr { 10.1.0.1, 10.1.0.2 } drop\nip6 saddr { fd01::1, fd01::2 } drop",
     )?;
-    // What was under way when the rule came is still read; then there is nothing more.
+    // Packets that were under way when the rule came are still read; then there are no more.
     thread::sleep(Duration::from_millis(500));
     let cut: Vec<_> = streams.iter().map(|(_, stream)| stream.counts()).collect();
     for ((name, stream), cut) in streams.into_iter().zip(cut) {

@@ -1,5 +1,5 @@
-//! Addresses that two workloads claim, as packets: what each claimant's policies deny is denied, the address is a peer where
-//! both are, and the end of the contest gives back what the one that stays allows.
+//! Addresses that two workloads claim, as packets: what each claimant's policies deny is denied, the address is a peer
+//! where both are, and the end of the contest gives back what the one that stays allows.
 
 use sallyport_integration::deployment::{delete, put};
 use sallyport_testbed::{
@@ -80,7 +80,7 @@ pub(crate) fn judged_by_both(mode: Mode) -> Outcome {
     api.enforce(vec![put(policy("ghosts", "ghost", "client", [7000, 7001]))])?;
     reaches("alone", &client, &near, &PORTS)?;
     for node in ["node-1", "node-2"] {
-        // Of the claimants one is isolated, then both.
+        // One of the claimants is isolated, then both.
         api.enforce(vec![put(ghost(node, near_addresses))])?;
         reaches("one is isolated", &client, &near, &[7000, 7001])?;
         reaches("one is isolated", &far, &near, &[])?;

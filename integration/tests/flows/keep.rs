@@ -1,5 +1,5 @@
-//! Where established connections are kept: they go on, new ones do not; the strictest policy counts; and an address in
-//! new hands has nothing of the old.
+//! Tests of kept connections: they go on, new ones do not; the strictest policy counts; and an address in new hands has
+//! nothing of the old.
 
 use std::{
     io,
@@ -98,7 +98,7 @@ pub(super) fn cluster_wide(mode: Mode) -> Outcome {
     } = bed_under(mode, &["--established", "keep"])?;
     let _serving = serve(&servers)?;
     let flows = established(&client, &servers, 7000)?;
-    // What nobody answers is not established.
+    // A flow without an answer is not established.
     let unanswered = Stream::start(&client, &servers[0], Traffic::udp(7900))?;
     unanswered
         .until(PATIENCE, |counts| counts.received > 20)
@@ -178,7 +178,7 @@ pub(super) fn the_strictest_counts() -> Outcome {
     ] {
         let flows = kept(&mut api, what)?;
         api.enforce(vec![put(policy.clone())])?;
-        // What the servers may send says nothing of connections that others opened to them.
+        // A policy about the packets of servers does not concern connections that others opened to them.
         require(what, &flows, policy.contains("[Egress]"))?;
         let mut edits = vec![delete(keep.clone())];
         edits.extend(policy.contains("name: b").then(|| delete(policy)));
@@ -187,7 +187,7 @@ pub(super) fn the_strictest_counts() -> Outcome {
     Ok(())
 }
 
-/// What arrives at a port, over both families, without anybody answering.
+/// A counter of the packets that arrive at a port, over both families, without anybody answering.
 struct Counter {
     arrived: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -225,7 +225,7 @@ impl Drop for Counter {
     }
 }
 
-/// How an address passes from one workload to the next.
+/// The way in which an address passes from one workload to the next.
 #[derive(Clone, Copy, Debug)]
 enum Pass {
     /// In one transaction.

@@ -26,7 +26,7 @@ const BYTES: usize = 1 << 20;
 /// How long a transfer may take. It takes a few milliseconds, or for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long one that must not come through is watched.
+/// The time that a transfer is watched that must not come through.
 const WATCHED: Duration = Duration::from_secs(2);
 
 /// Client and servers may use one TCP port between them, in both their policies, and nothing else.
@@ -48,7 +48,7 @@ spec:
   egress: [{to: [{podSelector: {matchLabels: {app: server}}}], ports: [{port: 7000}]}]
 ";
 
-/// What makes a node deaf to what routers say of a path.
+/// The table that makes a node ignore the ICMP errors of routers about a path.
 const DEAF: &str = "
 table inet deaf {
   chain forward {
@@ -59,7 +59,7 @@ table inet deaf {
 }
 ";
 
-/// Who sends.
+/// The sender.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Upload,

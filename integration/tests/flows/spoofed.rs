@@ -1,5 +1,5 @@
-//! Sources that are not the sender's own, on nodes that route: what comes in where the route to its source does not lead passes
-//! nowhere, whoever's address it is.
+//! Sources that are not the sender's own, on nodes that route: what comes in where the route to its source does not
+//! lead passes nowhere, whoever's address it is.
 
 use std::{
     io,
@@ -7,14 +7,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_integration::deployment::{Deployment, Streams, put};
+use sallyport_integration::{
+    deployment::{Deployment, Streams, put},
+    pods,
+};
 use sallyport_testbed::{
     Family, Host, Mode, Testbed,
     kernel_tests::{Failed, Outcome},
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::CLUSTER;
+use crate::{PODS, cluster};
 
 /// Nothing may leave the client, and to the servers comes what is of servers, or of one network outside.
 const POLICIES: &str = "
@@ -50,12 +53,7 @@ struct Bed {
 /// Two nodes that route, which have no say in what passes themselves: reverse path filters are off.
 fn bed(arguments: &[&str]) -> Result<Bed, Failed> {
     let bed = Testbed::builder().nodes(2).mode(Mode::Routed).build()?;
-    let pod = |node, name: &str, v4: [u8; 4], v6: &str| -> Result<Host, Failed> {
-        Ok(bed.add_pod(node, name, &[IpAddr::from(v4), v6.parse()?])?)
-    };
-    let client = pod(0, "default/client", [10, 9, 1, 2], "fd00:9:1::2")?;
-    let near = pod(0, "default/near", [10, 9, 1, 3], "fd00:9:1::3")?;
-    let far = pod(1, "default/far", [10, 9, 2, 3], "fd00:9:2::3")?;
+    let [client, near, far] = pods::add(&bed, &PODS)?;
     let fabric = std::iter::once(bed.fabric());
     for router in (0..bed.nodes()).map(|node| bed.node(node)).chain(fabric) {
         let listed = router
@@ -68,7 +66,7 @@ fn bed(arguments: &[&str]) -> Result<Bed, Failed> {
         }
     }
     let deployment = Deployment::start_with(bed, &[], arguments, Streams::default())?;
-    deployment.client()?.enforce(vec![put(CLUSTER)])?;
+    deployment.client()?.enforce(vec![put(cluster())])?;
     Ok(Bed {
         deployment,
         client,
@@ -101,7 +99,7 @@ fn arrives(from: &Host, source: IpAddr, to: &Host) -> Result<bool, Failed> {
     let deadline = Instant::now() + PATIENCE;
     let mut buffer = [0; 16];
     while Instant::now() < deadline {
-        // What asks for the neighbour first may be lost.
+        // A packet that waits for neighbour discovery may be lost.
         sender.send_to(b"spoofed", (destination, PORT))?;
         if let Ok((_, peer)) = server.recv_from(&mut buffer) {
             if peer.ip() != source {
@@ -128,7 +126,7 @@ fn own(host: &Host) -> Result<[IpAddr; 2], Failed> {
     Ok([v4.ok_or("no IPv4")?, v6.ok_or("no IPv6")?])
 }
 
-/// How many packets a node counts as spoofed.
+/// The number of packets that a node counts as spoofed.
 fn counted(deployment: &Deployment, node: usize) -> Result<u64, Failed> {
     let ruleset = deployment.ruleset(node)?;
     let rules = ruleset

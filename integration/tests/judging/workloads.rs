@@ -1,5 +1,5 @@
-//! Workloads whose traffic passes the forward hook by: the node names each as a condition, nothing counts as enforced while there is
-//! one, and edits go on all the same.
+//! Workloads whose traffic passes the forward hook by: the node names each as a condition, nothing counts as enforced
+//! while there is one, and edits go on all the same.
 
 use std::{
     path::Path,
@@ -8,14 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_integration::deployment::{Deployment, delete, put};
+use sallyport_integration::{
+    deployment::{Deployment, delete, put},
+    pods,
+};
 use sallyport_proto::wire::{Condition, NodeStatus, condition::Kind, node_status::State};
 use sallyport_testbed::{
     Mode, Testbed,
     kernel_tests::{Failed, Outcome},
 };
 
-use super::{CLUSTER, addresses, all, scrape};
+use super::{PODS, all, cluster, scrape};
 
 /// Within this time it is to be known: flowtables are listed every second.
 const SOON: Duration = Duration::from_secs(3);
@@ -30,15 +33,14 @@ struct Scene {
 impl Scene {
     fn new() -> Result<Scene, Failed> {
         let bed = Testbed::builder().nodes(1).mode(Mode::Routed).build()?;
-        bed.add_pod(0, "default/client", &addresses(2))?;
-        bed.add_pod(0, "default/server", &addresses(3))?;
+        pods::add(&bed, &PODS)?;
         let server = bed.interface_of("default/server")?;
         let (plane, enforcer) = (
             ["--metrics", "127.0.0.1:9101"],
             ["--metrics", "127.0.0.1:9100"],
         );
         let deployment = Deployment::start_with(bed, &plane, &enforcer, Default::default())?;
-        let revision = deployment.client()?.enforce(vec![put(CLUSTER)])?;
+        let revision = deployment.client()?.enforce(cluster())?;
         let scene = Scene {
             deployment,
             revision,
@@ -115,7 +117,7 @@ impl Scene {
     }
 
     fn an_edit_goes_on(&mut self) -> Outcome {
-        // What it takes away and what it gives change with each.
+        // Each edit changes both a removal and an addition.
         let port = 8002 + self.revision;
         let text = format!(
             "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{namespace: default, name: in}}\nspec: \
@@ -168,7 +170,8 @@ pub(super) fn own_address() -> Outcome {
     all(&log, &["no workload's traffic bypasses policy any more"])
 }
 
-/// Whoever waits for the edit that declares such a workload is not told that it is enforced, however soon the node acknowledges it.
+/// Whoever waits for the edit that declares such a workload is not told that it is enforced, however soon the node
+/// acknowledges it.
 pub(super) fn a_wait_for_its_own_edit() -> Outcome {
     let scene = Scene::new()?;
     scene.ip("address add 10.9.1.9/32 dev lo")?;
@@ -235,7 +238,7 @@ pub(super) fn flowtable() -> Outcome {
             false => Ok(()),
         };
     }
-    // It has both addresses of the workload.
+    // The node has both addresses of the workload.
     let at = Instant::now();
     loop {
         let node = scene.status()?;

@@ -1,5 +1,5 @@
-//! The compiler against the oracle, on random manifests: what the control plane makes of the text, for every packet that
-//! an endpoint may send or receive, in both directions.
+//! The compiler against the oracle, on random manifests: what the control plane makes of the text, for every packet
+//! that an endpoint may send or receive, in both directions.
 
 use std::{cell::Cell, collections::BTreeSet, fmt::Write, net::IpAddr, sync::Arc};
 
@@ -24,7 +24,7 @@ use crate::{
     universe::{Manifests, addresses, cluster, packets},
 };
 
-/// How many clusters; the environment variable of this name raises it.
+/// The environment variable that raises the number of clusters.
 const CASES: &str = "SALLYPORT_ORACLE_CASES";
 
 /// Sides as the compiler calls them.
@@ -75,12 +75,12 @@ fn agree() -> Result<(), Failed> {
     Ok(())
 }
 
-/// How many verdicts were the same.
+/// The number of verdicts that were the same.
 #[derive(Default)]
 struct Seen {
     allowed: Cell<u64>,
     denied: Cell<u64>,
-    /// Those of an endpoint or a peer that several workloads claim.
+    /// The flows of an endpoint or a peer that several workloads claim.
     contested: Cell<u64>,
 }
 

@@ -9,9 +9,9 @@ use sallyport_testbed::{
     kernel_tests::{Outcome, Test},
 };
 
-use crate::{number, story::tell};
+use crate::{number, story::random_case};
 
-/// How many random cases there are in each mode; the environment variable of this name raises it.
+/// The environment variable that raises the number of random cases in each mode.
 const CASES: &str = "SALLYPORT_RANDOM_CASES";
 
 /// The seed of the first one; a failing case tells its own in its name.
@@ -28,7 +28,7 @@ pub(crate) const TESTS: [Test; 2] = [
 
 fn conform(mode: Mode) -> Outcome {
     let first = number(SEED, u64::from(random::<u32>()));
-    let cases: Vec<_> = (first..).take(number(CASES, 6)).map(tell).collect();
+    let cases: Vec<_> = (first..).take(number(CASES, 6)).map(random_case).collect();
     let mut file = tempfile::Builder::new().suffix(".json").tempfile()?;
     file.write_all(serde_json::to_string(&cases)?.as_bytes())?;
     let files = [file.path().to_owned()];

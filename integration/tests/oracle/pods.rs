@@ -1,5 +1,5 @@
-//! Random pods and workloads of the universe, at every point of their lives, and how their manifests look. Decides nothing
-//! about what they mean.
+//! Random pods and workloads of the universe, at every point of their lives, and how their manifests look. Decides
+//! nothing about what they mean.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -18,13 +18,13 @@ use crate::universe::{
 /// A port that a container declares: by its name, unless it has none.
 pub(crate) type Declared = (Option<&'static str>, u16, &'static str);
 
-/// What a pod's life is at.
+/// The phase of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// It has no status yet.
+    /// The pod has no status yet.
     Unknown,
     Running,
-    /// It runs, and is told to end.
+    /// The pod runs, and was asked to end.
     Terminating,
     Succeeded,
     Failed,

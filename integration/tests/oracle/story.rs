@@ -1,5 +1,5 @@
 //! Random conformance cases: a cluster, and steps of edits with what the oracle expects after each. Owns the state of
-//! the cluster that it tells of; never runs a case.
+//! the cluster that it describes; never runs a case.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -25,7 +25,7 @@ const OUTSIDE: [(&str, &[&str]); 3] = [
     ("near", &["10.0.0.15", "fd00::f"]),
 ];
 
-/// What each step probes.
+/// The services that each step probes.
 const SERVICES: [(&str, Transport, u16); 5] = [
     ("TCP", Transport::Tcp, 80),
     ("TCP", Transport::Tcp, 8080),
@@ -62,7 +62,7 @@ fn edit() -> impl Strategy<Value = Edit> {
 }
 
 /// The case of a seed, as the conformance runner takes it.
-pub(crate) fn tell(seed: u64) -> Value {
+pub(crate) fn random_case(seed: u64) -> Value {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_be_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
@@ -307,7 +307,7 @@ impl Story {
         beings.chain(outside).collect()
     }
 
-    /// What the oracle says of a service over one address family.
+    /// The oracle's verdict on a service over one address family.
     fn expect(
         &self,
         endpoints: &[(String, Vec<IpAddr>)],

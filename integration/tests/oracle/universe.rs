@@ -243,7 +243,7 @@ pub(crate) fn policy() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A namespace. What it says of the label with its name does not count.
+/// A namespace. Its own value for the label with its name does not count.
 pub(crate) fn namespace(name: &str, labels: &Labels) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 }

@@ -1,5 +1,5 @@
-//! The cluster: for each loss a node (or two), for each policy a pair of pods there. Knows how a loss is brought about on a
-//! node; opens no conversation and judges none.
+//! The cluster: for each loss a node (or two), for each policy a pair of pods there. Knows how a loss is brought about
+//! on a node; opens no conversation and judges none.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -9,7 +9,7 @@ use std::{
 
 use sallyport_integration::{
     binaries::binaries,
-    connections::forget_all,
+    connections::flush_all,
     deployment::{Client, Deployment, PATIENCE, Streams, delete, put},
 };
 use sallyport_testbed::{
@@ -19,7 +19,7 @@ use sallyport_testbed::{
 
 use crate::cells::{Loss, Policy, Start};
 
-/// Where the pods of a pair are.
+/// The places of the pods of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Places {
     /// Both on one node.
@@ -166,7 +166,7 @@ impl Bed {
     /// Brings the losses about.
     pub(crate) fn lose(&mut self) -> Outcome {
         for (node, _) in self.pods(Loss::is_flushed) {
-            forget_all(self.deployment.bed.node(node).netns())?;
+            flush_all(self.deployment.bed.node(node).netns())?;
         }
         let put_again: String = self
             .pairs

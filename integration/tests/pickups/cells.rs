@@ -1,4 +1,4 @@
-//! The cells: how conntrack loses a conversation, who speaks first then, which policy comes; and what is wanted. Does
+//! The cells: how conntrack loses a conversation, who speaks first then, which policy comes; and what is expected. Does
 //! nothing.
 
 use std::fmt;
@@ -8,7 +8,7 @@ use sallyport_testbed::{
     probe::{Protocol, Side},
 };
 
-/// How conntrack comes not to know a conversation, or might.
+/// The way in which conntrack comes not to know a conversation, or might.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Loss {
     /// The server's workload is deleted, and put again as it was.
@@ -115,10 +115,10 @@ pub(crate) struct Cell {
     pub(crate) loss: Loss,
     pub(crate) policy: Policy,
     pub(crate) protocol: Protocol,
-    /// Who speaks after the loss, if anybody does.
+    /// The side that speaks after the loss, if any does.
     pub(crate) first: Option<Side>,
     pub(crate) family: Family,
-    /// Who speaks first once the policy is enforced.
+    /// The side that speaks first once the policy is enforced.
     pub(crate) then: Side,
 }
 
@@ -145,7 +145,7 @@ impl Cell {
         cells
     }
 
-    /// Who is the client in conntrack's entry once the first has spoken, as it is wanted. `None`: there is no entry.
+    /// The client of conntrack's entry after the first side has spoken, as it is expected. `None`: there is no entry.
     pub(crate) fn begun_by(&self) -> Option<Side> {
         match self.loss.is_survived() {
             true => Some(Side::Client),
@@ -153,16 +153,16 @@ impl Cell {
         }
     }
 
-    /// What is wanted of a conversation over TCP.
-    pub(crate) fn wanted(&self) -> Wanted {
+    /// The expected outcome of a conversation over TCP.
+    pub(crate) fn expected(&self) -> Expected {
         match (self.policy, self.loss.is_survived(), self.first) {
-            (Policy::Nothing, ..) => Wanted::GoesOn,
-            (Policy::Denied, true, _) => Wanted::Silence,
-            (Policy::Denied, false, _) => Wanted::Reset,
-            (_, true, _) => Wanted::GoesOn,
-            // What was picked up and what the policy allows are one and the same, or the application connects again.
-            (Policy::Allowed, false, Some(_)) => Wanted::GoesOnOrReset,
-            (Policy::Allowed, false, None) | (Policy::Mirrored, false, _) => Wanted::Reset,
+            (Policy::Nothing, ..) => Expected::GoesOn,
+            (Policy::Denied, true, _) => Expected::Silence,
+            (Policy::Denied, false, _) => Expected::Reset,
+            (_, true, _) => Expected::GoesOn,
+            // The connection was picked up in the direction that the policy allows, or the application connects again.
+            (Policy::Allowed, false, Some(_)) => Expected::GoesOnOrReset,
+            (Policy::Allowed, false, None) | (Policy::Mirrored, false, _) => Expected::Reset,
         }
     }
 
@@ -171,12 +171,13 @@ impl Cell {
         self.policy != Policy::Denied
     }
 
-    /// Which of the datagrams are to arrive that the sides send in turn, beginning with `then`. `None`: that is left open.
+    /// The datagrams that must arrive, of those that the sides send in turn, beginning with `then`. `None` leaves it
+    /// open.
     pub(crate) fn datagrams(&self) -> [Option<bool>; 3] {
         match (self.policy, self.then) {
             // The flow that the client began is denied in both directions.
             (Policy::Denied, _) if self.begun_by() == Some(Side::Client) => [Some(false); 3],
-            // What the server sends is a flow of its own, of which the client's are answers.
+            // Datagrams of the server are a flow of its own, of which the client's are answers.
             (Policy::Denied, Side::Client) => [Some(false), Some(true), Some(true)],
             // Whether the flow was begun by the client nothing says any more.
             (Policy::Mirrored, Side::Server) => [None, Some(true), Some(true)],
@@ -184,7 +185,7 @@ impl Cell {
         }
     }
 
-    /// What it is called, but for policy, family and order.
+    /// The title, without policy, family and order.
     pub(crate) fn title(&self) -> String {
         format!(
             "{}, {}, {}",
@@ -214,9 +215,9 @@ pub(crate) fn side(side: Side) -> &'static str {
     }
 }
 
-/// What is to become of a connection over TCP.
+/// The expected outcome of a connection over TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum Expected {
     /// All arrives, at once.
     GoesOn,
     /// Nothing arrives, and each side is told so as soon as it speaks.
@@ -227,7 +228,7 @@ pub(crate) enum Wanted {
     GoesOnOrReset,
 }
 
-/// What became of a connection over TCP.
+/// The observed outcome of a connection over TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     GoesOn,
@@ -237,24 +238,24 @@ pub(crate) enum Fate {
     Mixed(String),
 }
 
-impl Wanted {
+impl Expected {
     pub(crate) fn is(self, fate: &Fate) -> bool {
         match fate {
-            Fate::GoesOn => matches!(self, Wanted::GoesOn | Wanted::GoesOnOrReset),
-            Fate::Reset => matches!(self, Wanted::Reset | Wanted::GoesOnOrReset),
-            Fate::Silence => self == Wanted::Silence,
+            Fate::GoesOn => matches!(self, Expected::GoesOn | Expected::GoesOnOrReset),
+            Fate::Reset => matches!(self, Expected::Reset | Expected::GoesOnOrReset),
+            Fate::Silence => self == Expected::Silence,
             Fate::Mixed(_) => false,
         }
     }
 }
 
-impl fmt::Display for Wanted {
+impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Wanted::GoesOn => "to go on",
-            Wanted::Reset => "to be reset on both sides",
-            Wanted::Silence => "to be dropped in silence",
-            Wanted::GoesOnOrReset => "to go on, or to be reset on both sides",
+            Expected::GoesOn => "to go on",
+            Expected::Reset => "to be reset on both sides",
+            Expected::Silence => "to be dropped in silence",
+            Expected::GoesOnOrReset => "to go on, or to be reset on both sides",
         })
     }
 }

@@ -63,7 +63,7 @@ pub(crate) fn table(talks: &[Talk]) -> (String, usize) {
 /// Cells by title and policy, and which conversations of each.
 type Cells = BTreeMap<String, BTreeMap<Policy, BTreeSet<String>>>;
 
-/// What was wrong, and with which cells.
+/// The errors, each with its cells.
 fn reasons(talks: &[Talk]) -> BTreeMap<&str, Cells> {
     let mut reasons = BTreeMap::<&str, Cells>::new();
     for talk in talks {

@@ -1,4 +1,4 @@
-//! The steps that all conversations of a bed take together, and what is seen of each. What is wanted is `cells`'.
+//! The steps that all conversations of a bed take together, and the observations. `cells` has the expectations.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use sallyport_integration::{
-    connections::{Known, known},
+    connections::{self, ConntrackEntry},
     deployment::PATIENCE,
 };
 use sallyport_testbed::{
@@ -25,8 +25,7 @@ use crate::{
 /// After what a kernel was told it is at rest: an acknowledgement may be late by 200 ms.
 const AT_REST: Duration = Duration::from_millis(300);
 
-/// What a side says arrives within this time, or not at all. A segment that was lost is sent again after 200 ms: which
-/// is counted.
+/// The time within which a message arrives, or never does. A lost segment is sent again after 200 ms: which is counted.
 const ARRIVES: Duration = Duration::from_millis(300);
 
 /// A new connection is open within this time.
@@ -38,16 +37,16 @@ pub(crate) struct Talk {
     pub(crate) wrong: Vec<String>,
     conversation: Conversation,
     nodes: Vec<usize>,
-    /// What was sent again before it was judged.
+    /// The segments that were sent again before the verdict.
     sent_again: u32,
     steps: Vec<Step>,
 }
 
-/// What was seen after one side had spoken.
+/// The observation after one side had spoken.
 struct Step {
     speaker: Side,
     arrived: bool,
-    /// What the speaker's kernel told it.
+    /// The error that the speaker's kernel returned.
     end: Option<io::ErrorKind>,
 }
 
@@ -112,17 +111,17 @@ fn open(bed: &Bed) -> Result<Vec<Talk>, Failed> {
         }
     }
     for speaker in [Side::Client, Side::Server] {
-        say(&mut talks, "hello ", |_| Some(speaker));
+        send(&mut talks, "hello ", |_| Some(speaker));
     }
     thread::sleep(AT_REST);
     Ok(talks)
 }
 
-/// Has one side of conversations say something, and waits until it is heard.
-fn say(talks: &mut [Talk], word: &str, who: impl Fn(&Cell) -> Option<Side>) {
+/// Sends a word of one side of conversations, and waits until it arrives.
+fn send(talks: &mut [Talk], word: &str, who: impl Fn(&Cell) -> Option<Side>) {
     for talk in talks.iter_mut() {
         if let Some(speaker) = who(&talk.cell) {
-            talk.conversation.say(speaker, word);
+            talk.conversation.send(speaker, word);
         }
     }
     let deadline = Instant::now() + PATIENCE / 10;
@@ -130,10 +129,10 @@ fn say(talks: &mut [Talk], word: &str, who: impl Fn(&Cell) -> Option<Side>) {
         let Some(speaker) = who(&talk.cell) else {
             continue;
         };
-        while !talk.conversation.heard(speaker.other()).contains(word) {
+        while !talk.conversation.received(speaker.other()).contains(word) {
             if Instant::now() > deadline {
                 talk.wrong
-                    .push(format!("nobody hears the {}'s {word:?}", side(speaker)));
+                    .push(format!("the {}'s {word:?} does not arrive", side(speaker)));
                 break;
             }
             thread::sleep(Duration::from_millis(1));
@@ -142,39 +141,42 @@ fn say(talks: &mut [Talk], word: &str, who: impl Fn(&Cell) -> Option<Side>) {
 }
 
 fn speak_first(talks: &mut [Talk]) {
-    say(talks, "first ", |cell| cell.first);
+    send(talks, "first ", |cell| cell.first);
     thread::sleep(AT_REST);
 }
 
-/// Compares conntrack's entries with those that are wanted: who is the client of each, if there is one.
+/// Compares conntrack's entries with the expected ones: the client of each, if there is one.
 fn require_entries(
     bed: &Bed,
     talks: &mut [Talk],
     when: &str,
-    wanted: impl Fn(&Cell) -> Option<Side>,
+    expected: impl Fn(&Cell) -> Option<Side>,
 ) -> Outcome {
     let mut entries = BTreeMap::new();
     for node in 0..bed.deployment.bed.nodes() {
-        entries.insert(node, known(bed.deployment.bed.node(node).netns())?);
+        entries.insert(
+            node,
+            connections::entries(bed.deployment.bed.node(node).netns())?,
+        );
     }
     for talk in talks {
         let protocol = match talk.cell.protocol {
             Protocol::Tcp => libc::IPPROTO_TCP as u8,
             _ => libc::IPPROTO_UDP as u8,
         };
-        let begun_by = |begins: Side| Known {
+        let begun_by = |begins: Side| ConntrackEntry {
             protocol,
             from: talk.conversation.address(begins),
             to: talk.conversation.address(begins.other()),
         };
-        let wanted = wanted(&talk.cell);
+        let expected = expected(&talk.cell);
         for node in &talk.nodes {
             let entries = &entries[node];
             let found: Vec<Side> = [Side::Client, Side::Server]
                 .into_iter()
                 .filter(|&side| entries.contains(&begun_by(side)))
                 .collect();
-            if found != Vec::from_iter(wanted) {
+            if found != Vec::from_iter(expected) {
                 let words = |begun: &[Side]| match begun {
                     [] => "no entry".to_owned(),
                     begun => format!(
@@ -186,9 +188,9 @@ fn require_entries(
                             .join(" and the ")
                     ),
                 };
-                let (found, wanted) = (words(&found), words(&Vec::from_iter(wanted)));
+                let (found, expected) = (words(&found), words(&Vec::from_iter(expected)));
                 talk.wrong
-                    .push(format!("{when} conntrack has {found}, not {wanted}"));
+                    .push(format!("{when} conntrack has {found}, not {expected}"));
                 break;
             }
         }
@@ -204,14 +206,14 @@ fn take_turns(talks: &mut [Talk], turn: usize) {
         _ => cell.then.other(),
     };
     for talk in talks.iter_mut() {
-        talk.conversation.say(speaker(&talk.cell), word);
+        talk.conversation.send(speaker(&talk.cell), word);
     }
     thread::sleep(ARRIVES);
     for talk in talks {
         let speaker = speaker(&talk.cell);
         talk.steps.push(Step {
             speaker,
-            arrived: talk.conversation.heard(speaker.other()).contains(word),
+            arrived: talk.conversation.received(speaker.other()).contains(word),
             end: talk.conversation.end(speaker).map(io::Error::kind),
         });
     }
@@ -240,41 +242,43 @@ fn fate(talk: &mut Talk) -> Fate {
 fn seen(steps: &[Step]) -> String {
     let words = steps.iter().map(|step| {
         let arrived = match step.arrived {
-            true => "is heard",
-            false => "is not heard",
+            true => "arrives",
+            false => "does not arrive",
         };
         let end = step
             .end
-            .map(|kind| format!(" (told: {kind})"))
+            .map(|kind| format!(" (error: {kind})"))
             .unwrap_or_default();
-        format!("{} {arrived}{end}", side(step.speaker))
+        format!("a message of the {} {arrived}{end}", side(step.speaker))
     });
     words.collect::<Vec<_>>().join(", ")
 }
 
 fn judge_connection(talk: &mut Talk) {
-    let (wanted, fate) = (talk.cell.wanted(), fate(talk));
-    if !wanted.is(&fate) {
+    let (expected, fate) = (talk.cell.expected(), fate(talk));
+    if !expected.is(&fate) {
         talk.wrong
-            .push(format!("the connection is {wanted}: {fate}"));
+            .push(format!("the connection is {expected}: {fate}"));
     }
 }
 
 fn judge_datagrams(talk: &mut Talk) {
-    let wanted = talk.cell.datagrams();
-    let differs = wanted
+    let expected = talk.cell.datagrams();
+    let differs = expected
         .iter()
         .zip(&talk.steps)
-        .any(|(wanted, step)| wanted.is_some_and(|wanted| wanted != step.arrived));
+        .any(|(expected, step)| expected.is_some_and(|expected| expected != step.arrived));
     if differs {
-        let wanted = wanted.map(|one| match one {
-            Some(true) => "heard",
-            Some(false) => "not heard",
+        let expected = expected.map(|one| match one {
+            Some(true) => "received",
+            Some(false) => "not received",
             None => "either",
         });
         let seen = seen(&talk.steps);
-        talk.wrong
-            .push(format!("datagrams are to be {}: {seen}", wanted.join(", ")));
+        talk.wrong.push(format!(
+            "datagrams are to be {}: {seen}",
+            expected.join(", ")
+        ));
     }
 }
 
@@ -298,13 +302,13 @@ fn connect_again(talks: &mut [Talk]) {
             },
             Err(error) => format!("cannot be begun: {error}"),
         };
-        let wanted = match talk.cell.connects_again() {
+        let expected = match talk.cell.connects_again() {
             true => "is open",
             false => "is unanswered",
         };
-        if seen != wanted {
+        if seen != expected {
             talk.wrong
-                .push(format!("a new connection {seen}; wanted: {wanted}"));
+                .push(format!("a new connection {seen}; expected: {expected}"));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Connections by Services that live on: whose address the pod sees, that an edit cuts them like any other, and what becomes
-//! of them where conntrack forgot them.
+//! Connections by Services that live on: whose address the pod sees, that an edit cuts them like any other, and what
+//! becomes of them where conntrack forgot them.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -9,7 +9,7 @@ use std::{
 };
 
 use sallyport_integration::{
-    connections::forget_all,
+    connections::flush_all,
     deployment::{Deployment, delete, put},
 };
 use sallyport_testbed::{
@@ -24,7 +24,7 @@ use crate::{
     world::{self, CLUSTER, TARGET, World},
 };
 
-/// How long what must pass may take, and how long what must not pass is watched.
+/// The longest time for traffic that must pass, and the time that traffic is watched that must not.
 const PATIENCE: Duration = Duration::from_secs(10);
 const WATCHED: Duration = Duration::from_millis(300);
 
@@ -41,7 +41,7 @@ struct Live {
     direct: bool,
     /// The client's end and the pod's.
     ends: [TcpStream; 2],
-    /// How much is on its way to each end.
+    /// The number of messages on their way to each end.
     owed: [usize; 2],
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn connections(proxy: Proxy, mode: Mode) -> Outcome {
     thread::sleep(AT_REST);
     api.enforce(vec![put(DENY_ALL)])?;
     for node in [0, 1] {
-        forget_all(deployment.bed.node(node).netns())?;
+        flush_all(deployment.bed.node(node).netns())?;
     }
     wrong.extend(speak_unknown(&mut live, mode)?);
     match wrong.is_empty() {
@@ -118,8 +118,8 @@ fn connect(
     Ok(live)
 }
 
-/// Has both ends of all speak. Returns what is heard and must not be, and what must be and is not after `patience`: what was
-/// said before, too.
+/// Has both ends of all speak. Returns what is heard and must not be, and what must be and is not after `patience`:
+/// what was said before, too.
 fn speak(
     under: &str,
     live: &mut [Live],
@@ -155,8 +155,8 @@ fn owed(live: &[Live]) -> Vec<[usize; 2]> {
     live.iter().map(|one| one.owed).collect()
 }
 
-/// Has clients speak of whose connections conntrack knows nothing any more, where policies select every pod. Nothing gets
-/// through but what is never forwarded. Returns what is wrong.
+/// Has clients speak of whose connections conntrack knows nothing any more, where policies select every pod. Nothing
+/// gets through but what is never forwarded. Returns what is wrong.
 fn speak_unknown(live: &mut [Live], mode: Mode) -> Result<Vec<String>, Failed> {
     for one in live.iter_mut() {
         one.ends[0].write_all(b"x")?;
@@ -165,7 +165,8 @@ fn speak_unknown(live: &mut [Live], mode: Mode) -> Result<Vec<String>, Failed> {
     let deadline = Instant::now() + PATIENCE;
     let mut wrong = Vec::new();
     for one in live {
-        // A reset to a port of a bridge is sent past all translation: who asked a Service does not know it for an answer.
+        // A reset to a port of a bridge is sent past all translation: who asked a Service does not know it for an
+        // answer.
         let is_missed = mode == Mode::Bridged && one.translated_at_pod;
         let wanted = (one.direct, !one.direct && !is_missed);
         let mut seen = (false, false);

@@ -2,13 +2,13 @@
 
 use crate::ways::Way;
 
-/// Whose traffic a policy judges. It says nothing of other pods.
+/// The traffic that a policy judges. The policy does not select other pods.
 #[derive(Clone, Copy)]
 enum Selects {
     All,
-    /// What comes to the servers.
+    /// Packets to the servers.
     Servers,
-    /// What the client sends.
+    /// Packets from the client.
     Client,
 }
 
@@ -88,7 +88,7 @@ const FROM_CLIENT_TO_SERVERS: &[&str] = &[
     "pod-hostport",
 ];
 
-/// Those of them that the client's node sees so, too.
+/// Those of these ways whose ends are the same for the client's node.
 const BETWEEN_CLIENT_AND_SERVERS: &[&str] = &[
     "pod-clusterip-near",
     "pod-clusterip-far",
@@ -96,9 +96,10 @@ const BETWEEN_CLIENT_AND_SERVERS: &[&str] = &[
     "pod-hostport",
 ];
 
-/// All policies. Kubernetes' documentation leaves open whether source and destination are judged before or after they are
-/// rewritten ("Behavior of to and from selectors"). Its conformance tests want egress to a Service judged by the pods behind
-/// it. Sallyport judges a connection by who began it, as the judging node saw it arrive, and by the pod that it ends at.
+/// All policies. Kubernetes' documentation leaves open whether source and destination are judged before or after they
+/// are rewritten ("Behavior of to and from selectors"). Its conformance tests want egress to a Service judged by the
+/// pods behind it. Sallyport judges a connection by who began it, as the judging node saw it arrive, and by the pod
+/// that it ends at.
 pub(crate) fn policies() -> Vec<Policy> {
     let servers = |name, rule: &str, allows| Policy {
         name,
@@ -147,7 +148,7 @@ pub(crate) fn policies() -> Vec<Policy> {
             &ports(FROM_CLIENT, "30080"),
             &[],
         ),
-        // Where the first node is the pod's, its table sees the client itself, though the pod sees the node.
+        // If the first node is the pod's, its table sees the client itself, though the pod sees the node.
         servers(
             "ingress from the address outside",
             "from: [{ipBlock: {cidr: 203.0.113.7/32}}, {ipBlock: {cidr: '2001:db8:203::7/128'}}]",
@@ -162,7 +163,7 @@ pub(crate) fn policies() -> Vec<Policy> {
             "from: [{ipBlock: {cidr: 203.0.113.8/32}}, {ipBlock: {cidr: '2001:db8:203::8/128'}}]",
             &[],
         ),
-        // What the first node sends on in its own name, and what it sends itself.
+        // Packets that the first node forwards in its own name, and packets that it sends itself.
         servers(
             "ingress from the first node",
             "from: [{ipBlock: {cidr: 198.18.0.10/32}}, {ipBlock: {cidr: 'fdff:5a11::a/128'}}]",

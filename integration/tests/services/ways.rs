@@ -137,7 +137,7 @@ pub(crate) fn ways(world: &World) -> Vec<Way> {
         .elsewhere(),
         way("outside-hostport", outside, near, host_port()),
         way("pod-hostport", client, near, host_port()).masqueraded(),
-        // What a process of the node sends to a Service: to the node's own pod, and to one of another node.
+        // Packets from a process of the node to a Service: to the node's own pod, and to one of another node.
         way("node-clusterip-near", node, near, Box::new(world::near))
             .masqueraded()
             .always(),

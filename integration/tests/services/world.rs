@@ -79,7 +79,7 @@ const CLUSTER_IPS: [[&str; 2]; 6] = [
     ["10.96.0.6", "fd00:96::6"],
 ];
 
-/// Where a node's DNS cache listens, beside the ClusterIP of the cluster's DNS.
+/// The addresses of a node's DNS cache, beside the ClusterIP of the cluster's DNS.
 const NODE_DNS: [&str; 2] = ["169.254.20.10", "fd00:20::10"];
 
 pub(crate) struct World {
@@ -136,7 +136,7 @@ impl World {
         })
     }
 
-    /// What answers: the pods, the first node's DNS cache, and both nodes themselves.
+    /// Starts the servers: the pods, the first node's DNS cache, and both nodes themselves.
     pub(crate) fn serve(&self) -> io::Result<Vec<Server>> {
         [
             Server::start(&self.near, &[(Protocol::Tcp, TARGET)]),
@@ -188,8 +188,8 @@ fn services(bed: &Testbed, [near, far, dns]: [&Host; 3]) -> Vec<Service> {
     services
 }
 
-/// All addresses that are a node's own: of its uplink, of its bridge, of its DNS cache. The kernel takes any of them for the
-/// source where it masquerades to a pod whose link has none.
+/// All addresses that are a node's own: of its uplink, of its bridge, of its DNS cache. The kernel takes any of them
+/// for the source where it masquerades to a pod whose link has none.
 pub(crate) fn addresses_of_nodes(bed: &Testbed) -> Vec<IpAddr> {
     let mut addresses = ips(NODE_DNS);
     addresses.push(IpAddr::from([169, 254, 1, 1]));
@@ -237,7 +237,7 @@ pub(crate) fn other_node(family: Family) -> SocketAddr {
     of(CLUSTER_IPS[5], family, 80)
 }
 
-/// Where the first node's DNS cache listens.
+/// The address of the first node's DNS cache.
 pub(crate) fn node_dns(family: Family) -> SocketAddr {
     of(NODE_DNS, family, 53)
 }

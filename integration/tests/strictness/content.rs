@@ -172,7 +172,7 @@ pub(crate) fn rules() -> Vec<Case> {
                 vec![rule("x", always(Verdict::Drop))],
                 vec![rule("c", always(jump("d")))],
                 vec![rule("c", always(goto("d")))],
-                vec![rule("c", look(v4, "s"))],
+                vec![rule("c", lookup(v4, "s"))],
                 vec![rule("c", vmap("s"))],
                 vec![rule("c", ports([(80, 80, goto("d"))]))],
             ],
@@ -187,8 +187,8 @@ pub(crate) fn rules() -> Vec<Case> {
                     set("s6", A6),
                     set("p", P4),
                 ],
-                vec![rule("c", look(v4, "s6"))],
-                vec![rule("c", look(v4, "p"))],
+                vec![rule("c", lookup(v4, "s6"))],
+                vec![rule("c", lookup(v4, "p"))],
                 vec![rule("c", vmap("s"))],
                 vec![rule("c", vmap("s6"))],
             ],
@@ -205,8 +205,14 @@ pub(crate) fn rules() -> Vec<Case> {
                     set("r", R4),
                 ],
                 vec![set("p6", P6), set("r6", R6), set("m", V4)],
-                vec![rule("c", look(v4, "s")), rule("c", look(Family::V6, "s6"))],
-                vec![rule("c", look(v4, "r")), rule("c", look(Family::V6, "r6"))],
+                vec![
+                    rule("c", lookup(v4, "s")),
+                    rule("c", lookup(Family::V6, "s6")),
+                ],
+                vec![
+                    rule("c", lookup(v4, "r")),
+                    rule("c", lookup(Family::V6, "r6")),
+                ],
                 vec![rule("c", pair(v4, "p")), rule("c", pair(Family::V6, "p6"))],
                 vec![
                     rule("c", vmap("m")),
@@ -343,8 +349,8 @@ fn deep(name: &'static str, count: usize, verdict: fn(&str) -> Verdict) -> Case 
     case(name, [batch])
 }
 
-/// Cases in which the kernel, which sees bytes where we mean kinds and ends where we mean ranges, is less strict than the
-/// fake.
+/// Cases in which the kernel, which sees bytes where we mean kinds and ends where we mean ranges, is less strict than
+/// the fake.
 pub(crate) fn lenient() -> Vec<Case> {
     let v4 = Family::V4;
     vec![
@@ -381,21 +387,21 @@ pub(crate) fn lenient() -> Vec<Case> {
             "an IPv6 key for IPv4",
             [
                 vec![table(), chain("c"), set("s", A4)],
-                vec![rule("c", look(Family::V6, "s"))],
+                vec![rule("c", lookup(Family::V6, "s"))],
             ],
         ),
         case(
             "a map as a set",
             [
                 vec![table(), chain("c"), set("m", V4)],
-                vec![rule("c", look(v4, "m"))],
+                vec![rule("c", lookup(v4, "m"))],
             ],
         ),
         case(
             "marks as addresses",
             [
                 vec![table(), chain("c"), set("t", ST)],
-                vec![rule("c", look(v4, "t"))],
+                vec![rule("c", lookup(v4, "t"))],
             ],
         ),
         case(

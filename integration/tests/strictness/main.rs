@@ -66,8 +66,8 @@ fn compare(cases: Vec<Case>) -> Outcome {
                 .map(|command| command.of(table::INET).to_string())
                 .collect();
             let script = script.join("\n");
-            if told(&real) != told(&faked) {
-                let (real, faked) = (told(&real), told(&faked));
+            if outcome(&real) != outcome(&faked) {
+                let (real, faked) = (outcome(&real), outcome(&faked));
                 return Err(format!("{name}\n{script}\nreal: {real}\nfake: {faked}").into());
             }
             let (real, faked) = (state::read(&mut reader)?, state::read(&mut fake)?);
@@ -79,14 +79,14 @@ fn compare(cases: Vec<Case>) -> Outcome {
     Ok(())
 }
 
-fn told(result: &Result<(), netlink::Error>) -> String {
+fn outcome(result: &Result<(), netlink::Error>) -> String {
     match result {
         Ok(()) => "done".into(),
         Err(error) => error.to_string(),
     }
 }
 
-/// What goes by itself is gone on both: of what is filled anew only the new time counts.
+/// Elements that expire are gone on both kernels. For an element that is added again only the new time counts.
 fn expiry() -> Outcome {
     let lasts = Duration::from_millis(400);
     let netns = Netns::new("strictness")?;

@@ -105,7 +105,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 ],
                 vec![rule("c", from(Family::V4, "j"))],
                 vec![rule("c", from(Family::V4, "x"))],
-                vec![rule("c", look(Family::V4, "i"))],
+                vec![rule("c", lookup(Family::V4, "i"))],
                 vec![rule("c", by("i"))],
                 vec![del_set("i")],
                 vec![flush("c"), del_set("i")],
@@ -122,12 +122,12 @@ fn by(set: &str) -> Rule {
 pub(crate) fn lenient() -> Vec<Case> {
     let ten_to_twenty = || vec![table(), set("i", I4), add("i", I4, [i("a", 10, 20)])];
     vec![
-        // It asks for the ends of a new range alone (`nft_pipapo_insert`).
+        // The kernel asks for the ends of a new range alone (`nft_pipapo_insert`).
         case(
             "a range around another behind an interface",
             [ten_to_twenty(), vec![add("i", I4, [i("a", 5, 25)])]],
         ),
-        // It looks for the range that the first address is in (`nft_pipapo_deactivate`).
+        // The kernel looks for the range that the first address is in (`nft_pipapo_deactivate`).
         case(
             "a part of a range behind an interface goes",
             [ten_to_twenty(), vec![del("i", I4, [i("a", 12, 15)])]],

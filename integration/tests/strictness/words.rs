@@ -26,7 +26,7 @@ pub(crate) const IF: SetKind = SetKind::Interfaces;
 pub(crate) const FA: SetKind = SetKind::Families;
 pub(crate) const ST: SetKind = SetKind::Numbers;
 
-/// What happens, in order: a batch of a process, or its end.
+/// An event: a batch of a process, or its end.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Batch(u32, Vec<Command>),
@@ -161,7 +161,7 @@ pub(crate) fn always(verdict: Verdict) -> Rule {
 }
 
 /// A rule that looks for the client in a set.
-pub(crate) fn look(family: Family, set: &str) -> Rule {
+pub(crate) fn lookup(family: Family, set: &str) -> Rule {
     let client = Match::TupleSource(Tuple::Original, family, set.into());
     Rule::when(client, Verdict::Return)
 }

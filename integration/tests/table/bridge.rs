@@ -1,5 +1,5 @@
-//! The table of family bridge: what changes lead to is what is written from scratch, nft loads what it lists, and what others
-//! change is repaired.
+//! The table of family bridge: what changes lead to is what is written from scratch, nft loads what it lists, and what
+//! others change is repaired.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,8 @@ use sallyport_testbed::{
 
 use crate::saved;
 
-/// A ground of few ports and addresses, so that two of them share much. Names of interfaces may be what no name of a chain is.
+/// A ground of few ports and addresses, so that two of them share much. Names of interfaces may be what no name of a
+/// chain is.
 fn random_ground(rng: &mut StdRng) -> Ground {
     const PORTS: [&str; 6] = ["veth-a", "tap0", "lxc@b", "0port", "a.name-of-15-by", "x"];
     let address = |n: u8| match n % 2 {
@@ -167,7 +168,7 @@ pub(crate) fn its_listing_loads() -> Outcome {
     Ok(())
 }
 
-/// What others do to it, which nobody hinders here.
+/// The changes by others, which nothing prevents here.
 const MEDDLING: [&str; 6] = [
     "delete table bridge sallyport",
     "flush chain bridge sallyport forward",
@@ -206,7 +207,7 @@ pub(crate) fn the_next_life_takes_it_over() -> Outcome {
             .args(["-a", "list", "ruleset"])
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        // Who owns it is the one thing that changes.
+        // The owner is the only thing that changes.
         let rest = text.lines().filter(|line| !line.contains("progname"));
         Ok(rest.collect::<Vec<_>>().join("\n"))
     };

@@ -11,10 +11,10 @@ use sallyport_testbed::kernel_tests::Outcome;
 
 use crate::{Table, options, updated};
 
-/// How many endpoints there are, each with a class of its own.
+/// The number of endpoints, each with a class of its own.
 const ENDPOINTS: u8 = 250;
 
-/// How many ports a class tells apart, each with a group of its own.
+/// The number of ports that a class distinguishes, each with a group of its own.
 const PORTS: u16 = 40;
 
 /// A policy of 10,000 groups with one member each.
@@ -52,10 +52,8 @@ fn policy() -> NodePolicy {
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
-            uid: String::new(),
-            interface: String::new(),
             ingress: Some(id),
-            egress: None,
+            ..Endpoint::default()
         };
         policy.set_endpoint([10, 0, 0, n].into(), Arc::new(endpoint));
     }

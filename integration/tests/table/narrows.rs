@@ -1,5 +1,5 @@
-//! The guard follows the policy on the safe side: addresses that workloads may use beside their own are let through once policy
-//! judges them, and until then no longer.
+//! The guard follows the policy on the safe side: addresses that workloads may use beside their own are let through
+//! once policy judges them, and until then no longer.
 
 use std::{
     os::fd::{AsRawFd as _, OwnedFd},
@@ -57,10 +57,12 @@ fn policy(spans: &[[u8; 2]]) -> NodePolicy {
     policy
 }
 
-/// The number of the multicast group that hears of commits (`NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`), as a bit.
+/// The number of the multicast group that hears of commits (`NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`), as a
+/// bit.
 const COMMITS: u32 = 1 << 6;
 
-/// `NFT_MSG_NEWSETELEM` and `NFT_MSG_DELSETELEM`, the set's name and its elements in them (`linux/netfilter/nf_tables.h`).
+/// `NFT_MSG_NEWSETELEM` and `NFT_MSG_DELSETELEM`, the set's name and its elements in them
+/// (`linux/netfilter/nf_tables.h`).
 const MESSAGES: [(u8, &str); 2] = [(12, "add"), (14, "delete")];
 const SET: u16 = 2;
 const ELEMENTS: u16 = 3;
@@ -76,12 +78,12 @@ fn listen() -> nix::Result<OwnedFd> {
 }
 
 /// The commits so far, in order: the changes of the addresses, and the steps of updates.
-fn told(socket: &OwnedFd) -> nix::Result<Vec<String>> {
-    let (mut told, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+fn commits(socket: &OwnedFd) -> nix::Result<Vec<String>> {
+    let (mut commits, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
     loop {
         let flags = MsgFlags::MSG_DONTWAIT;
         let length = match socket::recv(socket.as_raw_fd(), &mut buffer, flags) {
-            Err(Errno::EAGAIN) => return Ok(told),
+            Err(Errno::EAGAIN) => return Ok(commits),
             received => received?,
         };
         let mut rest = &buffer[..length];
@@ -92,14 +94,14 @@ fn told(socket: &OwnedFd) -> nix::Result<Vec<String>> {
                     libc::NFPROTO_BRIDGE => TableFamily::Bridge,
                     _ => TableFamily::Inet,
                 };
-                note(&mut told, &format!("{family} {verb}"), &rest[20..size]);
+                note(&mut commits, &format!("{family} {verb}"), &rest[20..size]);
             }
             rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
         }
     }
 }
 
-fn note(told: &mut Vec<String>, verb: &str, body: &[u8]) {
+fn note(commits: &mut Vec<String>, verb: &str, body: &[u8]) {
     let set = attributes::find(body, SET).map(attributes::text);
     let elements = attributes::find(body, ELEMENTS).unwrap_or_default();
     let elements = || attributes::read(elements).map(|(_, element)| element);
@@ -107,7 +109,7 @@ fn note(told: &mut Vec<String>, verb: &str, body: &[u8]) {
         Some("port_ranges4") => {
             let kind = SetKind::InterfaceRanges(Family::V4);
             let all = decode::elements(kind, elements()).into_iter().flatten();
-            told.extend(all.map(|element| format!("{verb} {element}")));
+            commits.extend(all.map(|element| format!("{verb} {element}")));
         }
         Some("stamp") if verb == "inet add" => {
             let all = decode::elements(SetKind::Numbers, elements());
@@ -116,15 +118,15 @@ fn note(told: &mut Vec<String>, verb: &str, body: &[u8]) {
                 let mut words = stamp.split(' ').skip_while(|word| *word != "revision");
                 words.nth(1).map(|number| format!("revision {number}"))
             };
-            told.extend(stamps.filter_map(revision));
+            commits.extend(stamps.filter_map(revision));
             // Each step of an update says so.
-            told.dedup();
+            commits.dedup();
         }
         _ => {}
     }
 }
 
-pub(crate) fn before_policy_lets_go() -> Outcome {
+pub(crate) fn before_policy_releases_addresses() -> Outcome {
     let netns = Netns::new("narrows")?;
     let directory = tempfile::tempdir()?;
     let agent = netns.run(|| {
@@ -152,7 +154,7 @@ pub(crate) fn before_policy_lets_go() -> Outcome {
         runtime.block_on(agent.apply(update))?;
         (before, base) = (policy, Some(target));
     }
-    let told = told(&socket)?;
+    let commits = commits(&socket)?;
     let tables = [TableFamily::Inet, TableFamily::Bridge];
     let changes = |changes: &[(&str, u8)]| -> Vec<String> {
         let of = |table: TableFamily| {
@@ -174,8 +176,10 @@ pub(crate) fn before_policy_lets_go() -> Outcome {
         changes(&[("delete", 3)]),
         revision(4),
     ];
-    match told == expected.concat() {
+    match commits == expected.concat() {
         true => Ok(()),
-        false => Err(Failed::from(format!("{told:#?} instead of {expected:#?}"))),
+        false => Err(Failed::from(format!(
+            "{commits:#?} instead of {expected:#?}"
+        ))),
     }
 }

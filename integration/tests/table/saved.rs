@@ -1,5 +1,5 @@
-//! A node's ruleset, saved as text and loaded again: what stock nft lists of our table loads, and what an operator saves by the
-//! command of docs/OPERATING.md holds the tables of others alone.
+//! A node's ruleset, saved as text and loaded again: what stock nft lists of our table loads, and what an operator
+//! saves by the command of docs/OPERATING.md holds the tables of others alone.
 
 use std::{
     io::Write as _,
@@ -26,7 +26,7 @@ table inet mine { set s { type ipv4_addr; elements = { 192.0.2.1 }; }; chain c {
 table ip nat { chain post { type nat hook postrouting priority 100; masquerade; }; }
 ";
 
-/// Where Debian's nftables.service looks for the rules that it loads at boot.
+/// The path of the rules that Debian's nftables.service loads at boot.
 const SAVED_RULES: &str = "/etc/nftables.conf";
 
 /// The command of the page that saves the tables of others.
@@ -73,7 +73,7 @@ pub(crate) fn load(netns: &Netns, rules: &str) -> Outcome {
     }
 }
 
-/// What nft lists of random tables loads elsewhere, as the same tables.
+/// The listing of random tables by nft loads elsewhere, as the same tables.
 pub(crate) fn a_listing_loads() -> Outcome {
     for seed in 0..40 {
         let table = table(seed, false)?;

@@ -1,5 +1,5 @@
-//! Sources that a Workload object allows beside the workload's own addresses, `spec.allowedSources`: they pass the checks of sources,
-//! from that workload, and are judged by its policies in both directions.
+//! Sources that a Workload object allows beside the workload's own addresses, `spec.allowedSources`: they pass the
+//! checks of sources, from that workload, and are judged by its policies in both directions.
 
 use std::collections::BTreeSet;
 
@@ -48,14 +48,15 @@ pub(crate) fn pass() -> Outcome {
         }
         // The client's policies judge them: it may speak to the server alone.
         expect(&what, &bed, setup, ["client", "free-1"], &STRANGERS, false)?;
-        // They are the client's alone: from others they pass as before, but that on a bridge the client's policies judge them.
+        // The sources are the client's alone. From others they pass as before, except on a bridge, where the client's
+        // policies judge them.
         for (row, kind) in read()?.into_iter().zip(Kind::ALL) {
             if STRANGERS.contains(&kind) {
                 let passes = !setup.bridged && row.cells[column].free == Verdict::Passes;
                 expect(&what, &bed, setup, ["free-1", "free-2"], &[kind], passes)?;
             }
         }
-        // Where ports are not known they may come from any, and are judged by the client's policies.
+        // At unknown ports the sources may come from any, and are judged by the client's policies.
         let others = match setup.bridged && !setup.known {
             true => &[][..],
             false => &STRANGERS,
@@ -134,7 +135,8 @@ pub(crate) fn come_and_go() -> Outcome {
     Ok(())
 }
 
-/// An address of a workload is nobody else's, however wide the sources of another one are; and of two the narrower has an address.
+/// An address of a workload is nobody else's, however wide the sources of another one are; and of two the narrower has
+/// an address.
 pub(crate) fn are_no_ones_who_has_them() -> Outcome {
     let another: BTreeSet<Kind> = [Kind::Another4, Kind::Another6].into();
     let another: Vec<Kind> = another.into_iter().collect();

@@ -1,5 +1,5 @@
-//! What guards the interfaces of workloads, through the life of a node: a lease that runs out, an enforcer that dies, others who take the table
-//! away, policies that come and go.
+//! Tests of the guard of workloads' interfaces through the life of a node: a lease that expires, an enforcer that dies,
+//! other processes that delete the table, policies that come and go.
 
 use std::{thread, time::Duration};
 
@@ -85,7 +85,7 @@ pub(crate) fn routed_outlives_its_enforcer() -> Outcome {
     expect("started again", &bed, setup, ends, &FORGED, false)?;
     expect("started again", &bed, setup, ends, &OWN, true)?;
     bed.deployment.kill_enforcer(0);
-    take_away(&bed.deployment, "inet")?;
+    delete_table(&bed.deployment, "inet")?;
     expect("taken away", &bed, setup, ends, &FORGED, true)
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn routed_guarded_once_it_is_selected() -> Outcome {
     Ok(())
 }
 
-/// The table outlives its enforcer. Who takes it away then is undone by the next one.
+/// The table outlives its enforcer. The next enforcer makes it again if another process deleted it.
 pub(crate) fn outlives_its_enforcer() -> Outcome {
     for setup in [SETUPS[2], SETUPS[4]] {
         let mut bed = bed(setup, &[])?;
@@ -144,18 +144,18 @@ pub(crate) fn outlives_its_enforcer() -> Outcome {
 }
 
 fn flush(deployment: &Deployment) -> Outcome {
-    take_away(deployment, "bridge")
+    delete_table(deployment, "bridge")
 }
 
-fn take_away(deployment: &Deployment, family: &str) -> Outcome {
-    // The kernel takes the owner off a moment after it died.
+fn delete_table(deployment: &Deployment, family: &str) -> Outcome {
+    // The kernel removes the owner a moment after its death.
     for _ in 0..100 {
         if deployment.nft(0, &["delete", "table", family, "sallyport"])? {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(10));
     }
-    Err("the table cannot be taken away".into())
+    Err("the table cannot be deleted".into())
 }
 
 const SELECTS: &str = "

@@ -37,7 +37,7 @@ pub(crate) enum Verdict {
     Dropped,
 }
 
-/// What becomes of it between workloads that policies select, and between others.
+/// The verdicts on a kind of frame between workloads that policies select, and between others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub(crate) selected: Verdict,

@@ -1,7 +1,7 @@
-//! Frames with one VLAN tag on a node where policy judges them, as the table is where a bridge filters VLANs. The bridge here does
-//! not: kernels for tests lack that. So the table is written by the library for ports that the test names, and what a bridge
-//! that filters VLANs does with tags behind the chain `source` is imitated by leaving that chain out. On a kernel that has
-//! such bridges `datapath vlans` tries all of it.
+//! Frames with one VLAN tag on a node where policy judges them, as the table is where a bridge filters VLANs. The
+//! bridge here does not: kernels for tests lack that. So the table is written by the library for ports that the test
+//! names, and what a bridge that filters VLANs does with tags behind the chain `source` is imitated by leaving that
+//! chain out. On a kernel that has such bridges `datapath vlans` tries all of it.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -42,7 +42,7 @@ const LINKS: [Kind; 3] = [
     Kind::SolicitationLinkLocal,
 ];
 
-/// What has a tag of its own, and so two of them here.
+/// The kinds with a tag of their own, which have two here.
 const STACKED: [Kind; 4] = [
     Kind::PriorityTag,
     Kind::VlanTag,
@@ -67,7 +67,7 @@ fn expect_tagged(
     compare(what, &arrived, kinds, passes)
 }
 
-/// What the enforcer would make of this node in strict mode, for known ports or unknown ones.
+/// The ground that the enforcer would see on this node in strict mode, for known ports or unknown ones.
 fn ground(bed: &Bed, known: bool, judges_tags: bool) -> Result<Ground, Failed> {
     let plane = &bed.deployment.bed;
     let mut ground = Ground {

@@ -1,56 +1,13 @@
 //! The cost of a meet by the size of the policy and by the size of the change.
 
-use std::{hint::black_box, net::IpAddr, sync::Arc};
+#[path = "shared/policies.rs"]
+mod policies;
+
+use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use sallyport_policy::{
-    Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges,
-    UnknownAddresses,
-};
-
-const MEMBERS: u32 = 100;
-
-fn address(network: u8, number: u32) -> IpAddr {
-    let [_, a, b, c] = number.to_be_bytes();
-    [network, a, b, c].into()
-}
-
-/// Endpoints that each have a class and a peer group of their own. In the first `changed` groups one peer is another.
-fn policy(endpoints: u32, changed: u32) -> NodePolicy {
-    let mut policy = NodePolicy::default();
-    for number in 0..endpoints {
-        let description = format!("group {number}");
-        let group = GroupId::of([description.as_str()], &Ranges::EMPTY);
-        policy.set_group(group, Arc::new(PeerGroup::new(description, Ranges::EMPTY)));
-        let first = u32::from(number < changed);
-        for member in first..MEMBERS + first {
-            policy.add_address(group, address(11, number * 2 * MEMBERS + member));
-        }
-        let class = Class {
-            direction: Direction::Ingress,
-            keep: false,
-            other: None,
-            ports: vec![PortRule {
-                protocol: Protocol::Tcp,
-                first: 80,
-                last: 80,
-                group,
-            }],
-        };
-        let id = class.id();
-        policy.add_class(id, Arc::new(class));
-        let endpoint = Endpoint {
-            namespace: "bench".into(),
-            name: format!("pod-{number}"),
-            uid: String::new(),
-            interface: String::new(),
-            ingress: Some(id),
-            egress: None,
-        };
-        policy.set_endpoint(address(10, number), Arc::new(endpoint));
-    }
-    policy
-}
+use policies::policy;
+use sallyport_policy::UnknownAddresses;
 
 fn meet(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("meet");

@@ -1,5 +1,5 @@
-//! What an operator should know: events of nodes, and addresses that several workloads claim. As programs read it, and as
-//! lines for a table's reader.
+//! Warnings for operators: events of nodes, and addresses that several workloads claim. Printed as JSON for programs,
+//! and as lines for readers of a table.
 
 use std::time::Duration;
 

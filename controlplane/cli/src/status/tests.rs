@@ -76,10 +76,10 @@ fn a_table() {
          node-b  refusing   39        2    3m12s  0.1.0    3          out of memory\n\
          node-c  unknown    -         -    3m12s  -        3\n\
          \n\
-         the nodes say:\n  \
+         troubles:\n  \
          node-a: 3m12s ago another process changed the table; the enforcer repaired it: nft (pid 7): the table is gone\n\
          \n\
-         on their way:\n  \
+         rollouts:\n  \
          revisions 41 to 42, for 3m12s: revokes are not yet in force on node-b\n"
     );
     let wide = report().show(Form::Wide, false);
@@ -180,7 +180,7 @@ fn of_many_nodes_a_table_shows_the_exceptions_alone() {
     for (row, name) in rows.iter().zip(["007", "008", "009", "010"]) {
         assert!(row.starts_with(&format!("node-{name}  ")), "{table}");
     }
-    assert!(table.contains("the nodes say:\n  node-010: "), "{table}");
+    assert!(table.contains("troubles:\n  node-010: "), "{table}");
     let lists_all = |form| report.show(form, false).matches("node-").count() >= 400;
     for form in [Form::Wide, Form::Json, Form::Yaml, Form::Name] {
         assert!(lists_all(form), "{form:?}");
@@ -193,7 +193,7 @@ fn of_many_nodes_a_table_shows_the_exceptions_alone() {
 }
 
 #[test]
-fn what_was_turned_away_is_told_even_where_there_are_no_nodes() {
+fn enforcers_that_were_turned_away_are_listed_without_any_node() {
     let turned_away = wire::TurnedAway {
         reason: Reason::NoNode.into(),
         message: "nodes \"node-7\" not found".into(),
@@ -232,7 +232,7 @@ fn what_was_turned_away_is_told_even_where_there_are_no_nodes() {
 }
 
 #[test]
-fn conditions_are_told_with_their_node() {
+fn conditions_are_listed_with_their_node() {
     let mut report = report();
     report.nodes[1].conditions.push(Condition {
         kind: "replaced",

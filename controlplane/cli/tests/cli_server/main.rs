@@ -19,7 +19,7 @@ struct ControlPlane {
     runtime: tokio::runtime::Runtime,
 }
 
-/// What a run left: the exit code, standard output, standard error.
+/// A finished run: the exit code, standard output, standard error.
 #[derive(Debug)]
 struct Run(i32, String, String);
 
@@ -299,7 +299,7 @@ fn a_unix_socket_is_an_address_too() {
 
 /// A control plane that froze: the kernel takes connections for it, and nobody reads them.
 #[test]
-fn a_frozen_control_plane_is_told_after_the_request_timeout() {
+fn a_frozen_control_plane_is_reported_after_the_request_timeout() {
     let frozen = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", frozen.local_addr().expect("bound"));
     let plane = ControlPlane {

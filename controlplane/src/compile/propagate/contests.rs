@@ -2,7 +2,7 @@
 //! workload's policies allow nor what the meet of classes is.
 //!
 //! A contested address is in a group if each of its claimants is. So it leaves all groups before the facts of workloads
-//! change, and joins those of the new facts. What it leaves and joins again does not change.
+//! change, and joins those of the new facts. A group that it leaves and joins again does not change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

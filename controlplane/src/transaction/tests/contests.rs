@@ -24,7 +24,7 @@ fn an_address_that_several_claim_is_accepted_with_a_warning() {
         &stored(),
         &[r#"address 10.0.0.7 is claimed by Pod a/x on node "m" and Pod a/y on no node"#],
     );
-    // Who was warned is not warned again; a further claimant is another contest.
+    // An operator who was warned is not warned again; a further claimant is another contest.
     warned("+ Pod a/new node=m ip=10.0.0.2 label=y", &contested, &[]);
     let three = r#"address 10.0.0.2 is claimed by Pod a/new on node "m", Pod a/other on no node and Workload b/vm on node "n""#;
     let contested = warned("+ Pod a/other ip=10.0.0.2", &contested, &[three]);

@@ -1,4 +1,4 @@
-//! How soon changes are known.
+//! Tests of the time in which changes are known.
 
 use std::net::Ipv4Addr;
 

@@ -107,7 +107,7 @@ impl Net {
         let network: ipnetwork::IpNetwork = address.parse().unwrap();
         let addresses = self.handle.address();
         let mut added = addresses.add(index, network.ip(), network.prefix());
-        // Of IPv6 addresses it is otherwise found out first whether they are another's, which takes a second.
+        // Without this flag the kernel first checks for a second whether an IPv6 address is another host's.
         let flags = AddressAttribute::Flags(AddressFlags::Nodad);
         let attributes = &mut added.message_mut().attributes;
         attributes.extend(network.is_ipv6().then_some(flags));

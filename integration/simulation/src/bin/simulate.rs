@@ -76,7 +76,7 @@ fn simulate(arguments: &Arguments) -> u64 {
                 }
                 Err(failure) => {
                     violations.fetch_add(1, Ordering::Relaxed);
-                    tell(&failure, arguments.keep_going);
+                    report(&failure, arguments.keep_going);
                 }
             }
             let mut last = last.lock().expect("nobody panics with it");
@@ -101,7 +101,7 @@ fn simulate(arguments: &Arguments) -> u64 {
     violations
 }
 
-fn tell(failure: &Failure, briefly: bool) {
+fn report(failure: &Failure, briefly: bool) {
     match briefly {
         true => println!("seed {}: {}", failure.seed, failure.violation),
         false => println!("{failure}"),

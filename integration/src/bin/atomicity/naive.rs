@@ -1,5 +1,5 @@
-//! The controls of one node: the same states, brought about as others do it, on a table that, as others' do, lets pass what no
-//! rule drops. They must leak. (On the product's own table one batch loses packets and lets none pass.)
+//! The controls of one node: the same states, brought about as others do it, on a table that, as others' do, lets pass
+//! what no rule drops. They must leak. (On the product's own table one batch loses packets and lets none pass.)
 
 use std::{sync::Arc, time::Instant};
 
@@ -100,7 +100,7 @@ fn unguarded(policy: &NodePolicy) -> NodePolicy {
     without
 }
 
-/// All of an edit as one batch.
+/// Commits an edit as one batch.
 fn in_one_batch(table: &mut Table, policy: &NodePolicy) -> Result<()> {
     let Plan {
         steps,

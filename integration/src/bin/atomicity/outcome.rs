@@ -1,4 +1,4 @@
-//! What a scenario or a control came to, as a line of JSON, and why it does not show what it should.
+//! The result of a scenario or a control, as a line of JSON, and the reason if it does not show the expected.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use sallyport_integration::scenario::{Control, Scenario, traffic::tallies};
 use sallyport_testbed::probe::FloodReport;
 use serde_json::json;
 
-/// What was measured.
+/// The measurements.
 pub(crate) struct Measured {
     pub(crate) transactions: u32,
     pub(crate) lasted: Duration,

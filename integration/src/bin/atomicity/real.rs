@@ -22,8 +22,8 @@ use sallyport_testbed::{Testbed, probe::Flood};
 
 use crate::outcome::{Bounds, Measured};
 
-/// By how much each byte of the first node's stream is late, where there are two: the window that one node is ahead. It is
-/// more than the grace period (25-32 ms) that the other may wait for before it grants.
+/// By how much each byte of the first node's stream is late, where there are two: the window that one node is ahead. It
+/// is more than the grace period (25-32 ms) that the other may wait for before it grants.
 const LATE: Duration = Duration::from_millis(60);
 
 /// A deployment in a scenario's first state.
@@ -80,7 +80,7 @@ pub(crate) fn run(
         let passed = tallies(&classes).0.received;
         if passed > leaked {
             leaked = passed;
-            progress.say(&format!(
+            progress.print(&format!(
                 "{passed} leaked by transaction {number}: {classes:?}"
             ));
         }
@@ -88,7 +88,7 @@ pub(crate) fn run(
     let lasted = started.elapsed();
     let report = flood.stop()?;
     for warning in warnings(&deployment).difference(&warned) {
-        progress.say(warning);
+        progress.print(warning);
     }
     Ok(Measured {
         transactions,
@@ -97,7 +97,7 @@ pub(crate) fn run(
     })
 }
 
-/// What the programs have warned of.
+/// The warnings of the programs.
 fn warnings(deployment: &Deployment) -> BTreeSet<String> {
     let nodes = (0..deployment.bed.nodes()).map(Deployment::node_name);
     let programs = ["controlplane".to_owned()].into_iter().chain(nodes);
@@ -148,7 +148,7 @@ pub(crate) fn uncoordinated(
     )
 }
 
-/// What goes and what comes, one after the other.
+/// The removals and the additions, as two transactions.
 pub(crate) fn two_transactions(
     scenario: &Scenario,
     bounds: Bounds,

@@ -1,5 +1,5 @@
-//! The beds that are compared: namespaces that differ by the filter between pods, each with its senders. Measures nothing
-//! but one packet's cost when it is asked to.
+//! The beds that are compared: namespaces that differ by the filter between pods, each with its senders. Measures
+//! nothing but one packet's cost when it is asked to.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, time::Duration};
 
@@ -20,10 +20,10 @@ use crate::{
     programs::feed,
 };
 
-/// What a node is called that has no table, and one that has a table which asks conntrack alone.
+/// The names of a node that has no table, and of one with a table that only asks conntrack.
 pub(crate) const NO_FILTER: &str = "no-filter";
 pub(crate) const CONNTRACK: &str = "conntrack";
-/// What iptables with ipset are called.
+/// The name of iptables with ipset.
 pub(crate) const IPSET: &str = "ipset";
 
 /// Names that programs cannot have.
@@ -83,7 +83,7 @@ fn sink() -> String {
 pub(crate) enum Flows {
     /// Each packet begins one. They come from another node.
     New,
-    /// They were answered. They come from another node.
+    /// The flows were answered. They come from another node.
     Known,
     /// A pod of the same node began one, and it was answered.
     Local,
@@ -113,7 +113,7 @@ impl fmt::Display for Variant {
 /// A bed with something between its pods.
 pub(crate) struct Bed {
     pub(crate) variant: Variant,
-    place: Place,
+    setup: Setup,
     gateway: Host,
     server: Host,
     new: Sender,
@@ -121,7 +121,7 @@ pub(crate) struct Bed {
     local: Sender,
 }
 
-enum Place {
+enum Setup {
     Bare(Testbed),
     Deployed(Box<Deployment>),
 }
@@ -137,14 +137,14 @@ pub(crate) fn size(policies: u32) -> Size {
 impl Bed {
     /// Nothing between the pods.
     pub(crate) fn unfiltered(mode: Mode) -> Result<Bed> {
-        Self::of(NO_FILTER, None, mode, |bed| Ok(Place::Bare(bed)))
+        Self::of(NO_FILTER, None, mode, |bed| Ok(Setup::Bare(bed)))
     }
 
     /// A table that asks conntrack for the state of each packet, and lets all pass.
     pub(crate) fn conntrack(mode: Mode) -> Result<Bed> {
         Self::of(CONNTRACK, None, mode, |bed| {
             feed(bed.node(0).netns(), &["nft", "-f", "-"], CONNTRACK_ALONE)?;
-            Ok(Place::Bare(bed))
+            Ok(Setup::Bare(bed))
         })
     }
 
@@ -155,7 +155,7 @@ impl Bed {
             let node = bed.node(0).netns();
             feed(node, &["ipset", "restore"], &npm::sets(size))?;
             feed(node, &["iptables-nft-restore"], &npm::rules(size))?;
-            Ok(Place::Bare(bed))
+            Ok(Setup::Bare(bed))
         })
     }
 
@@ -168,7 +168,7 @@ impl Bed {
     ) -> Result<Bed> {
         Self::of(name, Some(policies), mode, |bed| {
             let deployment = deploy(bed, programs, size(policies))?;
-            Ok(Place::Deployed(Box::new(deployment)))
+            Ok(Setup::Deployed(Box::new(deployment)))
         })
     }
 
@@ -176,7 +176,7 @@ impl Bed {
         name: &str,
         policies: Option<u32>,
         mode: Mode,
-        fill: impl FnOnce(Testbed) -> Result<Place>,
+        fill: impl FnOnce(Testbed) -> Result<Setup>,
     ) -> Result<Bed> {
         let bed = Testbed::builder().mode(mode).build()?;
         let server = bed.add_pod(0, "bench/server", &[SERVER.into()])?;
@@ -195,13 +195,13 @@ impl Bed {
         let new = class("new", peer(0).into(), NEW_SENDERS);
         let known = class("known", peer(NEW_SENDERS).into(), KNOWN_SENDERS);
         let own = class("local", LOCAL.into(), 1);
-        let place = fill(bed).with_context(|| format!("cannot set up {name}"))?;
+        let setup = fill(bed).with_context(|| format!("cannot set up {name}"))?;
         let bed = Bed {
             variant: Variant {
                 name: name.to_owned(),
                 policies,
             },
-            place,
+            setup,
             new: Sender::new(&gateway, SERVER.into(), &new, NEW_PORTS)?,
             known: Sender::new(&gateway, SERVER.into(), &known, 1)?,
             local: Sender::new(&local, SERVER.into(), &own, 1)?,
@@ -240,7 +240,7 @@ impl Bed {
         self.answer()
     }
 
-    /// What a packet costs, measured in one turn.
+    /// The cost of a packet, measured in one turn.
     pub(crate) fn measure(&mut self, flows: Flows, cpu: usize) -> Result<Cost> {
         let sender = match flows {
             Flows::New => &mut self.new,
@@ -269,9 +269,9 @@ impl Bed {
     }
 
     fn node(&self) -> &Netns {
-        match &self.place {
-            Place::Bare(bed) => bed.node(0).netns(),
-            Place::Deployed(deployment) => deployment.bed.node(0).netns(),
+        match &self.setup {
+            Setup::Bare(bed) => bed.node(0).netns(),
+            Setup::Deployed(deployment) => deployment.bed.node(0).netns(),
         }
     }
 }
@@ -294,8 +294,8 @@ fn class(name: &str, first: IpAddr, addresses: u32) -> Class {
 
 /// A control plane and an enforcer that enforces a cluster.
 pub(crate) fn deploy(bed: Testbed, programs: &Binaries, size: Size) -> Result<Deployment> {
-    // On a bridge the ports say which packets come from another node. Only a bridge needs these options, which early versions
-    // do not know.
+    // On a bridge the ports say which packets come from another node. Only a bridge needs these options, which early
+    // versions do not know.
     let (interface, uplink) = match bed.mode() {
         Mode::Bridged => (
             bed.interface_of("bench/server")?,

@@ -1,6 +1,7 @@
 //! The cluster that is enforced: so many policies that select one pod, and their peers, as manifests. Knows no server.
 //!
-//! Policy 0 allows the addresses that packets are sent from. Every other allows a few peers of its own, which send nothing.
+//! Policy 0 allows the addresses that packets are sent from. Every other allows a few peers of its own, which send
+//! nothing.
 
 use std::net::Ipv4Addr;
 
@@ -46,7 +47,8 @@ impl Size {
         (first..first + count).map(peer)
     }
 
-    /// Every object, a document each, in an order in which they can be put. The server is behind an interface, if one is named.
+    /// Every object, a document each, in an order in which they can be put. The server is behind an interface, if one
+    /// is named.
     pub(crate) fn documents(self, interface: &str) -> impl Iterator<Item = String> {
         let node = Deployment::node_name(0);
         let first = [

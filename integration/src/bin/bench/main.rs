@@ -20,23 +20,23 @@ use report::Report;
 
 /// Measures Sallyport beside what it is compared with, on this machine's kernel.
 ///
-/// Everything that is compared exists at once and is measured in turns, in an order that is shuffled for each round. What
-/// is told first is a ratio: it is computed within each round, and its median, least and most over the rounds are shown.
-/// No time makes a benchmark fail. It fails if what it measures did not do its work: a packet that had to arrive did not,
-/// or one arrived that must not.
+/// Everything that is compared exists at once and is measured in turns, in an order that is shuffled for each round.
+/// The first figure is a ratio: it is computed within each round, and its median, least and most over the rounds are
+/// shown. No time makes a benchmark fail. It fails if what it measures did not do its work: a packet that had to arrive
+/// did not, or one arrived that must not.
 ///
-/// B10 is the cost of a packet: the CPU time of a forwarded UDP packet of 46 bytes on its whole way through the
-/// node to a pod, with policies that select the receiver. The kernel carries a packet in the thread that sends it, so
-/// that thread's CPU time has all of it. Packets of another node's pods come in by a host that is no workload: they
-/// each begin a flow (`new`), or are of 32 flows that were answered (`known`). A pod of the node itself sends packets of one such
-/// flow from its own address (`local`). Compared are: no table at all (`no-filter`); a table that does nothing but ask conntrack for
-/// the state (`conntrack`); iptables and ipset with the rules that Azure Network Policy Manager writes (`ipset`), where
-/// the policy that allows the packets is the oldest, which it asks last; and Sallyport's table, made by its programs. Then
-/// the memory of an enforcer with one policy and many peers is told.
+/// B10 is the cost of a packet: the CPU time of a forwarded UDP packet of 46 bytes on its whole way through the node to
+/// a pod, with policies that select the receiver. The kernel carries a packet in the thread that sends it, so that
+/// thread's CPU time has all of it. Packets of another node's pods come in by a host that is no workload: they each
+/// begin a flow (`new`), or are of 32 flows that were answered (`known`). A pod of the node itself sends packets of one
+/// such flow from its own address (`local`). Compared are: no table at all (`no-filter`); a table that does nothing but
+/// ask conntrack for the state (`conntrack`); iptables and ipset with the rules that Azure Network Policy Manager
+/// writes (`ipset`), where the policy that allows the packets is the oldest, which it asks last; and Sallyport's table,
+/// made by its programs. The last figure is the memory of an enforcer with one policy and many peers.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// Which benchmarks to run; all, if none is named
+    /// The benchmarks to run; all, if none is named
     #[arg(value_name = "BENCHMARK")]
     benchmarks: Vec<String>,
 
@@ -44,7 +44,7 @@ struct Arguments {
     #[arg(long)]
     list: bool,
 
-    /// How often each is measured
+    /// The number of measurements of each
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
@@ -53,13 +53,13 @@ struct Arguments {
           value_parser = clap::value_parser!(u32).range(1..=50_000))]
     policies: Vec<u32>,
 
-    /// B10: also measure the programs sallyport-controlplane and sallyport-enforcer of a directory, under this name, and
-    /// compare them with this checkout's (repeatable)
+    /// B10: also measure the programs sallyport-controlplane and sallyport-enforcer of a directory, under this name,
+    /// and compare them with this checkout's (repeatable)
     #[arg(long, value_name = "NAME=DIR", value_parser = beside)]
     beside: Vec<(String, PathBuf)>,
 
-    /// B10: all hosts are behind ports of a bridge, the receiver's object names its interface, and the gateway's port is an
-    /// uplink; programs that are measured beside must know both
+    /// B10: all hosts are behind ports of a bridge, the receiver's object names its interface, and the gateway's port
+    /// is an uplink; programs that are measured beside must know both
     #[arg(long)]
     bridged: bool,
 
@@ -67,7 +67,7 @@ struct Arguments {
     #[arg(long, value_name = "PART")]
     without: Vec<Part>,
 
-    /// B10: how many peers the enforcer has whose memory is told
+    /// B10: the number of peers of the enforcer whose memory is measured
     #[arg(long, value_name = "COUNT", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     peers: u32,
 
@@ -75,7 +75,7 @@ struct Arguments {
     #[arg(long)]
     cpu: Option<usize>,
 
-    /// How the outcome is told
+    /// The form of the report
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
@@ -88,7 +88,7 @@ enum Output {
     Json,
 }
 
-/// What can be left out of B10.
+/// A part of B10 that can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
     /// The node without any table.
@@ -99,7 +99,7 @@ pub(crate) enum Part {
     Memory,
 }
 
-/// What benchmarks are told.
+/// The settings of the benchmarks.
 pub(crate) struct Settings {
     pub(crate) rounds: u32,
     pub(crate) policies: Vec<u32>,
@@ -118,14 +118,14 @@ struct Benchmark {
     run: fn(&Settings, &mut Report) -> Result<()>,
 }
 
-/// All of them, in the order in which they are run.
+/// The benchmarks, in the order in which they run.
 const BENCHMARKS: &[Benchmark] = &[Benchmark {
     id: "B10",
     about: "packet cost against the same path with conntrack only, 1 to 10,000 policies on the pod; memory of the enforcer",
     run: packets::run,
 }];
 
-/// What the programs of this checkout are called.
+/// The name of the programs of this checkout.
 pub(crate) const OURS: &str = "sallyport";
 
 fn main() -> Result<ExitCode> {

@@ -9,7 +9,7 @@ use crate::{
     cluster::{LOCAL, SERVER, Size},
 };
 
-/// What an enforcer holds once it enforces, and held at most until then, in MiB.
+/// The memory of an enforcer once it enforces, and its peak until then, in MiB.
 pub(crate) fn measure(programs: &Binaries, peers: u32) -> Result<(f64, f64)> {
     let bed = Testbed::builder().build()?;
     bed.add_pod(0, "bench/server", &[SERVER.into()])?;

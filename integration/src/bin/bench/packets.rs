@@ -19,7 +19,7 @@ const ID: &str = "B10";
 /// How often each has its turn in a round.
 const TURNS: usize = 8;
 
-/// What the kernel frees after connections were forgotten it has freed by then.
+/// The time in which the kernel frees the memory of flushed connections.
 const FREED: Duration = Duration::from_millis(100);
 
 /// By flows and variant: what a packet cost in each round, in nanoseconds.
@@ -60,7 +60,7 @@ pub(crate) fn run(settings: &Settings, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// How many threads ran or wanted to, over the last minute.
+/// The number of threads that ran or wanted to, over the last minute.
 fn load() -> Result<f64> {
     let text = fs::read_to_string("/proc/loadavg")?;
     let first = text.split(' ').next().unwrap_or_default();
@@ -158,7 +158,7 @@ fn turns(settings: &Settings, beds: &mut [Bed]) -> Result<BTreeMap<(usize, Flows
     Ok(costs)
 }
 
-/// What is told of each variant: how it compares within each round, then times.
+/// The figures of each variant: its ratios within each round, then times.
 fn ratios(settings: &Settings, beds: &[Bed], costs: &Costs) -> Vec<PacketCost> {
     let fewest = settings.policies.first().copied();
     let keys = Flows::ALL.into_iter().flat_map(|flows| {

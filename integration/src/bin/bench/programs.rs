@@ -1,5 +1,5 @@
-//! Runs nft, ipset and iptables in a namespace, with their input, and tells what they said. Writes none of the input but
-//! that of a trial.
+//! Runs nft, ipset and iptables in a namespace, with their input, and tells what they said. Writes none of the input
+//! but that of a trial.
 
 use std::{io::Write as _, process::Stdio};
 

@@ -1,4 +1,4 @@
-//! What was measured, ratios first, as a table and as JSON. Measures nothing, and judges no time.
+//! The measurements, ratios first, as a table and as JSON. Measures nothing, and judges no time.
 
 use std::fmt::Write as _;
 
@@ -40,7 +40,7 @@ impl Spread {
     }
 }
 
-/// What a packet costs with one variant, beside others in the same rounds.
+/// The cost of a packet with one variant, beside others in the same rounds.
 #[derive(Debug, Serialize)]
 pub(crate) struct PacketCost {
     pub(crate) benchmark: &'static str,
@@ -51,14 +51,14 @@ pub(crate) struct PacketCost {
     pub(crate) rounds: usize,
     /// As a multiple of a table that asks conntrack alone.
     pub(crate) to_conntrack: Option<Spread>,
-    /// Of the same variant with the fewest policies.
+    /// The ratio to the same variant with the fewest policies.
     pub(crate) to_fewest: Option<Spread>,
-    /// Of this checkout's programs with as many policies.
+    /// The ratio to this checkout's programs with as many policies.
     pub(crate) to_sallyport: Option<Spread>,
     pub(crate) nanoseconds: Spread,
 }
 
-/// Where and beside what packets were measured.
+/// The machine of the measurement, and its load.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     pub(crate) benchmark: &'static str,
@@ -82,7 +82,7 @@ pub(crate) struct Memory {
     pub(crate) peak_mib: f64,
 }
 
-/// What could not be measured here.
+/// A measurement that is not possible here.
 #[derive(Debug, Serialize)]
 pub(crate) struct LeftOut {
     pub(crate) benchmark: &'static str,
@@ -91,14 +91,13 @@ pub(crate) struct LeftOut {
     pub(crate) reason: String,
 }
 
-/// All of it.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) machines: Vec<Machine>,
     pub(crate) costs: Vec<PacketCost>,
     pub(crate) memories: Vec<Memory>,
     pub(crate) left_out: Vec<LeftOut>,
-    /// What makes the numbers mean nothing.
+    /// The reasons why the numbers mean nothing.
     pub(crate) failures: Vec<String>,
 }
 

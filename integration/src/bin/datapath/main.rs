@@ -1,6 +1,6 @@
-//! What the running kernel does with packets, where the kernel that Sallyport is developed on lacks the parts: SCTP of
-//! the kernel's own under policy, bridges that filter VLANs, and the ways of a packet that meet the forward hook or pass it
-//! by. Owns the command line.
+//! The treatment of packets by the running kernel, where the kernel that Sallyport is developed on lacks the parts:
+//! SCTP of the kernel's own under policy, bridges that filter VLANs, and the ways of a packet that meet the forward
+//! hook or bypass it. Owns the command line.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -31,8 +31,8 @@ struct Arguments {
 enum What {
     /// Associations between the kernel's own SCTP sockets, let through, denied and cut by policy
     Sctp,
-    /// Policy between workloads on a bridge that filters VLANs and a machine behind its trunk. Fails where the kernel has no
-    /// such bridges.
+    /// Policy between workloads on a bridge that filters VLANs and a machine behind its trunk. Fails where the kernel
+    /// has no such bridges.
     Vlans,
     /// A table of the ways from one workload to another: which hooks of its node a packet meets on each, and whether a
     /// drop in the forward hook stops it. Fails where a way cannot be made, or is not as it is known to be.

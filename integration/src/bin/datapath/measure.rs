@@ -18,7 +18,7 @@ const HOOKS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouti
 /// The port at the server: it tells requests from replies.
 pub(crate) const PORT: u16 = 7000;
 
-/// What becomes of one direction's packets.
+/// The fate of one direction's packets.
 #[derive(Debug)]
 pub(crate) struct Seen {
     /// The hooks of the node that they meet.
@@ -27,7 +27,7 @@ pub(crate) struct Seen {
     pub(crate) stopped: bool,
 }
 
-/// What becomes of requests and of replies.
+/// The fate of requests and of replies.
 pub(crate) type Both = [Seen; 2];
 
 /// The rule's words that tell the packets of a direction, and what counters call it.

@@ -1,5 +1,5 @@
-//! Owns the check of SCTP as the kernel itself speaks it: a policy lets an association through, denies one, and cuts one
-//! that was established before. Packets of SCTP by raw sockets are the probe's, in the library.
+//! Owns the check of SCTP as the kernel itself speaks it: a policy lets an association through, denies one, and cuts
+//! one that was established before. Packets of SCTP by raw sockets are the probe's, in the library.
 
 use std::{
     io::{self, Read, Write},
@@ -114,7 +114,7 @@ pub(crate) fn run() -> Result<Vec<String>> {
     Ok(findings.0)
 }
 
-/// What was not as it should be.
+/// The deviations from the expected.
 #[derive(Default)]
 struct Findings(Vec<String>);
 

@@ -1,5 +1,5 @@
-//! Owns the check of policy on a bridge that filters VLANs: workloads at ports without tags, and a machine behind a trunk
-//! whose frames have one. With it the node judges what passes between them, and says so when it does not.
+//! Owns the check of policy on a bridge that filters VLANs: workloads at ports without tags, and a machine behind a
+//! trunk whose frames have one. With it the node judges what passes between them, and says so when it does not.
 
 use std::{
     collections::BTreeMap,
@@ -282,8 +282,8 @@ impl Scene {
         Ok(Party::new(host.clone(), mac, router))
     }
 
-    /// Who sends, who receives, and who sends once more in the place of another: what says that another's address is its own
-    /// would be believed in the probes that follow.
+    /// The sender, the receiver, and the sender once more in the place of another host. An announcement of a third
+    /// host's address would be believed in the probes that follow.
     fn parties(&self, from: &Host, to: &Host) -> Result<[Party; 3]> {
         Ok([self.party(from)?, self.party(to)?, self.party(from)?])
     }
@@ -293,7 +293,7 @@ impl Scene {
         arrivals_tagged(&from, &to, &another, VLAN).map_err(|error| anyhow!("{error}"))
     }
 
-    /// What br_netfilter does not show passes neither in nor out, and a workload sends no tag itself.
+    /// Frames that br_netfilter does not show pass neither in nor out, and a workload sends no tag itself.
     fn keeps_out_what_is_not_shown(&self, findings: &mut Findings) -> Result<()> {
         let stacked = [
             Kind::PriorityTag,
@@ -362,7 +362,7 @@ impl Scene {
     }
 }
 
-/// What was not as it should be.
+/// The deviations from the expected.
 #[derive(Default)]
 struct Findings {
     about: &'static str,

@@ -8,7 +8,7 @@ use crate::{
     wiring::{self, Way},
 };
 
-/// Which of a way's packets a drop in the forward hook stops.
+/// The packets of a way that a drop in the forward hook stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stops {
     Both,
@@ -108,17 +108,17 @@ const ROWS: [Row; 19] = [
     ),
 ];
 
-/// Looks at every way, and prints the table. Returns what was wrong.
+/// Checks every way, and prints the table. Returns the names of wrong ways.
 pub(crate) fn run() -> Vec<String> {
     println!(
         "{:<46}{:<37}{:<34}a drop in the forward hook",
         "way", "requests meet", "replies meet"
     );
-    ROWS.iter().filter_map(|row| look(row).err()).collect()
+    ROWS.iter().filter_map(|row| check(row).err()).collect()
 }
 
-/// Looks at one way, and prints its line.
-fn look(row: &Row) -> Result<(), String> {
+/// Checks one way, and prints its line.
+fn check(row: &Row) -> Result<(), String> {
     let seen = measure(row).map_err(|error| {
         println!("{:<46}FAILED {error:#}", row.name);
         row.name.to_owned()

@@ -270,8 +270,8 @@ pub(crate) fn modprobe(module: &str) -> Result<()> {
     Ok(())
 }
 
-/// `struct ip_vs_service_user` and `struct ip_vs_dest_user` of linux/ip_vs.h, one after the other as IP_VS_SO_SET_ADDDEST
-/// wants them; IP_VS_SO_SET_ADD wants the first alone.
+/// `struct ip_vs_service_user` and `struct ip_vs_dest_user` of linux/ip_vs.h, one after the other as
+/// IP_VS_SO_SET_ADDDEST wants them; IP_VS_SO_SET_ADD wants the first alone.
 #[repr(C)]
 struct Service {
     protocol: u16,

@@ -1,4 +1,4 @@
-//! What all nodes of a process have acknowledged, and who waits for it. Sends nothing.
+//! The acknowledgements of all nodes of a process, and the callers that wait for them. Sends nothing.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -20,12 +20,12 @@ struct State {
     counts: Counts,
 }
 
-/// What was heard since the process began.
+/// The counts since the process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Counts {
     /// Messages.
     pub(crate) messages: u64,
-    /// Their bytes as gRPC frames them.
+    /// The bytes of the messages as gRPC frames them.
     pub(crate) bytes: u64,
     /// Streams that ended without being told to.
     pub(crate) lost_streams: u64,
@@ -42,8 +42,8 @@ impl Board {
         }
     }
 
-    /// A node heard a message of so many bytes.
-    pub(crate) fn heard(&self, bytes: usize) {
+    /// Counts a message to a node, of so many bytes.
+    pub(crate) fn count_message(&self, bytes: usize) {
         let mut state = self.lock();
         state.counts.messages += 1;
         state.counts.bytes += bytes as u64;

@@ -6,7 +6,7 @@
 
 use std::net::Ipv4Addr;
 
-/// How large the cluster is.
+/// The size of the cluster.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(crate) struct Size {
     pub(crate) nodes: usize,
@@ -90,7 +90,7 @@ spec:
             .chain(pods)
     }
 
-    /// One more gateway, or none: what every node is told about.
+    /// One more gateway, or none: a change for every node.
     pub(crate) fn one_more(self) -> String {
         self.workload(self.pods + 2 * GATEWAYS, "gateways-0", "")
     }

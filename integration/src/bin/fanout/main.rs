@@ -34,19 +34,19 @@ use cluster::Size;
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// How many nodes; at least 3
+    /// The number of nodes; at least 3
     #[arg(long, default_value_t = 200)]
     nodes: usize,
 
-    /// How many pods
+    /// The number of pods
     #[arg(long, default_value_t = 2_000)]
     pods: usize,
 
-    /// How many policies
+    /// The number of policies
     #[arg(long, default_value_t = 200)]
     policies: usize,
 
-    /// How often what is measured more than once is measured
+    /// The number of repetitions of repeated measurements
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 

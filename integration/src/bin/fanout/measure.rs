@@ -1,5 +1,5 @@
-//! The measurements, one after the other, on one control plane. What is compared is measured in turns, so that both
-//! meet the same machine.
+//! The measurements, one after the other, on one control plane. Variants that are compared are measured in turns, so
+//! that both meet the same machine.
 
 use std::{
     path::Path,
@@ -19,13 +19,13 @@ use crate::{
     simulate::Command,
 };
 
-/// How long nothing is done before memory is looked at.
+/// The idle time before memory is measured.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// How long the control plane may have work to do with an edit that is enforced: packets drain, the barrier is passed.
+/// The time that the control plane may work on an edit that is enforced: packets drain, the barrier is passed.
 const AFTER: Duration = Duration::from_millis(100);
 
-/// What is measured on.
+/// The cluster under measurement.
 struct Bench<'a> {
     runtime: &'a Runtime,
     size: Size,
@@ -37,7 +37,7 @@ struct Bench<'a> {
     control_plane: ControlPlane,
     /// Whether the gateway that comes and goes is there.
     more: bool,
-    /// Which namespace of gateways counts.
+    /// The namespace of gateways that counts.
     chosen: usize,
 }
 
@@ -147,8 +147,8 @@ struct FanOut {
 
 impl Bench<'_> {
     fn connect(&mut self) -> Result<()> {
-        self.many.tell(Command::Connect)?;
-        self.one.tell(Command::Connect)?;
+        self.many.execute(Command::Connect)?;
+        self.one.execute(Command::Connect)?;
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl Bench<'_> {
         let started = Instant::now();
         for _ in 0..2 {
             let revision = self.one_gateway()?;
-            self.many.tell(Command::Await(revision))?;
+            self.many.execute(Command::Await(revision))?;
         }
         Ok(started.elapsed())
     }
@@ -209,7 +209,7 @@ impl Bench<'_> {
         let accepting = self
             .runtime
             .spawn(Raw::accept(listener, count, bytes as usize));
-        self.many.tell(Command::Raw(address, bytes as usize))?;
+        self.many.execute(Command::Raw(address, bytes as usize))?;
         let raw = self.runtime.block_on(accepting)??;
         self.runtime.block_on(raw.fan_out());
         let (mut deltas, mut raws) = (Vec::new(), Vec::new());
@@ -222,7 +222,7 @@ impl Bench<'_> {
             thread::sleep(AFTER);
             raws.push(self.runtime.block_on(raw.fan_out()));
         }
-        self.many.tell(Command::EndRaw)?;
+        self.many.execute(Command::EndRaw)?;
         Ok(FanOut {
             delta: Times::of(deltas),
             raw: Times::of(raws),
@@ -232,7 +232,8 @@ impl Bench<'_> {
         })
     }
 
-    /// Two deltas to all but one, which is frozen, and the same with it awake: in turns, each as often before the other.
+    /// Two deltas to all but one, which is frozen, and the same with it awake: in turns, each as often before the
+    /// other.
     fn frozen(&mut self, rounds: u32) -> Result<(Vec<Duration>, Vec<Duration>)> {
         if self.more {
             self.delta_to_all()?;
@@ -257,8 +258,8 @@ impl Bench<'_> {
 
     /// Disconnects all, edits, and has all connect at once.
     fn reconnect(&mut self) -> Result<Duration> {
-        self.many.tell(Command::Disconnect)?;
-        self.one.tell(Command::Disconnect)?;
+        self.many.execute(Command::Disconnect)?;
+        self.one.execute(Command::Disconnect)?;
         let revision = self.one_gateway()?;
         let started = Instant::now();
         self.connect()?;

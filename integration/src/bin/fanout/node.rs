@@ -1,6 +1,6 @@
-//! One simulated enforcer's side of NodeService: what it says, and what it makes of what it hears. It keeps the versions
-//! that it holds whole, applies every delta and checks the digest, as an enforcer does; it has no kernel, no journal, no
-//! socket.
+//! One simulated enforcer's side of NodeService: what it says, and what it makes of what it hears. It keeps the
+//! versions that it holds whole, applies every delta and checks the digest, as an enforcer does; it has no kernel, no
+//! journal, no socket.
 
 use anyhow::{Context, Result, bail};
 use sallyport_policy::Window;
@@ -34,7 +34,7 @@ impl Node {
         newest.map_or(0, |version| version.position.revision.0)
     }
 
-    /// What it says first on a new stream.
+    /// The first message on a new stream.
     pub(crate) fn hello(&mut self) -> wire::SyncRequest {
         self.assembly = Assembly::default();
         request(Message::Hello(wire::Hello {
@@ -46,13 +46,13 @@ impl Node {
         }))
     }
 
-    /// Hears a message. Answers once an update is whole.
-    pub(crate) fn hear(
+    /// Receives a message. Answers once an update is whole.
+    pub(crate) fn receive(
         &mut self,
         response: wire::SyncResponse,
     ) -> Result<Option<wire::SyncRequest>> {
         let Some(sync_response::Message::Update(part)) = response.message else {
-            bail!("{} heard what it did not ask for", self.name);
+            bail!("{} received a message that is no update", self.name);
         };
         let Some(update) = self.assembly.take(part)? else {
             return Ok(None);

@@ -97,7 +97,7 @@ impl Simulated {
     }
 
     /// Executes a command.
-    pub(crate) fn tell(&mut self, command: simulate::Command) -> Result<Answer> {
+    pub(crate) fn execute(&mut self, command: simulate::Command) -> Result<Answer> {
         writeln!(self.commands, "{}", serde_json::to_string(&command)?)?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
@@ -105,9 +105,9 @@ impl Simulated {
             .with_context(|| format!("{command:?} was answered with {line:?}"))
     }
 
-    /// What it has heard.
+    /// The counts of the process.
     pub(crate) fn counts(&mut self) -> Result<crate::board::Counts> {
-        match self.tell(simulate::Command::Count)? {
+        match self.execute(simulate::Command::Count)? {
             Answer::Counts(counts) => Ok(counts),
             Answer::Done => bail!("counts were asked for"),
         }

@@ -26,7 +26,7 @@ pub(crate) struct Raw {
     sockets: JoinSet<std::io::Result<()>>,
 }
 
-/// Where the other end is to connect to.
+/// The listener, and the address that the other end must connect to.
 pub(crate) async fn listen() -> Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

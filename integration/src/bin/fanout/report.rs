@@ -1,4 +1,4 @@
-//! What was measured, ratios first, as JSON and as a table, and whether it is within the bars. Measures nothing.
+//! The measurements, ratios first, as JSON and as a table, and whether they are within the limits. Measures nothing.
 
 use std::time::Duration;
 
@@ -39,7 +39,6 @@ impl std::fmt::Display for Times {
     }
 }
 
-/// All of it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     /// One delta to all, as a multiple of the plain TCP fan-out of as many bytes.

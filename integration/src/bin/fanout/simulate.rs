@@ -1,5 +1,5 @@
-//! The process of the simulated enforcers: does what it is told on standard input, a line a command, and answers each
-//! on standard output. Decides nothing about measurements.
+//! The process of the simulated enforcers: executes the commands on standard input, one a line, and answers each on
+//! standard output. Decides nothing about measurements.
 
 use std::{io::BufRead as _, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
     node::Node,
 };
 
-/// What gRPC puts before a message: a flag and a length, in an HTTP/2 frame with a header of nine bytes.
+/// The bytes before a message of gRPC: a flag and a length, in an HTTP/2 frame with a header of nine bytes.
 const FRAME: usize = 5 + 9;
 
 /// The pause before a stream that could not be opened is tried again.
@@ -31,7 +31,7 @@ const RETRY: Duration = Duration::from_millis(200);
 /// How long acknowledgements may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What the process is told.
+/// A command for the process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Command {
     /// Open every node's stream, all at once.
@@ -48,7 +48,7 @@ pub(crate) enum Command {
     EndRaw,
 }
 
-/// What it answers.
+/// The answer of the process.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Done,
@@ -110,7 +110,7 @@ impl Fleet {
                     let stream = TcpStream::connect(address).await?;
                     stream.set_nodelay(true)?;
                     raw.spawn(async move {
-                        // It ends when the other side closes.
+                        // The exchange ends when the other side closes.
                         let _ = answer_each(stream, bytes).await;
                     });
                 }
@@ -149,8 +149,8 @@ async fn converse(server: &Endpoint, index: usize, node: &mut Node, board: &Boar
         .into_inner();
     requests.send(node.hello()).await?;
     while let Some(part) = inbound.message().await? {
-        board.heard(part.encoded_len() + FRAME);
-        if let Some(answer) = node.hear(part)? {
+        board.count_message(part.encoded_len() + FRAME);
+        if let Some(answer) = node.receive(part)? {
             requests.send(answer).await?;
             board.acked(index, node.revision());
         }

@@ -1,6 +1,6 @@
-//! Bridges that br_netfilter is told to forget. The scene's flows go from node to node, which the sysctl does not concern:
-//! what is judged there is judged all the time. Beside the server there is a neighbour on its bridge, whose flow is
-//! counted here: it must pass while the sysctl is 0, and must not while the node says that it enforces.
+//! Bridges that br_netfilter is told to forget. The scene's flows go from node to node, which the sysctl does not
+//! concern: what is judged there is judged all the time. Beside the server there is a neighbour on its bridge, whose
+//! flow is counted here: it must pass while the sysctl is 0, and must not while the node says that it enforces.
 
 use std::{
     thread,
@@ -38,8 +38,8 @@ pub(crate) fn bed() -> Result<Testbed> {
     Ok(bed)
 }
 
-/// Sets the sysctl to 0 on the server's node, again and again, while edits are made. Without `--manage-sysctls` the node
-/// says so, and no edit is enforced until it is 1 again; with it the node sets it to 1.
+/// Sets the sysctl to 0 on the server's node, again and again, while edits are made. Without `--manage-sysctls` the
+/// node says so, and no edit is enforced until it is 1 again; with it the node sets it to 1.
 pub(crate) fn sysctl_off(scene: &mut Scene, _: Settings) -> Result<String> {
     scene.edit(workload(
         "neighbour",
@@ -154,7 +154,7 @@ fn stands(client: &mut Client, is_so: impl Fn(&NodeStatus) -> bool) -> Result<Du
 
 /// Nothing comes through from a moment from now on, for a while. Returns the counts of that moment.
 fn is_denied(stream: &Stream) -> Result<Counts> {
-    // What is under way was let through before.
+    // Packets under way were let through before.
     thread::sleep(Duration::from_millis(50));
     let before = stream.counts();
     thread::sleep(Duration::from_millis(300));

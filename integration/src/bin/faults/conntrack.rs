@@ -29,8 +29,8 @@ const ASSURED: Duration = Duration::from_millis(2500);
 /// The ports of a friend of the client and of the server, which a stranger may not use.
 const FRIENDS: (u16, u16) = (9500, 9509);
 
-/// On each node in turn, connections are made until the kernel has no room: ones that it keeps, so that there is room for
-/// no other; then ones that it gives up for others. What is denied is denied, and flows that are known go on. An address
+/// On each node in turn, connections are made until the kernel has no room: ones that it keeps, so that there is room
+/// for no other; then ones that it gives up for others. Denied flows stay denied, and known flows go on. An address
 /// changes hands meanwhile. When there is room again, all is as before.
 pub(crate) fn full(scene: &mut Scene, _: Settings) -> Result<String> {
     let before = known_flows(scene)?;
@@ -164,8 +164,8 @@ impl Friend {
         let started = Instant::now();
         enforce(scene, vec![delete(self.manifest()), put(self.stranger())])?;
         let took = started.elapsed();
-        let before = ends(&self.flow)?;
-        let after = sends(&self.flow, 200)?;
+        let before = await_silence(&self.flow)?;
+        let after = await_sent(&self.flow, 200)?;
         ensure!(
             after.received == before.received,
             "the stranger has the friend's rights: {before:?}, {after:?}"
@@ -197,7 +197,7 @@ fn enforce(scene: &Scene, edits: Vec<Edit>) -> Result<()> {
 }
 
 /// Waits until so many messages more were sent. Returns the counts then.
-fn sends(stream: &Stream, messages: u64) -> Result<Counts> {
+fn await_sent(stream: &Stream, messages: u64) -> Result<Counts> {
     let before = stream.counts();
     stream
         .until(PATIENCE, |now| now.since(before).sent > messages)
@@ -205,7 +205,7 @@ fn sends(stream: &Stream, messages: u64) -> Result<Counts> {
 }
 
 /// Waits until nothing is received any more: what had arrived is counted a while after.
-fn ends(stream: &Stream) -> Result<Counts> {
+fn await_silence(stream: &Stream) -> Result<Counts> {
     let deadline = Instant::now() + PATIENCE / 10;
     let mut before = stream.counts();
     loop {
@@ -234,7 +234,7 @@ fn crowded(scene: &Scene, friend: &Friend, kind: Kind) -> Result<String> {
     let filled = started.elapsed();
     let known = friend.flow.counts();
     let fresh = friend.begins_flows(FRIENDS.1)?;
-    let tried = sends(&fresh, 200)?;
+    let tried = await_sent(&fresh, 200)?;
     let occupied = crowd.occupied()?;
     match kind {
         // Else there was room, and nothing below means anything.
@@ -256,7 +256,7 @@ fn crowded(scene: &Scene, friend: &Friend, kind: Kind) -> Result<String> {
     comes_through(&fresh, "a new flow, with room again")?;
     drop(fresh);
     let fresh = friend.begins_flows(FRIENDS.1 - 1)?;
-    sends(&fresh, 200)?;
+    await_sent(&fresh, 200)?;
     let counts = fresh.stop();
     ensure!(counts.lost() == 0, "lost, with room again: {counts:?}");
     Ok(format!(

@@ -1,5 +1,5 @@
-//! Pods and connections in unlucky moments: cut while they talk, addresses in new hands, pods before their policy, moving,
-//! and relabelled while policies change.
+//! Pods and connections in unlucky moments: cut while they talk, addresses in new hands, pods before their policy,
+//! moving, and relabelled while policies change.
 
 use std::{
     thread,
@@ -107,7 +107,7 @@ pub(crate) fn established(scene: &mut Scene, _: Settings) -> Result<String> {
     ))
 }
 
-/// An address of a pod that is gone is given to another, before anybody is told, and again and again. The new pod is
+/// An address of a pod that is gone is given to another before any policy is sent, and again and again. The new pod is
 /// never judged by the rights of the old one.
 pub(crate) fn address_reused(scene: &mut Scene, _: Settings) -> Result<String> {
     let ours = addresses(NEAR, 60);
@@ -176,7 +176,8 @@ pub(crate) fn address_reused(scene: &mut Scene, _: Settings) -> Result<String> {
     Ok(format!("{rounds} rounds, {sent} packets of strangers"))
 }
 
-/// Pods that talk before anybody knows of them: nothing passes until their policy is there, and then only what it allows.
+/// Pods that talk before anybody knows of them: nothing passes until their policy is there, and then only what it
+/// allows.
 pub(crate) fn before_its_policy(scene: &mut Scene, _: Settings) -> Result<String> {
     let mut pods = 0;
     let mut early = 0;

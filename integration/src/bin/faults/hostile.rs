@@ -127,7 +127,7 @@ pub(crate) fn garbage(scene: &mut Scene, settings: Settings) -> Result<String> {
             let mut stream = connect(&netns, address)?;
             stream.set_read_timeout(Some(Duration::from_millis(50)))?;
             stream.set_write_timeout(Some(Duration::from_millis(500)))?;
-            // It may hang up at any moment.
+            // The server may hang up at any moment.
             let _ = stream.write_all(&what);
             let _ = stream.read(&mut [0; 4096]);
             tried += 1;

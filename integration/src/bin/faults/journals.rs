@@ -27,9 +27,9 @@ use crate::{
     scene::{FAR, Scene, copy},
 };
 
-/// How many offsets are tried with the library, in each way that a file is damaged.
+/// The number of offsets that are tried with the library, in each way that a file is damaged.
 const SAMPLES: usize = 60;
-/// How many with the programs.
+/// The number of offsets that are tried with the programs.
 const REAL: usize = 4;
 
 /// Damages a file at an offset.
@@ -94,8 +94,8 @@ fn with_the_library(
     Ok((whole, refused))
 }
 
-/// A node's journal, damaged at many offsets: it holds all that it should, or is moved aside whole; with the real enforcer
-/// at some of them, nobody to ask, and packets.
+/// A node's journal, damaged at many offsets: it holds all that it should, or is moved aside whole; with the real
+/// enforcer at some of them, nobody to ask, and packets.
 pub(crate) fn node_damaged(scene: &mut Scene, settings: Settings) -> Result<String> {
     for number in 0..4 {
         scene.edit(pair(number))?;
@@ -176,15 +176,15 @@ pub(crate) fn node_resynchronised(scene: &mut Scene, _: Settings) -> Result<Stri
         bytes[written / 2] ^= 0x10;
         fs::write(log, bytes)?;
         scene.deployment.start_enforcer(FAR)?;
-        scene.says(&name, "moved aside")?;
+        scene.await_log(&name, "moved aside")?;
         scene.edit(pair(round))?;
     }
     Ledger::default().compare(&mut scene.deployment)?;
     Ok("5 times".into())
 }
 
-/// The control plane's journal, damaged at many offsets: it holds all that was acknowledged, or the control plane refuses
-/// to start and says which record; nodes go on, and so does it with an undamaged copy.
+/// The control plane's journal, damaged at many offsets: it holds all that was acknowledged, or the control plane
+/// refuses to start and says which record; nodes go on, and so does it with an undamaged copy.
 pub(crate) fn control_plane_damaged(scene: &mut Scene, settings: Settings) -> Result<String> {
     for number in 0..4 {
         scene.edit(pair(number))?;
@@ -363,7 +363,7 @@ pub(crate) fn node_disk_full(scene: &mut Scene, _: Settings) -> Result<String> {
     scene.edit(pair(1))?;
     let filler = fill(&path)?;
     let revision = edit_until_refused(scene, &name, "journal")?;
-    // It enforces what it did.
+    // The node enforces its last accepted policy.
     thread::sleep(Duration::from_millis(300));
     fs::remove_file(filler)?;
     let started = Instant::now();

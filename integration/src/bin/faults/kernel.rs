@@ -259,13 +259,13 @@ pub(crate) fn orphan_flushed(scene: &mut Scene, _: Settings) -> Result<String> {
     );
     scene.deployment.start_enforcer(FAR)?;
     let name = Deployment::node_name(FAR);
-    scene.says(&name, "made the table from the journal")?;
+    scene.await_log(&name, "made the table from the journal")?;
     scene.edit(pair(1))?;
     Ok("the table was gone until the enforcer was up".into())
 }
 
-/// A table that the kernel does not protect, as before Linux 6.9: what others take away is back within a second. What
-/// passes until then nobody can prevent; how long it is, is measured.
+/// A table that the kernel does not protect, as before Linux 6.9: objects that others delete are back within a second.
+/// Nobody can prevent packets from passing until then; the time is measured.
 pub(crate) fn unprotected(scene: &mut Scene, _: Settings) -> Result<String> {
     let attacks: [&[&str]; 4] = [
         &["flush", "ruleset"],

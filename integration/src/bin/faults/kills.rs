@@ -1,4 +1,5 @@
-//! Programs that are killed: at every step, and at random moments. Each kill is SIGKILL, and nothing is made ready for it.
+//! Programs that are killed: at every step, and at random moments. Each kill is SIGKILL, and nothing is made ready for
+//! it.
 
 use std::{
     thread,
@@ -20,8 +21,8 @@ use crate::{
     steps::{Steps, kill_at_each, summary},
 };
 
-/// A policy set in two versions, of which each takes away and gives on both nodes, in every kind of step that there is:
-/// endpoints change their class, groups gain and lose members, addresses and classes come and go.
+/// A policy set in two versions, of which each revokes and grants on both nodes, in every kind of step: endpoints
+/// change their class, groups gain and lose members, addresses and classes come and go.
 pub(crate) fn version(number: usize) -> String {
     let (left, right) = match number % 2 {
         0 => ("client", "server"),
@@ -60,9 +61,9 @@ pub(crate) fn version(number: usize) -> String {
     .concat()
 }
 
-/// The kinds of calls of an update of a node, which is two: one that takes away, and one that gives. Each is a write of the
-/// journal and of the mark beside it, on their way to the disk; commits, some of which wait for packets; and an answer.
-/// What is left behind is deleted in the end.
+/// The kinds of calls of an update of a node, which is two: a revoke and a grant. Each is a write of the journal and of
+/// the mark beside it, on their way to the disk; commits, some of which wait for packets; and an answer. Objects that
+/// are left behind are deleted in the end.
 pub(crate) const OF_UPDATE: [Steps; 4] = of_update([8, 6, 2, 2]);
 
 /// The kinds of calls of an update that has so many of each at least.
@@ -92,13 +93,14 @@ pub(crate) const fn of_update(least: [usize; 4]) -> [Steps; 4] {
     ]
 }
 
-/// How long a program does nothing more before that is all.
+/// The idle time of a program after which the update counts as done.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// How long a program that was started has done what it does after a while.
+/// The time after which a started program has also done its delayed work.
 const SETTLED: Duration = Duration::from_millis(200);
 
-/// How often no call of a number must come before there is none: updates differ, every other more than those between.
+/// The number of times that a call of a number must be absent before it counts as absent: updates differ, every other
+/// more than those between.
 const LAST: usize = 2;
 
 /// Waits for what happens first: a program is killed, or a transaction enforced.
@@ -111,7 +113,7 @@ pub(crate) fn await_hit_or_enforced(
     let deadline = Instant::now() + PATIENCE;
     let hit = || tracer.hits().into_iter().next();
     while hit().is_none() {
-        // What is left behind is deleted a while after an update: that is killed, too.
+        // Objects that are left behind are deleted a while after an update: that is killed, too.
         if client.is_enforced_within(revision, Duration::from_millis(20))? {
             let idle = Instant::now() + IDLE;
             while Instant::now() < idle && hit().is_none() {
@@ -129,7 +131,7 @@ fn enforcer_at_every_step(scene: &mut Scene, node: usize) -> Result<Vec<Call>> {
     let mut number = 0;
     kill_at_each(&OF_UPDATE, LAST, |fault| {
         number += 1;
-        // What the start and the update before have left behind is no part of this one.
+        // The garbage of the start and of the update before is no part of this update.
         thread::sleep(SETTLED);
         let pid = scene.deployment.enforcer_pid(node);
         let tracer = Tracer::attach(pid.context("it does not run")?, fault)?;
@@ -170,7 +172,7 @@ fn kill_half_way(scene: &mut Scene, node: usize, number: usize) -> Result<u64> {
 
 /// An enforcer that is killed in the middle of an update, and again at each call of the start that finishes it.
 pub(crate) fn enforcer_start_steps(scene: &mut Scene, _: Settings) -> Result<String> {
-    // What is left of the update's first half, and what any start does.
+    // The rest of the update's first half, and the calls of any start.
     let mut of_start = OF_UPDATE;
     for (steps, least) in of_start.iter_mut().zip([8, 2, 1, 1]) {
         steps.least = least;
@@ -181,7 +183,7 @@ pub(crate) fn enforcer_start_steps(scene: &mut Scene, _: Settings) -> Result<Str
         let revision = kill_half_way(scene, FAR, number)?;
         let pid = scene.deployment.start_enforcer_held(FAR)?;
         let tracer = Tracer::attach(pid, fault)?;
-        scene.deployment.let_enforcer_go(FAR)?;
+        scene.deployment.release_enforcer(FAR)?;
         let started = scene.deployment.await_enforcer(FAR);
         let hit = tracer.finish().1.pop();
         match &hit {
@@ -199,8 +201,8 @@ pub(crate) fn enforcer_start_steps(scene: &mut Scene, _: Settings) -> Result<Str
     Ok(summary(&hits))
 }
 
-/// The kinds of calls of a transaction of the control plane: a write of the journal and of the mark beside it; and what it
-/// says to each node, twice, and to who asked.
+/// The kinds of calls of a transaction of the control plane: a write of the journal and of the mark beside it; and what
+/// it says to each node, twice, and to who asked.
 const OF_TRANSACTION: [Steps; 2] = [
     Steps {
         name: "what changes files",
@@ -246,7 +248,7 @@ fn kill_control_plane_at(
         .as_ref()
         .ok()
         .map(|&revision| client.wait_enforced(revision));
-    // What it does after a while, such as what it remembers of rollouts.
+    // The calls after a while, such as the records of rollouts.
     let idle = Instant::now() + IDLE;
     while Instant::now() < idle && tracer.hits().is_empty() {
         thread::sleep(Duration::from_millis(2));

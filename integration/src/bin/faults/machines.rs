@@ -1,5 +1,5 @@
-//! Machines that take another's name, and machines that leave. They stand beside the scene's nodes, which have their own
-//! enforcers; packets flow between those.
+//! Machines that take another's name, and machines that leave. They stand beside the scene's nodes, which have their
+//! own enforcers; packets flow between those.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -71,7 +71,7 @@ impl<'a> Elsewhere<'a> {
 
 impl Drop for Elsewhere<'_> {
     fn drop(&mut self) {
-        // It may have ended.
+        // The program may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -147,8 +147,8 @@ pub(crate) fn one_name(scene: &mut Scene, _: Settings) -> Result<String> {
     ))
 }
 
-/// A machine that leaves in the middle of edits, and comes back, and leaves: edits go on without it, and nobody says that
-/// it is closed.
+/// A machine that leaves in the middle of edits, and comes back, and leaves: edits go on without it, and nobody says
+/// that it is closed.
 pub(crate) fn uninstall(scene: &mut Scene, _: Settings) -> Result<String> {
     let (mut client, directory) = (scene.client()?, tempfile::tempdir()?);
     let machine = outside(scene)?;

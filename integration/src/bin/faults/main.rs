@@ -48,8 +48,9 @@ use scene::Scene;
 ///
 /// Each row starts a control plane and two nodes with an enforcer each, lets packets flow that must pass and packets
 /// that must not, in both families, over TCP and UDP, and lets something go wrong. It passes if no packet was judged
-/// wrongly and all is well in the end. Then the row takes the nodes' tables away, and fails unless packets that must not
-/// pass do now: else their absence would have meant nothing. Rows called `control` do what others do, and must leak.
+/// wrongly and all is well in the end. Then the row takes the nodes' tables away, and fails unless packets that must
+/// not pass do now: else their absence would have meant nothing. Rows called `control` do what others do, and must
+/// leak.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -69,11 +70,11 @@ struct Arguments {
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     worst: u32,
 
-    /// What the random choices are drawn from
+    /// The seed of the random choices
     #[arg(long, default_value_t = 5)]
     seed: u64,
 
-    /// How the outcome is told
+    /// The form of the report
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
@@ -86,7 +87,7 @@ enum Output {
     Json,
 }
 
-/// What rows can be told.
+/// The settings of the rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
     pub(crate) kills: u32,
@@ -111,7 +112,7 @@ fn main() -> Result<ExitCode> {
     }
     let binaries = binaries()?;
     for row in &selected {
-        // While cargo can still be run. What is wrong is told by the row.
+        // Builds while cargo can still run. The row reports an error.
         let _ = (row.spec.programs)();
     }
     sallyport_testbed::enter()?;

@@ -1,5 +1,5 @@
-//! What others do that must hold up nobody: watchers that read nothing, a tenant with the worst policy, and logs that
-//! cannot be written. Where it is about time, it is compared with how it was before, in the same run.
+//! Neighbours that must hold up nobody: watchers that read nothing, a tenant with the worst policy, and logs that
+//! cannot be written. Times are compared with those before, in the same run.
 
 use std::{
     fs::{self, File},
@@ -131,7 +131,8 @@ fn tenants() -> String {
         .collect()
 }
 
-/// A policy with as many rules as there may be, some 1 MiB: their ranges of ports lie in each other, each with peers of its own.
+/// A policy with as many rules as there may be, some 1 MiB: their ranges of ports lie in each other, each with peers of
+/// its own.
 fn worst() -> String {
     let mut rules = String::new();
     for number in 0..MAX_RULES {
@@ -154,8 +155,8 @@ struct Apart {
 }
 
 impl Apart {
-    /// Gives the enforcers the last processor, and the control plane and this process the others. Where there is one alone they
-    /// share it.
+    /// Gives the enforcers the last processor, and the control plane and this process the others. Where there is one
+    /// alone they share it.
     fn keep(scene: &Scene) -> Result<Apart> {
         let all = sched_getaffinity(Pid::this())?;
         let mut there = (0..CpuSet::count()).filter(|&n| all.is_set(n).unwrap_or(false));
@@ -189,7 +190,7 @@ fn run_on(pid: u32, processors: &CpuSet) -> Result<()> {
         let thread = thread?.file_name();
         let thread = thread.to_str().context("a number")?.parse()?;
         match sched_setaffinity(Pid::from_raw(thread), processors) {
-            // It ended meanwhile.
+            // The thread ended meanwhile.
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -18,8 +18,8 @@ use crate::{
     scene::{self, FAR, NEAR, Scene},
 };
 
-/// Everything is switched off. Fresh network namespaces, enforcers that start with their journals and nobody to ask, and
-/// only then links: the first packet is judged.
+/// Everything is switched off. Fresh network namespaces, enforcers that start with their journals and nobody to ask,
+/// and only then links: the first packet is judged.
 pub(crate) fn reboot(scene: &mut Scene, _: Settings) -> Result<String> {
     // Traffic of before is over.
     let mut before = 0;
@@ -60,7 +60,7 @@ pub(crate) fn reboot(scene: &mut Scene, _: Settings) -> Result<String> {
 pub(crate) fn down(scene: &mut Scene, _: Settings) -> Result<String> {
     scene.deployment.kill_control_plane();
     for node in [NEAR, FAR] {
-        scene.says(&Deployment::node_name(node), "no session")?;
+        scene.await_log(&Deployment::node_name(node), "no session")?;
     }
     thread::sleep(Duration::from_secs(1));
     scene.deployment.kill_enforcer(FAR);
@@ -95,9 +95,9 @@ pub(crate) fn older_copy(scene: &mut Scene, _: Settings) -> Result<String> {
     fs::rename(&data, scene.deployment.data_dir("latest"))?;
     scene::copy(&old, &data)?;
     scene.deployment.start_control_plane()?;
-    scene.says("controlplane", "refused a session to an enforcer")?;
+    scene.await_log("controlplane", "refused a session to an enforcer")?;
     for node in [NEAR, FAR] {
-        scene.says(
+        scene.await_log(
             &Deployment::node_name(node),
             "restored from a backup, or is another one",
         )?;

@@ -1,5 +1,5 @@
-//! Connections that conntrack picked up in the middle, with the wrong end for their client, and an enforcer that dies while
-//! their server is isolated. Owns what passes on them then, and what it is told.
+//! Connections that conntrack picked up in the middle, with the wrong end for their client, and an enforcer that dies
+//! while their server is isolated. Counts the messages that pass on them then, and the errors of their ends.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use sallyport_enforcer::table;
 use sallyport_integration::{
-    connections::known,
+    connections,
     deployment::{PATIENCE, delete, put},
     ledger::Ledger,
 };
@@ -36,22 +36,22 @@ use crate::{
 /// The calls of an update that only takes away, and of the deletions of connections that follow.
 const OF_REVOKE: [Steps; 4] = of_update([4, 3, 2, 1]);
 
-/// How often no call of a number must come before there is none.
+/// The number of times that a call of a number must be absent before it counts as absent.
 const LAST: usize = 2;
 
 /// After what a kernel is at rest: an acknowledgement may be late by 200 ms.
 const AT_REST: Duration = Duration::from_millis(250);
 
-/// How long connections are watched that must be silent.
+/// The time that connections are watched that must be silent.
 const WATCHED: Duration = Duration::from_millis(200);
 
 /// The pods of this row: a client and a server that no policy selects at first. Their numbers on their nodes.
 const CALLER: u16 = 80;
 const CALLED: u16 = 81;
 
-/// A client has connections open that conntrack forgets, and the server speaks first: it is the client, to conntrack. While
-/// both sides go on talking, the server is isolated, and its enforcer killed at every call of that update. Once that is
-/// enforced nothing passes on them.
+/// A client has connections open that conntrack forgets, and the server speaks first: it is the client, to conntrack.
+/// While both sides go on talking, the server is isolated, and its enforcer killed at every call of that update. Once
+/// that is enforced nothing passes on them.
 pub(crate) fn picked_up(scene: &mut Scene, _: Settings) -> Result<String> {
     let bed = &scene.deployment.bed;
     let caller = bed.add_pod(NEAR, "default/caller", &addresses(NEAR, CALLER))?;
@@ -146,7 +146,7 @@ impl Talk {
             conversations.push(Conversation::open(client, server, protocol, port, family)?);
         }
         for side in [Side::Client, Side::Server] {
-            says(&mut conversations, side)?;
+            send_and_await(&mut conversations, side)?;
         }
         thread::sleep(AT_REST);
         Ok(Talk {
@@ -161,8 +161,8 @@ impl Talk {
         conversations.expect("nothing panics while holding it")
     }
 
-    /// Conntrack forgets the connections on both nodes, and picks them up from the server, which speaks first. It forgets no
-    /// others: what the row's other pods have open would be reset, as both ends of that are isolated.
+    /// Conntrack forgets the connections on both nodes, and picks them up from the server, which speaks first. It
+    /// forgets no others: what the row's other pods have open would be reset, as both ends of that are isolated.
     fn lose(&self, scene: &Scene) -> Result<()> {
         let mut conversations = self.conversations();
         let ends: BTreeSet<IpAddr> = addresses(NEAR, CALLER)
@@ -175,9 +175,9 @@ impl Talk {
                 .run(table::open)?
                 .flush_conntrack(|one| one.is_of(&ends))?;
         }
-        says(&mut conversations, Side::Server)?;
+        send_and_await(&mut conversations, Side::Server)?;
         for netns in nodes {
-            let entries = known(netns)?;
+            let entries = connections::entries(netns)?;
             for conversation in conversations.iter() {
                 let [client, server] =
                     [Side::Client, Side::Server].map(|side| conversation.address(side));
@@ -195,7 +195,7 @@ impl Talk {
         Ok(())
     }
 
-    /// Lets everybody talk, and returns when all that is said is heard. Returns how many words were.
+    /// Starts all talkers, and waits until their words arrive. Returns the number of received words.
     fn begin(&mut self) -> Result<u64> {
         let (conversations, stop) = (Arc::clone(&self.conversations), Arc::clone(&self.stop));
         let talks = move || {
@@ -203,31 +203,31 @@ impl Talk {
                 let mut conversations = conversations.lock().expect("nothing panics holding it");
                 for (conversation, (protocol, _)) in conversations.iter_mut().zip(KINDS) {
                     for &side in talkers(protocol) {
-                        conversation.say(side, WORD);
+                        conversation.send(side, WORD);
                     }
                 }
                 drop(conversations);
                 thread::sleep(Duration::from_millis(2));
             }
         };
-        let before = self.heard();
+        let before = self.received();
         let thread = thread::Builder::new().name("talk".to_owned());
         self.thread = Some(thread.spawn(talks)?);
-        self.until("it is not heard", |now| {
+        self.until("messages do not arrive", |now| {
             now.iter()
                 .zip(&before)
                 .all(|(now, before)| now > &(before + 10))
         })?;
-        Ok(self.heard().iter().sum::<usize>() as u64)
+        Ok(self.received().iter().sum::<usize>() as u64)
     }
 
-    /// How much was heard of each talker.
-    fn heard(&self) -> Vec<usize> {
+    /// The number of messages of each talker that arrived.
+    fn received(&self) -> Vec<usize> {
         let mut conversations = self.conversations();
         let each = conversations.iter_mut().zip(KINDS);
         each.flat_map(|(conversation, (protocol, _))| {
-            let heard = |side: &Side| conversation.heard(side.other()).len();
-            talkers(protocol).iter().map(heard).collect::<Vec<_>>()
+            let received = |side: &Side| conversation.received(side.other()).len();
+            talkers(protocol).iter().map(received).collect::<Vec<_>>()
         })
         .collect()
     }
@@ -235,29 +235,29 @@ impl Talk {
     fn until(&self, what: &str, is_so: impl Fn(&[usize]) -> bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let heard = self.heard();
-            if is_so(&heard) {
+            let received = self.received();
+            if is_so(&received) {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "{what}: {heard:?}");
+            ensure!(Instant::now() < deadline, "{what}: {received:?}");
             thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Nothing is heard of any talker.
+    /// Checks that no message of any talker arrives.
     fn is_silent(&self) -> Result<()> {
-        let before = self.heard();
+        let before = self.received();
         thread::sleep(WATCHED);
-        let after = self.heard();
+        let after = self.received();
         ensure!(
             before == after,
-            "heard on connections that are denied, of {NAMES}: {before:?}, then {after:?}"
+            "received on connections that are denied, of {NAMES}: {before:?}, then {after:?}"
         );
         Ok(())
     }
 
-    /// Both sides of connections over TCP have been told that they are at their end. Datagrams come through, now that they
-    /// may.
+    /// Both sides of connections over TCP have been told that they are at their end. Datagrams come through, now that
+    /// they may.
     fn is_over(&self) -> Result<()> {
         for (conversation, (protocol, family)) in self.conversations().iter_mut().zip(KINDS) {
             for &side in talkers(protocol) {
@@ -268,7 +268,7 @@ impl Talk {
                 );
             }
         }
-        let before = self.heard();
+        let before = self.received();
         self.until("datagrams do not come back", |now| {
             let [.., now_v4, now_v6] = now else {
                 return false;
@@ -290,15 +290,18 @@ impl Drop for Talk {
     }
 }
 
-/// Has a side of each conversation speak, and waits until it is heard.
-fn says(conversations: &mut [Conversation], side: Side) -> Result<()> {
+/// Has a side of each conversation send a message, and waits until it arrives.
+fn send_and_await(conversations: &mut [Conversation], side: Side) -> Result<()> {
     let listener = side.other();
     for conversation in conversations {
-        let before = conversation.heard(listener).len();
-        conversation.say(side, WORD);
+        let before = conversation.received(listener).len();
+        conversation.send(side, WORD);
         let deadline = Instant::now() + PATIENCE;
-        while conversation.heard(listener).len() == before {
-            ensure!(Instant::now() < deadline, "the {side:?} is not heard");
+        while conversation.received(listener).len() == before {
+            ensure!(
+                Instant::now() < deadline,
+                "a message of the {side:?} does not arrive"
+            );
             thread::sleep(Duration::from_millis(1));
         }
     }

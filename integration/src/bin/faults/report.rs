@@ -1,4 +1,4 @@
-//! What the rows came to, as a table and as JSON. Judges nothing.
+//! The results of the rows, as a table and as JSON. Judges nothing.
 
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use crate::rows::Row;
 
-/// What a row came to.
+/// The result of a row.
 #[derive(Debug, Serialize)]
 pub(crate) struct Outcome {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
-    /// It does what others do, and must leak.
+    /// The row applies edits as others do, and must leak.
     pub(crate) control: bool,
     /// Packets that must pass, and how many of them did not.
     pub(crate) allowed: u64,
@@ -22,10 +22,9 @@ pub(crate) struct Outcome {
     /// Packets of those that must not pass, which passed once the tables were taken away.
     pub(crate) leaked_without_tables: u64,
     pub(crate) seconds: f64,
-    /// What else is to be known.
     pub(crate) note: String,
     pub(crate) failure: Option<String>,
-    /// Where logs and journals of a row that failed are.
+    /// The folder of logs and journals of a row that failed.
     pub(crate) logs: Option<PathBuf>,
 }
 
@@ -47,7 +46,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome as it is told at once.
+    /// The outcome as it is printed at once.
     pub(crate) fn line(&self) -> String {
         match &self.failure {
             None => format!("ok      {:>5.1} s  {}", self.seconds, self.note),
@@ -66,11 +65,10 @@ impl Outcome {
     }
 }
 
-/// All of it.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     pub(crate) rows: Vec<Outcome>,
-    /// What could not be run, and why: it counts as nothing.
+    /// The rows that could not be run, with the reason: they count as nothing.
     pub(crate) not_run: Vec<String>,
 }
 

@@ -15,10 +15,10 @@ use crate::{
 /// A fault.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
-    /// What happens, and what is asked.
+    /// The fault and the question, in a line.
     pub(crate) about: &'static str,
     pub(crate) spec: Spec,
-    /// It does what others do: packets that must not pass must pass.
+    /// The row applies edits as others do: packets that must not pass must pass.
     pub(crate) leaks: bool,
     /// Makes it happen, and checks all but the packets. Returns what else was seen.
     pub(crate) run: fn(&mut Scene, Settings) -> Result<String>,
@@ -56,7 +56,7 @@ const UNPROTECTED: Spec = Spec {
     ..PLAIN
 };
 
-/// How long leases last where a row has them.
+/// The length of leases in rows that have them.
 pub(crate) const LEASE: Duration = Duration::from_secs(2);
 
 const FENCED: Spec = Spec {
@@ -144,7 +144,7 @@ impl Row {
     }
 }
 
-/// All of them, in the order in which they are run.
+/// The rows, in the order in which they run.
 pub(crate) const ROWS: &[Row] = &[
     row(
         "enforcer-killed",

@@ -1,5 +1,5 @@
-//! The scene that every row plays on: two nodes, a client on one, a server on the other, and packets between them all the
-//! time, of which some must pass and some must not. Decides no fault; judges packets.
+//! The scene that every row plays on: two nodes, a client on one, a server on the other, and packets between them all
+//! the time, of which some must pass and some must not. Decides no fault; judges packets.
 
 use std::{
     fs,
@@ -24,17 +24,17 @@ use sallyport_testbed::{
 
 use crate::report::Outcome;
 
-/// What a row wants to be different.
+/// The special demands of a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spec {
-    /// Where the programs come from that it begins with.
+    /// The programs that the scene begins with.
     pub(crate) programs: fn() -> Result<Binaries, binaries::Error>,
     /// Arguments of the control plane, and of the enforcers.
     pub(crate) control_plane: &'static [&'static str],
     pub(crate) enforcers: &'static [&'static str],
     /// The nodes' streams run over relays.
     pub(crate) relayed: bool,
-    /// Where it is played.
+    /// The bed of the scene.
     pub(crate) bed: fn() -> Result<Testbed>,
 }
 
@@ -143,7 +143,7 @@ pub(crate) struct Scene {
     pub(crate) client: Host,
     pub(crate) server: Host,
     pub(crate) probes: Probes,
-    /// What was misjudged while nobody could prevent it.
+    /// The misjudged packets at times when nobody could prevent that.
     pub(crate) unpreventable: Misjudged,
 }
 
@@ -157,9 +157,9 @@ pub(crate) struct Misjudged {
 /// Packets on their way, all the time.
 #[derive(Default)]
 pub(crate) struct Probes {
-    /// What must pass, with a name each.
+    /// The streams that must pass, each with a name.
     pub(crate) allowed: Vec<(String, Stream)>,
-    /// What must not.
+    /// The streams that must not pass.
     pub(crate) denied: Vec<(String, Stream)>,
 }
 
@@ -264,7 +264,7 @@ impl Scene {
         Ok(started.elapsed())
     }
 
-    /// What was misjudged up to now. What is under way is not lost: the least of some looks counts.
+    /// The misjudged packets up to now. Packets under way are not lost: the least of some samples counts.
     pub(crate) fn misjudged(&self) -> Misjudged {
         let leaked = self.passed();
         let lost = |stream: &Stream| {
@@ -281,7 +281,7 @@ impl Scene {
         }
     }
 
-    /// How many packets passed that must not.
+    /// The number of packets that passed and must not.
     pub(crate) fn passed(&self) -> u64 {
         let denied = self.probes.denied.iter();
         denied.map(|(_, stream)| stream.counts().received).sum()
@@ -293,8 +293,8 @@ impl Scene {
         Ok(kill(Pid::from_raw(pid.cast_signed()), signal)?)
     }
 
-    /// Waits until a program's log says something.
-    pub(crate) fn says(&self, program: &str, words: &str) -> Result<()> {
+    /// Waits until a program's log contains some words.
+    pub(crate) fn await_log(&self, program: &str, words: &str) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !self.deployment.log(program).contains(words) {
             ensure!(

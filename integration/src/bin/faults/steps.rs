@@ -1,8 +1,8 @@
 //! Something that is done again and again, while a program is killed at each of the calls in turn that it takes. Knows
 //! neither the program nor what it does.
 //!
-//! Calls are numbered kind by kind. The tenth of all calls is a commit this time and a wait next time, as there is a wait
-//! more or less before it; the third commit is the third commit.
+//! Calls are numbered kind by kind. The tenth of all calls is a commit this time and a wait next time, as there is a
+//! wait more or less before it; the third commit is the third commit.
 
 use anyhow::{Context, Result, ensure};
 use sallyport_testbed::tracer::{Call, Calls, Fault};
@@ -10,18 +10,18 @@ use sallyport_testbed::tracer::{Call, Calls, Fault};
 /// The calls of one kind.
 #[derive(Clone, Copy)]
 pub(crate) struct Steps {
-    /// What they are called.
     pub(crate) name: &'static str,
     pub(crate) calls: Calls,
-    /// How many there are at least, as far as anybody knows.
+    /// The least number of them, as far as anybody knows.
     pub(crate) least: usize,
 }
 
 /// More than any update has, of one kind.
 const MOST: usize = 200;
 
-/// Attempts what takes these calls, with a program that is killed at the first one, the second, and so on, until no call of
-/// that number came in `last` attempts, one after the other. An attempt returns the call that the program was killed at.
+/// Attempts what takes these calls, with a program that is killed at the first one, the second, and so on, until no
+/// call of that number came in `last` attempts, one after the other. An attempt returns the call that the program was
+/// killed at.
 pub(crate) fn kill_at_each(
     steps: &[Steps],
     last: usize,
@@ -54,7 +54,7 @@ pub(crate) fn kill_at_each(
     Ok(hits)
 }
 
-/// What was hit, the most frequent first.
+/// The calls that were hit, the most frequent first.
 pub(crate) fn summary(hits: &[Call]) -> String {
     let mut kinds: Vec<(usize, String)> = Vec::new();
     for call in hits {

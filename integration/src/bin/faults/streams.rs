@@ -99,8 +99,8 @@ pub(crate) fn slow(scene: &mut Scene, _: Settings) -> Result<String> {
     ))
 }
 
-/// An enforcer that is frozen: what its node enforces stays, edits that do not concern it go on, those that do wait, and
-/// none is lost when it thaws.
+/// An enforcer that is frozen: what its node enforces stays, edits that do not concern it go on, those that do wait,
+/// and none is lost when it thaws.
 pub(crate) fn frozen(scene: &mut Scene, _: Settings) -> Result<String> {
     scene.signal(scene.deployment.enforcer_pid(NEAR), Signal::SIGSTOP)?;
     let far = |port: u16| policy("far-only", "app: server", true, "app: far", &[(port, port)]);

@@ -1,5 +1,5 @@
-//! Frames and addresses that no policy judges, sent to the server by its neighbour, on a bridge or by a router, while everything around
-//! what keeps them out fails. None may arrive; in the end that is taken away, and all do.
+//! Frames and addresses that no policy judges, sent to the server by its neighbour, on a bridge or by a router, while
+//! everything around what keeps them out fails. None may arrive; in the end that is taken away, and all do.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     scene::{FAR, Scene, addresses, policy, workload},
 };
 
-/// What is dropped between workloads of a bridge, whether their ports are known or not.
+/// The kinds of frames that are dropped between workloads of a bridge, whether their ports are known or not.
 const KINDS: [Kind; 11] = [
     Kind::Stranger4,
     Kind::Stranger6,
@@ -39,8 +39,8 @@ fn party(scene: &Scene, name: &str) -> Result<Party> {
     Ok(Party::new(host, mac, router))
 }
 
-/// Has nft take away what nobody owns any more. The kernel takes the owner off a moment after that died.
-fn take_away(scene: &Scene, words: &[&str]) -> Result<()> {
+/// Runs nft on a table whose owner has died: the kernel removes the owner a moment after its death.
+fn run_nft(scene: &Scene, words: &[&str]) -> Result<()> {
     for _ in 0..100 {
         if scene.deployment.nft(FAR, words)? {
             return Ok(());
@@ -115,7 +115,7 @@ pub(crate) fn on_a_bridge(scene: &mut Scene, _: Settings) -> Result<String> {
     let sent = nothing_arrived(rain)?;
     // The control.
     scene.deployment.kill_enforcer(FAR);
-    take_away(scene, &TABLE)?;
+    run_nft(scene, &TABLE)?;
     let leaked = arrives(start()?);
     for kind in [
         Kind::LinkLocal,
@@ -158,7 +158,8 @@ spec:
   ingress: [{from: [{ipBlock: {cidr: 192.0.2.0/24}}, {ipBlock: {cidr: '2001:db8::/32'}}]}]
 ";
 
-/// Kills and starts the enforcer, edits policies, names the interface of the sender and does not, loses the control plane.
+/// Kills and starts the enforcer, edits policies, names the interface of the sender and does not, loses the control
+/// plane.
 pub(crate) fn by_a_router(scene: &mut Scene, _: Settings) -> Result<String> {
     let bed = &scene.deployment.bed;
     bed.add_pod(FAR, "default/neighbour", &addresses(FAR, 3))?;
@@ -198,7 +199,7 @@ pub(crate) fn by_a_router(scene: &mut Scene, _: Settings) -> Result<String> {
     let sent = nothing_arrived(rain)?;
     // The control: all but the check of sources is as it was.
     scene.deployment.kill_enforcer(FAR);
-    take_away(scene, &["flush", "chain", "inet", "sallyport", "source"])?;
+    run_nft(scene, &["flush", "chain", "inet", "sallyport", "source"])?;
     let leaked = arrives(start()?);
     for kind in FORGED {
         ensure!(

@@ -19,8 +19,8 @@ use crate::{
     steps::{kill_at_each, summary},
 };
 
-/// The revision that is upgraded from: the last one with all chains behind one of the forward hook. It is what everybody
-/// has who has not built what came after.
+/// The revision that is upgraded from: the last one with all chains behind one of the forward hook. It is what
+/// everybody has who has not built what came after.
 const REVISION: &str = "ff0c4b22327da37a06f8fb89d6430061f9c6ed01";
 
 /// The programs of the landed version.
@@ -49,8 +49,8 @@ fn replace_enforcer(scene: &mut Scene, node: usize) -> Result<()> {
     runs(scene.deployment.enforcer_pid(node), &binaries()?.enforcer)
 }
 
-/// The control plane is replaced on the same directory, then one enforcer after the other, while transactions come all the
-/// time. Each mixture of versions carries out edits.
+/// The control plane is replaced on the same directory, then one enforcer after the other, while transactions come all
+/// the time. Each mixture of versions carries out edits.
 pub(crate) fn in_order(scene: &mut Scene, _: Settings) -> Result<String> {
     let (old, new) = (landed()?, binaries()?);
     for node in [NEAR, FAR] {
@@ -87,7 +87,7 @@ pub(crate) fn in_order(scene: &mut Scene, _: Settings) -> Result<String> {
     ))
 }
 
-/// What was seen of packets, on scenes that are over.
+/// The packets of finished scenes.
 #[derive(Default)]
 struct Seen {
     allowed: u64,
@@ -136,7 +136,7 @@ fn succeed(scene: &mut Scene, node: usize, fault: Fault, seen: &mut Seen) -> Res
     scene.deployment.stop_control_plane();
     scene.deployment.start_control_plane()?;
     scene.client()?.wait_enforced(0)?;
-    // What was left behind is deleted.
+    // The garbage is deleted.
     thread::sleep(Duration::from_millis(200));
     let pid = scene.deployment.enforcer_pid(node);
     runs(pid, &landed()?.enforcer)?;

@@ -26,16 +26,17 @@ use storm::Storm;
 
 /// Shows on this machine's kernel that a packet can find a chain of the batch before without its rules.
 ///
-/// `mechanism`: packets look an element up while it is pointed at one new chain after another. `adjacent` makes the chain in
-/// one batch and points the element at it in the next: it must find chains without rules. `apart` has one more commit
-/// between the two, which changes nothing but a stamp: it must find none.
+/// `mechanism`: packets look an element up while it is pointed at one new chain after another. `adjacent` makes the
+/// chain in one batch and points the element at it in the next: it must find chains without rules. `apart` has one more
+/// commit between the two, which changes nothing but a stamp: it must find none.
 ///
-/// `recreate`: the scenario of that name of `atomicity`, with the product's plans carried out here. `planned` is the plan as
-/// it is: nothing must leak, be lost, or meet the rule at the end of the table. `old-plan` leaves out the steps that change
-/// nothing but the stamp: it must leak, or meet that rule.
+/// `recreate`: the scenario of that name of `atomicity`, with the product's plans carried out here. `planned` is the
+/// plan as it is: nothing must leak, be lost, or meet the rule at the end of the table. `old-plan` leaves out the steps
+/// that change nothing but the stamp: it must leak, or meet that rule.
 ///
-/// Meanwhile the processor that sends is held up by a long interrupt at each edit, as a hypervisor does now and then. It
-/// needs two processors. Prints a line of JSON for each measurement, then `generations: ok` or `generations: FAILED` and why.
+/// Meanwhile the processor that sends is held up by a long interrupt at each edit, as a hypervisor does now and then.
+/// It needs two processors. Prints a line of JSON for each measurement, then `generations: ok` or `generations: FAILED`
+/// and why.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -61,8 +62,8 @@ struct Arguments {
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     lookups: u32,
 
-    /// How many elements are added and deleted again at the end of the batch that points elements at chains, which makes it
-    /// take longer: a hold-up must end while the kernel reads it
+    /// How many elements are added and deleted again at the end of the batch that points elements at chains, which
+    /// makes it take longer: a hold-up must end while the kernel reads it
     #[arg(long, default_value_t = 300)]
     pad: u32,
 

@@ -1,6 +1,6 @@
 //! Owns the marks by which a leaked packet says which way it came: a rule at the beginning of each class's and group's
-//! chain, and a table of its own, behind ours, that remembers the marks of what must not have passed. The product is not
-//! touched: the rules are spliced into its batches, on a table that nobody owns.
+//! chain, and a table of its own, behind ours, that remembers the marks of what must not have passed. The product is
+//! not touched: the rules are spliced into its batches, on a table that nobody owns.
 //!
 //! The lower half of a mark is the number of a class's chain, the upper half that of a group's.
 
@@ -46,10 +46,10 @@ const WATCH: &str = "generations";
 /// The comment of its rule that counts allowed packets with a mark.
 const BORNE: &str = "allowed, with a mark";
 
-/// Which half of the mark a kind of chain has, by what the names of its chains begin with.
+/// The half of the mark for each kind of chain, by the prefix of the chains' names.
 const HALVES: [(&str, u32); 4] = [("in_", 0), ("out_", 0), ("from_", 16), ("to_", 16)];
 
-/// Which chain each number stands for.
+/// The chain for each number.
 #[derive(Default)]
 pub(crate) struct Marks {
     names: BTreeMap<(u32, u16), String>,
@@ -58,8 +58,8 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// The messages that let each class's and group's chain whose rules commands write begin with a rule that marks. Those
-    /// rules come after a flush, also in a chain that is new.
+    /// The messages that let each class's and group's chain whose rules commands write begin with a rule that marks.
+    /// Those rules come after a flush, also in a chain that is new.
     pub(crate) fn rules(&mut self, commands: &[Command]) -> Vec<u8> {
         let mut messages = Vec::new();
         for command in commands {
@@ -75,8 +75,8 @@ impl Marks {
         messages
     }
 
-    /// Makes the table that remembers the marks of denied IPv4 packets that passed ours, and counts the allowed ones that
-    /// bear a mark: those show that marks are set.
+    /// Makes the table that remembers the marks of denied IPv4 packets that passed ours, and counts the allowed ones
+    /// that bear a mark: those show that marks are set.
     pub(crate) fn watch(netns: &Netns, classes: &[Class]) -> Result<()> {
         let mut rules = String::new();
         for class in classes {

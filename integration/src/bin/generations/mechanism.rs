@@ -1,6 +1,6 @@
-//! The mechanism by itself: packets look an element up that is pointed at another chain again and again. Counts how often
-//! they find that chain without rules, where it was made in the batch before (`adjacent`), and where a commit lies between
-//! (`apart`).
+//! The mechanism by itself: packets look an element up that is pointed at another chain again and again. Counts how
+//! often they find that chain without rules, where it was made in the batch before (`adjacent`), and where a commit
+//! lies between (`apart`).
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -30,7 +30,7 @@ use crate::{
     storm::{self, Storm},
 };
 
-/// What is looked up.
+/// The address that is looked up.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 const PORT: u16 = 9000;
@@ -47,7 +47,7 @@ const BLOCK: u32 = 1_000;
 /// Chains that are left behind before they are deleted, which costs a grace period.
 const GARBAGE: usize = 500;
 
-/// What the mechanism is tried with.
+/// The settings of a trial of the mechanism.
 #[derive(Clone, Copy)]
 pub(crate) struct Trial {
     pub(crate) edits: u32,
@@ -55,7 +55,7 @@ pub(crate) struct Trial {
     pub(crate) pad: u32,
 }
 
-/// How an element is pointed at a new chain.
+/// The way in which an element is pointed at a new chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// The chain is made in one batch, the element pointed at it in the next.
@@ -64,7 +64,7 @@ pub(crate) enum Order {
     Apart,
 }
 
-/// What was counted of one order.
+/// The counts of one order.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     edits: u32,
@@ -104,8 +104,8 @@ impl Counts {
     }
 }
 
-/// Edits in both orders, in blocks by turns, until there are enough of `apart` and `adjacent` found a chain without rules;
-/// or gives up. Prints a line for each; returns why they do not show what they should.
+/// Edits in both orders, in blocks by turns, until there are enough of `apart` and `adjacent` found a chain without
+/// rules; or gives up. Prints a line for each; returns why they do not show what they should.
 pub(crate) fn run(
     trial: Trial,
     storm: &Storm,
@@ -148,7 +148,7 @@ struct Bench {
     /// The number of the chain that the element leads to.
     chain: u32,
     garbage: Garbage,
-    /// What was counted up to now.
+    /// The counts up to now.
     counted: Counts,
 }
 

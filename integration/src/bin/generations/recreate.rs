@@ -1,5 +1,5 @@
-//! The scenario `recreate`, with the product's plans, encoding and table, each step that makes chains under a hold-up of the
-//! processor that floods. Counts the packets that leaked, were lost, or met the rule at the end of the table.
+//! The scenario `recreate`, with the product's plans, encoding and table, each step that makes chains under a hold-up
+//! of the processor that floods. Counts the packets that leaked, were lost, or met the rule at the end of the table.
 
 use std::{
     collections::BTreeMap,
@@ -48,7 +48,7 @@ const GARBAGE: usize = 500;
 /// By how many nanoseconds a hold-up is late at most.
 const LEAD: u64 = 300_000;
 
-/// What the scenario is tried with.
+/// The settings of a trial of the scenario.
 #[derive(Clone, Copy)]
 pub(crate) struct Trial {
     /// Denied, and as many allowed packets.
@@ -57,7 +57,7 @@ pub(crate) struct Trial {
     pub(crate) trace: bool,
 }
 
-/// Which steps of a plan are carried out.
+/// The steps of a plan that are committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {
     /// The plan as it is.
@@ -93,13 +93,13 @@ fn changes_more_than_the_stamp(step: &Step) -> bool {
     !step.flush.is_empty() || !step.commands.iter().all(is_of_the_stamp)
 }
 
-/// What a variant came to.
+/// The result of a variant.
 pub(crate) struct Measured {
     variant: Variant,
     edits: u32,
     lasted: Duration,
     report: FloodReport,
-    /// What the rules at the end of the base chains dropped; empty where there are none.
+    /// The packets that the rules at the end of the base chains dropped; empty where there are none.
     fell_off: BTreeMap<String, u64>,
     /// Allowed packets that bore a mark, if there are marks.
     marked: Option<u64>,
@@ -168,8 +168,9 @@ impl Measured {
     }
 }
 
-/// Runs both variants, prints a line for each, and returns why they do not show what they should. The old plan goes on until
-/// a packet met a chain without its rules, for a tenth of the packets at least, and for four times as many at most.
+/// Runs both variants, prints a line for each, and returns why they do not show what they should. The old plan goes on
+/// until a packet met a chain without its rules, for a tenth of the packets at least, and for four times as many at
+/// most.
 pub(crate) fn run(trial: Trial, storm: &Storm, processors: (usize, usize)) -> Result<Vec<String>> {
     let mut failures = Vec::new();
     for variant in [Variant::OldPlan, Variant::Planned] {
@@ -247,7 +248,7 @@ impl Bench {
             let (denied, allowed) = tallies(&self.flood.counts());
             if denied.received > leaked {
                 leaked = denied.received;
-                self.tell(&progress, edits, leaked)?;
+                self.report(&progress, edits, leaked)?;
             }
             let sent = denied.sent.min(allowed.sent);
             progress.at(denied.sent as u32, self.trial.packets as u32);
@@ -329,18 +330,18 @@ impl Bench {
         Ok(())
     }
 
-    fn tell(&mut self, progress: &Progress, edits: u32, leaked: u64) -> Result<()> {
-        progress.say(&format!("{leaked} leaked by edit {edits}"));
+    fn report(&mut self, progress: &Progress, edits: u32, leaked: u64) -> Result<()> {
+        progress.print(&format!("{leaked} leaked by edit {edits}"));
         if let Some(marks) = &mut self.marks {
             for line in marks.leaked(&self.node)? {
-                progress.say(&line);
+                progress.print(&line);
             }
         }
         Ok(())
     }
 }
 
-/// What the rules at the end of the base chains have dropped, by chain.
+/// The packets that the rules at the end of the base chains have dropped, by chain.
 fn fell_off(node: &Netns) -> Result<BTreeMap<String, u64>> {
     let counters = stock::counters(node, table::INET.name)?.into_iter();
     let at_the_end = counters.filter(|((comment, _), _)| comment == FELL_OFF);

@@ -16,7 +16,7 @@ pub(crate) fn script(netns: &Netns, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// What nft lists, as its JSON: `what` is what follows `nft list`.
+/// The listing of nft as JSON: `what` follows `nft list`.
 pub(crate) fn list(netns: &Netns, what: &[&str]) -> Result<Vec<Value>> {
     let output = run(netns, &[&["-j", "list"], what].concat(), "")?;
     let mut listed: Value = serde_json::from_slice(&output.stdout)?;
@@ -26,7 +26,7 @@ pub(crate) fn list(netns: &Netns, what: &[&str]) -> Result<Vec<Value>> {
     }
 }
 
-/// What the counters of a table's rules have counted, in packets, by the comment of the rule and the chain that it is in.
+/// The counters of a table's rules, in packets, by the comment of the rule and its chain.
 pub(crate) fn counters(netns: &Netns, table: &str) -> Result<BTreeMap<(String, String), u64>> {
     let mut counters = BTreeMap::new();
     for object in list(netns, &["table", "inet", table])? {

@@ -1,8 +1,8 @@
 //! Owns hold-ups: one processor is kept in a hard interrupt for a fraction of a millisecond, when it is asked for, as a
 //! hypervisor does that gives the processor to somebody else. It knows nothing of packets.
 //!
-//! The interrupt is that of a timer on which thousands of watchers of one epoll wait: the kernel wakes them one by one. A
-//! timer fires on the processor that armed it, so a thread is bound there to arm it.
+//! The interrupt is that of a timer on which thousands of watchers of one epoll wait: the kernel wakes them one by one.
+//! A timer fires on the processor that armed it, so a thread is bound there to arm it.
 
 #![expect(unsafe_code, reason = "system calls and sockets that no library has")]
 
@@ -196,8 +196,8 @@ pub(crate) fn bind(processor: usize) -> Result<()> {
         .with_context(|| format!("this machine has no processor {processor}"))
 }
 
-/// Prefers the calling thread, and those that it starts, to the machine's other work. Without that right an edit is seldom
-/// where it should be when a hold-up ends, but all counts are as good.
+/// Prefers the calling thread, and those that it starts, to the machine's other work. Without that right an edit is
+/// seldom where it should be when a hold-up ends, but all counts are as good.
 pub(crate) fn prefer() {
     real_time(1);
 }
@@ -237,7 +237,7 @@ fn check(status: i32) -> io::Result<()> {
     }
 }
 
-/// Which processors are used: one for who edits, one for who sends.
+/// The processors in use: one for the edits, one for the sender.
 pub(crate) fn processors() -> Result<(usize, usize)> {
     let there = thread::available_parallelism()?.get();
     ensure!(there >= 2, "this needs 2 processors, and there is 1");

@@ -1,4 +1,5 @@
-//! The cluster that is held: so many nodes, pods and policies, as manifests, and who floods whom in it. Knows no server.
+//! The cluster that is held: so many nodes, pods and policies, as manifests, and who floods whom in it. Knows no
+//! server.
 //!
 //! Ten policies a namespace: each lets ten of its pods be reached by the next ten. Beside them one server on the first
 //! node, which all peers of the whole cluster may reach: its node's kernel has a set of them.
@@ -8,7 +9,7 @@ use std::net::Ipv4Addr;
 use sallyport_integration::deployment::Deployment;
 use sallyport_testbed::probe::Class;
 
-/// How large the cluster is.
+/// The size of the cluster.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(crate) struct Size {
     pub(crate) nodes: usize,
@@ -23,16 +24,16 @@ const POLICIES: usize = 10;
 /// Pods of one node.
 const PODS: usize = 250;
 
-/// How many peers send.
+/// The number of peers that send.
 const SENDERS: u32 = 32;
 
 /// The networks of the addresses from which packets are sent.
 pub(crate) const SENDERS_BEHIND: [&str; 2] = ["10.0.2.0/24", "172.16.7.0/24"];
 
-/// Where the server listens.
+/// The port of the server.
 const PORT: u16 = 9000;
 
-/// What must pass, and what must not.
+/// The names of the flow that must pass, and of the flow that must not.
 pub(crate) const ALLOWED: &str = "allowed";
 pub(crate) const DENIED: &str = "denied";
 

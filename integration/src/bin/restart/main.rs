@@ -1,5 +1,5 @@
-//! The restart proof: how soon a control plane serves again and an enforcer has its table again, with a large cluster, on
-//! real disks and a real kernel, under a flood that counts every packet that is misjudged.
+//! The restart proof: how soon a control plane serves again and an enforcer has its table again, with a large cluster,
+//! on real disks and a real kernel, under a flood that counts every packet that is misjudged.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -22,35 +22,35 @@ use measure::Bench;
 /// Measures restarts on this machine's kernel.
 ///
 /// Loads a cluster into a control plane, with enforcers on two nodes; edits pods one by one from many clients at once;
-/// stops and kills the control plane, then an enforcer, and starts them again, under a flood of packets of which those from
-/// peers must arrive and no others; and, as a control that must leak, deletes the table before the enforcer starts, which
-/// is a boot. Prints a line of JSON each, then `restart: ok` or `restart: FAILED` and what missed its bar (times are judged
-/// from 100,000 pods on).
+/// stops and kills the control plane, then an enforcer, and starts them again, under a flood of packets of which those
+/// from peers must arrive and no others; and, as a control that must leak, deletes the table before the enforcer
+/// starts, which is a boot. Prints a line of JSON each, then `restart: ok` or `restart: FAILED` and what missed its bar
+/// (times are judged from 100,000 pods on).
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// How many pods
+    /// The number of pods
     #[arg(long, default_value_t = 4_000)]
     pods: usize,
 
-    /// How many policies
+    /// The number of policies
     #[arg(long, default_value_t = 400)]
     policies: usize,
 
-    /// How many nodes, of which two have enforcers
+    /// The number of nodes, of which two have enforcers
     #[arg(long, default_value_t = 20)]
     nodes: usize,
 
-    /// How many pods may reach the server that is flooded, and are known to its node
+    /// The number of pods that may reach the server that is flooded, and are known to its node
     #[arg(long, default_value_t = 4_000)]
     peers: usize,
 
-    /// How many pods are edited one by one before the restarts: when the journal has 10,000 transactions its log is
-    /// folded into its snapshot
+    /// The number of pods that are edited one by one before the restarts: when the journal has 10,000 transactions its
+    /// log is folded into its snapshot
     #[arg(long, default_value_t = 2_000)]
     edits: usize,
 
-    /// How often each is restarted with each signal
+    /// The number of restarts of each with each signal
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 }

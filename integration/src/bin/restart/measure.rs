@@ -25,7 +25,7 @@ const NODES: usize = 2;
 /// The most objects of one transaction.
 const OBJECTS: usize = 2_000;
 
-/// Who edits at once.
+/// The clients that edit at once.
 const CLIENTS: usize = 64;
 
 /// Packets a second: enough to see a gap of a millisecond, and little beside what is measured.

@@ -1,4 +1,4 @@
-//! What was measured, as JSON, and whether it is within the bars. Measures nothing.
+//! The measurements, as JSON, and whether they are within the limits. Measures nothing.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -34,7 +34,7 @@ impl Times {
     }
 }
 
-/// How fast transactions of one object became durable.
+/// The rate at which transactions of one object became durable.
 #[derive(Debug, Serialize)]
 pub(crate) struct Edits {
     pub(crate) scenario: &'static str,
@@ -45,7 +45,7 @@ pub(crate) struct Edits {
     pub(crate) per_second: f64,
 }
 
-/// What a number of restarts came to.
+/// The results of a number of restarts.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) scenario: &'static str,
@@ -53,7 +53,7 @@ pub(crate) struct Report {
     pub(crate) control: bool,
     /// From exec, by what it is until.
     pub(crate) times: BTreeMap<&'static str, Times>,
-    /// Which of them is to be within so many milliseconds.
+    /// The time that must be within so many milliseconds.
     #[serde(skip)]
     pub(crate) bar: Option<(&'static str, f64)>,
     pub(crate) pods: usize,
@@ -86,7 +86,7 @@ impl Report {
         }
     }
 
-    /// What is not as it should be.
+    /// The deviations from the expected.
     pub(crate) fn missed(&self) -> Vec<String> {
         let name = self.scenario;
         let mut missed = Vec::new();

@@ -23,7 +23,7 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 
 macro_rules! kinds {
     ($($kind:ident $text:literal,)*) => {
-        /// What is sent. Each displays as it does in docs/UNLISTED.md.
+        /// The kinds of frames. Each displays as it does in docs/UNLISTED.md.
         #[allow(missing_docs)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Kind { $($kind,)* }
@@ -81,7 +81,7 @@ kinds! {
     OtherEtherType "neither IP nor ARP (EtherType 0x88b5)",
 }
 
-/// What tells a frame from all others: an option of neighbour discovery that nobody knows, 16 bytes long.
+/// The mark of a frame: an option of neighbour discovery that nobody knows, 16 bytes long.
 pub(super) fn mark(number: u32) -> [u8; 16] {
     let mut mark = *b"\xfd\x02sallyport\0\0\0\0\0";
     mark[12..].copy_from_slice(&number.to_be_bytes());

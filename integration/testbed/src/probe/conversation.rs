@@ -1,5 +1,5 @@
-//! Owns a connection over TCP, or an exchange of datagrams, in which each side speaks when it is told to, and only then;
-//! never judges what is heard.
+//! A connection over TCP, or an exchange of datagrams, in which each side speaks only on request. Never judges the
+//! received words.
 
 #![expect(unsafe_code, reason = "system calls and sockets that no library has")]
 
@@ -52,7 +52,7 @@ pub struct Conversation {
 struct Speaker {
     carrier: Carrier,
     address: SocketAddr,
-    heard: String,
+    received: String,
     end: Option<io::Error>,
 }
 
@@ -116,8 +116,8 @@ impl Conversation {
         self.speaker(side).address
     }
 
-    /// Has a side say something. Whether that is heard, or the conversation is at its end, shows later.
-    pub fn say(&mut self, side: Side, words: &str) {
+    /// Sends words of a side. Whether they arrive, or the conversation is at its end, shows later.
+    pub fn send(&mut self, side: Side, words: &str) {
         let speaker = self.speaker_mut(side);
         let said = match &mut speaker.carrier {
             Carrier::Tcp(stream) => stream.write_all(words.as_bytes()),
@@ -128,11 +128,11 @@ impl Conversation {
         }
     }
 
-    /// All that a side has heard up to now.
-    pub fn heard(&mut self, side: Side) -> &str {
+    /// The words that a side has received up to now.
+    pub fn received(&mut self, side: Side) -> &str {
         let speaker = self.speaker_mut(side);
         speaker.listen();
-        &speaker.heard
+        &speaker.received
     }
 
     /// Why the conversation is at its end for a side, if it is.
@@ -142,7 +142,7 @@ impl Conversation {
         speaker.end.as_ref()
     }
 
-    /// How many segments the kernels of both sides have sent again; no datagram is.
+    /// The number of segments that the kernels of both sides have sent again; no datagram is.
     pub fn sent_again(&self) -> u32 {
         let of = |speaker: &Speaker| match &speaker.carrier {
             Carrier::Tcp(stream) => sent_again(stream),
@@ -191,7 +191,7 @@ impl Speaker {
         match &carrier {
             Carrier::Tcp(stream) => {
                 stream.set_nonblocking(true)?;
-                // What is said waits for no answer to what was said before.
+                // A message does not wait for the answer to the one before.
                 stream.set_nodelay(true)?;
             }
             Carrier::Udp(socket) => socket.set_nonblocking(true)?,
@@ -199,7 +199,7 @@ impl Speaker {
         Ok(Self {
             carrier,
             address,
-            heard: String::new(),
+            received: String::new(),
             end: None,
         })
     }
@@ -218,7 +218,7 @@ impl Speaker {
                     self.end.get_or_insert_with(closed);
                     return;
                 }
-                Ok(length) => self.heard += &String::from_utf8_lossy(&buffer[..length]),
+                Ok(length) => self.received += &String::from_utf8_lossy(&buffer[..length]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
                     self.end.get_or_insert(error);

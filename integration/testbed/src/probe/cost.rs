@@ -1,10 +1,10 @@
-//! Owns what a packet costs in CPU time: one thread on one CPU sends forged datagrams, and the kernel carries each to the
-//! other end before the call returns. Never counts what arrives, and never changes what the packets meet.
+//! Owns what a packet costs in CPU time: one thread on one CPU sends forged datagrams, and the kernel carries each to
+//! the other end before the call returns. Never counts what arrives, and never changes what the packets meet.
 //!
 //! A veth hands a packet to its CPU's queue, and the queue is served when the sender leaves its device: in the sender's
-//! thread. So the thread's CPU time has all of it, softirqs too. It is read for each batch. What others do on the machine
-//! (interrupts, use of caches, time that the host takes) is in some batches more than in others, and only adds: so what is
-//! told is the first quartile of the batches.
+//! thread. So the thread's CPU time has all of it, softirqs too. It is read for each batch. Other work of the machine
+//! (interrupts, use of caches, time that the host takes) is in some batches more than in others, and only adds: so the
+//! report has the first quartile of the batches.
 
 #![expect(unsafe_code, reason = "system calls and sockets that no library has")]
 
@@ -21,7 +21,8 @@ use super::datagram::{SOURCE_PORT, Template};
 use super::flood::{Class, forging_socket};
 use crate::Host;
 
-/// The source port of every packet of a [`Sender`] that has one port. A class to this port has answers that look like it.
+/// The source port of every packet of a [`Sender`] that has one port. A class to this port has answers that look like
+/// it.
 pub const FLOW_PORT: u16 = SOURCE_PORT;
 
 /// Packets between two looks at the clock, and between two at how long it has lasted.
@@ -37,7 +38,7 @@ pub struct Sender {
     socket: Socket,
 }
 
-/// What packets cost.
+/// The cost of packets.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Packets that the sender's kernel took, those before the clock was looked at among them.
@@ -53,7 +54,8 @@ impl Cost {
         self.batches.extend(later.batches);
     }
 
-    /// The CPU time of a packet in nanoseconds: the first quartile of the batches. `None` if the kernel took none whole.
+    /// The CPU time of a packet in nanoseconds: the first quartile of the batches. `None` if the kernel took none
+    /// whole.
     pub fn nanoseconds(&self) -> Option<f64> {
         let mut sorted = self.batches.clone();
         sorted.sort_by(f64::total_cmp);

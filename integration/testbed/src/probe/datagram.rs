@@ -27,7 +27,7 @@ pub(super) struct Template {
     turn: u32,
     /// How many source ports there are: the next when every address had its turn.
     ports: u16,
-    /// Which of them is in turn.
+    /// The port in turn.
     port: u16,
 }
 
@@ -149,7 +149,8 @@ fn header(class: &Class, target: IpAddr) -> Vec<u8> {
     packet
 }
 
-/// The UDP checksum of an IPv6 packet; it goes over a pseudo-header, whose words are all in the packet but the protocol.
+/// The UDP checksum of an IPv6 packet; it goes over a pseudo-header, whose words are all in the packet but the
+/// protocol.
 fn checksum_v6(packet: &mut [u8]) -> u16 {
     packet[46..48].fill(0);
     let mut summed = Vec::with_capacity(packet.len());

@@ -2,8 +2,8 @@
 //! class by class; never changes what the packets meet.
 //!
 //! The receiving end counts in the kernel: a packet socket for each class, with a filter for it, that nobody reads. The
-//! kernel counts what passes the filter, whether it finds room or not. (A raw socket that is full counts what its filter
-//! would have refused, too.)
+//! kernel counts what passes the filter, whether it finds room or not. (A raw socket that is full counts what its
+//! filter would have refused, too.)
 
 #![expect(unsafe_code, reason = "system calls and sockets that no library has")]
 
@@ -26,7 +26,7 @@ use crate::{Family, Host};
 /// Packets that are counted together: those from a range of source addresses to one port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Class {
-    /// What the report calls it.
+    /// The name in the report.
     pub name: String,
     /// The first source address.
     pub first: IpAddr,
@@ -36,7 +36,7 @@ pub struct Class {
     pub port: u16,
 }
 
-/// What was counted of one class.
+/// The counts of one class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassCount {
     /// The class's name.
@@ -47,7 +47,7 @@ pub struct ClassCount {
     pub received: u64,
 }
 
-/// What a flood came to.
+/// The result of a flood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FloodReport {
     /// Every class, in the order given.
@@ -130,7 +130,7 @@ impl Flood {
         })
     }
 
-    /// What has been counted up to now.
+    /// The counts up to now.
     pub fn counts(&self) -> Vec<ClassCount> {
         let sent = self
             .shared
@@ -248,7 +248,7 @@ fn send(
 struct Counter {
     class: Class,
     socket: Socket,
-    /// What the kernel had counted when it was last asked: being asked, it begins anew.
+    /// The kernel's count at the last query: a query resets the kernel's counter.
     counted: AtomicU64,
     /// Takes the datagrams to the port, so that no ICMP errors answer them.
     _sink: Option<Socket>,
@@ -260,7 +260,7 @@ impl Counter {
             IpAddr::V4(_) => libc::ETH_P_IP,
             IpAddr::V6(_) => libc::ETH_P_IPV6,
         };
-        // It receives nothing before it has a protocol, and gets that only when it has its filter.
+        // The socket receives nothing before it has a protocol, and gets that only when it has its filter.
         let socket = Socket::new(Domain::PACKET, Type::DGRAM, None)?;
         socket.attach_filter(&filter(class))?;
         socket.set_recv_buffer_size(1)?;
@@ -300,7 +300,7 @@ fn bind_to_protocol(socket: &Socket, ethertype: u16) -> io::Result<()> {
     }
 }
 
-/// How many packets passed a packet socket's filter since this was last asked (`PACKET_STATISTICS`).
+/// The number of packets that passed a packet socket's filter since the last query (`PACKET_STATISTICS`).
 fn packets_since_last_asked(socket: &Socket) -> u32 {
     let mut statistics = [0u32; 2];
     let mut length = size_of_val(&statistics) as libc::socklen_t;
@@ -343,8 +343,8 @@ fn statement(code: u16, k: u32) -> SockFilter {
     SockFilter::new(code, 0, 0, k)
 }
 
-/// A filter that takes the class's packets: those whose words are as they must be, whose last word of the source address
-/// is in the range, and whose destination port is the class's.
+/// A filter that takes the class's packets: those whose words are as they must be, whose last word of the source
+/// address is in the range, and whose destination port is the class's.
 fn filter(class: &Class) -> Vec<SockFilter> {
     let at = |offset: u32| (libc::SKF_NET_OFF as u32).wrapping_add(offset);
     let (fixed, last, source_end, port_at): (Vec<u32>, u32, u32, u32) = match class.first {

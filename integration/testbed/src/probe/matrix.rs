@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 
 use super::Outcome;
 
-/// What became of the probes between every two of some hosts. Displays as a table, rows from, columns to; with `{:#}` in
-/// plain ASCII.
+/// The outcomes of the probes between every two of some hosts. Displays as a table, rows from, columns to; with `{:#}`
+/// in plain ASCII.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matrix {
     title: String,
@@ -20,9 +20,8 @@ pub struct Difference {
     pub from: String,
     /// The destination.
     pub to: String,
-    /// What was expected.
     pub expected: Outcome,
-    /// What was seen; `None` if nobody probed.
+    /// The observed outcome; `None` if nobody probed.
     pub seen: Option<Outcome>,
 }
 
@@ -74,7 +73,7 @@ impl Matrix {
         self.names.iter().map(String::as_str)
     }
 
-    /// What was seen from one host to another, by name.
+    /// The observed outcome from one host to another, by name.
     pub fn get(&self, from: &str, to: &str) -> Option<&Outcome> {
         let index = |name| self.names.iter().position(|other| other == name);
         self.cells[index(from)?][index(to)?].as_ref()

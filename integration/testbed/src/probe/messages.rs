@@ -19,7 +19,7 @@ use super::socket::{Packets, asking};
 use crate::Netns;
 use crate::reactor;
 
-/// What both ends have counted.
+/// The counts of both ends.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) sent: AtomicU64,
@@ -41,7 +41,6 @@ pub(super) struct Route {
 pub(super) struct Pace {
     /// When.
     tick: Duration,
-    /// How many.
     burst: u32,
 }
 
@@ -141,7 +140,7 @@ pub(super) async fn send_from_fresh_ports(route: Route, pace: Pace, tally: Arc<T
                     .map(drop)
             };
             for _ in 0..pace.burst {
-                // What could not be sent is not counted.
+                // A message that could not be sent is not counted.
                 let _ = tally.counted(send);
             }
         });
@@ -208,7 +207,7 @@ pub(super) async fn send_answers(socket: Arc<Packets>, pace: Pace, tally: Arc<Ta
     }
 }
 
-/// What an end of a TCP connection does.
+/// The part of an end of a TCP connection.
 pub(super) enum Part {
     Speak(Pace),
     Listen,

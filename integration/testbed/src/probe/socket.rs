@@ -100,7 +100,7 @@ impl Packets {
         }
     }
 
-    /// How many packets arrived and found no room.
+    /// The number of packets that arrived and found no room.
     pub(super) fn overflowed(&self) -> u32 {
         overflowed(self.0.get_ref())
     }
@@ -203,7 +203,7 @@ pub(super) fn payload(packet: &[u8], family: Family) -> &[u8] {
     }
 }
 
-/// How many packets a socket has turned away since its buffer was full.
+/// The number of packets that a socket has turned away since its buffer was full.
 pub(super) fn overflowed(socket: &Socket) -> u32 {
     const DROPS: usize = 8;
     let mut memory = [0u32; DROPS + 1];

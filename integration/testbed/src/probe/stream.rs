@@ -1,5 +1,5 @@
-//! Owns traffic that goes on while something else happens, and the count at both ends: for what must never pass and what
-//! must never be lost; never judges the counts.
+//! Owns traffic that goes on while something else happens, and the count at both ends: for what must never pass and
+//! what must never be lost; never judges the counts.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use super::server::listen;
 use super::socket::Packets;
 use crate::{Family, Host, Netns};
 
-/// Who speaks in a stream, and over how many connections.
+/// The speakers of a stream, and the number of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pattern {
     /// The client, over one connection (one pair of ports).
@@ -34,7 +34,7 @@ pub enum Pattern {
     FreshPorts,
 }
 
-/// What a stream carries.
+/// The traffic of a stream.
 #[derive(Debug, Clone, Copy)]
 pub struct Traffic {
     /// TCP or UDP.
@@ -45,7 +45,7 @@ pub struct Traffic {
     pub family: Family,
     /// The time from one message to the next; below a millisecond they go in bursts, one each millisecond.
     pub every: Duration,
-    /// Who speaks, over how many connections.
+    /// The speakers and the number of connections.
     pub pattern: Pattern,
 }
 
@@ -86,7 +86,7 @@ impl Traffic {
     }
 }
 
-/// How many messages a stream sent and how many of them arrived.
+/// The number of messages that a stream sent, and of those that arrived.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Messages that the speaker's kernel took.
@@ -96,12 +96,12 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// How many were sent and did not arrive.
+    /// The number of messages that were sent and did not arrive.
     pub fn lost(self) -> u64 {
         self.sent.saturating_sub(self.received)
     }
 
-    /// What was counted since `earlier`.
+    /// The counts since `earlier`.
     pub fn since(self, earlier: Self) -> Self {
         Self {
             sent: self.sent - earlier.sent,
@@ -121,8 +121,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Starts traffic between a client and a server. What is not let through at first is sent all the same: only a TCP
-    /// stream of one connection, or one in which the server speaks, waits for its opening, and keeps trying.
+    /// Starts traffic between a client and a server. Messages that are not let through at first are sent all the same:
+    /// only a TCP stream of one connection, or one in which the server speaks, waits for its opening, and keeps trying.
     pub fn start(client: &Host, server: &Host, traffic: Traffic) -> io::Result<Self> {
         let missing =
             || io::Error::new(io::ErrorKind::AddrNotAvailable, "no address of that family");
@@ -235,7 +235,7 @@ impl Stream {
         })
     }
 
-    /// What has been counted up to now; what is under way is counted as sent only.
+    /// The counts up to now; packets under way are counted as sent only.
     pub fn counts(&self) -> Counts {
         let overflow = self
             .overflow
@@ -267,8 +267,8 @@ impl Stream {
         }
     }
 
-    /// Stops sending, waits until nothing has been counted for 100 ms, and tells the counts. While something is missing it
-    /// waits for 500 ms: TCP sends again what a busy machine was late with.
+    /// Stops sending, waits until nothing has been counted for 100 ms, and tells the counts. While something is missing
+    /// it waits for 500 ms: TCP sends again what a busy machine was late with.
     pub fn stop(self) -> Counts {
         self.tally.stopped.store(true, Ordering::SeqCst);
         let mut counts = self.counts();

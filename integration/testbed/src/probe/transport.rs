@@ -1,5 +1,5 @@
-//! Owns the client's and the server's half of a TCP and a UDP probe: a nonce, and the nonce back with the server's name;
-//! never opens a server's socket.
+//! Owns the client's and the server's half of a TCP and a UDP probe: a nonce, and the nonce back with the server's
+//! name; never opens a server's socket.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -14,8 +14,8 @@ pub struct HostPort {
     pub pod: u16,
 }
 
-/// Writes the rules for a TCP port of a pod. `prefixes` are those of the addresses that the pod got with the range of its
-/// node's pods, IPv4 first.
+/// Writes the rules for a TCP port of a pod. `prefixes` are those of the addresses that the pod got with the range of
+/// its node's pods, IPv4 first.
 pub fn write_host_ports(
     node: &Host,
     pod: &Host,

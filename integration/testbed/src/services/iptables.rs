@@ -183,7 +183,7 @@ fn service(table: &mut Table, view: &View, port: &Port) {
     }
 }
 
-/// Where traffic from outside leads.
+/// The rules for traffic from outside.
 fn external(table: &mut Table, view: &View, port: &Port, name: &str) {
     let (ext, svc) = (format!("KUBE-EXT-{name}"), format!("KUBE-SVC-{name}"));
     let of = |what: &str| comment(format!("{what} for {} external destinations", port.id));

@@ -48,7 +48,7 @@ impl Writer<'_> {
         self.add("element", &format!("{set} {{ {element} }}"));
     }
 
-    /// What is there without any Service.
+    /// The part that exists without any Service.
     fn frame(&mut self, kind: &str) {
         let ip = self.ip;
         self.text +=
@@ -216,7 +216,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Where traffic from outside leads.
+    /// The rules for traffic from outside.
     fn external(&mut self, port: &Port, name: &str) {
         let (ip, pods) = (self.ip, self.view.pods());
         let mark = match self.maps {

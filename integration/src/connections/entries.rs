@@ -1,4 +1,4 @@
-//! What a namespace's conntrack knows: told, and forgotten, over ctnetlink. Makes no connection, and judges none.
+//! The conntrack entries of a namespace, listed and deleted over ctnetlink. Makes no connection, and judges none.
 
 use std::{
     io,
@@ -17,22 +17,22 @@ const GET: u16 = 1 << 8 | 1;
 
 /// A connection with ports, as its first packet went: that is what the kernel calls its original direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    /// What carries it, by its number, as in `IPPROTO_TCP`.
+pub struct ConntrackEntry {
+    /// The protocol's number, as in `IPPROTO_TCP`.
     pub protocol: u8,
     /// Whence the first packet came.
     pub from: SocketAddr,
-    /// Where it went.
+    /// The destination.
     pub to: SocketAddr,
 }
 
 /// The connections with ports that a namespace's conntrack knows, of all families.
-pub fn known(netns: &Netns) -> io::Result<Vec<Known>> {
+pub fn entries(netns: &Netns) -> io::Result<Vec<ConntrackEntry>> {
     let conntrack = Conntrack::open(netns)?;
     let fd = conntrack.socket.as_raw_fd();
     let all = Attributes::default();
-    let asks = message(GET, libc::NLM_F_DUMP, libc::AF_UNSPEC, 0, &all);
-    socket::send(fd, &asks, MsgFlags::empty())?;
+    let request = message(GET, libc::NLM_F_DUMP, libc::AF_UNSPEC, 0, &all);
+    socket::send(fd, &request, MsgFlags::empty())?;
     let mut found = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
@@ -55,12 +55,12 @@ pub fn known(netns: &Netns) -> io::Result<Vec<Known>> {
     }
 }
 
-/// Has a namespace's conntrack forget every connection, as `conntrack --flush` does.
-pub fn forget_all(netns: &Netns) -> io::Result<()> {
+/// Deletes every entry of a namespace's conntrack, as `conntrack --flush` does.
+pub fn flush_all(netns: &Netns) -> io::Result<()> {
     Conntrack::open(netns)?.delete(libc::AF_UNSPEC, &Attributes::default())
 }
 
-fn read(connection: &[u8]) -> Option<Known> {
+fn read(connection: &[u8]) -> Option<ConntrackEntry> {
     let tuple = attributes::find(connection, CTA_TUPLE_ORIG)?;
     let addresses = attributes::find(tuple, CTA_TUPLE_IP)?;
     let protocol = attributes::find(tuple, CTA_TUPLE_PROTO)?;
@@ -76,7 +76,7 @@ fn read(connection: &[u8]) -> Option<Known> {
         let port = attributes::find(protocol, place)?;
         Some(u16::from_be_bytes(port.try_into().ok()?))
     };
-    Some(Known {
+    Some(ConntrackEntry {
         protocol: *attributes::find(protocol, 1)?.first()?,
         from: SocketAddr::new(address(1)?, port(2)?),
         to: SocketAddr::new(address(2)?, port(3)?),
