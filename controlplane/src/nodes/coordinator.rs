@@ -115,7 +115,7 @@ impl Coordinator {
             progress.lease_until = leased.then(|| at + settings.lease_longest);
             progress.start_with(&version, settings.unreachable);
             if let Some(&ago) = left.get(&name) {
-                progress.leave(at.checked_sub(ago).unwrap_or(at));
+                progress.become_left(at.checked_sub(ago).unwrap_or(at));
             }
             if !quiet {
                 let both = Effect {
@@ -237,7 +237,7 @@ impl Coordinator {
         while let Some(passed) = self.rollouts.pass_one(at) {
             for (node, how) in &passed.bypassed {
                 if let Some(progress) = self.nodes.get_mut(node) {
-                    progress.bypassed = Some(*how);
+                    progress.become_bypassed(*how);
                 }
             }
             let mut names = Vec::with_capacity(passed.participants().len());
@@ -274,7 +274,7 @@ impl Coordinator {
                 // A fence waits for the end of the lease, whatever the state of the node.
                 let until = match rollout.unreachable {
                     UnreachablePolicy::Fence => progress.lease_until,
-                    _ if progress.bypassed == Some(UnreachablePolicy::Skip) => Some(at),
+                    _ if progress.bypassed() == Some(UnreachablePolicy::Skip) => Some(at),
                     _ => Some(since + patience),
                 };
                 match until {
@@ -342,7 +342,7 @@ impl Coordinator {
     /// The bypassed nodes, and the nodes that left.
     pub fn bypassed(&self, at: Instant) -> Vec<Status> {
         let over = |(_, progress): &(&String, &NodeProgress)| {
-            progress.bypassed.is_some() || progress.has_left()
+            progress.bypassed().is_some() || progress.has_left()
         };
         let nodes = self.nodes.iter().filter(over);
         nodes
@@ -401,10 +401,10 @@ impl Coordinator {
             Some(progress) if progress.is_connected() => {
                 Err(SessionError::Connected { name: owned() })
             }
-            Some(progress) if progress.leaving => Err(SessionError::Leaving { name: owned() }),
+            Some(progress) if progress.is_leaving() => Err(SessionError::Leaving { name: owned() }),
             Some(progress) if progress.has_left() => Ok(true),
             Some(progress) => {
-                progress.leaving = true;
+                progress.become_leaving();
                 Ok(false)
             }
         }
@@ -416,15 +416,17 @@ impl Coordinator {
             return;
         }
         self.rollouts.leave(name);
-        self.update(name, at, |progress| progress.leave(at));
+        self.update(name, at, |progress| progress.become_left(at));
         self.recheck = Recheck::AtOnce;
         self.advance(at);
     }
 
     /// A node that was about to leave does not.
     pub fn stay(&mut self, name: &str) {
-        if let Some(progress) = self.nodes.get_mut(name) {
-            progress.leaving = false;
+        if let Some(progress) = self.nodes.get_mut(name)
+            && progress.is_leaving()
+        {
+            progress.become_staying();
         }
     }
 

@@ -4,7 +4,13 @@
 //! `pending` is the first revision that changed the node's policy and that the node does not enforce. It is exact
 //! while updates are merged: for every version that the node may report, the first change after it is kept. A policy
 //! that changed and changed back counts as enforced when the node has it again.
+//!
+//! Three independent states decide the node's part in rollouts: `recovery` whether the node may have leases, `departure`
+//! whether it may connect, `bypassed` whether edits wait for it. After startup only the transitions `become_*` change
+//! them.
 
+mod departure;
+mod recovery;
 mod status;
 
 use std::{
@@ -18,6 +24,7 @@ use sallyport_proto::wire::trouble::Kind;
 use tokio::sync::Notify;
 
 pub(super) use self::status::clones;
+use self::{departure::Departure, recovery::Recovery};
 use super::{
     Health, Hello, Membership, ReportedCondition, SessionError, State, StreamId, UnreachablePolicy,
     Update,
@@ -40,11 +47,7 @@ pub(super) struct NodeProgress {
     changes: BTreeSet<Revision>,
     /// The version at the start of this process. The revisions that led to it are unknown.
     started_with: Option<Position>,
-    /// Set at startup: the previous process may have skipped or fenced this node. Set as well when the node leaves.
-    /// Cleared once the node holds the settled version; until then it gets no lease.
-    unproven: bool,
-    /// Whether the previous process may have fenced this node, or the node left: its start version proves nothing then.
-    may_be_fenced: bool,
+    recovery: Recovery,
     /// The digests of the versions that the node is to hold.
     desired: Vec<Digest>,
     in_flight: Option<InFlight>,
@@ -68,12 +71,9 @@ pub(super) struct NodeProgress {
     unknown: UnknownAddresses,
     /// No barrier waits for a new node.
     pub(super) membership: Membership,
-    /// Whether the node said that it stops enforcing, and has not connected since.
-    left: bool,
-    /// Whether the node is about to leave, which is not durable yet.
-    pub(super) leaving: bool,
+    departure: Departure,
     /// Under which policy a barrier bypassed the node. It gets no lease until it holds the settled version.
-    pub(super) bypassed: Option<UnreachablePolicy>,
+    bypassed: Option<UnreachablePolicy>,
     /// When the lease has run out for sure.
     pub(super) lease_until: Option<Instant>,
     /// The last value of [`waited_for`](NodeProgress::waited_for), under which the coordinator's index has the node.
@@ -128,8 +128,7 @@ impl NodeProgress {
             held: Vec::new(),
             changes: BTreeSet::new(),
             started_with: None,
-            unproven: false,
-            may_be_fenced: false,
+            recovery: Recovery::Proven,
             desired: Vec::new(),
             in_flight: None,
             connection: None,
@@ -143,8 +142,7 @@ impl NodeProgress {
             version: String::new(),
             unknown: UnknownAddresses::default(),
             membership: Membership::New,
-            left: false,
-            leaving: false,
+            departure: Departure::Staying,
             bypassed: None,
             lease_until: None,
             first_unenforced: None,
@@ -187,7 +185,7 @@ impl NodeProgress {
     /// The first revision that changed its policy and that it does not enforce. A node that does not judge all traffic
     /// enforces none.
     pub(super) fn pending(&self, head: Head) -> Option<Revision> {
-        if self.left {
+        if self.has_left() {
             return None;
         }
         if self.not_judged().is_some() {
@@ -266,11 +264,10 @@ impl NodeProgress {
 
     /// What it must enforce as this process starts. Which revision made it that was forgotten: perhaps the first.
     pub(super) fn start_with(&mut self, version: &Version, unreachable: UnreachablePolicy) {
-        self.may_be_fenced = unreachable == UnreachablePolicy::Fence;
+        self.recovery = Recovery::at_startup(version.position.digest, unreachable);
         self.policy = version.policy.clone();
         self.changes.insert(Revision(1));
         self.started_with = Some(version.position);
-        self.unproven = true;
     }
 
     /// Notes that every rollout up to this version has passed its barrier.
@@ -295,7 +292,7 @@ impl NodeProgress {
         now: Instant,
     ) -> Arc<Notify> {
         self.wake();
-        self.left = false;
+        self.become_staying();
         self.rivals.admitted(hello.enforcer);
         self.rivals.wake();
         self.greeted = session;
@@ -383,21 +380,55 @@ impl NodeProgress {
         self.refusal = None;
     }
 
+    /// The node asked to leave, which is to become durable. No enforcer may connect from now on.
+    pub(super) fn become_leaving(&mut self) {
+        self.departure = Departure::Leaving;
+    }
+
+    /// The node is expected again: it connected, or its departure could not be made durable.
+    pub(super) fn become_staying(&mut self) {
+        self.departure = Departure::Staying;
+    }
+
     /// The node left: nothing is enforced on it. When it comes back, its policy is older than the edits made meanwhile,
     /// even if it is the version at the start of this process.
-    pub(super) fn leave(&mut self, at: Instant) {
-        (self.left, self.leaving) = (true, false);
+    pub(super) fn become_left(&mut self, at: Instant) {
+        self.departure = Departure::Left;
+        self.recovery = Recovery::Unproven;
         (self.membership, self.bypassed, self.lease_until) = (Membership::New, None, None);
         (self.in_flight, self.refusal) = (None, None);
         self.held.clear();
         self.health.0 = Health::default();
         self.version.clear();
-        (self.unproven, self.may_be_fenced) = (true, true);
         (self.state, self.since) = (State::Left, at);
     }
 
+    pub(super) fn is_leaving(&self) -> bool {
+        self.departure == Departure::Leaving
+    }
+
     pub(super) fn has_left(&self) -> bool {
-        self.left
+        self.departure == Departure::Left
+    }
+
+    /// A barrier passed without the node. It gets no lease until it has caught up.
+    pub(super) fn become_bypassed(&mut self, how: UnreachablePolicy) {
+        self.bypassed = Some(how);
+    }
+
+    /// The node has caught up with the rollouts that passed without it, and judges all traffic. Edits wait for it again.
+    fn become_waited_for(&mut self) {
+        self.bypassed = None;
+    }
+
+    /// The node holds a version that proves that it missed no edit.
+    fn become_proven(&mut self) {
+        self.recovery = Recovery::Proven;
+    }
+
+    /// Under which policy a barrier bypassed the node.
+    pub(super) fn bypassed(&self) -> Option<UnreachablePolicy> {
+        self.bypassed
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -474,7 +505,7 @@ impl NodeProgress {
 
     /// Whether it may have a lease: not if edits went on without it, or may have before this process started.
     pub(super) fn may_have_lease(&self) -> bool {
-        self.bypassed.is_none() && !self.unproven
+        self.bypassed.is_none() && self.recovery == Recovery::Proven
     }
 
     /// How long a lease of it lasts; zero when it has none.
@@ -602,28 +633,18 @@ impl NodeProgress {
         Ok(())
     }
 
-    /// Recomputes the derived values: bypass, proof and state. Wakes the stream if the desired versions changed.
+    /// Makes the transitions that the last change allows, and wakes the stream if the desired versions changed.
     pub(super) fn recompute(&mut self, desired: &[VersionRef], now: Instant) {
         let digests = desired.iter().map(|known| known.position.digest);
         if !digests.clone().eq(self.desired.iter().copied()) {
             self.desired = digests.collect();
             self.wake();
         }
-        let holds = |position: &Position| self.holds(position.digest);
-        let as_far = match &self.settled {
-            Some(version) => holds(&version.position),
-            None => self.held.iter().all(|held| holds(&held.position)),
-        };
-        if as_far {
-            if self.not_judged().is_none() {
-                self.bypassed = None;
-            }
-            self.unproven &= self.settled.is_none();
+        if self.has_caught_up() && self.not_judged().is_none() {
+            self.become_waited_for();
         }
-        // In the middle of rollouts nobody knows what the others are settled on: the latest version may be ahead of it.
-        let start = self.started_with.filter(|_| !self.may_be_fenced);
-        if start.is_some_and(|start| self.holds(start.digest)) {
-            self.unproven = false;
+        if self.holds_proof() {
+            self.become_proven();
         }
         if self.enforces_all() {
             self.changes.clear();
@@ -634,6 +655,25 @@ impl NodeProgress {
         }
     }
 
+    /// Whether the node holds the settled version. If that is unknown: whether the update in flight drops nothing.
+    fn has_caught_up(&self) -> bool {
+        match &self.settled {
+            Some(version) => self.holds(version.position.digest),
+            None => {
+                let mut held = self.held.iter();
+                held.all(|held| self.holds(held.position.digest))
+            }
+        }
+    }
+
+    /// Whether the node holds a version which proves that it missed no edit.
+    fn holds_proof(&self) -> bool {
+        let settled = self.settled.as_ref();
+        let settled = settled.map(|version| version.position.digest);
+        let mut proofs = self.recovery.proofs(settled);
+        proofs.any(|version| self.holds(version))
+    }
+
     fn state(&self, desired: &[VersionRef]) -> State {
         if let Some(how) = self.bypassed {
             return match how {
@@ -642,7 +682,7 @@ impl NodeProgress {
             };
         }
         match &self.connection {
-            None if self.left => State::Left,
+            None if self.has_left() => State::Left,
             None if self.version.is_empty() && self.membership.is_joined() => State::NotSeen,
             None if self.rivals.clones().is_some() => State::Cloned,
             None if self.version.is_empty() => State::Unknown,

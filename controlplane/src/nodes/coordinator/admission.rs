@@ -70,7 +70,7 @@ impl Coordinator {
         let Some(progress) = self.nodes.get_mut(&name) else {
             return Err(SessionError::Unregistered { name });
         };
-        if progress.leaving {
+        if progress.is_leaving() {
             return Err(SessionError::Leaving { name });
         }
         if progress.is_past(stream) {
