@@ -60,8 +60,8 @@ pub enum Note {
     Joined {
         /// Which node.
         node: String,
-        /// Whether it closes by itself when it gets no lease.
-        leased: bool,
+        /// Its membership, which is `Joined`.
+        membership: Membership,
     },
     /// A node said that it stops enforcing: no barrier waits for it from now on. Durable.
     Left {

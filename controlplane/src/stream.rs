@@ -30,7 +30,10 @@ pub use self::{
 };
 use crate::{
     journal::Note,
-    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, StreamId, UnreachablePolicy},
+    nodes::{
+        Enforcer, Hello, Membership, Nodes, Opened, Session, SessionError, StreamId,
+        UnreachablePolicy,
+    },
     writer::{Writer, now_ms},
 };
 
@@ -157,7 +160,8 @@ struct Greeted {
     inbound: Streaming<SyncRequest>,
     version: String,
     holds: String,
-    leased: bool,
+    /// The node's membership once that it has joined is durable.
+    membership: Membership,
     /// Whether a node without leases is waited for, unless an edit says otherwise.
     fences: bool,
 }
@@ -179,7 +183,10 @@ async fn greet(
             few.join(" and ")
         }
     };
-    let (version, leased) = (hello.version.clone(), !hello.lease.is_zero());
+    let version = hello.version.clone();
+    let membership = Membership::Joined {
+        leased: !hello.lease.is_zero(),
+    };
     let fences = nodes.settings().unreachable == UnreachablePolicy::Fence;
     let opened = nodes.connect(stream, hello).inspect_err(turned_away)?;
     Ok(Greeted {
@@ -187,7 +194,7 @@ async fn greet(
         inbound,
         version,
         holds,
-        leased,
+        membership,
         fences,
     })
 }
@@ -213,7 +220,7 @@ impl Greeted {
             mut inbound,
             version,
             holds,
-            leased,
+            membership,
             fences,
         } = self;
         let mut early = VecDeque::new();
@@ -238,23 +245,23 @@ impl Greeted {
         };
         let node = session.name();
         info!(node, version, holds, "node connected");
-        if fences && !leased {
+        if fences && !membership.is_leased() {
             warn!(
                 node,
                 "this node has no leases, so edits wait for it even while it cannot be reached: start its enforcer \
                  with --lease"
             );
         }
-        if session.is_new(leased) {
+        if session.membership() != membership {
             let joined = Note::Joined {
                 node: node.to_owned(),
-                leased,
+                membership,
             };
             writer
                 .note(joined)
                 .await
                 .map_err(|refusal| Status::unavailable(refusal.to_string()))?;
-            session.join(leased);
+            session.join(membership);
         }
         Ok((session, inbound, early))
     }

@@ -327,9 +327,8 @@ impl State {
         self.publish.send_if_modified(|published| {
             let mut joined = BTreeMap::clone(&published.joined);
             let changed = match note {
-                Note::Joined { node, leased } => {
-                    let membership = Membership::Joined { leased: *leased };
-                    joined.insert(node.clone(), membership) != Some(membership)
+                Note::Joined { node, membership } => {
+                    joined.insert(node.clone(), *membership) != Some(*membership)
                 }
                 Note::Left { node, .. } | Note::Forgotten { node } => joined.remove(node).is_some(),
                 Note::Settled(_) => false,

@@ -132,9 +132,8 @@ pub(super) fn load(
 /// Writes a note, durably if it has to be.
 pub(super) fn note(trees: &Trees, note: &Note) -> Result<(), JournalError> {
     match note {
-        Note::Joined { node, leased } => {
-            let number = u64::from(*leased);
-            trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
+        Note::Joined { node, membership } => {
+            put_joined(trees, node, *membership)?;
             trees.remove_meta(&format!("{LEFT_KEY}{node}"))?;
             make_durable(trees)
         }
@@ -152,6 +151,12 @@ pub(super) fn note(trees: &Trees, note: &Note) -> Result<(), JournalError> {
             trees.put_meta(SETTLED_KEY, &NumberRecord { number: revision.0 })
         }
     }
+}
+
+/// Records that a node has joined, as 1 if it has leases and as 0 otherwise.
+fn put_joined(trees: &Trees, node: &str, membership: Membership) -> Result<(), JournalError> {
+    let number = u64::from(membership.is_leased());
+    trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })
 }
 
 /// Counts a note that is written, and makes both durable. The count comes after the note: where the count is, the note is.
@@ -224,8 +229,7 @@ pub(super) fn begin_with(
     trees.put_meta(EPOCH_KEY, &NumberRecord { number: epoch.0 })?;
     trees.put_meta(SNAPSHOT_KEY, &snapshot)?;
     for (node, membership) in joined.iter().filter(|(_, one)| one.is_joined()) {
-        let number = u64::from(membership.is_leased());
-        trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
+        put_joined(trees, node, *membership)?;
     }
     trees.put_meta(FORMAT_KEY, &NumberRecord { number: FORMAT })?;
     trees.flush()

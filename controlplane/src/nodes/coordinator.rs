@@ -109,11 +109,8 @@ impl Coordinator {
             let position = coordinator.position(revision, &policy);
             let version = Version { position, policy };
             let mut progress = NodeProgress::new(quiet.then(|| version.clone()), at);
-            progress.membership = joined.get(&name).copied().unwrap_or_default();
-            // A lease that an earlier life granted may last.
-            let leased = progress.membership.is_leased();
-            progress.lease_until = leased.then(|| at + settings.lease_longest);
-            progress.start_with(&version, settings.unreachable);
+            let membership = joined.get(&name).copied().unwrap_or_default();
+            progress.start_with(&version, membership, settings, at);
             if let Some(&ago) = left.get(&name) {
                 progress.become_left(at.checked_sub(ago).unwrap_or(at));
             }
@@ -127,7 +124,7 @@ impl Coordinator {
                     effect: both,
                     since: at,
                 };
-                rollout.add(&name, participant, progress.membership.is_joined());
+                rollout.add(&name, participant, progress.membership().is_joined());
             }
             coordinator.nodes.insert(name.clone(), progress);
         }
@@ -212,7 +209,7 @@ impl Coordinator {
                 effect,
                 since: at,
             };
-            rollout.add(&name, participant, progress.membership.is_joined());
+            rollout.add(&name, participant, progress.membership().is_joined());
             woken.push(name);
         }
         if !rollout.is_empty() {
@@ -273,7 +270,7 @@ impl Coordinator {
                 };
                 // A fence waits for the end of the lease, whatever the state of the node.
                 let until = match rollout.unreachable {
-                    UnreachablePolicy::Fence => progress.lease_until,
+                    UnreachablePolicy::Fence => progress.lease_until(),
                     _ if progress.bypassed() == Some(UnreachablePolicy::Skip) => Some(at),
                     _ => Some(since + patience),
                 };
@@ -373,18 +370,15 @@ impl Coordinator {
     /// The membership of a node.
     pub fn membership(&self, name: &str) -> Membership {
         let progress = self.nodes.get(name);
-        progress.map_or(Membership::New, |progress| progress.membership)
+        progress.map_or(Membership::New, NodeProgress::membership)
     }
 
     /// Barriers wait for a node from now on. That it has joined is durable.
-    pub fn join(&mut self, name: &str, leased: bool, at: Instant) {
+    pub fn join(&mut self, name: &str, membership: Membership, at: Instant) {
         let Some(progress) = self.nodes.get_mut(name) else {
             return;
         };
-        let joined = Membership::Joined { leased };
-        let before = std::mem::replace(&mut progress.membership, joined);
-        // A lease that it had lasts; without leases nothing closes it.
-        progress.lease_until = leased.then(|| progress.lease_until.unwrap_or(at));
+        let before = progress.become_joined(membership, at);
         if !before.is_joined() {
             self.rollouts
                 .ask(name, |version| progress.enforces(version), at);
@@ -498,7 +492,7 @@ impl Coordinator {
         let was_judging = progress.not_judged().is_none();
         progress.report_health(health, at);
         if was_judging != progress.not_judged().is_none() {
-            if progress.membership.is_joined() {
+            if progress.membership().is_joined() {
                 self.rollouts
                     .ask(name, |version| progress.enforces(version), at);
             }
@@ -532,11 +526,7 @@ impl Coordinator {
         if !progress.may_have_lease() || self.rollouts.iter().any(refused) {
             return Ok(false);
         }
-        // A node without leases is told that this is known. Nothing closes it.
-        if progress.membership.is_leased() {
-            // Its clock and ours may not run quite alike. One that was longer may be in force still.
-            progress.lease_until = progress.lease_until.max(Some(at + lease + lease / 64));
-        }
+        progress.grant_lease(at);
         self.recheck = Recheck::AtOnce;
         Ok(true)
     }
@@ -545,7 +535,7 @@ impl Coordinator {
     pub fn without_leases(&self) -> Vec<String> {
         let open = self.nodes.iter();
         let open = open
-            .filter(|(_, progress)| progress.membership == Membership::Joined { leased: false });
+            .filter(|(_, progress)| progress.membership() == Membership::Joined { leased: false });
         open.map(|(name, _)| name.clone()).collect()
     }
 

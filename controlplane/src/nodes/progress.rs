@@ -26,8 +26,8 @@ use tokio::sync::Notify;
 pub(super) use self::status::clones;
 use self::{departure::Departure, recovery::Recovery};
 use super::{
-    Health, Hello, Membership, ReportedCondition, SessionError, State, StreamId, UnreachablePolicy,
-    Update,
+    Health, Hello, Membership, ReportedCondition, SessionError, Settings, State, StreamId,
+    UnreachablePolicy, Update,
     coordinator::Head,
     pings::Pings,
     rivals::{Enforcer, First, Rivals},
@@ -69,13 +69,13 @@ pub(super) struct NodeProgress {
     health: (Health, Instant),
     version: String,
     unknown: UnknownAddresses,
-    /// No barrier waits for a new node.
-    pub(super) membership: Membership,
+    /// Barriers wait for joined nodes only.
+    membership: Membership,
     departure: Departure,
     /// Under which policy a barrier bypassed the node. It gets no lease until it holds the settled version.
     bypassed: Option<UnreachablePolicy>,
-    /// When the lease has run out for sure.
-    pub(super) lease_until: Option<Instant>,
+    /// When the lease has run out for sure. None of a node that never had a lease, or has no leases.
+    lease_until: Option<Instant>,
     /// The last value of [`waited_for`](NodeProgress::waited_for), under which the coordinator's index has the node.
     pub(super) first_unenforced: Option<Revision>,
     state: State,
@@ -262,9 +262,19 @@ impl NodeProgress {
         Version { position, policy }
     }
 
-    /// What it must enforce as this process starts. Which revision made it that was forgotten: perhaps the first.
-    pub(super) fn start_with(&mut self, version: &Version, unreachable: UnreachablePolicy) {
-        self.recovery = Recovery::at_startup(version.position.digest, unreachable);
+    /// What it must enforce as this process starts. Which revision made it that was forgotten: perhaps the first. A lease
+    /// that the previous process granted may last.
+    pub(super) fn start_with(
+        &mut self,
+        version: &Version,
+        membership: Membership,
+        settings: Settings,
+        now: Instant,
+    ) {
+        self.membership = membership;
+        let leased = membership.is_leased();
+        self.lease_until = leased.then(|| now + settings.lease_longest);
+        self.recovery = Recovery::at_startup(version.position.digest, settings.unreachable);
         self.policy = version.policy.clone();
         self.changes.insert(Revision(1));
         self.started_with = Some(version.position);
@@ -378,6 +388,18 @@ impl NodeProgress {
             .conditions
             .retain(|condition| condition.kind == Kind::NotJudged);
         self.refusal = None;
+    }
+
+    /// Barriers wait for the node from now on. A lease that it had lasts; without leases nothing closes the node. Returns
+    /// the membership before.
+    pub(super) fn become_joined(&mut self, membership: Membership, at: Instant) -> Membership {
+        let leased = membership.is_leased();
+        self.lease_until = leased.then(|| self.lease_until.unwrap_or(at));
+        std::mem::replace(&mut self.membership, membership)
+    }
+
+    pub(super) fn membership(&self) -> Membership {
+        self.membership
     }
 
     /// The node asked to leave, which is to become durable. No enforcer may connect from now on.
@@ -513,6 +535,20 @@ impl NodeProgress {
         self.connection
             .as_ref()
             .map_or(Duration::ZERO, |connection| connection.lease)
+    }
+
+    /// When its lease has run out for sure, if it ever had one.
+    pub(super) fn lease_until(&self) -> Option<Instant> {
+        self.lease_until
+    }
+
+    /// A lease is granted to it. A node without leases asks too, and nothing closes it.
+    pub(super) fn grant_lease(&mut self, at: Instant) {
+        if self.membership.is_leased() {
+            let lease = self.lease();
+            // Its clock and ours may not run quite alike. One that was longer may be in force still.
+            self.lease_until = self.lease_until.max(Some(at + lease + lease / 64));
+        }
     }
 
     /// Whether it cannot be waited for: not connected, or silent for long, or refusing, or not judging all traffic.

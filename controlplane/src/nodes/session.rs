@@ -332,15 +332,15 @@ impl Session {
         &self.name
     }
 
-    /// Whether it is not known yet that the node enforces something, or that it has leases or none.
-    pub fn is_new(&self, leased: bool) -> bool {
-        self.nodes.lock().membership(&self.name) != Membership::Joined { leased }
+    /// The node's membership, as far as it is durable.
+    pub fn membership(&self) -> Membership {
+        self.nodes.lock().membership(&self.name)
     }
 
     /// Barriers wait for the node from now on. That it has joined must be durable.
-    pub fn join(&self, leased: bool) {
+    pub fn join(&self, membership: Membership) {
         self.nodes
-            .with(|coordinator, now| coordinator.join(&self.name, leased, now));
+            .with(|coordinator, now| coordinator.join(&self.name, membership, now));
     }
 
     /// What to send the node now, if anything: the difference to what it has, or with `snapshot` everything. It is

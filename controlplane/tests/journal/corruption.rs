@@ -4,6 +4,7 @@
 use std::{fs, path::Path};
 
 use sallyport_controlplane::journal::{self, Journal as _, Note, Recovered, Settings, SledJournal};
+use sallyport_proto::Membership;
 
 use crate::objects::{Model, edit_of, put};
 
@@ -30,7 +31,7 @@ fn small(path: &Path) -> Recovered {
     }
     let note = Note::Joined {
         node: "p".to_owned(),
-        leased: true,
+        membership: Membership::Joined { leased: true },
     };
     journal.note(&note).unwrap();
     model.note(&note);

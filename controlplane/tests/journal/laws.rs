@@ -49,7 +49,10 @@ fn step() -> impl Strategy<Value = Step> {
 fn note() -> impl Strategy<Value = Note> {
     let node = || prop::sample::select(vec!["n0", "n1"]).prop_map(String::from);
     prop_oneof![
-        (node(), any::<bool>()).prop_map(|(node, leased)| Note::Joined { node, leased }),
+        (node(), any::<bool>()).prop_map(|(node, leased)| Note::Joined {
+            node,
+            membership: leased.into()
+        }),
         (node(), any::<u64>()).prop_map(|(node, at_ms)| Note::Left { node, at_ms }),
         node().prop_map(|node| Note::Forgotten { node }),
         (0..20u64).prop_map(|revision| Note::Settled(Revision(revision))),

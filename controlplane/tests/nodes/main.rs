@@ -15,7 +15,7 @@ use std::{
 };
 
 use sallyport_controlplane::nodes::{
-    Affected, Coordinator, Hello, Settings, Start, State, StreamId, UnreachablePolicy,
+    Affected, Coordinator, Hello, Membership, Settings, Start, State, StreamId, UnreachablePolicy,
 };
 use sallyport_policy::{
     Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
@@ -119,8 +119,9 @@ impl World {
         let session = self.coordinator.accept();
         self.coordinator.connect(session, hello, self.now).unwrap();
         let leased = !lease.is_zero();
-        if self.coordinator.membership(name) != leased.into() {
-            self.coordinator.join(name, leased, self.now);
+        let membership = Membership::Joined { leased };
+        if self.coordinator.membership(name) != membership {
+            self.coordinator.join(name, membership, self.now);
         }
         session.0
     }

@@ -33,7 +33,7 @@ const RETRY: (Time, Time) = (1_000_000, 60_000_000);
 pub(crate) struct Conversation {
     node: usize,
     session: nodes::StreamId,
-    leased: bool,
+    membership: Membership,
     /// Whether that the node joined is durable: nothing is sent before.
     joined: bool,
     wake: Arc<Notify>,
@@ -110,13 +110,14 @@ impl World {
             unreachable!("each start of an enforcer has its number: its name is never contested");
         };
         let leased = !lease.is_zero();
-        let joined = alive.coordinator.membership(&name) == Membership::Joined { leased };
+        let membership = Membership::Joined { leased };
+        let joined = alive.coordinator.membership(&name) == membership;
         alive.conversations.insert(
             stream,
             Conversation {
                 node,
                 session,
-                leased,
+                membership,
                 joined,
                 wake,
                 snapshot: false,
@@ -154,7 +155,7 @@ impl World {
             .joined
             .insert(name.clone(), Membership::Joined { leased });
         if let Some(conversation) = alive.conversations.get_mut(&stream) {
-            alive.coordinator.join(&name, conversation.leased, at);
+            alive.coordinator.join(&name, conversation.membership, at);
             conversation.joined = true;
             conversation.signalled = true;
         }

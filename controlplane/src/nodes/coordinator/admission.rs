@@ -117,7 +117,7 @@ impl Coordinator {
         }
         let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
         let wake = progress.connected(stream, hello, &known, at);
-        if progress.membership.is_joined() {
+        if progress.membership().is_joined() {
             self.rollouts
                 .ask(&name, |version| progress.enforces(version), at);
         }
