@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_policy::{Effect, Epoch, NodePolicy, Position, Revision, Version};
+use sallyport_policy::{Effect, Epoch, NodeName, NodePolicy, Position, Revision, Version};
 use sallyport_proto::wire::turned_away::Reason;
 
 pub use self::admission::Admission;
@@ -39,9 +39,9 @@ pub struct Start {
     /// The last transaction up to which every node was seen to hold what it takes away; earlier ones are no matter.
     pub settled: Revision,
     /// The nodes that have joined and have not left.
-    pub joined: BTreeMap<String, Membership>,
+    pub joined: BTreeMap<NodeName, Membership>,
     /// The nodes that left, and how long ago.
-    pub left: BTreeMap<String, Duration>,
+    pub left: BTreeMap<NodeName, Duration>,
 }
 
 /// The coordinator: the progress of every node, and the rollouts before their barrier.
@@ -49,10 +49,10 @@ pub struct Start {
 pub struct Coordinator {
     settings: Settings,
     head: Head,
-    nodes: BTreeMap<String, NodeProgress>,
+    nodes: BTreeMap<NodeName, NodeProgress>,
     rollouts: Rollouts,
     /// The nodes that lag, by the first revision that they do not enforce.
-    pending: BTreeSet<(Revision, String)>,
+    pending: BTreeSet<(Revision, NodeName)>,
     last_stream: StreamId,
     /// The enforcers whose names no Node object has.
     strangers: Unregistered,
@@ -77,7 +77,7 @@ impl Coordinator {
     pub fn new(
         start: Start,
         settings: Settings,
-        policies: impl IntoIterator<Item = (String, Arc<NodePolicy>)>,
+        policies: impl IntoIterator<Item = (NodeName, Arc<NodePolicy>)>,
         at: Instant,
     ) -> Coordinator {
         let Start {
@@ -131,7 +131,7 @@ impl Coordinator {
         if !quiet {
             coordinator.rollouts.add(rollout);
         }
-        let names: Vec<String> = coordinator.nodes.keys().cloned().collect();
+        let names: Vec<NodeName> = coordinator.nodes.keys().cloned().collect();
         for name in names {
             coordinator.update(&name, at, |_| {});
         }
@@ -150,7 +150,7 @@ impl Coordinator {
     /// The state of the nodes that a commit affects, to prepare it with. Only commits change the policies in it. A node
     /// may change its treatment of unknown addresses at any time.
     pub(super) fn before(&self, affected: &Affected) -> Before {
-        let state = |(name, _): &(String, _)| {
+        let state = |(name, _): &(NodeName, _)| {
             let progress = self.nodes.get(name)?;
             Some((
                 name.clone(),
@@ -323,7 +323,7 @@ impl Coordinator {
 
     /// The nodes that do not enforce a revision yet, or hold back a later one that it is not enforced without.
     pub fn lagging(&self, revision: Revision, at: Instant) -> Vec<Status> {
-        let lagging = self.pending.range(..(revision.next(), String::new()));
+        let lagging = self.pending.range(..(revision.next(), NodeName::from("")));
         let rollouts = self.rollouts.iter();
         let held_back = rollouts
             .filter(|rollout| rollout.first <= revision)
@@ -338,7 +338,7 @@ impl Coordinator {
 
     /// The bypassed nodes, and the nodes that left.
     pub fn bypassed(&self, at: Instant) -> Vec<Status> {
-        let over = |(_, progress): &(&String, &NodeProgress)| {
+        let over = |(_, progress): &(&NodeName, &NodeProgress)| {
             progress.bypassed().is_some() || progress.has_left()
         };
         let nodes = self.nodes.iter().filter(over);
@@ -368,13 +368,13 @@ impl Coordinator {
     }
 
     /// The membership of a node.
-    pub fn membership(&self, name: &str) -> Membership {
+    pub fn membership(&self, name: &NodeName) -> Membership {
         let progress = self.nodes.get(name);
         progress.map_or(Membership::New, NodeProgress::membership)
     }
 
     /// Barriers wait for a node from now on. That it has joined is durable.
-    pub fn join(&mut self, name: &str, membership: Membership, at: Instant) {
+    pub fn join(&mut self, name: &NodeName, membership: Membership, at: Instant) {
         let Some(progress) = self.nodes.get_mut(name) else {
             return;
         };
@@ -388,8 +388,8 @@ impl Coordinator {
     }
 
     /// A node is about to leave: it cannot connect until it did, or stays. Says whether it has left already.
-    pub fn begin_to_leave(&mut self, name: &str) -> Result<bool, SessionError> {
-        let owned = || name.to_owned();
+    pub fn begin_to_leave(&mut self, name: &NodeName) -> Result<bool, SessionError> {
+        let owned = || name.clone();
         match self.nodes.get_mut(name) {
             None => Err(SessionError::Unregistered { name: owned() }),
             Some(progress) if progress.is_connected() => {
@@ -405,7 +405,7 @@ impl Coordinator {
     }
 
     /// A node leaves. That it left is durable. Its object may have been deleted meanwhile.
-    pub fn leave(&mut self, name: &str, at: Instant) {
+    pub fn leave(&mut self, name: &NodeName, at: Instant) {
         if !self.nodes.contains_key(name) {
             return;
         }
@@ -416,7 +416,7 @@ impl Coordinator {
     }
 
     /// A node that was about to leave does not.
-    pub fn stay(&mut self, name: &str) {
+    pub fn stay(&mut self, name: &NodeName) {
         if let Some(progress) = self.nodes.get_mut(name)
             && progress.is_leaving()
         {
@@ -427,7 +427,7 @@ impl Coordinator {
     /// The next update to send to a node, if there is one.
     pub fn next_update(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         snapshot: bool,
         at: Instant,
@@ -445,7 +445,7 @@ impl Coordinator {
     /// A node has what was sent.
     pub fn acked(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         window: &[Position],
         at: Instant,
@@ -459,7 +459,7 @@ impl Coordinator {
     /// A node refused what was sent.
     pub fn nacked(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         (target, window): (Position, &[Position]),
         reason: String,
@@ -482,7 +482,7 @@ impl Coordinator {
     /// acknowledged. Workloads without judged traffic delay only callers that wait for enforcement.
     pub fn report_health(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         health: Health,
         at: Instant,
@@ -508,7 +508,7 @@ impl Coordinator {
     /// A node asks for a lease. It gets none once a barrier was passed without it, or is to be, before it is as far.
     pub fn lease(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         at: Instant,
     ) -> Result<bool, SessionError> {
@@ -532,7 +532,7 @@ impl Coordinator {
     }
 
     /// The nodes that nothing closes when they cannot be reached.
-    pub fn without_leases(&self) -> Vec<String> {
+    pub fn without_leases(&self) -> Vec<NodeName> {
         let open = self.nodes.iter();
         let open = open
             .filter(|(_, progress)| progress.membership() == Membership::Joined { leased: false });
@@ -545,7 +545,7 @@ impl Coordinator {
     }
 
     /// A node's stream is over.
-    pub fn disconnected(&mut self, name: &str, session: StreamId, at: Instant) {
+    pub fn disconnected(&mut self, name: &NodeName, session: StreamId, at: Instant) {
         // Another stream or the node's removal may have come first.
         let progress = self.nodes.get(name);
         if progress.is_some_and(|progress| progress.is_session(session)) {
@@ -560,8 +560,8 @@ impl Coordinator {
         self.nodes.values().for_each(NodeProgress::wake);
     }
 
-    fn check(&self, name: &str, session: StreamId) -> Result<(), SessionError> {
-        let owned = || name.to_owned();
+    fn check(&self, name: &NodeName, session: StreamId) -> Result<(), SessionError> {
+        let owned = || name.clone();
         match self.nodes.get(name) {
             None => Err(SessionError::Removed { name: owned() }),
             Some(progress) if !progress.is_session(session) => match progress.rivals.clones() {
@@ -574,7 +574,7 @@ impl Coordinator {
     }
 
     /// Brings nodes up to date whose desired versions may be others.
-    fn refresh(&mut self, names: &[String], at: Instant) {
+    fn refresh(&mut self, names: &[NodeName], at: Instant) {
         for name in names {
             self.update(name, at, |_| {});
         }
@@ -583,7 +583,7 @@ impl Coordinator {
     /// Changes a node's progress, then recomputes the values derived from it.
     fn update<T>(
         &mut self,
-        name: &str,
+        name: &NodeName,
         at: Instant,
         change: impl FnOnce(&mut NodeProgress) -> T,
     ) -> T {
@@ -600,7 +600,7 @@ impl Coordinator {
         let (before, after) = (progress.first_unenforced, progress.waited_for(head));
         if before != after {
             progress.first_unenforced = after;
-            let index = |revision| (revision, name.to_owned());
+            let index = |revision| (revision, name.clone());
             before.map(|revision| self.pending.remove(&index(revision)));
             after.map(|revision| self.pending.insert(index(revision)));
         }
@@ -608,12 +608,12 @@ impl Coordinator {
     }
 
     /// Removes a deleted node, and wakes its stream, which then ends.
-    fn remove_node(&mut self, name: &str, at: Instant) {
+    fn remove_node(&mut self, name: &NodeName, at: Instant) {
         let Some(progress) = self.nodes.remove(name) else {
             return;
         };
         if let Some(pending) = progress.first_unenforced {
-            self.pending.remove(&(pending, name.to_owned()));
+            self.pending.remove(&(pending, name.clone()));
         }
         progress.wake();
         let others = self.rollouts.remove_node(name);
@@ -623,7 +623,7 @@ impl Coordinator {
 
 /// The versions that a node is to hold. After a restart in mid-rollout the settled version is unknown. A node with an
 /// empty window is then sent nothing: the latest version alone would put it ahead of the others.
-fn desired(rollouts: &Rollouts, name: &str, progress: &NodeProgress) -> Vec<VersionRef> {
+fn desired(rollouts: &Rollouts, name: &NodeName, progress: &NodeProgress) -> Vec<VersionRef> {
     match progress.begins_with_nothing() {
         true => Vec::new(),
         false => rollouts.window(name, progress.settled_versions()),

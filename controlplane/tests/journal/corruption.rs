@@ -30,7 +30,7 @@ fn small(path: &Path) -> Recovered {
         journal.join_fold();
     }
     let note = Note::Joined {
-        node: "p".to_owned(),
+        node: "p".into(),
         membership: Membership::Joined { leased: true },
     };
     journal.note(&note).unwrap();

@@ -10,7 +10,7 @@ use sallyport_controlplane::{
     nodes::{self, Admission, Enforcer, Hello, Membership, SessionError, Update},
     stream::Parts,
 };
-use sallyport_policy::{Position, UnknownAddresses};
+use sallyport_policy::{NodeName, Position, UnknownAddresses};
 use sallyport_proto::{
     positions,
     wire::{
@@ -84,7 +84,7 @@ impl World {
         let node = self.network.node(stream);
         let at = self.at();
         let alive = self.control.alive.as_mut().expect("it hears");
-        let name = hello.node_name.clone();
+        let name = NodeName::from(hello.node_name.as_str());
         let window = positions(&hello.window).expect("positions");
         let lease = Duration::from_millis(hello.lease_ms.into());
         let hello = Hello {
