@@ -11,7 +11,7 @@ mod watching;
 use std::{sync::Arc, time::Duration};
 
 use futures::stream::BoxStream;
-use sallyport_policy::Revision;
+use sallyport_policy::{NodeName, Revision};
 use sallyport_proto::wire::{
     self, ApplyRequest, ApplyResponse, BackupRequest, BackupResponse, BelieveRequest,
     BelieveResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListRequest,
@@ -254,7 +254,7 @@ impl PolicyService for Api {
         request: Request<BelieveRequest>,
     ) -> Result<Response<BelieveResponse>, Status> {
         let BelieveRequest { node, process } = request.into_inner();
-        let belief = self.nodes.believe(&node, process);
+        let belief = self.nodes.believe(&NodeName::from(node.as_str()), process);
         belief.map_err(|error| failure::belief(&error))?;
         info!(
             node,

@@ -1,8 +1,9 @@
 //! The compiler: derives the policy of each node from the cluster's state, and the changes from a transaction.
 //! Deterministic and pure: it owns the derived entries, and neither reads nor writes anything else.
 //!
-//! [`full`] is the definition. [`Compiler`] keeps the same result up to date at the cost of the change. An edit runs
-//! down the chain and stops where nothing changes. Each box is a file.
+//! `full` is the definition, which tests hold [`Compiler`] to: only the feature `reference` compiles it. [`Compiler`]
+//! keeps the same result up to date at the cost of the change. An edit runs down the chain and stops where nothing
+//! changes. Each box is a file.
 //!
 //! ```text
 //!   Namespace     Pod, Workload     NetworkPolicy                  Node
@@ -56,6 +57,7 @@ mod classes;
 mod compiler;
 mod dirty;
 mod endpoints;
+#[cfg(feature = "reference")]
 mod full;
 mod holders;
 mod ids;
@@ -76,4 +78,5 @@ mod union;
 mod workloads;
 
 pub use compiler::Compiler;
+#[cfg(feature = "reference")]
 pub use full::full;

@@ -21,7 +21,7 @@ use std::{
     sync::Arc,
 };
 
-use sallyport_policy::{Epoch, Revision};
+use sallyport_policy::{Epoch, NodeName, Revision};
 use sallyport_proto::Membership;
 
 pub use self::{
@@ -59,21 +59,21 @@ pub enum Note {
     /// A node enforces something: barriers wait for it from now on. Durable.
     Joined {
         /// Which node.
-        node: String,
-        /// Whether it closes by itself when it gets no lease.
-        leased: bool,
+        node: NodeName,
+        /// Its membership, which is `Joined`.
+        membership: Membership,
     },
     /// A node said that it stops enforcing: no barrier waits for it from now on. Durable.
     Left {
         /// Which node.
-        node: String,
+        node: NodeName,
         /// When, in milliseconds since 1970.
         at_ms: u64,
     },
     /// A node's object is deleted. The note may be lost again.
     Forgotten {
         /// Which node.
-        node: String,
+        node: NodeName,
     },
     /// Every rollout up to a revision has passed its barrier. It may come to be forgotten again: what a node holds is
     /// asked of it then.
@@ -94,7 +94,7 @@ pub struct Recovered {
     /// The last revision up to which every rollout is known to have passed its barrier.
     pub settled: Revision,
     /// The nodes that have joined and have not left.
-    pub joined: BTreeMap<String, Membership>,
+    pub joined: BTreeMap<NodeName, Membership>,
     /// The nodes that left and have not joined again, and when each did, in milliseconds since 1970.
-    pub left: BTreeMap<String, u64>,
+    pub left: BTreeMap<NodeName, u64>,
 }

@@ -22,7 +22,7 @@ use std::{
 };
 
 use prometheus_client::metrics::histogram::Histogram;
-use sallyport_policy::{NodePolicy, Position, Revision};
+use sallyport_policy::{NodeName, NodePolicy, Position, Revision};
 use sallyport_proto::wire::{condition, turned_away::Reason, unjudged_workload};
 use tokio::sync::watch;
 
@@ -105,7 +105,7 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The node's name.
-    pub name: String,
+    pub name: NodeName,
     /// The node's state.
     pub state: State,
     /// The oldest version that the node acknowledged: the one that it fully enforces. None if its last report says that
@@ -174,18 +174,18 @@ pub struct RolloutStatus {
     /// The age of the rollout.
     pub since: Duration,
     /// The nodes that the rollout waits for.
-    pub waits_for: Vec<String>,
+    pub waits_for: Vec<NodeName>,
     /// The nodes that the barrier no longer waits for, and under which policy.
-    pub bypassed: BTreeMap<String, UnreachablePolicy>,
+    pub bypassed: BTreeMap<NodeName, UnreachablePolicy>,
 }
 
 /// The effects of a commit on the nodes.
 #[derive(Clone, Debug, Default)]
 pub struct Affected {
     /// The nodes that are new or whose policy changed, with their policy.
-    pub policies: Vec<(String, Arc<NodePolicy>)>,
+    pub policies: Vec<(NodeName, Arc<NodePolicy>)>,
     /// The nodes that are gone.
-    pub gone: Vec<String>,
+    pub gone: Vec<NodeName>,
 }
 
 /// The shared handle of the coordinator, for concurrent callers.
@@ -251,7 +251,7 @@ impl Nodes {
     }
 
     /// The nodes that nothing closes when they cannot be reached: a fence around them would wait for them.
-    pub fn without_leases(&self) -> Vec<String> {
+    pub fn without_leases(&self) -> Vec<NodeName> {
         self.lock().without_leases()
     }
 
@@ -330,7 +330,7 @@ impl Nodes {
     }
 
     /// An administrator says which of several enforcers with one instance id is a node's.
-    pub fn believe(&self, name: &str, process: u64) -> Result<(), BeliefError> {
+    pub fn believe(&self, name: &NodeName, process: u64) -> Result<(), BeliefError> {
         self.with(|coordinator, now| coordinator.believe(name, process, now))
     }
 
@@ -346,17 +346,17 @@ impl Nodes {
 
     /// Bars a node that is about to leave from connecting until [`leave`](Nodes::leave) or [`stay`](Nodes::stay).
     /// Returns whether the node has left already.
-    pub fn begin_to_leave(&self, name: &str) -> Result<bool, SessionError> {
+    pub fn begin_to_leave(&self, name: &NodeName) -> Result<bool, SessionError> {
         self.lock().begin_to_leave(name)
     }
 
     /// A node leaves: nothing is enforced on it. That must be durable.
-    pub fn leave(&self, name: &str) {
+    pub fn leave(&self, name: &NodeName) {
         self.with(|coordinator, now| coordinator.leave(name, now));
     }
 
     /// A node that was about to leave does not: that could not be made durable.
-    pub fn stay(&self, name: &str) {
+    pub fn stay(&self, name: &NodeName) {
         self.lock().stay(name);
     }
 

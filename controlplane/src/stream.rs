@@ -11,7 +11,7 @@ use futures::{
     Stream, StreamExt as _, TryStreamExt as _,
     stream::{iter, once, unfold},
 };
-use sallyport_policy::{Position, UnknownAddresses};
+use sallyport_policy::{NodeName, Position, UnknownAddresses};
 use sallyport_process::text::one_line;
 use sallyport_proto::{
     WireError, positions,
@@ -30,7 +30,10 @@ pub use self::{
 };
 use crate::{
     journal::Note,
-    nodes::{Enforcer, Hello, Nodes, Opened, Session, SessionError, StreamId, UnreachablePolicy},
+    nodes::{
+        Enforcer, Hello, Membership, Nodes, Opened, Session, SessionError, StreamId,
+        UnreachablePolicy,
+    },
     writer::{Writer, now_ms},
 };
 
@@ -117,7 +120,7 @@ impl NodeService for Streams {
 }
 
 /// A node leaves: durable first, then nothing waits for it.
-async fn leave(node: String, nodes: Arc<Nodes>, writer: Writer) -> Result<(), Status> {
+async fn leave(node: NodeName, nodes: Arc<Nodes>, writer: Writer) -> Result<(), Status> {
     // The stream of an enforcer that has just been stopped may not have ended yet.
     let deadline = Instant::now() + FAREWELL;
     let has_left = loop {
@@ -141,7 +144,7 @@ async fn leave(node: String, nodes: Arc<Nodes>, writer: Writer) -> Result<(), St
     }
     nodes.leave(&node);
     info!(
-        node,
+        node = node.as_str(),
         "node left: no policy is enforced on this node, and edits no longer wait for it"
     );
     Ok(())
@@ -157,7 +160,8 @@ struct Greeted {
     inbound: Streaming<SyncRequest>,
     version: String,
     holds: String,
-    leased: bool,
+    /// The node's membership once that it has joined is durable.
+    membership: Membership,
     /// Whether a node without leases is waited for, unless an edit says otherwise.
     fences: bool,
 }
@@ -179,7 +183,10 @@ async fn greet(
             few.join(" and ")
         }
     };
-    let (version, leased) = (hello.version.clone(), !hello.lease.is_zero());
+    let version = hello.version.clone();
+    let membership = Membership::Joined {
+        leased: !hello.lease.is_zero(),
+    };
     let fences = nodes.settings().unreachable == UnreachablePolicy::Fence;
     let opened = nodes.connect(stream, hello).inspect_err(turned_away)?;
     Ok(Greeted {
@@ -187,7 +194,7 @@ async fn greet(
         inbound,
         version,
         holds,
-        leased,
+        membership,
         fences,
     })
 }
@@ -213,7 +220,7 @@ impl Greeted {
             mut inbound,
             version,
             holds,
-            leased,
+            membership,
             fences,
         } = self;
         let mut early = VecDeque::new();
@@ -236,25 +243,26 @@ impl Greeted {
                 }
             },
         };
-        let node = session.name();
+        let name = session.name().clone();
+        let node = name.as_str();
         info!(node, version, holds, "node connected");
-        if fences && !leased {
+        if fences && !membership.is_leased() {
             warn!(
                 node,
                 "this node has no leases, so edits wait for it even while it cannot be reached: start its enforcer \
                  with --lease"
             );
         }
-        if session.is_new(leased) {
+        if session.membership() != membership {
             let joined = Note::Joined {
-                node: node.to_owned(),
-                leased,
+                node: name.clone(),
+                membership,
             };
             writer
                 .note(joined)
                 .await
                 .map_err(|refusal| Status::unavailable(refusal.to_string()))?;
-            session.join(leased);
+            session.join(membership);
         }
         Ok((session, inbound, early))
     }
@@ -281,14 +289,14 @@ fn hello_of(first: Option<SyncRequest>) -> Result<Hello, Status> {
 }
 
 /// A node's name, as it says it.
-fn name_of(found: &str) -> Result<String, Status> {
+fn name_of(found: &str) -> Result<NodeName, Status> {
     if found.len() > LONGEST_NAME {
         return Err(Status::invalid_argument(format!(
             "a node's name has at most {LONGEST_NAME} characters, and this one has {}",
             found.len()
         )));
     }
-    Ok(one_line(found, LONGEST_NAME))
+    Ok(one_line(found, LONGEST_NAME).into())
 }
 
 /// The enforcer that says Hello, if its version names it.
@@ -394,7 +402,7 @@ impl Conversation {
             match conversation.next().await {
                 Ok(message) => Some((Ok(message?), Some(conversation))),
                 Err(status) => {
-                    let (node, reason) = (conversation.session.name(), status.message());
+                    let (node, reason) = (conversation.session.name().as_str(), status.message());
                     info!(node, reason, "ended a node's session");
                     Some((Err(status), None))
                 }
@@ -497,7 +505,7 @@ impl Conversation {
         let target = Position::try_from(target).map_err(malformed)?;
         let window = window(&nack.window)?;
         let reason = one_line(&nack.reason, LONGEST_REASON);
-        let (node, was_snapshot) = (self.session.name(), self.snapshot);
+        let (node, was_snapshot) = (self.session.name().as_str(), self.snapshot);
         warn!(node, %target, reason, want_snapshot = nack.want_snapshot, "node refused an update");
         self.session.nacked(target, &window, reason)?;
         self.snapshot = nack.want_snapshot;
@@ -510,7 +518,7 @@ impl Conversation {
 
 impl Drop for Conversation {
     fn drop(&mut self) {
-        info!(node = self.session.name(), "node disconnected");
+        info!(node = self.session.name().as_str(), "node disconnected");
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use sallyport_policy::{Epoch, Revision};
+use sallyport_policy::{Epoch, NodeName, Revision};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error};
 
@@ -41,7 +41,7 @@ pub struct Published {
     /// The recent transactions.
     pub history: History,
     /// The nodes that have joined and have not left, and whether each closes by itself when it gets no lease.
-    pub joined: Arc<BTreeMap<String, Membership>>,
+    pub joined: Arc<BTreeMap<NodeName, Membership>>,
 }
 
 /// The result of a transaction that was applied, or tried.
@@ -155,7 +155,7 @@ impl Writer {
         let compiler = Compiler::new(&cluster);
         let policies = compiler
             .policies()
-            .map(|(name, policy)| (name.to_owned(), policy.clone()));
+            .map(|(name, policy)| (NodeName::from(name), policy.clone()));
         let (publish, published) = watch::channel(Arc::new(Published {
             revision,
             epoch,
@@ -325,9 +325,8 @@ impl State {
         self.publish.send_if_modified(|published| {
             let mut joined = BTreeMap::clone(&published.joined);
             let changed = match note {
-                Note::Joined { node, leased } => {
-                    let membership = Membership::Joined { leased: *leased };
-                    joined.insert(node.clone(), membership) != Some(membership)
+                Note::Joined { node, membership } => {
+                    joined.insert(node.clone(), *membership) != Some(*membership)
                 }
                 Note::Left { node, .. } | Note::Forgotten { node } => joined.remove(node).is_some(),
                 Note::Settled(_) => false,
@@ -387,6 +386,7 @@ impl State {
         let changed: Vec<ObjectKey> = committed.events.iter().map(Event::key).cloned().collect();
         let mut affected = Affected::default();
         for (name, policy) in self.compiler.update(cluster, &changed) {
+            let name = NodeName::from(name);
             match policy {
                 Some(policy) => affected.policies.push((name, policy)),
                 None => affected.gone.push(name),

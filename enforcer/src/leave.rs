@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use sallyport_policy::NodeName;
 use sallyport_proto::wire::{LeaveRequest, node_service_client::NodeServiceClient};
 use tokio::time::timeout;
 use tonic::{Code, Status, transport::Endpoint};
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     /// The node's name.
-    pub node: String,
+    pub node: NodeName,
     /// The control plane's address, as the operator has it.
     pub control_plane: String,
 }
@@ -65,7 +66,7 @@ impl Membership {
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
         };
         Ok(Some(Membership {
-            node: node.to_owned(),
+            node: node.into(),
             control_plane: control_plane.to_owned(),
         }))
     }
@@ -84,13 +85,13 @@ fn path(data_dir: &Path) -> PathBuf {
 }
 
 /// Notifies a control plane that a node leaves. The error is the reason, as text.
-pub async fn notify(node: &str, control_plane: Endpoint) -> Result<LeaveReply, String> {
+pub async fn notify(node: &NodeName, control_plane: Endpoint) -> Result<LeaveReply, String> {
     let call = async {
         let channel = control_plane
             .connect()
             .await
             .map_err(|error| Status::unavailable(source_of(&error)))?;
-        let node_name = node.to_owned();
+        let node_name = node.to_string();
         let request = LeaveRequest { node_name };
         NodeServiceClient::new(channel).leave(request).await
     };
@@ -113,7 +114,7 @@ mod tests {
         assert_eq!(Membership::load(data_dir).unwrap(), None);
         for node in ["n", "m"] {
             let membership = Membership {
-                node: node.to_owned(),
+                node: node.into(),
                 control_plane: "unix:///run/a b.sock".to_owned(),
             };
             membership.store(data_dir).unwrap();

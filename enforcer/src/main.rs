@@ -21,7 +21,7 @@ use sallyport_enforcer::{
     table::{lease::LONGEST, ports::Ports, render::Options},
     uninstall,
 };
-use sallyport_policy::Ranges;
+use sallyport_policy::{NodeName, Ranges};
 use sallyport_process::{descriptors, duration, files, log};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Endpoint;
@@ -46,7 +46,7 @@ struct Arguments {
 
     /// The name of this node's Node object [default: the host name]
     #[arg(long, env = "SALLYPORT_NODE_NAME", value_name = "NAME")]
-    node_name: Option<String>,
+    node_name: Option<NodeName>,
 
     /// The control plane's address: http://HOST:PORT or unix:///PATH. There is no TLS yet, so https:// is refused
     #[arg(
@@ -158,7 +158,7 @@ struct UninstallArguments {
 
     /// The name of this node's Node object [default: the name that the enforcer last had]
     #[arg(long, env = "SALLYPORT_NODE_NAME", value_name = "NAME")]
-    node_name: Option<String>,
+    node_name: Option<NodeName>,
 
     /// The control plane's address [default: the address that the enforcer last used]
     #[arg(
@@ -301,10 +301,11 @@ fn ranges(cidrs: &[IpNetwork]) -> Ranges {
     Ranges::union_all(&cidrs.iter().map(span).collect::<Vec<_>>())
 }
 
-fn host_name() -> Result<String> {
+fn host_name() -> Result<NodeName> {
     let name = nix::unistd::gethostname().context("cannot read the host name")?;
     name.into_string()
         .ok()
+        .map(NodeName::from)
         .context("the host name is not UTF-8 text: give --node-name")
 }
 
@@ -372,7 +373,7 @@ async fn main() -> Result<()> {
         Some(position) => position.to_string(),
         None => "nothing yet".to_owned(),
     };
-    info!(node = identity.name, position, "enforcing");
+    info!(node = identity.name.as_str(), position, "enforcing");
     let membership = Membership {
         node: identity.name.clone(),
         control_plane: arguments.control_plane.url,

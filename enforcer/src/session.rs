@@ -14,7 +14,7 @@ use std::{
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use rand::RngExt;
-use sallyport_policy::{UnknownAddresses, Update};
+use sallyport_policy::{NodeName, UnknownAddresses, Update};
 use sallyport_process::text::one_line;
 use sallyport_proto::{Assembled, Assembly, WireError, wire};
 use tokio::{
@@ -65,7 +65,7 @@ const LONGEST_REASON: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Its name.
-    pub name: String,
+    pub name: NodeName,
     /// The treatment of workload addresses that are no endpoint.
     pub unknown: UnknownAddresses,
     /// The enforcer of that name that this process is.
@@ -147,7 +147,7 @@ async fn try_session(
     let lease = agent.lease();
     agent.wait_idle().await;
     let hello = wire::Hello {
-        node_name: identity.name.clone(),
+        node_name: identity.name.to_string(),
         window: window(agent),
         version: env!("CARGO_PKG_VERSION").into(),
         dropped: match &identity.unknown {
@@ -437,7 +437,7 @@ mod tests {
             process: 5,
         };
         let identity = Identity {
-            name: "n".to_owned(),
+            name: "n".into(),
             unknown: UnknownAddresses::Allow,
             instance,
             health: Health::default(),

@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use sallyport_policy::NodeName;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,7 +30,7 @@ pub struct Contents {
     /// The revision.
     pub revision: Revision,
     /// The nodes that have joined.
-    pub nodes: BTreeMap<String, Membership>,
+    pub nodes: BTreeMap<NodeName, Membership>,
     /// The objects.
     pub objects: Vec<Saved>,
 }
@@ -141,9 +142,9 @@ pub fn write(contents: &Contents, out: &mut dyn Write) -> Result<(), BackupError
 }
 
 /// Whether each joined node has leases, as the file records it.
-fn leases(nodes: &BTreeMap<String, Membership>) -> BTreeMap<String, bool> {
+fn leases(nodes: &BTreeMap<NodeName, Membership>) -> BTreeMap<String, bool> {
     let leased =
-        |(name, membership): (&String, &Membership)| (name.clone(), membership.is_leased());
+        |(name, membership): (&NodeName, &Membership)| (name.to_string(), membership.is_leased());
     let joined = nodes
         .iter()
         .filter(|(_, membership)| membership.is_joined());
@@ -191,7 +192,7 @@ pub fn read(text: &mut dyn BufRead) -> Result<Contents, BackupError> {
                 nodes: header
                     .nodes
                     .into_iter()
-                    .map(|(name, leased)| (name, leased.into()))
+                    .map(|(name, leased)| (name.into(), leased.into()))
                     .collect(),
                 objects,
             });
@@ -268,10 +269,7 @@ mod tests {
         Contents {
             epoch: Epoch(2),
             revision: Revision(7),
-            nodes: BTreeMap::from([
-                ("a".to_owned(), true.into()),
-                ("b".to_owned(), false.into()),
-            ]),
+            nodes: BTreeMap::from([("a".into(), true.into()), ("b".into(), false.into())]),
             objects: vec![
                 saved(Kind::Namespace, "", "prod", "{\"a\": \"\\u0000\\n\"}"),
                 saved(Kind::Pod, "prod", "web", "{}"),

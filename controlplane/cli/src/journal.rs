@@ -62,7 +62,7 @@ async fn download(server: &args::Server) -> Result<Contents, Failure> {
         nodes: header
             .nodes
             .into_iter()
-            .map(|(name, leased)| (name, leased.into()))
+            .map(|(name, leased)| (name.into(), leased.into()))
             .collect(),
         objects: saved.collect::<Result<_, Failure>>()?,
     })

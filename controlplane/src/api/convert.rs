@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use sallyport_policy::NodeName;
 use sallyport_proto::wire::{self, NodeStatus, ObjectRef, WatchEvent, WatchResponse, watch_event};
 use tonic::Status;
 
@@ -136,14 +137,14 @@ impl From<&nodes::RolloutStatus> for wire::Rollout {
         let bypassed = |wanted: UnreachablePolicy| {
             let all = status.bypassed.iter();
             let names = all.filter(|(_, how)| **how == wanted);
-            names.map(|(name, _)| name.clone()).collect()
+            names.map(|(name, _)| name.to_string()).collect()
         };
         wire::Rollout {
             first_revision: status.first.0,
             last_revision: status.last.0,
             phase: phase.into(),
             since_ms: millis(status.since),
-            waits_for: status.waits_for.clone(),
+            waits_for: status.waits_for.iter().map(NodeName::to_string).collect(),
             skipped: bypassed(UnreachablePolicy::Skip),
             fenced: bypassed(UnreachablePolicy::Fence),
         }
@@ -174,7 +175,7 @@ impl From<&nodes::Status> for NodeStatus {
             nodes::State::NotJudging => Wire::NotJudging,
         };
         NodeStatus {
-            name: status.name.clone(),
+            name: status.name.to_string(),
             state: state.into(),
             enforced_revision: status.enforced.map_or(0, |position| position.revision.0),
             pending_revision: status.pending.unwrap_or_default().0,
@@ -227,10 +228,11 @@ impl From<&nodes::Enforcer> for wire::Enforcer {
 
 /// The enforcers whose names no Node object has, if there were some.
 pub(super) fn strangers(strangers: &nodes::Strangers) -> Option<wire::Strangers> {
-    let stranger = |(name, turned_away): (&String, &nodes::TurnedAway)| wire::strangers::Stranger {
-        name: name.clone(),
-        turned_away: Some(turned_away.into()),
-    };
+    let stranger =
+        |(name, turned_away): (&NodeName, &nodes::TurnedAway)| wire::strangers::Stranger {
+            name: name.to_string(),
+            turned_away: Some(turned_away.into()),
+        };
     let message = wire::Strangers {
         names: strangers.names.iter().map(stranger).collect(),
         forgotten: strangers.forgotten,

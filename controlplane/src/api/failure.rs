@@ -1,7 +1,7 @@
 //! Refusals as statuses: the code that a program acts on, the message that a person reads. Never decides what is
 //! refused.
 
-use sallyport_policy::Revision;
+use sallyport_policy::{NodeName, Revision};
 use sallyport_proto::reason::{REASON, REVISION_CONFLICT};
 use tonic::{Code, Status, metadata::MetadataValue};
 
@@ -61,7 +61,7 @@ pub(super) fn future(asked: Revision, current: Revision) -> Status {
 }
 
 /// A fence is refused while there are nodes that nothing closes.
-pub(super) fn fences_all(without_leases: &[String]) -> Result<(), Status> {
+pub(super) fn fences_all(without_leases: &[NodeName]) -> Result<(), Status> {
     if without_leases.is_empty() {
         return Ok(());
     }

@@ -122,7 +122,7 @@ pub(super) fn backup(state: Arc<Published>) -> ReceiverStream<Result<BackupRespo
             nodes: state
                 .joined
                 .iter()
-                .map(|(name, membership)| (name.clone(), membership.is_leased()))
+                .map(|(name, membership)| (name.to_string(), membership.is_leased()))
                 .collect(),
         };
         let mut part = BackupResponse {

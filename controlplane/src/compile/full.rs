@@ -1,5 +1,6 @@
 //! The definition: every node's policy, computed from nothing by looking at everything. Simple before fast; the
-//! incremental compiler must equal it, byte for byte.
+//! incremental compiler must equal it, byte for byte. Test equipment, behind the feature `reference`: it shares the
+//! private leaves of the compiler, so that no other crate can hold it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +17,7 @@ use sallyport_policy::{
 use super::{
     class::{self, Built},
     meet,
+    nodes::{own_addresses, workload_ranges},
     peers::{Peers, Scope, Selection, Term},
     rule::{self, NamedTarget, Rule},
     sources::{BLOCKS, MAX_HOLES},
@@ -426,17 +428,4 @@ fn has_target(term: &Term, member: &Member<'_>) -> bool {
     term.target.as_ref().is_none_or(|target| {
         member.workload.port(&target.name, target.protocol) == Some(target.number)
     })
-}
-
-/// A node's own addresses.
-pub(super) fn own_addresses(node: &Node) -> Ranges {
-    let one = |&address: &IpAddr| Ranges::span(address, address).expect("one address is a range");
-    let ranges: Vec<Ranges> = node.addresses.iter().map(one).collect();
-    Ranges::union_all(&ranges)
-}
-
-/// The ranges that a node's workloads take their addresses from.
-pub(super) fn workload_ranges(node: &Node) -> Ranges {
-    let ranges: Vec<Ranges> = node.workload_cidrs.iter().map(rule::range).collect();
-    Ranges::union_all(&ranges)
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -11,8 +12,8 @@ use sallyport_policy::{Coverage, NodePolicy, Ranges};
 use super::{
     classes::Classes,
     endpoints::{Changes, NodeChanges, OldGroups},
-    full::{own_addresses, workload_ranges},
     ids::{ClassSlot, GroupSlot, NodeId, WorkloadId},
+    rule,
     slab::Slab,
 };
 use crate::model::Node;
@@ -355,4 +356,17 @@ fn count<K: Ord + Copy>(counts: &mut BTreeMap<K, i32>, id: K, change: i32) -> Re
         (0, _) => RefChange::First,
         _ => RefChange::Other,
     }
+}
+
+/// A node's own addresses.
+pub(super) fn own_addresses(node: &Node) -> Ranges {
+    let one = |&address: &IpAddr| Ranges::span(address, address).expect("one address is a range");
+    let ranges: Vec<Ranges> = node.addresses.iter().map(one).collect();
+    Ranges::union_all(&ranges)
+}
+
+/// The ranges that a node's workloads take their addresses from.
+pub(super) fn workload_ranges(node: &Node) -> Ranges {
+    let ranges: Vec<Ranges> = node.workload_cidrs.iter().map(rule::range).collect();
+    Ranges::union_all(&ranges)
 }

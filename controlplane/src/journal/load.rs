@@ -10,7 +10,7 @@ use std::{
 };
 
 use prost::Message;
-use sallyport_policy::{Epoch, Revision};
+use sallyport_policy::{Epoch, NodeName, Revision};
 use sallyport_proto::Membership;
 use tracing::warn;
 
@@ -132,9 +132,8 @@ pub(super) fn load(
 /// Writes a note, durably if it has to be.
 pub(super) fn note(trees: &Trees, note: &Note) -> Result<(), JournalError> {
     match note {
-        Note::Joined { node, leased } => {
-            let number = u64::from(*leased);
-            trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
+        Note::Joined { node, membership } => {
+            put_joined(trees, node, *membership)?;
             trees.remove_meta(&format!("{LEFT_KEY}{node}"))?;
             make_durable(trees)
         }
@@ -154,6 +153,12 @@ pub(super) fn note(trees: &Trees, note: &Note) -> Result<(), JournalError> {
     }
 }
 
+/// Records that a node has joined, as 1 if it has leases and as 0 otherwise.
+fn put_joined(trees: &Trees, node: &NodeName, membership: Membership) -> Result<(), JournalError> {
+    let number = u64::from(membership.is_leased());
+    trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })
+}
+
 /// Counts a note that is written, and makes both durable. The count comes after the note: where the count is, the note is.
 fn make_durable(trees: &Trees) -> Result<(), JournalError> {
     let number = noted(trees)? + 1;
@@ -167,12 +172,12 @@ pub(super) fn noted(trees: &Trees) -> Result<u64, JournalError> {
 }
 
 /// The nodes that have joined.
-fn joined(trees: &Trees) -> Result<BTreeMap<String, Membership>, JournalError> {
+fn joined(trees: &Trees) -> Result<BTreeMap<NodeName, Membership>, JournalError> {
     let mut joined = BTreeMap::new();
     for key in trees.meta_keys(NODE_KEY)? {
         let leased = trees.number(&key)?.unwrap_or(0) != 0;
         joined.insert(
-            key[NODE_KEY.len()..].to_owned(),
+            NodeName::from(&key[NODE_KEY.len()..]),
             Membership::Joined { leased },
         );
     }
@@ -182,13 +187,13 @@ fn joined(trees: &Trees) -> Result<BTreeMap<String, Membership>, JournalError> {
 /// The nodes that left. Of a node that joined again the note that it left may have stayed.
 fn left(
     trees: &Trees,
-    joined: &BTreeMap<String, Membership>,
-) -> Result<BTreeMap<String, u64>, JournalError> {
+    joined: &BTreeMap<NodeName, Membership>,
+) -> Result<BTreeMap<NodeName, u64>, JournalError> {
     let mut left = BTreeMap::new();
     for key in trees.meta_keys(LEFT_KEY)? {
         let node = &key[LEFT_KEY.len()..];
         if !joined.contains_key(node) {
-            left.insert(node.to_owned(), trees.number(&key)?.unwrap_or(0));
+            left.insert(NodeName::from(node), trees.number(&key)?.unwrap_or(0));
         }
     }
     Ok(left)
@@ -219,13 +224,12 @@ pub(super) fn begin_with(
     trees: &Trees,
     epoch: Epoch,
     snapshot: SnapshotRecord,
-    joined: &BTreeMap<String, Membership>,
+    joined: &BTreeMap<NodeName, Membership>,
 ) -> Result<(), JournalError> {
     trees.put_meta(EPOCH_KEY, &NumberRecord { number: epoch.0 })?;
     trees.put_meta(SNAPSHOT_KEY, &snapshot)?;
     for (node, membership) in joined.iter().filter(|(_, one)| one.is_joined()) {
-        let number = u64::from(membership.is_leased());
-        trees.put_meta(&format!("{NODE_KEY}{node}"), &NumberRecord { number })?;
+        put_joined(trees, node, *membership)?;
     }
     trees.put_meta(FORMAT_KEY, &NumberRecord { number: FORMAT })?;
     trees.flush()

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_policy::{Effect, Epoch, NodePolicy, Position, Revision, Version};
+use sallyport_policy::{Effect, Epoch, NodeName, NodePolicy, Position, Revision, Version};
 use sallyport_proto::wire::turned_away::Reason;
 
 pub use self::admission::Admission;
@@ -39,9 +39,9 @@ pub struct Start {
     /// The last transaction up to which every node was seen to hold what it takes away; earlier ones are no matter.
     pub settled: Revision,
     /// The nodes that have joined and have not left.
-    pub joined: BTreeMap<String, Membership>,
+    pub joined: BTreeMap<NodeName, Membership>,
     /// The nodes that left, and how long ago.
-    pub left: BTreeMap<String, Duration>,
+    pub left: BTreeMap<NodeName, Duration>,
 }
 
 /// The coordinator: the progress of every node, and the rollouts before their barrier.
@@ -49,10 +49,10 @@ pub struct Start {
 pub struct Coordinator {
     settings: Settings,
     head: Head,
-    nodes: BTreeMap<String, NodeProgress>,
+    nodes: BTreeMap<NodeName, NodeProgress>,
     rollouts: Rollouts,
     /// The nodes that lag, by the first revision that they do not enforce.
-    pending: BTreeSet<(Revision, String)>,
+    pending: BTreeSet<(Revision, NodeName)>,
     last_stream: StreamId,
     /// The enforcers whose names no Node object has.
     strangers: Unregistered,
@@ -77,7 +77,7 @@ impl Coordinator {
     pub fn new(
         start: Start,
         settings: Settings,
-        policies: impl IntoIterator<Item = (String, Arc<NodePolicy>)>,
+        policies: impl IntoIterator<Item = (NodeName, Arc<NodePolicy>)>,
         at: Instant,
     ) -> Coordinator {
         let Start {
@@ -109,13 +109,10 @@ impl Coordinator {
             let position = coordinator.position(revision, &policy);
             let version = Version { position, policy };
             let mut progress = NodeProgress::new(quiet.then(|| version.clone()), at);
-            progress.membership = joined.get(&name).copied().unwrap_or_default();
-            // A lease that an earlier life granted may last.
-            let leased = progress.membership.is_leased();
-            progress.lease_until = leased.then(|| at + settings.lease_longest);
-            progress.start_with(&version, settings.unreachable);
+            let membership = joined.get(&name).copied().unwrap_or_default();
+            progress.start_with(&version, membership, settings, at);
             if let Some(&ago) = left.get(&name) {
-                progress.leave(at.checked_sub(ago).unwrap_or(at));
+                progress.become_left(at.checked_sub(ago).unwrap_or(at));
             }
             if !quiet {
                 let both = Effect {
@@ -127,14 +124,14 @@ impl Coordinator {
                     effect: both,
                     since: at,
                 };
-                rollout.add(&name, participant, progress.membership.is_joined());
+                rollout.add(&name, participant, progress.membership().is_joined());
             }
             coordinator.nodes.insert(name.clone(), progress);
         }
         if !quiet {
             coordinator.rollouts.add(rollout);
         }
-        let names: Vec<String> = coordinator.nodes.keys().cloned().collect();
+        let names: Vec<NodeName> = coordinator.nodes.keys().cloned().collect();
         for name in names {
             coordinator.update(&name, at, |_| {});
         }
@@ -153,7 +150,7 @@ impl Coordinator {
     /// The state of the nodes that a commit affects, to prepare it with. Only commits change the policies in it. A node
     /// may change its treatment of unknown addresses at any time.
     pub(super) fn before(&self, affected: &Affected) -> Before {
-        let state = |(name, _): &(String, _)| {
+        let state = |(name, _): &(NodeName, _)| {
             let progress = self.nodes.get(name)?;
             Some((
                 name.clone(),
@@ -212,7 +209,7 @@ impl Coordinator {
                 effect,
                 since: at,
             };
-            rollout.add(&name, participant, progress.membership.is_joined());
+            rollout.add(&name, participant, progress.membership().is_joined());
             woken.push(name);
         }
         if !rollout.is_empty() {
@@ -237,7 +234,7 @@ impl Coordinator {
         while let Some(passed) = self.rollouts.pass_one(at) {
             for (node, how) in &passed.bypassed {
                 if let Some(progress) = self.nodes.get_mut(node) {
-                    progress.bypassed = Some(*how);
+                    progress.become_bypassed(*how);
                 }
             }
             let mut names = Vec::with_capacity(passed.participants().len());
@@ -273,8 +270,8 @@ impl Coordinator {
                 };
                 // A fence waits for the end of the lease, whatever the state of the node.
                 let until = match rollout.unreachable {
-                    UnreachablePolicy::Fence => progress.lease_until,
-                    _ if progress.bypassed == Some(UnreachablePolicy::Skip) => Some(at),
+                    UnreachablePolicy::Fence => progress.lease_until(),
+                    _ if progress.bypassed() == Some(UnreachablePolicy::Skip) => Some(at),
                     _ => Some(since + patience),
                 };
                 match until {
@@ -326,7 +323,7 @@ impl Coordinator {
 
     /// The nodes that do not enforce a revision yet, or hold back a later one that it is not enforced without.
     pub fn lagging(&self, revision: Revision, at: Instant) -> Vec<Status> {
-        let lagging = self.pending.range(..(revision.next(), String::new()));
+        let lagging = self.pending.range(..(revision.next(), NodeName::from("")));
         let rollouts = self.rollouts.iter();
         let held_back = rollouts
             .filter(|rollout| rollout.first <= revision)
@@ -341,8 +338,8 @@ impl Coordinator {
 
     /// The bypassed nodes, and the nodes that left.
     pub fn bypassed(&self, at: Instant) -> Vec<Status> {
-        let over = |(_, progress): &(&String, &NodeProgress)| {
-            progress.bypassed.is_some() || progress.has_left()
+        let over = |(_, progress): &(&NodeName, &NodeProgress)| {
+            progress.bypassed().is_some() || progress.has_left()
         };
         let nodes = self.nodes.iter().filter(over);
         nodes
@@ -371,20 +368,17 @@ impl Coordinator {
     }
 
     /// The membership of a node.
-    pub fn membership(&self, name: &str) -> Membership {
+    pub fn membership(&self, name: &NodeName) -> Membership {
         let progress = self.nodes.get(name);
-        progress.map_or(Membership::New, |progress| progress.membership)
+        progress.map_or(Membership::New, NodeProgress::membership)
     }
 
     /// Barriers wait for a node from now on. That it has joined is durable.
-    pub fn join(&mut self, name: &str, leased: bool, at: Instant) {
+    pub fn join(&mut self, name: &NodeName, membership: Membership, at: Instant) {
         let Some(progress) = self.nodes.get_mut(name) else {
             return;
         };
-        let joined = Membership::Joined { leased };
-        let before = std::mem::replace(&mut progress.membership, joined);
-        // A lease that it had lasts; without leases nothing closes it.
-        progress.lease_until = leased.then(|| progress.lease_until.unwrap_or(at));
+        let before = progress.become_joined(membership, at);
         if !before.is_joined() {
             self.rollouts
                 .ask(name, |version| progress.enforces(version), at);
@@ -394,44 +388,46 @@ impl Coordinator {
     }
 
     /// A node is about to leave: it cannot connect until it did, or stays. Says whether it has left already.
-    pub fn begin_to_leave(&mut self, name: &str) -> Result<bool, SessionError> {
-        let owned = || name.to_owned();
+    pub fn begin_to_leave(&mut self, name: &NodeName) -> Result<bool, SessionError> {
+        let owned = || name.clone();
         match self.nodes.get_mut(name) {
             None => Err(SessionError::Unregistered { name: owned() }),
             Some(progress) if progress.is_connected() => {
                 Err(SessionError::Connected { name: owned() })
             }
-            Some(progress) if progress.leaving => Err(SessionError::Leaving { name: owned() }),
+            Some(progress) if progress.is_leaving() => Err(SessionError::Leaving { name: owned() }),
             Some(progress) if progress.has_left() => Ok(true),
             Some(progress) => {
-                progress.leaving = true;
+                progress.become_leaving();
                 Ok(false)
             }
         }
     }
 
     /// A node leaves. That it left is durable. Its object may have been deleted meanwhile.
-    pub fn leave(&mut self, name: &str, at: Instant) {
+    pub fn leave(&mut self, name: &NodeName, at: Instant) {
         if !self.nodes.contains_key(name) {
             return;
         }
         self.rollouts.leave(name);
-        self.update(name, at, |progress| progress.leave(at));
+        self.update(name, at, |progress| progress.become_left(at));
         self.recheck = Recheck::AtOnce;
         self.advance(at);
     }
 
     /// A node that was about to leave does not.
-    pub fn stay(&mut self, name: &str) {
-        if let Some(progress) = self.nodes.get_mut(name) {
-            progress.leaving = false;
+    pub fn stay(&mut self, name: &NodeName) {
+        if let Some(progress) = self.nodes.get_mut(name)
+            && progress.is_leaving()
+        {
+            progress.become_staying();
         }
     }
 
     /// The next update to send to a node, if there is one.
     pub fn next_update(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         snapshot: bool,
         at: Instant,
@@ -449,7 +445,7 @@ impl Coordinator {
     /// A node has what was sent.
     pub fn acked(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         window: &[Position],
         at: Instant,
@@ -463,7 +459,7 @@ impl Coordinator {
     /// A node refused what was sent.
     pub fn nacked(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         (target, window): (Position, &[Position]),
         reason: String,
@@ -486,7 +482,7 @@ impl Coordinator {
     /// acknowledged. Workloads without judged traffic delay only callers that wait for enforcement.
     pub fn report_health(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         health: Health,
         at: Instant,
@@ -496,7 +492,7 @@ impl Coordinator {
         let was_judging = progress.not_judged().is_none();
         progress.report_health(health, at);
         if was_judging != progress.not_judged().is_none() {
-            if progress.membership.is_joined() {
+            if progress.membership().is_joined() {
                 self.rollouts
                     .ask(name, |version| progress.enforces(version), at);
             }
@@ -512,7 +508,7 @@ impl Coordinator {
     /// A node asks for a lease. It gets none once a barrier was passed without it, or is to be, before it is as far.
     pub fn lease(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         at: Instant,
     ) -> Result<bool, SessionError> {
@@ -530,20 +526,16 @@ impl Coordinator {
         if !progress.may_have_lease() || self.rollouts.iter().any(refused) {
             return Ok(false);
         }
-        // A node without leases is told that this is known. Nothing closes it.
-        if progress.membership.is_leased() {
-            // Its clock and ours may not run quite alike. One that was longer may be in force still.
-            progress.lease_until = progress.lease_until.max(Some(at + lease + lease / 64));
-        }
+        progress.grant_lease(at);
         self.recheck = Recheck::AtOnce;
         Ok(true)
     }
 
     /// The nodes that nothing closes when they cannot be reached.
-    pub fn without_leases(&self) -> Vec<String> {
+    pub fn without_leases(&self) -> Vec<NodeName> {
         let open = self.nodes.iter();
         let open = open
-            .filter(|(_, progress)| progress.membership == Membership::Joined { leased: false });
+            .filter(|(_, progress)| progress.membership() == Membership::Joined { leased: false });
         open.map(|(name, _)| name.clone()).collect()
     }
 
@@ -553,7 +545,7 @@ impl Coordinator {
     }
 
     /// A node's stream is over.
-    pub fn disconnected(&mut self, name: &str, session: StreamId, at: Instant) {
+    pub fn disconnected(&mut self, name: &NodeName, session: StreamId, at: Instant) {
         // Another stream or the node's removal may have come first.
         let progress = self.nodes.get(name);
         if progress.is_some_and(|progress| progress.is_session(session)) {
@@ -568,8 +560,8 @@ impl Coordinator {
         self.nodes.values().for_each(NodeProgress::wake);
     }
 
-    fn check(&self, name: &str, session: StreamId) -> Result<(), SessionError> {
-        let owned = || name.to_owned();
+    fn check(&self, name: &NodeName, session: StreamId) -> Result<(), SessionError> {
+        let owned = || name.clone();
         match self.nodes.get(name) {
             None => Err(SessionError::Removed { name: owned() }),
             Some(progress) if !progress.is_session(session) => match progress.rivals.clones() {
@@ -582,7 +574,7 @@ impl Coordinator {
     }
 
     /// Brings nodes up to date whose desired versions may be others.
-    fn refresh(&mut self, names: &[String], at: Instant) {
+    fn refresh(&mut self, names: &[NodeName], at: Instant) {
         for name in names {
             self.update(name, at, |_| {});
         }
@@ -591,7 +583,7 @@ impl Coordinator {
     /// Changes a node's progress, then recomputes the values derived from it.
     fn update<T>(
         &mut self,
-        name: &str,
+        name: &NodeName,
         at: Instant,
         change: impl FnOnce(&mut NodeProgress) -> T,
     ) -> T {
@@ -608,7 +600,7 @@ impl Coordinator {
         let (before, after) = (progress.first_unenforced, progress.waited_for(head));
         if before != after {
             progress.first_unenforced = after;
-            let index = |revision| (revision, name.to_owned());
+            let index = |revision| (revision, name.clone());
             before.map(|revision| self.pending.remove(&index(revision)));
             after.map(|revision| self.pending.insert(index(revision)));
         }
@@ -616,12 +608,12 @@ impl Coordinator {
     }
 
     /// Removes a deleted node, and wakes its stream, which then ends.
-    fn remove_node(&mut self, name: &str, at: Instant) {
+    fn remove_node(&mut self, name: &NodeName, at: Instant) {
         let Some(progress) = self.nodes.remove(name) else {
             return;
         };
         if let Some(pending) = progress.first_unenforced {
-            self.pending.remove(&(pending, name.to_owned()));
+            self.pending.remove(&(pending, name.clone()));
         }
         progress.wake();
         let others = self.rollouts.remove_node(name);
@@ -631,7 +623,7 @@ impl Coordinator {
 
 /// The versions that a node is to hold. After a restart in mid-rollout the settled version is unknown. A node with an
 /// empty window is then sent nothing: the latest version alone would put it ahead of the others.
-fn desired(rollouts: &Rollouts, name: &str, progress: &NodeProgress) -> Vec<VersionRef> {
+fn desired(rollouts: &Rollouts, name: &NodeName, progress: &NodeProgress) -> Vec<VersionRef> {
     match progress.begins_with_nothing() {
         true => Vec::new(),
         false => rollouts.window(name, progress.settled_versions()),

@@ -2,20 +2,20 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use sallyport_policy::{Effect, NodePolicy, UnknownAddresses};
+use sallyport_policy::{Effect, NodeName, NodePolicy, UnknownAddresses};
 
 use super::{Affected, flow_scope::FlowScope};
 
 /// The policies of nodes before a commit, and what each does with unknown addresses.
-pub(super) type Before = BTreeMap<String, (Arc<NodePolicy>, UnknownAddresses)>;
+pub(super) type Before = BTreeMap<NodeName, (Arc<NodePolicy>, UnknownAddresses)>;
 
 /// A commit, prepared.
 #[derive(Debug, Default)]
 pub struct Prepared {
     /// The nodes that are gone.
-    pub(super) gone: Vec<String>,
+    pub(super) gone: Vec<NodeName>,
     /// The nodes that are new.
-    pub(super) come: Vec<String>,
+    pub(super) come: Vec<NodeName>,
     /// The nodes whose policy is another one.
     pub(super) changes: Vec<Change>,
     /// The flows that the commit touches.
@@ -25,7 +25,7 @@ pub struct Prepared {
 /// A node's new policy.
 #[derive(Debug)]
 pub(super) struct Change {
-    pub(super) node: String,
+    pub(super) node: NodeName,
     pub(super) policy: Arc<NodePolicy>,
     effect: Effect,
     /// The treatment of unknown addresses that the effect was computed for.

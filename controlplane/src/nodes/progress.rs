@@ -4,7 +4,13 @@
 //! `pending` is the first revision that changed the node's policy and that the node does not enforce. It is exact
 //! while updates are merged: for every version that the node may report, the first change after it is kept. A policy
 //! that changed and changed back counts as enforced when the node has it again.
+//!
+//! Three independent states decide the node's part in rollouts: `recovery` whether the node may have leases, `departure`
+//! whether it may connect, `bypassed` whether edits wait for it. After startup only the transitions `become_*` change
+//! them.
 
+mod departure;
+mod recovery;
 mod status;
 
 use std::{
@@ -18,9 +24,10 @@ use sallyport_proto::wire::trouble::Kind;
 use tokio::sync::Notify;
 
 pub(super) use self::status::clones;
+use self::{departure::Departure, recovery::Recovery};
 use super::{
-    Health, Hello, Membership, ReportedCondition, SessionError, State, StreamId, UnreachablePolicy,
-    Update,
+    Health, Hello, Membership, ReportedCondition, SessionError, Settings, State, StreamId,
+    UnreachablePolicy, Update,
     coordinator::Head,
     pings::Pings,
     rivals::{Enforcer, First, Rivals},
@@ -40,11 +47,7 @@ pub(super) struct NodeProgress {
     changes: BTreeSet<Revision>,
     /// The version at the start of this process. The revisions that led to it are unknown.
     started_with: Option<Position>,
-    /// Set at startup: the previous process may have skipped or fenced this node. Set as well when the node leaves.
-    /// Cleared once the node holds the settled version; until then it gets no lease.
-    unproven: bool,
-    /// Whether the previous process may have fenced this node, or the node left: its start version proves nothing then.
-    may_be_fenced: bool,
+    recovery: Recovery,
     /// The digests of the versions that the node is to hold.
     desired: Vec<Digest>,
     in_flight: Option<InFlight>,
@@ -66,16 +69,13 @@ pub(super) struct NodeProgress {
     health: (Health, Instant),
     version: String,
     unknown: UnknownAddresses,
-    /// No barrier waits for a new node.
-    pub(super) membership: Membership,
-    /// Whether the node said that it stops enforcing, and has not connected since.
-    left: bool,
-    /// Whether the node is about to leave, which is not durable yet.
-    pub(super) leaving: bool,
+    /// Barriers wait for joined nodes only.
+    membership: Membership,
+    departure: Departure,
     /// Under which policy a barrier bypassed the node. It gets no lease until it holds the settled version.
-    pub(super) bypassed: Option<UnreachablePolicy>,
-    /// When the lease has run out for sure.
-    pub(super) lease_until: Option<Instant>,
+    bypassed: Option<UnreachablePolicy>,
+    /// When the lease has run out for sure. None of a node that never had a lease, or has no leases.
+    lease_until: Option<Instant>,
     /// The last value of [`waited_for`](NodeProgress::waited_for), under which the coordinator's index has the node.
     pub(super) first_unenforced: Option<Revision>,
     state: State,
@@ -128,8 +128,7 @@ impl NodeProgress {
             held: Vec::new(),
             changes: BTreeSet::new(),
             started_with: None,
-            unproven: false,
-            may_be_fenced: false,
+            recovery: Recovery::Proven,
             desired: Vec::new(),
             in_flight: None,
             connection: None,
@@ -143,8 +142,7 @@ impl NodeProgress {
             version: String::new(),
             unknown: UnknownAddresses::default(),
             membership: Membership::New,
-            left: false,
-            leaving: false,
+            departure: Departure::Staying,
             bypassed: None,
             lease_until: None,
             first_unenforced: None,
@@ -187,7 +185,7 @@ impl NodeProgress {
     /// The first revision that changed its policy and that it does not enforce. A node that does not judge all traffic
     /// enforces none.
     pub(super) fn pending(&self, head: Head) -> Option<Revision> {
-        if self.left {
+        if self.has_left() {
             return None;
         }
         if self.not_judged().is_some() {
@@ -264,13 +262,22 @@ impl NodeProgress {
         Version { position, policy }
     }
 
-    /// What it must enforce as this process starts. Which revision made it that was forgotten: perhaps the first.
-    pub(super) fn start_with(&mut self, version: &Version, unreachable: UnreachablePolicy) {
-        self.may_be_fenced = unreachable == UnreachablePolicy::Fence;
+    /// What it must enforce as this process starts. Which revision made it that was forgotten: perhaps the first. A lease
+    /// that the previous process granted may last.
+    pub(super) fn start_with(
+        &mut self,
+        version: &Version,
+        membership: Membership,
+        settings: Settings,
+        now: Instant,
+    ) {
+        self.membership = membership;
+        let leased = membership.is_leased();
+        self.lease_until = leased.then(|| now + settings.lease_longest);
+        self.recovery = Recovery::at_startup(version.position.digest, settings.unreachable);
         self.policy = version.policy.clone();
         self.changes.insert(Revision(1));
         self.started_with = Some(version.position);
-        self.unproven = true;
     }
 
     /// Notes that every rollout up to this version has passed its barrier.
@@ -295,7 +302,7 @@ impl NodeProgress {
         now: Instant,
     ) -> Arc<Notify> {
         self.wake();
-        self.left = false;
+        self.become_staying();
         self.rivals.admitted(hello.enforcer);
         self.rivals.wake();
         self.greeted = session;
@@ -383,21 +390,67 @@ impl NodeProgress {
         self.refusal = None;
     }
 
+    /// Barriers wait for the node from now on. A lease that it had lasts; without leases nothing closes the node. Returns
+    /// the membership before.
+    pub(super) fn become_joined(&mut self, membership: Membership, at: Instant) -> Membership {
+        let leased = membership.is_leased();
+        self.lease_until = leased.then(|| self.lease_until.unwrap_or(at));
+        std::mem::replace(&mut self.membership, membership)
+    }
+
+    pub(super) fn membership(&self) -> Membership {
+        self.membership
+    }
+
+    /// The node asked to leave, which is to become durable. No enforcer may connect from now on.
+    pub(super) fn become_leaving(&mut self) {
+        self.departure = Departure::Leaving;
+    }
+
+    /// The node is expected again: it connected, or its departure could not be made durable.
+    pub(super) fn become_staying(&mut self) {
+        self.departure = Departure::Staying;
+    }
+
     /// The node left: nothing is enforced on it. When it comes back, its policy is older than the edits made meanwhile,
     /// even if it is the version at the start of this process.
-    pub(super) fn leave(&mut self, at: Instant) {
-        (self.left, self.leaving) = (true, false);
+    pub(super) fn become_left(&mut self, at: Instant) {
+        self.departure = Departure::Left;
+        self.recovery = Recovery::Unproven;
         (self.membership, self.bypassed, self.lease_until) = (Membership::New, None, None);
         (self.in_flight, self.refusal) = (None, None);
         self.held.clear();
         self.health.0 = Health::default();
         self.version.clear();
-        (self.unproven, self.may_be_fenced) = (true, true);
         (self.state, self.since) = (State::Left, at);
     }
 
+    pub(super) fn is_leaving(&self) -> bool {
+        self.departure == Departure::Leaving
+    }
+
     pub(super) fn has_left(&self) -> bool {
-        self.left
+        self.departure == Departure::Left
+    }
+
+    /// A barrier passed without the node. It gets no lease until it has caught up.
+    pub(super) fn become_bypassed(&mut self, how: UnreachablePolicy) {
+        self.bypassed = Some(how);
+    }
+
+    /// The node has caught up with the rollouts that passed without it, and judges all traffic. Edits wait for it again.
+    fn become_waited_for(&mut self) {
+        self.bypassed = None;
+    }
+
+    /// The node holds a version that proves that it missed no edit.
+    fn become_proven(&mut self) {
+        self.recovery = Recovery::Proven;
+    }
+
+    /// Under which policy a barrier bypassed the node.
+    pub(super) fn bypassed(&self) -> Option<UnreachablePolicy> {
+        self.bypassed
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -474,7 +527,7 @@ impl NodeProgress {
 
     /// Whether it may have a lease: not if edits went on without it, or may have before this process started.
     pub(super) fn may_have_lease(&self) -> bool {
-        self.bypassed.is_none() && !self.unproven
+        self.bypassed.is_none() && self.recovery == Recovery::Proven
     }
 
     /// How long a lease of it lasts; zero when it has none.
@@ -482,6 +535,20 @@ impl NodeProgress {
         self.connection
             .as_ref()
             .map_or(Duration::ZERO, |connection| connection.lease)
+    }
+
+    /// When its lease has run out for sure, if it ever had one.
+    pub(super) fn lease_until(&self) -> Option<Instant> {
+        self.lease_until
+    }
+
+    /// A lease is granted to it. A node without leases asks too, and nothing closes it.
+    pub(super) fn grant_lease(&mut self, at: Instant) {
+        if self.membership.is_leased() {
+            let lease = self.lease();
+            // Its clock and ours may not run quite alike. One that was longer may be in force still.
+            self.lease_until = self.lease_until.max(Some(at + lease + lease / 64));
+        }
     }
 
     /// Whether it cannot be waited for: not connected, or silent for long, or refusing, or not judging all traffic.
@@ -602,28 +669,18 @@ impl NodeProgress {
         Ok(())
     }
 
-    /// Recomputes the derived values: bypass, proof and state. Wakes the stream if the desired versions changed.
+    /// Makes the transitions that the last change allows, and wakes the stream if the desired versions changed.
     pub(super) fn recompute(&mut self, desired: &[VersionRef], now: Instant) {
         let digests = desired.iter().map(|known| known.position.digest);
         if !digests.clone().eq(self.desired.iter().copied()) {
             self.desired = digests.collect();
             self.wake();
         }
-        let holds = |position: &Position| self.holds(position.digest);
-        let as_far = match &self.settled {
-            Some(version) => holds(&version.position),
-            None => self.held.iter().all(|held| holds(&held.position)),
-        };
-        if as_far {
-            if self.not_judged().is_none() {
-                self.bypassed = None;
-            }
-            self.unproven &= self.settled.is_none();
+        if self.has_caught_up() && self.not_judged().is_none() {
+            self.become_waited_for();
         }
-        // In the middle of rollouts nobody knows what the others are settled on: the latest version may be ahead of it.
-        let start = self.started_with.filter(|_| !self.may_be_fenced);
-        if start.is_some_and(|start| self.holds(start.digest)) {
-            self.unproven = false;
+        if self.holds_proof() {
+            self.become_proven();
         }
         if self.enforces_all() {
             self.changes.clear();
@@ -634,6 +691,25 @@ impl NodeProgress {
         }
     }
 
+    /// Whether the node holds the settled version. If that is unknown: whether the update in flight drops nothing.
+    fn has_caught_up(&self) -> bool {
+        match &self.settled {
+            Some(version) => self.holds(version.position.digest),
+            None => {
+                let mut held = self.held.iter();
+                held.all(|held| self.holds(held.position.digest))
+            }
+        }
+    }
+
+    /// Whether the node holds a version which proves that it missed no edit.
+    fn holds_proof(&self) -> bool {
+        let settled = self.settled.as_ref();
+        let settled = settled.map(|version| version.position.digest);
+        let mut proofs = self.recovery.proofs(settled);
+        proofs.any(|version| self.holds(version))
+    }
+
     fn state(&self, desired: &[VersionRef]) -> State {
         if let Some(how) = self.bypassed {
             return match how {
@@ -642,7 +718,7 @@ impl NodeProgress {
             };
         }
         match &self.connection {
-            None if self.left => State::Left,
+            None if self.has_left() => State::Left,
             None if self.version.is_empty() && self.membership.is_joined() => State::NotSeen,
             None if self.rivals.clones().is_some() => State::Cloned,
             None if self.version.is_empty() => State::Unknown,

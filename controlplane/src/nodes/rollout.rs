@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_policy::{Digest, Effect, Revision, Version};
+use sallyport_policy::{Digest, Effect, NodeName, Revision, Version};
 
 use super::{UnreachablePolicy, flow_scope::FlowScope, progress::VersionRef};
 
@@ -28,9 +28,9 @@ pub(super) struct Rollout {
     /// The last one.
     pub(super) revision: Revision,
     /// The nodes that it changes.
-    participants: BTreeMap<String, Participant>,
+    participants: BTreeMap<NodeName, Participant>,
     /// The joined participants with a revoke that do not hold the version yet.
-    waiting: BTreeSet<String>,
+    waiting: BTreeSet<NodeName>,
     /// Whether the rollout ever waited for a participant. If not, no packet was judged by the version before.
     waited: bool,
     scope: FlowScope,
@@ -43,7 +43,7 @@ pub(super) struct Rollout {
     drained: Option<Instant>,
     pub(super) unreachable: UnreachablePolicy,
     /// The bypassed nodes, and under which policy each was.
-    pub(super) bypassed: BTreeMap<String, UnreachablePolicy>,
+    pub(super) bypassed: BTreeMap<NodeName, UnreachablePolicy>,
 }
 
 /// A node that a rollout changes.
@@ -97,12 +97,12 @@ impl Rollout {
     }
 
     /// Adds a participant. The barrier waits for its revokes only if it `counts`.
-    pub(super) fn add(&mut self, node: &str, participant: Participant, counts: bool) {
+    pub(super) fn add(&mut self, node: &NodeName, participant: Participant, counts: bool) {
         if counts && participant.effect.revokes {
-            self.waiting.insert(node.to_owned());
+            self.waiting.insert(node.clone());
             self.waited = true;
         }
-        self.participants.insert(node.to_owned(), participant);
+        self.participants.insert(node.clone(), participant);
     }
 
     /// Notes that the versions before the rollout are unknown.
@@ -130,21 +130,21 @@ impl Rollout {
     }
 
     /// The nodes that it waits for.
-    pub(super) fn waiting(&self) -> &BTreeSet<String> {
+    pub(super) fn waiting(&self) -> &BTreeSet<NodeName> {
         &self.waiting
     }
 
     /// Since when the node has been asked to hold the version, if it is waited for.
-    pub(super) fn waits_since(&self, node: &str) -> Option<Instant> {
+    pub(super) fn waits_since(&self, node: &NodeName) -> Option<Instant> {
         self.waiting
             .contains(node)
             .then(|| self.participants[node].since)
     }
 
     /// Stops waiting for a node, under a policy.
-    pub(super) fn bypass(&mut self, node: &str, how: UnreachablePolicy) {
+    pub(super) fn bypass(&mut self, node: &NodeName, how: UnreachablePolicy) {
         if self.waiting.remove(node) {
-            self.bypassed.insert(node.to_owned(), how);
+            self.bypassed.insert(node.clone(), how);
         }
     }
 
@@ -156,7 +156,7 @@ impl Rollout {
     }
 
     /// Its node, if it changes but one.
-    fn lone_node(&self) -> Option<&str> {
+    fn lone_node(&self) -> Option<&NodeName> {
         let mut nodes = self.participants.keys();
         let first = nodes.next()?;
         nodes.next().is_none().then_some(first)
@@ -264,7 +264,7 @@ impl Rollouts {
     }
 
     /// The versions that a node is to hold: the one that it is settled on, and those on their way to it.
-    pub(super) fn window(&self, node: &str, settled: Vec<VersionRef>) -> Vec<VersionRef> {
+    pub(super) fn window(&self, node: &NodeName, settled: Vec<VersionRef>) -> Vec<VersionRef> {
         let mut window = settled;
         for rollout in &self.all {
             let Some(participant) = rollout.participants.get(node) else {
@@ -284,7 +284,7 @@ impl Rollouts {
     }
 
     /// The versions on their way to a node, the oldest first.
-    pub(super) fn versions<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Version> {
+    pub(super) fn versions<'a>(&'a self, node: &'a NodeName) -> impl Iterator<Item = &'a Version> {
         let participants = self
             .all
             .iter()
@@ -293,7 +293,7 @@ impl Rollouts {
     }
 
     /// A node holds the versions of which this is said, durably.
-    pub(super) fn held(&mut self, node: &str, holds: impl Fn(Digest) -> bool) {
+    pub(super) fn held(&mut self, node: &NodeName, holds: impl Fn(Digest) -> bool) {
         for rollout in &mut self.all {
             if let Some(participant) = rollout.participants.get(node)
                 && holds(participant.version.position.digest)
@@ -308,7 +308,7 @@ impl Rollouts {
     }
 
     /// A node left: nothing waits for it.
-    pub(super) fn leave(&mut self, node: &str) {
+    pub(super) fn leave(&mut self, node: &NodeName) {
         for rollout in &mut self.all {
             rollout.waiting.remove(node);
             rollout.bypassed.remove(node);
@@ -316,21 +316,21 @@ impl Rollouts {
     }
 
     /// Excludes a node that holds nothing from the barriers of rollouts whose earlier versions are unknown.
-    pub(super) fn begin_without(&mut self, node: &str) {
+    pub(super) fn begin_without(&mut self, node: &NodeName) {
         for rollout in self.all.iter_mut().filter(|rollout| rollout.from_unknown) {
             rollout.waiting.remove(node);
         }
     }
 
     /// Waits again for a joined node in every rollout whose revokes it does not hold, whatever it acknowledged before.
-    pub(super) fn ask(&mut self, node: &str, holds: impl Fn(Digest) -> bool, now: Instant) {
+    pub(super) fn ask(&mut self, node: &NodeName, holds: impl Fn(Digest) -> bool, now: Instant) {
         for rollout in &mut self.all {
             if let Some(participant) = rollout
                 .participants
                 .get_mut(node)
                 .filter(|participant| participant.effect.revokes)
                 && !holds(participant.version.position.digest)
-                && rollout.waiting.insert(node.to_owned())
+                && rollout.waiting.insert(node.clone())
             {
                 participant.since = now;
                 rollout.waited = true;
@@ -340,7 +340,7 @@ impl Rollouts {
     }
 
     /// Removes a deleted node. Returns the other participants, which may go on without it.
-    pub(super) fn remove_node(&mut self, node: &str) -> Vec<String> {
+    pub(super) fn remove_node(&mut self, node: &NodeName) -> Vec<NodeName> {
         let mut others = Vec::new();
         for rollout in &mut self.all {
             if rollout.participants.remove(node).is_some() {
@@ -397,12 +397,12 @@ impl Rollouts {
 
 impl Rollout {
     /// The participants, by node.
-    pub(super) fn participants(&self) -> &BTreeMap<String, Participant> {
+    pub(super) fn participants(&self) -> &BTreeMap<NodeName, Participant> {
         &self.participants
     }
 
     /// The versions that the participants are settled on after the barrier.
-    pub(super) fn into_participants(self) -> impl Iterator<Item = (String, Version)> {
+    pub(super) fn into_participants(self) -> impl Iterator<Item = (NodeName, Version)> {
         let participants = self.participants.into_iter();
         participants.map(|(node, participant)| (node, participant.version))
     }

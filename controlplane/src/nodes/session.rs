@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sallyport_policy::{Epoch, NodePolicy, Position, Revision, UnknownAddresses};
+use sallyport_policy::{Epoch, NodeName, NodePolicy, Position, Revision, UnknownAddresses};
 use sallyport_process::duration;
 use sallyport_proto::wire::turned_away::Reason;
 use tokio::sync::Notify;
@@ -21,7 +21,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// Its name.
-    pub name: String,
+    pub name: NodeName,
     /// The versions that it holds, oldest first; none when it enforces nothing yet.
     pub window: Vec<Position>,
     /// Its enforcer's version.
@@ -59,7 +59,7 @@ pub enum SessionError {
     )]
     Unregistered {
         /// The node.
-        name: String,
+        name: NodeName,
     },
     /// The Node object was deleted.
     #[error(
@@ -67,7 +67,7 @@ pub enum SessionError {
     )]
     Removed {
         /// The node.
-        name: String,
+        name: NodeName,
     },
     /// The node is further than the control plane.
     #[error(
@@ -79,7 +79,7 @@ pub enum SessionError {
     )]
     Ahead {
         /// The node.
-        name: String,
+        name: NodeName,
         /// Where the node is.
         node: (Epoch, Revision),
         /// Where we are.
@@ -91,13 +91,13 @@ pub enum SessionError {
     )]
     Connected {
         /// The node.
-        name: String,
+        name: NodeName,
     },
     /// The node is about to leave.
     #[error("node \"{name}\" is about to leave; connect again in a moment")]
     Leaving {
         /// The node.
-        name: String,
+        name: NodeName,
     },
     /// The node's leases are too long.
     #[error(
@@ -105,7 +105,7 @@ pub enum SessionError {
     )]
     Lease {
         /// The node.
-        name: String,
+        name: NodeName,
         /// The longest lease that there is.
         longest: Duration,
     },
@@ -117,7 +117,7 @@ pub enum SessionError {
     )]
     Taken {
         /// The node.
-        name: String,
+        name: NodeName,
         /// The enforcer that has the name.
         first: Option<Enforcer>,
         /// How long that one has been connected.
@@ -127,7 +127,7 @@ pub enum SessionError {
     #[error("node \"{name}\": {message}")]
     Cloned {
         /// The node.
-        name: String,
+        name: NodeName,
         /// Which enforcers there are, and what to do.
         message: String,
     },
@@ -139,7 +139,7 @@ pub enum SessionError {
     )]
     NotBelieved {
         /// The node.
-        name: String,
+        name: NodeName,
     },
     /// The Hello came late, and its enforcer is silent.
     #[error(
@@ -147,13 +147,13 @@ pub enum SessionError {
     )]
     Late {
         /// The node.
-        name: String,
+        name: NodeName,
     },
     /// The node opened another stream.
     #[error("node \"{name}\" connected again: this stream is over")]
     Replaced {
         /// The node.
-        name: String,
+        name: NodeName,
     },
     /// The control plane goes down.
     #[error("the control plane is stopping; connect again")]
@@ -198,7 +198,7 @@ pub enum BeliefError {
     #[error("nodes \"{name}\" not found")]
     Unregistered {
         /// The node.
-        name: String,
+        name: NodeName,
     },
     /// No two enforcers of the node run under one instance id.
     #[error(
@@ -207,7 +207,7 @@ pub enum BeliefError {
     )]
     NotCloned {
         /// The node.
-        name: String,
+        name: NodeName,
     },
     /// No enforcer of that process was seen.
     #[error(
@@ -216,7 +216,7 @@ pub enum BeliefError {
     )]
     Unseen {
         /// The node.
-        name: String,
+        name: NodeName,
         /// The process.
         process: u64,
         /// The enforcers that were seen.
@@ -312,13 +312,18 @@ impl Drop for Claim {
 #[derive(Debug)]
 pub struct Session {
     nodes: Arc<Nodes>,
-    name: String,
+    name: NodeName,
     id: StreamId,
     wake: Arc<Notify>,
 }
 
 impl Session {
-    pub(super) fn new(nodes: Arc<Nodes>, name: String, id: StreamId, wake: Arc<Notify>) -> Session {
+    pub(super) fn new(
+        nodes: Arc<Nodes>,
+        name: NodeName,
+        id: StreamId,
+        wake: Arc<Notify>,
+    ) -> Session {
         Session {
             nodes,
             name,
@@ -328,19 +333,19 @@ impl Session {
     }
 
     /// The node's name.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &NodeName {
         &self.name
     }
 
-    /// Whether it is not known yet that the node enforces something, or that it has leases or none.
-    pub fn is_new(&self, leased: bool) -> bool {
-        self.nodes.lock().membership(&self.name) != Membership::Joined { leased }
+    /// The node's membership, as far as it is durable.
+    pub fn membership(&self) -> Membership {
+        self.nodes.lock().membership(&self.name)
     }
 
     /// Barriers wait for the node from now on. That it has joined must be durable.
-    pub fn join(&self, leased: bool) {
+    pub fn join(&self, membership: Membership) {
         self.nodes
-            .with(|coordinator, now| coordinator.join(&self.name, leased, now));
+            .with(|coordinator, now| coordinator.join(&self.name, membership, now));
     }
 
     /// What to send the node now, if anything: the difference to what it has, or with `snapshot` everything. It is

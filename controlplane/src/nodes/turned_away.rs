@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sallyport_policy::NodeName;
 use sallyport_proto::wire::turned_away::Reason;
 
 use super::rivals::Enforcer;
@@ -34,7 +35,7 @@ pub struct TurnedAway {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Strangers {
     /// How they were turned away, by name.
-    pub names: BTreeMap<String, TurnedAway>,
+    pub names: BTreeMap<NodeName, TurnedAway>,
     /// How many names were forgotten.
     pub forgotten: u64,
 }
@@ -62,7 +63,7 @@ pub(super) struct RefusedSessions(Vec<Record>);
 /// The refused sessions under names without a Node object.
 #[derive(Debug, Default)]
 pub(super) struct Unregistered {
-    names: BTreeMap<String, Record>,
+    names: BTreeMap<NodeName, Record>,
     forgotten: u64,
 }
 
@@ -105,7 +106,7 @@ impl RefusedSessions {
 
 impl Unregistered {
     /// An enforcer came under a name without a Node object.
-    pub(super) fn add(&mut self, name: &str, refusal: RefusedSession, at: Instant) {
+    pub(super) fn add(&mut self, name: &NodeName, refusal: RefusedSession, at: Instant) {
         let before = self.names.remove(name);
         if self.names.len() == MOST_NAMES {
             let oldest = self.names.iter().min_by_key(|(_, record)| record.last);
@@ -119,11 +120,11 @@ impl Unregistered {
             count: before.map_or(0, |record| record.count) + 1,
             last: at,
         };
-        self.names.insert(name.to_owned(), record);
+        self.names.insert(name.clone(), record);
     }
 
     /// A name has a Node object from now on.
-    pub(super) fn registered(&mut self, name: &str) {
+    pub(super) fn registered(&mut self, name: &NodeName) {
         self.names.remove(name);
     }
 

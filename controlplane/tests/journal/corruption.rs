@@ -4,6 +4,7 @@
 use std::{fs, path::Path};
 
 use sallyport_controlplane::journal::{self, Journal as _, Note, Recovered, Settings, SledJournal};
+use sallyport_proto::Membership;
 
 use crate::objects::{Model, edit_of, put};
 
@@ -29,8 +30,8 @@ fn small(path: &Path) -> Recovered {
         journal.join_fold();
     }
     let note = Note::Joined {
-        node: "p".to_owned(),
-        leased: true,
+        node: "p".into(),
+        membership: Membership::Joined { leased: true },
     };
     journal.note(&note).unwrap();
     model.note(&note);

@@ -8,7 +8,7 @@ use sallyport_controlplane::{
     journal::{Journal as _, Note, Settings, SledJournal},
     transaction::Edit,
 };
-use sallyport_policy::Revision;
+use sallyport_policy::{NodeName, Revision};
 
 use crate::objects::{Model, edit, edit_of, put};
 
@@ -47,9 +47,12 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn note() -> impl Strategy<Value = Note> {
-    let node = || prop::sample::select(vec!["n0", "n1"]).prop_map(String::from);
+    let node = || prop::sample::select(vec!["n0", "n1"]).prop_map(NodeName::from);
     prop_oneof![
-        (node(), any::<bool>()).prop_map(|(node, leased)| Note::Joined { node, leased }),
+        (node(), any::<bool>()).prop_map(|(node, leased)| Note::Joined {
+            node,
+            membership: leased.into()
+        }),
         (node(), any::<u64>()).prop_map(|(node, at_ms)| Note::Left { node, at_ms }),
         node().prop_map(|node| Note::Forgotten { node }),
         (0..20u64).prop_map(|revision| Note::Settled(Revision(revision))),

@@ -37,9 +37,9 @@ impl Model {
     /// Takes a note.
     pub(crate) fn note(&mut self, note: &Note) {
         match note.clone() {
-            Note::Joined { node, leased } => {
+            Note::Joined { node, membership } => {
                 self.state.left.remove(&node);
-                self.state.joined.insert(node, leased.into());
+                self.state.joined.insert(node, membership);
             }
             Note::Left { node, at_ms } => {
                 self.state.joined.remove(&node);

@@ -40,7 +40,7 @@ impl World {
     fn report_health(&mut self, name: &str, session: u64, health: Health) {
         let now = self.now;
         self.coordinator
-            .report_health(name, StreamId(session), health, now)
+            .report_health(&name.into(), StreamId(session), health, now)
             .unwrap();
     }
 
@@ -81,7 +81,9 @@ fn nothing_counts_as_enforced_on_a_node_that_does_not_judge() {
 fn what_it_said_last_counts_until_it_says_something_else() {
     let (mut world, n, _) = two(UnreachablePolicy::Wait, NONE);
     world.report_health("n", n, not_judged());
-    world.coordinator.disconnected("n", StreamId(n), world.now);
+    world
+        .coordinator
+        .disconnected(&"n".into(), StreamId(n), world.now);
     assert_eq!(world.state("n"), State::Disconnected);
     assert!(!world.coordinator.enforces(Revision(1)));
     assert!(world.node("n").reason.contains("br0"));
@@ -91,7 +93,7 @@ fn what_it_said_last_counts_until_it_says_something_else() {
     assert_eq!(world.state("n"), State::NotJudging);
     world
         .coordinator
-        .disconnected("n", StreamId(session), world.now);
+        .disconnected(&"n".into(), StreamId(session), world.now);
     let mut hello = hello("n", &window, NONE);
     hello.health = Some(Health::default());
     let session = world.coordinator.accept();
@@ -103,8 +105,10 @@ fn what_it_said_last_counts_until_it_says_something_else() {
     assert!(world.coordinator.enforces(Revision(1)));
     // A node that left enforces nothing, and is not waited for.
     world.report_health("n", session.0, not_judged());
-    world.coordinator.disconnected("n", session, world.now);
-    world.coordinator.leave("n", world.now);
+    world
+        .coordinator
+        .disconnected(&"n".into(), session, world.now);
+    world.coordinator.leave(&"n".into(), world.now);
     assert!(world.coordinator.enforces(Revision(1)));
     assert_eq!(world.node("n").reported, []);
 }
@@ -241,7 +245,11 @@ fn nothing_counts_as_enforced_while_a_workload_is_not_judged() {
         world.report_health("n", n, unjudged(reason));
         assert!(!world.coordinator.enforces(Revision(1)), "{reason:?}");
         let lagging = world.coordinator.lagging(Revision(1), world.now);
-        assert_eq!((lagging.len(), &*lagging[0].name), (1, "n"), "{reason:?}");
+        assert_eq!(
+            (lagging.len(), lagging[0].name.as_str()),
+            (1, "n"),
+            "{reason:?}"
+        );
         let node = world.node("n");
         assert_eq!((node.state, node.pending), (State::Enforcing, None));
         assert_eq!(
@@ -293,7 +301,9 @@ fn what_it_said_of_workloads_counts_until_it_says_something_else() {
     let (mut world, n, _) = two(UnreachablePolicy::Wait, NONE);
     world.report_health("n", n, unjudged(Reason::Device));
     world.now += Duration::from_secs(7);
-    world.coordinator.disconnected("n", StreamId(n), world.now);
+    world
+        .coordinator
+        .disconnected(&"n".into(), StreamId(n), world.now);
     assert!(!world.coordinator.enforces(Revision(1)));
     let (_, _, since) = &world.conditions("n")[0];
     assert_eq!(*since, Duration::from_secs(12));
@@ -313,8 +323,10 @@ fn what_it_said_of_workloads_counts_until_it_says_something_else() {
         .connect(session, hello, world.now)
         .unwrap();
     assert!(!world.coordinator.enforces(Revision(1)));
-    world.coordinator.disconnected("n", session, world.now);
-    world.coordinator.leave("n", world.now);
+    world
+        .coordinator
+        .disconnected(&"n".into(), session, world.now);
+    world.coordinator.leave(&"n".into(), world.now);
     assert!(world.coordinator.enforces(Revision(1)));
     assert_eq!(world.conditions("n"), []);
 }
@@ -323,7 +335,9 @@ fn what_it_said_of_workloads_counts_until_it_says_something_else() {
 fn those_who_wait_do_not_wait_for_a_node_that_is_passed_over() {
     let (mut world, n, m) = two(UnreachablePolicy::Skip, NONE);
     world.report_health("n", n, unjudged(Reason::Device));
-    world.coordinator.disconnected("n", StreamId(n), world.now);
+    world
+        .coordinator
+        .disconnected(&"n".into(), StreamId(n), world.now);
     world.commit(Revision(2), &[("n", allow(&[2])), ("m", allow(&[2]))]);
     world.follow("m", m);
     world.pass(Duration::from_millis(301));

@@ -15,11 +15,11 @@ use std::{
 };
 
 use sallyport_controlplane::nodes::{
-    Affected, Coordinator, Hello, Settings, Start, State, StreamId, UnreachablePolicy,
+    Affected, Coordinator, Hello, Membership, Settings, Start, State, StreamId, UnreachablePolicy,
 };
 use sallyport_policy::{
-    Class, Direction, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, PortRule, Position,
-    Protocol, Ranges, Revision, UnknownAddresses,
+    Class, Direction, Endpoint, Epoch, GroupId, NodeName, NodePolicy, PeerGroup, PortRule,
+    Position, Protocol, Ranges, Revision, UnknownAddresses,
 };
 
 const LEASE: Duration = Duration::from_millis(400);
@@ -91,7 +91,9 @@ impl World {
         policies: &[(&str, Arc<NodePolicy>)],
     ) -> World {
         let now = Instant::now();
-        let joined = joined.iter().map(|&name| (name.to_owned(), leased.into()));
+        let joined = joined
+            .iter()
+            .map(|&name| (NodeName::from(name), leased.into()));
         let start = Start {
             epoch: Epoch(1),
             revision,
@@ -107,7 +109,7 @@ impl World {
         };
         let policies = policies
             .iter()
-            .map(|(name, policy)| ((*name).to_owned(), policy.clone()));
+            .map(|(name, policy)| (NodeName::from(*name), policy.clone()));
         World {
             coordinator: Coordinator::new(start, settings, policies, now),
             now,
@@ -119,8 +121,9 @@ impl World {
         let session = self.coordinator.accept();
         self.coordinator.connect(session, hello, self.now).unwrap();
         let leased = !lease.is_zero();
-        if self.coordinator.membership(name) != leased.into() {
-            self.coordinator.join(name, leased, self.now);
+        let membership = Membership::Joined { leased };
+        if self.coordinator.membership(&name.into()) != membership {
+            self.coordinator.join(&name.into(), membership, self.now);
         }
         session.0
     }
@@ -128,7 +131,7 @@ impl World {
     fn commit(&mut self, revision: Revision, policies: &[(&str, Arc<NodePolicy>)]) {
         let policies = policies
             .iter()
-            .map(|(name, policy)| ((*name).to_owned(), policy.clone()));
+            .map(|(name, policy)| (NodeName::from(*name), policy.clone()));
         let affected = Affected {
             policies: policies.collect(),
             gone: Vec::new(),
@@ -141,7 +144,7 @@ impl World {
     fn sent(&mut self, name: &str, session: u64) -> Option<Vec<Position>> {
         let update = self
             .coordinator
-            .next_update(name, StreamId(session), false, self.now)
+            .next_update(&name.into(), StreamId(session), false, self.now)
             .unwrap()?;
         let mut window = update.keep;
         window.push(update.target);
@@ -153,7 +156,7 @@ impl World {
     fn follow(&mut self, name: &str, session: u64) {
         while let Some(window) = self.sent(name, session) {
             self.coordinator
-                .acked(name, StreamId(session), &window, self.now)
+                .acked(&name.into(), StreamId(session), &window, self.now)
                 .unwrap();
         }
     }
@@ -165,7 +168,7 @@ impl World {
 
     fn lease(&mut self, name: &str, session: u64) -> bool {
         self.coordinator
-            .lease(name, StreamId(session), self.now)
+            .lease(&name.into(), StreamId(session), self.now)
             .unwrap()
     }
 }
@@ -326,7 +329,7 @@ fn who_is_skipped_is_back_when_it_holds_for_sure_what_it_must() {
     world.pass(Duration::from_millis(20));
     world.pass(Duration::from_millis(20));
     assert_eq!(world.coordinator.settled(), Revision(3));
-    let skipped: Vec<String> = world
+    let skipped: Vec<NodeName> = world
         .coordinator
         .bypassed(world.now)
         .into_iter()
@@ -356,7 +359,7 @@ fn who_comes_back_before_the_barrier_is_drained() {
     world.pass(Duration::from_millis(19));
     world
         .coordinator
-        .acked("n", StreamId(n), &window, world.now)
+        .acked(&"n".into(), StreamId(n), &window, world.now)
         .unwrap();
     world.pass(Duration::from_millis(19));
     assert_eq!(world.coordinator.settled(), Revision(1));
@@ -428,7 +431,7 @@ fn who_went_alone_does_not_go_back() {
     assert_eq!(world.sent("n", n), Some(both.clone()));
     world
         .coordinator
-        .acked("n", StreamId(n), &both, world.now)
+        .acked(&"n".into(), StreamId(n), &both, world.now)
         .unwrap();
     world.follow("m", m);
     world.pass(Duration::from_millis(20));
@@ -502,7 +505,7 @@ fn what_a_barrier_counts_on_is_held_until_there_is_more() {
     assert_eq!(last(&first), Some(Revision(4)), "{first:?}");
     world
         .coordinator
-        .acked("n", StreamId(n), &first, world.now)
+        .acked(&"n".into(), StreamId(n), &first, world.now)
         .unwrap();
     let second = world.sent("n", n).unwrap();
     assert_eq!(last(&second), Some(Revision(5)), "{second:?}");
@@ -519,14 +522,14 @@ fn a_node_that_left_gets_no_lease_for_what_it_held() {
         (&["n", "m"], true),
         &policies,
     );
-    assert_eq!(world.coordinator.begin_to_leave("n"), Ok(false));
+    assert_eq!(world.coordinator.begin_to_leave(&"n".into()), Ok(false));
     let leaving = world.coordinator.accept();
     let refused = world
         .coordinator
         .connect(leaving, hello("n", &[], LEASE), world.now);
     assert!(refused.is_err(), "a node that is about to leave");
-    world.coordinator.leave("n", world.now);
-    assert_eq!(world.coordinator.begin_to_leave("n"), Ok(true));
+    world.coordinator.leave(&"n".into(), world.now);
+    assert_eq!(world.coordinator.begin_to_leave(&"n".into()), Ok(true));
     world.commit(Revision(7), &[("n", allow(&[2])), ("m", allow(&[2]))]);
     let rollouts = world.coordinator.rollouts(world.now);
     assert_eq!(rollouts[0].waits_for, ["m"]);

@@ -12,7 +12,7 @@ use sallyport_controlplane::{
     nodes::{self, Affected, Coordinator, Membership, Settings, Start, State},
     stream::Diffs,
 };
-use sallyport_policy::{Epoch, NodePolicy, Position, Revision};
+use sallyport_policy::{Epoch, NodeName, NodePolicy, Position, Revision};
 
 use crate::{
     Time, conversation::Conversation, judge::Violation, milliseconds, network::StreamId,
@@ -25,7 +25,7 @@ pub(crate) struct Control {
     pub(crate) universe: Universe,
     pub(crate) settings: Settings,
     settled: Revision,
-    pub(crate) joined: BTreeMap<String, Membership>,
+    pub(crate) joined: BTreeMap<NodeName, Membership>,
     pub(crate) life: u32,
     pub(crate) alive: Option<Alive>,
 }
@@ -65,7 +65,7 @@ impl World {
             let policies = self
                 .nodes
                 .iter()
-                .map(|node| compiled(&compiler, &node.name));
+                .map(|node| compiled(&compiler, node.name.as_str()));
             self.judge.versions.push(policies.collect());
         }
         let revision = self.judge.versions.latest();
@@ -78,13 +78,13 @@ impl World {
         };
         let how = self.control.settings.unreachable;
         self.note(|| {
-            let joined: Vec<&String> = start.joined.keys().collect();
+            let joined: Vec<&NodeName> = start.joined.keys().collect();
             let settled = start.settled;
             format!("control plane starts at revision {revision}, settled {settled}, joined {joined:?}, {how:?}")
         });
         let policies = compiler
             .policies()
-            .map(|(name, policy)| (name.to_owned(), policy.clone()));
+            .map(|(name, policy)| (NodeName::from(name), policy.clone()));
         let coordinator = Coordinator::new(start, self.control.settings, policies, self.at());
         self.control.alive = Some(Alive {
             settled: coordinator.settled(),
@@ -131,11 +131,11 @@ impl World {
         let policies = self
             .nodes
             .iter()
-            .map(|node| compiled(&alive.compiler, &node.name));
+            .map(|node| compiled(&alive.compiler, node.name.as_str()));
         self.judge.versions.push(policies.collect());
         let policies = changed
             .into_iter()
-            .map(|(name, policy)| (name, policy.expect("every node is an object")));
+            .map(|(name, policy)| (name.into(), policy.expect("every node is an object")));
         let affected = Affected {
             policies: policies.collect(),
             gone: Vec::new(),
@@ -189,7 +189,7 @@ impl World {
         let settled = alive.coordinator.settled();
         if settled != alive.settled {
             alive.settled = settled;
-            let over: Vec<String> = alive
+            let over: Vec<NodeName> = alive
                 .coordinator
                 .bypassed(at)
                 .into_iter()
@@ -213,7 +213,7 @@ impl World {
         let alive = self.control.alive.as_mut().expect("it just did something");
         let over = alive.coordinator.bypassed(at).into_iter();
         let skipped = over.filter(|status| status.state == State::Skipped);
-        let skipped: BTreeSet<String> = skipped.map(|status| status.name).collect();
+        let skipped: BTreeSet<NodeName> = skipped.map(|status| status.name).collect();
         let latest = self.judge.versions.latest();
         for (index, node) in self.nodes.iter().enumerate() {
             if skipped.contains(&node.name) {
@@ -251,7 +251,7 @@ fn compiled(compiler: &Compiler, node: &str) -> Arc<NodePolicy> {
         .clone()
 }
 
-fn listed(policies: &[(String, Arc<NodePolicy>)]) -> String {
+fn listed(policies: &[(NodeName, Arc<NodePolicy>)]) -> String {
     let names: Vec<&str> = policies.iter().map(|(name, _)| name.as_str()).collect();
     names.join(", ")
 }

@@ -10,7 +10,7 @@ use sallyport_controlplane::{
     nodes::{self, Admission, Enforcer, Hello, Membership, SessionError, Update},
     stream::Parts,
 };
-use sallyport_policy::{Position, UnknownAddresses};
+use sallyport_policy::{NodeName, Position, UnknownAddresses};
 use sallyport_proto::{
     positions,
     wire::{
@@ -33,7 +33,7 @@ const RETRY: (Time, Time) = (1_000_000, 60_000_000);
 pub(crate) struct Conversation {
     node: usize,
     session: nodes::StreamId,
-    leased: bool,
+    membership: Membership,
     /// Whether that the node joined is durable: nothing is sent before.
     joined: bool,
     wake: Arc<Notify>,
@@ -84,7 +84,7 @@ impl World {
         let node = self.network.node(stream);
         let at = self.at();
         let alive = self.control.alive.as_mut().expect("it hears");
-        let name = hello.node_name.clone();
+        let name = NodeName::from(hello.node_name.as_str());
         let window = positions(&hello.window).expect("positions");
         let lease = Duration::from_millis(hello.lease_ms.into());
         let hello = Hello {
@@ -110,13 +110,14 @@ impl World {
             unreachable!("each start of an enforcer has its number: its name is never contested");
         };
         let leased = !lease.is_zero();
-        let joined = alive.coordinator.membership(&name) == Membership::Joined { leased };
+        let membership = Membership::Joined { leased };
+        let joined = alive.coordinator.membership(&name) == membership;
         alive.conversations.insert(
             stream,
             Conversation {
                 node,
                 session,
-                leased,
+                membership,
                 joined,
                 wake,
                 snapshot: false,
@@ -154,7 +155,7 @@ impl World {
             .joined
             .insert(name.clone(), Membership::Joined { leased });
         if let Some(conversation) = alive.conversations.get_mut(&stream) {
-            alive.coordinator.join(&name, conversation.leased, at);
+            alive.coordinator.join(&name, conversation.membership, at);
             conversation.joined = true;
             conversation.signalled = true;
         }

@@ -13,7 +13,7 @@ use sallyport_enforcer::{
     agent::{Agent, UpdateError},
     table::render::Options,
 };
-use sallyport_policy::{Position, Ranges, Update, Version};
+use sallyport_policy::{NodeName, Position, Ranges, Update, Version};
 use sallyport_proto::{
     Assembly,
     wire::{self, LeaseRequest, SyncRequest, SyncResponse, sync_request::Message, sync_response},
@@ -41,7 +41,7 @@ const IDLE: Time = 100_000;
 /// A node.
 #[derive(Debug)]
 pub(crate) struct Enforcer {
-    pub(crate) name: String,
+    pub(crate) name: NodeName,
     pub(crate) machine: Rc<RefCell<Machine>>,
     pub(crate) agent: Option<Agent<Handle, Handle>>,
     /// Counts processes: what was planned for one that is dead does not happen.
@@ -188,7 +188,7 @@ impl World {
         let enforcer = &self.nodes[node];
         let lease = enforcer.lease;
         let hello = wire::Hello {
-            node_name: enforcer.name.clone(),
+            node_name: enforcer.name.to_string(),
             window: enforcer.window().into_iter().map(Into::into).collect(),
             version: "simulated".into(),
             dropped: Some(wire::WorkloadRanges::default()),

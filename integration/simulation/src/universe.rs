@@ -15,7 +15,7 @@ use sallyport_controlplane::{
         Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
     },
 };
-use sallyport_policy::{Protocol, Revision};
+use sallyport_policy::{NodeName, Protocol, Revision};
 
 /// The ports that policies tell apart.
 pub(crate) const PORTS: [u16; 2] = [80, 81];
@@ -33,8 +33,8 @@ pub(crate) struct Universe {
 }
 
 /// A node's name.
-pub(crate) fn node_name(node: usize) -> String {
-    format!("n{node}")
+pub(crate) fn node_name(node: usize) -> NodeName {
+    format!("n{node}").into()
 }
 
 /// The address of a node's pod.
@@ -68,7 +68,7 @@ impl Universe {
                 ..Node::default()
             };
             universe.put(
-                object(Kind::Node, &node_name(node), Body::Node(body)),
+                object(Kind::Node, node_name(node).as_str(), Body::Node(body)),
                 Revision(1),
             );
             for pod in 0..pods {
@@ -138,7 +138,7 @@ impl Universe {
     ) -> ObjectKey {
         let body = Workload {
             labels: Arc::new(Labels::from([("app".to_owned(), label.to_owned())])),
-            node: Some(node_name(node)),
+            node: Some(node_name(node).to_string()),
             addresses: vec![address(node, pod)],
             interface: interface(revision),
             ..Workload::default()
@@ -338,7 +338,7 @@ impl Universe {
         );
         let body = Workload {
             labels: Arc::new(Labels::from([("app".to_owned(), label.to_owned())])),
-            node: Some(node_name(beside)),
+            node: Some(node_name(beside).to_string()),
             addresses: vec![address(node, pod)],
             interface: interface(revision),
             ..Workload::default()

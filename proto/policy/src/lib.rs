@@ -8,6 +8,7 @@ mod delta;
 mod digest;
 pub mod interface;
 mod meet;
+mod name;
 mod node;
 mod number;
 mod position;
@@ -17,6 +18,7 @@ mod window;
 pub use delta::{Change, Delta, DeltaError, Difference};
 pub use digest::{Digest, Hasher};
 pub use meet::{Effect, UnknownAddresses};
+pub use name::NodeName;
 pub use node::{
     Class, ClassId, Direction, Endpoint, GroupId, GroupSpec, NodePolicy, Owner, PeerGroup,
     PortRule, Protocol, SharedGroup, Source, octets,

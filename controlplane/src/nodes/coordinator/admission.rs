@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use sallyport_policy::{Position, Version};
+use sallyport_policy::{NodeName, Position, Version};
 use sallyport_proto::wire::turned_away::Reason;
 use tokio::sync::Notify;
 
@@ -70,7 +70,7 @@ impl Coordinator {
         let Some(progress) = self.nodes.get_mut(&name) else {
             return Err(SessionError::Unregistered { name });
         };
-        if progress.leaving {
+        if progress.is_leaving() {
             return Err(SessionError::Leaving { name });
         }
         if progress.is_past(stream) {
@@ -117,7 +117,7 @@ impl Coordinator {
         }
         let known: Vec<Version> = self.rollouts.versions(&name).cloned().collect();
         let wake = progress.connected(stream, hello, &known, at);
-        if progress.membership.is_joined() {
+        if progress.membership().is_joined() {
             self.rollouts
                 .ask(&name, |version| progress.enforces(version), at);
         }
@@ -128,22 +128,27 @@ impl Coordinator {
     }
 
     /// An enforcer whose name is contested answered its Ping.
-    pub fn answered(&mut self, name: &str, stream: StreamId) {
+    pub fn answered(&mut self, name: &NodeName, stream: StreamId) {
         if let Some(progress) = self.nodes.get_mut(name) {
             progress.rivals.answered(stream);
         }
     }
 
     /// An enforcer whose name is contested waits no longer.
-    pub fn withdraw(&mut self, name: &str, stream: StreamId) {
+    pub fn withdraw(&mut self, name: &NodeName, stream: StreamId) {
         if let Some(progress) = self.nodes.get_mut(name) {
             progress.rivals.withdraw(stream);
         }
     }
 
     /// An administrator says which of several enforcers with one instance id is a node's.
-    pub fn believe(&mut self, name: &str, process: u64, at: Instant) -> Result<(), BeliefError> {
-        let owned = || name.to_owned();
+    pub fn believe(
+        &mut self,
+        name: &NodeName,
+        process: u64,
+        at: Instant,
+    ) -> Result<(), BeliefError> {
+        let owned = || name.clone();
         let Some(progress) = self.nodes.get_mut(name) else {
             return Err(BeliefError::Unregistered { name: owned() });
         };
@@ -165,7 +170,7 @@ impl Coordinator {
     /// The Ping to send a node now, or else when to look again.
     pub fn ping(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         at: Instant,
     ) -> Result<Result<u64, Option<Instant>>, SessionError> {
@@ -176,7 +181,7 @@ impl Coordinator {
     /// A node answered a Ping.
     pub fn ponged(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         number: u64,
     ) -> Result<(), SessionError> {
@@ -188,7 +193,7 @@ impl Coordinator {
     /// A message of a node came.
     pub fn received(
         &mut self,
-        name: &str,
+        name: &NodeName,
         session: StreamId,
         at: Instant,
     ) -> Result<(), SessionError> {
@@ -197,7 +202,7 @@ impl Coordinator {
         Ok(())
     }
 
-    fn progress(&mut self, name: &str) -> &mut NodeProgress {
+    fn progress(&mut self, name: &NodeName) -> &mut NodeProgress {
         self.nodes.get_mut(name).expect("just checked")
     }
 
@@ -213,10 +218,10 @@ impl Coordinator {
 }
 
 /// Why no enforcer of a node with clones has a session.
-pub(super) fn cloned(name: &str, progress: &NodeProgress) -> SessionError {
+pub(super) fn cloned(name: &NodeName, progress: &NodeProgress) -> SessionError {
     let seen = progress.rivals.clones().map_or(&[][..], |(seen, _)| seen);
     SessionError::Cloned {
-        name: name.to_owned(),
+        name: name.clone(),
         message: clones(name, seen),
     }
 }

@@ -4,6 +4,7 @@ mod unjudged;
 
 use std::time::Instant;
 
+use sallyport_policy::NodeName;
 use sallyport_process::duration;
 use sallyport_proto::wire::condition;
 
@@ -39,7 +40,7 @@ impl NodeProgress {
         }
     }
 
-    fn conditions(&self, name: &str, at: Instant) -> Vec<Condition> {
+    fn conditions(&self, name: &NodeName, at: Instant) -> Vec<Condition> {
         let since = |since: Instant| at.saturating_duration_since(since);
         let replaced = self.replaced.map(|(first, newcomer, when)| Condition {
             kind: condition::Kind::Replaced,
@@ -72,7 +73,7 @@ impl NodeProgress {
     }
 
     /// The status of the node at a time.
-    pub(in crate::nodes) fn status(&self, name: &str, head: Head, at: Instant) -> Status {
+    pub(in crate::nodes) fn status(&self, name: &NodeName, head: Head, at: Instant) -> Status {
         let passed = |since: Instant| at.saturating_duration_since(since);
         let heard = self.heard.map(passed);
         let late = self.lateness(at);
@@ -87,7 +88,7 @@ impl NodeProgress {
         };
         let is_judging = self.not_judged().is_none();
         Status {
-            name: name.to_owned(),
+            name: name.clone(),
             state: late.map_or(self.state, |(state, _)| state),
             heard,
             turned_away: self.refused_sessions.status(at),
@@ -114,7 +115,7 @@ impl NodeProgress {
 }
 
 /// The words about clones: which there are, and what to do.
-pub(in crate::nodes) fn clones(name: &str, seen: &[Enforcer]) -> String {
+pub(in crate::nodes) fn clones(name: &NodeName, seen: &[Enforcer]) -> String {
     let seen: Vec<String> = seen.iter().map(Enforcer::to_string).collect();
     format!(
         "several enforcers run under one instance id, and none of them gets a session until an administrator \
