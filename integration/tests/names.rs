@@ -66,11 +66,12 @@ const KEPT: [(&str, &str, &str); 2] = [
 ];
 
 /// The folders of product code.
-const PRODUCT: [&str; 6] = [
+const PRODUCT: [&str; 7] = [
     "controlplane/src",
     "controlplane/cli/src",
     "enforcer/src",
     "proto/src",
+    "proto/journal/src",
     "proto/policy/src",
     "proto/process/src",
 ];
