@@ -3,17 +3,12 @@
 
 mod failure;
 mod fold;
-#[doc(hidden)]
-pub mod forged;
 mod inspect;
 mod load;
-mod record;
-mod repair;
+pub mod record;
 mod restore;
-mod scratch;
 mod store;
 mod values;
-mod watermark;
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +16,7 @@ use std::{
     sync::Arc,
 };
 
+pub use sallyport_journal::Error as StoreError;
 use sallyport_policy::{Epoch, NodeName, Revision};
 use sallyport_proto::Membership;
 
@@ -28,7 +24,7 @@ pub use self::{
     failure::JournalError,
     inspect::{Report, inspect},
     restore::{RestoreError, restore},
-    store::{Settings, SledJournal},
+    store::{Acknowledged, Settings, SledJournal, Trees},
 };
 use crate::{
     cluster::Cluster,

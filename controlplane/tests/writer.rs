@@ -18,7 +18,7 @@ use std::{
 use sallyport_controlplane::{
     cluster::Cluster,
     history::{Bounds, Committed, History},
-    journal::{Journal, JournalError, Note, Recovered},
+    journal::{Journal, JournalError, Note, Recovered, StoreError},
     manifest,
     nodes::Settings,
     transaction::{Edit, Op},
@@ -40,11 +40,11 @@ impl Journal for FakeJournal {
         }
         std::thread::sleep(Duration::from_millis(20));
         if self.fails.load(Ordering::SeqCst) {
-            return Err(JournalError::Io {
+            return Err(JournalError::Store(StoreError::Io {
                 path: "fake".into(),
                 step: "append to it",
                 cause: io::Error::from_raw_os_error(5),
-            });
+            }));
         }
         self.groups.lock().unwrap().push(group.len());
         Ok(())

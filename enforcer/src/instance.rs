@@ -95,10 +95,7 @@ pub fn begin(data_dir: &Path) -> Instance {
 
 /// Gives a data directory a new id: it was copied from another one. Returns the id. Refuses while an enforcer runs.
 pub fn renew(data_dir: &Path) -> Result<[u8; 16], Error> {
-    match journal::refuse_open(data_dir) {
-        Err(journal::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-        result => result?,
-    }
+    journal::refuse_open(data_dir)?;
     let stored = Stored::new();
     write(data_dir, stored).map_err(|source| Error::Io {
         path: data_dir.join(INSTANCE),

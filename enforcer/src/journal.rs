@@ -1,22 +1,18 @@
-//! The node's journal: what it enforces, durable before the kernel hears of it. sled's types end here.
+//! The node's journal: what it enforces, durable before the kernel hears of it. The store is `sallyport-journal`'s.
 //!
-//! Tree `log`: sequence number and part (big-endian) -> part of a frame. A frame is length, format version, CRC-32 and
-//! payload. It is cut into parts because sled keeps large values in files of their own, which it never syncs; its first
-//! part is written last, so that a frame without one was never durable and never acted upon. Tree `meta`: where the log
-//! starts. It starts with a snapshot; after it come intents, each followed by an abort if the kernel refused it. An intent
-//! that no abort follows is applied: at restart the kernel's stamp tells how far it had come, and it is finished.
-//! So an acknowledgement needs one durable write, before the kernel's.
+//! Tree `log`: sequence number and part (big-endian) -> part of a record. The first part of a record is written last, so
+//! that a record without one was never durable and never acted upon. Tree `meta`: where the log starts. It starts with a
+//! snapshot; after it come intents, each followed by an abort if the kernel refused it. An intent that no abort follows is
+//! applied: at restart the kernel's stamp tells how far it had come, and it is finished. So an acknowledgement needs one
+//! durable write, before the kernel's.
 
 mod failure;
-#[doc(hidden)]
-pub mod forged;
 mod inspect;
 mod quarantine;
-mod record;
-mod scratch;
+pub mod record;
 mod store;
-mod watermark;
 
+pub use sallyport_journal::Error as StoreError;
 use sallyport_policy::{Misfit, UnknownAddresses, Update};
 
 pub use self::{

@@ -1,6 +1,6 @@
 //! Takes our tables off a node, and nothing else. It refuses while an enforcer runs.
 
-use std::{fs, io, path::Path};
+use std::{fs, path::Path};
 
 use sallyport_nft::{
     command::Command,
@@ -49,10 +49,7 @@ pub fn uninstall(data_dir: &Path) -> Result<bool, Error> {
 
 /// A way to the table, which no enforcer has.
 fn unowned(data_dir: &Path) -> Result<Netlink, Error> {
-    match journal::refuse_open(data_dir) {
-        Err(journal::Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-        result => result?,
-    }
+    journal::refuse_open(data_dir)?;
     let netlink = table::open()?;
     if let Some(owner) = netlink.owner()? {
         return Err(Error::Owned {

@@ -35,10 +35,11 @@ fn crates_point_one_way() {
             .map(|&name| name.to_owned())
             .collect::<BTreeSet<_>>()
     };
+    assert_eq!(own_dependencies("proto/journal"), set(&[]));
     assert_eq!(own_dependencies("proto/policy"), set(&[]));
     assert_eq!(own_dependencies("proto/process"), set(&[]));
     assert_eq!(own_dependencies("proto"), set(&["policy"]));
-    let both_ends = set(&["policy", "process", "proto"]);
+    let both_ends = set(&["journal", "policy", "process", "proto"]);
     // Its tests turn on its own feature `reference`.
     let mut controlplane = both_ends;
     controlplane.insert("controlplane".to_owned());
@@ -48,7 +49,7 @@ fn crates_point_one_way() {
     assert_eq!(own_dependencies("enforcer/nft-fake"), set(&["nft"]));
     assert_eq!(
         own_dependencies("enforcer"),
-        set(&["nft", "nft-fake", "policy", "process", "proto"])
+        set(&["journal", "nft", "nft-fake", "policy", "process", "proto"])
     );
     // The CLI is a client of the API, and of nothing else of the control plane.
     assert_eq!(
@@ -88,7 +89,7 @@ fn crates_point_one_way() {
 fn the_cli_is_a_client() {
     for member in ["controlplane/cli", "proto", "proto/policy", "proto/process"] {
         let manifest = manifest(member);
-        for library in ["sled", "k8s-openapi"] {
+        for library in ["sallyport-journal", "sled", "k8s-openapi"] {
             let named = manifest.lines().any(|line| line.starts_with(library));
             assert!(!named, "{member} depends on {library}");
         }
@@ -104,6 +105,24 @@ fn products_have_no_model_of_the_kernel() {
         .expect("dependencies of tests");
     assert!(!product.contains("sallyport-nft-fake"));
     assert!(tests.contains("sallyport-nft-fake"));
+}
+
+/// sled belongs to the crate of the journals' shared half. No other crate depends on it, tests included.
+#[test]
+fn only_the_journal_crate_depends_on_sled() {
+    let root = fs::read_to_string(workspace().join("Cargo.toml")).expect("a manifest");
+    let (_, rest) = root.split_once("members = [").expect("members");
+    let (members, _) = rest.split_once(']').expect("an end of the members");
+    let owners: Vec<_> = members
+        .split('"')
+        .filter(|member| member.starts_with(|c: char| c.is_alphabetic()))
+        .filter(|member| {
+            manifest(member)
+                .lines()
+                .any(|line| line.starts_with("sled"))
+        })
+        .collect();
+    assert_eq!(owners, ["proto/journal"]);
 }
 
 /// The text of a module: its file, unless that is `mod.rs`, and those below it.
@@ -374,9 +393,9 @@ fn the_oracle_shares_nothing() {
 #[test]
 fn only_its_owner_names_a_library() {
     let owners: [(&str, &str, &[&str]); 6] = [
-        ("enforcer", "sled::", &["journal"]),
+        ("enforcer", "sallyport_journal::", &["journal"]),
         ("enforcer", "rtnetlink::", &["bridges", "places"]),
-        ("controlplane", "sled::", &["journal"]),
+        ("controlplane", "sallyport_journal::", &["journal"]),
         ("controlplane", "k8s_openapi::", &["manifest", "validate"]),
         ("controlplane/cli", "comfy_table::", &["output"]),
         ("controlplane/cli", "tonic::", &["client", "failure"]),

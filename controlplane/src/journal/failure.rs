@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use sallyport_journal::{Error as StoreError, frame::FrameError};
 use sallyport_policy::Revision;
 
 use crate::manifest;
@@ -14,37 +15,9 @@ const ADVICE: &str = "`sallyport-controlplane journal verify` checks the journal
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// Another process has it.
-    #[error(
-        "the journal {path} is in use by another process: is a second sallyport-controlplane running with the same \
-         --data-dir?"
-    )]
-    Locked {
-        /// Where it is.
-        path: PathBuf,
-    },
-    /// The directory or the files cannot be read or written.
-    #[error("the journal {path}: cannot {step}: {cause}{}", hint(.cause))]
-    Io {
-        /// Where it is.
-        path: PathBuf,
-        /// What was tried.
-        step: &'static str,
-        /// What the system said.
-        cause: io::Error,
-    },
-    /// sled cannot make sense of its files.
-    #[error(
-        "the journal {path}: cannot {step}: the files are damaged: {cause}. Nothing was changed. {ADVICE}"
-    )]
-    Broken {
-        /// Where it is.
-        path: PathBuf,
-        /// What was tried.
-        step: &'static str,
-        /// What sled said.
-        cause: String,
-    },
+    /// The store cannot be read or written.
+    #[error("the {0}{remedy}", remedy = remedy(.0))]
+    Store(StoreError),
     /// A record is not what was written.
     #[error(
         "the journal {path}: {record}: {damage}. The record was not skipped and nothing was changed. {ADVICE}"
@@ -105,25 +78,9 @@ pub enum Damage {
     /// It is not there.
     #[error("the record is missing")]
     Missing,
-    /// It is cut off or has something behind it.
-    #[error("the record is {found} bytes long and should be {expected}")]
-    Length {
-        /// What the record's header says.
-        expected: usize,
-        /// What is there.
-        found: usize,
-    },
-    /// It has a format of its own that we do not know.
-    #[error("the record has format {0}, which this version of Sallyport does not know")]
-    Version(u8),
-    /// Bits changed.
-    #[error("the checksum is {found:08x} and should be {expected:08x}")]
-    Checksum {
-        /// What the record's header says.
-        expected: u32,
-        /// What its bytes give.
-        found: u32,
-    },
+    /// Its bytes are not those that were written, or have a format that we do not know.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
     /// The checksum is right, and yet the bytes say nothing.
     #[error("the record cannot be decoded: {0}")]
     Payload(String),
@@ -157,36 +114,40 @@ impl JournalError {
     /// damage: the journal may be whole.
     pub(super) fn is_damage(&self) -> bool {
         match self {
-            JournalError::Broken { .. }
-            | JournalError::Damaged { .. }
+            JournalError::Store(error) => error.is_damage(),
+            JournalError::Damaged { .. }
             | JournalError::Lost { .. }
             | JournalError::Forgotten { .. } => true,
-            JournalError::Io { cause, .. } => matches!(
-                cause.kind(),
-                io::ErrorKind::InvalidData
-                    | io::ErrorKind::UnexpectedEof
-                    | io::ErrorKind::InvalidInput
-            ),
-            JournalError::Locked { .. } | JournalError::Format { .. } => false,
+            JournalError::Format { .. } => false,
         }
     }
 
     /// The same of a journal elsewhere.
-    pub(super) fn of(mut self, elsewhere: PathBuf) -> JournalError {
-        let (JournalError::Locked { path }
-        | JournalError::Io { path, .. }
-        | JournalError::Broken { path, .. }
-        | JournalError::Damaged { path, .. }
+    pub(super) fn of(self, elsewhere: PathBuf) -> JournalError {
+        let mut error = match self {
+            JournalError::Store(error) => return JournalError::Store(error.of(elsewhere)),
+            other => other,
+        };
+        if let JournalError::Damaged { path, .. }
         | JournalError::Lost { path, .. }
         | JournalError::Forgotten { path, .. }
-        | JournalError::Format { path, .. }) = &mut self;
-        *path = elsewhere;
-        self
+        | JournalError::Format { path, .. } = &mut error
+        {
+            *path = elsewhere;
+        }
+        error
     }
 
     /// Whether the disk is full.
     pub fn is_full(&self) -> bool {
-        matches!(self, JournalError::Io { cause, .. } if is_full(cause))
+        matches!(self, JournalError::Store(StoreError::Io { cause, .. }) if is_full(cause))
+    }
+}
+
+// `#[from]` would print the text of the store twice, as the error and as its source.
+impl From<StoreError> for JournalError {
+    fn from(error: StoreError) -> JournalError {
+        JournalError::Store(error)
     }
 }
 
@@ -197,13 +158,17 @@ fn is_full(cause: &io::Error) -> bool {
     )
 }
 
-/// What to do about an error of the system.
-fn hint(cause: &io::Error) -> &'static str {
-    match cause.kind() {
-        _ if is_full(cause) => ". Make room and try again",
-        io::ErrorKind::PermissionDenied => {
-            ". Make the user that runs the control plane the owner of the directory"
+/// What an operator does about an error of the store.
+fn remedy(error: &StoreError) -> String {
+    match error {
+        StoreError::Locked { .. } => {
+            ": is a second sallyport-controlplane running with the same --data-dir?".into()
         }
-        _ => "",
+        StoreError::Io { cause, .. } if is_full(cause) => ". Make room and try again".into(),
+        StoreError::Io { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied => {
+            ". Make the user that runs the control plane the owner of the directory".into()
+        }
+        StoreError::Io { .. } => String::new(),
+        StoreError::Broken { .. } => format!(". Nothing was changed. {ADVICE}"),
     }
 }

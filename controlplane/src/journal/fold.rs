@@ -31,7 +31,7 @@ pub(super) fn fold(
     let changes = changes(trees, Revision(from.revision), to)?;
 
     trees.put_meta(FOLDING_KEY, &NumberRecord { number: to.0 })?;
-    trees.flush()?;
+    trees.store.sync()?;
 
     let trimmed = to.0.saturating_sub(keep as u64).max(from.trimmed);
     let mut snapshot = SnapshotRecord {
@@ -42,10 +42,10 @@ pub(super) fn fold(
     for (prefix, object) in &changes {
         apply(trees, prefix, object, &mut snapshot)?;
     }
-    trees.flush()?;
+    trees.store.sync()?;
 
     trees.put_meta(SNAPSHOT_KEY, &snapshot)?;
-    trees.flush()?;
+    trees.store.sync()?;
 
     trim(trees, Revision(trimmed))?;
     debug!(
@@ -112,11 +112,10 @@ fn trim(trees: &Trees, up_to: Revision) -> Result<(), JournalError> {
         .keys()
         .enumerate()
     {
-        let key = item.map_err(trees.failed("read it"))?;
-        trees.log.remove(key).map_err(trees.failed("trim it"))?;
+        trees.log.remove(item?)?;
         if count % TRIMMED_AT_ONCE == TRIMMED_AT_ONCE - 1 {
-            trees.flush()?;
+            trees.store.sync()?;
         }
     }
-    trees.flush()
+    Ok(trees.store.sync()?)
 }

@@ -2,15 +2,11 @@
 
 use std::{fmt, path::Path};
 
+use sallyport_journal::scratch;
 use sallyport_policy::Revision;
 use sallyport_proto::backup::{Contents, Saved};
 
-use super::{
-    Recovered,
-    failure::JournalError,
-    scratch,
-    store::{Settings, SledJournal},
-};
+use super::{Recovered, failure::JournalError, store};
 use crate::{history::Bounds, model::Kind};
 
 /// What a journal holds.
@@ -29,13 +25,8 @@ pub fn inspect(path: &Path) -> Result<Report, JournalError> {
         transactions: usize::MAX,
         bytes: usize::MAX,
     };
-    let settings = Settings {
-        history: all,
-        fold_after: u64::MAX,
-        ..Settings::at(copy.path())
-    };
     let (acknowledged, recovered) =
-        SledJournal::read(settings).map_err(|error| error.of(path.to_owned()))?;
+        store::read(copy.path(), all).map_err(|error| error.of(path.to_owned()))?;
     Ok(Report {
         recovered,
         acknowledged,

@@ -65,7 +65,7 @@ pub(super) fn load(
     let format = trees.number(FORMAT_KEY)?.unwrap_or(FORMAT);
     if format != FORMAT {
         return Err(JournalError::Format {
-            path: trees.path.to_path_buf(),
+            path: trees.store.path().to_path_buf(),
             found: format,
             known: FORMAT,
         });
@@ -101,7 +101,7 @@ pub(super) fn load(
             "dropped the last transaction of the journal: its write was cut off, and it was not acknowledged"
         );
         trees.remove_value(&trees.log, &torn.prefix)?;
-        trees.flush()?;
+        trees.store.sync()?;
     }
     let (objects, found) = match unfinished {
         None => whole_snapshot(trees, promised, read)?,
@@ -163,7 +163,7 @@ fn put_joined(trees: &Trees, node: &NodeName, membership: Membership) -> Result<
 fn make_durable(trees: &Trees) -> Result<(), JournalError> {
     let number = noted(trees)? + 1;
     trees.put_meta(NOTED_KEY, &NumberRecord { number })?;
-    trees.flush()
+    Ok(trees.store.sync()?)
 }
 
 /// How many durable notes were taken.
@@ -203,9 +203,9 @@ fn left(
 pub(super) fn last_revision(trees: &Trees) -> Result<Revision, JournalError> {
     let snapshot: Option<SnapshotRecord> = trees.meta(SNAPSHOT_KEY)?;
     let folded = snapshot.map_or(0, |snapshot| snapshot.revision);
-    match trees.log.last().map_err(trees.failed("read it"))? {
+    match trees.log.iter().keys().next_back().transpose()? {
         None => Ok(Revision(folded)),
-        Some((key, _)) => {
+        Some(key) => {
             Ok(log_revision(trees, &key[..key.len().saturating_sub(4)])?.max(Revision(folded)))
         }
     }
@@ -213,7 +213,7 @@ pub(super) fn last_revision(trees: &Trees) -> Result<Revision, JournalError> {
 
 /// What a new journal holds. The format comes last: without it, this is done again.
 fn begin(trees: &Trees) -> Result<(), JournalError> {
-    if !trees.log.is_empty() || !trees.snapshot.is_empty() {
+    if trees.log.iter().next().is_some() || trees.snapshot.iter().next().is_some() {
         return Err(trees.missing_meta(FORMAT_KEY));
     }
     begin_with(trees, Epoch(1), SnapshotRecord::default(), &BTreeMap::new())
@@ -232,7 +232,7 @@ pub(super) fn begin_with(
         put_joined(trees, node, *membership)?;
     }
     trees.put_meta(FORMAT_KEY, &NumberRecord { number: FORMAT })?;
-    trees.flush()
+    Ok(trees.store.sync()?)
 }
 
 /// The objects of a snapshot that no fold is at work on.

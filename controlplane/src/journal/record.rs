@@ -1,9 +1,9 @@
 //! How the journal's records look in bytes, there and back. Touches no file and no tree.
 //!
-//! A record is: length of the payload (4 bytes), format version (1), CRC32 over the key and all that follows (4),
-//! number of parts (4), payload. All numbers are big-endian. A value over [`PART`] bytes is written as several
-//! records: sled puts large values into files of their own, and those it never syncs.
+//! A value is written in parts, each a record: a frame of `sallyport-journal` with the number of parts (4 bytes) as its
+//! field. The frame is bound to the record's key, then the version.
 
+use sallyport_journal::{frame, parts};
 use sallyport_policy::Revision;
 
 use super::failure::Damage;
@@ -15,21 +15,10 @@ use crate::{
 
 /// The version of a record's bytes and of the messages in them.
 const VERSION: u8 = 1;
-const HEADER: usize = 13;
-
-/// The most payload bytes of one record.
-pub(super) const PART: usize = 48 << 10;
 
 /// A record's bytes.
-pub(super) fn seal(key: &[u8], parts: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a part is small");
-    let mut record = Vec::with_capacity(HEADER + payload.len());
-    record.extend(length.to_be_bytes());
-    record.push(VERSION);
-    record.extend(checksum(key, parts, payload).to_be_bytes());
-    record.extend(parts.to_be_bytes());
-    record.extend(payload);
-    record
+pub fn seal(key: &[u8], parts: u32, payload: &[u8]) -> Vec<u8> {
+    frame::encode(VERSION, &[key, &[VERSION]], parts.to_be_bytes(), payload)
 }
 
 /// A record that is what was written.
@@ -44,66 +33,28 @@ pub(super) struct Record<'a> {
 
 /// Reads a record's bytes.
 pub(super) fn unseal<'a>(key: &[u8], record: &'a [u8]) -> Result<Record<'a>, Damage> {
-    let Some((header, payload)) = record.split_at_checked(HEADER) else {
-        return Err(Damage::Length {
-            expected: HEADER,
-            found: record.len(),
-        });
-    };
-    let number = |at: usize| {
-        u32::from_be_bytes(
-            header[at..at + 4]
-                .try_into()
-                .expect("the header has four bytes there"),
-        )
-    };
-    let (length, version, expected, parts) = (number(0) as usize, header[4], number(5), number(9));
-    if length != payload.len() {
-        return Err(Damage::Length {
-            expected: HEADER + length,
-            found: record.len(),
-        });
-    }
-    if version != VERSION {
-        return Err(Damage::Version(version));
-    }
-    let found = checksum(key, parts, payload);
-    match found == expected {
-        true => Ok(Record {
-            parts,
-            checksum: found,
-            payload,
-        }),
-        false => Err(Damage::Checksum { expected, found }),
-    }
-}
-
-fn checksum(key: &[u8], parts: u32, payload: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(key);
-    hasher.update(&[VERSION]);
-    hasher.update(&parts.to_be_bytes());
-    hasher.update(payload);
-    hasher.finalize()
+    let frame = frame::decode(VERSION, &[key, &[VERSION]], record)?;
+    Ok(Record {
+        parts: u32::from_be_bytes(frame.fields),
+        checksum: frame.checksum,
+        payload: frame.payload,
+    })
 }
 
 /// The keys and records of a value. `prefix` is all of the key but the part's number.
-pub(super) fn split(prefix: &[u8], value: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let count = value.len().div_ceil(PART).max(1);
-    let parts = u32::try_from(count).expect("a value has fewer parts than that");
-    let of = |part: u32| {
-        let key = [prefix, &part.to_be_bytes()].concat();
-        let from = part as usize * PART;
-        let record = seal(&key, parts, &value[from..value.len().min(from + PART)]);
+pub(super) fn split(prefix: &[u8], value: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+    let parts = parts::split(value);
+    let count = u32::try_from(parts.len()).expect("the number of each part is a u32");
+    parts.map(move |(part, payload)| {
+        let key = parts::key(prefix, part);
+        let record = seal(&key, count, payload);
         (key, record)
-    };
-    (0..parts).map(of).collect()
+    })
 }
 
 /// Takes the part's number off a key.
 pub(super) fn split_key(key: &[u8]) -> Result<(&[u8], u32), Damage> {
-    let (prefix, part) = key.split_last_chunk::<4>().ok_or(Damage::Key)?;
-    Ok((prefix, u32::from_be_bytes(*part)))
+    parts::split_key(key).ok_or(Damage::Key)
 }
 
 /// The key of a transaction, but for the part: revisions in order.
@@ -257,43 +208,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_changed_bit_is_noticed() {
-        let record = seal(b"key", 1, b"payload");
-        assert_eq!(
-            unseal(b"key", &record).map(|record| record.payload).ok(),
-            Some(&b"payload"[..])
-        );
-        assert!(unseal(b"kez", &record).is_err(), "another key");
-        for bit in 0..record.len() * 8 {
-            let mut changed = record.clone();
-            changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(unseal(b"key", &changed).is_err(), "bit {bit}");
-        }
-        for length in 0..record.len() {
-            assert!(
-                unseal(b"key", &record[..length]).is_err(),
-                "cut to {length}"
-            );
-        }
-    }
-
-    #[test]
-    fn large_values_are_several_records() {
-        let value = vec![7; PART * 2 + 1];
-        let records = split(b"p", &value);
-        assert_eq!(records.len(), 3);
+    fn a_record_is_bound_to_its_key_and_to_the_number_of_parts() {
+        let value = vec![7; parts::PART * 2 + 1];
+        let records: Vec<_> = split(b"p", &value).collect();
         let mut joined: Vec<u8> = Vec::new();
-        for (part, (key, record)) in records.iter().enumerate() {
-            assert_eq!(
-                split_key(key).unwrap(),
-                (&b"p"[..], u32::try_from(part).unwrap())
-            );
+        for (key, record) in &records {
             let record = unseal(key, record).unwrap();
             assert_eq!(record.parts, 3);
             joined.extend(record.payload);
         }
         assert_eq!(joined, value);
-        assert_eq!(split(b"p", &[]).len(), 1);
-        assert_eq!(split(b"p", &value[..PART]).len(), 1);
+        let [(first, record), (second, _), _] = &records[..] else {
+            panic!("{} records", records.len());
+        };
+        assert!(unseal(first, record).is_ok());
+        assert!(unseal(second, record).is_err(), "another key");
+        let mut changed = record.clone();
+        changed[12] = 4;
+        assert!(unseal(first, &changed).is_err(), "another number of parts");
     }
 }

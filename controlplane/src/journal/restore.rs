@@ -3,15 +3,15 @@
 use std::{fs, io, path::Path};
 
 use prost::Message as _;
-use sallyport_policy::Epoch;
+use sallyport_journal::{Error as StoreError, Watermark};
+use sallyport_policy::{Epoch, Revision};
 use sallyport_proto::backup::{Contents, Saved};
 
 use super::{
     failure::JournalError,
     load,
     record::{ObjectRecord, SnapshotRecord, object_key},
-    store::Trees,
-    watermark::{Acknowledged, Watermark},
+    store::{Acknowledged, Trees},
 };
 use crate::{
     cluster::Cluster,
@@ -46,18 +46,14 @@ pub fn restore(path: &Path, contents: &Contents, epoch: Epoch) -> Result<(), Res
         return Err(RestoreError::Epoch(contents.epoch));
     }
     check(contents)?;
-    let io = |step| {
-        move |cause: io::Error| JournalError::Io {
-            path: path.to_owned(),
-            step,
-            cause,
-        }
-    };
     match fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
         Ok(true) => {}
         Ok(false) => return Err(RestoreError::NotEmpty(path.display().to_string())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(io("read the directory")(error).into()),
+        Err(error) => {
+            let error = StoreError::io(path, "read the directory")(error);
+            return Err(JournalError::Store(error).into());
+        }
     }
     let trees = Trees::open(path)?;
     let mut snapshot = SnapshotRecord {
@@ -76,14 +72,14 @@ pub fn restore(path: &Path, contents: &Contents, epoch: Epoch) -> Result<(), Res
         snapshot.objects += u64::from(new);
     }
     load::begin_with(&trees, epoch, snapshot, &contents.nodes)?;
-    let (mut watermark, _) = Watermark::open(path).map_err(io("open the file acknowledged"))?;
-    watermark
-        .set(Acknowledged {
-            revision: contents.revision,
-            noted: 0,
-        })
-        .map_err(io("write the file acknowledged"))?;
+    begin_watermark(path, contents.revision)?;
     Ok(())
+}
+
+fn begin_watermark(path: &Path, revision: Revision) -> Result<(), JournalError> {
+    let (mut watermark, _) = Watermark::open(path)?;
+    let acknowledged = Acknowledged { revision, noted: 0 };
+    Ok(watermark.set(acknowledged.into())?)
 }
 
 /// The objects are good, one by one and together.

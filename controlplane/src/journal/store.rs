@@ -1,21 +1,21 @@
-//! The journal in sled: opening, appending, and getting up again after an error. Knows trees and files; what is in
-//! the records is `record`'s, what they add up to is `load`'s.
+//! The journal in its store: opening, appending, and getting up again after an error. What is in the records is
+//! `record`'s, what they add up to is `load`'s.
 //!
 //! Trees: `log`, transactions by revision; `snapshot`, the objects as of a revision; `meta`, format, epoch, and which
 //! revision the snapshot has. All writes are plain inserts and removals, in an order in which every prefix of them
 //! is a good journal: sled recovers a prefix.
 
 use std::{
-    fs::{self, File},
-    io,
-    panic::{self, AssertUnwindSafe},
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
 };
 
 use prost::Message as _;
+use sallyport_journal::{
+    Error as StoreError, Store, Tree, Watermark, close, quarantine, unpanicked,
+};
 use sallyport_policy::Revision;
 use tracing::{error, info, warn};
 
@@ -23,18 +23,10 @@ use super::{
     Journal, JournalError, Note, Recovered, fold,
     load::{self, Loaded},
     record::{self, SnapshotRecord, TransactionRecord},
-    repair,
-    watermark::{Acknowledged, Watermark},
 };
 use crate::history::{Bounds, Committed};
 
-/// A killed process can hold the lock for a moment longer.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
-const LOCK_RETRY: Duration = Duration::from_millis(50);
-
-/// sled puts values, and pages of up to 17 of them, into files that it never syncs when they are over a quarter of
-/// this: 17 of our parts are not.
-const SEGMENT: usize = 4 << 20;
+/// The size of the store's cache, in bytes.
 const CACHE: u64 = 64 << 20;
 
 /// How a journal is kept.
@@ -68,21 +60,45 @@ pub struct SledJournal {
     last: Revision,
     /// How many durable notes were taken.
     noted: u64,
-    watermark: Watermark,
+    watermark: Watermark<2>,
     snapshot: SnapshotRecord,
     folding: Option<JoinHandle<Result<SnapshotRecord, JournalError>>>,
 }
 
+/// What a journal must hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// The last revision.
+    pub revision: Revision,
+    /// How many durable notes.
+    pub noted: u64,
+}
+
+impl From<Acknowledged> for [u64; 2] {
+    fn from(Acknowledged { revision, noted }: Acknowledged) -> [u64; 2] {
+        [revision.0, noted]
+    }
+}
+
+impl From<[u64; 2]> for Acknowledged {
+    fn from([revision, noted]: [u64; 2]) -> Acknowledged {
+        Acknowledged {
+            revision: Revision(revision),
+            noted,
+        }
+    }
+}
+
 /// The open trees. Cloning gives another handle to the same.
 #[derive(Clone)]
-pub(super) struct Trees {
-    pub(super) path: Arc<Path>,
-    db: sled::Db,
-    pub(super) log: sled::Tree,
-    pub(super) snapshot: sled::Tree,
-    pub(super) meta: sled::Tree,
-    /// sled's file. Its own flush stops at sync_file_range, which is not power-safe.
-    file: Arc<File>,
+pub struct Trees {
+    pub(super) store: Store,
+    /// Transactions by revision.
+    pub log: Tree,
+    /// The objects as of a revision.
+    pub snapshot: Tree,
+    /// Format, epoch, notes, and the revision of the snapshot.
+    pub meta: Tree,
 }
 
 impl SledJournal {
@@ -91,46 +107,29 @@ impl SledJournal {
     /// sled refuses a journal whose `snap.*` file is torn. If all is there without it, it is moved aside.
     pub fn open(settings: Settings) -> Result<(SledJournal, Recovered), JournalError> {
         match SledJournal::open_as_it_is(settings.clone()) {
-            Err(error) if error.is_damage() && repair::without_snapshot(&settings, &error) => {
+            Err(error) if error.is_damage() && without_snapshot(&settings, &error) => {
                 SledJournal::open_as_it_is(settings)
             }
             opened => opened,
         }
     }
 
-    /// Reads a journal, and what was acknowledged of it as far as it is known, and closes it again.
-    pub(super) fn read(settings: Settings) -> Result<(Option<Revision>, Recovered), JournalError> {
-        let watermark = Watermark::open(&settings.path);
-        let (_, acknowledged) =
-            watermark.map_err(io_error(&settings.path, "open the file acknowledged"))?;
-        let (_, recovered) = SledJournal::open_as_it_is(settings)?;
-        Ok((
-            acknowledged.map(|acknowledged| acknowledged.revision),
-            recovered,
-        ))
-    }
-
     fn open_as_it_is(settings: Settings) -> Result<(SledJournal, Recovered), JournalError> {
         let trees = Trees::open(&settings.path)?;
-        let (mut watermark, acknowledged) = Watermark::open(&settings.path)
-            .map_err(io_error(&settings.path, "open the file acknowledged"))?;
-        let acknowledged = acknowledged.unwrap_or_default();
-        let loaded = unpanicked(&settings.path, "read it", || {
-            trees.reaches(acknowledged)?;
-            load::load(&trees, settings.history, acknowledged.revision)
-        })?;
+        let (mut watermark, acknowledged) = Watermark::open(&settings.path)?;
+        let acknowledged = acknowledged.map_or_else(Acknowledged::default, Acknowledged::from);
+        let loaded = trees.load(settings.history, acknowledged)?;
         let Loaded {
             recovered,
             snapshot,
             unfinished,
         } = loaded;
         let noted = load::noted(&trees)?;
-        watermark
-            .set(Acknowledged {
-                revision: recovered.revision,
-                noted,
-            })
-            .map_err(io_error(&settings.path, "write the file acknowledged"))?;
+        let acknowledged = Acknowledged {
+            revision: recovered.revision,
+            noted,
+        };
+        watermark.set(acknowledged.into())?;
         let mut journal = SledJournal {
             settings,
             trees: Some(trees),
@@ -171,7 +170,7 @@ impl SledJournal {
         }
         let trees = match Trees::open(&self.settings.path) {
             // sled was writing its own snapshot when the disk was full.
-            Err(error) if error.is_damage() && repair::without_snapshot(&self.settings, &error) => {
+            Err(error) if error.is_damage() && without_snapshot(&self.settings, &error) => {
                 Trees::open(&self.settings.path)
             }
             opened => opened,
@@ -197,11 +196,7 @@ impl SledJournal {
     /// After an error nothing that sled holds in memory is to be trusted.
     fn close(&mut self) {
         self.join_fold();
-        let trees = self.trees.take();
-        // sled panics when its last sync fails.
-        if panic::catch_unwind(AssertUnwindSafe(|| drop(trees))).is_err() {
-            warn!("sled panicked while it closed the journal");
-        }
+        close(self.trees.take());
     }
 
     fn fold_when_due(&mut self) {
@@ -236,19 +231,16 @@ impl Journal for SledJournal {
             return Ok(());
         };
         let trees = self.trees()?;
-        let path = trees.path.clone();
-        if let Err(error) = unpanicked(&path, "append to it", || trees.append(group)) {
-            drop(trees);
-            self.close();
-            return Err(error);
-        }
-        if let Err(cause) = self.watermark.set(Acknowledged {
+        let appended = unpanicked(trees.store.path(), "append to it", || trees.append(group));
+        let acknowledged = Acknowledged {
             revision: last.revision,
             noted: self.noted,
-        }) {
+        };
+        let result = appended.and_then(|()| Ok(self.watermark.set(acknowledged.into())?));
+        if result.is_err() {
             drop(trees);
             self.close();
-            return Err(io_error(&path, "write the file acknowledged")(cause));
+            return result;
         }
         self.last = last.revision;
         self.fold_when_due();
@@ -257,8 +249,7 @@ impl Journal for SledJournal {
 
     fn note(&mut self, note: &Note) -> Result<(), JournalError> {
         let trees = self.trees()?;
-        let path = trees.path.clone();
-        let noted = unpanicked(&path, "take a note", || {
+        let noted = unpanicked(trees.store.path(), "take a note", || {
             load::note(&trees, note)?;
             load::noted(&trees)
         });
@@ -267,9 +258,7 @@ impl Journal for SledJournal {
                 return Ok(());
             }
             self.noted = noted;
-            self.watermark
-                .set(self.acknowledged())
-                .map_err(io_error(&path, "write the file acknowledged"))
+            Ok(self.watermark.set(self.acknowledged().into())?)
         });
         if result.is_err() {
             drop(trees);
@@ -285,28 +274,60 @@ impl Drop for SledJournal {
     }
 }
 
+/// Reads the journal in a directory, up to its last acknowledged revision as far as that is known, and closes it again.
+pub(super) fn read(
+    path: &Path,
+    bounds: Bounds,
+) -> Result<(Option<Revision>, Recovered), JournalError> {
+    let (_, acknowledged) = Watermark::open(path)?;
+    let acknowledged = acknowledged.map(Acknowledged::from);
+    let trees = Trees::open(path)?;
+    let recovered = trees.recover(bounds, acknowledged.unwrap_or_default());
+    close(trees);
+    Ok((
+        acknowledged.map(|acknowledged| acknowledged.revision),
+        recovered?,
+    ))
+}
+
+/// Moves sled's snapshot aside if the journal is whole without it. Returns whether it did.
+fn without_snapshot(settings: &Settings, cause: &JournalError) -> bool {
+    let opens = |copy: &Path| read(copy, settings.history).is_ok();
+    quarantine::without_snapshot(&settings.path, cause, opens).map_or_else(
+        |error| {
+            warn!(%error, "cannot check whether the journal is whole without sled's snapshot");
+            false
+        },
+        |aside| aside.is_some(),
+    )
+}
+
 impl Trees {
-    pub(super) fn open(path: &Path) -> Result<Trees, JournalError> {
-        let io = |step| io_error(path, step);
-        create_private(path).map_err(io("create the directory"))?;
-        let db = unpanicked(path, "open it", || open_patiently(path))?;
-        let tree = |name: &str| {
-            db.open_tree(name)
-                .map_err(|error| from_sled(path, "open it", error))
-        };
-        let (log, snapshot, meta) = (tree("log")?, tree("snapshot")?, tree("meta")?);
-        let file = File::open(path.join("db")).map_err(io("open the file db"))?;
-        // The names of the files are the directory's content.
-        File::open(path)
-            .and_then(|directory| directory.sync_all())
-            .map_err(io("sync the directory"))?;
+    /// Opens the journal in a directory, or creates an empty one, and reads nothing yet.
+    pub fn open(path: &Path) -> Result<Trees, JournalError> {
+        create_private(path).map_err(StoreError::io(path, "create the directory"))?;
+        let store = Store::open(path, CACHE)?;
         Ok(Trees {
-            path: path.into(),
-            db,
-            log,
-            snapshot,
-            meta,
-            file: Arc::new(file),
+            log: store.tree("log")?,
+            snapshot: store.tree("snapshot")?,
+            meta: store.tree("meta")?,
+            store,
+        })
+    }
+
+    /// Reads all that the journal holds, and refuses one that does not reach what was acknowledged.
+    pub fn recover(
+        &self,
+        bounds: Bounds,
+        acknowledged: Acknowledged,
+    ) -> Result<Recovered, JournalError> {
+        Ok(self.load(bounds, acknowledged)?.recovered)
+    }
+
+    fn load(&self, bounds: Bounds, acknowledged: Acknowledged) -> Result<Loaded, JournalError> {
+        unpanicked(self.store.path(), "read it", || {
+            self.reaches(acknowledged)?;
+            load::load(self, bounds, acknowledged.revision)
         })
     }
 
@@ -314,32 +335,19 @@ impl Trees {
         for committed in group {
             let value = TransactionRecord::from(&**committed).encode_to_vec();
             for (key, record) in record::split(&record::revision_key(committed.revision), &value) {
-                self.log
-                    .insert(key, record)
-                    .map_err(self.failed("append to it"))?;
+                self.log.insert(key, &record)?;
             }
         }
-        self.flush()
-    }
-
-    /// When this returns, all that was written before is durable.
-    pub(super) fn flush(&self) -> Result<(), JournalError> {
-        self.db.flush().map_err(self.failed("flush it"))?;
-        self.file
-            .sync_data()
-            .map_err(io_error(&self.path, "sync it"))
+        Ok(self.store.sync()?)
     }
 
     /// Removes the transactions after a revision: those that were refused because an append failed.
     fn rewind(&self, to: Acknowledged) -> Result<(), JournalError> {
         let after = record::revision_key(to.revision.next());
         for item in self.log.range(after..).keys().rev() {
-            let key = item.map_err(self.failed("read it"))?;
-            self.log
-                .remove(key)
-                .map_err(self.failed("take a refused transaction out of it"))?;
+            self.log.remove(item?)?;
         }
-        self.flush()?;
+        self.store.sync()?;
         self.reaches(to)
     }
 
@@ -347,7 +355,7 @@ impl Trees {
     fn reaches(&self, acknowledged: Acknowledged) -> Result<(), JournalError> {
         let Acknowledged { revision, noted } = acknowledged;
         let (last, notes) = (load::last_revision(self)?, load::noted(self)?);
-        let path = || self.path.to_path_buf();
+        let path = || self.store.path().to_path_buf();
         match () {
             () if last < revision => Err(JournalError::Lost {
                 path: path(),
@@ -362,10 +370,6 @@ impl Trees {
             () => Ok(()),
         }
     }
-
-    pub(super) fn failed(&self, step: &'static str) -> impl Fn(sled::Error) -> JournalError + '_ {
-        move |error| from_sled(&self.path, step, error)
-    }
 }
 
 fn create_private(path: &Path) -> io::Result<()> {
@@ -374,64 +378,4 @@ fn create_private(path: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-}
-
-fn open_patiently(path: &Path) -> Result<sled::Db, JournalError> {
-    let config = sled::Config::new()
-        .path(path)
-        .segment_size(SEGMENT)
-        .cache_capacity(CACHE);
-    let started = Instant::now();
-    loop {
-        match config.open() {
-            Ok(db) => return Ok(db),
-            Err(error) if !is_locked(&error) => return Err(from_sled(path, "open it", error)),
-            Err(_) if started.elapsed() >= LOCK_PATIENCE => {
-                return Err(JournalError::Locked {
-                    path: path.to_owned(),
-                });
-            }
-            Err(_) => thread::sleep(LOCK_RETRY),
-        }
-    }
-}
-
-/// sled has no error of its own for it.
-fn is_locked(error: &sled::Error) -> bool {
-    matches!(error, sled::Error::Io(cause) if cause.to_string().contains("could not acquire lock"))
-}
-
-fn io_error(path: &Path, step: &'static str) -> impl FnOnce(io::Error) -> JournalError + use<> {
-    let path = path.to_owned();
-    move |cause| JournalError::Io { path, step, cause }
-}
-
-fn from_sled(path: &Path, step: &'static str, error: sled::Error) -> JournalError {
-    let path = path.to_owned();
-    match error {
-        sled::Error::Io(cause) => JournalError::Io { path, step, cause },
-        other => JournalError::Broken {
-            path,
-            step,
-            cause: other.to_string(),
-        },
-    }
-}
-
-/// sled panics on some damage that it does not expect.
-fn unpanicked<T>(
-    path: &Path,
-    step: &'static str,
-    action: impl FnOnce() -> Result<T, JournalError>,
-) -> Result<T, JournalError> {
-    panic::catch_unwind(AssertUnwindSafe(action)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        let cause = format!("sled panicked: {}", text.unwrap_or("no message"));
-        Err(JournalError::Broken {
-            path: path.to_owned(),
-            step,
-            cause,
-        })
-    })
 }

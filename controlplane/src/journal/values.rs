@@ -2,11 +2,12 @@
 //! means.
 
 use std::{
-    iter,
-    ops::{Bound, RangeBounds},
+    iter::{self, Peekable},
+    ops::RangeBounds,
 };
 
 use prost::Message;
+use sallyport_journal::{Error as StoreError, KeyValue, KeyValues, Tree};
 
 use super::{
     failure::{Damage, JournalError},
@@ -32,29 +33,25 @@ impl Trees {
     /// The values of a tree whose keys begin in a range.
     pub(super) fn values<'a>(
         &'a self,
-        tree: &sled::Tree,
+        tree: &Tree,
         label: &'static str,
         range: impl RangeBounds<[u8; 8]>,
     ) -> impl Iterator<Item = Result<Value, JournalError>> + 'a {
-        let bound = |bound: Bound<&[u8; 8]>| bound.map(|key| key.to_vec());
-        let range = (bound(range.start_bound()), bound(range.end_bound()));
-        let mut records = tree.range(range);
-        let mut next = None;
+        let mut records = tree.range(range).peekable();
         iter::from_fn(move || {
-            let first = next.take().or_else(|| records.next())?;
-            Some(self.value(label, first, &mut records, &mut next))
+            let first = records.next()?;
+            Some(self.value(label, first, &mut records))
         })
     }
 
-    /// One value, from its first record on. The record after its last is put into `next`.
+    /// One value, from its first record on. The record after its last stays in `records`.
     fn value(
         &self,
         label: &'static str,
-        first: sled::Result<(sled::IVec, sled::IVec)>,
-        records: &mut sled::Iter,
-        next: &mut Option<sled::Result<(sled::IVec, sled::IVec)>>,
+        first: Result<KeyValue, StoreError>,
+        records: &mut Peekable<KeyValues>,
     ) -> Result<Value, JournalError> {
-        let (mut key, mut bytes) = first.map_err(self.failed("read it"))?;
+        let (mut key, mut bytes) = first?;
         let (prefix, _) = self.part_of(label, &key)?;
         let name = name(label, prefix);
         let mut value = Value {
@@ -77,15 +74,14 @@ impl Trees {
             value.missing = record.parts - part - 1;
             value.sum = value.sum.wrapping_add(record.checksum.into());
             value.bytes.extend(record.payload);
-            *next = records.next();
-            match next {
+            match records.peek() {
                 Some(Ok((later, _))) if self.part_of(label, later)?.0 == value.prefix => {}
                 _ => break,
             }
-            let Some(Ok(following)) = next.take() else {
+            let Some(following) = records.next() else {
                 break;
             };
-            (key, bytes) = following;
+            (key, bytes) = following?;
         }
         Ok(value)
     }
@@ -102,7 +98,7 @@ impl Trees {
     /// value is new.
     pub(super) fn put_value(
         &self,
-        tree: &sled::Tree,
+        tree: &Tree,
         prefix: &[u8],
         bytes: &[u8],
     ) -> Result<(u64, bool), JournalError> {
@@ -111,8 +107,7 @@ impl Trees {
         for (key, sealed) in record::split(prefix, bytes) {
             let checksum = record::unseal(&key, &sealed).map_or(0, |record| record.checksum);
             sum = sum.wrapping_add(checksum.into());
-            tree.insert(key, sealed)
-                .map_err(self.failed("write to it"))?;
+            tree.insert(key, &sealed)?;
         }
         Ok((sum, !existed))
     }
@@ -121,26 +116,26 @@ impl Trees {
     /// Returns how the sum of the tree's checksums changes, and whether the value was there.
     pub(super) fn remove_value(
         &self,
-        tree: &sled::Tree,
+        tree: &Tree,
         prefix: &[u8],
     ) -> Result<(u64, bool), JournalError> {
         let (mut sum, mut existed) = (0u64, false);
         for item in tree.scan_prefix(prefix).rev() {
-            let (key, bytes) = item.map_err(self.failed("read it"))?;
+            let (key, bytes) = item?;
             if key.len() != prefix.len() + 4 {
                 continue;
             }
             let checksum = record::unseal(&key, &bytes).map_or(0, |record| record.checksum);
             sum = sum.wrapping_sub(checksum.into());
             existed = true;
-            tree.remove(key).map_err(self.failed("write to it"))?;
+            tree.remove(key)?;
         }
         Ok((sum, existed))
     }
 
     /// A message in `meta`.
     pub(super) fn meta<M: Message + Default>(&self, key: &str) -> Result<Option<M>, JournalError> {
-        let Some(bytes) = self.meta.get(key).map_err(self.failed("read it"))? else {
+        let Some(bytes) = self.meta.get(key)? else {
             return Ok(None);
         };
         let damaged = |damage| self.damaged(format!("meta: {key}"), damage);
@@ -158,24 +153,19 @@ impl Trees {
     /// Writes a message to `meta`.
     pub(super) fn put_meta(&self, key: &str, message: &impl Message) -> Result<(), JournalError> {
         let record = record::seal(key.as_bytes(), 1, &message.encode_to_vec());
-        self.meta
-            .insert(key, record)
-            .map_err(self.failed("write to it"))?;
-        Ok(())
+        Ok(self.meta.insert(key, &record)?)
     }
 
     /// Removes a message from `meta`.
     pub(super) fn remove_meta(&self, key: &str) -> Result<(), JournalError> {
-        self.meta.remove(key).map_err(self.failed("write to it"))?;
-        Ok(())
+        Ok(self.meta.remove(key)?)
     }
 
     /// The keys in `meta` that begin so.
     pub(super) fn meta_keys(&self, prefix: &str) -> Result<Vec<String>, JournalError> {
         let keys = self.meta.scan_prefix(prefix).keys();
         keys.map(|key| {
-            let key = key.map_err(self.failed("read it"))?;
-            String::from_utf8(key.to_vec()).map_err(|_| {
+            String::from_utf8(key?).map_err(|_| {
                 self.damaged(
                     "meta: a key".to_owned(),
                     Damage::Payload("no text".to_owned()),
@@ -193,7 +183,7 @@ impl Trees {
     /// A record is damaged.
     pub(super) fn damaged(&self, record: String, damage: Damage) -> JournalError {
         JournalError::Damaged {
-            path: self.path.to_path_buf(),
+            path: self.store.path().to_path_buf(),
             record,
             damage,
         }

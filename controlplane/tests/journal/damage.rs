@@ -1,16 +1,13 @@
 //! Journals that are not what was written: every kind of damage is named, nothing is skipped, nothing is changed.
 
-use std::{
-    path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
 
 use sallyport_controlplane::{
     history::{Bounds, Unrecorded},
     journal::{Journal as _, Settings, SledJournal},
     model::Kind,
 };
+use sallyport_journal::Store;
 use sallyport_policy::Revision;
 
 use crate::objects::{Model, delete, edit_of, put};
@@ -43,25 +40,17 @@ fn journal(directory: &tempfile::TempDir) -> Settings {
     settings
 }
 
-/// sled lets go of its lock a moment after it is closed.
-fn opened_by_sled(path: &Path) -> sled::Db {
-    let config = sled::Config::new().path(path).segment_size(4 << 20);
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        match config.open() {
-            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
-            result => return result.unwrap(),
-        }
-    }
+fn store_of(path: &Path) -> Store {
+    Store::open(path, 16 << 20).unwrap()
 }
 
 /// Changes the trees behind the journal's back, and opens it.
-fn after(tamper: impl FnOnce(&sled::Db)) -> (PathBuf, String) {
+fn after(tamper: impl FnOnce(&Store)) -> (PathBuf, String) {
     let directory = tempfile::tempdir().unwrap();
     let settings = journal(&directory);
-    let database = opened_by_sled(&settings.path);
-    tamper(&database);
-    drop(database);
+    let store = store_of(&settings.path);
+    tamper(&store);
+    drop(store);
     let first = SledJournal::open(settings.clone())
         .err()
         .expect("damage is refused")
@@ -74,7 +63,7 @@ fn after(tamper: impl FnOnce(&sled::Db)) -> (PathBuf, String) {
     (settings.path, first)
 }
 
-fn refused(expected: &str, tamper: impl FnOnce(&sled::Db)) {
+fn refused(expected: &str, tamper: impl FnOnce(&Store)) {
     let (path, message) = after(tamper);
     let expected = format!(
         "the journal {}: {expected}. The record was not skipped and nothing was changed. `sallyport-controlplane \
@@ -89,20 +78,17 @@ fn log_key(revision: u64, part: u32) -> Vec<u8> {
     [&revision.to_be_bytes()[..], &part.to_be_bytes()].concat()
 }
 
-fn change(database: &sled::Db, tree: &str, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
-    let tree = database.open_tree(tree).unwrap();
-    let mut bytes = tree
-        .get(key)
-        .unwrap()
-        .expect("the record is there")
-        .to_vec();
+fn change(store: &Store, tree: &str, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
+    let tree = store.tree(tree).unwrap();
+    let mut bytes = tree.get(key).unwrap().expect("the record is there");
     change(&mut bytes);
-    tree.insert(key, bytes).unwrap();
+    tree.insert(key, &bytes).unwrap();
 }
 
-fn remove(database: &sled::Db, tree: &str, key: &[u8]) {
-    let removed = database.open_tree(tree).unwrap().remove(key).unwrap();
-    assert!(removed.is_some(), "the record was there");
+fn remove(store: &Store, tree: &str, key: &[u8]) {
+    let tree = store.tree(tree).unwrap();
+    assert!(tree.get(key).unwrap().is_some(), "the record is there");
+    tree.remove(key).unwrap();
 }
 
 #[test]
@@ -122,20 +108,19 @@ fn an_untouched_journal_opens() {
 
 #[test]
 fn changed_bits_are_named() {
-    let (_, message) =
-        after(|database| change(database, "log", &log_key(5, 1), |bytes| bytes[20] ^= 1));
+    let (_, message) = after(|store| change(store, "log", &log_key(5, 1), |bytes| bytes[20] ^= 1));
     assert!(
         message.contains("log: revision 5, part 1: the checksum is "),
         "{message}"
     );
-    let (_, message) = after(|database| change(database, "meta", b"epoch", |bytes| bytes[14] ^= 1));
+    let (_, message) = after(|store| change(store, "meta", b"epoch", |bytes| bytes[14] ^= 1));
     assert!(
         message.contains("meta: epoch: the checksum is "),
         "{message}"
     );
     let pod = b"\x04a\0web\0\0\0\0\0";
-    let (_, message) = after(|database| {
-        change(database, "snapshot", pod, |bytes| {
+    let (_, message) = after(|store| {
+        change(store, "snapshot", pod, |bytes| {
             *bytes.last_mut().unwrap() ^= 1
         })
     });
@@ -149,39 +134,38 @@ fn changed_bits_are_named() {
 fn cut_and_foreign_records_are_named() {
     refused(
         "log: revision 6, part 0: the record is 5 bytes long and should be 13",
-        |database| {
-            change(database, "log", &log_key(6, 0), |bytes| bytes.truncate(5));
+        |store| {
+            change(store, "log", &log_key(6, 0), |bytes| bytes.truncate(5));
         },
     );
     refused(
         "log: revision 6, part 0: the record has format 9, which this version of Sallyport does not know",
-        |database| {
-            change(database, "log", &log_key(6, 0), |bytes| bytes[4] = 9);
+        |store| {
+            change(store, "log", &log_key(6, 0), |bytes| bytes[4] = 9);
         },
     );
 }
 
 #[test]
 fn missing_records_are_named() {
-    refused("log: revision 5: the record is missing", |database| {
+    refused("log: revision 5: the record is missing", |store| {
         for part in 0..3 {
-            remove(database, "log", &log_key(5, part));
+            remove(store, "log", &log_key(5, part));
         }
     });
-    refused("log: revision 5: the record is missing", |database| {
-        remove(database, "log", &log_key(5, 2))
+    refused("log: revision 5: the record is missing", |store| {
+        remove(store, "log", &log_key(5, 2))
     });
-    refused(
-        "log: revision 5, part 0: the record is missing",
-        |database| remove(database, "log", &log_key(5, 0)),
-    );
-    refused("meta: snapshot: the record is missing", |database| {
-        remove(database, "meta", b"snapshot")
+    refused("log: revision 5, part 0: the record is missing", |store| {
+        remove(store, "log", &log_key(5, 0))
     });
-    refused("meta: format: the record is missing", |database| {
-        remove(database, "meta", b"format")
+    refused("meta: snapshot: the record is missing", |store| {
+        remove(store, "meta", b"snapshot")
     });
-    let (_, message) = after(|database| remove(database, "snapshot", b"\x04a\0web\0\0\0\0\0"));
+    refused("meta: format: the record is missing", |store| {
+        remove(store, "meta", b"format")
+    });
+    let (_, message) = after(|store| remove(store, "snapshot", b"\x04a\0web\0\0\0\0\0"));
     assert!(
         message.contains("snapshot: should hold 4 objects with checksum "),
         "{message}"
@@ -192,10 +176,10 @@ fn missing_records_are_named() {
 fn a_later_format_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
     let settings = journal(&directory);
-    let database = opened_by_sled(&settings.path);
-    let meta = database.open_tree("meta").unwrap();
-    meta.insert("format", later_format()).unwrap();
-    drop((meta, database));
+    let store = store_of(&settings.path);
+    let meta = store.tree("meta").unwrap();
+    meta.insert("format", &later_format()).unwrap();
+    drop((meta, store));
     let message = SledJournal::open(settings)
         .err()
         .expect("refused")
@@ -221,7 +205,7 @@ fn later_format() -> Vec<u8> {
 fn a_transaction_that_was_cut_off_is_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let settings = journal(&directory);
-    let database = opened_by_sled(&settings.path);
+    let store = store_of(&settings.path);
     // As if revision 7 had been large and only its first part had come to the disk.
     let checked = [&log_key(7, 0)[..], &[1], &2u32.to_be_bytes(), b"x"].concat();
     let checksum = crc32fast::hash(&checked).to_be_bytes();
@@ -233,12 +217,12 @@ fn a_transaction_that_was_cut_off_is_dropped() {
         b"x",
     ]
     .concat();
-    database
-        .open_tree("log")
+    store
+        .tree("log")
         .unwrap()
-        .insert(log_key(7, 0), record)
+        .insert(log_key(7, 0), &record)
         .unwrap();
-    drop(database);
+    drop(store);
     for _ in 0..2 {
         let (_, recovered) = SledJournal::open(settings.clone()).unwrap();
         assert_eq!(recovered.revision, Revision(6));

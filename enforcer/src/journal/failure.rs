@@ -1,40 +1,15 @@
 //! What can go wrong with the journal, and what becomes of it. Opens and writes nothing.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
+
+use sallyport_journal::Error as StoreError;
 
 /// Why the journal cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// sled failed.
-    #[error("journal {}: cannot {step}: {source}", .path.display())]
-    Store {
-        /// Where.
-        path: PathBuf,
-        /// Doing what.
-        step: &'static str,
-        /// Why.
-        source: sled::Error,
-    },
-    /// The file system failed.
-    #[error("journal {}: cannot {step}: {source}", .path.display())]
-    Io {
-        /// Where.
-        path: PathBuf,
-        /// Doing what.
-        step: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// sled panicked on its files.
-    #[error("journal {}: cannot {step}: sled panicked: {message}", .path.display())]
-    Panicked {
-        /// Where.
-        path: PathBuf,
-        /// Doing what.
-        step: &'static str,
-        /// What it said.
-        message: String,
-    },
+    /// The store cannot be read or written.
+    #[error("{0}{remedy}", remedy = remedy(.0))]
+    Store(StoreError),
     /// A record is not what was written.
     #[error("journal {}: record {sequence} is damaged: {problem}", .path.display())]
     Damaged {
@@ -65,30 +40,44 @@ impl Error {
     /// damage: the journal may be whole.
     pub fn is_damage(&self) -> bool {
         match self {
-            Error::Io { .. } => false,
-            Error::Store { source, .. } => {
-                !matches!(source, sled::Error::Io(cause) if !is_nonsense(cause))
-            }
-            Error::Panicked { .. } | Error::Damaged { .. } | Error::Lost { .. } => true,
+            Error::Store(error) => error.is_damage(),
+            Error::Damaged { .. } | Error::Lost { .. } => true,
         }
     }
 
     /// The same of a journal elsewhere.
-    pub(super) fn of(mut self, elsewhere: PathBuf) -> Error {
-        let (Error::Store { path, .. }
-        | Error::Io { path, .. }
-        | Error::Panicked { path, .. }
-        | Error::Damaged { path, .. }
-        | Error::Lost { path, .. }) = &mut self;
-        *path = elsewhere;
-        self
+    pub(super) fn of(self, elsewhere: PathBuf) -> Error {
+        match self {
+            Error::Store(error) => Error::Store(error.of(elsewhere)),
+            Error::Damaged {
+                sequence, problem, ..
+            } => Error::Damaged {
+                path: elsewhere,
+                sequence,
+                problem,
+            },
+            Error::Lost {
+                next, acknowledged, ..
+            } => Error::Lost {
+                path: elsewhere,
+                next,
+                acknowledged,
+            },
+        }
     }
 }
 
-/// What sled says with an error of the system when the system made none: its files make no sense.
-fn is_nonsense(cause: &io::Error) -> bool {
-    matches!(
-        cause.kind(),
-        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidInput
-    )
+// `#[from]` would print the text of the store twice, as the error and as its source.
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Error {
+        Error::Store(error)
+    }
+}
+
+/// What an operator does about an error of the store.
+fn remedy(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Locked { .. } => ": an enforcer has it open: stop the enforcer first",
+        StoreError::Io { .. } | StoreError::Broken { .. } => "",
+    }
 }

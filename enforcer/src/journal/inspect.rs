@@ -1,19 +1,10 @@
 //! Reads a journal for an operator: every record, on a copy, so that the journal itself is never written.
 
-use std::{
-    fmt,
-    fs::{self, File, TryLockError},
-    io,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fmt, io, path::Path};
 
-use super::{Error, Journal, Recovered, quarantine, scratch};
+use sallyport_journal::{Error as StoreError, lock, quarantine, scratch};
 
-/// sled lets go of its lock a moment after it is closed.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-const LOCK_RETRY: Duration = Duration::from_millis(50);
+use super::{Error, Journal, Recovered};
 
 /// What a journal holds.
 #[derive(Debug)]
@@ -76,47 +67,20 @@ pub struct RecordSummary {
 
 /// Reads all of a journal that no enforcer has open, and changes nothing.
 pub fn inspect(path: &Path) -> Result<Report, Error> {
-    let io = |step| {
-        move |source| Error::Io {
-            path: path.to_owned(),
-            step,
-            source,
-        }
-    };
-    refuse_open(path)?;
-    let scratch = scratch::copy_of(path, |_| false).map_err(io("copy it"))?;
+    let scratch = scratch::copy_of(path, |_| false)?;
     let (_, recovered, entries) =
         Journal::read(scratch.path()).map_err(|error| error.of(path.to_owned()))?;
-    let aside = fs::read_dir(path.join(quarantine::DIRECTORY));
     Ok(Report {
         recovered,
         entries,
-        quarantined: aside.map_or(0, Iterator::count),
+        quarantined: quarantine::count(path),
     })
 }
 
-/// Refuses a journal that an enforcer has open: it changes while it is read.
+/// Refuses a journal that an enforcer has open. A directory without a journal is not refused.
 pub fn refuse_open(path: &Path) -> Result<(), Error> {
-    let started = Instant::now();
-    let lock = |file: File| loop {
-        match file.try_lock_shared() {
-            Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_PATIENCE => {
-                thread::sleep(LOCK_RETRY);
-            }
-            result => break result,
-        }
-    };
-    let locked = File::open(path.join("db")).and_then(|file| match lock(file) {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(io::Error::new(
-            io::ErrorKind::ResourceBusy,
-            "an enforcer has it open: stop the enforcer first",
-        )),
-        Err(TryLockError::Error(error)) => Err(error),
-    });
-    locked.map_err(|source| Error::Io {
-        path: path.to_owned(),
-        step: "open it",
-        source,
-    })
+    match lock(path) {
+        Err(StoreError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        locked => Ok(locked.map(drop)?),
+    }
 }

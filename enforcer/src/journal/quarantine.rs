@@ -1,31 +1,21 @@
 //! A journal that is damaged is moved aside, whole, and an empty one takes its place: the kernel goes on enforcing what it
-//! has until the control plane's snapshot comes. Nothing of it is deleted, and nothing in it is mended.
+//! has until the control plane's snapshot comes. Nothing of it is deleted, and nothing in it is repaired.
 
 use std::{
     ffi::OsStr,
-    fs, io,
     path::{Path, PathBuf},
 };
 
-use jiff::Timestamp;
-use tracing::{error, warn};
+use sallyport_journal::quarantine;
+use tracing::error;
 
-use super::{Error, Journal, Recovered, scratch};
-
-/// Where damaged journals are, in the journal's directory.
-pub(super) const DIRECTORY: &str = "quarantine";
+use super::{Error, Journal, Recovered};
 
 /// The file beside the journal that says which enforcer this is.
 pub const INSTANCE: &str = "instance";
 
 /// The file beside the journal that says which node this is, and of which control plane.
 pub const MEMBERSHIP: &str = "session";
-
-/// What stays where it is.
-const KEPT: [&str; 3] = [DIRECTORY, INSTANCE, MEMBERSHIP];
-
-/// sled's log, which is moved last: while it is there, the journal is not moved yet.
-const LOG: &str = "db";
 
 /// A journal that was moved aside.
 #[derive(Debug)]
@@ -48,102 +38,50 @@ pub fn open(path: &Path) -> Result<(Journal, Recovered, Option<Quarantined>), Er
         Err(cause) if cause.is_damage() => cause,
         Err(cause) => return Err(cause),
     };
-    let io = |source| Error::Io {
-        path: path.to_owned(),
-        step: "move the damaged journal aside",
-        source,
+    let snapshot = without_snapshot(path, &cause)?;
+    let whole = snapshot.is_some();
+    let aside = match snapshot {
+        Some(aside) => aside,
+        None => {
+            let aside = quarantine::move_aside(path, is_journal)?;
+            error!(
+                %cause, moved_to = %aside.path.display(), count = aside.count,
+                "the journal was damaged and moved aside: the table in the kernel stays in force until the control \
+                 plane sends a snapshot"
+            );
+            aside
+        }
     };
-    let whole = is_whole_without_snapshot(path).map_err(io)?;
-    let damaged = |name: &OsStr| !whole || is_snapshot(name);
-    let (aside, count) = move_aside(path, damaged).map_err(io)?;
-    match whole {
-        true => warn!(
-            %cause, moved_to = %aside.display(), count,
-            "sled's snapshot file was damaged and moved aside: the journal is whole without this file"
-        ),
-        false => error!(
-            %cause, moved_to = %aside.display(), count,
-            "the journal was damaged and moved aside: the table in the kernel stays in force until the control plane \
-             sends a snapshot"
-        ),
-    }
     let (journal, recovered) = Journal::open(path)?;
     let quarantined = Quarantined {
-        path: aside,
+        path: aside.path,
         cause,
-        count,
+        count: aside.count,
         whole,
     };
     Ok((journal, recovered, Some(quarantined)))
 }
 
-/// Moves sled's own snapshot aside, if all of the journal can be read without it. Returns whether it did.
-pub(super) fn without_snapshot(path: &Path, cause: &Error) -> Result<bool, Error> {
-    let io = |source| Error::Io {
-        path: path.to_owned(),
-        step: "move the damaged snapshot aside",
-        source,
-    };
-    if !is_whole_without_snapshot(path).map_err(io)? {
-        return Ok(false);
-    }
-    let (aside, count) = move_aside(path, is_snapshot).map_err(io)?;
-    warn!(
-        %cause, moved_to = %aside.display(), count,
-        "sled's snapshot file was damaged and moved aside: the journal is whole without this file"
-    );
-    Ok(true)
+/// Moves sled's own snapshot aside, if all of the journal can be read without it.
+pub(super) fn without_snapshot(
+    path: &Path,
+    cause: &Error,
+) -> Result<Option<quarantine::Aside>, Error> {
+    let opens = |copy: &Path| Journal::open(copy).is_ok();
+    Ok(quarantine::without_snapshot(path, cause, opens)?)
 }
 
-/// A file with which sled opens faster. When it is torn sled refuses to open.
-fn is_snapshot(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b"snap.")
-}
-
-/// Whether all of the journal can be read when sled's snapshot is not there. It is tried on a copy.
-fn is_whole_without_snapshot(path: &Path) -> io::Result<bool> {
-    let names = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name()));
-    let names = names.collect::<io::Result<Vec<_>>>()?;
-    if !names.iter().any(|name| is_snapshot(name)) {
-        return Ok(false);
-    }
-    let copy = scratch::copy_of(path, is_snapshot)?;
-    Ok(Journal::open(copy.path()).is_ok())
-}
-
-/// Moves files into a directory that is called by the time. Returns it, and how many such there are.
-fn move_aside(path: &Path, moves: impl Fn(&OsStr) -> bool) -> io::Result<(PathBuf, usize)> {
-    let all = path.join(DIRECTORY);
-    fs::create_dir_all(&all)?;
-    let aside = fresh(&all)?;
-    let names = fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.file_name()));
-    let mut names = names.collect::<io::Result<Vec<_>>>()?;
-    names.retain(|name| KEPT.iter().all(|kept| name != kept) && moves(name));
-    names.sort_by_key(|name| name == LOG);
-    for name in names {
-        fs::rename(path.join(&name), aside.join(&name))?;
-    }
-    fs::File::open(&aside)?.sync_all()?;
-    fs::File::open(path)?.sync_all()?;
-    Ok((aside, fs::read_dir(&all)?.count()))
-}
-
-/// A new directory, called by the time.
-fn fresh(all: &Path) -> io::Result<PathBuf> {
-    loop {
-        let path = all.join(format!("{:.6}", Timestamp::now()));
-        match fs::create_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => return result.map(|()| path),
-        }
-    }
+/// Whether a file belongs to the journal. What damages a journal leaves the enforcer's identity alone.
+fn is_journal(name: &OsStr) -> bool {
+    name != INSTANCE && name != MEMBERSHIP
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
-    /// What damages a journal leaves the enforcer's instance id alone.
     #[test]
     fn all_is_moved_but_who_this_is() {
         let directory = tempfile::tempdir().unwrap();
@@ -152,9 +90,8 @@ mod tests {
         for kept in [INSTANCE, MEMBERSHIP] {
             fs::write(path.join(kept), kept).unwrap();
         }
-        let (aside, count) = move_aside(path, |_| true).unwrap();
-        assert_eq!(count, 1);
-        assert!(aside.join(LOG).exists() && !path.join(LOG).exists());
+        let aside = quarantine::move_aside(path, is_journal).unwrap();
+        assert!(aside.path.join("db").exists() && !path.join("db").exists());
         for kept in [INSTANCE, MEMBERSHIP] {
             assert_eq!(fs::read_to_string(path.join(kept)).unwrap(), kept);
         }

@@ -1,9 +1,11 @@
-//! The journal's records in bytes, there and back, and what they add up to. Touches no file and no tree.
+//! The journal's records in bytes, there and back, and what they add up to. A record is a frame of `sallyport-journal`
+//! without fields, bound to nothing. Touches no file and no tree.
 
 use std::{net::IpAddr, sync::Arc};
 
 use imbl::OrdMap;
 use prost::Message;
+use sallyport_journal::frame;
 use sallyport_policy::{
     Change, Delta, Endpoint, GroupId, NodePolicy, Position, Ranges, UnknownAddresses, Update,
     Version, Window,
@@ -14,19 +16,16 @@ use super::{Intent, Recovered};
 use crate::{plan::Installed, table::names::UpdateSeq};
 
 /// Raised when a record changes its meaning.
-const FORMAT: u8 = 2;
-
-/// Length, format and checksum.
-pub(super) const HEADER: usize = 9;
+pub const FORMAT: u8 = 2;
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Record {
+struct Record {
     #[prost(oneof = "Kind", tags = "1, 2, 3")]
-    pub(super) kind: Option<Kind>,
+    kind: Option<Kind>,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub(super) enum Kind {
+enum Kind {
     #[prost(message, tag = "1")]
     Snapshot(SnapshotRecord),
     #[prost(message, tag = "2")]
@@ -37,7 +36,7 @@ pub(super) enum Kind {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct SnapshotRecord {
+struct SnapshotRecord {
     /// The versions, oldest first, each as changes from the one before.
     #[prost(message, repeated, tag = "1")]
     versions: Vec<VersionRecord>,
@@ -58,7 +57,7 @@ pub(super) struct SnapshotRecord {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct VersionRecord {
+struct VersionRecord {
     #[prost(message, optional, tag = "1")]
     position: Option<wire::Position>,
     #[prost(message, repeated, tag = "2")]
@@ -66,7 +65,7 @@ pub(super) struct VersionRecord {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Birth {
+struct Birth {
     #[prost(bytes = "vec", tag = "1")]
     group: Vec<u8>,
     #[prost(uint64, tag = "2")]
@@ -74,7 +73,7 @@ pub(super) struct Birth {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct IntentRecord {
+struct IntentRecord {
     #[prost(message, optional, tag = "1")]
     target: Option<wire::Position>,
     #[prost(message, repeated, tag = "2")]
@@ -109,7 +108,7 @@ impl From<&Intent> for IntentRecord {
     }
 }
 
-pub(super) fn snapshot_record(installed: &Installed) -> SnapshotRecord {
+fn snapshot_record(installed: &Installed) -> SnapshotRecord {
     let empty = NodePolicy::default();
     let mut before = &empty;
     let mut versions = Vec::new();
@@ -141,7 +140,36 @@ pub(super) fn snapshot_record(installed: &Installed) -> SnapshotRecord {
     }
 }
 
-pub(super) fn fold(recovered: &mut Recovered, record: Record) -> Result<(), String> {
+/// The record of an intent.
+pub fn intent(intent: &Intent) -> Vec<u8> {
+    encode(Kind::Intent(intent.into()))
+}
+
+/// The record of an intent that is taken back.
+pub fn abort(generation: UpdateSeq) -> Vec<u8> {
+    encode(Kind::Abort(generation.0))
+}
+
+/// The record of what is installed.
+pub fn snapshot(installed: &Installed) -> Vec<u8> {
+    encode(Kind::Snapshot(snapshot_record(installed)))
+}
+
+fn encode(kind: Kind) -> Vec<u8> {
+    let record = Record { kind: Some(kind) };
+    frame::encode(FORMAT, &[], [], &record.encode_to_vec())
+}
+
+/// Takes in the next record of a journal. Returns its description, for an operator.
+pub fn fold(recovered: &mut Recovered, record: &[u8]) -> Result<String, String> {
+    let frame = frame::decode::<0>(FORMAT, &[], record).map_err(|error| error.to_string())?;
+    let record = Record::decode(frame.payload).map_err(|error| error.to_string())?;
+    let description = describe(&record);
+    apply(recovered, record)?;
+    Ok(description)
+}
+
+fn apply(recovered: &mut Recovered, record: Record) -> Result<(), String> {
     match record
         .kind
         .ok_or("the record is empty, or of a later version")?
@@ -252,42 +280,8 @@ fn delta(changes: &[wire::PolicyChange]) -> Result<Delta, String> {
     sallyport_proto::delta(changes).map_err(|error| error.to_string())
 }
 
-pub(super) fn frame(record: &Record) -> Vec<u8> {
-    seal(&record.encode_to_vec())
-}
-
-/// A payload with all that goes before it.
-pub(super) fn seal(payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(HEADER + payload.len());
-    let length = u32::try_from(payload.len()).expect("a record has less than 4 GiB");
-    frame.extend_from_slice(&length.to_be_bytes());
-    frame.push(FORMAT);
-    frame.extend_from_slice(&crc32fast::hash(payload).to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
-
-pub(super) fn unframe(frame: &[u8]) -> Result<Record, String> {
-    let (header, payload) = frame
-        .split_at_checked(HEADER)
-        .ok_or("the record is cut off")?;
-    if header[4] != FORMAT {
-        return Err(format!(
-            "the record has format {}, and this enforcer reads format {FORMAT}",
-            header[4]
-        ));
-    }
-    if payload.len() != u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize {
-        return Err("the length differs from that in the header".into());
-    }
-    if crc32fast::hash(payload).to_be_bytes() != header[5..9] {
-        return Err("the checksum differs from that in the header".into());
-    }
-    Record::decode(payload).map_err(|error| error.to_string())
-}
-
 /// What a record says, for people.
-pub(super) fn describe(record: &Record) -> String {
+fn describe(record: &Record) -> String {
     let name = |position: &Option<wire::Position>| match position {
         Some(position) => format!("epoch {} revision {}", position.epoch, position.revision),
         None => "nothing".to_owned(),

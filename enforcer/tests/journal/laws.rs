@@ -1,18 +1,13 @@
 //! The journal's laws: reopening it equals never having stopped, and what is damaged is refused, never skipped.
 
-use std::{
-    net::IpAddr,
-    path::Path,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
 use proptest::prelude::*;
 use sallyport_enforcer::{
     journal::{Error, Intent, Journal, Log},
     plan::Installed,
 };
+use sallyport_journal::{Store, Tree, parts};
 use sallyport_policy::{
     Delta, Endpoint, Epoch, GroupId, NodePolicy, PeerGroup, Position, Ranges, Revision,
     UnknownAddresses, Update,
@@ -164,27 +159,12 @@ proptest! {
 }
 
 /// The key of a part of a record.
-fn key(sequence: u64, part: u32) -> [u8; 12] {
-    let mut key = [0; 12];
-    key[..8].copy_from_slice(&sequence.to_be_bytes());
-    key[8..].copy_from_slice(&part.to_be_bytes());
-    key
+fn key(sequence: u64, part: u32) -> Vec<u8> {
+    parts::key(&sequence.to_be_bytes(), part)
 }
 
-/// sled lets go of its lock a moment after it is closed.
-fn opened_by_sled(path: &Path) -> sled::Db {
-    let config = sled::Config::new().path(path).segment_size(4 << 20);
-    let deadline = Instant::now() + Duration::from_secs(5);
-    loop {
-        match config.open() {
-            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
-            result => return result.unwrap(),
-        }
-    }
-}
-
-/// Writes three records, lets a change be made to sled's tree, and reopens.
-fn damaged(change: impl FnOnce(&sled::Tree)) -> Result<Installed, Error> {
+/// Writes three records, lets a change be made to the log, and reopens.
+fn damaged(change: impl FnOnce(&Tree)) -> Result<Installed, Error> {
     let directory = tempfile::tempdir().unwrap();
     let (mut journal, mut installed) = reopened(directory.path()).unwrap();
     for revision in 1..=3 {
@@ -194,9 +174,9 @@ fn damaged(change: impl FnOnce(&sled::Tree)) -> Result<Installed, Error> {
         installed = intent.after(&installed).unwrap();
     }
     drop(journal);
-    let database = opened_by_sled(directory.path());
-    change(&database.open_tree("log").unwrap());
-    drop(database);
+    let store = Store::open(directory.path(), 16 << 20).unwrap();
+    change(&store.tree("log").unwrap());
+    drop(store);
     reopened(directory.path()).map(|(_, installed)| installed)
 }
 
@@ -209,9 +189,9 @@ fn every_flipped_byte_of_a_record_is_noticed() {
     );
     for at in [0, 3, 4, 5, 8, 9, 20, 60] {
         let error = damaged(|log| {
-            let mut frame = log.get(key).unwrap().unwrap().to_vec();
-            frame[at] ^= 0x10;
-            log.insert(key, frame).unwrap();
+            let mut record = log.get(&key).unwrap().unwrap();
+            record[at] ^= 0x10;
+            log.insert(&key, &record).unwrap();
         });
         let error = error.unwrap_err().to_string();
         assert!(error.contains("record 1 is damaged"), "byte {at}: {error}");
@@ -220,23 +200,24 @@ fn every_flipped_byte_of_a_record_is_noticed() {
 
 #[test]
 fn a_missing_record_and_a_torn_one_are_noticed() {
-    let missing = damaged(|log| drop(log.remove(key(1, 0)).unwrap()));
+    let missing = damaged(|log| log.remove(key(1, 0)).unwrap());
     let text = missing.unwrap_err().to_string();
     assert!(text.contains("record 1 is missing before it"), "{text}");
     let torn = damaged(|log| {
-        let frame = log.get(key(2, 0)).unwrap().unwrap();
-        log.insert(key(2, 0), &frame[..frame.len() - 1]).unwrap();
+        let record = log.get(key(2, 0)).unwrap().unwrap();
+        log.insert(key(2, 0), &record[..record.len() - 1]).unwrap();
     });
     let text = torn.unwrap_err().to_string();
     assert!(
-        text.contains("record 2 is damaged: the length differs from that in the header"),
+        text.contains("record 2 is damaged: the record is ")
+            && text.contains(" bytes long and should be "),
         "{text}"
     );
 }
 
 #[test]
 fn what_a_crash_left_of_a_record_never_was() {
-    let installed = damaged(|log| drop(log.insert(key(3, 1), b"the end of something").unwrap()));
+    let installed = damaged(|log| log.insert(key(3, 1), b"the end of something").unwrap());
     assert_eq!(installed.unwrap().position().unwrap().revision, Revision(3));
 }
 

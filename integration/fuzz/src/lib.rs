@@ -7,7 +7,10 @@ use std::{
 };
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
-use sallyport_enforcer::table::render::Options;
+use sallyport_enforcer::{
+    journal::{Recovered, record},
+    table::render::Options,
+};
 use sallyport_policy::{
     Class, Direction, Endpoint, GroupId, NodePolicy, PeerGroup, PortRule, Protocol, Ranges,
 };
@@ -186,4 +189,13 @@ pub fn options(u: &mut Unstructured<'_>) -> Result<Options> {
         owned: u.arbitrary()?,
         ..Options::default()
     })
+}
+
+/// The state that the records of a node's journal add up to.
+pub fn recovered(records: &[Vec<u8>]) -> std::result::Result<Recovered, String> {
+    let mut recovered = Recovered::default();
+    for record in records {
+        record::fold(&mut recovered, record)?;
+    }
+    Ok(recovered)
 }

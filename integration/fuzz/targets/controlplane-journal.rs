@@ -8,14 +8,25 @@
 use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
-use sallyport_controlplane::journal::forged::{Forged, Tree, seal};
+use sallyport_controlplane::{
+    history::Bounds,
+    journal::{Acknowledged, JournalError, Recovered, StoreError, Trees, record::seal},
+};
+use sallyport_journal::Tree;
 use sallyport_policy::Revision;
 
 /// After so many inputs sled gets a new directory, since its file only grows.
 const INPUTS: u32 = 20_000;
 
+/// A record, and the name of its tree.
+struct Record<'a> {
+    tree: &'a [u8],
+    key: Vec<u8>,
+    bytes: Vec<u8>,
+}
+
 struct Disk {
-    forged: Forged,
+    trees: Trees,
     inputs: u32,
     _directory: tempfile::TempDir,
 }
@@ -24,10 +35,43 @@ impl Disk {
     fn new() -> Disk {
         let directory = tempfile::tempdir_in("/dev/shm").expect("memory that is a file system");
         Disk {
-            forged: Forged::open(directory.path()).expect("an empty journal"),
+            trees: Trees::open(directory.path()).expect("an empty journal"),
             inputs: 0,
             _directory: directory,
         }
+    }
+
+    /// Replaces all records by others.
+    fn replace(&self, records: impl Iterator<Item = Record>) -> Result<(), StoreError> {
+        let Trees {
+            log,
+            snapshot,
+            meta,
+            ..
+        } = &self.trees;
+        for tree in [log, snapshot, meta] {
+            for key in tree.iter().keys() {
+                tree.remove(key?)?;
+            }
+        }
+        for record in records {
+            let tree: &Tree = match record.tree {
+                b"log" => log,
+                b"snapshot" => snapshot,
+                _ => meta,
+            };
+            tree.insert(record.key, &record.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the records that are there.
+    fn read(&self, acknowledged: Revision) -> Result<Recovered, JournalError> {
+        let acknowledged = Acknowledged {
+            revision: acknowledged,
+            noted: 0,
+        };
+        self.trees.recover(Bounds::default(), acknowledged)
     }
 }
 
@@ -44,10 +88,11 @@ fuzz_target!(|data: &[u8]| {
         if disk.inputs > INPUTS {
             *disk = Disk::new();
         }
-        let Ok(first) = disk.forged.read(records, acknowledged) else {
+        disk.replace(records).expect("the trees can be written");
+        let Ok(first) = disk.read(acknowledged) else {
             return;
         };
-        let again = disk.forged.read_again(acknowledged);
+        let again = disk.read(acknowledged);
         assert_eq!(again.expect("what was read once can be read again"), first);
     });
 });
@@ -59,21 +104,17 @@ fn number(text: &[u8]) -> u64 {
         .unwrap_or(0)
 }
 
-fn record(line: &[u8]) -> Option<(Tree, Vec<u8>, Vec<u8>)> {
+fn record(line: &[u8]) -> Option<Record<'_>> {
     let mut fields = line.splitn(4, |&byte| byte == b' ');
-    let tree = match fields.next()? {
-        b"log" => Tree::Log,
-        b"snapshot" => Tree::Snapshot,
-        _ => Tree::Meta,
-    };
+    let tree = fields.next()?;
     let key = unescaped(fields.next()?);
     let parts = fields.next()?;
     let payload = unescaped(fields.next()?);
-    let record = match parts {
+    let bytes = match parts {
         b"-" => payload,
         parts => seal(&key, number(parts) as u32, &payload),
     };
-    Some((tree, key, record))
+    Some(Record { tree, key, bytes })
 }
 
 /// `\xHH` is a byte, everything else is itself.

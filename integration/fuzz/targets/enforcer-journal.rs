@@ -7,10 +7,14 @@ use libfuzzer_sys::{
     fuzz_target,
 };
 use sallyport_enforcer::{
-    journal::{Intent, Recovered, forged},
+    journal::{
+        Intent, Recovered,
+        record::{self, FORMAT},
+    },
     plan::Installed,
 };
-use sallyport_fuzz::{options, policy};
+use sallyport_fuzz::{options, policy, recovered};
+use sallyport_journal::frame;
 use sallyport_policy::{Delta, Epoch, NodePolicy, Position, Revision, Update};
 
 fuzz_target!(|data: &[u8]| {
@@ -21,23 +25,23 @@ fuzz_target!(|data: &[u8]| {
 fn run(u: &mut Unstructured<'_>) -> Result<()> {
     let unknown = options(u)?.unknown();
     let mut written = Recovered::default();
-    let (mut frames, mut changed) = (Vec::new(), false);
+    let (mut records, mut changed) = (Vec::new(), false);
     let mut now = Installed::default();
     for revision in 1..=u.int_in_range(1..=6)? {
-        let frame = match u.int_in_range(0..=7)? {
+        let record = match u.int_in_range(0..=7)? {
             0 if !now.window.is_empty() => {
                 written.snapshot(now.clone());
-                forged::snapshot(&now)
+                record::snapshot(&now)
             }
             1 if written.pending.is_some() => {
                 let generation = now.generation;
                 written.abort(generation);
                 now = written.installed.clone();
-                forged::abort(generation)
+                record::abort(generation)
             }
             2 => {
                 changed = true;
-                forged::seal(u.arbitrary()?)
+                seal(u.arbitrary()?)
             }
             _ => {
                 let new = policy(u)?;
@@ -66,19 +70,19 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
                 now = intent
                     .after(&now)
                     .expect("it leads to the policy that it was made from");
-                let frame = forged::intent(&intent);
+                let record = record::intent(&intent);
                 written.intend(intent).expect("it fits");
-                frame
+                record
             }
         };
-        frames.push(frame);
+        records.push(record);
     }
     let changes = u.int_in_range(0..=4)?;
     for _ in 0..changes {
         changed = true;
-        change(u, &mut frames)?;
+        change(u, &mut records)?;
     }
-    let read = forged::read(&frames);
+    let read = recovered(&records);
     if !changed {
         let read = read.expect("what was written can be read");
         assert_eq!(
@@ -89,29 +93,34 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     Ok(())
 }
 
-fn change(u: &mut Unstructured<'_>, frames: &mut Vec<Vec<u8>>) -> Result<()> {
-    let Some(at) = frames.len().checked_sub(1) else {
+/// A record of any payload, with the right length and checksum.
+fn seal(payload: &[u8]) -> Vec<u8> {
+    frame::encode(FORMAT, &[], [], payload)
+}
+
+fn change(u: &mut Unstructured<'_>, records: &mut Vec<Vec<u8>>) -> Result<()> {
+    let Some(at) = records.len().checked_sub(1) else {
         return Ok(());
     };
     let at = u.int_in_range(0..=at)?;
     match u.int_in_range(0..=3)? {
-        0 => drop(frames.remove(at)),
-        1 => frames.insert(at, frames[at].clone()),
+        0 => drop(records.remove(at)),
+        1 => records.insert(at, records[at].clone()),
         2 => {
-            let last = frames[at].len() - 1;
+            let last = records[at].len() - 1;
             let byte = u.int_in_range(0..=last)?;
-            frames[at][byte] ^= u.arbitrary::<u8>()?;
+            records[at][byte] ^= u.arbitrary::<u8>()?;
         }
         _ => {
-            let mut payload = frames[at]
-                .get(forged::HEADER..)
+            let mut payload = records[at]
+                .get(frame::HEADER..)
                 .unwrap_or_default()
                 .to_vec();
             if let Some(last) = payload.len().checked_sub(1) {
                 let byte = u.int_in_range(0..=last)?;
                 payload[byte] ^= u.arbitrary::<u8>()?;
             }
-            frames[at] = forged::seal(&payload);
+            records[at] = seal(&payload);
         }
     }
     Ok(())

@@ -14,11 +14,11 @@ use libfuzzer_sys::{
 use prost::{Message as _, bytes::Bytes};
 use sallyport_enforcer::{
     agent::{Agent, UpdateError},
-    journal::{self, Intent, Log, forged},
+    journal::{self, Intent, Log, record},
     plan::Installed,
     table::{names::UpdateSeq, render::Options},
 };
-use sallyport_fuzz::{options, policy};
+use sallyport_fuzz::{options, policy, recovered};
 use sallyport_nft_fake::FakeKernel;
 use sallyport_policy::{Delta, Epoch, NodePolicy, Position, Revision, Update};
 use sallyport_proto::{Assembly, wire::UpdatePart};
@@ -33,12 +33,12 @@ struct Records(Rc<RefCell<Vec<Vec<u8>>>>);
 
 impl Log for Records {
     fn intend(&mut self, intent: &Intent) -> std::result::Result<(), journal::Error> {
-        self.0.borrow_mut().push(forged::intent(intent));
+        self.0.borrow_mut().push(record::intent(intent));
         Ok(())
     }
 
     fn abort(&mut self, generation: UpdateSeq) -> std::result::Result<(), journal::Error> {
-        self.0.borrow_mut().push(forged::abort(generation));
+        self.0.borrow_mut().push(record::abort(generation));
         Ok(())
     }
 
@@ -47,7 +47,7 @@ impl Log for Records {
     }
 
     fn snapshot(&mut self, installed: &Installed) -> std::result::Result<(), journal::Error> {
-        *self.0.borrow_mut() = vec![forged::snapshot(installed)];
+        *self.0.borrow_mut() = vec![record::snapshot(installed)];
         Ok(())
     }
 }
@@ -55,7 +55,7 @@ impl Log for Records {
 type Node = Agent<FakeKernel, Records>;
 
 fn start(kernel: FakeKernel, records: &Records, options: Options) -> Node {
-    let recovered = forged::read(&records.0.borrow()).expect("what the agent wrote can be read");
+    let recovered = recovered(&records.0.borrow()).expect("what the agent wrote can be read");
     Agent::start(kernel, records.clone(), recovered, options).expect("the kernel takes it")
 }
 

@@ -273,10 +273,12 @@ impl Machine {
     }
 
     fn write(&mut self, record: Record) -> Result<(), journal::Error> {
-        let failed = |why: &str| journal::Error::Io {
-            path: "simulated".into(),
-            step: "write a record",
-            source: io::Error::other(why.to_owned()),
+        let failed = |why: &str| {
+            journal::Error::Store(journal::StoreError::Io {
+                path: "simulated".into(),
+                step: "write a record",
+                cause: io::Error::other(why.to_owned()),
+            })
         };
         if self.dead {
             return Err(failed("dead"));

@@ -1,15 +1,17 @@
-//! Copies of a journal, to look at and to try things on. Never writes to the journal itself.
+//! Copies of a journal, to inspect them and to try a repair on. Never writes to the journal itself.
 
 use std::{ffi::OsStr, fs, io, path::Path};
 
 use tempfile::TempDir;
 
-use super::quarantine;
+use crate::{Error, quarantine, store};
 
-/// A copy in a directory of its own, without the files that are to be left out. It goes with the handle.
-pub(super) fn copy_of(path: &Path, left_out: fn(&OsStr) -> bool) -> io::Result<TempDir> {
-    let scratch = tempfile::tempdir()?;
-    copy(path, scratch.path(), left_out)?;
+/// Copies a journal that no process has open into a directory of its own, without its quarantine and the files that
+/// `left_out` names. The copy is deleted with the returned handle.
+pub fn copy_of(path: &Path, left_out: fn(&OsStr) -> bool) -> Result<TempDir, Error> {
+    let _lock = store::lock(path)?;
+    let scratch = tempfile::tempdir().map_err(Error::io(path, "make a directory for a copy"))?;
+    copy(path, scratch.path(), left_out).map_err(Error::io(path, "copy it"))?;
     Ok(scratch)
 }
 
