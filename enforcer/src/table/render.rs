@@ -267,7 +267,7 @@ pub fn class_rules(class: &Class, chain: impl Fn(GroupId) -> String) -> Vec<Rule
     let goto = |group| Verdict::Goto(chain(group));
     let of = |protocol| protocol_rules(class, protocol, goto);
     let mut rules = Vec::new();
-    if class.keep {
+    if class.keep_established {
         let kept = Rule::when(Match::Established, Verdict::Accept);
         rules.push(kept.comment("keep: what is established goes on"));
     }
