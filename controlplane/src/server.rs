@@ -185,7 +185,7 @@ async fn router(
         .max_encoding_message_size(usize::MAX);
     let streams = NodeServiceServer::new(Streams::new(nodes.clone(), writer.clone()))
         .max_decoding_message_size(LONGEST_MESSAGE);
-    tokio::spawn(look_after(nodes, writer, stopping));
+    tokio::spawn(pace_and_record(nodes, writer, stopping));
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PolicyServiceServer<Api>>().await;
     health.set_serving::<NodeServiceServer<Streams>>().await;
@@ -213,7 +213,7 @@ async fn router(
 
 /// Paces the rollouts, and has the journal know how far they are. Ends with the writer, or when told; then the nodes'
 /// streams end, too.
-async fn look_after(nodes: Arc<Nodes>, writer: Writer, mut stopping: watch::Receiver<bool>) {
+async fn pace_and_record(nodes: Arc<Nodes>, writer: Writer, mut stopping: watch::Receiver<bool>) {
     let mut settled = nodes.settled();
     let remember = async {
         loop {

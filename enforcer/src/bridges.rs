@@ -121,17 +121,17 @@ impl Bridges {
         self.look(&listed)
     }
 
-    /// Looks after the bridges for ever, and says in the node's health when traffic is not judged. `unguarded` tells
+    /// Checks the bridges for ever, and reports in the node's health when traffic is not judged. `unguarded` tells
     /// why the interfaces of workloads are not guarded, while they are not.
     pub async fn watch(self, health: Health, unguarded: watch::Receiver<Option<String>>) {
         let (known, listed) = watch::channel(links::list().await);
         tokio::select! {
             () = links::follow(known) => {}
-            () = self.look_after(listed, unguarded, health) => {}
+            () = self.check_on_change(listed, unguarded, health) => {}
         }
     }
 
-    async fn look_after(
+    async fn check_on_change(
         mut self,
         mut listed: watch::Receiver<Listed>,
         mut unguarded: watch::Receiver<Option<String>>,

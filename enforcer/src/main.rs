@@ -349,8 +349,8 @@ async fn main() -> Result<()> {
     let health = Health::default();
     let unknown = options.unknown();
     let agent = agent::start(&arguments.data_dir, options, guard_rules, health.clone())?;
-    let sought = agent.sought().borrow().clone();
-    let places = places::list(&sought).await.map_err(anyhow::Error::msg);
+    let addresses = agent.guarded_addresses().borrow().clone();
+    let places = places::list(&addresses).await.map_err(anyhow::Error::msg);
     let places = places.context("cannot list the network interfaces and routes")?;
     let mut guarded = agent.set_places(places.clone()).await;
     for _ in 0..GUARD_TRIES {

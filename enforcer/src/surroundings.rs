@@ -12,7 +12,7 @@ use crate::{
 pub async fn watch(agent: Handle) {
     let (known, listed) = watch::channel(Ok(Places::default()));
     tokio::select! {
-        () = places::follow(agent.sought(), known) => {}
+        () = places::follow(agent.guarded_addresses(), known) => {}
         () = forward(agent, listed) => {}
     }
 }

@@ -1,5 +1,5 @@
-//! Sallyport's tables in nftables: the names of their objects, their chains and rules, and what a listing of them means. Pure;
-//! the socket is [`sallyport_nft`]'s.
+//! Sallyport's tables in nftables: the names of their objects, their chains and rules, and the meaning of a listing.
+//! This module is pure; the socket is [`sallyport_nft`]'s.
 
 use sallyport_nft::{
     command::{TableFamily, TableName},
@@ -17,13 +17,13 @@ pub mod render;
 pub mod stamp;
 pub mod state;
 
-/// The name of both tables. Sallyport changes no other.
+/// The name of both tables. Sallyport changes no other table.
 const NAME: &str = "sallyport";
 
 /// The table that policy is compiled to.
 pub const INET: TableName = TableName::new(TableFamily::Inet, NAME);
 
-/// The table that keeps out of bridges what the other table cannot judge.
+/// The table that drops at bridges the frames that the other table cannot judge.
 pub const BRIDGE: TableName = TableName::new(TableFamily::Bridge, NAME);
 
 /// Opens a socket to the table that policy is compiled to, in the network namespace of this thread.

@@ -185,7 +185,7 @@ fn random_policy(rng: &mut StdRng) -> NodePolicy {
             };
             let class = Class {
                 direction,
-                keep: false,
+                keep_established: false,
                 other: rng.random_bool(0.3).then_some(id),
                 ports: match rng.random_range(0..3) {
                     0 => vec![port(80, 80)],

@@ -37,15 +37,15 @@ fn policy(endpoints: &[(u8, &str, Option<bool>)]) -> NodePolicy {
     let mut policy = NodePolicy::default();
     policy.set_workload_ranges(Arc::new(Ranges::span(address(0), address(9)).unwrap()));
     let group = GroupId::of(["peers"], &Ranges::EMPTY);
-    for &(n, name, keep) in endpoints {
-        let class = keep.map(|keep| {
+    for &(n, name, keep_established) in endpoints {
+        let class = keep_established.map(|keep_established| {
             policy.set_group(
                 group,
                 Arc::new(PeerGroup::new("peers".into(), Ranges::EMPTY)),
             );
             let class = Class {
                 direction: Direction::Ingress,
-                keep,
+                keep_established,
                 other: None,
                 ports: vec![PortRule {
                     protocol: Protocol::Tcp,
@@ -216,18 +216,22 @@ fn another_uid_is_another_heir() {
 /// The table does not say behind which interface an endpoint is.
 #[test]
 fn another_interface_is_no_other_workload_and_changes_no_element() {
-    let behind = |interface: &str, keep| {
-        let mut policy = policy(&[(1, "one", keep), (2, "two", Some(true))]);
+    let behind = |interface: &str, keep_established| {
+        let mut policy = policy(&[(1, "one", keep_established), (2, "two", Some(true))]);
         let mut endpoint = Endpoint::clone(&policy.endpoints()[&address(1)]);
         endpoint.interface = interface.into();
         policy.set_endpoint(address(1), Arc::new(endpoint));
         policy
     };
     for strict in [true, false] {
-        for keep in [None, Some(false), Some(true)] {
-            let stamp_alone = update(&behind("a", keep), &behind("a", keep), strict);
+        for keep_established in [None, Some(false), Some(true)] {
+            let stamp_alone = update(
+                &behind("a", keep_established),
+                &behind("a", keep_established),
+                strict,
+            );
             for (old, new) in [("", "a"), ("a", "b"), ("a", "")] {
-                let (old, new) = (behind(old, keep), behind(new, keep));
+                let (old, new) = (behind(old, keep_established), behind(new, keep_established));
                 assert_ne!(old.digest(), new.digest());
                 assert!(plan::handed_over(&old, &new).is_empty());
                 let plan = update(&old, &new, strict);

@@ -268,12 +268,12 @@ fn compare_node(
         installed.has_stamp(&stamp) && stamp.progress.is_none(),
         "its table's stamp says {stamp}, its journal {position}"
     );
-    let sought = guard::addresses(&installed.policy);
+    let addresses = guard::addresses(&installed.policy);
     let places = netns.run(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let listed = runtime.block_on(places::list(&sought));
+        let listed = runtime.block_on(places::list(&addresses));
         listed.map_err(anyhow::Error::msg)
     })?;
     let mut options = Options {

@@ -99,7 +99,7 @@ fn policy(peers: u8) -> NodePolicy {
     };
     let class = Class {
         direction: Direction::Ingress,
-        keep: false,
+        keep_established: false,
         other: None,
         ports: vec![rule(80, 80), rule(8000, 8010)],
     };

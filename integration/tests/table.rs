@@ -214,7 +214,7 @@ fn random_class(
     };
     Class {
         direction,
-        keep: rng.random_bool(0.3),
+        keep_established: rng.random_bool(0.3),
         other: rng.random_bool(0.5).then_some(a),
         ports,
     }
@@ -425,9 +425,9 @@ fn ownership() -> Outcome {
 fn listing_of_keep() -> Outcome {
     let group = GroupId::of(["pods default/app=client"], &Ranges::EMPTY);
     let peers = PeerGroup::new("pods default/app=client".into(), Ranges::EMPTY);
-    let class = |keep| Class {
+    let class = |keep_established| Class {
         direction: Direction::Ingress,
-        keep,
+        keep_established,
         other: None,
         ports: vec![PortRule {
             protocol: Protocol::Tcp,
@@ -438,12 +438,15 @@ fn listing_of_keep() -> Outcome {
     };
     let mut policy = NodePolicy::default();
     policy.set_group(group, Arc::new(peers));
-    for (n, keep) in [(1, true), (2, false)] {
-        policy.add_class(class(keep).id(), Arc::new(class(keep)));
+    for (n, keep_established) in [(1, true), (2, false)] {
+        policy.add_class(
+            class(keep_established).id(),
+            Arc::new(class(keep_established)),
+        );
         let endpoint = Endpoint {
             namespace: "default".into(),
             name: format!("pod-{n}"),
-            ingress: Some(class(keep).id()),
+            ingress: Some(class(keep_established).id()),
             ..Endpoint::default()
         };
         policy.set_endpoint([10, 0, 0, n].into(), Arc::new(endpoint));
@@ -453,15 +456,15 @@ fn listing_of_keep() -> Outcome {
     table.commit_plan(&plan::create(&installed, &options(), table.limits))?;
     let listing = table.listing()?;
     let kept = "ct state established,related accept comment \"keep: what is established goes on\"";
-    for keep in [true, false] {
-        let id = class(keep).id().to_string();
+    for keep_established in [true, false] {
+        let id = class(keep_established).id().to_string();
         let (name, lines) = listing
             .iter()
             .find(|(name, _)| name.contains(" chain in_") && name.contains(&id[..8]))
             .ok_or("a class has no chain")?;
-        let expected = if keep { 1 } else { 0 };
+        let expected = if keep_established { 1 } else { 0 };
         if lines.iter().filter(|line| *line == kept).count() != expected {
-            return Err(format!("keep {keep}: {name} {lines:#?}").into());
+            return Err(format!("keep {keep_established}: {name} {lines:#?}").into());
         }
     }
     Ok(())

@@ -127,7 +127,7 @@ impl From<&Class> for wire::Class {
                 Direction::Egress => wire::Direction::Egress,
             }
             .into(),
-            keep: class.keep,
+            keep: class.keep_established,
             other: class.other.map(|id| id.0.to_vec()),
             ports: class
                 .ports
@@ -166,7 +166,7 @@ impl TryFrom<&wire::Class> for Class {
                     return Err(malformed("class.direction", "must be ingress or egress"));
                 }
             },
-            keep: class.keep,
+            keep_established: class.keep,
             other: class
                 .other
                 .as_ref()

@@ -45,7 +45,7 @@ type Claim = (Vec<u8>, (u8, u8), Option<Choice>, Option<Choice>);
 type Choice = (u8, bool);
 
 /// Class number `n` is the same class in every policy; so is group number `n`, but for its members.
-fn class((n, keep): Choice, direction: Direction) -> Class {
+fn class((n, keep_established): Choice, direction: Direction) -> Class {
     let group = |n: u8| group_id(n % 4);
     let rule = |protocol, first, last, group| PortRule {
         protocol,
@@ -70,7 +70,7 @@ fn class((n, keep): Choice, direction: Direction) -> Class {
     };
     Class {
         direction,
-        keep,
+        keep_established,
         other: (n.is_multiple_of(2)).then(|| group(n / 2)),
         ports,
     }
@@ -612,7 +612,7 @@ fn the_meet_costs_what_its_classes_cost() {
         };
         let class = Class {
             direction: Direction::Ingress,
-            keep: false,
+            keep_established: false,
             other: None,
             ports: (0..rules).map(rule).collect(),
         };

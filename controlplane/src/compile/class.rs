@@ -54,8 +54,8 @@ struct Open<'a> {
     behind: BTreeMap<GroupId, bool>,
 }
 
-/// The class that `grants` allow together. With `keep` the grants judge new connections only.
-pub(super) fn build(direction: Direction, keep: bool, grants: &[Grant]) -> Built {
+/// The class that `grants` allow together. With `keep_established` the grants judge new connections only.
+pub(super) fn build(direction: Direction, keep_established: bool, grants: &[Grant]) -> Built {
     let peers: HashMap<GroupId, &Arc<Peers>> = grants
         .iter()
         .map(|grant| (grant.peers.id(), &grant.peers))
@@ -89,7 +89,7 @@ pub(super) fn build(direction: Direction, keep: bool, grants: &[Grant]) -> Built
     }
     let class = Class {
         direction,
-        keep,
+        keep_established,
         other,
         ports,
     };

@@ -52,7 +52,7 @@ struct Policy<'a> {
     selector: &'a LabelSelector,
     ingress: Option<BTreeSet<Rule>>,
     egress: Option<BTreeSet<Rule>>,
-    keep: bool,
+    keep_established: bool,
 }
 
 struct World<'a> {
@@ -269,12 +269,14 @@ impl<'a> World<'a> {
         let isolating: Vec<(&BTreeSet<Rule>, bool)> = policies
             .iter()
             .filter(|policy| policy.selector.matches(&member.workload.labels))
-            .filter_map(|policy| Some((policy.rules(direction)?, policy.keep)))
+            .filter_map(|policy| Some((policy.rules(direction)?, policy.keep_established)))
             .collect();
         if isolating.is_empty() {
             return None;
         }
-        let keep = isolating.iter().all(|&(_, keep)| keep);
+        let keep_established = isolating
+            .iter()
+            .all(|&(_, keep_established)| keep_established);
         let rules = isolating.into_iter().flat_map(|(rules, _)| rules);
         let mut grants = Vec::new();
         for rule in rules.collect::<BTreeSet<_>>() {
@@ -284,7 +286,7 @@ impl<'a> World<'a> {
                 &mut grants,
             );
         }
-        Some(class::build(direction, keep, &grants))
+        Some(class::build(direction, keep_established, &grants))
     }
 
     /// The numbers that a destination's pods have for a name.
@@ -366,7 +368,7 @@ impl<'a> Policy<'a> {
             selector: &policy.pod_selector,
             ingress: rules(&policy.ingress, Direction::Ingress),
             egress: rules(&policy.egress, Direction::Egress),
-            keep: policy.keeps(default),
+            keep_established: policy.keeps(default),
         }
     }
 

@@ -38,10 +38,10 @@ pub(super) fn of(classes: &[&Class], may_keep: bool) -> Option<Met> {
             rule.into_iter().for_each(|rule| rule.append_to(&mut ports));
         }
     }
-    let keep = may_keep && classes.iter().all(|class| class.keep);
+    let keep_established = may_keep && classes.iter().all(|class| class.keep_established);
     let class = Class {
         direction,
-        keep,
+        keep_established,
         other,
         ports,
     };

@@ -44,7 +44,7 @@ pub(super) struct PolicySet {
 #[derive(Debug)]
 struct Record {
     selection: SelectorId,
-    keep: bool,
+    keep_established: bool,
     rules: [Option<BTreeSet<Arc<Rule>>>; 2],
 }
 
@@ -142,7 +142,7 @@ impl PolicySets {
         dirty: &mut Dirty,
     ) -> Record {
         let policy = policy(stored);
-        let keep = policy.keeps(self.established);
+        let keep_established = policy.keeps(self.established);
         let namespace = &stored.object.key.namespace;
         let own = selections.intern(ScopeRef::Namespace(namespace), &policy.pod_selector);
         let selection = selections.acquire(&own);
@@ -155,7 +155,7 @@ impl PolicySets {
         for (direction, rules) in Direction::BOTH.into_iter().zip(&rules) {
             if let Some(rules) = rules {
                 let policy_set = self.policy_set(selection, direction, selections, dirty);
-                self.count_in(policy_set, keep, dirty);
+                self.count_in(policy_set, keep_established, dirty);
                 for rule in rules {
                     self.add_rule(policy_set, rule, selections, dirty);
                 }
@@ -163,26 +163,26 @@ impl PolicySets {
         }
         Record {
             selection,
-            keep,
+            keep_established,
             rules,
         }
     }
 
-    fn count_in(&mut self, id: PolicySetId, keep: bool, dirty: &mut Dirty) {
+    fn count_in(&mut self, id: PolicySetId, keep_established: bool, dirty: &mut Dirty) {
         let policy_set = &mut self.policy_sets[id];
         let kept = policy_set.keeps();
         policy_set.policies += 1;
-        policy_set.rechecking += usize::from(!keep);
+        policy_set.rechecking += usize::from(!keep_established);
         if policy_set.keeps() != kept {
             dirty.policy_sets.insert(id);
         }
     }
 
-    fn count_out(&mut self, id: PolicySetId, keep: bool, dirty: &mut Dirty) {
+    fn count_out(&mut self, id: PolicySetId, keep_established: bool, dirty: &mut Dirty) {
         let policy_set = &mut self.policy_sets[id];
         let kept = policy_set.keeps();
         policy_set.policies -= 1;
-        policy_set.rechecking -= usize::from(!keep);
+        policy_set.rechecking -= usize::from(!keep_established);
         if policy_set.keeps() != kept {
             dirty.policy_sets.insert(id);
         }
@@ -193,7 +193,7 @@ impl PolicySets {
             let Some(rules) = rules else { continue };
             let policy_sets = &mut selections.get_mut(record.selection).policy_sets;
             let id = policy_sets[direction as usize].expect("a policy has its policy set");
-            self.count_out(id, record.keep, dirty);
+            self.count_out(id, record.keep_established, dirty);
             if self.policy_sets[id].policies == 0 {
                 policy_sets[direction as usize] = None;
                 self.idle.push(id);

@@ -134,14 +134,14 @@ impl Profiles {
         };
         let numbers = |target: &_| policy_sets.named_ports.numbers(target);
         let mut grants = Vec::new();
-        let mut keep = true;
+        let mut keep_established = true;
         for &policy_set in &key.policy_sets {
-            keep &= policy_sets.get(policy_set).keeps();
+            keep_established &= policy_sets.get(policy_set).keeps();
             for rule in policy_sets.get(policy_set).rules() {
                 rule.grants(&own, &numbers, &mut grants);
             }
         }
-        class::build(key.direction, keep, &grants)
+        class::build(key.direction, keep_established, &grants)
     }
 
     /// Removes the profiles that no workload has. Returns the classes that they had.

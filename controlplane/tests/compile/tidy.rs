@@ -41,7 +41,7 @@ fn are_tidy_sources(policy: &NodePolicy) -> Result<(), TestCaseError> {
         all = all.union(&source.ranges);
         let classes = [source.ingress, source.egress].into_iter().flatten();
         for id in classes {
-            prop_assert!(!policy.classes()[&id].keep);
+            prop_assert!(!policy.classes()[&id].keep_established);
         }
     }
     for &address in policy.endpoints().keys() {

@@ -33,7 +33,7 @@ fn allow(peers: &[u8]) -> Arc<NodePolicy> {
     policy.set_group(group, Arc::new(members));
     let class = Class {
         direction: Direction::Ingress,
-        keep: false,
+        keep_established: false,
         other: None,
         ports: vec![PortRule {
             protocol: Protocol::Tcp,

@@ -1,5 +1,5 @@
-//! Batches: each command changes the next generation of the table or is refused with the kernel's error number, and
-//! of a refused batch nothing stays. It judges no packets.
+//! Batches. Each command changes the next generation of the table, or is refused with the kernel's error number. A
+//! refused batch leaves nothing. This module judges no packets.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
 /// `NFT_NAME_MAXLEN`, less the NUL.
 const NAME_MAX: usize = 255;
 
-/// What undoes one change.
+/// The reversal of one change.
 enum Undo {
     Table(Option<u32>, Option<Process>),
     AddedChain(ChainId),
@@ -30,7 +30,7 @@ enum Undo {
     NewVersion(ChainId),
     Version(ChainId, Rules),
     RuleDied(Arc<Rule>),
-    /// A rule's references were counted (`true`), or counted off.
+    /// The references of a rule were counted (`true`), or counted off.
     References(Arc<Rule>, bool),
     AddedElement(SetId, Key),
     RemovedElement(SetId, Key, LiveElement),
@@ -47,8 +47,8 @@ struct Batch<'a> {
 }
 
 impl Table {
-    /// Commits commands as generation `next`, all or none. Says whether they changed anything; an error says which
-    /// command was refused.
+    /// Commits commands as generation `next`, all or none. Returns whether the commands changed anything. An error
+    /// names the command that was refused.
     pub(super) fn commit(
         &mut self,
         commands: &[Command],
@@ -64,7 +64,8 @@ impl Table {
         };
         batch.all(commands, false)?;
         if batch.deeper && validate::is_too_deep(batch.table) {
-            // As the kernel does: back to the start, and a look after every command, to know which one it is.
+            // The kernel does the same. It goes back to the start, and checks after every command to find the refused
+            // one.
             batch.roll_back();
             batch.all(commands, true)?;
         }
@@ -158,7 +159,7 @@ impl Batch<'_> {
         }
     }
 
-    /// A table with an owner is nobody else's to touch.
+    /// Refuses a change of a table whose owner is another process.
     fn may_touch(&self) -> Result<(), Errno> {
         match self.table.owner {
             Some(owner) if owner != self.speaker => Err(Errno::EPERM),
@@ -188,7 +189,7 @@ impl Batch<'_> {
                 if !owned || owner.is_some() {
                     return Ok(());
                 }
-                // Only what was owned before and lost its owner can be taken over.
+                // Only a table that had an owner and lost it can be taken over.
                 if flags & TABLE_PERSISTS == 0 {
                     return Err(Errno::EOPNOTSUPP);
                 }
@@ -217,7 +218,7 @@ impl Batch<'_> {
             kind,
             SetKind::InterfaceAddresses(_) | SetKind::InterfaceVerdicts
         ) {
-            // They are the other table's, of family bridge.
+            // Only tables of family bridge have sets of these kinds in this model.
             return Err(Errno::EOPNOTSUPP);
         }
         if let Some(id) = self.table.set_id(name) {
@@ -250,7 +251,7 @@ impl Batch<'_> {
         }
     }
 
-    /// Packets with an old rule still look into it. Of a map the elements go with it, of a set they do not.
+    /// Packets with an old rule still look into the set. The elements of a map go with it, those of a set do not.
     fn delete_set(&mut self, id: SetId) {
         if matches!(self.table.set(id).kind, SetKind::Verdicts(_)) {
             self.flush_set(id);
@@ -268,7 +269,7 @@ impl Batch<'_> {
             return Err(Errno::ERANGE);
         }
         if let Ok(id) = self.chain(name) {
-            // A hook, once made, does not change, nor is one made of a chain without.
+            // A hook does not change once it is made. A chain without a hook gets none later.
             return match (base, self.table.chain(id).base) {
                 (Some(_), None) => Err(Errno::EOPNOTSUPP),
                 (Some(wanted), Some(there)) if wanted != there => Err(Errno::EOPNOTSUPP),
@@ -290,7 +291,8 @@ impl Batch<'_> {
 
     fn delete_chain(&mut self, name: &str) -> Result<(), Errno> {
         let id = self.chain(name)?;
-        // Its rules go with it, and yet what they refer to counts: a chain that leads to itself must be flushed first.
+        // The rules of the chain go with it, but their references count. A chain that leads to itself must be flushed
+        // first.
         if self.table.chain(id).uses > 0 {
             return Err(Errno::EBUSY);
         }
@@ -413,8 +415,8 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// The keys that an element begins and ends with. The kernel sees only how long a key is; what is of another kind
-    /// is refused here even so, as nobody means it.
+    /// The keys that an element begins and ends with. The kernel sees only the length of a key. An element of another
+    /// kind is refused here even so, because no caller intends it.
     fn keys(&self, id: SetId, kind: SetKind, element: &Element) -> Result<(Key, Key), Errno> {
         if self.table.set(id).kind != kind {
             return Err(Errno::EINVAL);
@@ -447,7 +449,7 @@ impl Batch<'_> {
                 let key = Key::from(u128::from(*number));
                 Some((key, key))
             }
-            // To the kernel no time is for ever.
+            // To the kernel a timeout of 0 is none.
             (SetKind::Families, Element::Family(_, lasts)) if lasts.is_zero() => None,
             (SetKind::Families, Element::Family(family, _)) => {
                 Some((nfproto(*family), nfproto(*family)))
@@ -471,7 +473,7 @@ impl Table {
         match undo {
             Undo::Table(flags, owner) => (self.flags, self.owner) = (flags, owner),
             Undo::AddedChain(id) => {
-                // A packet that found an element of the refused batch goes there, and finds no rules.
+                // A packet that found an element of the refused batch goes to the chain, and finds no rules.
                 let chain = self.chain_mut(id);
                 (chain.base, chain.died) = (None, next);
                 chain.versions.clear();
@@ -518,7 +520,7 @@ impl Table {
         }
     }
 
-    /// Counts what a rule refers to, or counts it off.
+    /// Counts the references of a rule, or counts them off.
     fn count(&mut self, rule: &Rule, up: bool) {
         for chain in rule.chains() {
             step(&mut self.chain_mut(chain).uses, up);
@@ -528,7 +530,7 @@ impl Table {
         }
     }
 
-    /// Counts that an element of a map leads to a chain, or counts it off.
+    /// Counts that an element of a map leads to a chain, or counts the element off.
     fn leads(&mut self, set: SetId, chain: ChainId, up: bool) {
         step(&mut self.chain_mut(chain).uses, up);
         let targets = &mut self.set_mut(set).targets;
@@ -555,7 +557,7 @@ fn target(data: &Data) -> Option<Target> {
     }
 }
 
-/// The object that a command is of.
+/// The object that a command names.
 fn name(command: &Command) -> Option<&str> {
     match command {
         Command::AddTable { .. } | Command::DeleteTable => None,

@@ -1,4 +1,5 @@
-//! Rules with their names resolved, as the kernel keeps them, and what the kernel refuses in them. It changes no table.
+//! Rules with their names resolved, as the kernel keeps them, and the kernel's reasons to refuse them. This module
+//! changes no table.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -24,7 +25,7 @@ pub(super) enum Target {
     Goto(ChainId),
 }
 
-/// What a lookup has for a key.
+/// The part of a packet that a lookup has as its key.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Field {
     Tuple(Tuple, Family),
@@ -36,11 +37,11 @@ pub(super) enum Field {
     DestinationTwice(Family),
     /// The packet's family itself.
     Protocol,
-    /// The name of the interface by which it came in.
+    /// The name of the interface by which the packet came in.
     Input,
-    /// The name of the interface by which it goes out.
+    /// The name of the interface by which the packet goes out.
     Output,
-    /// The same, with the packet's own source.
+    /// The name of the interface by which the packet came in, with the packet's own source.
     InputSource(Family),
 }
 
@@ -74,11 +75,11 @@ pub(super) enum Check {
 pub(super) struct Rule {
     pub(super) checks: Vec<Check>,
     pub(super) verdict: Option<Target>,
-    /// The number by which it can be deleted.
+    /// The number by which the rule can be deleted.
     pub(super) handle: u64,
-    /// As it was given.
+    /// The rule as it was given.
     pub(super) source: command::Rule,
-    /// The batch that made it, and the elements of its anonymous sets.
+    /// The batch that made the rule, and the elements of its anonymous sets.
     pub(super) born: RulesetGeneration,
     died: AtomicU64,
 }
@@ -87,7 +88,7 @@ pub(super) struct Rule {
 const NEIGHBOUR_DISCOVERY: [u8; 9] = [130, 131, 132, 133, 134, 135, 136, 137, 143];
 
 impl Target {
-    /// The chain that it leads to.
+    /// The chain that the verdict leads to.
     pub(super) fn chain(self) -> Option<ChainId> {
         match self {
             Target::Jump(chain) | Target::Goto(chain) => Some(chain),
@@ -97,7 +98,7 @@ impl Target {
 }
 
 impl Field {
-    /// What a packet has there; `None` if it has no such thing, which is no match.
+    /// The key of a packet; `None` if the packet has no such field, which is no match.
     pub(super) fn of(self, packet: &Packet) -> Option<Key> {
         let connection = packet.connection.as_ref();
         let (address, family) = match self {
@@ -128,7 +129,7 @@ impl Field {
         (Family::of(address) == family).then(|| number(address))
     }
 
-    /// The same, of a packet that has it.
+    /// The key of a packet that has the field.
     fn key(self, packet: &Packet) -> Key {
         self.of(packet)
             .expect("a lookup is due only where there is a key")
@@ -158,7 +159,7 @@ impl Field {
         )
     }
 
-    /// How many bytes of registers it fills: of four each.
+    /// The length of the field in registers, in bytes: a multiple of four.
     fn length(self) -> usize {
         if matches!(self, Field::Input | Field::Output) {
             return libc::IFNAMSIZ;
@@ -170,7 +171,7 @@ impl Field {
         single * if self.is_pair() { 2 } else { 1 }
     }
 
-    /// Whether a set of a kind has keys of these. The kernel compares lengths alone.
+    /// Checks that a set of a kind has keys of this field. The kernel compares lengths alone.
     fn fits(self, kind: SetKind, map: bool) -> Result<(), Errno> {
         let pair = self.is_pair();
         if key_length(kind) > self.length() {
@@ -196,7 +197,7 @@ impl Field {
 }
 
 impl Check {
-    /// What a condition says of a packet where it needs no lookup.
+    /// Whether a packet meets a condition; `None` where the condition needs a lookup.
     pub(super) fn holds(&self, packet: &Packet) -> Option<bool> {
         let connection = packet.connection.as_ref();
         let protocol = connection.map(|of| of.protocol);
@@ -217,7 +218,7 @@ impl Check {
             Check::Input(name) => interface(&packet.input, name),
             Check::Output(name) => interface(&packet.output, name),
             Check::ByBridge => packet.arrival == Arrival::Bridge,
-            // The routes tell nothing of the ports behind a bridge.
+            // The routes do not know the ports behind a bridge.
             Check::ReversePath => packet.arrival == Arrival::Route,
             Check::Protocol(number) => protocol == Some(*number),
             Check::Port(first, last) => {
@@ -244,7 +245,7 @@ impl Check {
     }
 }
 
-/// What a lookup found.
+/// The outcome of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hit {
     Miss,
@@ -276,7 +277,7 @@ impl Rule {
         })
     }
 
-    /// The batch that deleted it.
+    /// The batch that deleted the rule.
     pub(super) fn died(&self) -> RulesetGeneration {
         self.died.load(Relaxed)
     }
@@ -285,7 +286,7 @@ impl Rule {
         self.died.store(at, Relaxed);
     }
 
-    /// The chains that it leads to, one as often as it is named.
+    /// The chains that the rule leads to, each as often as the rule names it.
     pub(super) fn chains(&self) -> impl Iterator<Item = ChainId> + '_ {
         let ports = self.checks.iter().flat_map(|check| match check {
             Check::Ports(ports) => ports.as_slice(),
@@ -295,7 +296,7 @@ impl Rule {
         targets.filter_map(Target::chain)
     }
 
-    /// The sets that it looks into.
+    /// The sets that the rule looks into.
     pub(super) fn sets(&self) -> impl Iterator<Item = SetId> + '_ {
         self.checks.iter().filter_map(|check| match check {
             Check::Set(_, set) | Check::Map(_, set) => Some(*set),
@@ -303,7 +304,7 @@ impl Rule {
         })
     }
 
-    /// What a lookup of one of its checks finds in a generation.
+    /// The outcome in a generation of a lookup of one of the rule's checks.
     pub(super) fn find(
         &self,
         check: &Check,
@@ -316,7 +317,7 @@ impl Rule {
             Check::Set(field, set) | Check::Map(field, set) => {
                 table.find(*set, field.key(packet), at)
             }
-            // The elements of an anonymous set come with the rule; only those of maps go before it does.
+            // The elements of an anonymous set come with the rule. Only those of maps go before the rule does.
             Check::NeighbourDiscovery => yes(at >= self.born
                 && packet
                     .icmpv6
@@ -349,7 +350,7 @@ impl Rule {
         }
     }
 
-    /// The outcomes that a lookup of one of its checks had by a batch that was refused during a generation.
+    /// The outcomes that a lookup of one of the rule's checks had by a batch that was refused during a generation.
     pub(super) fn find_refused(
         &self,
         check: &Check,
@@ -361,12 +362,13 @@ impl Rule {
             Check::Set(field, set) | Check::Map(field, set) => {
                 table.find_refused(*set, field.key(packet), during)
             }
-            // Rules of a refused batch are never seen, so nor are their constant sets.
+            // Rules of a refused batch are never seen, so their constant sets are not seen either.
             _ => Vec::new(),
         }
     }
 
-    /// Whether a lookup of one of its checks finds an element in a generation, and another in its place in the next.
+    /// Whether a lookup of one of the rule's checks finds an element in a generation, and another in its place in the
+    /// next.
     pub(super) fn is_replaced_after(
         &self,
         check: &Check,
@@ -383,7 +385,7 @@ impl Rule {
         }
     }
 
-    /// Whether a lookup goes into ranges, which show late what a batch did.
+    /// Whether a lookup goes into ranges, which show late the changes of a batch.
     pub(super) fn is_late(&self, check: &Check, table: &Table) -> bool {
         match check {
             Check::Set(_, set) | Check::Map(_, set) => {
@@ -459,7 +461,7 @@ fn port_map(
         resolved.push((*first, *last, table.target(verdict)?));
     }
     resolved.sort_by_key(|&(first, ..)| first);
-    // The same element twice is one; what overlaps otherwise is refused.
+    // The same element twice is one. Other elements that overlap are refused.
     let clash = |pair: &[(u16, u16, Target)]| pair[0] != pair[1] && pair[1].0 <= pair[0].1;
     if resolved.windows(2).any(clash) {
         return Err(Errno::EEXIST);
@@ -484,10 +486,10 @@ pub(super) fn address(family: Family, key: Key) -> IpAddr {
     }
 }
 
-/// The name of an interface as a key; `None` for what is no such name.
+/// The name of an interface as a key; `None` for a text that is no such name.
 pub(super) fn name_key(name: &str) -> Option<Key> {
     let mut bytes = [0; libc::IFNAMSIZ];
-    // A zero ends it.
+    // A zero ends the name.
     let fits = name.len() < bytes.len();
     fits.then(|| {
         bytes[..name.len()].copy_from_slice(name.as_bytes());

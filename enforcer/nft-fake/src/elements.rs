@@ -1,4 +1,5 @@
-//! The elements of one set or map through the generations. It owns what is found when, and no references.
+//! The elements of one set or map through the generations. This module knows which element is found when, and counts no
+//! references.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,8 +10,8 @@ use nix::errno::Errno;
 
 use crate::{RulesetGeneration, compile::Target};
 
-/// An element's key: the name of an interface where an address comes with one, else 0; and a number: an address, half a pair
-/// of an address with itself, a mark, the name of an interface alone.
+/// An element's key. The first part is the name of an interface where an address comes with one, else 0. The second
+/// part is a number: an address, half a pair of an address with itself, a mark, or the name of an interface alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) port: u128,
@@ -23,10 +24,10 @@ impl From<u128> for Key {
     }
 }
 
-/// What an element says beside its key.
+/// The data of an element beside its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Data {
-    /// Nothing.
+    /// No data.
     None,
     /// A comment.
     Comment(String),
@@ -44,7 +45,7 @@ pub(super) struct LiveElement {
     expires: Option<Duration>,
 }
 
-/// An element that was there.
+/// An element that was deleted, and that packets may still find.
 #[derive(Clone, Debug)]
 struct Dead {
     entry: LiveElement,
@@ -55,7 +56,7 @@ struct Dead {
 #[derive(Clone, Debug)]
 struct Refused {
     during: RulesetGeneration,
-    /// The data of the element that it added; `None` where it took one out.
+    /// The data of the element that the batch added; `None` where the batch deleted one.
     added: Option<Data>,
 }
 
@@ -71,11 +72,11 @@ enum Alive {
 pub(super) struct Elements {
     alive: Alive,
     dead: HashMap<Key, Vec<Dead>>,
-    /// Of hashed elements alone: lookups in ranges show nothing before it is committed.
+    /// The refused changes, of hashed elements alone. Lookups in ranges show nothing before it is committed.
     refused: HashMap<Key, Vec<Refused>>,
 }
 
-/// The keys that an element begins and ends with, what it says, and for how long it was put in.
+/// The keys that an element begins and ends with, its data, and its timeout.
 pub(super) type Listed<'a> = (Key, Key, &'a Data, Option<Duration>);
 
 /// The data of the element that a lookup finds, if it finds one.
@@ -94,7 +95,7 @@ impl Elements {
         }
     }
 
-    /// What a lookup finds in a generation.
+    /// The outcome of a lookup in a generation.
     pub(super) fn find(&self, key: Key, generation: RulesetGeneration) -> LookupResult<'_> {
         self.seen(key, generation).map(|entry| &entry.data)
     }
@@ -105,8 +106,8 @@ impl Elements {
         next.is_some_and(|entry| entry.born > generation) && self.find(key, generation).is_some()
     }
 
-    /// The outcomes that lookups had by a batch that was refused during a generation: an element that it had added, or
-    /// `None` where it had taken one out.
+    /// The outcomes that lookups had by a batch that was refused during a generation: an element that the batch had
+    /// added, or `None` where the batch had deleted one.
     pub(super) fn refused(
         &self,
         key: Key,
@@ -146,9 +147,9 @@ impl Elements {
         dead.map(|dead| &dead.entry)
     }
 
-    /// Adds an element. One that is there already is no error if it says the same (then its comment stays as it was),
-    /// and the answer is that nothing was added. One that goes by itself is refused: newer kernels give it more time,
-    /// older ones do not.
+    /// Adds an element. An element that is there already with the same data is no error. Then its comment stays as it
+    /// was, and the answer is that nothing was added. An element with a timeout that is there already is refused,
+    /// because newer kernels extend the timeout and older ones do not.
     pub(super) fn add(
         &mut self,
         first: Key,
@@ -193,7 +194,7 @@ impl Elements {
         Ok(true)
     }
 
-    /// Takes out an element, which packets of earlier generations still find. Returns it.
+    /// Deletes an element, and returns it. Packets of earlier generations still find the element.
     pub(super) fn remove(
         &mut self,
         first: Key,
@@ -207,7 +208,7 @@ impl Elements {
             return Err(Errno::ENOENT);
         }
         let entry = self.take(first).expect("it was just seen");
-        // What came and goes in one batch nobody finds.
+        // No packet finds an element that came and went in one batch.
         if entry.born < next {
             let dead = Dead {
                 entry: entry.clone(),
@@ -266,7 +267,8 @@ impl Elements {
         }
     }
 
-    /// Takes out what goes by itself up to a time: nobody finds it any more, whatever generation they look at.
+    /// Deletes the elements whose timeout ends up to a time. No packet finds them any more, whatever generation it
+    /// reads.
     pub(super) fn expire(&mut self, now: Duration) {
         let stays = |entry: &LiveElement| entry.expires.is_none_or(|at| at > now);
         match &mut self.alive {

@@ -1,8 +1,8 @@
 //! Every verdict that a packet may meet while commits go on: all mixes of generations that its looks at the table can
-//! see. It changes nothing.
+//! see. This module changes nothing.
 //!
-//! A packet's time only goes forward, so of two ways to one place the earlier one sees all that the later one sees: each
-//! place is looked at once, from its earliest time on.
+//! A packet's time only goes forward. So of two ways to one place the earlier one sees all that the later one sees.
+//! Each place is looked at once, from its earliest time on.
 
 use std::{fmt, ops::RangeInclusive, rc::Rc};
 
@@ -14,21 +14,21 @@ use crate::{
     walk::{Need, Position, Seen, copy_of},
 };
 
-/// What may become of a packet.
+/// The possible verdicts on a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verdicts {
-    /// It may pass.
+    /// Whether the packet may pass.
     pub can_pass: bool,
-    /// It may be dropped.
+    /// Whether the packet may be dropped.
     pub can_drop: bool,
 }
 
-/// How a packet came to its verdict: what it looked at, when, and what it saw.
+/// A packet's way to its verdict: each look at the table, its time and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// A line for each look, in order.
     pub looks: Vec<String>,
-    /// What became of the packet.
+    /// The verdict on the packet.
     pub judgement: Judgement,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for Trace {
     }
 }
 
-/// A place that a packet came to, and how: from the place before it, by what it saw when.
+/// A place that a packet came to, with the place before it, the outcome of the look there, and the time.
 struct Node {
     position: Rc<Position>,
     before: usize,
@@ -171,12 +171,13 @@ impl<'a> Search<'a> {
         self.open.push((self.nodes.len() - 1, then));
     }
 
-    /// Whether a packet sees but one thing at each place, and so comes to none twice.
+    /// Whether a packet sees but one outcome at each place, and so comes to none twice.
     fn is_one_way(&self) -> bool {
         self.from == self.to && self.from == self.kernel.horizon
     }
 
-    /// All that a packet may see at a place from a time on, each at the earliest: when, of which generation, and what.
+    /// The outcomes that a packet may see at a place from a time on. Each has its earliest time, its generation, and
+    /// the outcome itself.
     fn views(
         &self,
         node: usize,
@@ -227,13 +228,13 @@ impl<'a> Search<'a> {
         views
     }
 
-    /// The outcomes that a lookup has by a batch that is not committed when it reads an element, at `then`; it began at `now` or
-    /// later.
+    /// The outcomes that a lookup has by a batch that is not committed when the lookup reads an element, at `then`; the
+    /// lookup began at `now` or later.
     ///
-    /// A lookup samples the parity of the generation, and reads an element at some later moment. When one commit lies in
-    /// between, the parity that it holds is that of the next generation. What the next batch added by then it finds,
-    /// also if that batch is refused in the end. A miss is tried again where the kernel sees that the generation moved
-    /// meanwhile (Linux 6.17).
+    /// A lookup samples the parity of the generation, and reads an element at some later moment. When one commit lies
+    /// in between, the sampled parity is that of the next generation. The lookup then finds all elements that the next
+    /// batch has added so far, also if that batch is refused in the end. A miss is tried again where the kernel sees
+    /// that the generation moved meanwhile (Linux 6.17).
     fn early(
         &self,
         position: &Position,

@@ -1,19 +1,21 @@
-//! A kernel that is not there, for tests and simulation: it takes the batches that the real one takes, refuses what it
-//! refuses, and tells every verdict that a packet may meet. It never touches a socket, and knows nothing of plans.
+//! A model of the kernel for tests and simulation. The model takes the batches that the real kernel takes, and refuses
+//! those that the real one refuses. It returns every verdict that a packet may meet. The model never touches a socket,
+//! and knows nothing of plans.
 //!
-//! It models why one batch is not atomic for a packet (docs/KERNEL.md, and docs/decisions/0036-a-fake-kernel.md):
+//! The model shows why one batch is not atomic for a packet (docs/KERNEL.md, and
+//! docs/decisions/0036-a-fake-kernel.md):
 //!
-//! - A packet learns at its base chain which of **two** copies of each chain's rules it reads, by whether the
-//!   generation is even or odd. Each commit writes the copy of its own parity, so a chain that is new in a batch is
-//!   empty to the packets before it, and a packet that outlives two commits reads rules newer than those it began with.
-//! - Every lookup in a set or map asks for the **current** generation anew, and has two moments: it samples the
-//!   generation's parity, and reads an element later. With one commit in between it finds what the batch under way added
-//!   before that is committed, or refused.
-//! - A set of ranges may show what it held one generation earlier; the kernel swaps its content after the flip.
+//! - There are **two** copies of each chain's rules. At its base chain a packet takes the parity of the generation, and
+//!   reads the copy of that parity. Each commit writes the copy of its own parity. So a chain that is new in a batch is
+//!   empty to the packets before it. A packet that outlives two commits reads rules newer than those it began with.
+//! - Every lookup in a set or map reads the **current** generation anew. A lookup has two moments: it samples the
+//!   generation's parity, and reads an element later. With one commit in between, the lookup finds elements of the
+//!   batch under way before that is committed, or refused.
+//! - A set of ranges may show its content of one generation earlier. The kernel swaps the content after the flip.
 //! - A packet may stay under way for as long as there is no [grace period](FakeKernel::grace).
 //! - Elements with a timeout go when [time passes](FakeKernel::advance), for all packets at once.
 //!
-//! [`FakeKernel::verdicts`] tries every such mix; a [`Walk`] takes one packet through, a lookup at a time.
+//! [`FakeKernel::verdicts`] tries every such mix. A [`Walk`] takes one packet through, a lookup at a time.
 
 mod apply;
 mod compile;
@@ -49,11 +51,11 @@ pub use walk::{Judgement, Walk};
 /// The generation of the ruleset: the number of commits that changed anything in the network namespace.
 pub type RulesetGeneration = u64;
 
-/// What a process is called by; each has a socket of its own.
+/// The name of a process. Each process has a socket of its own.
 pub type Process = u32;
 
-/// The most that a socket takes above what [`Kernel::batch_limit`] advises: `net.core.wmem_default` less the kernel's
-/// own part, and `netlink`'s limit for it, 212,960 to 150,000.
+/// The bytes that a socket takes above [`Kernel::batch_limit`]: `net.core.wmem_default` less the kernel's own part, and
+/// `netlink`'s limit for it, 212,960 to 150,000.
 const SLACK: usize = 62_960;
 
 /// A failure that a test or a simulation asks for.
@@ -122,7 +124,7 @@ impl Default for FakeKernel {
 }
 
 impl FakeKernel {
-    /// A namespace without a table, whose sockets advise batches of at most so many bytes.
+    /// A namespace without a table. Its sockets advise batches of at most `batch` bytes.
     pub fn new(batch: usize) -> FakeKernel {
         FakeKernel {
             name: TableName::new(TableFamily::Inet, "fake"),
@@ -136,12 +138,12 @@ impl FakeKernel {
         }
     }
 
-    /// The same kernel for a table of another name, which must be of family inet. The name is in the texts of errors.
+    /// The same kernel for a table of another name, which must be of family inet. Errors have the name in their texts.
     pub fn for_table(self, name: TableName) -> FakeKernel {
         FakeKernel { name, ..self }
     }
 
-    /// The same kernel as it was before Linux 6.17: a lookup can miss an element that is replaced in one batch.
+    /// The same kernel as it was before Linux 6.17. A lookup can miss an element that is replaced in one batch.
     pub fn without_retries(self) -> FakeKernel {
         FakeKernel {
             retries: false,
@@ -149,7 +151,7 @@ impl FakeKernel {
         }
     }
 
-    /// How many commits there were.
+    /// The number of commits.
     pub fn generation(&self) -> RulesetGeneration {
         self.generation
     }
@@ -159,12 +161,12 @@ impl FakeKernel {
         self.horizon
     }
 
-    /// From now on it is this process that commits.
+    /// Has this process make the commits from now on.
     pub fn speak_as(&mut self, process: Process) {
         self.speaker = process;
     }
 
-    /// A process is gone, and its socket with it: a table that it owned stays, and belongs to nobody.
+    /// Ends a process, and its socket with it. A table that the process owned stays, without an owner.
     pub fn process_ends(&mut self, process: Process) {
         if self.table.owner == Some(process) {
             self.table.owner = None;
@@ -172,7 +174,7 @@ impl FakeKernel {
         }
     }
 
-    /// A commit of another process to another table: it raises the generation of the ruleset.
+    /// Commits to another table, by another process. The commit raises the generation of the ruleset.
     pub fn commit_elsewhere(&mut self) {
         self.generation += 1;
     }
@@ -182,13 +184,13 @@ impl FakeKernel {
         self.table.advance(time);
     }
 
-    /// The next commits fail in these ways, in order.
+    /// Has the next commits fail in these ways, in order.
     pub fn fail_next(&mut self, faults: impl IntoIterator<Item = Fault>) {
         self.faults.extend(faults);
     }
 
-    /// What may become of a packet that is under way while these generations are the current ones: every mix that its
-    /// lookups can meet. Nothing from before the [horizon](FakeKernel::horizon) is remembered.
+    /// The possible verdicts on a packet that is under way while these generations are the current ones: every mix that
+    /// its lookups can meet. The kernel remembers nothing from before the [horizon](FakeKernel::horizon).
     pub fn verdicts(
         &self,
         packet: &Packet,
@@ -197,7 +199,7 @@ impl FakeKernel {
         explore::verdicts(self, packet, generations)
     }
 
-    /// How a packet can meet a judgement while these generations are the current ones, if it can.
+    /// The way of a packet to a judgement while these generations are the current ones, if there is one.
     pub fn explain(
         &self,
         packet: &Packet,
@@ -207,7 +209,7 @@ impl FakeKernel {
         explore::explain(self, packet, generations, judgement)
     }
 
-    /// What may become of a packet that is under way now, and began after the last grace period.
+    /// The possible verdicts on a packet that is under way now, and began after the last grace period.
     pub fn verdicts_now(&self, packet: &Packet) -> Verdicts {
         self.verdicts(packet, self.horizon..=self.generation)
     }
@@ -234,7 +236,8 @@ impl FakeKernel {
         Ok(())
     }
 
-    /// Whether a socket takes a batch of this size. The estimate is cheaper than to encode it, and never too low.
+    /// Whether a socket takes a batch of this size. The estimate is cheaper than to encode the batch, and never too
+    /// low.
     fn fits(&self, commands: &[Command]) -> Result<(), Errno> {
         let limit = self.batch.saturating_add(SLACK);
         let bound: usize = commands.iter().map(encode::size_bound).sum();
@@ -317,7 +320,7 @@ impl Kernel for FakeKernel {
         &mut self,
         _: &dyn Fn(&connection::Connection) -> bool,
     ) -> Result<usize, Error> {
-        // Connections are the packets' here.
+        // Each packet of this model brings its own connection, so conntrack holds none.
         Ok(0)
     }
 

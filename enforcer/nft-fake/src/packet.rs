@@ -1,21 +1,21 @@
-//! What a packet shows to rules. It owns no verdict.
+//! The properties of a packet that rules can match. This module owns no verdict.
 
 use std::net::IpAddr;
 
 /// A forwarded packet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Packet {
-    /// The source in its own header.
+    /// The source in the packet's own header.
     pub source: IpAddr,
-    /// The destination in its own header.
+    /// The destination in the packet's own header.
     pub destination: IpAddr,
-    /// The connection that it is of; `None` if conntrack calls it invalid or untracked.
+    /// The connection that the packet is of; `None` if conntrack has the state invalid or untracked for the packet.
     pub connection: Option<Connection>,
-    /// The type of its ICMPv6 message, if it is one.
+    /// The type of the packet's ICMPv6 message, if it is one.
     pub icmpv6: Option<u8>,
-    /// The interface by which it came in.
+    /// The interface by which the packet came in.
     pub input: String,
-    /// The interface by which it goes out.
+    /// The interface by which the packet goes out.
     pub output: String,
     /// The interface of its arrival, compared with the node's routes.
     pub arrival: Arrival,
@@ -69,7 +69,7 @@ impl Packet {
         }
     }
 
-    /// A packet that conntrack cannot place.
+    /// A packet that conntrack cannot assign to a connection.
     pub fn without_connection(source: IpAddr, destination: IpAddr) -> Packet {
         Packet {
             source,

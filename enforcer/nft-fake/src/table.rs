@@ -1,5 +1,5 @@
-//! The table's objects through the generations: what is there now, and what packets under way may still see. It
-//! decides nothing about commands.
+//! The table's objects through the generations: those that exist now, and those that packets under way may still see.
+//! This module decides nothing about commands.
 
 use std::{
     cmp::Reverse,
@@ -21,10 +21,10 @@ use crate::{
     elements::{Data, Elements, Key, Listed},
 };
 
-/// Which chain: another after it was deleted and made anew under the same name.
+/// The id of a chain. A chain that was deleted and made anew under the same name has another id.
 pub(super) type ChainId = usize;
 
-/// Which set or map.
+/// The id of a set or map.
 pub(super) type SetId = usize;
 
 /// The rules of a chain in one generation.
@@ -33,13 +33,13 @@ pub(super) type Rules = Arc<Vec<Arc<Rule>>>;
 #[derive(Debug)]
 pub(super) struct Chain {
     pub(super) name: String,
-    /// Where the kernel calls it, if it does.
+    /// The place where the kernel calls the chain, if it does.
     pub(super) base: Option<Base>,
     pub(super) born: RulesetGeneration,
     pub(super) died: RulesetGeneration,
-    /// What its rules are from which generation on. None before the first.
+    /// The chain's rules, each version with the generation from which on it holds. There are no rules before the first.
     pub(super) versions: Vec<(RulesetGeneration, Rules)>,
-    /// How many rules and elements lead to it.
+    /// The number of rules and elements that lead to the chain.
     pub(super) uses: usize,
 }
 
@@ -49,25 +49,25 @@ pub(super) struct Set {
     pub(super) kind: SetKind,
     pub(super) died: RulesetGeneration,
     pub(super) elements: Elements,
-    /// How many rules look into it.
+    /// The number of rules that look into the set.
     pub(super) uses: usize,
-    /// The chains that its elements lead to, and how many do.
+    /// The chains that the set's elements lead to, and the number of these elements.
     pub(super) targets: HashMap<ChainId, usize>,
 }
 
 /// The table, if there is one, and what is left of earlier ones.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// Its flags; `None` when there is no table.
+    /// The table's flags; `None` when there is no table.
     pub(super) flags: Option<u32>,
     pub(super) owner: Option<Process>,
     pub(super) chains: Vec<Option<Chain>>,
     pub(super) sets: Vec<Option<Set>>,
     pub(super) chain_ids: HashMap<String, ChainId>,
     pub(super) set_ids: HashMap<String, SetId>,
-    /// How many rules there were.
+    /// The number of rules that were ever made.
     pub(super) handles: u64,
-    /// The time, since the kernel was there.
+    /// The time since the start of the kernel.
     pub(super) clock: Duration,
     no_rules: Rules,
 }
@@ -150,8 +150,8 @@ impl Table {
         found.map_or(&self.no_rules, |(_, rules)| rules)
     }
 
-    /// The chains that the hook calls in a generation, by priority; of one those that came later come first. With `prepared`, those of a
-    /// batch under way are among them: the kernel registers a hook before the flip.
+    /// The chains that the hook calls in a generation, by priority. Of one priority, the chains that came later come
+    /// first. With `prepared`, those of a batch under way are among them: the kernel registers a hook before the flip.
     pub(super) fn hooks(&self, generation: RulesetGeneration, prepared: bool) -> Vec<ChainId> {
         let until = generation + RulesetGeneration::from(prepared);
         let mut hooks: Vec<_> = (0..)
@@ -164,7 +164,7 @@ impl Table {
         hooks.into_iter().map(|(_, Reverse((_, id)))| id).collect()
     }
 
-    /// What a lookup finds.
+    /// The outcome of a lookup.
     pub(super) fn find(&self, set: SetId, key: Key, generation: RulesetGeneration) -> Hit {
         hit(self.set(set).elements.find(key, generation))
     }
@@ -175,7 +175,8 @@ impl Table {
         all.map(hit).collect()
     }
 
-    /// The elements of a set, as the kernel lists them: none where there is no such set. `None` where the set is of another kind.
+    /// The elements of a set, as the kernel lists them. A set that is not there has none. `None` where the set is of
+    /// another kind.
     pub(super) fn elements(&self, set: &str, kind: SetKind) -> Option<BTreeSet<Element>> {
         let Some(id) = self.set_id(set) else {
             return Some(BTreeSet::new());
@@ -184,7 +185,7 @@ impl Table {
         (set.kind == kind).then(|| self.listed(set))
     }
 
-    /// All that it holds.
+    /// The whole content of the table.
     pub(super) fn content(&self) -> Observed {
         let chains = self.chain_ids.iter().map(|(name, &id)| {
             let chain = self.chain(id);
@@ -256,7 +257,7 @@ impl Table {
         set.elements.entries().into_iter().map(element).collect()
     }
 
-    /// Lets time pass: elements go by themselves.
+    /// Lets time pass, so that elements with a timeout expire.
     pub(super) fn advance(&mut self, time: Duration) {
         self.clock += time;
         for set in self.sets.iter_mut().flatten() {
@@ -276,12 +277,12 @@ impl Table {
             .collect()
     }
 
-    /// Puts a chain where there is room.
+    /// Inserts a chain at a free id.
     pub(super) fn insert_chain(&mut self, chain: Chain) -> ChainId {
         insert(&mut self.chains, chain)
     }
 
-    /// Puts a set where there is room.
+    /// Inserts a set at a free id.
     pub(super) fn insert_set(&mut self, set: Set) -> SetId {
         insert(&mut self.sets, set)
     }

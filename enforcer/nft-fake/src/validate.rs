@@ -1,11 +1,13 @@
-//! What the kernel checks of the whole table when a batch is complete: how deep jumps nest. It changes nothing.
+//! The kernel's check of the whole table when a batch is complete: the depth to which jumps nest. This module changes
+//! nothing.
 
 use crate::table::{ChainId, Table};
 
-/// `NFT_JUMP_STACK_SIZE`: as many chains may be under way at once, the base chain included. Gotos count as jumps do.
+/// `NFT_JUMP_STACK_SIZE`: the most chains that may be under way at once, the base chain included. Gotos count as jumps
+/// do.
 const DEEPEST: usize = 16;
 
-/// Whether jumps from a base chain nest too deep, or without end. What no base chain leads to is not looked at.
+/// Whether jumps from a base chain nest too deep, or without end. Chains that no base chain leads to are not checked.
 pub(super) fn is_too_deep(table: &Table) -> bool {
     let mut depths = vec![Depth::Unknown; table.chains.len()];
     let bases = table.chain_ids.values().copied();
@@ -17,12 +19,12 @@ pub(super) fn is_too_deep(table: &Table) -> bool {
 #[derive(Clone, Copy)]
 enum Depth {
     Unknown,
-    /// Being looked at: who comes here again goes in a circle.
+    /// The chain is being checked. A way that comes here again goes in a circle.
     Open,
     Known(usize),
 }
 
-/// How many chains are under way at most from a chain on.
+/// The most chains that are under way from a chain on.
 fn depth(table: &Table, id: ChainId, depths: &mut [Depth]) -> usize {
     match depths[id] {
         Depth::Known(depth) => return depth,

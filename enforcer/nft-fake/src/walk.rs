@@ -1,5 +1,5 @@
-//! One packet's way through the rules, up to each moment at which the kernel looks at something that a commit may
-//! change. It takes no choice of what is seen then: its callers do.
+//! One packet's way through the rules, up to each moment at which the kernel reads a state that a commit may change.
+//! This module does not choose the outcome of such a read: its callers do.
 
 use std::{
     hash::{Hash, Hasher},
@@ -12,12 +12,12 @@ use crate::{
     table::{ChainId, Rules, Table},
 };
 
-/// What becomes of a packet at the forward hook.
+/// The verdict on a packet at the forward hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Judgement {
-    /// It goes on.
+    /// The packet goes on.
     Pass,
-    /// It is dropped.
+    /// The packet is dropped.
     Drop,
 }
 
@@ -28,33 +28,34 @@ struct RuleCursor {
     at: usize,
 }
 
-/// What a packet looks at next.
+/// The next state that a packet reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Need {
-    /// Which base chains there are.
+    /// The list of base chains.
     Hooks,
-    /// Whether the generation is odd, at the entry of a base chain: this says which copy of the rules it reads.
+    /// The parity of the generation, at the entry of a base chain. The parity decides which copy of the rules the
+    /// packet reads.
     Parity(ChainId),
-    /// Its copy of a chain's rules.
+    /// The packet's copy of a chain's rules.
     Rules(ChainId),
-    /// An element of the set of the check that it is at.
+    /// An element of the set of the packet's present check.
     Lookup,
 }
 
-/// Where a packet is.
+/// The place of a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Position {
     pub(super) need: Need,
-    /// Base chains to come, the next one last.
+    /// The base chains to come, the next one last.
     hooks: Vec<ChainId>,
     pub(super) odd: bool,
-    /// Where it goes on after a jump.
+    /// The places where the packet goes on after its jumps.
     stack: Vec<RuleCursor>,
     here: RuleCursor,
     check: usize,
 }
 
-/// What a packet sees when it looks.
+/// The outcome of a look at the table.
 #[derive(Clone, Debug)]
 pub(super) enum Seen {
     /// The base chains, first to last.
@@ -106,12 +107,12 @@ impl Position {
         }
     }
 
-    /// The rule that it is at.
+    /// The rule at the cursor.
     pub(super) fn rule(&self) -> &Arc<Rule> {
         &self.here.rules[self.here.at]
     }
 
-    /// What the lookup that is due finds in a generation.
+    /// The outcome in a generation of the lookup that is due.
     pub(super) fn find(&self, packet: &Packet, table: &Table, at: RulesetGeneration) -> Hit {
         let rule = self.rule();
         rule.find(&rule.checks[self.check], packet, table, at)
@@ -139,7 +140,7 @@ impl Position {
         rule.is_replaced_after(&rule.checks[self.check], packet, table, generation)
     }
 
-    /// Whether the lookup that is due may show what was there one generation earlier.
+    /// Whether the lookup that is due may show the content of one generation earlier.
     pub(super) fn is_late(&self, table: &Table) -> bool {
         if self.need != Need::Lookup {
             return false;
@@ -148,7 +149,7 @@ impl Position {
         rule.is_late(&rule.checks[self.check], table)
     }
 
-    /// Goes on with what was seen, to where it looks again, or to its end.
+    /// Goes on with the outcome of a look, to the next look or to the end.
     pub(super) fn go_on(&mut self, seen: &Seen, packet: &Packet) -> Option<Judgement> {
         let end = match seen {
             Seen::Hooks(hooks) => {
@@ -185,7 +186,7 @@ impl Position {
         }
     }
 
-    /// Runs through rules until something has to be looked at.
+    /// Runs through rules up to the next look at the table.
     fn run(&mut self, packet: &Packet) -> Option<Judgement> {
         loop {
             let flow = match self.here.rules.get(self.here.at) {
@@ -244,7 +245,7 @@ impl Position {
         }
     }
 
-    /// Goes back to after the last jump. The policy of the base chain is to accept.
+    /// Goes back to the rule after the last jump. The policy of the base chain is to accept.
     fn leave(&mut self) -> Flow {
         self.check = 0;
         match self.stack.pop() {
@@ -308,17 +309,18 @@ impl Walk {
         &self.packet
     }
 
-    /// The generation in which it arrived.
+    /// The generation in which the packet arrived.
     pub fn began(&self) -> RulesetGeneration {
         self.began
     }
 
-    /// Looks at one thing as it is now: the base chains, the generation, the rules of a chain, a set. With `late`, a
-    /// set of ranges shows what it held before the last commit. Says what becomes of the packet once it is decided.
+    /// Takes one look at the table as it is now: at the base chains, the generation, the rules of a chain, or a set.
+    /// With `late`, a set of ranges shows its content from before the last commit. Returns the verdict on the packet
+    /// once it is decided.
     ///
     /// # Panics
     ///
-    /// If there was a grace period since the packet arrived: it ends when all such packets are through.
+    /// If there was a grace period since the packet arrived: a grace period ends when all such packets have passed.
     pub fn step(&mut self, kernel: &FakeKernel, late: bool) -> Option<Judgement> {
         if self.end.is_some() {
             return self.end;
@@ -345,7 +347,7 @@ impl Walk {
         self.end
     }
 
-    /// Takes the packet through to its end while nothing is committed.
+    /// Takes the packet to its end while nothing is committed.
     pub fn finish(&mut self, kernel: &FakeKernel) -> Judgement {
         loop {
             if let Some(judgement) = self.step(kernel, false) {

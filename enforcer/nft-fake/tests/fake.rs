@@ -1,5 +1,5 @@
-//! The fake kernel does what was measured on the real one (docs/KERNEL.md): which updates leak, which lose, which do
-//! neither, though every committed state drops, or passes, the packet.
+//! The fake kernel does what was measured on the real one (docs/KERNEL.md). Some updates leak, some lose packets, and
+//! some do neither, though every committed state drops, or passes, the packet.
 
 use std::net::IpAddr;
 
@@ -105,7 +105,7 @@ fn kernel(more: Vec<Command>) -> FakeKernel {
     kernel
 }
 
-/// What may become of the packet while batches are committed.
+/// The possible verdicts on the packet while batches are committed.
 fn during(mut kernel: FakeKernel, batches: Vec<Vec<Command>>) -> Verdicts {
     for batch in batches {
         kernel.commit(&batch).expect("it is well formed");
@@ -161,7 +161,7 @@ fn a_port_in_a_rule_has_both_ends() {
     }
 }
 
-/// From "dropped for not being in the set" to "dropped for want of a rule that lets it pass".
+/// The way from "dropped for not being in the set" to "dropped for want of a rule that lets it pass".
 #[test]
 fn a_rule_and_an_element_in_one_batch_leak() {
     for kind in [HASHED, RANGES] {
@@ -171,7 +171,7 @@ fn a_rule_and_an_element_in_one_batch_leak() {
         let start = || kernel(vec![look.clone(), drop()]);
         let batch = vec![flush("c"), drop(), add(name, kind)];
         assert_eq!(during(start(), vec![batch.clone()]), EITHER);
-        // In two batches, the rule first, and with a grace period between: nothing.
+        // In two batches, the rule first, and with a grace period between, no packet passes.
         let mut kernel = start();
         kernel.commit(&batch[..2]).expect("it is well formed");
         kernel.grace();
@@ -204,14 +204,14 @@ fn a_new_chain_and_a_repointed_element_in_one_batch_leak() {
         during(start(), vec![[prepare.clone(), swap.clone()].concat()]),
         EITHER
     );
-    // A lookup that began before the first of two batches finds what the second adds before that is committed, and leads to
-    // the chain's other copy, which is empty still.
+    // A lookup that began before the first of two batches finds the elements that the second adds before that is
+    // committed. The element leads to the chain's other copy, which is empty still.
     let adjacent = vec![prepare.clone(), swap.clone()];
     assert_eq!(during(start(), adjacent), EITHER);
     let another = || vec![add("s", HASHED)];
     let apart = vec![prepare.clone(), another(), swap.clone()];
     assert_eq!(during(start(), apart.clone()), DROPPED);
-    // To delete at once what packets under way may still come to opens it for them.
+    // A deletion at once of chains that packets under way may still come to opens them for these packets.
     assert_eq!(
         during(start(), [apart, vec![clean.clone()]].concat()),
         EITHER
@@ -245,7 +245,7 @@ fn a_refused_batch_is_seen_by_those_who_were_held_up() {
     }
 }
 
-/// Before Linux 6.17 nobody looks again for what is replaced in one batch.
+/// Before Linux 6.17 no lookup is tried again that missed an element replaced in one batch.
 #[test]
 fn an_element_that_is_replaced_can_be_missed_by_older_kernels() {
     let by_map = Rule::map(Match::TupleSourceMap(Tuple::Original, V4, "m".into()));
@@ -266,7 +266,7 @@ fn a_swap_to_a_fresh_chain_leaks_by_goto_and_loses_before_a_final_drop() {
     };
     let fresh = |verdict| vec![chain("b", false), always("b", verdict), flush("c")];
     let goto_b = [fresh(Verdict::Drop), vec![always("c", goto("b"))]].concat();
-    // The rules of both chains are of one generation here: what goes wrong is only what a lookup decides.
+    // The rules of both chains are of one generation here, so only the outcome of a lookup is wrong.
     assert_eq!(during(start(Verdict::Drop), vec![goto_b]), DROPPED);
     let by_map = rule(
         "c",
@@ -356,7 +356,7 @@ fn ranges_show_late_what_a_batch_did_and_hashed_sets_do_not() {
     }
 }
 
-/// Step by step with commits between, a packet meets nothing that the search over all mixes does not know.
+/// Step by step with commits between, a packet meets no verdict that the search over all mixes does not know.
 #[test]
 fn a_walk_agrees_with_the_search() {
     let batches = || {
@@ -424,7 +424,8 @@ fn a_batch_that_no_socket_takes_is_refused_whole() {
     assert_eq!(kernel.generation(), 1);
 }
 
-/// Not a benchmark: it says what a commit and a search cost, and fails only if they are far from usable.
+/// This is no benchmark. The test prints the cost of a commit and of a search, and fails only if they are far from
+/// usable.
 #[test]
 fn it_is_fast_enough_for_a_simulation() {
     let mut kernel = kernel(vec![
@@ -448,7 +449,7 @@ fn it_is_fast_enough_for_a_simulation() {
     assert!(each < std::time::Duration::from_millis(5), "{each:?}");
 }
 
-/// Measured: 58 lost of 128. A leak was not seen, and needs a packet that meets the new hook before the flip and the old
+/// Measured: 58 lost of 128. A leak was not seen. It needs a packet that meets the new hook before the flip and the old
 /// one after it.
 #[test]
 fn a_table_made_anew_in_one_batch_can_leak() {

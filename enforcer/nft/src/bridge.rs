@@ -7,9 +7,9 @@ use crate::command::Family;
 /// An end of a frame's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Where it comes from.
+    /// The end that the frame comes from.
     Source,
-    /// Where it goes to.
+    /// The end that the frame goes to.
     Destination,
 }
 
@@ -31,28 +31,30 @@ pub enum BridgeMatch {
     GroupAddressed,
     /// The port at an end, with the address at that end, is in a set.
     PortAddress(End, Family, String),
-    /// It is ARP's, and the port that it comes in by, with the address that its sender claims, is in a set.
+    /// The packet is ARP's. The port that the packet comes in by, with the address that its sender claims, is in a set.
     PortArpSender(String),
-    /// It is ARP's, and its sender claims no address yet (RFC 5227).
+    /// The packet is ARP's, and its sender claims no address yet (RFC 5227).
     ArpProbe,
     /// The packet's source is the unspecified address.
     NoSource(Family),
     /// The address at an end is link-local: in fe80::/10.
     LinkLocal(End),
-    /// ICMP of a type.
+    /// The packet is ICMP of a type.
     Icmp(u8),
-    /// ICMPv6 of one of some types.
+    /// The packet is ICMPv6 of one of some types.
     Icmpv6(&'static [u8]),
-    /// UDP of a family, from a port to a port.
+    /// The packet is UDP of a family, from a port to a port.
     Udp(Family, u16, u16),
-    /// The target of neighbour discovery is this address. Of packets that are known to be that alone.
+    /// The target of neighbour discovery is this address. The condition needs others before it that let nothing else
+    /// pass.
     Target(Ipv6Addr),
-    /// The target of neighbour discovery is one of these addresses, both ends included. Of packets that are known to be that
-    /// alone.
+    /// The target of neighbour discovery is one of these addresses, both ends included. The condition needs others
+    /// before it that let nothing else pass.
     TargetIn(Ipv6Addr, Ipv6Addr),
-    /// The target of neighbour discovery is link-local. Of packets that are known to be that alone.
+    /// The target of neighbour discovery is link-local. The condition needs others before it that let nothing else
+    /// pass.
     TargetLinkLocal,
-    /// The verdict is what a map says of the port that it comes in by.
+    /// The verdict is the value in a map of the port that the frame comes in by.
     PortMap(String),
 }
 

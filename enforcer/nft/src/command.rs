@@ -1,5 +1,5 @@
-//! Commands to nf_tables, each as a value that displays as the nft command it stands for. There are those that a firewall of
-//! workloads needs, not all that the kernel has.
+//! Commands to nf_tables. Each is a value that displays as the nft command that it stands for. The commands are those
+//! of a packet filter that forwards, not all that the kernel has.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -12,7 +12,7 @@ use std::{fmt, net::IpAddr, time::Duration};
 
 use crate::bridge::BridgeMatch;
 
-/// The family of a table: which packets its chains are called for.
+/// The family of a table. The kernel calls the table's chains for packets of the family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TableFamily {
     /// IPv4 and IPv6 packets, routed ones and those that br_netfilter shows.
@@ -51,10 +51,11 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// The length of the longest name, in bytes. The kernel takes 255, but [`size_bound`](crate::encode::size_bound) counts on this.
+    /// The length of the longest name, in bytes. The kernel takes 255, but [`size_bound`](crate::encode::size_bound)
+    /// counts on this length.
     pub const LONGEST: usize = 32;
 
-    /// A table of a family. Panics when the name is empty or too long.
+    /// Makes the name of a table of a family. Panics when the name is empty or too long.
     pub const fn new(family: TableFamily, name: &'static str) -> TableName {
         assert!(
             !name.is_empty() && name.len() <= TableName::LONGEST,
@@ -80,7 +81,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both.
+    /// Both families.
     pub const BOTH: [Family; 2] = [Family::V4, Family::V6];
 
     /// The family of an address.
@@ -91,7 +92,7 @@ impl Family {
         }
     }
 
-    /// The digit that ends names of things of this family.
+    /// The digit that ends the names of sets, maps and chains of this family.
     pub fn digit(self) -> char {
         match self {
             Family::V4 => '4',
@@ -106,7 +107,7 @@ impl Family {
         }
     }
 
-    /// As nft calls a packet's family.
+    /// The packet's family in nft's spelling.
     fn protocol(self) -> &'static str {
         match self {
             Family::V4 => "ipv4",
@@ -122,34 +123,35 @@ impl Family {
     }
 }
 
-/// Which tuple of a connection: `original` is what its first packet said, `reply` what the answer to it says, after
-/// translation of addresses.
+/// A tuple of a connection, after translation of addresses. `original` has the addresses of the first packet, `reply`
+/// those of the answer to that packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tuple {
-    /// From the client, as the client sent it. Its source is the true client.
+    /// The tuple from the client, as the client sent it. Its source is the true client.
     Original,
-    /// From the server, as the server sends it. Its source is the true server.
+    /// The tuple from the server, as the server sends it. Its source is the true server.
     Reply,
 }
 
-/// What becomes of a packet.
+/// The verdict of a rule or an element on a packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
-    /// Dropped.
+    /// The packet is dropped.
     Drop,
-    /// Accepted by this base chain.
+    /// This base chain accepts the packet.
     Accept,
-    /// Goes on after the last jump.
+    /// The packet goes on after the last jump.
     Return,
-    /// Goes on in a chain, and comes back.
+    /// The packet goes on in a chain, and comes back.
     Jump(String),
-    /// Goes on in a chain, and does not come back here.
+    /// The packet goes on in a chain, and does not come back here.
     Goto(String),
-    /// Dropped, and its sender is told that there is no such TCP connection. Of rules alone: no element can say it.
+    /// The packet is dropped, and its sender learns that there is no such TCP connection. Only rules have this verdict,
+    /// elements have none like it.
     Reset,
 }
 
-/// What a set or map holds.
+/// The type of the elements of a set or map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SetKind {
     /// Single addresses, hashed.
@@ -160,9 +162,9 @@ pub enum SetKind {
     Pairs(Family),
     /// A verdict for each single address, hashed.
     Verdicts(Family),
-    /// Numbers with comments: notes of the table's owner, which no packet meets.
+    /// Numbers with comments: notes of the table's owner, which no rule looks up.
     Numbers,
-    /// Families, each for a while: the kernel takes them out by itself.
+    /// Families, each with a timeout: the kernel deletes such an element by itself.
     Families,
     /// Names of interfaces, hashed.
     Interfaces,
@@ -175,7 +177,7 @@ pub enum SetKind {
 }
 
 impl SetKind {
-    /// Whether it is a map, whose elements have verdicts.
+    /// Whether this is the type of a map, whose elements have verdicts.
     pub fn is_map(self) -> bool {
         matches!(self, SetKind::Verdicts(_) | SetKind::InterfaceVerdicts)
     }
@@ -188,13 +190,13 @@ pub enum Element {
     Address(IpAddr),
     /// A range of addresses, both ends included.
     Range(IpAddr, IpAddr),
-    /// An address with itself.
+    /// An address, paired with itself.
     Pair(IpAddr),
     /// An address and its verdict, with a comment.
     Verdict(IpAddr, Verdict, String),
     /// A number with a comment.
     Number(u32, String),
-    /// A family, and for how long it is there.
+    /// A family, and its timeout.
     Family(Family, Duration),
     /// The name of an interface.
     Interface(String),
@@ -206,26 +208,26 @@ pub enum Element {
     InterfaceRange(String, IpAddr, IpAddr),
 }
 
-/// A condition of a rule. All must hold.
+/// A condition of a rule. A rule applies when all its conditions hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
-    /// Conntrack cannot say which connection the packet is of.
+    /// Conntrack cannot assign the packet to a connection.
     NoConnection,
-    /// It is of a connection of which packets were seen both ways, or belongs to one.
+    /// The packet is of a connection of which packets were seen both ways, or belongs to such a connection.
     Established,
-    /// It is of a connection that conntrack does not know.
+    /// The packet is of a connection that conntrack does not know.
     New,
-    /// It is not UDP's.
+    /// The packet is not UDP's.
     NotUdp,
-    /// It goes the way that the connection's first packet went.
+    /// The packet goes the way that the connection's first packet went.
     DirectionOriginal,
-    /// It goes the other way.
+    /// The packet goes the other way than the connection's first packet.
     DirectionReply,
-    /// It is TCP's and begins no connection: it has not SYN alone of SYN, ACK, FIN and RST.
+    /// The packet is TCP's and begins no connection: of the flags SYN, ACK, FIN and RST it has others than SYN alone.
     NoTcpBeginning,
-    /// It is SCTP's and begins no association: its first chunk is not INIT.
+    /// The packet is SCTP's and begins no association: its first chunk is not INIT.
     NoSctpBeginning,
-    /// IPv6 neighbour discovery or multicast listener discovery, which conntrack does not track.
+    /// The packet is of IPv6 neighbour discovery or multicast listener discovery, which conntrack does not track.
     NeighbourDiscovery,
     /// The source of a tuple is in a set.
     TupleSource(Tuple, Family, String),
@@ -245,35 +247,38 @@ pub enum Match {
     Source(Family, String),
     /// The packet's own destination is in a set.
     Destination(Family, String),
-    /// It came in by an interface; a name that ends in `*` is a prefix.
+    /// The packet came in by an interface. A name that ends in `*` is a prefix.
     InputInterface(String),
-    /// It goes out by an interface; a name that ends in `*` is a prefix.
+    /// The packet goes out by an interface. A name that ends in `*` is a prefix.
     OutputInterface(String),
-    /// It came in by an interface whose name is in a set.
+    /// The packet came in by an interface whose name is in a set.
     InputIn(String),
-    /// The name of the interface by which it goes out is in a set.
+    /// The name of the interface by which the packet goes out is in a set.
     OutputIn(String),
-    /// The name of the interface by which it came in, with its own source, is in a set.
+    /// The name of the interface by which the packet came in, with the packet's own source, is in a set.
     InputSource(Family, String),
-    /// It came in by a bridge: by its own interface, or by a port that br_netfilter shows as the bridge.
+    /// The packet came in by a bridge: by the bridge's own interface, or by a port that br_netfilter shows as the
+    /// bridge.
     ByBridge,
-    /// It came in by the interface that the node's route to its source leads to (RFC 3704, strict reverse path).
+    /// The packet came in by the interface that the node's route to its source leads to (RFC 3704, strict reverse
+    /// path).
     ReversePath,
-    /// The connection's IP protocol.
+    /// The connection's IP protocol is this one.
     Protocol(u8),
-    /// The packet's own IP protocol. If that is TCP, UDP or SCTP so is the connection's: conntrack finds a packet's connection
-    /// by it (`nf_conntrack_in`), but for ICMP errors.
+    /// The packet's own IP protocol is this one. If that is TCP, UDP or SCTP so is the connection's: conntrack finds a
+    /// packet's connection by its protocol (`nf_conntrack_in`). ICMP errors are the exception.
     PacketProtocol(u8),
     /// The connection's IP protocol is none of TCP, UDP and SCTP.
     ProtocolWithoutPorts,
-    /// The packet's own IP protocol is this one, ICMP or ICMPv6: so is that of all packets of such a connection, and of the
-    /// ICMP errors that belong to it. nft 1.0.6 reads a port of a connection only behind it.
+    /// The packet's own IP protocol is this one, ICMP or ICMPv6. All packets of a connection of the protocol, and the
+    /// ICMP errors that belong to it, meet this condition. nft 1.0.6 reads a port of a connection only behind such a
+    /// condition.
     ProtocolOrError(u8),
-    /// The verdict is what a map says of the source of a tuple.
+    /// The verdict is the value in a map of the source of a tuple.
     TupleSourceMap(Tuple, Family, String),
-    /// The verdict is what a map says of the packet's own source.
+    /// The verdict is the value in a map of the packet's own source.
     SourceMap(Family, String),
-    /// The verdict is what a map says of the packet's own destination.
+    /// The verdict is the value in a map of the packet's own destination.
     DestinationMap(Family, String),
     /// The port of the connection's server is in a range, both ends included.
     ServerPort(u16, u16),
@@ -283,32 +288,32 @@ pub enum Match {
     Bridge(BridgeMatch),
 }
 
-/// Where the kernel calls a base chain. What is called first is less.
+/// The place at which the kernel calls a base chain. A place that comes first is less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Base {
-    /// For which packets.
+    /// The hook, which selects the packets.
     pub hook: Hook,
     /// The priority, as `linux/netfilter_ipv4.h` counts: the lowest first.
     pub priority: i32,
 }
 
-/// Packets on their way through the node.
+/// A hook of the kernel, which packets pass on their way through the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
-    /// All that come in, before it is known whether they are the node's own.
+    /// All packets that come in, before it is known whether their destination is the node itself.
     Prerouting,
-    /// Those that are forwarded.
+    /// Packets that are forwarded.
     Forward,
 }
 
 impl Base {
-    /// Where the forward hook calls a chain, at a priority.
+    /// A base chain at the forward hook, at a priority.
     pub const fn forward(priority: i32) -> Base {
         let hook = Hook::Forward;
         Base { hook, priority }
     }
 
-    /// Where the kernel calls a chain for all packets that come in, at a priority.
+    /// A base chain for all packets that come in, at a priority.
     pub const fn prerouting(priority: i32) -> Base {
         let hook = Hook::Prerouting;
         Base { hook, priority }
@@ -328,46 +333,46 @@ impl fmt::Display for Base {
 /// A rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// Its conditions.
+    /// The conditions.
     pub matches: Vec<Match>,
-    /// Whether packets that meet them are counted.
+    /// Whether packets that meet the conditions are counted.
     pub counter: bool,
-    /// What becomes of them; `None` when a map says so.
+    /// The verdict on these packets; `None` when a map gives it.
     pub verdict: Option<Verdict>,
-    /// A word to the reader of a listing.
+    /// The comment, which readers of a listing see.
     pub comment: Option<String>,
 }
 
-/// A change of the table.
+/// A change of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Adds the table, or takes over one that nobody owns.
+    /// Adds the table, or takes over a table that has no owner.
     AddTable {
-        /// Ask for the flags owner and persist.
+        /// Whether to ask for the flags owner and persist.
         owned: bool,
     },
     /// Deletes the table and all in it.
     DeleteTable,
     /// Adds a set or map.
     AddSet {
-        /// Its name.
+        /// The name of the set.
         name: String,
-        /// What it holds.
+        /// The type of the elements.
         kind: SetKind,
-        /// A word to the reader of a listing.
+        /// The comment, which readers of a listing see.
         comment: String,
     },
     /// Deletes a set or map and its elements.
     DeleteSet(String),
     /// Deletes all elements of a set or map, if there are any.
     FlushSet(String),
-    /// Adds a chain; with `base`, one that the kernel calls.
+    /// Adds a chain. With `base`, the chain is one that the kernel calls.
     AddChain {
-        /// Its name.
+        /// The name of the chain.
         name: String,
-        /// Where the kernel calls it, if it is a base chain.
+        /// The place at which the kernel calls the chain, if it is a base chain.
         base: Option<Base>,
-        /// A word to the reader of a listing.
+        /// The comment, which readers of a listing see.
         comment: String,
     },
     /// Deletes all rules of a chain.
@@ -376,9 +381,9 @@ pub enum Command {
     DeleteChain(String),
     /// Appends a rule to a chain.
     AddRule(String, Rule),
-    /// Puts a rule of a chain before another, of which it has the handle that the kernel gave it.
+    /// Inserts a rule before another rule of a chain, whose handle from the kernel is given.
     InsertRule(String, Rule, u64),
-    /// Deletes a rule of a chain, by the handle that the kernel gave it.
+    /// Deletes a rule of a chain, by its handle from the kernel.
     DeleteRule(String, u64),
     /// Adds elements to a set or map.
     AddElements(String, SetKind, Vec<Element>),
@@ -411,7 +416,7 @@ impl Rule {
         }
     }
 
-    /// All that it may decide, but what named maps hold.
+    /// All verdicts that the rule may give, without those in named maps.
     pub fn verdicts(&self) -> impl Iterator<Item = &Verdict> {
         let ports = self.matches.iter().flat_map(|condition| match condition {
             Match::ServerPortMap(ports) => ports.as_slice(),
@@ -420,13 +425,13 @@ impl Rule {
         ports.map(|(.., verdict)| verdict).chain(&self.verdict)
     }
 
-    /// The same rule, with another condition after those it has.
+    /// The same rule, with another condition after its own.
     pub fn and(mut self, condition: Match) -> Rule {
         self.matches.push(condition);
         self
     }
 
-    /// The same rule, counting.
+    /// The same rule, with a counter.
     pub fn counted(mut self) -> Rule {
         self.counter = true;
         self
@@ -440,7 +445,7 @@ impl Rule {
 }
 
 impl Command {
-    /// The names of chains, sets and maps in it.
+    /// The names of chains, sets and maps in the command.
     pub fn names_mut(&mut self) -> Vec<&mut String> {
         match self {
             Command::AddTable { .. } | Command::DeleteTable => Vec::new(),
@@ -474,7 +479,7 @@ impl Command {
 }
 
 impl Verdict {
-    /// The chain in which packets go on.
+    /// The chain in which packets go on after this verdict.
     pub fn chain(&self) -> Option<&str> {
         match self {
             Verdict::Jump(chain) | Verdict::Goto(chain) => Some(chain),
@@ -490,7 +495,7 @@ impl Verdict {
     }
 }
 
-/// The conditions that look into a set or map with a name, and the name.
+/// The conditions that look up a set or map with a name, and that name.
 macro_rules! looks_into {
     ($set:ident) => {
         Match::TupleSource(_, _, $set)
@@ -511,7 +516,7 @@ macro_rules! looks_into {
 }
 
 impl Match {
-    /// The set or map with a name that it looks into.
+    /// The set or map with a name that the condition looks up.
     pub fn set(&self) -> Option<&str> {
         match self {
             looks_into!(set) => Some(set),

@@ -1,5 +1,5 @@
-//! The content of a table: as commands make it (desired) and as the kernel lists it (observed), in comparable form. It
-//! reads nothing and repairs nothing.
+//! The content of a table in comparable form: as commands make it (desired) and as the kernel lists it (observed). This
+//! module reads nothing and repairs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,9 +11,9 @@ use crate::{
 /// The desired content of a table.
 #[derive(Clone, Debug, Default)]
 pub struct Desired {
-    /// Its chains, by name.
+    /// The chains, by name.
     pub chains: BTreeMap<String, DesiredChain>,
-    /// Its sets and maps, by name.
+    /// The sets and maps, by name.
     pub sets: BTreeMap<String, DesiredSet>,
 }
 
@@ -24,7 +24,7 @@ pub struct DesiredChain {
     pub make: Command,
     /// The hook of a base chain.
     pub base: Option<Base>,
-    /// Its rules.
+    /// The rules, in order.
     pub rules: Vec<Rule>,
 }
 
@@ -35,20 +35,20 @@ pub struct DesiredSet {
     pub make: Command,
     /// The type of the elements.
     pub kind: SetKind,
-    /// Its elements.
+    /// The elements.
     pub elements: BTreeSet<Element>,
 }
 
 /// The content of a table as the kernel lists it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// The generation of the ruleset when it was read: it moves with every commit in the network namespace.
+    /// The generation of the ruleset when it was read. Every commit in the network namespace makes a new generation.
     pub generation: u64,
     /// The table's flags; `None` when there is no table.
     pub flags: Option<u32>,
-    /// Its chains, by name.
+    /// The chains, by name.
     pub chains: BTreeMap<String, ObservedChain>,
-    /// Its sets and maps, by name, without anonymous ones.
+    /// The sets and maps, by name, without anonymous ones.
     pub sets: BTreeMap<String, ObservedSet>,
 }
 
@@ -57,7 +57,7 @@ pub struct Observed {
 pub struct ObservedChain {
     /// The caller of the chain.
     pub hook: Hook,
-    /// Its rules.
+    /// The rules, in order.
     pub rules: Vec<ObservedRule>,
 }
 
@@ -73,14 +73,14 @@ pub struct ObservedRule {
 /// The caller of a chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hook {
-    /// Other chains.
+    /// Other chains call the chain, and no hook does.
     #[default]
     None,
-    /// The kernel, and what falls off its end is accepted.
+    /// The kernel calls the chain, and accepts a packet that reaches its end.
     Base(Base),
-    /// The same, but what falls off its end is dropped.
+    /// The kernel calls the chain, and drops a packet that reaches its end.
     Dropping(Base),
-    /// The kernel, in some other way.
+    /// The kernel calls the chain in another way.
     Other,
 }
 
@@ -145,7 +145,7 @@ impl Desired {
                     chain.rules.push(rule.clone());
                 }
             }
-            // Rules of a plan have no handles yet.
+            // These commands name rules by their handles from the kernel, which desired rules do not have.
             Command::DeleteRule(..) | Command::InsertRule(..) => {}
             Command::AddElements(name, _, elements) => {
                 if let Some(set) = self.sets.get_mut(name) {
@@ -201,9 +201,9 @@ impl DesiredChain {
     }
 }
 
-/// The longest sequence that two have in common, as places in either.
+/// The longest common subsequence of two lists, as places in either.
 fn common(one: &[&str], other: &[String]) -> Vec<(usize, usize)> {
-    // How long it is from two places on.
+    // `length[i][j]` is the length of the longest common subsequence from the places `i` and `j` on.
     let mut length = vec![vec![0; other.len() + 1]; one.len() + 1];
     for (i, j) in (0..one.len())
         .flat_map(|i| (0..other.len()).map(move |j| (i, j)))
@@ -229,7 +229,7 @@ fn common(one: &[&str], other: &[String]) -> Vec<(usize, usize)> {
 }
 
 impl DesiredSet {
-    /// Deletes elements. The kernel deletes by key, and only a number's deletion names less than the whole element.
+    /// Deletes elements. The kernel deletes by key. Only the deletion of a number names less than the whole element.
     fn delete(&mut self, elements: &[Element]) {
         for element in elements {
             match element {
@@ -242,7 +242,7 @@ impl DesiredSet {
     }
 }
 
-/// An element without what has no effect: a word to the reader of a listing.
+/// An element without its comment, which only readers of a listing see.
 pub fn without_comment(element: &Element) -> Element {
     match element {
         Element::Verdict(address, verdict, _) => {

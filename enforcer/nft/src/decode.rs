@@ -1,5 +1,5 @@
-//! What the kernel says of sets and elements, as the values that commands have. Pure; it understands what `encode` writes,
-//! and says so of what it does not.
+//! The kernel's descriptions of sets and elements, as the values that commands have. This module is pure. It
+//! understands the output of `encode`, and returns `None` for all else.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use crate::{
     encode::{SetDescription, attributes},
 };
 
-/// Every kind of set that we make.
+/// Every kind of set that [`encode`](crate::encode) makes.
 const KINDS: [SetKind; 16] = [
     SetKind::Addresses(Family::V4),
     SetKind::Addresses(Family::V6),
@@ -34,7 +34,7 @@ const KINDS: [SetKind; 16] = [
     SetKind::InterfaceRanges(Family::V6),
 ];
 
-/// What a set holds, by the kernel's description of it; `None` when it is none of ours.
+/// The kind of a set, by the kernel's description of the set; `None` when no [`SetKind`] is like it.
 pub fn set_kind(set: &[u8]) -> Option<SetKind> {
     let number = |kind| {
         attributes::find(set, kind)
@@ -48,14 +48,14 @@ pub fn set_kind(set: &[u8]) -> Option<SetKind> {
     );
     let verdicts = number(sys::NFTA_SET_DATA_TYPE) == sys::NFT_DATA_VERDICT;
     KINDS.into_iter().find(|&kind| {
-        let ours = SetDescription::of(kind);
-        (ours.flags, ours.datatype, ours.length) == (flags, datatype, length)
+        let own = SetDescription::of(kind);
+        (own.flags, own.datatype, own.length) == (flags, datatype, length)
             && verdicts == kind.is_map()
     })
 }
 
-/// The elements of a set of a kind, without comments but those of stamps; `None` when there is one that cannot be of
-/// that kind.
+/// The elements of a set of a kind, without comments but those of numbers; `None` when an element cannot be of that
+/// kind.
 pub fn elements<'a>(
     kind: SetKind,
     listed: impl IntoIterator<Item = &'a [u8]>,
@@ -125,7 +125,7 @@ fn single(kind: SetKind, element: &[u8]) -> Option<Element> {
     })
 }
 
-/// Ranges from their ends: each begins with an element, and goes up to the next, or to the last address.
+/// Ranges from their ends. Each range begins with an element, and goes up to the next element or to the last address.
 fn ranges<'a>(
     family: Family,
     listed: impl IntoIterator<Item = &'a [u8]>,
@@ -135,7 +135,7 @@ fn ranges<'a>(
         let flags = attributes::find(element, sys::NFTA_SET_ELEM_FLAGS);
         let flags = flags.and_then(attributes::number).unwrap_or(0);
         let begins = flags & sys::NFT_SET_ELEM_INTERVAL_END == 0;
-        // What ends comes before what begins at the same address.
+        // The end of a range comes before the beginning of another range at the same address.
         ends.insert((address(family, key(element)?)?, begins));
     }
     let mut ranges = BTreeSet::new();
@@ -173,7 +173,7 @@ fn port_address(family: Family, key: &[u8]) -> Option<(String, IpAddr)> {
     Some((name(port)?, address(family, octets)?))
 }
 
-/// The name of an interface. Nothing follows its first NUL.
+/// The name of an interface. Nothing but NULs follows its first NUL.
 fn name(key: &[u8]) -> Option<String> {
     let end = key.iter().position(|&byte| byte == 0)?;
     let (name, rest) = key.split_at(end);

@@ -1,5 +1,5 @@
-//! Commands as netlink messages in one nf_tables batch. Tables and chains are built by rustables; sets, elements and
-//! rules, which it cannot express in full, are encoded here and spliced into the same batch.
+//! Commands as netlink messages in one nf_tables batch. rustables builds tables and chains. Sets, elements and rules
+//! are encoded here and spliced into the same batch, because rustables cannot express them in full.
 //!
 //! Formats: `linux/netfilter/nf_tables.h`; byte layout of netlink: `man 7 netlink`, `linux/netlink.h`.
 
@@ -33,13 +33,14 @@ pub use spelling::{spell, spelling};
 /// Length of a netlink header with the nfgenmsg that follows it.
 const HEADER: usize = 20;
 
-/// An attribute's length has 16 bits; past that the kernel would see a part of it. Elements go into several messages.
+/// The most bytes of elements in one message. An attribute's length has 16 bits, and of a longer attribute the kernel
+/// would see a part. More elements go into several messages.
 const ELEMENTS_MAX: usize = 60_000;
 
-/// `NFT_TABLE_F_PERSIST`, of Linux 6.9: later than the headers that many build with.
+/// `NFT_TABLE_F_PERSIST`, of Linux 6.9. The headers that many systems build with are older.
 pub const TABLE_PERSISTS: u32 = 0x4;
 
-/// `NFT_TABLE_F_OWNER` and [`TABLE_PERSISTS`]. When the owner dies the latter is left.
+/// `NFT_TABLE_F_OWNER` and [`TABLE_PERSISTS`]. When the owner dies only `NFT_TABLE_F_PERSIST` is left.
 pub const TABLE_OWNED: u32 = 0x2 | TABLE_PERSISTS;
 
 /// A batch as the kernel takes it.
@@ -47,14 +48,14 @@ pub const TABLE_OWNED: u32 = 0x2 | TABLE_PERSISTS;
 pub struct Encoded {
     /// The messages, from batch begin to batch end.
     pub bytes: Vec<u8>,
-    /// The command that each message is of. Message `i` has sequence number `i + 1`; batch begin has 0. See
+    /// The command that each message belongs to. Message `i` has sequence number `i + 1`; batch begin has 0. See
     /// [`number_from`](Self::number_from).
     pub origins: Vec<usize>,
 }
 
 impl Encoded {
-    /// The sequence number of the message that asks for an acknowledgement: that of the last command, after which the batch's end
-    /// comes.
+    /// The sequence number of the message that asks for an acknowledgement. The message is that of the last command,
+    /// before the batch's end.
     pub fn acknowledged(&self) -> u32 {
         self.origins.len() as u32
     }
@@ -73,8 +74,8 @@ impl Encoded {
     }
 }
 
-/// Encodes commands to a table as one batch. With a generation, the kernel takes it only if its ruleset is still
-/// of that.
+/// Encodes commands to a table as one batch. With a generation, the kernel takes the batch only if its ruleset is still
+/// of that generation.
 pub fn batch(table: TableName, commands: &[Command], generation: Option<u32>) -> Encoded {
     let mut encoder = Encoder {
         table,
@@ -124,7 +125,7 @@ struct Encoder {
     /// Ids of sets that are named and referred to in one batch.
     set_id: u32,
     command: usize,
-    /// Where the last message begins.
+    /// The offset at which the last message begins.
     last: usize,
 }
 
@@ -145,8 +146,8 @@ impl Encoder {
         );
     }
 
-    /// The last command asks for the batch's only acknowledgement: one for each would overflow the socket, and kernels
-    /// before 6.10 give none for the end.
+    /// Has the last command ask for the batch's only acknowledgement. One for each command would overflow the socket,
+    /// and kernels before 6.10 give none for the end.
     fn end(&mut self) {
         if !self.origins.is_empty() {
             let flags = &mut self.bytes[self.last + 6..self.last + 8];
@@ -186,7 +187,8 @@ impl Encoder {
         );
     }
 
-    /// Takes one message over from a rustables batch: without its begin, its end and its wish for an acknowledgement.
+    /// Takes one message over from a rustables batch, without the batch's begin, its end and its request for an
+    /// acknowledgement.
     fn splice(&mut self, add: impl FnOnce(&mut Batch)) {
         let mut batch = Batch::new();
         add(&mut batch);
@@ -307,7 +309,8 @@ impl Encoder {
         let mut body = description.attributes(self.table.name, name, self.set_id);
         let mut userdata = Vec::new();
         if matches!(kind, SetKind::Interfaces | SetKind::InterfaceVerdicts) {
-            // NFTNL_UDATA_SET_KEYBYTEORDER, four bytes: nft lists names backwards that are not said to be in the order of the host.
+            // NFTNL_UDATA_SET_KEYBYTEORDER, four bytes. nft lists names backwards where the set does not have the order
+            // of the host.
             userdata.extend([0, 4]);
             userdata.extend(1u32.to_ne_bytes());
         }
@@ -325,7 +328,7 @@ impl Encoder {
                 }
             }
         } else {
-            // What is deleted is named by its key alone.
+            // A deletion names an element by its key alone.
             let whole = kind == NFT_MSG_NEWSETELEM;
             encoded.extend(elements.iter().map(|one| element(one, whole)));
         }
@@ -362,7 +365,7 @@ impl Encoder {
         }
     }
 
-    /// Adds a rule before another, or behind all.
+    /// Adds a rule before another, or after all others.
     fn add_rule(&mut self, chain: &str, rule: &Rule, before: Option<u64>) {
         let mut expressions = Expressions::of(self.table.family);
         for condition in &rule.matches {

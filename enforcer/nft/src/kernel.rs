@@ -1,4 +1,4 @@
-//! A kernel as a trait: [`Netlink`] is the real one, and a model of it can stand in its place in tests and simulations.
+//! A kernel as a trait. [`Netlink`] is the real one, and tests and simulations can use a model in its place.
 
 use std::collections::BTreeSet;
 
@@ -18,8 +18,8 @@ pub trait Kernel {
     /// Commits commands as one batch: all of them or none.
     fn commit(&mut self, commands: &[Command]) -> Result<(), Error>;
 
-    /// The same, if nobody has committed anything since the ruleset was of this generation; else it is refused with
-    /// `ERESTART`.
+    /// Commits commands as one batch, if the ruleset is still of a generation. After any other commit the kernel
+    /// refuses the batch with `ERESTART`.
     fn commit_at(&mut self, generation: u64, commands: &[Command]) -> Result<(), Error>;
 
     /// Lists the content of the table.
@@ -31,14 +31,14 @@ pub trait Kernel {
     /// Lists the elements of a set or map; `None` when some do not fit the kind. A set that is not there has none.
     fn elements(&mut self, set: &str, kind: SetKind) -> Result<Option<BTreeSet<Element>>, Error>;
 
-    /// Lists the sets and maps that the rules of a chain look up, in the order of the rules, without anonymous ones. A chain that is
-    /// not there has none.
+    /// Lists the sets and maps that the rules of a chain look up, in the order of the rules, without anonymous ones. A
+    /// chain that is not there has none.
     fn lookups(&mut self, chain: &str) -> Result<Vec<String>, Error>;
 
     /// Flushes the connections that a predicate selects from conntrack, and returns their number.
     fn flush_conntrack(&mut self, which: &dyn Fn(&Connection) -> bool) -> Result<usize, Error>;
 
-    /// Returns when every packet that is under way now is through.
+    /// Returns when every packet that is under way at the call has passed.
     fn grace(&mut self);
 }
 

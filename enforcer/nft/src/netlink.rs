@@ -1,5 +1,5 @@
-//! The socket to netfilter: commits batches to a table, and lists what the table holds. It decides nothing, and changes no table
-//! but the one that it was opened for. Of other tables it lists the flowtables.
+//! The socket to netfilter: commits batches to a table, and lists the table's content. This module decides nothing, and
+//! changes only the table that the socket was opened for. Of other tables it lists the flowtables.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -47,20 +47,21 @@ use crate::{
 };
 use requests::{messages, take};
 
-/// What the socket asks for; the kernel takes a batch as one message.
+/// The buffer size that the socket asks for. The kernel takes a batch as one message.
 const BUFFER: usize = 256 << 20;
 
-/// What a socket without privilege over the kernel's limits takes for sure (`net.core.wmem_default` is 212,992).
+/// The most bytes of a batch that fit into a socket without privilege over the kernel's limits (`net.core.wmem_default`
+/// is 212,992).
 const BATCH_UNPRIVILEGED: usize = 150_000;
 
-/// The table's flag that it has an owner (`NFT_TABLE_F_OWNER`).
+/// The flag of a table that has an owner (`NFT_TABLE_F_OWNER`).
 const OWNER: u32 = 2;
 
 /// `NFTA_TABLE_OWNER`, of Linux 5.12.
 const TABLE_OWNER: u16 = 7;
 
-/// The kernel executes one batch at a time, of whoever sent it: a lease that is renewed meanwhile waits for the end of
-/// this one.
+/// The most bytes of a batch with privilege. The kernel executes one batch at a time, whoever sent it. So a commit that
+/// is urgent, such as one that refreshes a timeout, waits for the end of this one.
 const BATCH_PRIVILEGED: usize = 1 << 20;
 
 /// The names of a table's objects, as the kernel lists them.
@@ -68,28 +69,29 @@ const BATCH_PRIVILEGED: usize = 1 << 20;
 pub struct Outline {
     /// The table's flags.
     pub flags: u32,
-    /// The names of its chains.
+    /// The names of the chains.
     pub chains: BTreeSet<String>,
-    /// The names of its base chains.
+    /// The names of the base chains.
     pub bases: BTreeSet<String>,
-    /// The names of its sets and maps, without anonymous ones.
+    /// The names of the sets and maps, without anonymous ones.
     pub sets: BTreeSet<String>,
 }
 
-/// A socket to nf_tables of the network namespace that it was opened in, for one table. Clones share the socket, which is the owner
-/// of the tables that it made with [an owner](Command::AddTable).
+/// A socket to nf_tables of the network namespace that it was opened in, for one table. Clones share the socket. The
+/// socket is the owner of the tables that it made with [an owner](Command::AddTable).
 #[derive(Clone, Debug)]
 pub struct Netlink {
     socket: Arc<OwnedFd>,
     table: TableName,
-    /// Held from a request to the end of its answer; the thread that waits longest gets it next. It has the sequence number of the
-    /// next message. The kernel answers with the number of the request, so that a late answer is not taken for that of another one.
+    /// The sequence number of the next message. The lock is held from a request to the end of its answer, and the
+    /// thread that waits longest gets it next. The kernel answers with the number of the request. So a late answer is
+    /// not taken for that of another request.
     turn: Arc<FairMutex<u32>>,
     batch: usize,
 }
 
 impl Netlink {
-    /// Opens a socket for a table, which may not be there yet.
+    /// Opens a socket for a table. The table need not exist yet.
     pub fn open(table: TableName) -> Result<Netlink, Error> {
         let failed = |step| move |errno| Error::Socket { step, errno };
         let socket = socket::socket(
@@ -100,7 +102,8 @@ impl Netlink {
         )
         .map_err(failed("socket"))?;
         socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(failed("bind"))?;
-        // Refused in a user namespace: then batches stay small. The answers of a batch are few either way.
+        // Refused in a user namespace: then batches stay small. The answers of a batch are few with and without the
+        // privilege.
         let forced = socket::setsockopt(&socket, sockopt::SndBufForce, &BUFFER).is_ok();
         let _ = socket::setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20));
         let batch = if forced {
@@ -116,13 +119,13 @@ impl Netlink {
         Ok(netlink)
     }
 
-    /// Talks over a socket, which a fuzzer may hold the other end of.
+    /// Uses a socket whose other end a fuzzer may hold.
     #[doc(hidden)]
     pub fn over(socket: OwnedFd, table: TableName, batch: usize) -> Netlink {
         Netlink {
             socket: Arc::new(socket),
             table,
-            // Messages that answer no request have 0.
+            // Messages that answer no request have the number 0.
             turn: Arc::new(FairMutex::new(1)),
             batch,
         }
@@ -151,13 +154,14 @@ impl Netlink {
         self.commit_batch(commands, None)
     }
 
-    /// The same, if the ruleset is still of a generation; else the error [is that it is outdated](Error::is_outdated).
+    /// Commits commands as one batch, if the ruleset is still of a generation. After any other commit the error [is
+    /// that it is outdated](Error::is_outdated).
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the kernel counts with 32 bits"
     )]
     pub fn commit_at(&self, generation: u64, commands: &[Command]) -> Result<(), Error> {
-        // 0 would be any.
+        // The generation 0 would match any ruleset.
         self.commit_batch(commands, Some(generation as u32))
     }
 
@@ -192,9 +196,9 @@ impl Netlink {
         }
     }
 
-    /// The kernel's answer to a batch whose begin has the sequence number `first`: the message (counted from there) and
-    /// the number of the first error, or that message `last` was executed. The kernel has executed the batch when
-    /// `send` returns, and its whole answer lies in the socket.
+    /// The kernel's answer to a batch whose begin has the sequence number `first`. The answer is the message (counted
+    /// from there) and the number of the first error, or that message `last` was executed. The kernel has executed the
+    /// batch when `send` returns, and its whole answer lies in the socket.
     fn answer(&self, first: u32, last: u32) -> Result<Option<(u32, i32)>, Error> {
         let (mut error, mut done, mut lost) = (None, None, None);
         let mut buffer = vec![0; 1 << 16];
@@ -204,7 +208,7 @@ impl Netlink {
                 Ok(length) => length,
                 Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => continue,
-                // Told once; what did fit into the socket is still there.
+                // The kernel reports the overflow once. The messages that fit into the socket are still there.
                 Err(errno) if lost.is_none() => {
                     lost = Some(errno);
                     continue;
@@ -213,7 +217,7 @@ impl Netlink {
             };
             for message in messages(&buffer[..length]) {
                 let number = message.seq.wrapping_sub(first);
-                // The batch's end is one more.
+                // The batch's end has one number more.
                 if message.kind != libc::NLMSG_ERROR as u16 || number > last + 1 {
                     continue;
                 }
@@ -282,7 +286,8 @@ impl Netlink {
         Ok(elements.collect())
     }
 
-    /// Returns once no socket owns the table, or after `patience`: the kernel takes an owner off it a moment after that died.
+    /// Returns once no socket owns the table, or after `patience`. The kernel removes an owner from a table a moment
+    /// after the owner died.
     pub fn await_orphan(&self, patience: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + patience;
         while self.table_flags()?.is_some_and(|flags| flags & OWNER != 0) {
@@ -329,8 +334,8 @@ impl Netlink {
         which
     }
 
-    /// The descriptions of objects that are the table's: kernels differ in which dumps they filter. `attribute` has the name of an
-    /// object's table.
+    /// The descriptions of objects that are the table's, because kernels differ in which dumps they filter. `attribute`
+    /// has the name of an object's table.
     fn only_of_table(&self, mut bodies: Vec<Vec<u8>>, attribute: u16) -> Vec<Vec<u8>> {
         bodies.retain(|body| {
             let name = attributes::find(body, attribute).map(attributes::text);
@@ -358,13 +363,13 @@ impl Outline {
         self.flags & TABLE_OWNED == TABLE_OWNED
     }
 
-    /// Whether the table was made to have an owner: it has one, or lost it and waits for the next.
+    /// Whether the table was made to have an owner. Such a table has one, or lost it and waits for the next.
     pub fn is_made_to_be_owned(&self) -> bool {
         self.flags & TABLE_PERSISTS != 0
     }
 }
 
-/// Asks for errors with a message. Older kernels do without.
+/// Asks for errors with a message. Older kernels send errors without one.
 #[expect(unsafe_code, reason = "nix does not have this socket option")]
 fn extended_errors(socket: &OwnedFd) {
     let on: libc::c_int = 1;

@@ -1,4 +1,5 @@
-//! What the socket's code makes of answers that no kernel gives: over a pair of sockets, in the kernel's place.
+//! Tests the socket's code with answers that no kernel gives. The other end of a pair of sockets stands in for the
+//! kernel.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -15,21 +16,21 @@ use sallyport_nft::{
     netlink::{Error, Netlink},
 };
 
-const TABLE: TableName = TableName::new(TableFamily::Inet, "sallyport");
+const TABLE: TableName = TableName::new(TableFamily::Inet, "example");
 
 /// A socket, and its other end.
 fn pair() -> (Netlink, OwnedFd) {
-    let (ours, kernel) = socketpair(
+    let (own, kernel) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
         None,
         SockFlag::SOCK_NONBLOCK,
     )
     .expect("a pair of sockets");
-    (Netlink::over(ours, TABLE, 1 << 16), kernel)
+    (Netlink::over(own, TABLE, 1 << 16), kernel)
 }
 
-/// Says something in the kernel's place, as the answer to a request with a number.
+/// Sends a message in the kernel's place, as the answer to a request with a number.
 fn say(kernel: &OwnedFd, kind: u16, number: u32, body: &[u8]) {
     let mut message = Vec::new();
     message.extend((16 + body.len() as u32).to_ne_bytes());
@@ -44,7 +45,7 @@ fn say(kernel: &OwnedFd, kind: u16, number: u32, body: &[u8]) {
 const ERROR: u16 = libc::NLMSG_ERROR as u16;
 const DONE: u16 = libc::NLMSG_DONE as u16;
 
-/// The number of the next request that the kernel is asked.
+/// The sequence number of the next request that the kernel gets.
 fn next_number(kernel: &OwnedFd) -> u32 {
     let mut request = [0; 1 << 12];
     let length = recv(kernel.as_raw_fd(), &mut request, MsgFlags::empty()).expect("a request");
@@ -52,8 +53,8 @@ fn next_number(kernel: &OwnedFd) -> u32 {
     u32::from_ne_bytes(request[8..12].try_into().expect("four bytes"))
 }
 
-/// The outcome of a socket's first batch, of one command, when the answer is an error message with this number and body.
-/// The batch's begin has number 1, the command 2 and the end 3.
+/// The outcome of a socket's first batch, of one command, when the answer is an error message with this number and
+/// body. The batch's begin has number 1, the command 2 and the end 3.
 fn answered(number: u32, body: &[u8]) -> Result<(), Error> {
     let (netlink, kernel) = pair();
     say(&kernel, ERROR, number, body);
@@ -87,13 +88,14 @@ fn an_error_without_a_number_is_no_consent() {
     }
 }
 
-/// An answer that comes after its request was given up is nobody's. The kernel answers a request with its number.
+/// An answer that comes after its request was given up belongs to no request. The kernel answers a request with its
+/// number.
 #[test]
 fn a_late_answer_is_not_that_of_the_next_request() {
     let refused = (-libc::EPERM).to_ne_bytes();
     let batch = [Command::AddTable { owned: false }];
 
-    // A batch: neither a late error nor a late consent decides it.
+    // A late error and a late acknowledgement do not decide a batch.
     for (late, own, is_done) in [(refused, [0; 4], true), ([0; 4], refused, false)] {
         let (netlink, kernel) = pair();
         assert!(netlink.commit(&batch).is_err(), "nobody answers");
@@ -104,20 +106,20 @@ fn a_late_answer_is_not_that_of_the_next_request() {
         assert_eq!(next_number(&kernel), first + 3);
     }
 
-    // A dump: neither a late part nor a late end belongs to it.
+    // A late part and a late end do not belong to a dump.
     let (netlink, kernel) = pair();
     assert!(netlink.is_there().is_err(), "nobody answers");
     let first = next_number(&kernel);
-    say(&kernel, NEWTABLE, first, &table("sallyport"));
+    say(&kernel, NEWTABLE, first, &table("example"));
     say(&kernel, DONE, first, &[0; 4]);
     say(&kernel, DONE, first + 1, &[0; 4]);
     assert!(!netlink.is_there().expect("it was answered"));
     say(&kernel, DONE, first, &[0; 4]);
-    say(&kernel, NEWTABLE, first + 2, &table("sallyport"));
+    say(&kernel, NEWTABLE, first + 2, &table("example"));
     say(&kernel, DONE, first + 2, &[0; 4]);
     assert!(netlink.is_there().expect("it was answered"));
 
-    // One message: a late generation is not the present one.
+    // A late generation is not the present one.
     let (netlink, kernel) = pair();
     assert!(netlink.generation().is_err(), "nobody answers");
     let first = next_number(&kernel);
@@ -126,13 +128,14 @@ fn a_late_answer_is_not_that_of_the_next_request() {
     assert_eq!(netlink.generation().expect("it was answered"), 5);
 }
 
-/// The kernel refuses a dump while an earlier one of the same socket is not read to its end. That one is read then.
+/// The kernel refuses a dump while an earlier one of the same socket is not read to its end. So the earlier one is read
+/// then.
 #[test]
 fn a_dump_that_was_given_up_is_not_in_the_way() {
     let (netlink, kernel) = pair();
     assert!(netlink.is_there().is_err(), "nobody answers");
     let first = next_number(&kernel);
-    say(&kernel, NEWTABLE, first, &table("sallyport"));
+    say(&kernel, NEWTABLE, first, &table("example"));
     say(&kernel, ERROR, first + 1, &(-libc::EBUSY).to_ne_bytes());
     say(&kernel, DONE, first, &[0; 4]);
     let error = netlink

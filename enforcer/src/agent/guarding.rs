@@ -75,7 +75,7 @@ pub(super) struct Guarding {
     /// When to try again.
     pub(super) again: Option<Instant>,
     /// The endpoints whose places are to be known.
-    sought: watch::Sender<Arc<BTreeSet<IpAddr>>>,
+    guarded_addresses: watch::Sender<Arc<BTreeSet<IpAddr>>>,
     /// Why the guard is not what it should be, if it is not.
     problem: watch::Sender<Option<String>>,
 }
@@ -102,13 +102,13 @@ impl Guarding {
             policy: policy.clone(),
             is_narrowed: false,
             again: None,
-            sought: watch::Sender::new(Arc::default()),
+            guarded_addresses: watch::Sender::new(Arc::default()),
             problem: watch::Sender::new(None),
         }
     }
 
-    pub(super) fn sought(&self) -> watch::Receiver<Arc<BTreeSet<IpAddr>>> {
-        self.sought.subscribe()
+    pub(super) fn guarded_addresses(&self) -> watch::Receiver<Arc<BTreeSet<IpAddr>>> {
+        self.guarded_addresses.subscribe()
     }
 
     pub(super) fn problem(&self) -> watch::Receiver<Option<String>> {
@@ -122,9 +122,9 @@ impl Guarding {
         agent: &mut Agent<Netlink, Journal>,
     ) -> Result<(), Unguarded> {
         // The places may be older than the newest endpoints, whose routes are known here.
-        let sought = Arc::clone(&self.sought.borrow());
+        let addresses = Arc::clone(&self.guarded_addresses.borrow());
         for (address, route) in std::mem::take(&mut self.places.routes) {
-            if sought.contains(&address) {
+            if addresses.contains(&address) {
                 places.routes.entry(address).or_insert(route);
             }
         }
@@ -132,15 +132,15 @@ impl Guarding {
         self.set(agent)
     }
 
-    /// Asks where the routes to endpoints lead that are new. While that is not known they may be on any bridge.
-    fn seek(&mut self) -> Result<(), String> {
-        let sought = guard::addresses(&self.policy);
+    /// Looks up the routes to new endpoints. Until a route is known its endpoint may be on any bridge.
+    fn look_up_routes(&mut self) -> Result<(), String> {
+        let addresses = guard::addresses(&self.policy);
         let is_new = |address: &&IpAddr| !self.places.routes.contains_key(*address);
-        let new: BTreeSet<IpAddr> = sought.iter().filter(is_new).copied().collect();
-        self.sought.send_if_modified(|before| {
-            let is_other = **before != sought;
+        let new: BTreeSet<IpAddr> = addresses.iter().filter(is_new).copied().collect();
+        self.guarded_addresses.send_if_modified(|before| {
+            let is_other = **before != addresses;
             if is_other {
-                *before = Arc::new(sought);
+                *before = Arc::new(addresses);
             }
             is_other
         });
@@ -201,10 +201,10 @@ impl Guarding {
     }
 
     fn set(&mut self, agent: &mut Agent<Netlink, Journal>) -> Result<(), Unguarded> {
-        let sought = self.seek();
+        let looked_up = self.look_up_routes();
         self.judging.update(&self.policy, &self.places);
         let mut ports = guard::ports(&self.policy, &self.options, &self.rules, &self.places);
-        if sought.is_err() {
+        if looked_up.is_err() {
             // While it is not known where all routes lead, no interface is let go of.
             ports.keep(agent.ports(), &guard::allowed(&self.policy));
         }
@@ -218,7 +218,7 @@ impl Guarding {
             ports.inside = judged;
             result = result.and(agent.set_ports(&ports).map_err(Unguarded::Interfaces));
         }
-        self.note(sought.map_err(Unguarded::Routes).and(result).and(table))
+        self.note(looked_up.map_err(Unguarded::Routes).and(result).and(table))
     }
 
     fn note(&mut self, result: Result<(), Unguarded>) -> Result<(), Unguarded> {

@@ -69,7 +69,7 @@ pub struct Handle {
     published: watch::Receiver<Published>,
     lease: Arc<Mutex<Lease>>,
     kernel: Netlink,
-    sought: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
+    guarded_addresses: watch::Receiver<Arc<BTreeSet<IpAddr>>>,
     problem: watch::Receiver<Option<String>>,
     asks_for: Option<Duration>,
     protected: bool,
@@ -115,8 +115,8 @@ impl Handle {
     }
 
     /// The endpoints whose places the agent needs ([`set_places`](Handle::set_places)).
-    pub fn sought(&self) -> watch::Receiver<Arc<BTreeSet<IpAddr>>> {
-        self.sought.clone()
+    pub fn guarded_addresses(&self) -> watch::Receiver<Arc<BTreeSet<IpAddr>>> {
+        self.guarded_addresses.clone()
     }
 
     /// The links of the node, and where its routes lead: has the interfaces of workloads guarded accordingly.
@@ -187,7 +187,7 @@ impl Handle {
             published,
             lease: Arc::default(),
             kernel: Netlink::over(nobody.into(), table::INET, 0),
-            sought: watch::Sender::new(Arc::default()).subscribe(),
+            guarded_addresses: watch::Sender::new(Arc::default()).subscribe(),
             problem: watch::Sender::new(None).subscribe(),
             asks_for: None,
             protected: false,
@@ -241,7 +241,7 @@ pub fn start(
     let (lease, kernel) = (Arc::clone(&agent.lease), agent.kernel().clone());
     let policy = &agent.installed().policy;
     let guarding = Guarding::new(&kernel, protected, options, rules, policy, health.clone());
-    let (sought, problem) = (guarding.sought(), guarding.problem());
+    let (guarded_addresses, problem) = (guarding.guarded_addresses(), guarding.problem());
     let (publisher, published) = watch::channel(Published::of(&agent));
     thread::Builder::new()
         .name("agent".into())
@@ -252,7 +252,7 @@ pub fn start(
         published,
         lease,
         kernel,
-        sought,
+        guarded_addresses,
         problem,
         asks_for,
         protected,

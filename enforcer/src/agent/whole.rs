@@ -81,7 +81,7 @@ impl<K: Kernel, L: Log> Agent<K, L> {
             let endpoint = &after.policy.endpoints()[address];
             directions
                 .filter_map(|direction| endpoint.class(direction))
-                .any(|class| after.policy.classes()[&class].keep)
+                .any(|class| after.policy.classes()[&class].keep_established)
         };
         let kept = after.policy.endpoints().keys().copied().filter(keeps);
         let kept: BTreeSet<IpAddr> = kept.collect();

@@ -133,7 +133,7 @@ pub fn must_end(
 /// Whether packets that begin no connection are refused to a workload: it is isolated, and nothing that is established
 /// is kept.
 fn refuses(policy: &NodePolicy, mut classes: impl Iterator<Item = ClassId>) -> bool {
-    classes.any(|class| !policy.classes()[&class].keep)
+    classes.any(|class| !policy.classes()[&class].keep_established)
 }
 
 fn refuses_endpoint(policy: &NodePolicy, endpoint: &Endpoint) -> bool {
@@ -161,7 +161,11 @@ fn beside_tcp<'a>(
     direction: Direction,
 ) -> Option<BesideTcp<'a>> {
     let class = &policy.classes()[&endpoint.class(direction)?];
-    Some((class.keep, class.other, ports_beside_tcp(class).collect()))
+    Some((
+        class.keep_established,
+        class.other,
+        ports_beside_tcp(class).collect(),
+    ))
 }
 
 fn ports_beside_tcp(class: &Class) -> impl Iterator<Item = &PortRule> {

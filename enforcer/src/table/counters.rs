@@ -1,4 +1,4 @@
-//! The packets that the tables denied, as the kernel counts them. It changes nothing.
+//! The packets that the tables denied, as the kernel counts them. This module changes nothing.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use crate::table::{
     frame::{self, Denial},
 };
 
-/// Reads how many packets were denied since both tables were made, and why. Nothing is counted where there is no table.
+/// Reads the number of packets that were denied since both tables were made, by reason. A table that is not there adds
+/// nothing.
 pub fn denied(netlink: &Netlink) -> Result<BTreeMap<Denial, u64>, Error> {
     let mut denied = BTreeMap::new();
     let (inet, of_bridges) = (netlink.for_table(INET), netlink.for_table(BRIDGE));

@@ -1,7 +1,7 @@
-//! The address families of a group's members: they say which sets of addresses the group has.
+//! The address families of a group's members. They decide which sets of addresses the group has.
 //!
-//! The kernel finds a set by walking the list of all sets of the table, so a set that nothing is ever found in costs time with
-//! every set, element and rule that is added.
+//! The kernel finds a set by walking the list of all sets of the table. So a set in which no lookup ever finds an
+//! element costs time with every set, element and rule that is added.
 
 use sallyport_policy::PeerGroup;
 
@@ -15,7 +15,7 @@ pub struct Families {
 }
 
 impl Families {
-    /// The families of the addresses that a group's rules look for. They are none where everyone is in the group.
+    /// The families of the addresses that a group's rules look up. There are none where everyone is in the group.
     pub fn of(group: &PeerGroup) -> Families {
         if group.spec.ranges.is_everything() {
             return Families::default();

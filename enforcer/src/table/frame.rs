@@ -1,8 +1,8 @@
-//! The frame of the table: what is the same for every policy but for the node's workload ranges, and for the ranges of addresses
-//! that workloads use beside their own. What classes and groups say is `render`'s.
+//! The frame of the table: the part that is the same for every policy. Only the node's workload ranges, and the ranges
+//! of addresses that workloads use beside their own, differ. `render` makes the rules of classes and groups.
 //!
-//! A forwarded packet is judged by its connection's tuple, both ways alike, so that taking one element away cuts a
-//! live connection at once. Its way through the table, of which each base chain must say `accept`:
+//! A forwarded packet is judged by its connection's tuple, both ways alike, so that deleting one element cuts a live
+//! connection at once. A packet's way through the table, in which each base chain must accept the packet:
 //!
 //! ```text
 //! source (of all that comes in):
@@ -20,9 +20,9 @@
 //! forward_ingress: jump ingress, the same by the destination (after translation)
 //! ```
 //!
-//! `accept` ends one base chain, so egress and ingress of two pods of one node compose. Nothing is allowed by falling off
-//! an end: a chain that is empty to a packet leads back to the base chain, whose last rule drops. Every other way out of a
-//! class ends in `deny`. A class that keeps established connections accepts those first.
+//! `accept` ends one base chain, so egress and ingress of two pods of one node compose. The end of a chain allows
+//! nothing. A chain that is empty to a packet leads back to the base chain, whose last rule drops. Every other way out
+//! of a class ends in `deny`. A class that keeps established connections accepts those first.
 
 mod ranges;
 
@@ -40,8 +40,8 @@ use crate::table::{
 };
 use ranges::{Lookup, Names, Sources};
 
-/// The chain of all packets that come in: whether they come from where their source is. It is before conntrack, so that what
-/// it drops makes no connection.
+/// The chain of all packets that come in. It checks that a packet comes from where its source is. The chain is before
+/// conntrack, so that a dropped packet makes no connection.
 const SOURCE: &str = "source";
 
 /// The chain of packets that come in where the route to their source does not lead.
@@ -53,27 +53,28 @@ const WORKLOADS: &str = "workloads";
 /// The beginning of the names of the sets of addresses that workloads use beside their own.
 const SOURCES: &str = "sources";
 
-/// The base chains that are always there, and where the kernel calls them: what packets meet first comes first. The
-/// priorities are those that nft calls `raw`, `filter` and `filter + 1`.
+/// The base chains that are always there, with the places where the kernel calls them, in the order in which packets
+/// meet them. The priorities are those that nft calls `raw`, `filter` and `filter + 1`.
 pub const BASES: [(&str, Base); 3] = [
     (SOURCE, Base::prerouting(libc::NF_IP_PRI_RAW)),
     ("forward_egress", Base::forward(libc::NF_IP_PRI_FILTER)),
     ("forward_ingress", Base::forward(libc::NF_IP_PRI_FILTER + 1)),
 ];
 
-/// Where every denial ends.
+/// The chain in which every denial ends.
 pub const DENY: &str = "deny";
 
-/// The chain of packets that begin no connection, of one that conntrack does not know.
+/// The chain of packets that begin no connection, of a connection that conntrack does not know.
 const UNBEGUN: &str = "unbegun";
 
 /// The chain of packets of no connection, of a workload that is isolated in a direction.
 pub(super) const UNJUDGEABLE: &str = "unjudgeable";
 
-/// The chain that judges a workload in the direction in which it is not isolated, where it is in the other.
+/// The chain that judges a workload in the direction in which it is not isolated, where the workload is isolated in the
+/// other.
 pub(super) const UNRESTRICTED: &str = "unrestricted";
 
-/// The comment of the rule that ends a base chain. It counts nothing unless the table is not what it should be.
+/// The comment of the rule that ends a base chain. The rule counts nothing unless the table has unexpected content.
 pub const NOTHING_ALLOWED: &str = "nothing allowed it";
 
 /// The comment of the rule that drops packets of no connection.
@@ -82,13 +83,14 @@ const UNCONNECTED: &str = "of no connection: no policy tells what to do with it"
 /// The comment of the rules that drop addresses of workloads that are no endpoint.
 const STRICT: &str = "strict: no such workload (yet)";
 
-/// The comment of the rules that drop what a map should have shown. A lookup can miss an element for a moment.
+/// The comment of the rules that drop addresses that a map should have. A lookup can miss an element for a moment.
 const MISSED: &str = "a workload that the map did not show";
 
 /// The comment of the rule that drops packets whose source is elsewhere.
 const ELSEWHERE: &str = "its source is behind another interface";
 
-/// The chains whose rules count what they drop. Those of classes and groups count too, on the way to `deny`.
+/// The chains whose rules count the packets that they drop. The chains of classes and groups count too, on the way to
+/// `deny`.
 pub const COUNTING: [&str; 12] = [
     ASTRAY,
     DENY,
@@ -104,34 +106,34 @@ pub const COUNTING: [&str; 12] = [
     lease::CLOSED,
 ];
 
-/// Why a packet is dropped.
+/// The reason why a packet is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Denial {
-    /// No policy that selects the workload allows it.
+    /// No policy that selects the workload allows the packet.
     Policy,
-    /// It is of an address of workloads that is no endpoint.
+    /// The packet is of an address of workloads that is no endpoint.
     Strict,
     /// The node has no lease.
     Closed,
-    /// It begins no connection, and conntrack does not know the one that it is of; or it is of none, and a policy selects the
-    /// workload.
+    /// The packet begins no connection, and conntrack does not know its connection. Or the packet is of no connection,
+    /// and a policy selects the workload.
     Unjudgeable,
-    /// Its source is a workload's, and it came in where that workload is not.
+    /// The packet's source is a workload's, and the packet came in where that workload is not.
     Spoofed,
-    /// A workload speaks as a router or a DHCP server.
+    /// A workload sends what only a router or a DHCP server sends.
     Announced,
-    /// It is a frame that meets no policy: it has a VLAN tag, or is neither IP's nor ARP's.
+    /// The packet is a frame that meets no policy: the frame has a VLAN tag, or is neither IP's nor ARP's.
     NeverJudged,
-    /// It is of a link-local address, which no policy knows.
+    /// The packet is of a link-local address, which no policy knows.
     LinkLocal,
-    /// It came to the port of a workload, and its destination is no address that the workload lists.
+    /// The packet came to the port of a workload, and its destination is no address that the workload lists.
     Unlisted,
-    /// The table is not what it should be, or a lookup missed what is in it.
+    /// The table has unexpected content, or a lookup missed an element of the table.
     NothingAllowedIt,
 }
 
 impl Denial {
-    /// All.
+    /// All reasons.
     pub const ALL: [Denial; 10] = [
         Denial::Policy,
         Denial::Strict,
@@ -145,7 +147,7 @@ impl Denial {
         Denial::NothingAllowedIt,
     ];
 
-    /// Why a rule of a chain that counts drops packets.
+    /// The reason why a rule of a chain that counts drops packets.
     pub fn of(chain: &str, comment: &str) -> Option<Denial> {
         match (chain, comment) {
             (DENY, _) => Some(Denial::Policy),
@@ -158,7 +160,7 @@ impl Denial {
         }
     }
 
-    /// Its name in metrics.
+    /// The reason's name in metrics.
     pub fn label(self) -> &'static str {
         match self {
             Denial::Policy => "policy",
@@ -175,7 +177,8 @@ impl Denial {
     }
 }
 
-/// Raised when objects of a table change their meaning: an upgraded enforcer replaces the table whole.
+/// The version of the objects' meaning. A change of the meaning raises it, so that an upgraded enforcer replaces the
+/// table whole.
 const LAYOUT: u32 = 8;
 
 /// The sets and maps that are always there.
@@ -231,7 +234,7 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// The frame for a policy whose classes have chains of these names.
+    /// The frame for a policy. `chain` returns the name of a class's chain.
     pub fn of(
         options: &'a Options,
         policy: &NodePolicy,
@@ -244,9 +247,9 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// The chains that are always there, in an order in which each is there before it is named, with their rules. Those that
-    /// judge sources name chains of classes beside. That of the lease is as it is in a fresh table: which set it looks into
-    /// afterwards is no part of the frame.
+    /// The chains that are always there, with their rules. Each chain comes before those that name it. The chains that
+    /// judge sources also name chains of classes. The chain of the lease is that of a fresh table: the set that it
+    /// looks into afterwards is no part of the frame.
     pub fn chains(&self) -> Vec<(&'static str, Vec<Rule>)> {
         let options = self.options;
         let workloads = match options.strict {
@@ -300,9 +303,9 @@ impl<'a> Frame<'a> {
         chains
     }
 
-    /// The rules that find packets whose source is elsewhere. The route back is asked first (RFC 3704): it confirms nearly every
-    /// packet. Those that it does not confirm are dropped if a workload's address is their source, or if they come in by an
-    /// interface behind which there are workloads.
+    /// The rules that find packets whose source is elsewhere. The route back comes first (RFC 3704), because it
+    /// confirms nearly every packet. A packet that the route does not confirm is dropped if its source is a workload's
+    /// address. The packet is also dropped if it comes in by an interface behind which there are workloads.
     fn source_rules(&self) -> Vec<Rule> {
         let mut rules = vec![Rule::when(Match::ReversePath, Verdict::Accept)];
         if !self.sources.is_empty() {
@@ -323,7 +326,8 @@ impl<'a> Frame<'a> {
         rules
     }
 
-    /// Describes the frame and the version of the plans that changes it, so that a restarted enforcer sees whether both are its own.
+    /// Describes the frame and the version of the plans that changes the frame. A restarted enforcer compares both with
+    /// its own.
     pub fn fingerprint(&self, plans: u32) -> String {
         let mut hash = Sha256::new();
         for (chain, rules) in self.chains() {
@@ -342,8 +346,8 @@ impl<'a> Frame<'a> {
         format!("layout {LAYOUT} plans {plans} {mode} {hash}")
     }
 
-    /// The names and the making of the sets of ranges that the frame's rules look into. They never change: other ranges are other
-    /// sets.
+    /// The sets of ranges that the frame's rules look into, by name, with the commands that make them. They never
+    /// change, because other ranges are other sets.
     pub fn range_sets(&self) -> BTreeMap<String, Vec<Command>> {
         let mut sets = BTreeMap::new();
         if self.options.strict {
@@ -365,8 +369,8 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// The rules for packets whose source is elsewhere. Behind a bridge there are many, and which port is whose the routes do not
-/// tell.
+/// The rules for packets whose source is elsewhere. A bridge has many ports, and the routes do not say which port is
+/// whose.
 fn astray_rules(options: &Options) -> Vec<Rule> {
     let verdict = match options.counts_only {
         true => Verdict::Accept,
@@ -383,14 +387,14 @@ pub(super) fn nothing_allowed() -> Rule {
     drop.comment(NOTHING_ALLOWED)
 }
 
-/// The rule that stops packets that begin no connection, where an end is isolated. Each packet of UDP may begin one: it is
-/// spared the way there.
+/// The rule that stops packets that begin no connection, where an end is isolated. Each packet of UDP may begin one, so
+/// UDP skips the chain.
 pub(super) fn unbegun() -> Rule {
     Rule::when(Match::New, Verdict::Jump(UNBEGUN.into())).and(Match::NotUdp)
 }
 
-/// The rules for packets of no connection, in a chain that never changes: rules with constant sets do not change well while
-/// packets look.
+/// The rules for packets of no connection, in a chain that never changes. Rules with constant sets do not change safely
+/// while packets look.
 fn untracked(header: &str) -> Vec<Rule> {
     vec![
         Rule::when(Match::NeighbourDiscovery, Verdict::Accept),
@@ -409,7 +413,7 @@ fn deny_rules() -> Vec<Rule> {
     own.chain([Rule::always(Verdict::Drop).counted()]).collect()
 }
 
-/// Which end of a packet's way a chain judges.
+/// The end of a packet's way that a chain judges.
 #[derive(Clone, Copy)]
 enum End {
     Source,
@@ -426,7 +430,7 @@ struct Unlisted<'a> {
 }
 
 impl Unlisted<'_> {
-    /// The rules of a chain that judges by the connection. A packet of none is in no tuple's map.
+    /// The rules of a chain that judges by the connection. A packet of no connection is in no tuple's map.
     fn tuple(&self, end: End, untracked: &str) -> Vec<Rule> {
         let (tuple, map, sources) = match end {
             End::Source => (Tuple::Original, "egress", Lookup::Egress),
@@ -488,9 +492,10 @@ impl Unlisted<'_> {
         rules
     }
 
-    /// The rules that come after the maps: `set` is the condition that the end is in a set, `strangers` the conditions that it is in the
-    /// node's workload ranges, `interface` the rule that drops what meets a condition. Sources are judged where the packet passes an interface of workloads at that end: `ways` are the conditions.
-    /// Elsewhere the same addresses may be anybody's.
+    /// The rules that come after the maps. `set` is the condition that the end is in a set, and `strangers` are the
+    /// conditions that the end is in the node's workload ranges. `interface` is the rule that drops packets that meet a
+    /// condition. Sources are judged where the packet passes an interface of workloads at that end, by the conditions
+    /// `ways`. Elsewhere the same addresses may be anybody's.
     fn rest(
         &self,
         end: End,
@@ -531,7 +536,7 @@ impl Unlisted<'_> {
     }
 }
 
-/// Whether a table whose frame says this was made by an enforcer whose objects mean the same.
+/// Whether an enforcer whose objects have the same meaning made a table with this fingerprint of its frame.
 pub fn is_of_this_layout(frame: &str) -> bool {
     number_behind("layout", frame) == Some(LAYOUT)
 }
@@ -572,7 +577,7 @@ pub fn add_chain(name: &str) -> Command {
     }
 }
 
-/// Where the kernel calls a base chain; `None` for chains that others lead to.
+/// The place where the kernel calls a base chain; `None` for chains that others lead to.
 pub fn base(chain: &str) -> Option<Base> {
     let lease = (lease::CHAIN, Base::forward(libc::NF_IP_PRI_FILTER - 1));
     let mut bases = BASES.into_iter().chain([lease]);
@@ -580,7 +585,7 @@ pub fn base(chain: &str) -> Option<Base> {
     found.map(|(_, place)| place)
 }
 
-/// The node's workload addresses, from both who may know.
+/// The node's workload addresses, from the operator and from the control plane.
 pub fn workload_ranges(options: &Options, policy: &NodePolicy) -> Ranges {
     options.workload_ranges.union(policy.workload_ranges())
 }

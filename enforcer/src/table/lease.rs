@@ -1,5 +1,5 @@
-//! The lease as nftables objects: two sets whose elements the kernel takes out by itself, and the chain that looks into
-//! one of them. It decides nothing about when a lease is asked for or granted.
+//! The lease as nftables objects: two sets whose elements the kernel deletes by itself, and the chain that looks into
+//! one of them. This module does not decide when a lease is requested or granted.
 //!
 //! ```text
 //! lease ─ meta nfproto @lease-a ─> accept: the base chains that come next judge the packet
@@ -8,8 +8,9 @@
 //!              └ accept: what a node forwards for others is judged as usual
 //! ```
 //!
-//! The set that is not looked into is filled before the control plane is asked, and looked into once it has agreed. So a
-//! lease's time counts from before the request, and the kernel ends it, whatever becomes of the enforcer.
+//! The enforcer fills the set that no packet looks into before it asks the control plane. Packets look into that set
+//! once the control plane has agreed. So a lease's time counts from before the request. The kernel ends the lease even
+//! if the enforcer dies.
 
 use std::time::Duration;
 
@@ -17,34 +18,34 @@ use sallyport_nft::command::{Command, Element, Family, Match, Rule, SetKind, Tup
 
 use crate::table::{frame, ports::INSIDE, render};
 
-/// The longest that a lease may be. What goes by itself later is no lease, whoever put it there.
+/// The longest time that a lease may last. An element that expires later is no lease, whoever added it.
 pub const LONGEST: Duration = Duration::from_secs(60);
 
-/// The base chain that asks whether the node may go on. Packets meet it before the others.
+/// The base chain that checks whether the node has a lease. Packets meet the chain before the other base chains.
 pub const CHAIN: &str = "lease";
 
-/// The chain of a node that may not.
+/// The chain of a node without a lease.
 pub const FENCED: &str = "fenced";
 
-/// What becomes there of all but neighbour discovery. It is a chain of its own since it changes with the workload ranges:
+/// The chain there of all but neighbour discovery. The chain is separate since it changes with the workload ranges:
 /// rules with constant sets do not change while packets look.
 pub const CLOSED: &str = "closed";
 
-/// The chains that are there for leases alone: what is named first is named by the others.
+/// The chains that exist for leases alone. Each comes before those that name it.
 pub const CHAINS: [&str; 3] = [CLOSED, FENCED, CHAIN];
 
 /// One of the two sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Slot {
-    /// That which a fresh table looks into.
+    /// The slot that a fresh table looks into.
     #[default]
     A,
-    /// The other one.
+    /// The other slot.
     B,
 }
 
 impl Slot {
-    /// Both.
+    /// Both slots.
     pub const BOTH: [Slot; 2] = [Slot::A, Slot::B];
 
     /// The set's name.
@@ -69,7 +70,7 @@ impl Slot {
     }
 }
 
-/// Whether a set or chain is there for leases alone.
+/// Whether a set or chain exists for leases alone.
 pub fn is_of_lease(name: &str) -> bool {
     CHAINS.contains(&name) || Slot::named(name).is_some()
 }
@@ -84,7 +85,7 @@ pub fn sets() -> Vec<Command> {
     Slot::BOTH.map(set).to_vec()
 }
 
-/// The rules of the lease's chain, looking into one of the sets.
+/// The rules of the lease's chain that look into one of the sets.
 pub fn rules(slot: Slot) -> Vec<Rule> {
     vec![
         Rule::when(Match::Family(slot.name().into()), Verdict::Accept),
@@ -93,7 +94,7 @@ pub fn rules(slot: Slot) -> Vec<Rule> {
     ]
 }
 
-/// Puts a lease into a set, in the place of any other. Its time runs from when this is committed.
+/// Puts a lease into a set, in place of any other. The lease's time runs from the commit.
 pub fn fill(slot: Slot, lasts: Duration) -> Vec<Command> {
     let elements = Family::BOTH.map(|family| Element::Family(family, lasts));
     vec![
@@ -107,7 +108,7 @@ pub fn look_into(slot: Slot) -> Vec<Command> {
     render::replace_rules(CHAIN, rules(slot))
 }
 
-/// The rules of a node that may not go on.
+/// The rules of a node without a lease.
 pub(super) fn fenced_rules() -> Vec<Rule> {
     vec![
         Rule::when(Match::NeighbourDiscovery, Verdict::Accept),
@@ -115,9 +116,10 @@ pub(super) fn fenced_rules() -> Vec<Rule> {
     ]
 }
 
-/// The rules that drop all that is of this node's workloads: by both ends of the connection, and by the packet's own
-/// addresses. Those that are endpoints are in the sets of pairs, longer than in the maps; `ranges` are sets of those that are not (yet),
-/// `sources` are sets of those that are workloads' where a packet passes an interface of workloads, and `interfaces` lead to workloads.
+/// The rules that drop all packets of this node's workloads: by both ends of the connection, and by the packet's own
+/// addresses. Addresses that are endpoints are in the sets of pairs, longer than in the maps. `ranges` are sets of
+/// addresses that are not endpoints (yet). `sources` are sets of addresses that are workloads' where a packet passes an
+/// interface of workloads, and `interfaces` lead to workloads.
 pub(super) fn closed_rules(
     ranges: &[(Family, String)],
     sources: &[(Family, String)],

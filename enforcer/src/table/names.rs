@@ -1,5 +1,5 @@
-//! Names of kernel objects: what they stand for, as far as an nft identifier can say it, and a suffix that makes them
-//! unique.
+//! Names of kernel objects. A name has a readable part, as far as an nft identifier can hold it, and a suffix that
+//! makes the name unique.
 
 use sallyport_policy::{Class, ClassId, Direction, GroupId, PeerGroup};
 
@@ -10,11 +10,11 @@ sallyport_policy::counters! {
     pub struct UpdateSeq;
 }
 
-/// How many bytes of a description go into a name. (The kernel takes 255 for all of it, people less.)
+/// The most bytes of a description in a name. The kernel takes 255 for the whole name, but people read less.
 const READABLE: usize = 48;
 
-/// The name that a group's sets and chains are built from. Two lives of one group have two names, so that what a
-/// reader still uses and what is being prepared never meet.
+/// The name that a group's sets and chains are built from. Two lives of one group have two names, so that objects in
+/// use and objects in preparation never meet.
 pub fn group(id: GroupId, group: &PeerGroup, birth: UpdateSeq) -> String {
     let id = id.to_string();
     format!(
@@ -42,7 +42,7 @@ pub fn group_chain(direction: Direction, group: &str) -> String {
     }
 }
 
-/// The chain of a class. `births` are those of the groups it names: the chain is a function of both.
+/// The chain of a class. `births` are those of the groups that the class names: the chain is a function of both.
 pub fn class_chain(
     id: ClassId,
     class: &Class,

@@ -1,6 +1,6 @@
-//! The interfaces of workloads in the table of family inet: a set of their names, sets of the addresses beside their own that the
-//! workloads behind them may use, and a set of where such packets come and go. They are no part of plans: the agent changes them
-//! by themselves.
+//! The interfaces of workloads in the table of family inet. There is a set of their names, and sets of the addresses
+//! beside their own that the workloads behind them may use. A third set has the places where such packets come and go.
+//! The sets are no part of plans: the agent changes them separately.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,15 @@ use sallyport_policy::Ranges;
 
 use sallyport_nft::command::{Command, Element, Family, SetKind};
 
-/// The set of the interfaces behind which there are workloads alone, as far as they are known and no bridge's.
+/// The set of the interfaces behind which there are workloads alone, as far as such interfaces are known and no
+/// bridge's.
 pub const PORTS: &str = "ports";
 
-/// The set of the interfaces and bridges by which packets of workloads come and go that may use addresses beside their own.
+/// The set of the interfaces and bridges by which packets of workloads come and go that may use addresses beside their
+/// own.
 pub const INSIDE: &str = "inside";
 
-/// How many elements a batch has room for.
+/// The number of elements that a batch has room for.
 const AT_ONCE: usize = 500;
 
 /// The interfaces of workloads that are no port of a bridge.
@@ -22,8 +24,8 @@ const AT_ONCE: usize = 500;
 pub struct Ports {
     /// The interfaces behind which there are workloads alone.
     pub names: BTreeSet<String>,
-    /// The addresses beside their own that the workloads behind an interface may use: of these interfaces, and of those that
-    /// `--interface` names. No interface has none.
+    /// The addresses beside their own that the workloads behind an interface may use. The interfaces are these, and
+    /// those that `--interface` names. No interface has an empty entry.
     pub ranges: BTreeMap<String, Ranges>,
     /// The interfaces and bridges where policy judges such addresses: `guard::inside` computes them.
     pub inside: BTreeSet<String>,
@@ -38,7 +40,7 @@ impl Ports {
         }
     }
 
-    /// The workloads behind an interface may use these addresses, too.
+    /// Allows the workloads behind an interface to use these addresses, too.
     pub fn allow(&mut self, interface: &str, ranges: &Ranges) {
         if ranges.is_empty() {
             return;
@@ -47,8 +49,8 @@ impl Ports {
         *there = there.union(ranges);
     }
 
-    /// Keeps the interfaces that were there before. Those of which nothing is known now keep their addresses, as far as these are
-    /// allowed.
+    /// Keeps the interfaces that were there before. Interfaces that are unknown now keep their addresses, as far as
+    /// these are allowed.
     pub fn keep(&mut self, before: &Ports, allowed: &Ranges) {
         for (name, ranges) in &before.ranges {
             if !self.names.contains(name) && !self.ranges.contains_key(name) {
@@ -81,7 +83,7 @@ pub fn range_set(family: Family) -> String {
     format!("port_ranges{}", family.digit())
 }
 
-/// The sets, and what they hold.
+/// The sets, and the types of their elements.
 pub fn kinds() -> [(String, SetKind); 4] {
     let ranges = |family| (range_set(family), SetKind::InterfaceRanges(family));
     let [v4, v6] = Family::BOTH.map(ranges);
@@ -101,7 +103,7 @@ pub fn elements(port: &str, ranges: &Ranges, family: Family) -> BTreeSet<Element
 
 /// The elements of one set that have an address in common with one of some others.
 pub fn overlapping(some: &BTreeSet<Element>, others: &BTreeSet<Element>) -> BTreeSet<Element> {
-    // Of either set no two elements overlap, so that the last ones of an interface that begin in time are enough.
+    // No two elements of either set overlap. So the last elements of an interface that begin in time are enough.
     let meets = |element: &&Element| {
         let Element::InterfaceRange(port, first, last) = element else {
             return false;
@@ -148,9 +150,10 @@ pub(super) fn sets(ports: &Ports) -> Vec<Command> {
     commands
 }
 
-/// The batches that lead from some interfaces of workloads to others. Between them nothing passes that does not pass before the
-/// first or after the last, and all passes that passes then both times: of an interface whose name the set has more is dropped, so its
-/// addresses come before its name, and go after it. Addresses are judged before they pass, for as long as they do.
+/// The batches that lead from some interfaces of workloads to others. Between them no packet passes that passes neither
+/// before the first nor after the last. Every packet that passes both times also passes between them. An interface
+/// whose name the set gains drops more, so its addresses come before its name, and go after it. Addresses are judged
+/// before they pass, for as long as they do.
 pub fn change(before: &Ports, after: &Ports) -> Vec<Vec<Command>> {
     let gone = &before.names - &after.names;
     let new = &after.names - &before.names;
@@ -172,7 +175,8 @@ pub fn change(before: &Ports, after: &Ports) -> Vec<Vec<Command>> {
     batches
 }
 
-/// The batches that change the addresses of some interfaces. Interfaces that had none, or will have none, share batches.
+/// The batches that change the addresses of some interfaces. Interfaces that had none, or will have none, share
+/// batches.
 fn change_ranges(before: &Ports, after: &Ports, ports: &BTreeSet<&String>) -> Vec<Vec<Command>> {
     let mut batches = Vec::new();
     for family in Family::BOTH {
@@ -197,8 +201,8 @@ fn change_ranges(before: &Ports, after: &Ports, ports: &BTreeSet<&String>) -> Ve
     batches
 }
 
-/// Puts the addresses of an interface in the place of others. The kernel refuses what overlaps, so that what goes is deleted
-/// first; in one batch, if it has room, so that what stays allowed is not dropped meanwhile.
+/// Replaces the addresses of an interface. The kernel refuses elements that overlap, so the old ones are deleted first.
+/// Both happen in one batch, if it has room, so that packets of addresses that stay allowed are not dropped meanwhile.
 fn exchange(
     before: &BTreeSet<Element>,
     after: &BTreeSet<Element>,
@@ -228,7 +232,7 @@ fn as_elements(names: BTreeSet<String>) -> BTreeSet<Element> {
     names.into_iter().map(Element::Interface).collect()
 }
 
-/// Elements in parts that a batch has room for.
+/// The elements in parts that a batch has room for.
 fn some(elements: &BTreeSet<Element>) -> impl Iterator<Item = Vec<Element>> + use<> {
     let all: Vec<Element> = elements.iter().cloned().collect();
     let parts: Vec<_> = all.chunks(AT_ONCE).map(<[Element]>::to_vec).collect();
@@ -261,7 +265,7 @@ mod tests {
         ports
     }
 
-    /// Applies a batch to the sets. A command that the kernel would refuse panics.
+    /// Applies a batch to the sets. Panics at a command that the kernel would refuse.
     fn apply(before: &Ports, batch: &[Command]) -> Ports {
         let mut sets: BTreeMap<String, BTreeSet<Element>> = BTreeMap::new();
         for (set, names) in [(PORTS, &before.names), (INSIDE, &before.inside)] {
@@ -295,7 +299,7 @@ mod tests {
         }))
     }
 
-    /// Whether a packet passes that comes in by an interface astray, and whether policy judges it if it does.
+    /// Whether a packet passes that comes in by an interface astray, and whether policy judges the packet if it does.
     fn passes(ports: &Ports, port: &str, source: u8) -> (bool, bool) {
         let allows = |ranges: &Ranges| ranges.contains(address(source));
         let passes = !ports.names.contains(port) || ports.ranges.get(port).is_some_and(allows);

@@ -1,5 +1,5 @@
-//! The nftables objects that each group, class and endpoint of a node's policy becomes. The fixed part of the table, which leads
-//! to them, is `frame`'s.
+//! The nftables objects that each group, class and endpoint of a node's policy becomes. `frame` makes the fixed part of
+//! the table, which leads to them.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -11,28 +11,30 @@ use sallyport_policy::{
 
 use crate::table::{families::Families, frame, names, ports::Ports};
 
-/// What the table is made from beside the policy: what the operator of a node chose, and what the node's routes tell.
+/// The input of the table beside the policy: the choices of the operator of a node, and the interfaces from the node's
+/// routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Whether traffic of workload addresses that are no endpoint is dropped.
     pub strict: bool,
-    /// Workload addresses of this node, beside those that the control plane knows of.
+    /// Workload addresses of this node, beside those that the control plane knows.
     pub workload_ranges: Ranges,
     /// Interfaces behind which there are only workloads; a name that ends in `*` is a prefix.
     pub workload_interfaces: Vec<String>,
-    /// Ask the kernel to protect the table from others (flags `owner` and `persist`, Linux 6.9).
+    /// Whether to ask the kernel to protect the table from others (flags `owner` and `persist`, Linux 6.9).
     pub owned: bool,
-    /// How long a lease lasts, without which all traffic of this node's workloads is dropped; `None` where none is
-    /// needed.
+    /// The time that a lease lasts. Without a lease all traffic of this node's workloads is dropped. `None` where no
+    /// lease is needed.
     pub lease: Option<Duration>,
     /// Whether packets whose source is elsewhere are counted, and not dropped.
     pub counts_only: bool,
-    /// The interfaces that the routes to workloads lead to, and the addresses that these may use. `guard::ports` computes them.
+    /// The interfaces that the routes to workloads lead to, and the addresses that these may use. `guard::ports`
+    /// computes them.
     pub ports: Ports,
 }
 
 impl Options {
-    /// Whether nothing passes of an address if it is no endpoint of a policy.
+    /// Whether no packet of an address passes if it is no endpoint of a policy.
     pub fn silences(&self, policy: &NodePolicy, address: IpAddr) -> bool {
         let ranges = [&self.workload_ranges, policy.workload_ranges()];
         let mut sources = policy.sources().iter();
@@ -41,7 +43,8 @@ impl Options {
             && !sources.any(|source| source.ranges.contains(address))
     }
 
-    /// What becomes of workload addresses that are no endpoint. What enters by an interface of workloads may be any.
+    /// The treatment of workload addresses that are no endpoint. A packet that enters by an interface of workloads may
+    /// have any address.
     pub fn unknown(&self) -> UnknownAddresses {
         match (self.strict, self.workload_interfaces.is_empty()) {
             (false, _) => UnknownAddresses::Allow,
@@ -94,12 +97,12 @@ fn range_families(group: &PeerGroup) -> impl Iterator<Item = Family> + '_ {
         .filter(|&family| ranges.iter().any(|(first, _)| Family::of(first) == family))
 }
 
-/// Whether everyone is in a group: then nothing is looked up.
+/// Whether everyone is in a group. Then no rule looks up the group.
 fn is_everyone(group: &PeerGroup) -> bool {
     group.spec.ranges.is_everything()
 }
 
-/// The sets of a group: one of addresses for each family that it has members of, and those of its ranges.
+/// The sets of a group: one of addresses for each family that has members, and those of the group's ranges.
 pub fn group_set_names(name: &str, group: &PeerGroup) -> Vec<String> {
     if is_everyone(group) {
         return Vec::new();
@@ -150,7 +153,7 @@ pub fn add_group(name: &str, group: &PeerGroup) -> Vec<Command> {
     commands
 }
 
-/// Changes the members of a group that packets are looking into.
+/// Changes the members of a group while packets look into its sets.
 pub fn change_members(
     name: &str,
     group: &PeerGroup,
@@ -183,7 +186,7 @@ fn change_addresses(
     Family::BOTH.into_iter().filter_map(of).collect()
 }
 
-/// The rules of the chain that lets a group's peers through. `families` are those that there is a set of addresses for.
+/// The rules of the chain that lets a group's peers through. `families` are those with a set of addresses.
 pub fn group_rules(
     direction: Direction,
     name: &str,
@@ -213,7 +216,7 @@ fn deny() -> Rule {
     Rule::always(Verdict::Goto(frame::DENY.into())).counted()
 }
 
-/// Whose source the peer is: of an incoming connection the client, of an outgoing one the server.
+/// The tuple whose source is the peer: the client's of an incoming connection, the server's of an outgoing one.
 fn peer_tuple(direction: Direction) -> Tuple {
     match direction {
         Direction::Ingress => Tuple::Original,
@@ -221,7 +224,7 @@ fn peer_tuple(direction: Direction) -> Tuple {
     }
 }
 
-/// What a class allows, in a few words: for its chain's name and comment.
+/// A summary of a class in a few words, for its chain's name and comment.
 pub fn class_summary(class: &Class, describe: impl Fn(GroupId) -> String) -> String {
     let port = |rule: &PortRule| match (rule.first, rule.last) {
         (0, u16::MAX) => rule.protocol.to_string(),
@@ -251,7 +254,7 @@ pub fn class_summary(class: &Class, describe: impl Fn(GroupId) -> String) -> Str
     parts.join("; ")
 }
 
-/// The group of a class that tells no protocols and ports apart.
+/// The group of a class that makes no difference between protocols and ports.
 fn uniform(class: &Class) -> Option<GroupId> {
     let group = class.other?;
     let whole = class.ports.len() == Protocol::ALL.len()
@@ -262,12 +265,12 @@ fn uniform(class: &Class) -> Option<GroupId> {
     whole.then_some(group)
 }
 
-/// The rules of a class's chain. `chain` tells the name of a group's chain.
+/// The rules of a class's chain. `chain` returns the name of a group's chain.
 pub fn class_rules(class: &Class, chain: impl Fn(GroupId) -> String) -> Vec<Rule> {
     let goto = |group| Verdict::Goto(chain(group));
     let of = |protocol| protocol_rules(class, protocol, goto);
     let mut rules = Vec::new();
-    if class.keep {
+    if class.keep_established {
         let kept = Rule::when(Match::Established, Verdict::Accept);
         rules.push(kept.comment("keep: what is established goes on"));
     }
@@ -302,8 +305,8 @@ fn protocol_rules(
             vec![Rule::when(of, goto(rule.group))]
         }
         ref rules => {
-            // Two comparisons cost a packet half of two lookups (`bench B10`). nft lists the port of a connection as text that it
-            // can load behind one protocol, or in a map.
+            // Two comparisons cost a packet half of two lookups (`bench B10`). nft lists the port of a connection as
+            // text that nft can load only behind one protocol, or in a map.
             let own = match rules {
                 [rule] => {
                     let own = Rule::when(Match::PacketProtocol(number), goto(rule.group));
@@ -334,21 +337,22 @@ pub fn change_own(addresses: &[IpAddr], change: Change) -> Vec<Command> {
     change_addresses(name, SetKind::Pairs, Element::Pair, addresses, change)
 }
 
-/// Makes of a set's name, its kind and elements a command that adds or deletes them.
+/// Makes a command that adds or deletes elements, from a set's name, its kind and the elements.
 pub type Change = fn(String, SetKind, Vec<Element>) -> Command;
 
 /// The verdicts on an address of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Verdicts {
-    /// That on what it sends.
+    /// The verdict on packets from the workload.
     pub(super) egress: Verdict,
-    /// That on what comes to it.
+    /// The verdict on packets to the workload.
     pub(super) ingress: Verdict,
-    /// That on packets of no connection.
+    /// The verdict on packets of no connection.
     pub(super) header: Verdict,
 }
 
-/// The verdicts on an address of a workload. `chain` tells the name of its class's chain, if it is isolated in a direction.
+/// The verdicts on an address of a workload. `chain` returns the name of its class's chain, if the workload is isolated
+/// in a direction.
 pub(super) fn verdicts(chain: impl Fn(Direction) -> Option<String>) -> Verdicts {
     let [ingress, egress] = Direction::BOTH.map(chain);
     let (other, header) = match (&ingress, &egress) {
@@ -366,7 +370,7 @@ pub(super) fn verdicts(chain: impl Fn(Direction) -> Option<String>) -> Verdicts 
     }
 }
 
-/// The elements of an endpoint in the table's maps. `chain` tells the name of a class's chain.
+/// The elements of an endpoint in the table's maps. `chain` returns the name of a class's chain.
 pub fn endpoint_elements(
     address: IpAddr,
     endpoint: &Arc<Endpoint>,

@@ -1,5 +1,5 @@
-//! The stamp: where the table stands, kept in the table itself and changed in the batch that makes it true, so that
-//! the kernel is asked and not guessed at.
+//! The stamp: the state of the table, kept in the table itself. The batch that reaches a state also writes its stamp,
+//! so that the enforcer reads the state and does not guess.
 
 use std::fmt;
 
@@ -14,23 +14,24 @@ pub const SET: &str = "stamp";
 /// The element that holds the position.
 const POSITION: u32 = 1;
 
-/// The element that holds what the fixed part of the table was made from.
+/// The element that holds the fingerprint of the frame.
 const FRAME: u32 = 2;
 
-/// Where a table stands.
+/// The state of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     /// The epoch of the newest version that the node holds.
     pub epoch: Epoch,
-    /// Its revision.
+    /// The revision of that version.
     pub revision: Revision,
-    /// The first 32 bits of its digest.
+    /// The first 32 bits of that version's digest.
     pub digest: u32,
-    /// The update of this node that made it so, once all steps are done. It tells windows with one newest version apart.
+    /// The update of this node that led to the state, once all steps are done. The number distinguishes windows with
+    /// the same newest version.
     pub update: UpdateSeq,
-    /// How many of how many steps are done, while they are not all done.
+    /// The number of steps done and of all steps, while some are not done.
     pub progress: Option<(u32, u32)>,
-    /// Whether those are steps that write the frame anew: what is installed is in force all the while.
+    /// Whether these steps write the frame anew. The installed policy is in force all the while.
     pub frame: bool,
 }
 
@@ -72,13 +73,13 @@ impl Stamp {
         }
     }
 
-    /// How many steps of the update are done; `None` when all are.
+    /// The number of steps of the update that are done; `None` when all are.
     pub fn steps_done(&self) -> Option<u32> {
         let progress = self.progress.filter(|_| !self.frame);
         progress.map(|(done, _)| done)
     }
 
-    /// Reads a stamp as it displays.
+    /// Parses a stamp from its displayed form.
     pub fn parse(text: &str) -> Option<Stamp> {
         let mut words = text.split(' ');
         let mut field = |name: &str| (words.next()? == name).then(|| words.next()).flatten();
@@ -104,14 +105,14 @@ impl Stamp {
         })
     }
 
-    /// Puts this stamp in the place of any other. A deletion of what is not there would fail, so `fresh` says whether
-    /// there is none yet.
+    /// Puts this stamp in place of any other. Deleting an absent stamp would fail, so `fresh` says whether there is
+    /// none yet.
     pub fn write(&self, fresh: bool) -> Vec<Command> {
         replace(POSITION, self.to_string(), fresh)
     }
 }
 
-/// Puts the description of the table's fixed part in the place of any other.
+/// Puts the description of the table's fixed part in place of any other.
 pub fn write_frame(frame: &str, fresh: bool) -> Vec<Command> {
     replace(FRAME, frame.to_owned(), fresh)
 }

@@ -1,5 +1,5 @@
-//! The table of family inet as the kernel lists it, in the terms of this crate: its stamp, its lease, its interfaces. It changes
-//! nothing.
+//! The table of family inet as the kernel lists it, in the terms of this crate: its stamp, its lease, its interfaces.
+//! This module changes nothing.
 
 use std::collections::BTreeSet;
 
@@ -18,13 +18,13 @@ use crate::table::{
 /// The table as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableState {
-    /// The names of its objects.
+    /// The names of the table's objects.
     pub outline: Outline,
-    /// The content of its stamp set.
+    /// The content of the table's stamp set.
     pub stamp_state: StampState,
     /// The set that the chain of the lease looks up.
     pub lease: Option<Slot>,
-    /// The interfaces of workloads in its sets.
+    /// The interfaces of workloads in the table's sets.
     pub ports: Ports,
 }
 
@@ -41,7 +41,7 @@ pub fn read(kernel: &mut impl Kernel) -> Result<Option<TableState>, Error> {
     }))
 }
 
-/// Reads the stamp. It is missing where there is no table, or no set of the stamp in it.
+/// Reads the stamp. The stamp is missing where there is no table, or no set of the stamp in it.
 pub fn read_stamp(kernel: &mut impl Kernel) -> Result<StampState, Error> {
     let elements = kernel.elements(stamp::SET, SetKind::Numbers)?;
     let notes = elements
@@ -54,14 +54,14 @@ pub fn read_stamp(kernel: &mut impl Kernel) -> Result<StampState, Error> {
     Ok(stamp::read(notes))
 }
 
-/// Reads which set the chain of the lease looks up; `None` when there is no such chain, or it is empty.
+/// Reads which set the chain of the lease looks up; `None` when there is no such chain, or the chain is empty.
 pub fn read_lease(kernel: &mut impl Kernel) -> Result<Option<Slot>, Error> {
     let sets = kernel.lookups(lease::CHAIN)?;
     Ok(sets.iter().find_map(|name| Slot::named(name)))
 }
 
-/// Whether the kernel closes the node: packets meet the chain of the lease, and the set that it looks up is empty. The kernel lists
-/// no element whose time is over.
+/// Whether the kernel closes the node: packets meet the chain of the lease, and the set that the chain looks up is
+/// empty. The kernel lists no element whose time is over.
 pub fn is_closed(kernel: &mut impl Kernel) -> Result<bool, Error> {
     let Some(slot) = read_lease(kernel)? else {
         return Ok(false);

@@ -25,7 +25,7 @@ fn policy_of_groups(numbers: std::ops::Range<u16>) -> NodePolicy {
     });
     let class = Class {
         direction: Direction::Ingress,
-        keep: false,
+        keep_established: false,
         other: None,
         ports: rules.collect(),
     };

@@ -277,7 +277,7 @@ fn policy_of(members: &[u8]) -> NodePolicy {
     policy.set_group(group, Arc::new(peers));
     let class = Class {
         direction: Direction::Ingress,
-        keep: false,
+        keep_established: false,
         other: Some(group),
         ports: Vec::new(),
     };

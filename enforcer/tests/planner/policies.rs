@@ -185,7 +185,7 @@ fn random_class(
     };
     Class {
         direction,
-        keep: false,
+        keep_established: false,
         other: rng.random_bool(0.5).then_some(a),
         ports,
     }

@@ -57,7 +57,7 @@ fn node(pod: Option<Ingress>) -> NodePolicy {
         Ingress::Only(port) => Some((false, port)),
         Ingress::Keep => Some((true, None)),
     };
-    let class = class.map(|(keep, port)| {
+    let class = class.map(|(keep_established, port)| {
         let rule = |(protocol, port)| PortRule {
             protocol,
             first: port,
@@ -66,7 +66,7 @@ fn node(pod: Option<Ingress>) -> NodePolicy {
         };
         let class = Class {
             direction: Direction::Ingress,
-            keep,
+            keep_established,
             other: None,
             ports: port.map(rule).into_iter().collect(),
         };

@@ -99,7 +99,7 @@ fn class(u: &mut Unstructured<'_>, direction: Direction, groups: &[GroupId]) -> 
     }
     Ok(Class {
         direction,
-        keep: u.ratio(1, 4)?,
+        keep_established: u.ratio(1, 4)?,
         other: match u.arbitrary()? {
             true => Some(*u.choose(groups)?),
             false => None,

@@ -32,7 +32,7 @@ fn policy() -> NodePolicy {
         let rules: Vec<_> = (1..=PORTS).map(rule).collect();
         let class = Class {
             direction: Direction::Ingress,
-            keep: false,
+            keep_established: false,
             other: None,
             ports: rules
                 .iter()

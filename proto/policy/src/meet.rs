@@ -80,7 +80,7 @@ impl NodePolicy {
     ///     policy.set_group(group, Arc::new(PeerGroup::new("clients".into(), Ranges::EMPTY)));
     ///     policy.add_address(group, client);
     ///     let ports = vec![PortRule { protocol: Protocol::Tcp, first: 80, last: 80, group }];
-    ///     let class = Class { direction: Direction::Ingress, keep: false, other: None, ports };
+    ///     let class = Class { direction: Direction::Ingress, keep_established: false, other: None, ports };
     ///     let id = class.id();
     ///     policy.add_class(id, Arc::new(class));
     ///     let endpoint = Endpoint {
@@ -459,9 +459,10 @@ impl Meet<'_> {
         let (old_id, new_id) = (old, new);
         let old = old.map(|id| self.old.classes[&id].clone());
         let new = new.map(|id| self.new.classes[&id].clone());
-        let keeps = |class: &Option<Arc<Class>>| class.as_ref().is_none_or(|class| class.keep);
-        let keep = same_owner && keeps(&old) && keeps(&new);
-        if old_id == new_id && keep == keeps(&new) {
+        let keeps =
+            |class: &Option<Arc<Class>>| class.as_ref().is_none_or(|class| class.keep_established);
+        let keep_established = same_owner && keeps(&old) && keeps(&new);
+        if old_id == new_id && keep_established == keeps(&new) {
             return old_id;
         }
         let direction = old.as_ref().or(new.as_ref())?.direction;
@@ -486,7 +487,7 @@ impl Meet<'_> {
         }
         let class = Class {
             direction,
-            keep,
+            keep_established,
             other,
             ports,
         };

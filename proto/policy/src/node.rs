@@ -115,7 +115,7 @@ pub struct Class {
     /// The direction.
     pub direction: Direction,
     /// Whether connections that are established go on, whatever the rest says.
-    pub keep: bool,
+    pub keep_established: bool,
     /// The peers that may use protocols without ports: all but TCP, UDP and SCTP.
     pub other: Option<GroupId>,
     /// Who may use which ports. A port in none of them is allowed to nobody.
@@ -229,7 +229,7 @@ impl Class {
     /// The class's id.
     pub fn id(&self) -> ClassId {
         // A class that does not keep is called what it was before there were others.
-        let kind = if self.keep {
+        let kind = if self.keep_established {
             "keeping class id"
         } else {
             "class id"
@@ -490,7 +490,7 @@ impl NodePolicy {
     /// lets all pass, and so keeps.
     pub fn keeps(&self, direction: Direction, local: IpAddr) -> bool {
         self.class_of(direction, local)
-            .is_none_or(|class| class.keep)
+            .is_none_or(|class| class.keep_established)
     }
 
     /// The classes that judge an address, endpoint or not: ingress, egress.

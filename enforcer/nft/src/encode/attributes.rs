@@ -14,7 +14,8 @@ impl Attributes {
     /// Appends raw bytes.
     ///
     /// # Panics
-    /// If the attribute is over 64 KiB: its length has 16 bits. Whoever may have more splits it.
+    ///
+    /// If the attribute is over 64 KiB: its length has 16 bits. A caller with more bytes splits them.
     pub fn bytes(&mut self, kind: u16, value: &[u8]) -> &mut Self {
         let length = u16::try_from(value.len() + 4).expect("callers split what is over 64 KiB");
         self.bytes.extend_from_slice(&length.to_ne_bytes());

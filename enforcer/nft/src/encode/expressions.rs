@@ -23,7 +23,7 @@ const SECOND_V6: u32 = sys::NFT_REG_2;
 /// The 16-byte register behind the one that holds the name of an interface.
 const BEHIND_NAME: u32 = sys::NFT_REG_2;
 
-/// The register behind the first one that holds an address.
+/// The register behind the first one, where that holds an address.
 fn second(family: Family) -> u32 {
     match family {
         Family::V4 => SECOND_V4,
@@ -31,7 +31,7 @@ fn second(family: Family) -> u32 {
     }
 }
 
-/// IANA protocol numbers of the protocols that have ports in a NetworkPolicy.
+/// IANA protocol numbers of TCP, UDP and SCTP, whose ports rules can match.
 const WITH_PORTS: [u8; 3] = [6, 17, 132];
 
 /// IANA protocol numbers of ICMP and of ICMPv6, whose errors belong to other connections.
@@ -59,7 +59,7 @@ pub(super) struct Expressions {
     pub(super) list: Attributes,
 }
 
-/// Makes an anonymous set in the same batch and tells its name and id.
+/// Makes an anonymous set in the same batch, and returns its name and id.
 type MakeSet<'a> = &'a mut dyn FnMut(Anonymous<'_>) -> (&'static str, u32);
 
 impl Expressions {
@@ -309,7 +309,7 @@ impl Expressions {
         self.add("payload", &data);
     }
 
-    /// Loads an address of the packet's own header into registers, if it is of the family. (RFC 791, RFC 8200.)
+    /// Loads an address of the packet's own header into registers, if the packet is of the family (RFC 791, RFC 8200).
     fn header_address(&mut self, family: Family, source: bool, registers: &[u32]) {
         let (source_offset, length) = match family {
             Family::V4 => (12, 4),
@@ -326,8 +326,8 @@ impl Expressions {
         }
     }
 
-    /// Whether the packet is of a family. In the table of family bridge all frames are of one family of nf_tables, and the EtherType
-    /// tells.
+    /// Whether the packet is of a family. In a table of family bridge all frames are of one family of nf_tables, and
+    /// the EtherType gives the packet's.
     fn is_of(&mut self, family: Family) {
         match self.family {
             TableFamily::Inet => {
@@ -338,7 +338,7 @@ impl Expressions {
         }
     }
 
-    /// Interface names are compared with all their 16 bytes, prefixes with as many as they have.
+    /// Compares the name of an interface with all its 16 bytes, or a prefix with as many as it has.
     fn interface(&mut self, key: u32, name: &str) {
         self.meta(key);
         match name.strip_suffix('*') {

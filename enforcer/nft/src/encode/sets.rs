@@ -70,7 +70,7 @@ fn port_elements(ports: &[(u16, u16, Verdict)], ranges: bool) -> Vec<Attributes>
         elements.push(element);
         let next = ports.get(i + 1).map(|&(first, ..)| u32::from(first));
         let end = u32::from(*last) + 1;
-        // The next range ends this one where it starts right behind it.
+        // The start of the next range ends this one, if it is right behind.
         if ranges && end <= u32::from(u16::MAX) && next != Some(end) {
             elements.push(end_element(&(end as u16).to_be_bytes()));
         }
@@ -78,10 +78,10 @@ fn port_elements(ports: &[(u16, u16, Verdict)], ranges: bool) -> Vec<Attributes>
     elements
 }
 
-/// What the kernel, and nft when it lists, must know of a set.
+/// The properties of a set that the kernel needs, and nft when it lists the set.
 pub(crate) struct SetDescription {
     pub(crate) flags: u32,
-    /// The key's type, in nft's numbers (`enum datatypes` of its source); the kernel keeps it for nft.
+    /// The key's type, in nft's numbers (`enum datatypes` of its source). The kernel keeps the number for nft.
     pub(crate) datatype: u32,
     pub(crate) length: u32,
     /// The lengths of two concatenated fields.
@@ -185,7 +185,8 @@ pub(super) fn element(element: &Element, whole: bool) -> Attributes {
             let mut value = Attributes::default();
             value.bytes(sys::NFTA_DATA_VALUE, &key(*last));
             let mut element = key_element(&key(*first));
-            // Each field is a range of its own here: that of the name has one name (`nft_pipapo_insert` of the kernel).
+            // Each field is a range of its own here. The range of the name holds one name (`nft_pipapo_insert` of the
+            // kernel).
             element.nest(sys::NFTA_SET_ELEM_KEY_END, &value);
             element
         }
@@ -207,7 +208,8 @@ pub(super) fn element(element: &Element, whole: bool) -> Attributes {
     }
 }
 
-/// A range is two elements: where it begins, and what comes behind it. Both have their key as the family writes it.
+/// A range is two elements: its first address, and the address behind its last. The keys are in the byte order of the
+/// family.
 pub(super) fn range_elements(elements: &mut Vec<Attributes>, first: IpAddr, last: IpAddr) {
     elements.push(key_element(&octets(first)));
     let behind = match last {
@@ -284,7 +286,7 @@ pub(super) fn nfproto(family: Family) -> u8 {
     }
 }
 
-/// A timeout as the kernel takes it. It rounds down.
+/// A timeout in milliseconds, as the kernel takes it. The conversion rounds down.
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

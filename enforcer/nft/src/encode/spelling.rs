@@ -1,8 +1,9 @@
-//! Rules spelt so that one that we encode and one that the kernel lists can be compared: by what they do. It decides
-//! nothing.
+//! Spells rules by their effect, so that an encoded rule can be compared with a rule that the kernel lists. This module
+//! decides nothing.
 //!
-//! A kernel lists more than it was told (counts, defaults, the names that it gave to anonymous sets), in another order,
-//! and flags nested attributes otherwise. So: attributes in order, none that is zero, constant sets by their elements.
+//! A kernel lists more than the commands had: counts, defaults, and the names that it gave to anonymous sets. The
+//! kernel also lists attributes in another order, and flags nested ones otherwise. So a spelling has its attributes in
+//! order, none that is zero, and constant sets by their elements.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -32,7 +33,7 @@ pub fn spelling(family: TableFamily, rule: &Rule) -> String {
     if let Some(verdict) = &rule.verdict {
         expressions.verdict(verdict);
     }
-    // In the order in which they were made, which is that in which the rule names them.
+    // The sets are in the order in which they were made, which is the order in which the rule names them.
     let mut sets = sets.into_iter();
     spell(&expressions.list.bytes, |name| {
         let elements = name.starts_with("__").then(|| sets.next()).flatten()?;
@@ -45,8 +46,8 @@ pub fn spelling(family: TableFamily, rule: &Rule) -> String {
     })
 }
 
-/// The spelling of a list of expressions. `anonymous` tells the elements of a set by its name, if it is one that belongs
-/// to the rule; it is asked in the order in which the rule names them.
+/// The spelling of a list of expressions. `anonymous` returns the elements of a set by its name, if the set belongs to
+/// the rule. `spell` calls `anonymous` in the order in which the rule names the sets.
 pub fn spell(list: &[u8], mut anonymous: impl FnMut(&str) -> Option<Vec<Vec<u8>>>) -> String {
     let mut text = String::new();
     for (_, expression) in attributes::read(list) {
@@ -54,7 +55,7 @@ pub fn spell(list: &[u8], mut anonymous: impl FnMut(&str) -> Option<Vec<Vec<u8>>
         let name = name.unwrap_or_default();
         let data = attributes::find(expression, sys::NFTA_EXPR_DATA).unwrap_or_default();
         let _ = write!(text, "[{name}");
-        // What was counted is nobody's wish.
+        // Counts are no part of the desired rule.
         if name != "counter" {
             let sorted: BTreeMap<u16, &[u8]> = attributes::read(data).collect();
             for (kind, value) in sorted {

@@ -1,8 +1,8 @@
 //! Flushes selected connections from conntrack.
 //!
-//! Formats: `linux/netfilter/nfnetlink_conntrack.h`. Connections are read and deleted one by one: the kernel has a
-//! search of its own (`CTA_FILTER`), which old kernels lack and which, of IPv6, finds all but what was asked for
-//! (measured on Linux 6.18).
+//! Formats: `linux/netfilter/nfnetlink_conntrack.h`. Connections are read and deleted one by one. The kernel has a
+//! search of its own (`CTA_FILTER`), but old kernels lack it. For IPv6 the search finds all connections but those that
+//! were asked for (measured on Linux 6.18).
 
 use std::{net::IpAddr, os::fd::AsRawFd as _};
 
@@ -34,7 +34,7 @@ const CTA_ZONE: u16 = 18;
 
 const CTA_PROTOINFO: u16 = 4;
 
-/// In a tuple: its addresses, and of these the source; its protocol, and of this the source's port.
+/// Attributes in a tuple: its addresses, and of these the source; its protocol, and of this the source's port.
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V6_SRC: u16 = 3;
@@ -42,7 +42,8 @@ const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 
-/// Conntrack's knowledge of TCP: of each direction its flags (`linux/netfilter/nf_conntrack_tcp.h`), and which of these count.
+/// Conntrack's state of TCP: for each direction its flags (`linux/netfilter/nf_conntrack_tcp.h`), and the mask of the
+/// flags that count.
 const CTA_PROTOINFO_TCP: u16 = 1;
 const CTA_PROTOINFO_TCP_FLAGS_ORIGINAL: u16 = 4;
 const CTA_PROTOINFO_TCP_FLAGS_REPLY: u16 = 5;
@@ -50,7 +51,7 @@ const IP_CT_TCP_FLAG_BE_LIBERAL: u8 = 8;
 
 impl Netlink {
     /// Deletes every connection that a predicate selects, and returns their number. After `Ok` none of those that
-    /// existed is left; later packets of a flow begin a new connection. The cost is one listing of conntrack (12 ms or
+    /// existed is left. Later packets of a flow begin a new connection. The cost is one listing of conntrack (12 ms or
     /// more with 262,144 empty buckets).
     pub fn flush_conntrack(&self, which: impl Fn(&Connection) -> bool) -> Result<usize, Error> {
         let is_one = |body: &[u8]| connection(body).is_some_and(|connection| which(&connection));
@@ -84,7 +85,7 @@ impl Netlink {
             &identity(body),
         );
         match self.acknowledged(request)? {
-            // It ended by itself.
+            // ENOENT: the connection ended by itself.
             0 | libc::ENOENT => Ok(()),
             errno => {
                 let (client, server) = (connection.client.address, connection.server.address);
@@ -96,7 +97,7 @@ impl Netlink {
         }
     }
 
-    /// The error number in the answer to one request; 0 when it was executed.
+    /// The error number in the answer to one request; 0 when the request was executed.
     fn acknowledged(&self, request: Request) -> Result<i32, Error> {
         let mut turn = self.turn.lock();
         let seq = self.ask(&mut turn, request)?;
@@ -126,7 +127,7 @@ fn number(family: Family) -> u8 {
     number.cast_unsigned() as u8
 }
 
-/// Understands the kernel's description of a connection; `None` of what has no addresses.
+/// Reads the kernel's description of a connection; `None` where the description has no addresses.
 fn connection(body: &[u8]) -> Option<Connection> {
     let original = attributes::find(body, CTA_TUPLE_ORIG)?;
     let protocol = attributes::find(original, CTA_TUPLE_PROTO)?;
@@ -155,7 +156,7 @@ fn source(tuple: &[u8]) -> Option<End> {
     })
 }
 
-/// Whether both ends have liberal flags; `None` where it is not TCP.
+/// Whether both ends have liberal flags; `None` where the connection is not TCP.
 fn is_picked_up(body: &[u8]) -> Option<bool> {
     let info = attributes::find(attributes::find(body, CTA_PROTOINFO)?, CTA_PROTOINFO_TCP)?;
     let is_liberal = |kind| {
@@ -169,7 +170,7 @@ fn is_picked_up(body: &[u8]) -> Option<bool> {
     Some(both.map(is_liberal) == [Some(true); 2])
 }
 
-/// What tells one connection from all others, out of the kernel's description of it.
+/// The attributes that identify one connection, out of the kernel's description of it.
 fn identity(connection: &[u8]) -> Attributes {
     let mut which = Attributes::default();
     if let Some(tuple) = attributes::find(connection, CTA_TUPLE_ORIG) {

@@ -1,4 +1,4 @@
-//! Lists all that the table holds. It changes nothing.
+//! Lists the whole content of the table. This module changes nothing.
 //!
 //! Formats: `linux/netfilter/nf_tables.h`.
 
@@ -17,12 +17,12 @@ use crate::{
     },
 };
 
-/// How often reading is begun anew because somebody committed meanwhile, before what was read has to do. What is decided
-/// from it is committed for its generation only.
+/// The number of reads that commits of other processes may disturb, before the last read is used as it is. A caller
+/// commits its decision for the generation of that read only.
 const TRIES: usize = 8;
 
 impl Netlink {
-    /// All that the table holds, of one generation.
+    /// The whole content of the table, of one generation.
     pub fn content(&self) -> Result<Observed, Error> {
         let mut observed = self.content_once()?;
         for _ in 1..TRIES {
@@ -34,7 +34,7 @@ impl Netlink {
         Ok(observed)
     }
 
-    /// Counts the commits in this network namespace, of everybody.
+    /// Counts the commits in this network namespace, of all processes.
     pub fn generation(&self) -> Result<u64, Error> {
         let kind = (sys::NFNL_SUBSYS_NFTABLES as u16) << 8 | sys::NFT_MSG_GETGEN as u16;
         let request = Request::new(kind, 0, libc::AF_UNSPEC as u8, &Attributes::default());
@@ -121,7 +121,7 @@ fn is_anonymous(set: &[u8]) -> bool {
     number(set, sys::NFTA_SET_FLAGS).unwrap_or(0) & sys::NFT_SET_ANONYMOUS != 0
 }
 
-/// Who calls a chain.
+/// The caller of a chain.
 fn hook(chain: &[u8]) -> Hook {
     let Some(hook) = attributes::find(chain, sys::NFTA_CHAIN_HOOK) else {
         return Hook::None;

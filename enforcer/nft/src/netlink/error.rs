@@ -2,26 +2,26 @@
 
 use nix::errno::Errno;
 
-/// Why the kernel did not do what it was asked to.
+/// The reason why a request to the kernel failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It refused one command, and so the batch; nothing changed.
+    /// The kernel refused one command, and so the batch. Nothing changed.
     #[error("the kernel refused `{command}`: {errno}{}", hint(*.errno))]
     Refused {
-        /// The command, as nft would spell it, shortened.
+        /// The command in nft's spelling, shortened.
         command: String,
         /// The kernel's reason.
         errno: Errno,
     },
-    /// The socket failed before the kernel saw the batch; nothing changed.
+    /// The socket failed before the kernel saw the batch. Nothing changed.
     #[error("netlink: {step}: {errno}{}", hint(*.errno))]
     Socket {
-        /// What failed.
+        /// The step that failed.
         step: &'static str,
         /// The kernel's reason.
         errno: Errno,
     },
-    /// The kernel's answer was lost. It may have committed the batch: only what the table holds tells.
+    /// The kernel's answer was lost. The kernel may have committed the batch, so the table must be read.
     #[error(
         "netlink: the kernel's answer was lost ({0}): the content of the table tells whether the batch was committed"
     )]
@@ -32,7 +32,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether somebody else committed in between, and nothing was changed: to be read, and decided, anew.
+    /// Whether another process committed in between, so that nothing was changed. The caller reads the table and
+    /// decides anew.
     pub fn is_outdated(&self) -> bool {
         let (Error::Refused { errno, .. } | Error::Socket { errno, .. }) = self else {
             return false;
@@ -41,7 +42,7 @@ impl Error {
     }
 }
 
-/// What helps with an error, for an operator.
+/// The remedy for an error, for an operator.
 fn hint(errno: Errno) -> &'static str {
     match errno {
         Errno::EPERM | Errno::EACCES => {

@@ -1,7 +1,8 @@
-//! Reads which devices the flowtables of all tables take packets from. It changes nothing.
+//! Reads from which devices the flowtables of all tables take packets. This module changes nothing.
 //!
-//! A flowtable forwards the packets of connections that a rule gave to it (`flow add`) from the ingress hook of its devices: they
-//! meet no other hook (the kernel's `Documentation/networking/nf_flowtable.rst`). Formats: `linux/netfilter/nf_tables.h`.
+//! A flowtable forwards the packets of connections that a rule gave to it (`flow add`), from the ingress hook of its
+//! devices. These packets meet no other hook (the kernel's `Documentation/networking/nf_flowtable.rst`). Formats:
+//! `linux/netfilter/nf_tables.h`.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +11,20 @@ use rustables::sys;
 use super::{Error, Netlink};
 use crate::encode::attributes::{self, Attributes};
 
-/// `NFTA_DEVICE_PREFIX`, of Linux 6.16: later than the headers that many build with.
+/// `NFTA_DEVICE_PREFIX`, of Linux 6.16. The headers that many systems build with are older.
 const DEVICE_PREFIX: u16 = 2;
 
 /// The devices of all flowtables of the network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flowtables {
-    /// A flowtable of each device, by the device's name.
+    /// One flowtable for each device, by the device's name.
     devices: BTreeMap<String, String>,
-    /// A flowtable of all devices whose names begin so, by the beginning.
+    /// One flowtable for all devices whose names have a prefix, by the prefix.
     prefixes: BTreeMap<String, String>,
 }
 
 impl Flowtables {
-    /// A flowtable that takes packets from a device, as `FAMILY TABLE NAME`; none if none does.
+    /// A flowtable that takes packets from a device, as `FAMILY TABLE NAME`; `None` if there is none.
     pub fn with(&self, device: &str) -> Option<&str> {
         let named = self.devices.get(device);
         let begins = || {
@@ -49,7 +50,7 @@ impl Flowtables {
         self.devices.is_empty() && self.prefixes.is_empty()
     }
 
-    /// Adds a flowtable, as the kernel describes it: the family of its table, and its attributes.
+    /// Adds a flowtable as the kernel describes it: the family of its table, and its attributes.
     fn add(&mut self, family: u8, body: &[u8]) {
         let text = |kind| attributes::find(body, kind).map(attributes::text);
         let table = text(sys::NFTA_FLOWTABLE_TABLE).unwrap_or_default();
@@ -69,7 +70,7 @@ impl Flowtables {
 }
 
 impl Netlink {
-    /// The devices of the flowtables of all tables, whoever made them.
+    /// The devices of the flowtables of all tables in the network namespace.
     pub fn flowtables(&self) -> Result<Flowtables, Error> {
         let mut found = Flowtables::default();
         for family in [libc::NFPROTO_INET, libc::NFPROTO_IPV4, libc::NFPROTO_IPV6] {
@@ -83,7 +84,7 @@ impl Netlink {
     }
 }
 
-/// The families whose tables may have flowtables (`nf_flow_table_inet.c` of the kernel), as nft calls them.
+/// The families whose tables may have flowtables (`nf_flow_table_inet.c` of the kernel), in nft's spelling.
 fn family_name(family: u8) -> &'static str {
     match i32::from(family) {
         libc::NFPROTO_IPV4 => "ip",

@@ -1,10 +1,10 @@
-//! Receives notices of other processes' commits in the network namespace, and names the process that changed one of some tables.
-//! It changes nothing, and receives no notice of the commits of one socket, its owner's.
+//! Receives notices of other processes' commits in the network namespace, and names the process that changed one of
+//! some tables. This module changes nothing. The commits of one socket, the owner of the tables, cause no notice.
 //!
-//! The kernel sends what a commit changed, object by object, then that there is a new generation and whose (`NFT_MSG_NEWGEN`).
-//! It does so only while somebody listens, and then makes a message for each element: a socket's own commits are filtered
-//! out before they get into the socket, but not before they are made. So there is a monitor only where the kernel does not
-//! protect the table.
+//! The kernel sends the changes of a commit object by object, then the new generation and the process that made it
+//! (`NFT_MSG_NEWGEN`). The kernel does so only while a socket listens, and then makes a message for each element. A
+//! filter keeps the owner's commits out of the socket, but their messages are made before. So a monitor is worth its
+//! cost only where the kernel does not protect the table.
 
 use std::{
     fmt,
@@ -23,19 +23,19 @@ use rustables::sys;
 use super::{Error, Netlink, requests::messages};
 use crate::{command::TableName, encode::attributes};
 
-/// What the socket holds while nobody reads: then the kernel drops messages, and the table is to be read.
+/// The size of the socket's buffer. When the buffer is full the kernel drops messages, and the table must be read.
 const BUFFER: usize = 4 << 20;
 
 /// The table's name in messages of tables, chains, rules, sets, elements and objects alike (`NFTA_TABLE_NAME`,
 /// `NFTA_CHAIN_TABLE`, ...).
 const NAME: u16 = 1;
 
-/// Who committed, as the kernel says.
+/// The process that committed, according to the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Culprit {
-    /// The process, as the first pid namespace counts; 0 when it is not known.
+    /// The process id in the first pid namespace; 0 when it is not known.
     pub pid: u32,
-    /// What it is called by (`comm`), up to 15 bytes; empty when it is not known.
+    /// The name of the process (`comm`), up to 15 bytes; empty when it is not known.
     pub name: String,
 }
 
@@ -51,11 +51,11 @@ impl fmt::Display for Culprit {
 /// A received notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// Somebody else changed one of the tables.
+    /// Another process changed one of the tables.
     Touched(Culprit),
-    /// Somebody else committed, and changed none of the tables.
+    /// Another process committed, and changed none of the tables.
     Elsewhere(Culprit),
-    /// Messages were lost: anything may have happened.
+    /// Messages were lost. Any change is possible.
     Lost,
 }
 
@@ -69,7 +69,8 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Listens to all sockets but one, in the network namespace that this is called in, for changes of some tables.
+    /// Listens to the commits of all sockets but one, for changes of some tables. The network namespace is that of the
+    /// calling thread.
     pub fn open(but: &Netlink, tables: &[TableName]) -> Result<Monitor, Error> {
         let failed = |step| move |errno| Error::Socket { step, errno };
         let socket = socket::socket(

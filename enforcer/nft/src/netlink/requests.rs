@@ -1,5 +1,5 @@
-//! Requests outside of batches, and their answers: one message, or the many of a dump. A request and its answer have one sequence
-//! number.
+//! Requests outside of batches, and their answers: one message, or the many of a dump. A request and its answer have
+//! the same sequence number.
 //!
 //! Byte layout: `man 7 netlink`, `linux/netlink.h`.
 
@@ -38,7 +38,7 @@ impl Netlink {
         }
     }
 
-    /// The port that the kernel knows the socket by.
+    /// The netlink port of the socket.
     pub(super) fn port(&self) -> Result<u32, Error> {
         let address: NetlinkAddr =
             socket::getsockname(self.socket.as_raw_fd()).map_err(|errno| Error::Socket {
@@ -48,7 +48,7 @@ impl Netlink {
         Ok(address.pid())
     }
 
-    /// The body of the one message, of a kind, that answers a request.
+    /// The body of the one message, of a given kind, that answers a request.
     pub(super) fn one(&self, request: Request, kind: u32) -> Result<Vec<u8>, Error> {
         let failed = |errno| Error::Socket { step: "ask", errno };
         let mut turn = self.turn.lock();
@@ -91,7 +91,7 @@ impl Netlink {
         self.dump_wanted(&request, |_| true)
     }
 
-    /// The bodies, of all that a dump returns, that are wanted. One that was disturbed by a commit is asked for again.
+    /// The bodies of a dump that the caller wants. A dump that a commit disturbed is requested again.
     pub(super) fn dump_wanted(
         &self,
         request: &Request,
@@ -105,7 +105,8 @@ impl Netlink {
         Err(Error::Malformed("a dump was disturbed 32 times"))
     }
 
-    /// The bodies of a dump; `None` if a commit disturbed it, or if an earlier dump that was not read to its end was in its way.
+    /// The bodies of a dump; `None` if a commit disturbed it. An earlier dump that was not read to its end also gives
+    /// `None`.
     fn try_dump(
         &self,
         request: &Request,
@@ -119,7 +120,7 @@ impl Netlink {
             let length = match socket::recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
             {
                 Ok(length) => length,
-                // ENOBUFS is about an earlier message. Dumps wait for their reader, and lose nothing.
+                // ENOBUFS concerns an earlier message. Dumps are flow-controlled, and lose nothing.
                 Err(Errno::EINTR | Errno::ENOBUFS) => continue,
                 Err(errno) => {
                     return Err(Error::Socket {
@@ -155,7 +156,7 @@ impl Netlink {
         }
     }
 
-    /// Reads all that the kernel has to say now. A dump goes on as it is read: nothing is left of it afterwards.
+    /// Drains the socket. The kernel continues a dump as it is read, so nothing of a dump is left afterwards.
     fn drain(&self) {
         let mut buffer = vec![0; 1 << 17];
         let mut read =
@@ -183,7 +184,7 @@ impl Request {
     }
 }
 
-/// The first of so many sequence numbers, none of which is used again before all others are.
+/// Takes `count` sequence numbers, and returns the first. None is used again before all others are.
 pub(super) fn take(next: &mut u32, count: u32) -> u32 {
     let first = *next;
     *next = next.wrapping_add(count);

@@ -1,4 +1,5 @@
-//! Lists the sets that the rules of a chain look up, and the packets that they counted. It changes nothing.
+//! Lists the sets that the rules of a chain look up, and the packets that the rules counted. This module changes
+//! nothing.
 //!
 //! Formats: `linux/netfilter/nf_tables.h`.
 
@@ -17,8 +18,8 @@ pub struct Counter {
 }
 
 impl Netlink {
-    /// The names of the sets and maps that the rules of a chain look up, in the order of the rules, without anonymous ones. A chain
-    /// that is not there has none.
+    /// The names of the sets and maps that the rules of a chain look up, in the order of the rules, without anonymous
+    /// ones. A chain that is not there has none.
     pub fn lookups(&self, chain: &str) -> Result<Vec<String>, Error> {
         let rules = self.rules_of(chain)?;
         let mut sets: Vec<String> = rules.iter().flat_map(|rule| looked_up(rule)).collect();
@@ -69,7 +70,7 @@ fn comment(rule: &[u8]) -> String {
     data.get(2..).map(attributes::text).unwrap_or_default()
 }
 
-/// How many packets a rule counted.
+/// The number of packets that a rule counted.
 fn counted(rule: &[u8]) -> Option<u64> {
     let counter = expressions(rule, "counter").next()?;
     let packets = attributes::find(counter, sys::NFTA_COUNTER_PACKETS)?;

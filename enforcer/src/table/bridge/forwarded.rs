@@ -1,5 +1,5 @@
-//! The rules for frames from one port to another. Each chain first drops the frames that br_netfilter does not show to policy;
-//! what comes behind looks at the packet inside, whether the frame has a tag or not.
+//! The rules for frames from one port to another. Each chain first drops the frames that br_netfilter does not show to
+//! policy. The rules after that look at the packet inside, whether the frame has a tag or not.
 
 use sallyport_nft::{
     bridge::{BridgeMatch, End},
@@ -14,17 +14,18 @@ use super::{
     sets::{ISOLATED, KNOWN, PORT_ADDRESSES, PORT_RANGES, UnknownPorts, name},
 };
 
-/// What becomes of frames with one 802.1Q tag that have IPv4, IPv6 or ARP inside.
+/// The treatment of frames with one 802.1Q tag that have IPv4, IPv6 or ARP inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tags {
-    /// They are dropped: no policy judges them, or the one who sends them has no business with tags.
+    /// The frames are dropped: no policy judges them, or their sender must not send tags.
     Dropped,
-    /// They are treated as frames without a tag, since policy judges them.
+    /// The frames are treated as those without a tag, since policy judges them.
     Judged,
 }
 
-/// The rules for frames from one workload to another that policy can judge. A known port claims no link-local address, by an
-/// advertisement or as the source of a solicitation: that may be the router's of the other one.
+/// The rules for frames from one workload to another that policy can judge. A known port claims no link-local address,
+/// by an advertisement or as the source of a solicitation, because the address may be that of the other workload's
+/// router.
 pub(super) fn among() -> Vec<Rule> {
     let mut rules = judgeable(Tags::Dropped, Some(&OF_HOSTS), &[]);
     let claims = [
@@ -35,13 +36,13 @@ pub(super) fn among() -> Vec<Rule> {
             .and(Match::Bridge(BridgeMatch::LinkLocal(End::Source)))
             .and(Match::Bridge(BridgeMatch::Icmpv6(&SOLICITATION))),
     ];
-    // Behind the frames that are never judged.
+    // The claims come after the rules for frames that are never judged.
     rules.splice(2..2, claims);
     rules
 }
 
-/// The rules for frames that policy can judge. Of neighbour discovery some types pass, or all; `also` are other link-local
-/// packets that do.
+/// The rules for frames that policy can judge. Of neighbour discovery some types pass, or all. `also` are other
+/// link-local packets that pass.
 pub(super) fn judgeable(
     tags: Tags,
     discovery: Option<&'static [u8]>,
@@ -69,8 +70,8 @@ pub(super) fn judgeable(
     rules
 }
 
-/// The rules for packets to a workload that is isolated for ingress. Their destination is its own address or one that it may use;
-/// all others no policy judges.
+/// The rules for packets to a workload that is isolated for ingress. Their destination is the workload's own address or
+/// one that the workload may use. No policy judges other destinations.
 pub(super) fn destination(unknown: Option<&UnknownPorts>) -> Vec<Rule> {
     let isolated = || port(End::Destination, true, ISOLATED);
     let mut rules = Vec::new();

@@ -1,31 +1,32 @@
-//! The table of family bridge: its chains and rules, made from what is known of the ports of the node's bridges.
+//! The table of family bridge: its chains and rules, made from the known ports of the node's bridges.
 //!
-//! Frames from port to port pass `inet sallyport` by where br_netfilter does not show them, and policy judges addresses: a
-//! workload with an address that its object does not list is nobody there. So this table keeps out such frames and such
-//! addresses. It knows no policy. Its way, for a port behind which a workload is:
+//! Frames from port to port pass `inet sallyport` by where br_netfilter does not show them. Policy judges addresses: to
+//! policy, a workload with an address that its object does not list is nobody. So this table drops such frames and such
+//! addresses. The table knows no policy. A frame's way through the table, for a port behind which there is a workload:
 //!
 //! ```text
 //! source (of all that comes in by a port of a bridge):
 //!    a workload's port ─ announcements of routers and servers ─ drop
-//!    a port that is known ─ goto from_known: ARP, neighbour discovery and packets with the workload's own addresses, or with others
-//!                           that it may use ─ accept | drop
+//!    a port that is known ─ goto from_known: ARP, neighbour discovery and packets with the workload's own addresses,
+//!                           or with others that it may use ─ accept | drop
 //!    a port that is not known ─ goto from_unknown: with addresses of this node's workloads ─ accept | drop
 //! forward (from one port to another):
-//!    between two of them ─ goto among   │ each: all else but IP and ARP, and VLAN tags that policy does not judge ─ drop
-//!    from one ─ goto leaving            │       fe80::/10, but for neighbour discovery ─ drop
-//!    to one ─ goto entering             │       goto destination, to an isolated workload: such an address ─ accept | drop
+//!    between two of them ─ goto among │ each: all else but IP and ARP, and VLAN tags that policy does not judge ─ drop
+//!    from one ─ goto leaving          │       fe80::/10, but for neighbour discovery ─ drop
+//!    to one ─ goto entering           │       goto destination, to an isolated workload: such an address ─ accept | drop
 //! ```
 //!
-//! On a node where policy judges frames with one VLAN tag (`Ground::judges_tags`) those may go to elsewhere and come from there.
-//! A workload sends none itself: they are dropped where they come in by its port, since the bridge puts tags on frames and
-//! takes them off behind that, and then no rule could tell whose tag it was.
+//! On a node where policy judges frames with one VLAN tag (`Ground::judges_tags`), such frames may go to elsewhere and
+//! come from there. A workload itself sends none: frames with a tag are dropped where they come in by its port. The
+//! bridge puts tags on frames and takes them off after that, and then no rule could tell whose tag it was.
 //!
-//! The addresses that a workload may use beside its own are ranges (`KnownPort::ranges`). They contain no endpoint's
-//! address, no link-local address and no group, so that a wide range lets nobody speak for another or as a router.
+//! The addresses that a workload may use beside its own are ranges (`KnownPort::ranges`). The ranges contain no
+//! endpoint's address, no link-local address and no group. So a wide range lets no workload speak for another or as a
+//! router.
 //!
-//! Only `source`, `forward`, `destination` and the chains of targets change bit by bit, and no rule of theirs has a constant set: a
-//! packet that is in the old rule while they change finds nothing in its set. Where tags begin or cease to be judged, other chains
-//! change: the table is written anew, in one batch.
+//! Only `source`, `forward`, `destination` and the chains of targets change bit by bit, and no rule of theirs has a
+//! constant set. A packet in an old rule with such a set would find nothing in the set during the change. Where tags
+//! begin or cease to be judged, other chains change. Then the table is written anew, in one batch.
 
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -44,7 +45,7 @@ use super::{
 };
 use crate::table::frame::Denial;
 
-/// The chains that change while packets look.
+/// Whether a chain changes while packets look.
 pub fn changes(chain: &str) -> bool {
     [SOURCE, FORWARD, DESTINATION].contains(&chain) || chain.starts_with("target-")
 }
@@ -70,24 +71,24 @@ pub(super) const NEVER_JUDGED: &str = "never_judged";
 pub(super) const LINK_LOCAL: &str = "link_local";
 pub(super) const UNLISTED: &str = "unlisted";
 
-/// The chains whose rules count what is dropped.
+/// The chains whose rules count the frames that they drop.
 pub const COUNTING: [&str; 5] = [ANNOUNCED, FORGED, NEVER_JUDGED, LINK_LOCAL, UNLISTED];
 
 /// ICMP's redirect (RFC 792).
 const REDIRECT: u8 = 5;
-/// What only routers send: router advertisement and redirect (RFC 4861).
+/// The types that only routers send: router advertisement and redirect (RFC 4861).
 const OF_ROUTERS: [u8; 2] = [134, 137];
-/// Neighbour discovery and multicast listener discovery without that.
+/// The types of neighbour discovery and multicast listener discovery that hosts send, too.
 pub(super) const OF_HOSTS: [u8; 7] = [130, 131, 132, 133, 135, 136, 143];
 pub(super) const SOLICITATION: [u8; 1] = [135];
 pub(super) const ADVERTISEMENT: [u8; 1] = [136];
-/// What is sent without a source: MLD (RFC 2710, RFC 3810), router solicitation.
+/// The types that are sent without a source: MLD (RFC 2710, RFC 3810), router solicitation.
 const WITHOUT_SOURCE: [u8; 5] = [130, 131, 132, 133, 143];
 
 /// The ports of DHCP: of the client, and of the server (RFC 2131, RFC 8415).
 const DHCP: [(Family, u16, u16); 2] = [(Family::V4, 68, 67), (Family::V6, 546, 547)];
 
-/// Why a chain of the table drops frames.
+/// The reason why a chain of the table drops frames.
 pub fn reason(chain: &str) -> Option<Denial> {
     match chain {
         FORGED => Some(Denial::Spoofed),
@@ -99,7 +100,7 @@ pub fn reason(chain: &str) -> Option<Denial> {
     }
 }
 
-/// The commands that make all that an empty table should hold.
+/// The commands that fill an empty table.
 pub fn commands(ground: &Ground) -> Vec<Command> {
     let of_ports = ground.known.iter().map(|(port, known)| Chain {
         name: target_chain(port),
@@ -117,7 +118,7 @@ pub fn commands(ground: &Ground) -> Vec<Command> {
         let chain = target_chain(port);
         Element::InterfaceVerdict(port.clone(), Verdict::Goto(chain))
     });
-    // Each chain is there before it is named.
+    // Each chain exists before a rule names it.
     let mut commands = sets(ground);
     commands.extend(chains.iter().map(Chain::make));
     commands.extend(chains.into_iter().flat_map(Chain::fill));
@@ -147,7 +148,7 @@ impl Chain {
 }
 
 fn base(chain: &str) -> Option<Base> {
-    // What nft calls `filter` in this family: before br_netfilter, at 0.
+    // The priority that nft calls `filter` in this family: before br_netfilter, at 0.
     const FILTER: i32 = libc::NF_BR_PRI_FILTER_BRIDGED;
     match chain {
         SOURCE => Some(Base::prerouting(FILTER)),
@@ -156,7 +157,7 @@ fn base(chain: &str) -> Option<Base> {
     }
 }
 
-/// The chain of the targets of a port: names of interfaces may hold what names of chains may not.
+/// The chain of the targets of a port. Names of interfaces may hold characters that names of chains may not.
 fn target_chain(port: &str) -> String {
     let hash = Sha256::digest(port);
     hash[..8]
@@ -183,7 +184,7 @@ fn with_targets(condition: BridgeMatch) -> Rule {
     Rule::map(Match::Bridge(condition)).and(Match::Bridge(BridgeMatch::PortMap(TARGETS.into())))
 }
 
-/// The targets of neighbour advertisements from a port. Which link-local addresses a workload has is not known.
+/// The targets of neighbour advertisements from a port. The link-local addresses of a workload are not known.
 fn targets(known: &KnownPort) -> Vec<Rule> {
     let own = known.addresses.iter().filter_map(|address| match address {
         IpAddr::V6(address) => Some(BridgeMatch::Target(*address)),
@@ -216,7 +217,7 @@ fn chains(ground: &Ground) -> Vec<(&'static str, &'static str, Vec<Rule>)> {
         true => Tags::Judged,
         false => Tags::Dropped,
     };
-    // Where no port can be one that is not known, all others lead elsewhere.
+    // Where no workload is behind a port that is not known, all other ports lead elsewhere.
     let of_workload = |end| match unknown {
         Some(_) => port(end, false, ELSEWHERE),
         None => port(end, true, KNOWN),
@@ -305,7 +306,7 @@ fn chains(ground: &Ground) -> Vec<(&'static str, &'static str, Vec<Rule>)> {
     ]
 }
 
-/// What only routers and DHCP servers have to say.
+/// The messages that only routers and DHCP servers send.
 fn announcements() -> impl Iterator<Item = BridgeMatch> {
     let replies = DHCP.map(|(family, client, server)| BridgeMatch::Udp(family, server, client));
     [
@@ -323,7 +324,7 @@ fn from_known() -> Vec<Rule> {
     let arp = |set| BridgeMatch::PortArpSender(name(set, Family::V4));
     let [(v4, client, server), _] = DHCP;
     vec![
-        // First: the others look at what is inside a frame with a tag, too.
+        // This rule is first, because the others look at the packet in a frame with a tag, too.
         on(OTHER_TYPE, to(NEVER_JUDGED)),
         on(BridgeMatch::ArpProbe, Verdict::Accept),
         on(arp(PORT_ADDRESSES), Verdict::Accept),
@@ -335,13 +336,13 @@ fn from_known() -> Vec<Rule> {
         on(BridgeMatch::LinkLocal(End::Source), Verdict::Accept),
         on(BridgeMatch::NoSource(v4), Verdict::Accept)
             .and(Match::Bridge(BridgeMatch::Udp(v4, client, server))),
-        // Whether an address is free is asked without a source (RFC 4862, section 5.4.2).
+        // A request whether an address is free has no source (RFC 4862, section 5.4.2).
         Rule::map(Match::Bridge(BridgeMatch::NoSource(Family::V6)))
             .and(Match::Bridge(BridgeMatch::Icmpv6(&SOLICITATION)))
             .and(Match::Bridge(BridgeMatch::PortMap(TARGETS.into()))),
         on(BridgeMatch::NoSource(Family::V6), Verdict::Accept)
             .and(Match::Bridge(BridgeMatch::Icmpv6(&WITHOUT_SOURCE))),
-        // Behind all that is about link-local addresses and about none.
+        // This rule comes after all that are about link-local addresses or about no address.
         on(other(Family::V4), Verdict::Accept),
         on(other(Family::V6), Verdict::Accept),
         Rule::always(to(FORGED)),
@@ -354,11 +355,11 @@ fn from_unknown(tags: Tags) -> Vec<Rule> {
     let [(v4, client, server), _] = DHCP;
     let mut rules = Vec::new();
     if tags == Tags::Judged {
-        // The bridge may take the tag off, and then it is a frame whose source nobody looked at.
+        // The bridge may take the tag off. Then no rule looked at the frame's source.
         rules.push(on(TAGGED, to(NEVER_JUDGED)));
     }
     rules.extend([
-        // The chain of what is forwarded judges them: to the node itself they may go.
+        // The chain `forward` judges these frames where they are forwarded. To the node itself they may go.
         on(OTHER_TYPE, Verdict::Accept),
         on(
             BridgeMatch::Protocol(libc::ETH_P_ARP as u16),

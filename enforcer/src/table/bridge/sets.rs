@@ -10,57 +10,60 @@ use sallyport_policy::Ranges;
 
 use crate::table::{ports, stamp};
 
-/// The layout that the stamp names, for the reader of a listing: which table it is the comparison of its content tells.
+/// The layout that the stamp names, for the reader of a listing. The enforcer recognises a table by comparing its
+/// content.
 const LAYOUT: u32 = 2;
 
 /// The ports of the node's bridges as far as they are known, and the workloads behind them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ground {
-    /// Whether all that would be dropped passes, and is counted.
+    /// Whether frames that would be dropped pass, and are counted.
     pub counts_only: bool,
-    /// Whether policy judges frames with one 802.1Q tag: br_netfilter shows them (`net.bridge.bridge-nf-filter-vlan-tagged`).
+    /// Whether policy judges frames with one 802.1Q tag: br_netfilter shows them
+    /// (`net.bridge.bridge-nf-filter-vlan-tagged`).
     pub judges_tags: bool,
     /// The ports whose workloads are known and guarded, by name.
     pub known: BTreeMap<String, KnownPort>,
-    /// Those of them behind which there is a workload that is isolated for ingress.
+    /// The known ports behind which there is a workload that is isolated for ingress.
     pub isolated: BTreeSet<String>,
     /// The guarded workloads whose ports are not known, if there are any.
     pub unknown: Option<UnknownPorts>,
 }
 
-/// A port whose workloads are known: their addresses.
+/// A port whose workloads are known, with their addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownPort {
     /// The workloads' own addresses.
     pub addresses: BTreeSet<IpAddr>,
-    /// The addresses that they may use beside these: no endpoint's, and none of those that no workload uses.
+    /// The addresses that the workloads may use beside their own. No endpoint's address is among them, and none of
+    /// those that no workload uses.
     pub ranges: Ranges,
 }
 
 /// The guarded workloads whose ports are not known: their addresses, and the ports that lead to none of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnknownPorts {
-    /// All ports of bridges behind which none of them is.
+    /// All ports of bridges behind which there is none of these workloads.
     pub elsewhere: BTreeSet<String>,
     /// The addresses of the node's workloads.
     pub addresses: BTreeSet<IpAddr>,
     /// The addresses that workloads of the node may have or use.
     pub ranges: Ranges,
-    /// Whether one of them is isolated for ingress.
+    /// Whether one of these workloads is isolated for ingress.
     pub isolated: bool,
 }
 
 /// The ports that are known.
 pub(super) const KNOWN: &str = "known";
-/// Those of them whose workload is isolated for ingress.
+/// The known ports whose workload is isolated for ingress.
 pub(super) const ISOLATED: &str = "isolated";
 /// The ports behind which there is no workload of the node.
 pub(super) const ELSEWHERE: &str = "elsewhere";
 /// The addresses of the workloads behind ports that are known.
 pub(super) const PORT_ADDRESSES: &str = "port_addresses";
-/// The addresses beside these that the workloads may use.
+/// The addresses that the workloads behind known ports may use beside their own.
 pub(super) const PORT_RANGES: &str = "port_ranges";
-/// The chains that know the targets of a port's neighbour advertisements.
+/// The map from a port to the chain of the targets of its neighbour advertisements.
 pub(super) const TARGETS: &str = "targets";
 
 pub(super) fn fill(

@@ -1,5 +1,5 @@
 //! The ranges of addresses that the frame's rules look up: the node's workload ranges, and those that workloads use
-//! beside their own addresses. Each is a set that never changes, since the kernel shows changes of ranges late: other
+//! beside their own addresses. Each is a set that never changes, since the kernel shows changes of ranges late. Other
 //! ranges are another set.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use crate::table::render::{self, Verdicts, range_set};
 /// The sets of some ranges, one for each family that has some.
 pub(super) type Names = Vec<(Family, String)>;
 
-/// The addresses that workloads use beside their own, and what becomes of their packets.
+/// The addresses that workloads use beside their own, and the verdicts on their packets.
 #[derive(Debug, Default)]
 pub(super) struct Sources(Vec<(Ranges, Verdicts)>);
 
@@ -32,7 +32,7 @@ impl Lookup {
 }
 
 impl Sources {
-    /// The sources of a policy, whose classes have chains of these names.
+    /// The sources of a policy. `chain` returns the name of a class's chain.
     pub(super) fn of(sources: &[Source], chain: impl Fn(ClassId) -> String) -> Sources {
         let judged = sources.iter().map(|source| {
             let chain = |direction: Direction| source.class(direction).map(&chain);
@@ -41,7 +41,7 @@ impl Sources {
         Sources(judged.collect())
     }
 
-    /// Whether there are none.
+    /// Whether there are no addresses.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -51,7 +51,8 @@ impl Sources {
         Ranges::union_all(self.0.iter().map(|(ranges, _)| ranges))
     }
 
-    /// The addresses of each verdict. There are as many as there are classes of workloads with such addresses: few.
+    /// The addresses of each verdict. The verdicts are few: as many as there are classes of workloads with such
+    /// addresses.
     pub(super) fn by(&self, lookup: Lookup) -> BTreeMap<Verdict, Ranges> {
         let mut all: BTreeMap<Verdict, Ranges> = BTreeMap::new();
         for (ranges, verdicts) in &self.0 {
@@ -67,8 +68,8 @@ impl Sources {
     }
 }
 
-/// The names of the sets of some ranges: all digits of a hash of them, since whoever writes ranges could choose some of which a few
-/// digits are those of others.
+/// The names of the sets of some ranges. A name has all digits of a hash of the ranges. With fewer digits, whoever
+/// writes ranges could choose some whose digits are those of others.
 pub(super) fn names(what: &str, ranges: &Ranges) -> Names {
     let id = GroupId::of([], ranges).to_string();
     let families: BTreeSet<Family> = ranges.iter().map(|(first, _)| Family::of(first)).collect();
@@ -76,8 +77,9 @@ pub(super) fn names(what: &str, ranges: &Ranges) -> Names {
     families.into_iter().map(name).collect()
 }
 
-/// The conditions that the source of a tuple is in some ranges: for each family its one range, or the set of its ranges where it has
-/// several. A range in a rule costs a packet half of a lookup in a set of ranges (`bench B10`), so that two would gain nothing.
+/// The conditions that the source of a tuple is in some ranges: for each family its one range, or the set of its ranges
+/// where there are several. A range in a rule costs a packet half of a lookup in a set of ranges (`bench B10`), so that
+/// two would gain nothing.
 pub(super) fn conditions(what: &str, tuple: Tuple, ranges: &Ranges) -> Vec<Match> {
     let condition = |(family, set): (Family, String)| {
         let mut own = ranges
@@ -91,7 +93,7 @@ pub(super) fn conditions(what: &str, tuple: Tuple, ranges: &Ranges) -> Vec<Match
     names(what, ranges).into_iter().map(condition).collect()
 }
 
-/// The names of the sets of some ranges, and how each is made.
+/// The names of the sets of some ranges, with the commands that make each.
 pub(super) fn sets(
     what: &str,
     ranges: &Ranges,

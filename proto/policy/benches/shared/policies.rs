@@ -34,7 +34,7 @@ pub(crate) fn policy(endpoints: u32, changed: u32) -> NodePolicy {
         }
         let class = Class {
             direction: Direction::Ingress,
-            keep: false,
+            keep_established: false,
             other: None,
             ports: vec![PortRule {
                 protocol: Protocol::Tcp,

@@ -1,9 +1,9 @@
 //! The conditions of a table of family bridge as nf_tables expressions.
 //!
-//! The kernel takes the outer VLAN tag off each frame that comes in, and keeps it beside the frame
-//! (`__netif_receive_skb_core`). The Ethernet header is read with it (`nft_payload_copy_vlan`), so that the EtherType there
-//! tells of the tag. `meta protocol` and the headers of the packet are what is behind it: `meta protocol` is a tag where
-//! that was not the only one.
+//! The kernel removes the outer VLAN tag from each frame that comes in, and keeps the tag beside the frame
+//! (`__netif_receive_skb_core`). A read of the Ethernet header includes that tag (`nft_payload_copy_vlan`), so that the
+//! EtherType there is the tag's. `meta protocol` and the headers of the packet are behind the tag. Where there is more
+//! than one tag, `meta protocol` is the next.
 
 use std::net::Ipv6Addr;
 
@@ -16,13 +16,13 @@ use crate::{
     encode::sets::Anonymous,
 };
 
-/// Where the EtherType is in the Ethernet header (IEEE 802.3, clause 3.2).
+/// The offset of the EtherType in the Ethernet header (IEEE 802.3, clause 3.2).
 const ETHER_TYPE: u32 = 12;
 
-/// Where ARP over Ethernet for IPv4 has the address of the sender (RFC 826).
+/// The offset of the sender's address in ARP over Ethernet for IPv4 (RFC 826).
 const ARP_SENDER: u32 = 14;
 
-/// Where neighbour discovery has the target (RFC 4861, sections 4.3 and 4.4).
+/// The offset of the target in neighbour discovery (RFC 4861, sections 4.3 and 4.4).
 const TARGET: u32 = 8;
 
 /// The EtherType of a family's packets (IANA, IEEE 802 numbers).
@@ -132,7 +132,7 @@ impl Expressions {
         }
     }
 
-    /// Whether the packet in the frame is of a protocol, which its EtherType tells.
+    /// Whether the packet in the frame is of a protocol, by its EtherType.
     pub(super) fn ether_protocol(&mut self, kind: u16) {
         self.meta(sys::NFT_META_PROTOCOL);
         self.compare(sys::NFT_CMP_EQ, &kind.to_be_bytes());
@@ -153,7 +153,7 @@ fn name_of(end: End) -> u32 {
     }
 }
 
-/// Where an IP header has an address, and how long that is (RFC 791, RFC 8200).
+/// The offset and the length of an address in an IP header (RFC 791, RFC 8200).
 pub(super) fn address(end: End, family: Family) -> (u32, u32) {
     let (source, length) = match family {
         Family::V4 => (12, 4),
