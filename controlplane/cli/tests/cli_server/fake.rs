@@ -17,7 +17,8 @@ use sallyport_proto::{
 use serde_json::Value;
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
-/// Objects in a map, pages of two, and one node that lags while `namespace/stuck` exists.
+/// Objects in a map, pages of two, and one node that lags while `namespace/stuck` exists. A backup ends early while
+/// `namespace/cut-off` exists, which no real control plane does on demand.
 #[derive(Clone, Default)]
 pub(crate) struct Fake(Arc<Mutex<Store>>);
 
@@ -270,9 +271,22 @@ impl PolicyService for Fake {
     }
 
     async fn backup(&self, _: Request<BackupRequest>) -> Answer<Self::BackupStream> {
-        Err(Status::unimplemented(
-            "the real one is asked in its own tests",
-        ))
+        let store = self.0.lock().expect("no panic");
+        let mut objects: Vec<_> = store.objects.values().cloned().collect();
+        let header = BackupHeader {
+            epoch: 1,
+            revision: store.revision(),
+            objects: objects.len() as u64,
+            ..BackupHeader::default()
+        };
+        if store.objects.keys().any(|(_, _, name)| name == "cut-off") {
+            objects.pop();
+        }
+        let part = BackupResponse {
+            header: Some(header),
+            objects,
+        };
+        Ok(Response::new(stream::iter([Ok(part)]).boxed()))
     }
 
     async fn believe(&self, _: Request<BelieveRequest>) -> Answer<BelieveResponse> {

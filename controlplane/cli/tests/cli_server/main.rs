@@ -297,6 +297,24 @@ fn a_unix_socket_is_an_address_too() {
     assert_eq!(plane.ok("wait", ""), "revision 0 enforced on 2 nodes\n");
 }
 
+#[test]
+fn a_backup_that_ends_early_replaces_no_file() {
+    let plane = ControlPlane::start();
+    plane.ok("apply -f -", "{kind: Namespace, metadata: {name: a}}");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("backup");
+    let line = format!("journal backup {}", file.display());
+    let expected = format!("{}: 1 objects, revision 1, epoch 1\n", file.display());
+    assert_eq!(plane.ok(&line, ""), expected);
+    let whole = std::fs::read(&file).expect("a backup");
+
+    plane.ok("apply -f -", "{kind: Namespace, metadata: {name: cut-off}}");
+    let Run(code, stdout, stderr) = plane.run(&line, "");
+    assert_eq!((code, stdout.as_str()), (3, ""), "{stderr}");
+    assert!(stderr.contains("the backup ended early"), "{stderr}");
+    assert_eq!(std::fs::read(&file).expect("a backup"), whole);
+}
+
 /// A control plane that froze: the kernel takes connections for it, and nobody reads them.
 #[test]
 fn a_frozen_control_plane_is_reported_after_the_request_timeout() {
