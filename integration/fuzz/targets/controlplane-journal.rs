@@ -42,7 +42,7 @@ impl Disk {
     }
 
     /// Replaces all records by others.
-    fn replace(&self, records: impl Iterator<Item = Record>) -> Result<(), StoreError> {
+    fn replace<'a>(&self, records: impl Iterator<Item = Record<'a>>) -> Result<(), StoreError> {
         let Trees {
             log,
             snapshot,
