@@ -3,7 +3,10 @@
 use std::{fmt, path::Path};
 
 use sallyport_policy::Revision;
-use sallyport_proto::backup::{Contents, Saved};
+use sallyport_proto::{
+    backup::{Contents, Saved},
+    object::Kind,
+};
 
 use super::{
     Recovered,
@@ -11,7 +14,7 @@ use super::{
     scratch,
     store::{Settings, SledJournal},
 };
-use crate::{history::Bounds, model::Kind};
+use crate::history::Bounds;
 
 /// What a journal holds.
 #[derive(Debug)]

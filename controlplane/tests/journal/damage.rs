@@ -9,9 +9,9 @@ use std::{
 use sallyport_controlplane::{
     history::{Bounds, Unrecorded},
     journal::{Journal as _, Settings, SledJournal},
-    model::Kind,
 };
 use sallyport_policy::Revision;
+use sallyport_proto::object::Kind;
 
 use crate::objects::{Model, delete, edit_of, put};
 
