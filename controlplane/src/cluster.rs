@@ -5,10 +5,9 @@ use std::{net::IpAddr, sync::Arc, thread};
 
 use imbl::{OrdMap, OrdSet};
 use sallyport_policy::Revision;
+use sallyport_proto::object::{Kind, ObjectKey};
 
-use crate::model::{
-    Body, Established, Kind, Namespace, NetworkPolicy, Node, Object, ObjectKey, Workload,
-};
+use crate::model::{Body, Established, Namespace, NetworkPolicy, Node, Object, Workload};
 
 /// An object and the revision that last changed it.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,9 +3,11 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use sallyport_proto::object::ObjectKey;
+
 use crate::{
     cluster::Cluster,
-    model::{Body, ObjectKey, Workload},
+    model::{Body, Workload},
 };
 
 /// The most addresses that are shown.

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::OrdMap;
 use sallyport_policy::Revision;
+use sallyport_proto::object::ObjectKey;
 
-use crate::{cluster::Stored, model::ObjectKey};
+use crate::cluster::Stored;
 
 /// A committed transaction: what became of each object that it changed.
 #[derive(Clone, Debug, PartialEq)]
@@ -230,7 +231,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Kind;
+    use sallyport_proto::object::Kind;
 
     fn committed(revision: Revision, name: &str) -> Arc<Committed> {
         let key = ObjectKey {

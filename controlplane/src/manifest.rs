@@ -19,12 +19,13 @@ mod workload;
 
 use std::{borrow::Cow, sync::Arc};
 
+use sallyport_proto::object::ObjectKey;
 use serde::Deserialize;
 
 pub(crate) use self::meaning::is_same;
 pub use self::problem::Problem;
 use self::{expand::Item, kinds::Schema, problem::Report};
-use crate::model::{Object, ObjectKey};
+use crate::model::Object;
 
 /// The deepest nesting that a YAML manifest may have.
 pub const MAX_DEPTH: usize = 64;

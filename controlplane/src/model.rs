@@ -10,7 +10,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use sallyport_policy::Protocol;
-pub use sallyport_proto::object::{Kind, ObjectKey};
+use sallyport_proto::object::ObjectKey;
 
 /// Labels of a namespace, node or workload.
 pub type Labels = BTreeMap<String, String>;

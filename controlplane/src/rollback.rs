@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use sallyport_policy::Revision;
+use sallyport_proto::object::{Kind, ObjectKey};
 
 use crate::{
     cluster::Cluster,
     history::{History, Unrecorded},
     manifest,
-    model::{Kind, ObjectKey},
     transaction::{Edit, Op},
 };
 

@@ -14,13 +14,14 @@ mod tests;
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use sallyport_policy::Revision;
+use sallyport_proto::object::{Kind, ObjectKey};
 
 use crate::{
     cluster::{Cluster, Stored},
     contests,
     history::{Committed, Event, Replaced},
     manifest,
-    model::{Kind, Object, ObjectKey},
+    model::Object,
 };
 
 /// The most edits that a transaction may have.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use sallyport_policy::{Epoch, NodeName, Revision};
+use sallyport_proto::object::ObjectKey;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error};
 
@@ -21,7 +22,6 @@ use crate::{
     compile::Compiler,
     history::{Committed, Event, History},
     journal::{Journal, JournalError, Note, Recovered},
-    model::ObjectKey,
     nodes::{Affected, Coordinator, Membership, Nodes, Settings, Start, UnreachablePolicy},
     transaction::{Change, Edit, Problem},
 };

@@ -3,14 +3,16 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use sallyport_policy::NodeName;
-use sallyport_proto::wire::{self, NodeStatus, ObjectRef, WatchEvent, WatchResponse, watch_event};
+use sallyport_proto::{
+    object::{Kind, ObjectKey},
+    wire::{self, NodeStatus, ObjectRef, WatchEvent, WatchResponse, watch_event},
+};
 use tonic::Status;
 
 use crate::{
     cluster::Stored,
     contests::{Contest, Contests},
     history::{Committed, Event},
-    model::{Kind, ObjectKey},
     nodes::{self, UnreachablePolicy},
     transaction::{Action, Change},
     writer::Unwritable,

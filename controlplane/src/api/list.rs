@@ -10,15 +10,14 @@ use std::{
 
 use prost::Message as _;
 use sallyport_policy::Revision;
-use sallyport_proto::wire::{self, ListRequest, ListResponse};
+use sallyport_proto::{
+    object::{Kind, ObjectKey},
+    wire::{self, ListRequest, ListResponse},
+};
 use tonic::Status;
 
 use super::convert;
-use crate::{
-    cluster::Cluster,
-    model::{Kind, ObjectKey},
-    writer::Published,
-};
+use crate::{cluster::Cluster, writer::Published};
 
 /// The most bytes of objects in a page: clients take 4 MiB, and one object is at most 1.5 MiB.
 const PAGE: usize = 2 << 20;

@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use crate::{cluster::Stored, model::ObjectKey};
+use sallyport_proto::object::ObjectKey;
+
+use crate::cluster::Stored;
 
 /// An object that equals its key.
 #[derive(Debug)]

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use sallyport_policy::NodePolicy;
+use sallyport_proto::object::{Kind, ObjectKey};
 
 use super::{
     classes::Classes,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     cluster::{Cluster, Stored},
-    model::{Body, Kind, ObjectKey},
+    model::Body,
 };
 
 /// Every node's policy, kept up to date edit by edit.

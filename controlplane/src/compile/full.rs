@@ -13,6 +13,7 @@ use ipnetwork::IpNetwork;
 use sallyport_policy::{
     ClassId, Direction, Endpoint, GroupId, NodePolicy, Owner, PeerGroup, Ranges, Source,
 };
+use sallyport_proto::object::ObjectKey;
 
 use super::{
     class::{self, Built},
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     cluster::Cluster,
-    model::{Established, LabelSelector, Labels, NetworkPolicy, Node, ObjectKey, Workload},
+    model::{Established, LabelSelector, Labels, NetworkPolicy, Node, Workload},
     validate::no_sources,
 };
 

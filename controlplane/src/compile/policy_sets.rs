@@ -7,6 +7,7 @@ use std::{
 };
 
 use sallyport_policy::{Direction, Protocol};
+use sallyport_proto::object::ObjectKey;
 
 use super::{
     by_key::ByKey,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     cluster::Stored,
-    model::{self, Body, Established, LabelSelector, NetworkPolicy, ObjectKey},
+    model::{self, Body, Established, LabelSelector, NetworkPolicy},
 };
 
 /// The policies of one namespace with one podSelector, in one direction.

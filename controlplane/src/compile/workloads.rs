@@ -8,6 +8,7 @@ use std::{
 };
 
 use sallyport_policy::{Protocol, Ranges};
+use sallyport_proto::object::ObjectKey;
 
 use super::{
     by_key::ByKey,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     cluster::Stored,
-    model::{Body, ObjectKey, Workload},
+    model::{Body, Workload},
 };
 
 /// A workload.

@@ -4,10 +4,13 @@ use std::{fmt, path::Path};
 
 use sallyport_journal::scratch;
 use sallyport_policy::Revision;
-use sallyport_proto::backup::{Contents, Saved};
+use sallyport_proto::{
+    backup::{Contents, Saved},
+    object::Kind,
+};
 
 use super::{Recovered, failure::JournalError, store};
-use crate::{history::Bounds, model::Kind};
+use crate::history::Bounds;
 
 /// What a journal holds.
 #[derive(Debug)]

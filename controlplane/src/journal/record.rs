@@ -5,12 +5,12 @@
 
 use sallyport_journal::{frame, parts};
 use sallyport_policy::Revision;
+use sallyport_proto::object::{Kind, ObjectKey};
 
 use super::failure::Damage;
 use crate::{
     cluster::Stored,
     history::{Committed, Event, Replaced},
-    model::{Kind, ObjectKey},
 };
 
 /// The version of a record's bytes and of the messages in them.

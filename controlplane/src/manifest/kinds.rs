@@ -7,7 +7,10 @@ use k8s_openapi::{
     api::{core::v1 as core, networking::v1 as networking},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use sallyport_proto::{names, object::DEFAULT_NAMESPACE};
+use sallyport_proto::{
+    names,
+    object::{DEFAULT_NAMESPACE, Kind, ObjectKey},
+};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -19,7 +22,7 @@ use super::{
     workload,
 };
 use crate::{
-    model::{Body, Kind, Namespace, Object, ObjectKey},
+    model::{Body, Namespace, Object},
     validate::{self, Fault, Faults, NAMESPACE_NAME_LABEL, NameRule, Path},
 };
 

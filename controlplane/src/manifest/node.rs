@@ -4,11 +4,12 @@ use std::{net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use sallyport_proto::object::{Kind, ObjectKey};
 use serde::Deserialize;
 
 use super::kinds::Resource;
 use crate::{
-    model::{self, Body, Kind, ObjectKey},
+    model::{self, Body},
     validate::{self, Faults, MAX_NODE_ADDRESSES, Path, quote},
 };
 

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use super::{MAX_PROBLEMS, UnknownKinds, tree::Tree};
-use crate::{model::ObjectKey, validate::Fault};
+use sallyport_proto::object::ObjectKey;
+
+use crate::validate::Fault;
 
 /// One thing that is wrong with a text, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,12 +5,15 @@ use std::{net::IpAddr, sync::Arc};
 use ipnetwork::IpNetwork;
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use sallyport_policy::interface;
-use sallyport_proto::names;
+use sallyport_proto::{
+    names,
+    object::{Kind, ObjectKey},
+};
 use serde::Deserialize;
 
 use super::kinds::Resource;
 use crate::{
-    model::{self, Body, Kind, NamedPort, ObjectKey},
+    model::{self, Body, NamedPort},
     validate::{self, Faults, MAX_NAMED_PORTS, Path, PortEntry, quote},
 };
 

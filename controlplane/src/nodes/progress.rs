@@ -5,9 +5,9 @@
 //! while updates are merged: for every version that the node may report, the first change after it is kept. A policy
 //! that changed and changed back counts as enforced when the node has it again.
 //!
-//! Three independent states decide the node's part in rollouts: `recovery` whether the node may have leases, `departure`
-//! whether it may connect, `bypassed` whether edits wait for it. After startup only the transitions `become_*` change
-//! them.
+//! Three independent states decide the node's part in rollouts. `recovery` says whether the node may have leases,
+//! `departure` whether it may connect, `bypassed` whether edits wait for it. After startup only the transitions
+//! `become_*` change them.
 
 mod departure;
 mod recovery;
@@ -262,8 +262,8 @@ impl NodeProgress {
         Version { position, policy }
     }
 
-    /// What it must enforce as this process starts. Which revision made it that was forgotten: perhaps the first. A lease
-    /// that the previous process granted may last.
+    /// Sets the version that the node must enforce as this process starts. The revision that made the version was
+    /// forgotten: perhaps the first. A lease that the previous process granted may last.
     pub(super) fn start_with(
         &mut self,
         version: &Version,
@@ -390,8 +390,8 @@ impl NodeProgress {
         self.refusal = None;
     }
 
-    /// Barriers wait for the node from now on. A lease that it had lasts; without leases nothing closes the node. Returns
-    /// the membership before.
+    /// Barriers wait for the node from now on. A lease that it had lasts; without leases nothing closes the node.
+    /// Returns the membership before.
     pub(super) fn become_joined(&mut self, membership: Membership, at: Instant) -> Membership {
         let leased = membership.is_leased();
         self.lease_until = leased.then(|| self.lease_until.unwrap_or(at));
@@ -438,7 +438,8 @@ impl NodeProgress {
         self.bypassed = Some(how);
     }
 
-    /// The node has caught up with the rollouts that passed without it, and judges all traffic. Edits wait for it again.
+    /// The node has caught up with the rollouts that passed without it, and judges all traffic. Edits wait for it
+    /// again.
     fn become_waited_for(&mut self) {
         self.bypassed = None;
     }

@@ -255,10 +255,9 @@ mod tests {
     use std::fmt::Write;
 
     use super::*;
-    use crate::{
-        manifest,
-        model::{Kind, Object},
-    };
+    use sallyport_proto::object::Kind;
+
+    use crate::{manifest, model::Object};
     use sallyport_policy::Revision;
 
     /// The size of the texts that must be admitted, against 100 workloads.

@@ -12,12 +12,13 @@
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
+use sallyport_proto::object::ObjectKey;
 
 use super::{Outcome, Reason, Step};
 use crate::{
     cluster::{Cluster, Stored},
     history::{Committed, Event, Replaced},
-    model::{Body, ObjectKey, Workload},
+    model::{Body, Workload},
 };
 
 /// An address that a workload takes to another node: who has it there, and the node.

@@ -4,9 +4,11 @@
 use std::sync::Arc;
 
 use super::{Reason, bound, moves, not_found, port_names};
+use sallyport_proto::object::{Kind, ObjectKey};
+
 use crate::{
     cluster::{Cluster, Stored},
-    model::{Body, Kind, ObjectKey, Workload},
+    model::{Body, Workload},
 };
 
 /// How many objects a message names before it counts the rest.

@@ -13,9 +13,10 @@ use proptest::{
 use sallyport_controlplane::{
     cluster::Cluster,
     compile::full,
-    model::{Body, Established, Object, ObjectKey, Peer, Workload},
+    model::{Body, Established, Object, Peer, Workload},
 };
 use sallyport_policy::{Direction, NodePolicy, Protocol, Revision};
+use sallyport_proto::object::ObjectKey;
 
 use crate::{
     table::{CLIENT, OTHER, WEB, compiled, compiled_under},

@@ -5,9 +5,10 @@ use proptest::prelude::*;
 use sallyport_controlplane::{
     cluster::Cluster,
     compile::full,
-    model::{Established, NetworkPolicy, ObjectKey, Workload},
+    model::{Established, NetworkPolicy, Workload},
 };
 use sallyport_policy::Direction;
+use sallyport_proto::object::ObjectKey;
 
 use crate::{contests::alone, universe::any_cluster};
 

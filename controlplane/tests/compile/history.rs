@@ -10,9 +10,10 @@ use proptest::{collection::vec, prelude::*, strategy::ValueTree, test_runner::Te
 use sallyport_controlplane::{
     cluster::Cluster,
     compile::{Compiler, full},
-    model::{Body, Established, Kind, ObjectKey},
+    model::{Body, Established},
 };
 use sallyport_policy::{Change, Delta, Effect, NodePolicy, UnknownAddresses};
+use sallyport_proto::object::{Kind, ObjectKey};
 
 use crate::{
     universe::{Edit, edit, established, nobody},

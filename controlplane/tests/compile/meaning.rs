@@ -7,9 +7,10 @@ use proptest::prelude::*;
 use sallyport_controlplane::{
     cluster::Cluster,
     compile::{Compiler, full},
-    model::{Body, Established, Kind, LabelSelector, NetworkPolicy, Object, ObjectKey, Rule},
+    model::{Body, Established, LabelSelector, NetworkPolicy, Object, Rule},
 };
 use sallyport_policy::Revision;
+use sallyport_proto::object::{Kind, ObjectKey};
 
 use crate::{
     universe::any_cluster,

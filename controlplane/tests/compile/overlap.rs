@@ -4,9 +4,10 @@
 use sallyport_controlplane::{
     cluster::Cluster,
     compile::Compiler,
-    model::{Kind, Object, Peer},
+    model::{Object, Peer},
 };
 use sallyport_policy::{Direction, NodePolicy, Protocol, Revision};
+use sallyport_proto::object::Kind;
 
 use crate::write::{
     block, cluster, ip, key, named, namespace, node, pod, pods, policy, rule, span, with_ports,

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use sallyport_controlplane::model::{Established, Kind, Object};
+use sallyport_controlplane::model::{Established, Object};
 use sallyport_policy::{Change, Delta, Direction, NodePolicy, Protocol};
+use sallyport_proto::object::Kind;
 
 use crate::{
     history::Checked,

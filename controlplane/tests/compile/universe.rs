@@ -11,11 +11,12 @@ use proptest::{
 use sallyport_controlplane::{
     cluster::Cluster,
     model::{
-        Body, Established, Kind, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy, Node,
-        Object, ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
+        Body, Established, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy, Node,
+        Object, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
     },
 };
 use sallyport_policy::{Protocol, Revision};
+use sallyport_proto::object::{Kind, ObjectKey};
 
 use crate::write::{ip, key, object};
 

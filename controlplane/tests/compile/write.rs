@@ -6,11 +6,12 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 use sallyport_controlplane::{
     cluster::Cluster,
     model::{
-        Body, Established, Kind, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy, Node,
-        Object, ObjectKey, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
+        Body, Established, LabelSelector, Labels, NamedPort, Namespace, NetworkPolicy, Node,
+        Object, Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
     },
 };
 use sallyport_policy::{Protocol, Revision};
+use sallyport_proto::object::{Kind, ObjectKey};
 
 /// An object with a key and a meaning.
 pub(crate) fn object(kind: Kind, namespace: &str, name: &str, body: Body) -> Object {

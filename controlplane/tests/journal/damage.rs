@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use sallyport_controlplane::{
     history::{Bounds, Unrecorded},
     journal::{Journal as _, Settings, SledJournal},
-    model::Kind,
 };
 use sallyport_journal::Store;
 use sallyport_policy::Revision;
+use sallyport_proto::object::Kind;
 
 use crate::objects::{Model, delete, edit_of, put};
 

@@ -8,10 +8,10 @@ use sallyport_controlplane::{
     history::{Committed, History},
     journal::{Note, Recovered, Settings},
     manifest,
-    model::{Kind, ObjectKey},
     transaction::{self, Edit, Op},
 };
 use sallyport_policy::{Epoch, Revision};
+use sallyport_proto::object::{Kind, ObjectKey};
 
 /// What a journal should hold.
 pub(crate) struct Model {

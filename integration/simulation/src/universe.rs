@@ -11,11 +11,12 @@ use rand::{RngExt, rngs::StdRng};
 use sallyport_controlplane::{
     cluster::Cluster,
     model::{
-        Body, Kind, LabelSelector, Labels, Namespace, NetworkPolicy, Node, Object, ObjectKey,
-        Operator, Peer, Port, PortMatch, Requirement, Rule, Workload,
+        Body, LabelSelector, Labels, Namespace, NetworkPolicy, Node, Object, Operator, Peer, Port,
+        PortMatch, Requirement, Rule, Workload,
     },
 };
 use sallyport_policy::{NodeName, Protocol, Revision};
+use sallyport_proto::object::{Kind, ObjectKey};
 
 /// The ports that policies tell apart.
 pub(crate) const PORTS: [u16; 2] = [80, 81];

@@ -1,8 +1,11 @@
 //! A copy of the control plane's cluster, so that the compiler can be asked about it. Sends nothing.
 
-use sallyport_controlplane::{cluster::Cluster, manifest, model::Kind};
+use sallyport_controlplane::{cluster::Cluster, manifest};
 use sallyport_policy::Revision;
-use sallyport_proto::wire::{self, Edit};
+use sallyport_proto::{
+    object::Kind,
+    wire::{self, Edit},
+};
 
 /// Whether an edit puts what is there already.
 pub(super) fn is_done(cluster: &Cluster, edit: &Edit) -> bool {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use nix::net::if_::if_nametoindex;
-use sallyport_controlplane::{cluster::Cluster, model::Kind};
-use sallyport_proto::wire::Edit;
+use sallyport_controlplane::cluster::Cluster;
+use sallyport_proto::{object::Kind, wire::Edit};
 use sallyport_testbed::{
     Change, Destination, Family, Host, LOOPBACK, Mode, Testbed, probe::Server,
 };

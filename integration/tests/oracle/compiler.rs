@@ -12,11 +12,11 @@ use sallyport_controlplane::{
     cluster::Cluster,
     compile::{Compiler, full},
     manifest,
-    model::ObjectKey,
     transaction::{self, Edit, Op},
 };
 use sallyport_oracle::{Oracle, Packet, Side, Transport};
 use sallyport_policy::{Direction, NodePolicy, Protocol, Revision};
+use sallyport_proto::object::ObjectKey;
 use serde_json::json;
 
 use crate::{

@@ -21,14 +21,14 @@ pub(super) enum Recovery {
     /// No edit went on without the node, as far as this process did not bypass it. Entered by new nodes, and by nodes
     /// that hold a version that proves it. Allows leases.
     Proven,
-    /// The previous process may have skipped the node, and fenced none. Entered at startup unless edits fence. Allows no
-    /// lease until the node holds the settled version or the one at startup.
+    /// The previous process may have skipped the node, and fenced none. Entered at startup unless edits fence. Allows
+    /// no lease until the node holds the settled version or the one at startup.
     Restarted {
         /// The version at startup.
         start: Digest,
     },
-    /// The node may have missed edits, whichever version it held at startup. Entered at startup if edits fence, and when
-    /// the node leaves. Allows no lease until the node holds the settled version.
+    /// The node may have missed edits, whichever version it held at startup. Entered at startup if edits fence, and
+    /// when the node leaves. Allows no lease until the node holds the settled version.
     Unproven,
 }
 
