@@ -83,7 +83,7 @@ pub struct Recovered {
     pub cluster: Cluster,
     /// The last transaction's revision.
     pub revision: Revision,
-    /// How often the control plane was restored from a backup.
+    /// The number of restores of the control plane from a backup.
     pub epoch: Epoch,
     /// The recent transactions.
     pub history: History,

@@ -51,7 +51,7 @@ pub struct Settings {
     pub drain: Duration,
     /// What becomes of an edit whose revokes a node does not acknowledge, if the edit does not say.
     pub unreachable: UnreachablePolicy,
-    /// How long a node that is to be skipped is waited for.
+    /// The time to wait for a node before it is skipped.
     pub patience: Duration,
     /// The longest lease that a node may ask for.
     pub lease_longest: Duration,
@@ -125,7 +125,7 @@ pub struct Status {
     pub endpoints: usize,
     /// The conditions that the node reported last. Of a disconnected node only `NotJudged` is kept.
     pub reported: Vec<ReportedCondition>,
-    /// How long ago its enforcer was last heard.
+    /// The time since its enforcer was last heard.
     pub heard: Option<Duration>,
     /// The enforcers of this name that were turned away.
     pub turned_away: Vec<TurnedAway>,
@@ -156,7 +156,7 @@ pub struct Condition {
     pub kind: condition::Kind,
     /// In words, with what to do.
     pub message: String,
-    /// How long ago it happened, or for how long it has been so.
+    /// The time since the event, or since the beginning of the state.
     pub since: Duration,
     /// The enforcers concerned.
     pub enforcers: Vec<Enforcer>,
@@ -196,7 +196,7 @@ pub struct Nodes {
     first_unenforced: watch::Sender<Option<Revision>>,
     /// The last revision up to which every rollout has passed its barrier.
     settled: watch::Sender<Revision>,
-    /// How long transactions take to be enforced.
+    /// The time that transactions take to be enforced.
     latency: Mutex<Latency>,
     /// When there may be something to do though nothing happens.
     due: watch::Sender<Option<Instant>>,
@@ -365,7 +365,7 @@ impl Nodes {
         self.with(|coordinator, _| coordinator.stop());
     }
 
-    /// How long transactions took from being committed to being enforced by every node that they change, in seconds.
+    /// The time of transactions from commit to enforcement by every node that they change, in seconds.
     pub fn enforcing(&self) -> Histogram {
         self.latency().histogram()
     }

@@ -32,7 +32,7 @@ use crate::{
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long calls that are under way may take to end.
+/// The time that calls under way have to end.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Why the control plane does not run.

@@ -30,7 +30,7 @@ use self::{
 };
 use crate::health::Health;
 
-/// How often the sysctls are read.
+/// The interval between reads of the sysctls.
 const EVERY: Duration = Duration::from_millis(250);
 
 /// The shortest time between two log lines about sysctls that were set.
@@ -91,7 +91,7 @@ pub struct Bridges {
     sysctls: Sysctls,
     /// Whether a bridge with workloads filtered VLANs when they were last listed; `None` before that.
     filters_vlans: Option<bool>,
-    /// How often a sysctl was set.
+    /// The number of times that a sysctl was set.
     set: u64,
     /// When that was last said, and how often one had been set by then.
     logged: Option<Instant>,

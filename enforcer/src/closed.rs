@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::{agent::Handle, health::Health, table};
 
-/// How often the kernel is asked.
+/// The interval between requests to the kernel.
 const EVERY: Duration = Duration::from_millis(500);
 
 /// Watches for ever; on a node that needs no leases, not at all.

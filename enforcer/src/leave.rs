@@ -15,7 +15,7 @@ use tonic::{Code, Status, transport::Endpoint};
 
 use crate::{journal::MEMBERSHIP, session::source_of};
 
-/// How long the control plane has to answer.
+/// The time that the control plane has to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Which control plane knows the node, and by what name.

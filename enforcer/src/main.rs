@@ -279,11 +279,11 @@ fn control_plane(text: &str) -> Result<ControlPlane, String> {
     })
 }
 
-/// How often and after which time the guard is written again at the start, while others keep changing the ruleset.
+/// The most tries to write the guard at the start, and the time between them, while others keep changing the ruleset.
 const GUARD_TRIES: usize = 50;
 const GUARD_AGAIN: Duration = Duration::from_millis(100);
 
-/// How long a lease may be.
+/// The times that a lease may last.
 const LEASES: RangeInclusive<Duration> = Duration::from_secs(1)..=LONGEST;
 
 /// The value of `--lease`.

@@ -1,5 +1,6 @@
-//! Others change the table of the fake kernel, or nobody knows what it is: it is made what it should be, whatever fails, and
-//! no packet of which the changed table and the whole one say the same is judged otherwise on the way.
+//! Other processes change the table of the fake kernel, or its content is unknown. The agent restores the table,
+//! whatever fails. On the way no packet gets another verdict than the one that the changed table and the whole one
+//! agree on.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,7 +38,8 @@ use sallyport_policy::{
 /// The process that is not the enforcer.
 const STRANGER: u32 = 7;
 
-/// A kernel that others have too, and what became of packets that were under way at any time since it was looked.
+/// A kernel that other processes share, and the verdicts on packets that were under way at any time since the last
+/// look.
 #[derive(Clone, Debug, Default)]
 struct Shared(Rc<RefCell<Watched>>);
 
@@ -47,11 +49,11 @@ struct Watched {
     packets: Vec<Packet>,
     seen: Vec<Verdicts>,
     commits: usize,
-    /// What a stranger commits right before the next own commit.
+    /// The commands that a stranger commits right before the agent's next commit.
     intrusion: Vec<Command>,
-    /// How often connections were read.
+    /// The number of times that connections were read.
     reviews: usize,
-    /// How many commits go well before one does not, and how.
+    /// The number of commits that succeed before one fails, and the fault of that one.
     fails_after: Option<(usize, Fault)>,
 }
 
@@ -130,7 +132,7 @@ impl Kernel for Shared {
     }
 }
 
-/// A journal that notes what was taken back.
+/// A journal that notes the versions that were rolled back.
 #[derive(Clone, Debug, Default)]
 struct Noted(Rc<RefCell<Vec<UpdateSeq>>>);
 
@@ -289,7 +291,7 @@ impl Node {
         found
     }
 
-    /// What becomes of each packet that arrives now.
+    /// The verdict on each packet that arrives now.
     fn verdicts(&mut self) -> Vec<Verdicts> {
         self.kernel.grace();
         let watched = self.kernel.0.borrow();
@@ -299,7 +301,7 @@ impl Node {
             .collect()
     }
 
-    /// A stranger does something. Returns whether the kernel let it.
+    /// Has a stranger commit commands. Returns whether the kernel accepted them.
     fn disturb(&mut self, commands: &[Command]) -> bool {
         let mut watched = self.kernel.0.borrow_mut();
         watched.kernel.speak_as(STRANGER);
@@ -317,8 +319,8 @@ impl Node {
     }
 }
 
-/// The first life makes the table, and dies before it has written what the frame is made from: connections are not
-/// reviewed. The second does that, and repairs nothing.
+/// The first life makes the table, and dies before it has written the fingerprint of the frame. So connections are not
+/// reviewed. The second life reviews them, and repairs nothing.
 #[test]
 fn a_table_whose_maker_died_at_the_last_step_is_finished() {
     let kernel = Shared::default();
@@ -339,7 +341,7 @@ fn a_table_whose_maker_died_at_the_last_step_is_finished() {
     assert_eq!(second.agent.drift().repairs, 0);
 }
 
-/// One thing that a stranger may do.
+/// A random change by a stranger.
 fn disturbance(rng: &mut StdRng, found: &Observed) -> Vec<Command> {
     let chains: Vec<&String> = found.chains.keys().collect();
     let sets: Vec<(&String, SetKind, Vec<Element>)> = found
@@ -443,7 +445,7 @@ fn many_changes_are_repaired() {
     }
 }
 
-/// Somebody commits between the reading and the first commit: what was planned does not fit any more.
+/// Another process commits between the reading and the first commit. Then the plan does not fit the table any more.
 #[test]
 fn who_comes_in_between_leads_to_another_plan() {
     for seed in 0..200 {
@@ -457,7 +459,7 @@ fn who_comes_in_between_leads_to_another_plan() {
         }
         let found = node.kernel.content().unwrap();
         let second = disturbance(&mut rng, &found);
-        // It must be one that the kernel takes: tried on a copy of the world.
+        // The disturbance must be one that the kernel takes, so it is tried on a copy of the world.
         let mut twin = Node::new(&mut StdRng::seed_from_u64(seed));
         if !twin.disturb(&first) || !twin.disturb(&second) {
             continue;
@@ -468,7 +470,7 @@ fn who_comes_in_between_leads_to_another_plan() {
     }
 }
 
-/// An update arrives at a table that somebody changed.
+/// An update arrives at a table that another process changed.
 #[test]
 fn an_update_meets_a_changed_table() {
     let mut stopped = 0;
@@ -494,8 +496,8 @@ fn an_update_meets_a_changed_table() {
     assert!(stopped > 20, "{stopped} updates met what was changed");
 }
 
-/// Whatever the kernel says at whichever commit: what is refused leaves everything as it was and names why, what is
-/// lost is read back, what stopped half-way is finished.
+/// Any commit may fail in any way. A refused commit leaves everything as it was and names the reason. A lost answer is
+/// read back. An update that stopped half-way is finished.
 #[test]
 fn errors_of_the_kernel_are_told_or_got_over() {
     const ERRNOS: [Errno; 6] = [
@@ -531,7 +533,7 @@ fn errors_of_the_kernel_are_told_or_got_over() {
                 _ => None,
             };
             match result {
-                // To be planned anew, or read back.
+                // The update is planned anew, or read back.
                 Ok(()) => assert!(
                     named.is_none_or(|errno| errno == Errno::ERESTART),
                     "{fault:?}"
@@ -552,7 +554,7 @@ fn errors_of_the_kernel_are_told_or_got_over() {
                         node.agent.installed().position().unwrap().revision,
                         Revision(1)
                     );
-                    // And the next one goes through.
+                    // The next update succeeds.
                     node.update(&next, 2).unwrap();
                 }
             }
@@ -563,7 +565,7 @@ fn errors_of_the_kernel_are_told_or_got_over() {
     }
 }
 
-/// A content without what counts updates, which a refused one does too.
+/// A content without the numbers that count updates. A refused update raises these numbers, too.
 fn spelt(found: &Observed) -> (usize, usize, Vec<usize>) {
     let elements = found
         .sets
@@ -618,8 +620,8 @@ fn a_table_that_is_whole_is_not_touched() {
     assert_eq!(node.kernel.0.borrow().commits, 0);
 }
 
-/// Nobody knows what the table enforces, and the kernel fails at any commit of its replacement: it is refused, or done in
-/// another way; what was refused is done when it is tried again.
+/// The policy that the table enforces is unknown, and the kernel fails at any commit of the table's replacement. The
+/// replacement is refused, or done in another way. A refused one is done at the next try.
 #[test]
 fn a_table_that_the_journal_does_not_know_is_replaced_whatever_fails() {
     let faults = [

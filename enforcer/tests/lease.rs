@@ -1,5 +1,5 @@
-//! A node with leases: closed until one is granted, open while one lasts, closed by the kernel when it runs out, whatever
-//! the enforcer did or failed to do.
+//! A node with leases: closed until one is granted, open while one lasts, and closed by the kernel when the lease
+//! expires. The enforcer's actions and failures do not change that.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -53,7 +53,7 @@ const DROPPED: Verdicts = Verdicts {
 struct Shared(Rc<RefCell<FakeKernel>>, Rc<Cell<Option<usize>>>);
 
 impl Shared {
-    /// After so many commits nothing is committed any more.
+    /// Has every commit fail after so many commits.
     fn fail_after(&self, commits: usize) {
         self.1.set(Some(commits));
     }
@@ -106,7 +106,7 @@ impl Kernel for Shared {
     }
 }
 
-/// A journal that nobody reads: what is recovered is what was installed.
+/// A journal that nobody reads. A recovery returns the installed state.
 #[derive(Debug)]
 struct Nowhere;
 
@@ -143,7 +143,7 @@ fn packet() -> Packet {
     Packet::of_connection(address(1), address(9), 6, 80)
 }
 
-/// Traffic that only passes through.
+/// Traffic that the node forwards for others.
 fn other() -> Packet {
     Packet::of_connection(address(8), address(9), 6, 80)
 }
@@ -214,7 +214,7 @@ impl Node {
         }
     }
 
-    /// What a journal has of an update: before it, and the intent.
+    /// The records of an update in a journal: the state before the update, and the intent.
     fn intent(&self, policy: &NodePolicy, revision: u64) -> Recovered {
         let installed = self.agent.installed().clone();
         let intent = Intent {
@@ -229,7 +229,7 @@ impl Node {
         }
     }
 
-    /// The enforcer is killed, and started again with these leases.
+    /// Kills the enforcer, and starts it again with these leases.
     fn restart(&mut self, lease: Option<Duration>) {
         self.agent = start(&self.kernel, self.agent.installed().clone(), lease);
     }
@@ -242,12 +242,12 @@ impl Node {
         self.kernel.0.borrow_mut().fail_next([fault]);
     }
 
-    /// What may become of a packet that is under way now.
+    /// The possible verdicts on a packet that is under way now.
     fn judges(&self, packet: &Packet) -> Verdicts {
         self.kernel.0.borrow().verdicts_now(packet)
     }
 
-    /// What becomes of a packet that arrives now.
+    /// The verdicts on a packet that arrives now.
     fn now(&mut self, packet: &Packet) -> Verdicts {
         self.kernel.grace();
         self.judges(packet)
@@ -315,7 +315,8 @@ fn an_answer_to_an_older_request_grants_nothing() {
     assert!(!node.agent.take_lease(second).unwrap(), "it is taken");
 }
 
-/// Requests without answers give no time: neither for the lease in force, nor when the answer to the last one comes.
+/// Requests without answers give no time. The lease in force gets none, and none comes when the last request is
+/// answered.
 #[test]
 fn asking_prolongs_nothing() {
     let mut node = Node::new(Some(LEASE));
@@ -341,7 +342,7 @@ fn renewals_are_nothing_that_a_packet_meets() {
     }
 }
 
-/// Whether the kernel did it or not: the set that is looked into is never the one that is filled.
+/// Whether the kernel executed the commit or not, packets never look into the set that is being filled.
 #[test]
 fn a_lost_answer_prolongs_nothing() {
     for fault in [Fault::AnswerLost, Fault::BatchLost] {
@@ -389,12 +390,12 @@ fn a_lease_goes_on_over_a_restart() {
         node.advance(LEASE / 2);
         node.restart(Some(LEASE));
         assert_eq!(node.now(&packet()), PASSES);
-        // What the new life asks for does not prolong it.
+        // The request of the new life does not prolong the lease.
         node.prepare();
         node.advance(LEASE / 2);
         assert_eq!(node.now(&packet()), DROPPED);
     }
-    // Another length is no other table.
+    // Another length does not make another table.
     node.renew();
     node.restart(Some(LEASE * 2));
     assert_eq!(node.now(&packet()), PASSES);
@@ -415,8 +416,8 @@ fn a_table_without_leases_gets_them_closed() {
     assert_eq!(node.now(&packet()), DROPPED);
 }
 
-/// An update that changes the frame was under way when the enforcer was started again with leases: it is finished as it
-/// was begun.
+/// An update that changes the frame was under way when the enforcer was started again with leases. The update is
+/// finished as it was begun.
 #[test]
 fn an_update_under_way_is_finished_before_leases_begin() {
     let node = Node::new(None);
@@ -431,8 +432,8 @@ fn an_update_under_way_is_finished_before_leases_begin() {
     assert_eq!(node.now(&packet()), PASSES);
 }
 
-/// The enforcer ends after any commit of a start that changes the frame. The journal says what it always says: the last
-/// intent, which was applied.
+/// The enforcer ends after any commit of a start that changes the frame. The journal has the last intent, which was
+/// applied.
 #[test]
 fn a_crash_while_the_frame_changes_is_survived() {
     for (from, to) in [(None, Some(LEASE)), (Some(LEASE), None)] {
@@ -466,7 +467,8 @@ fn a_crash_while_the_frame_changes_is_survived() {
     }
 }
 
-/// Nobody waits for a node that is said to have leases: so it has them until it is known that the control plane knows.
+/// The control plane does not wait for a node that it believes to have leases. So a node that stops using leases keeps
+/// them until it learns that the control plane knows.
 #[test]
 fn leases_end_when_the_control_plane_knows() {
     let mut node = Node::new(Some(LEASE));
@@ -493,7 +495,7 @@ fn leases_end_when_the_control_plane_knows() {
     assert!(!names.any(|name| is_of_lease(name)));
 }
 
-/// The chain of the lease was emptied while nobody owned the table: falling off its end would be a lease for ever.
+/// The chain of the lease was emptied while no socket owned the table. An empty chain would be a lease for ever.
 #[test]
 fn an_emptied_chain_is_no_lease() {
     let mut node = Node::new(Some(LEASE));
@@ -506,7 +508,7 @@ fn an_emptied_chain_is_no_lease() {
     assert_eq!(node.now(&packet()), PASSES);
 }
 
-/// What enforces nobody knows what gets no lease, and does not say that it has any, until a snapshot replaces it.
+/// A table with unknown policy gets no lease, and the node does not report leases, until a snapshot replaces the table.
 #[test]
 fn a_table_without_a_journal_asks_for_nothing() {
     let mut node = Node::new(Some(LEASE));

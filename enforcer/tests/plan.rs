@@ -1,5 +1,5 @@
-//! Plans where an address passes from one workload to another: its connections are flushed after everything that
-//! keeps them is gone, and before anything that keeps them comes.
+//! Plans where an address passes from one workload to another. Its connections are flushed after all chains that keep
+//! them are gone, and before any chain that keeps them comes.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,7 +32,8 @@ fn address(n: u8) -> IpAddr {
     [10, 0, 0, n].into()
 }
 
-/// A policy of these endpoints: address, name, and whether its class keeps; `None` for no class.
+/// A policy of these endpoints: address, name, and whether its class keeps established connections; `None` for no
+/// class.
 fn policy(endpoints: &[(u8, &str, Option<bool>)]) -> NodePolicy {
     let mut policy = NodePolicy::default();
     policy.set_workload_ranges(Arc::new(Ranges::span(address(0), address(9)).unwrap()));
@@ -92,7 +93,7 @@ fn update(old: &NodePolicy, new: &NodePolicy, strict: bool) -> Plan {
     plan::update(&before, &after, &options(strict), LIMITS)
 }
 
-/// Reads a table as it comes about: which chains keep, and which chain judges what comes to an address.
+/// Reads the commands that make a table: which chains keep connections, and which chain judges packets to an address.
 #[derive(Default)]
 struct Reader {
     keeping: BTreeSet<String>,

@@ -41,7 +41,7 @@ pub struct Streams {
     pub uncoordinated: bool,
 }
 
-/// How long a program may take to be up, and a revision to be enforced.
+/// The time that a program may take to be up, and a revision to be enforced.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why a deployment does not work.

@@ -18,7 +18,7 @@ use crate::{
     watch,
 };
 
-/// How often to list again when another transaction comes between two kinds.
+/// The most tries of a listing, because another transaction may come between two kinds.
 const ATTEMPTS: u32 = 5;
 
 /// Runs the command.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{args, client::Client, commit, failure::Failure, kind};
 
-/// How often to try again when another transaction comes between reading and writing.
+/// The most tries of a change, because another transaction may come between reading and writing.
 const ATTEMPTS: u32 = 10;
 
 /// One change of one label.

@@ -27,10 +27,10 @@ use tracing::warn;
 /// The first bytes of a client (RFC 9113, section 3.4): 24 bytes, and the header of a SETTINGS frame.
 const PREFACE: usize = 24 + 9;
 
-/// How often it is logged that connections were silent.
+/// The interval between log lines about silent connections.
 const SAY: Duration = Duration::from_secs(10);
 
-/// How long a connection may be silent.
+/// The times that a connection may be silent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     /// Until it spoke HTTP/2.
@@ -192,7 +192,7 @@ mod tests {
         }
     }
 
-    /// How long a connection that sends so much lasts; a request comes after 50 ms or never.
+    /// The time that a connection lasts that sends so many bytes. A request comes after 50 ms or never.
     async fn lasts(bytes: usize, asks: bool) -> Option<Duration> {
         let counts = Arc::<Counts>::default();
         let (mut client, server) = duplex(1024);

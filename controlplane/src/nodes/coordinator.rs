@@ -32,7 +32,7 @@ pub(super) struct Head {
 /// The durable state that a coordinator starts with.
 #[derive(Clone, Debug)]
 pub struct Start {
-    /// How often the control plane was restored from a backup.
+    /// The number of restores of the control plane from a backup.
     pub epoch: Epoch,
     /// The last transaction.
     pub revision: Revision,

@@ -1,4 +1,4 @@
-//! How long transactions take from being committed to being enforced by every node that they change.
+//! The time of transactions from commit to enforcement by every node that they change.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -44,7 +44,7 @@ impl Latency {
         }
     }
 
-    /// How long they took.
+    /// The times that the transactions took.
     pub(super) fn histogram(&self) -> Histogram {
         self.histogram.clone()
     }

@@ -8,7 +8,7 @@ use super::rivals::ANSWER;
 /// An update that is under way for longer is late, and the enforcer is asked whether it is there.
 const LATE: Duration = Duration::from_secs(2);
 
-/// How often the enforcer is asked while an update is late.
+/// The interval between pings of the enforcer while an update is late.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The Pings of one stream.

@@ -531,7 +531,7 @@ impl NodeProgress {
         self.bypassed.is_none() && self.recovery == Recovery::Proven
     }
 
-    /// How long a lease of it lasts; zero when it has none.
+    /// The time that a lease of the node lasts; zero when the node has none.
     pub(super) fn lease(&self) -> Duration {
         self.connection
             .as_ref()

@@ -28,7 +28,7 @@ pub struct Hello {
     pub version: String,
     /// What it does with workload addresses that are no endpoint.
     pub unknown: UnknownAddresses,
-    /// How long its leases last; zero when it needs none.
+    /// The time that the node's leases last; zero when the node needs none.
     pub lease: Duration,
     /// Which enforcer it is; none of a version that does not say.
     pub enforcer: Option<Enforcer>,
@@ -120,7 +120,7 @@ pub enum SessionError {
         name: NodeName,
         /// The enforcer that has the name.
         first: Option<Enforcer>,
-        /// How long that one has been connected.
+        /// The time since the other enforcer connected.
         since: Duration,
     },
     /// Several enforcers run under one instance id.

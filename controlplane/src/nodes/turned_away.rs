@@ -25,7 +25,7 @@ pub struct TurnedAway {
     pub message: String,
     /// How many times.
     pub count: u64,
-    /// How long ago the last time was.
+    /// The time since the last refusal.
     pub since: Duration,
     /// The enforcer of the last time; none of an earlier version.
     pub enforcer: Option<Enforcer>,

@@ -64,7 +64,7 @@ impl Table {
         };
         batch.all(commands, false)?;
         if batch.deeper && validate::is_too_deep(batch.table) {
-            // The kernel does the same. It goes back to the start, and checks after every command to find the refused
+            // The kernel does the same: after going back to the start it checks after every command to find the refused
             // one.
             batch.roll_back();
             batch.all(commands, true)?;

@@ -1,6 +1,6 @@
 //! A model of the kernel for tests and simulation. The model takes the batches that the real kernel takes, and refuses
-//! those that the real one refuses. It returns every verdict that a packet may meet. The model never touches a socket,
-//! and knows nothing of plans.
+//! those that the real one refuses. The model returns every verdict that a packet may meet. The model never touches a
+//! socket, and knows nothing of plans.
 //!
 //! The model shows why one batch is not atomic for a packet (docs/KERNEL.md, and
 //! docs/decisions/0036-a-fake-kernel.md):

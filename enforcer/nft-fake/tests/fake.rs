@@ -449,8 +449,8 @@ fn it_is_fast_enough_for_a_simulation() {
     assert!(each < std::time::Duration::from_millis(5), "{each:?}");
 }
 
-/// Measured: 58 lost of 128. A leak was not seen. It needs a packet that meets the new hook before the flip and the old
-/// one after it.
+/// Measured: 58 lost of 128. A leak was not seen. A leak needs a packet that meets the new hook before the flip and the
+/// old one after it.
 #[test]
 fn a_table_made_anew_in_one_batch_can_leak() {
     let whole = |verdict| {

@@ -20,7 +20,7 @@ use crate::table::{
     render::replace_rules,
 };
 
-/// How often the table is read anew because others commit meanwhile.
+/// The most reads of the table while others commit.
 const TRIES: usize = 8;
 
 /// The table, and what is in it.

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// How often a repair is planned anew because others go on committing, before it is committed whatever they do.
+/// The most plans of a repair while others commit. After them the repair is committed whatever others do.
 const TRIES: usize = 8;
 
 /// The repairs of the table since the agent began.

@@ -20,7 +20,7 @@ use crate::{
 /// applied. A thread that changes or reads the lease's part of the table holds it locked.
 #[derive(Debug, Default)]
 pub(super) struct Lease {
-    /// How long a lease is; `None` while the node is to ask for none.
+    /// The time that a lease lasts; `None` while the node is to ask for none.
     pub(super) lasts: Option<Duration>,
     /// The set that packets look into; not known after the kernel's answer was lost.
     pub(super) slot: Option<Slot>,

@@ -36,7 +36,7 @@ use crate::{
 /// The idle time before garbage is deleted.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// How long to wait for the kernel to see that the enforcer before this one is dead.
+/// The time to wait until the kernel sees that the enforcer before this one is dead.
 const ORPHAN_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The number of objects that may be left behind before they are deleted though updates keep coming.
@@ -48,7 +48,7 @@ const HALF_WAY: Duration = Duration::from_secs(1);
 /// The pause before a failed repair of the table is tried again.
 const REPAIR_RETRY: Duration = Duration::from_millis(200);
 
-/// How often the monitor checks whether the agent still runs.
+/// The interval at which the monitor checks whether the agent still runs.
 const LISTEN: Duration = Duration::from_secs(1);
 
 enum Request {

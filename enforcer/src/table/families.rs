@@ -1,4 +1,4 @@
-//! The address families of a group's members. They decide which sets of addresses the group has.
+//! The address families of a group's members. The families decide which sets of addresses the group has.
 //!
 //! The kernel finds a set by walking the list of all sets of the table. So a set in which no lookup ever finds an
 //! element costs time with every set, element and rule that is added.

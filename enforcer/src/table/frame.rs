@@ -40,8 +40,8 @@ use crate::table::{
 };
 use ranges::{Lookup, Names, Sources};
 
-/// The chain of all packets that come in. It checks that a packet comes from where its source is. The chain is before
-/// conntrack, so that a dropped packet makes no connection.
+/// The chain of all packets that come in. Its rules check that a packet comes from where the source is. The chain is
+/// before conntrack, so that a dropped packet makes no connection.
 const SOURCE: &str = "source";
 
 /// The chain of packets that come in where the route to their source does not lead.
@@ -346,8 +346,8 @@ impl<'a> Frame<'a> {
         format!("layout {LAYOUT} plans {plans} {mode} {hash}")
     }
 
-    /// The sets of ranges that the frame's rules look into, by name, with the commands that make them. They never
-    /// change, because other ranges are other sets.
+    /// The sets of ranges that the frame's rules look into, by name, with the commands that make them. A set never
+    /// changes, because other ranges are another set.
     pub fn range_sets(&self) -> BTreeMap<String, Vec<Command>> {
         let mut sets = BTreeMap::new();
         if self.options.strict {

@@ -1,13 +1,14 @@
-//! What updates leave behind is deleted in batches, and what the kernel does not delete is not forgotten.
+//! The agent deletes in batches the objects that updates leave behind. An object that the kernel does not delete is
+//! tried again.
 
 use std::collections::BTreeSet;
 
 use super::*;
 
-/// How many groups come and go.
+/// The number of groups that come and go.
 const GROUPS: u16 = 300;
 
-/// A policy of a workload that the members of many groups may come to.
+/// A policy that lets the members of many groups reach a workload.
 fn policy_of_groups(numbers: std::ops::Range<u16>) -> NodePolicy {
     let mut policy = NodePolicy::default();
     let rules = numbers.map(|n| {
@@ -42,7 +43,7 @@ fn policy_of_groups(numbers: std::ops::Range<u16>) -> NodePolicy {
     policy
 }
 
-/// A node that has let go of many groups, and has one.
+/// A node that released many groups, and has one.
 fn node() -> Node {
     let mut node = Node::start(Shared::default());
     node.update(&policy_of_groups(0..GROUPS), 1).unwrap();
@@ -75,7 +76,7 @@ fn what_is_left_behind_is_deleted_in_batches() {
     assert_eq!(commits, 4, "of 256 commands each");
     let (chains, sets) = objects(&mut node);
     let gone = (all.0.len() - chains.len(), all.1.len() - sets.len());
-    // The chains of the class and of that in between, too.
+    // The chains of the class and of the class in between go, too.
     assert_eq!(gone, (usize::from(GROUPS) + 2, usize::from(GROUPS)));
     let fresh = policy_of_groups(GROUPS..GROUPS + 1);
     let mut other = Node::start(Shared::default());
@@ -88,8 +89,7 @@ fn what_is_left_behind_is_deleted_in_batches() {
     );
 }
 
-/// Whichever batch fails, and whether it was done all the same: what is left is tried again after the next update, and not
-/// before.
+/// Any batch may fail, whether it was executed or not. The rest is tried again after the next update, and not before.
 #[test]
 fn what_is_not_deleted_stays_garbage() {
     let expected = expected();
@@ -107,7 +107,7 @@ fn what_is_not_deleted_stays_garbage() {
         node.kernel.0.borrow_mut().commits = 0;
         node.agent.clean();
         assert_eq!(node.kernel.0.borrow().commits, 0, "{fault:?} after {after}");
-        // What is garbage is nothing that others did.
+        // Garbage is no change by other processes.
         assert!(!node.agent.restore().unwrap(), "{fault:?} after {after}");
         node.update(&policy_of_groups(GROUPS..GROUPS + 1), 3)
             .unwrap();

@@ -1,4 +1,5 @@
-//! The interfaces of workloads in the table: taken from the routes, kept through restarts, and repaired like the rest.
+//! The interfaces of workloads in the table. The agent takes them from the routes, keeps them through restarts, and
+//! repairs them.
 
 use sallyport_enforcer::table::{
     ports::{PORTS, Ports, range_set},
@@ -27,7 +28,7 @@ fn stranger(n: u8) -> IpAddr {
     [192, 0, 2, n].into()
 }
 
-/// Has a workload of the node use addresses of strangers: else the table asks nobody whose they are.
+/// Has a workload of the node use addresses of strangers. Otherwise no rule checks whose they are.
 fn use_strangers(node: &mut Node) {
     let mut policy = node.agent.installed().policy.clone();
     let source = Source {
@@ -65,7 +66,8 @@ fn passes_from(node: &mut Node, interface: &str, n: u8) -> bool {
     verdicts.can_pass
 }
 
-/// The same of an answer, which an interface of workloads alone may send though its address is unknown.
+/// Whether an answer passes that comes in by an interface. An interface of workloads alone may send answers though its
+/// address is unknown.
 fn answers_from(node: &mut Node, interface: &str, n: u8) -> bool {
     node.kernel.grace();
     let asked = Packet::of_connection(address(200), stranger(n), 6, 80).established();
@@ -90,7 +92,8 @@ fn a_strangers_source_is_dropped_at_the_interfaces_of_workloads() {
     }
 }
 
-/// A new life keeps the interfaces that the table has until it is told which there are, and takes none for a stranger's work.
+/// A new life keeps the interfaces in the table until it learns the present ones. The new life takes none of them for a
+/// stranger's work.
 #[test]
 fn a_restart_keeps_the_interfaces() {
     let mut node = Node::start(Shared::default());
@@ -122,7 +125,8 @@ fn a_source_that_its_workloads_may_use_passes_by_their_interface_alone() {
     }
 }
 
-/// Interfaces that `--interface` names are asked for the route to each source, and the set of those of workloads alone has them not.
+/// At interfaces that `--interface` names, the route to each source is checked. The set of interfaces with workloads
+/// alone does not contain them.
 #[test]
 fn a_source_that_workloads_may_use_passes_by_a_named_interface() {
     let mut node = Node::start_with(
@@ -176,7 +180,7 @@ fn what_others_do_to_the_interfaces_is_repaired() {
     }
 }
 
-/// What the kernel did not do, or did without its answer being heard, the next try does.
+/// The next try does the work that the kernel did not do, or did without an answer.
 #[test]
 fn a_change_that_failed_is_made_by_the_next_try() {
     let faults = [

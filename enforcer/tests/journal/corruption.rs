@@ -1,5 +1,5 @@
-//! Files of a journal that are not what was written: bytes flipped and files cut, at every offset. Either all that was
-//! acted upon is there, or the journal is moved aside; nothing panics and nothing is lost in silence.
+//! Damaged files of a journal: bytes flipped and files cut, at every offset. Either the journal has every record that
+//! was acted upon, or it is moved aside. No case panics, and no record is lost in silence.
 
 use std::{fs, path::Path};
 
@@ -10,13 +10,13 @@ use sallyport_enforcer::{
 
 use crate::laws::{intent, policy, reopened};
 
-/// How far apart the offsets are that every run tries; each run of the test begins at 0. `1` tries every byte.
+/// The distance of the offsets that every run tries. Each run of the test begins at 0. `1` tries every byte.
 fn stride(length: usize, tries: usize) -> usize {
     let all = std::env::var_os("SALLYPORT_EVERY_OFFSET").is_some();
     if all { 1 } else { (length / tries).max(1) }
 }
 
-/// A journal of three updates, and what it holds.
+/// A journal of three updates, and its content.
 fn small(path: &Path) -> Installed {
     let (mut journal, mut installed) = reopened(path).unwrap();
     for revision in 1..=3 {
@@ -50,7 +50,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// How often a damaged journal was opened with all in it, without sled's own snapshot, and how often it was moved aside.
+/// The numbers of damaged journals that were opened whole, opened whole without sled's own snapshot, and moved aside.
 #[derive(Debug, Default)]
 struct Tally {
     whole: usize,
@@ -58,7 +58,7 @@ struct Tally {
     aside: usize,
 }
 
-/// Opens a damaged copy of a journal as an enforcer does, and judges what comes of it.
+/// Opens a damaged copy of a journal as an enforcer does, and judges the outcome.
 fn judge(
     whole: &Path,
     expected: &Installed,
@@ -94,7 +94,7 @@ fn judge(
             tally.aside += 1;
         }
     }
-    // Whatever it is, it can be used.
+    // The journal can be used, whatever its content is.
     let policy = policy(&[1], 1);
     let next = intent(&installed, &policy, 9, true, false);
     journal
@@ -112,7 +112,7 @@ fn files(path: &Path) -> Vec<(String, Vec<u8>)> {
     files.map(read).collect()
 }
 
-/// How much of a file there is to damage: sled's has a long tail of zeros.
+/// The length of the part of a file that can be damaged. sled's file has a long tail of zeros.
 fn written(bytes: &[u8]) -> usize {
     bytes
         .iter()
@@ -183,7 +183,7 @@ fn a_journal_that_lost_its_end_is_moved_aside_and_kept() {
         }
     }
     drop(journal);
-    // An old copy of everything but the watermark: what sled leaves when it cuts its log off.
+    // An old copy of everything but the watermark, as sled leaves it when it cuts off its log.
     let acknowledged = fs::read(path.join("acknowledged")).unwrap();
     for (name, _) in files(path) {
         fs::remove_file(path.join(name)).unwrap();
@@ -205,7 +205,7 @@ fn a_journal_that_lost_its_end_is_moved_aside_and_kept() {
     let quarantined = quarantined.expect("it is moved aside");
     assert_eq!(recovered.installed, Installed::default());
     drop(journal);
-    // What was moved is all there, and so is the refusal.
+    // The moved journal is complete, and is refused again.
     let again = Journal::open(&quarantined.path).unwrap_err();
     assert!(again.to_string().contains(text), "{again}");
     let report = journal::inspect(path).unwrap();

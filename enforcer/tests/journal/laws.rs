@@ -1,4 +1,4 @@
-//! The journal's laws: reopening it equals never having stopped, and what is damaged is refused, never skipped.
+//! The journal's laws: reopening it equals never having stopped, and damaged records are refused, never skipped.
 
 use std::{net::IpAddr, path::Path, sync::Arc};
 
@@ -13,19 +13,19 @@ use sallyport_policy::{
     UnknownAddresses, Update,
 };
 
-/// What an agent does to its journal.
+/// An operation of an agent on its journal.
 #[derive(Clone, Debug)]
 enum Act {
-    /// An update to this policy, by delta or by snapshot; the kernel refuses it or not.
+    /// An update to this policy, by delta or by snapshot. The kernel refuses the update or not.
     Update {
         members: Vec<u8>,
         groups: u8,
         snapshot: bool,
-        /// The version before it stays beside it.
+        /// Whether the version before stays beside the new one.
         hold: bool,
         refused: bool,
     },
-    /// The log is replaced by a snapshot.
+    /// A snapshot replaces the log.
     Snapshot,
     /// The process is stopped and started again.
     Reopen,
@@ -67,7 +67,7 @@ pub(crate) fn policy(members: &[u8], groups: u8) -> NodePolicy {
             namespace: "default".into(),
             name: format!("pod-{n}"),
             uid: String::new(),
-            // One that changes, and often is none.
+            // An interface that changes, and often is none.
             interface: "veth".repeat(usize::from(groups)),
             ingress: None,
             egress: None,
@@ -77,7 +77,7 @@ pub(crate) fn policy(members: &[u8], groups: u8) -> NodePolicy {
     policy
 }
 
-/// An update to a policy, beside which the newest version that was held stays or not.
+/// An update to a policy. The newest version that was held stays beside the new one or not.
 pub(crate) fn intent(
     before: &Installed,
     policy: &NodePolicy,
@@ -140,7 +140,7 @@ proptest! {
                     } else {
                         installed = after;
                     }
-                    // Whoever is gone, and nobody who is there.
+                    // The departed are workloads that are gone, and none that is there.
                     let is_there = |address| installed.policy.endpoints().contains_key(address);
                     prop_assert!(!installed.departed.keys().any(is_there));
                 }
@@ -163,7 +163,7 @@ fn key(sequence: u64, part: u32) -> Vec<u8> {
     parts::key(&sequence.to_be_bytes(), part)
 }
 
-/// Writes three records, lets a change be made to the log, and reopens.
+/// Writes three records, applies a change to the log, and reopens the journal.
 fn damaged(change: impl FnOnce(&Tree)) -> Result<Installed, Error> {
     let directory = tempfile::tempdir().unwrap();
     let (mut journal, mut installed) = reopened(directory.path()).unwrap();
@@ -221,7 +221,7 @@ fn what_a_crash_left_of_a_record_never_was() {
     assert_eq!(installed.unwrap().position().unwrap().revision, Revision(3));
 }
 
-/// Large enough for many parts, and for sled to keep it elsewhere if it were one value.
+/// The record is large enough for many parts. As one value sled would keep the record elsewhere.
 #[test]
 fn a_large_policy_is_journalled_whole() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Groups that stay and gain their first member of a family, or lose their last one, while a node holds several versions and
-//! its enforcer dies now and then.
+//! Groups that stay gain their first member of a family, or lose their last one. Meanwhile a node holds several
+//! versions, and its enforcer dies now and then.
 
 use std::{cell::Cell, collections::BTreeSet, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     world::{Checked, Violation, World},
 };
 
-/// How many groups that stay gain a family in an update, and how many lose one.
+/// The number of groups that stay and gain a family in an update, and of those that lose one.
 fn gained_and_lost(before: &Installed, after: &Installed) -> (usize, usize) {
     let changes = |(id, group): (&GroupId, &Arc<PeerGroup>)| {
         let now = after.policy.groups().get(id)?;
@@ -54,7 +54,7 @@ fn families_that_come_and_go_open_nothing_and_break_nothing() {
             gained.update(|all| all + more);
             lost.update(|all| all + less);
             windows.update(|all| all + usize::from(held.len() > 1));
-            // What one update leaves behind another may want again.
+            // A later update may need again what an earlier one leaves behind.
             if rng.random_bool(0.4) {
                 world.drain()?;
                 world.clean()?;
@@ -71,14 +71,14 @@ fn families_that_come_and_go_open_nothing_and_break_nothing() {
     );
 }
 
-/// What finds a mistake.
+/// The check that finds a mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finder {
     /// A packet that is dropped though every version allows it.
     Packet,
     /// The kernel, which refuses a batch.
     Kernel,
-    /// What is left when all garbage is deleted.
+    /// The content that is left when all garbage is deleted.
     Content,
 }
 
@@ -165,16 +165,16 @@ fn replaced(plan: &Plan) -> BTreeSet<String> {
         .collect()
 }
 
-/// Which new rules of groups.
+/// A selection of the new rules of groups.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rules {
-    /// Those of groups that gain a family.
+    /// The rules of groups that gain a family.
     Gaining,
-    /// Those of groups that lose one.
+    /// The rules of groups that lose one.
     Losing,
 }
 
-/// Where rules go.
+/// The place that rules are moved to.
 #[derive(Clone, Copy)]
 enum To {
     Nowhere,
@@ -182,7 +182,7 @@ enum To {
     AfterElements,
 }
 
-/// Takes new rules of groups out, and puts them elsewhere.
+/// Moves new rules of groups to another place in the plan.
 fn rules_moved(mut plan: Plan, rules: Rules, to: To) -> Plan {
     let chains = replaced(&plan);
     let made: BTreeSet<String> = plan
@@ -268,7 +268,7 @@ fn gained_set_not_made(mut plan: Plan) -> Plan {
     plan
 }
 
-/// A policy of one workload, which the members of one group may come to.
+/// A policy that lets the members of one group reach one workload.
 fn policy_of(members: &[u8]) -> NodePolicy {
     let mut policy = NodePolicy::default();
     let group = GroupId::of(["peers"], &Ranges::EMPTY);
@@ -295,7 +295,7 @@ fn policy_of(members: &[u8]) -> NodePolicy {
     policy
 }
 
-/// What the steps of a plan do beside stamping, and the garbage: names without hashes.
+/// The commands of a plan's steps without the stamp, and the garbage, with names without hashes.
 fn described(plan: &Plan) -> Vec<String> {
     let id = GroupId::of(["peers"], &Ranges::EMPTY).to_string();
     let group = format!("peers-{}-1", &id[..8]);
@@ -379,7 +379,7 @@ fn a_set_comes_with_the_first_member_of_its_family_and_goes_with_the_last() {
         "add element PEERS.ip6 { fd00::7 }",
     ];
     assert_eq!(update(&[7]), others);
-    // The set that was left of the first time is taken again.
+    // The set that was left over from the first time is used again.
     let exchange = [
         set("ip4") + &rules(&["ip4", "ip6"]),
         "delete element PEERS.ip6 { fd00::7 }".into(),

@@ -1,5 +1,5 @@
-//! Every plan, on a kernel that shows packets every mix that a real one can: nothing passes that both versions deny,
-//! nothing is dropped that both allow. And mistakes of a planner are found within a few cases.
+//! Runs every plan on a kernel that shows packets every mix that a real one can. No packet passes that both versions
+//! deny, and none is dropped that both allow. Mistakes of a planner are found within a few cases.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -18,7 +18,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sallyport_nft::kernel::Kernel as _;
 use world::{Checked, Violation, World};
 
-/// How many random cases each law is tried on. `SALLYPORT_CASES` says another number.
+/// The number of random cases for each law. `SALLYPORT_CASES` sets another number.
 fn cases() -> u64 {
     let asked = std::env::var("SALLYPORT_CASES").ok();
     asked.and_then(|number| number.parse().ok()).unwrap_or(40)
@@ -31,8 +31,8 @@ fn world(rng: &mut StdRng, seed: u64) -> World {
         .unwrap_or_else(|violation| panic!("seed {seed}: {violation}"))
 }
 
-/// The seeds that found a mistake: the operator's workload ranges did not count in the meet; no grace period lay between a source
-/// that leaves a class and the members that its group loses.
+/// The seeds that found a mistake. In one, the operator's workload ranges did not count in the meet. In another, no
+/// grace period lay between a source that leaves a class and the members that its group loses.
 const REMEMBERED: [u64; 3] = [74, 98, 202];
 
 /// Runs a law on every seed.
@@ -96,8 +96,8 @@ fn packets_under_way_are_waited_for() {
     assert!(misjudged.is_some(), "not seen in {} cases", 20 * cases());
 }
 
-/// The agent ends after any step; what comes after it makes the plan anew, knowing of no garbage, and goes on where the
-/// stamp says.
+/// The agent ends after any step. The next agent makes the plan anew without knowing of garbage, and goes on from the
+/// stamp.
 #[test]
 fn interrupted_updates_are_finished() {
     for_all(|rng, world| {
@@ -107,7 +107,7 @@ fn interrupted_updates_are_finished() {
         world.drain()?;
         let target = match rng.random_bool(0.5) {
             true => random_edit(rng, &world.installed.policy),
-            // Back to where it came from: what is still there is wanted again.
+            // Back to the first policy, which needs again the objects that are still there.
             false => world.first.clone(),
         };
         let plan = world.plan(&target);
@@ -126,7 +126,8 @@ fn interrupted_updates_are_finished() {
 #[test]
 fn other_options_are_taken_in_without_a_gap() {
     for_all(|rng, world| {
-        // Two commits in one packet's time, one of them another's, would show it a constant set before it is filled.
+        // Two commits in one packet's time, one of them by another process, would show the packet a constant set before
+        // it is filled.
         world.alone = true;
         world.options.strict = true;
         world.reframe()?;
@@ -141,8 +142,8 @@ fn other_options_are_taken_in_without_a_gap() {
     });
 }
 
-/// Who lost the journal knows nothing of the table, may die on the way, and begins again. (Where there are leases, the new
-/// table has none until one is granted.)
+/// An enforcer that lost the journal knows nothing of the table, may die on the way, and begins again. (Where there are
+/// leases, the new table has none until one is granted.)
 #[test]
 fn a_table_that_nobody_knows_is_replaced_without_a_gap() {
     for_all(|rng, world| {
@@ -163,7 +164,7 @@ fn a_table_that_nobody_knows_is_replaced_without_a_gap() {
     });
 }
 
-/// Before Linux 6.17 a lookup can miss what is replaced in a batch: a packet is lost then, and none passes.
+/// Before Linux 6.17 a lookup can miss an element that is replaced in a batch. Then a packet is lost, and none passes.
 #[test]
 fn what_a_lookup_misses_opens_nothing() {
     for_all(|rng, world| {
@@ -178,7 +179,7 @@ fn what_a_lookup_misses_opens_nothing() {
     });
 }
 
-/// A lease that is renewed in time is nothing that a packet meets, also while updates go on.
+/// A lease that is renewed in time changes no verdict, also while updates go on.
 #[test]
 fn renewals_open_nothing_and_break_nothing() {
     for_some(|rng, world| {
@@ -199,7 +200,7 @@ fn renewals_open_nothing_and_break_nothing() {
     });
 }
 
-/// Without a lease nothing of the node's workloads passes, also while updates go on; others' traffic does.
+/// Without a lease no packet of the node's workloads passes, also while updates go on. Traffic of others passes.
 #[test]
 fn without_a_lease_the_node_is_closed() {
     for_some(|rng, world| {

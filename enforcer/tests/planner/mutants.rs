@@ -1,4 +1,5 @@
-//! Owns mistakes that a planner could make, each a change of a good plan; never decides whether they are found.
+//! The mistakes that a planner could make, each as a change of a good plan. This module does not decide whether they
+//! are found.
 
 use std::collections::BTreeSet;
 
@@ -41,7 +42,7 @@ fn step(commands: Vec<Command>) -> Step {
     }
 }
 
-/// Takes commands out of all steps.
+/// Removes commands from all steps.
 fn take_out(plan: &mut Plan, which: impl Fn(&Command) -> bool) -> Vec<Command> {
     let mut taken = Vec::new();
     for step in &mut plan.steps {
@@ -87,7 +88,7 @@ fn prepare_with_dispatch(mut plan: Plan) -> Plan {
     plan
 }
 
-/// As plans were before it was known that a lookup has two moments.
+/// The plans from before it was known that a lookup has two moments.
 fn adjacent_commits(mut plan: Plan) -> Plan {
     let changes = |command: &Command| match command {
         Command::AddElements(_, kind, _) | Command::DeleteElements(_, kind, _) => {
@@ -140,7 +141,7 @@ fn garbage_at_once(mut plan: Plan) -> Plan {
     plan
 }
 
-/// Fresh sets of ranges get what is in them when something leads to them, and not before.
+/// Fills new sets of ranges when a rule leads to them, and not before.
 fn ranges_filled_late(mut plan: Plan) -> Plan {
     let mut late = Vec::new();
     for step in &mut plan.steps {

@@ -1,4 +1,4 @@
-//! Owns random policies over a small universe, and what each means for a packet; never a plan.
+//! Random policies over a small universe, and the verdict of each on a packet. This module makes no plan.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -17,7 +17,7 @@ use sallyport_policy::{
 /// The interface behind which there are only workloads, in half of the options.
 pub(crate) const WORKLOADS: &str = "pod7";
 
-/// How long a lease lasts, in half of the options.
+/// The time that a lease lasts, in half of the options.
 pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 /// An address of the universe: IPv4, the last two IPv6.
@@ -145,8 +145,8 @@ fn random_group(rng: &mut StdRng, n: u8) -> (GroupId, Arc<PeerGroup>) {
     let id = GroupId::of([description.as_str()], &ranges);
     let mut group = PeerGroup::new(description, ranges);
     let mut members = some_addresses(rng, 0.4);
-    // Members of IPv6 are few, and often there is none. A single one of IPv4 is left out, so that there often is none of
-    // that either.
+    // Members of IPv6 are few, and often there is none. A single member of IPv4 is left out, so that there often is
+    // none of IPv4 either.
     if members.iter().filter(|address| address.is_ipv4()).count() == 1 {
         members.retain(IpAddr::is_ipv6);
     }
@@ -191,7 +191,7 @@ fn random_class(
     }
 }
 
-/// An edit of a policy: another, or the same with a few things changed.
+/// An edit of a policy: a new policy, or the same with a few changes.
 pub(crate) fn random_edit(rng: &mut StdRng, old: &NodePolicy) -> NodePolicy {
     let other = random_policy(rng);
     if rng.random_bool(0.4) {
@@ -230,7 +230,7 @@ pub(crate) fn random_edit(rng: &mut StdRng, old: &NodePolicy) -> NodePolicy {
     new
 }
 
-/// The compiler sends no class or group that nobody needs.
+/// Removes unused classes and groups, because the compiler sends none.
 fn drop_unused(policy: &mut NodePolicy) {
     let sources = policy.sources().iter();
     let used: Vec<_> = policy
@@ -295,9 +295,9 @@ pub(crate) fn packets() -> Vec<Packet> {
     packets
 }
 
-/// Whether a packet can be: where interfaces of workloads are named, all workloads are behind them. And what a workload sends from
-/// an address of a source to that address is not forwarded. The guard lets pass no other address by an interface than that of a source:
-/// it narrows before an update and widens behind it.
+/// Whether a packet is possible. Where interfaces of workloads are named, all workloads are behind them. A packet from
+/// an address of a source to the same address is not forwarded. The guard lets no other address pass by an interface
+/// than that of a source: it narrows before an update and widens after it.
 pub(crate) fn can_be(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
     let behind = |address: &IpAddr, interface: &str| {
         options.workload_interfaces.is_empty()
@@ -322,14 +322,15 @@ pub(crate) fn ends(packet: &Packet) -> [(IpAddr, &str); 2] {
     }
 }
 
-/// Whether an end of a packet's way is judged for what it is: an endpoint, or in a source and behind an interface of workloads.
+/// Whether an end of a packet's way is judged by its address: the end is an endpoint, or in a source and behind an
+/// interface of workloads.
 fn is_judged(policy: &NodePolicy, options: &Options, address: IpAddr, interface: &str) -> bool {
     let is_source = policy.source_of(address).is_some() && options.ports.inside.contains(interface);
     policy.endpoints().contains_key(&address) || is_source
 }
 
-/// Whether a packet comes from where its source is not: an endpoint's came in elsewhere, or anybody's by an interface that has
-/// only workloads behind it, as the operator says of it in strict mode or the routes do.
+/// Whether a packet comes from where its source is not. A packet of an endpoint came in elsewhere. Or any packet came
+/// in by an interface that has only workloads behind it, as the operator says in strict mode or as the routes say.
 pub(crate) fn is_spoofed(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
     let behind = !options.workload_interfaces.is_empty() && packet.input == WORKLOADS;
     let ports = &options.ports;
@@ -344,7 +345,7 @@ pub(crate) fn is_spoofed(policy: &NodePolicy, options: &Options, packet: &Packet
     packet.arrival == Arrival::Elsewhere && is_elsewhere
 }
 
-/// Whether a policy lets a packet pass: what the documentation says, with nothing of how the table says it.
+/// Whether a policy lets a packet pass, by the documentation alone and without the table's way to decide.
 pub(crate) fn permits(policy: &NodePolicy, options: &Options, packet: &Packet) -> bool {
     if is_spoofed(policy, options, packet) {
         return false;
@@ -369,7 +370,7 @@ fn permits_connection(
     packet: &Packet,
     connection: &Connection,
 ) -> bool {
-    // In the middle of a connection that is not known, and an end is isolated.
+    // The packet is in the middle of a connection that is not known, and an end is isolated.
     let ends = ends(packet);
     let [(_, by_client), (_, by_server)] = ends;
     let begins_nothing = connection.late && !connection.established;
@@ -422,7 +423,7 @@ pub(crate) fn is_of_a_source(policy: &NodePolicy, options: &Options, packet: &Pa
     })
 }
 
-/// Whether an address that is no endpoint may talk: in strict mode not if it is one of this node's workloads'.
+/// Whether an address that is no endpoint may talk. In strict mode an address of this node's workloads may not.
 fn is_welcome(
     policy: &NodePolicy,
     options: &Options,

@@ -1,5 +1,5 @@
-//! Which connections end with an update: by examples, each of which says why; and that no update that must end one is
-//! planned without looking for them.
+//! Tests which connections end with an update. Examples say why each ends. No update that must end a connection is
+//! planned without a review.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -32,14 +32,14 @@ fn options(strict: bool) -> Options {
     }
 }
 
-/// What is allowed to come to the pod.
+/// The traffic that is allowed to come to the pod.
 #[derive(Clone, Copy, Debug)]
 enum Ingress {
-    /// No policy selects it.
+    /// No policy selects the pod.
     Open,
-    /// This protocol's port, from the peer; nothing without one.
+    /// This protocol's port, from the peer. `None` allows nothing.
     Only(Option<(Protocol, u16)>),
-    /// Nothing, but what is established goes on.
+    /// No new connection is allowed, but established ones go on.
     Keep,
 }
 
@@ -233,7 +233,7 @@ fn random_connection(rng: &mut StdRng) -> Connection {
     }
 }
 
-/// An address of which there can be no connection before an update but those that ended with it.
+/// Whether there can be no connection of an address before an update, but those that ended with it.
 fn is_silent(before: &Installed, options: &Options, address: IpAddr) -> bool {
     let policy = &before.policy;
     options.silences(policy, address)

@@ -1,4 +1,4 @@
-//! Owns one node's table in the fake kernel while plans are committed, and the check of every packet; never makes a
+//! One node's table in the fake kernel while plans are committed, and the check of every packet. This module makes no
 //! policy.
 
 use std::{
@@ -57,19 +57,19 @@ pub(crate) struct World {
     pub(crate) limits: Limits,
     pub(crate) installed: Installed,
     pub(crate) garbage: Garbage,
-    /// What changed since packets under way were last seen through.
+    /// The changes since packets under way were last waited for.
     recent: Reach,
-    /// What was installed first.
+    /// The policy that was installed first.
     pub(crate) first: NodePolicy,
     /// The policies that were in force, wholly or on the way, since the last grace period.
     versions: Vec<(NodePolicy, Options)>,
-    /// Decides when others commit.
+    /// The random generator that decides when others commit.
     others: StdRng,
-    /// Whether nobody else commits.
+    /// Whether no other process commits.
     pub(crate) alone: bool,
-    /// Which set packets look for the lease in.
+    /// The slot whose set packets look into for the lease.
     slot: Slot,
-    /// Whether what all versions allow may be dropped: a lookup can miss.
+    /// Whether a packet that all versions allow may be dropped, because a lookup can miss.
     pub(crate) may_lose: bool,
 }
 
@@ -151,7 +151,7 @@ impl World {
         Ok(())
     }
 
-    /// Takes note that a plan is done.
+    /// Records that a plan is done.
     pub(crate) fn done(&mut self, plan: Plan) {
         self.garbage.after(&plan);
         self.recent.merge(&plan.reach);
@@ -166,7 +166,8 @@ impl World {
         result.map_err(|error| Violation::Refused(error.to_string()))
     }
 
-    /// Commits a plan as an agent does: if need be after a grace period. The session renews the lease at any time.
+    /// Commits a plan as an agent does, after a grace period if the plan needs one. The session renews the lease at any
+    /// time.
     pub(crate) fn update(&mut self, plan: Plan) -> Checked {
         if plan.must_wait_for(&self.recent, &self.installed) {
             self.drain()?;
@@ -181,7 +182,7 @@ impl World {
         Ok(())
     }
 
-    /// The same, by an agent that ends after any step and of which the next one knows the journal alone.
+    /// Commits the plan by an agent that ends after any step. The next agent knows the journal alone.
     pub(crate) fn update_with_a_crash(&mut self, held: &[NodePolicy], rng: &mut StdRng) -> Checked {
         let plan = self.plan_window(held);
         if plan.must_wait_for(&self.recent, &self.installed) {
@@ -197,7 +198,7 @@ impl World {
         Ok(())
     }
 
-    /// Looks at the packets that are under way, and waits until they are through.
+    /// Checks the packets that are under way, and waits until they have passed.
     pub(crate) fn grace(&mut self) -> Checked {
         self.check()?;
         self.kernel.grace();
@@ -211,7 +212,7 @@ impl World {
         Ok(())
     }
 
-    /// Has leases from now on, and one.
+    /// Begins to use leases, and grants one.
     pub(crate) fn lease(&mut self) -> Checked {
         self.options.lease = Some(LEASE);
         let alone = std::mem::replace(&mut self.alone, true);
@@ -226,7 +227,7 @@ impl World {
         self.drain()
     }
 
-    /// Has no leases from now on.
+    /// Stops using leases.
     pub(crate) fn end_leases(&mut self) -> Checked {
         self.options.lease = None;
         let alone = std::mem::replace(&mut self.alone, true);
@@ -272,7 +273,7 @@ impl World {
         plan::reframe(&self.installed, &self.options, &found, self.limits)
     }
 
-    /// Plans the replacement of the table by one who knows nothing of it.
+    /// Plans the replacement of the table by an agent that knows nothing of its content.
     pub(crate) fn plan_replacement(&mut self, policy: &NodePolicy) -> Plan {
         let window = Window::alone(position(policy, 9), policy.clone());
         let after = Installed::default().updated(window, &self.options.unknown());
@@ -289,7 +290,7 @@ impl World {
         plan::replace(&after, &self.options, &found, self.limits).expect("it judges packets")
     }
 
-    /// Deletes all that is not of what is installed, and looks that no more and no less is left.
+    /// Deletes all objects that do not belong to the installed state, and checks that the rest is complete.
     pub(crate) fn sweep(&mut self) -> Checked {
         let expected = plan::objects(&self.installed, &self.options);
         let table = self
@@ -309,7 +310,8 @@ impl World {
         Ok(())
     }
 
-    /// Deletes what updates left behind, and looks that no more and no less is left. Whoever calls it has waited.
+    /// Deletes the objects that updates left behind, and checks that the rest is complete. The caller has waited for a
+    /// grace period.
     pub(crate) fn clean(&mut self) -> Checked {
         let commands = self.garbage.delete();
         self.garbage = Garbage::default();
@@ -328,8 +330,9 @@ impl World {
         self.check()
     }
 
-    /// Whether a packet can be, whichever version holds. An address that is in a source of one and an endpoint of another is behind an
-    /// interface of workloads: elsewhere it may be anybody's in the one, and is the endpoint's in the other.
+    /// Whether a packet is possible in every version. An address may be in a source of one version and an endpoint of
+    /// another. Such an address is behind an interface of workloads. Elsewhere the one version has it as anybody's, and
+    /// the other as the endpoint's.
     fn is_possible(&self, packet: &Packet) -> bool {
         let versions = || self.versions.iter();
         let is_passed_on = |(end, interface): (IpAddr, &str)| {
@@ -341,8 +344,9 @@ impl World {
             && !ends(packet).into_iter().any(is_passed_on)
     }
 
-    /// Every packet that may be under way, while there is no lease: of a workload's nothing passes that was there in all
-    /// versions, nor what comes from where its source is not, and what is nobody's is dropped by none of them alone.
+    /// Checks every packet that may be under way while there is no lease. No packet passes of a workload that was there
+    /// in all versions. No packet passes that comes from where its source is not. No packet is dropped that is no
+    /// workload's in any version.
     pub(crate) fn check_fenced(&self) -> Checked {
         fn is_of(packet: &Packet) -> impl Fn(&(NodePolicy, Options)) -> bool + '_ {
             let ends = packet
@@ -377,9 +381,10 @@ impl World {
         Ok(())
     }
 
-    /// Every packet that may be under way: no mix lets pass what all versions deny, or drops what all allow.
+    /// Checks every packet that may be under way. No mix passes a packet that all versions deny, or drops one that all
+    /// allow.
     pub(crate) fn check(&self) -> Checked {
-        // Nothing is promised to a packet that only some versions take for one whose source is elsewhere.
+        // There is no promise to a packet whose source only some versions find elsewhere.
         let agreed = |packet: &&Packet| {
             let versions = self.versions.iter();
             let spoofed = versions.map(|(policy, options)| is_spoofed(policy, options, packet));

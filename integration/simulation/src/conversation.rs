@@ -25,7 +25,7 @@ use crate::{
     schedule::Event, universe::node_name, world::World,
 };
 
-/// How long to wait after a refusal before the same is tried again: at first, and at most.
+/// The time to wait after a refusal before the next try: at first, and at most.
 const RETRY: (Time, Time) = (1_000_000, 60_000_000);
 
 /// A node's stream after its Hello.

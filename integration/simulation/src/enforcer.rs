@@ -35,7 +35,7 @@ use crate::{
 /// The first pause before another try to connect, and the longest.
 const PAUSE: (Time, Time) = (20_000, 800_000);
 
-/// How long nothing must happen before what is left behind is deleted.
+/// The idle time before the objects that updates leave behind are deleted.
 const IDLE: Time = 100_000;
 
 /// A node.
@@ -55,7 +55,7 @@ pub(crate) struct Enforcer {
     pub(crate) unreachable_until: Time,
     /// The versions that it was last seen to hold.
     pub(crate) held: Vec<Version>,
-    /// How long its leases last, if it has such, and how fast its clock runs, in thousandths of it more or less.
+    /// The time that its leases last, if it has any, and the error of its clock, in thousandths.
     pub(crate) lease: Option<Time>,
     drift: i64,
     pub(crate) lease_until: Time,

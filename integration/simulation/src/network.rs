@@ -66,7 +66,7 @@ impl Network {
         self.slow = 0;
     }
 
-    /// How long a message takes.
+    /// The time that a message takes.
     pub(crate) fn latency(&self, rng: &mut StdRng) -> Time {
         if rng.random_range(0..100) < self.slow {
             let most = if rng.random_bool(0.2) { 600 } else { 60 };

@@ -21,7 +21,7 @@ use crate::{
     versions::Versions,
 };
 
-/// How long a packet is under way at most, from one node's judgement to the next.
+/// The longest time that a packet is under way, from one node's judgement to the next.
 const TRANSIT: Time = 20_000;
 
 /// After how long without anything that goes wrong all must be enforced.

@@ -14,7 +14,7 @@ use super::{
     world::World,
 };
 
-/// How long the first answer may take, and one that is asked for again.
+/// The times that the first answer and a repeated one may take.
 const QUICK: Duration = Duration::from_millis(300);
 const PATIENT: Duration = Duration::from_millis(1_500);
 

@@ -16,7 +16,7 @@ use super::{
     pod::{self, Pod},
 };
 
-/// How long the containers may take to be up.
+/// The time that the containers may take to be up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Containers that have been started, as seen from one of them.

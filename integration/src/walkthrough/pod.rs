@@ -18,7 +18,7 @@ use std::{
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt};
 use sallyport_testbed::probe::Outcome;
 
-/// How long an answer may take. Nobody else uses these links.
+/// The time that an answer may take. Nobody else uses these links.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A question to a pod.

@@ -28,7 +28,7 @@ pub use kinds::Kind;
 /// Why frames cannot be made, sent or received.
 pub type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a frame may be under way.
+/// The time that a frame may be under way.
 const PATIENCE: Duration = Duration::from_millis(400);
 
 /// A pod that sends and receives.

@@ -21,7 +21,7 @@ use sallyport_testbed::{
 
 use crate::{Bed, DENY, GRACE, bed, bed_under};
 
-/// How long a flow is watched.
+/// The time that a flow is watched.
 const WATCHED: Duration = Duration::from_millis(300);
 
 /// A flow and what to call it.

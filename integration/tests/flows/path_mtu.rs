@@ -23,7 +23,7 @@ const NARROW: u32 = 1300;
 /// Many segments.
 const BYTES: usize = 1 << 20;
 
-/// How long a transfer may take. It takes a few milliseconds, or for ever.
+/// The time that a transfer may take. A transfer takes a few milliseconds, or for ever.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The time that a transfer is watched that must not come through.

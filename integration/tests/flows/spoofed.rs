@@ -40,7 +40,7 @@ spec:
 
 const PORT: u16 = 7000;
 
-/// How long a datagram may be under way.
+/// The time that a datagram may be under way.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 struct Bed {

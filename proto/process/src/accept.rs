@@ -18,10 +18,10 @@ use tracing::warn;
 
 use crate::{Throttle, descriptors};
 
-/// How long to wait after an error: at first, and at most. A connection that ends meanwhile frees a descriptor.
+/// The time to wait after an error: at first, and at most. A connection that ends meanwhile frees a descriptor.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// How often the same is logged.
+/// The interval between log lines of the same text.
 const SAY: Duration = Duration::from_secs(10);
 
 /// What is counted of a listener's connections.
@@ -39,7 +39,7 @@ impl Counts {
         self.open.load(Relaxed)
     }
 
-    /// How often no connection could be accepted.
+    /// The number of times that no connection could be accepted.
     pub fn errors(&self) -> u64 {
         self.errors.load(Relaxed)
     }

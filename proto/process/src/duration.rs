@@ -20,7 +20,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "write it as 30s, 500ms or 1m30s, and at most 1193h".to_owned())
 }
 
-/// How long something has lasted, in its two greatest units: `4s`, `3m12s`, `2h5m`, `9d3h`.
+/// A duration in its two greatest units: `4s`, `3m12s`, `2h5m`, `9d3h`.
 pub fn rough(span: Duration) -> String {
     let smallest = match span.as_secs() {
         0 => Unit::Millisecond,

@@ -28,7 +28,7 @@ use self::{clean::Fields, limit::Limit};
 /// Lines that wait to be written. A line has some 16 KiB at most.
 const QUEUE: usize = 4096;
 
-/// How long the end of the program waits for the last lines. `WorkerGuard` itself waits for up to 1.1 s.
+/// The time that the end of the program waits for the last lines. `WorkerGuard` itself waits for up to 1.1 s.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Lines that standard error did not take.

@@ -26,10 +26,10 @@ use crate::accept::{Acceptor, Counts};
 /// Connections at once. Who comes after waits in the kernel's queue.
 const CONNECTIONS: usize = 32;
 
-/// How long a connection may be without a whole request.
+/// The time that a connection may be without a whole request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a connection may be open: one that takes its answer byte by byte holds a place no longer.
+/// The time that a connection may be open. One that reads its answer byte by byte holds a place no longer.
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// A registry as OpenMetrics text, with `sallyport_build_info`.

@@ -13,7 +13,7 @@
 //! forward (from one port to another):
 //!    between two of them ─ goto among │ each: all else but IP and ARP, and VLAN tags that policy does not judge ─ drop
 //!    from one ─ goto leaving          │       fe80::/10, but for neighbour discovery ─ drop
-//!    to one ─ goto entering           │       goto destination, to an isolated workload: such an address ─ accept | drop
+//!    to one ─ goto entering           │       goto destination, to an isolated workload: this address ─ accept | drop
 //! ```
 //!
 //! On a node where policy judges frames with one VLAN tag (`Ground::judges_tags`), such frames may go to elsewhere and

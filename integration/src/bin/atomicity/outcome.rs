@@ -86,7 +86,7 @@ impl Outcome {
     }
 }
 
-/// How long a control runs: until it has shown what it must, but not for less and not for more than these transactions.
+/// The length of a control: a control runs until it has shown the expected failure, within these numbers of transactions.
 #[derive(Clone, Copy)]
 pub(crate) struct Bounds {
     pub(crate) least: u32,

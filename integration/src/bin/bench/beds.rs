@@ -44,7 +44,7 @@ const NEW_PORTS: u16 = 25_000;
 /// alike.
 const PACKETS: u64 = 2_048;
 
-/// How long a turn may take.
+/// The time that a turn may take.
 const LIMIT: Duration = Duration::from_millis(100);
 
 /// How many objects a transaction has while a cluster is loaded.

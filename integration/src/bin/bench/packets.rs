@@ -16,7 +16,7 @@ use crate::{
 
 const ID: &str = "B10";
 
-/// How often each has its turn in a round.
+/// The number of turns that each has in a round.
 const TURNS: usize = 8;
 
 /// The time in which the kernel frees the memory of flushed connections.

@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 const ALLOWED: u16 = 9000;
 const OTHER: u16 = 9001;
 
-/// How long an answer may take. SCTP sends again after a second, so a packet may be lost and nothing goes wrong.
+/// The time that an answer may take. SCTP sends again after a second, so a packet may be lost and nothing goes wrong.
 const PATIENCE: Duration = Duration::from_millis(2500);
 
 const CLUSTER: &str = "

@@ -11,7 +11,7 @@ use crate::cluster::Size;
 /// The most objects of one transaction.
 const OBJECTS: usize = 2_000;
 
-/// How long a revision may take to be enforced.
+/// The time that a revision may take to be enforced.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The API.

@@ -18,7 +18,7 @@ use sallyport_testbed::usage::Usage;
 
 use crate::simulate::{self, Answer};
 
-/// How long the control plane may take to be up.
+/// The time that the control plane may take to be up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The control plane.

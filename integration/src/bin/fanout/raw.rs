@@ -54,7 +54,7 @@ impl Raw {
         Ok(raw)
     }
 
-    /// Sends the bytes to every socket. How long until all are answered.
+    /// Sends the bytes to every socket. Returns the time until all are answered.
     pub(crate) async fn fan_out(&self) -> Duration {
         self.missing.store(self.sockets.len(), Ordering::SeqCst);
         let started = Instant::now();

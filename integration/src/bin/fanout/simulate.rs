@@ -28,7 +28,7 @@ const FRAME: usize = 5 + 9;
 /// The pause before a stream that could not be opened is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// How long acknowledgements may take.
+/// The time that acknowledgements may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A command for the process.

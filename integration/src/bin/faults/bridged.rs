@@ -28,7 +28,7 @@ const SYSCTL: &str = "net.bridge.bridge-nf-call-iptables";
 /// Within this time it is to be said, or set right.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How often the sysctl is set to 0, without `--manage-sysctls` and with it.
+/// The number of times that the sysctl is set to 0, without `--manage-sysctls` and with it.
 const ROUNDS: u32 = 5;
 
 /// Two nodes with a bridge each.

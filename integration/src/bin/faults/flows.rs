@@ -18,7 +18,7 @@ use crate::{
     scene::{FAR, NEAR, Scene, addresses, policy, workload},
 };
 
-/// How long a connection that is now denied may live on.
+/// The time that a connection that is now denied may live on.
 const CUT: Duration = Duration::from_millis(100);
 
 /// Connections that are established, and then denied: of TCP and UDP, in both families, whoever speaks. They are cut at

@@ -94,7 +94,7 @@ pub(crate) fn watchers(scene: &mut Scene, _: Settings) -> Result<String> {
     ))
 }
 
-/// How long the answers to `status` take while something is done.
+/// The times that the answers to `status` take until `done` is set.
 fn statuses(mut client: Client, done: &AtomicBool) -> Result<Vec<Duration>> {
     let mut times = Vec::new();
     while !done.load(Ordering::SeqCst) {

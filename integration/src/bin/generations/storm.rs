@@ -66,7 +66,7 @@ impl Storm {
         Ok(Storm { ask, begins, held })
     }
 
-    /// How long a hold-up lasts, as measured at the beginning.
+    /// The time that a hold-up lasts, as measured at the beginning.
     pub(crate) fn held(&self) -> Duration {
         self.held
     }

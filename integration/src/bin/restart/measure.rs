@@ -31,7 +31,7 @@ const CLIENTS: usize = 64;
 /// Packets a second: enough to see a gap of a millisecond, and little beside what is measured.
 const PACKETS: u32 = 10_000;
 
-/// How long packets flow before anything is done, and after it.
+/// The time that packets flow before the measured event, and after it.
 const MARGIN: Duration = Duration::from_millis(300);
 
 /// A deployment with the cluster in it.

@@ -14,7 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::Protocol;
 use crate::{Family, Host, Netns};
 
-/// How long a connection may take that is to be opened.
+/// The time that a connection may take to open.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One side of a conversation.

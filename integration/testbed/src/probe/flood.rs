@@ -55,7 +55,7 @@ pub struct FloodReport {
     /// Packets that the machine threw away since a CPU's queue was full, of this flood or of anybody's. While it is 0 a
     /// packet that did not arrive was dropped by a rule.
     pub machine_drops: u64,
-    /// How long it lasted.
+    /// The time that the flood lasted.
     pub lasted: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! How often one place in the code may log: a token bucket each. What was asked for by `debug` or `trace` is not limited.
+//! The rate at which one place in the code may log: a token bucket each. Lines of `debug` or `trace` are not limited.
 
 use std::{
     collections::HashMap,
