@@ -1,10 +1,10 @@
 //! The node's journal: what it enforces, durable before the kernel hears of it. The store is `sallyport-journal`'s.
 //!
-//! Tree `log`: sequence number and part (big-endian) -> part of a record. The first part of a record is written last, so
-//! that a record without one was never durable and never acted upon. Tree `meta`: where the log starts. It starts with a
-//! snapshot; after it come intents, each followed by an abort if the kernel refused it. An intent that no abort follows is
-//! applied: at restart the kernel's stamp tells how far it had come, and it is finished. So an acknowledgement needs one
-//! durable write, before the kernel's.
+//! Tree `log`: sequence number and part (big-endian) -> part of a record. The first part of a record is written last,
+//! so that a record without one was never durable and never acted upon. Tree `meta`: where the log starts. It starts
+//! with a snapshot; after it come intents, each followed by an abort if the kernel refused it. An intent that no
+//! abort follows is applied: at restart the kernel's stamp tells how far it had come, and it is finished. So an
+//! acknowledgement needs one durable write, before the kernel's.
 
 mod failure;
 mod inspect;

@@ -1,5 +1,5 @@
-//! The journal in its store: opening, appending, trimming, and getting up again after an error. What is in the records is
-//! `record`'s.
+//! The journal in its store: opening, appending, trimming, and getting up again after an error. What is in the
+//! records is `record`'s.
 
 use std::{
     collections::BTreeMap,
@@ -197,8 +197,8 @@ impl Trees {
         Ok(start.map_or(0, |start| sequence_of(&start)))
     }
 
-    /// The parts of every record from a sequence number on, in order; and the keys of what a crash left of a record that
-    /// was under way.
+    /// The parts of every record from a sequence number on, in order; and the keys of what a crash left of a record
+    /// that was under way.
     fn records(&self, start: u64) -> Result<(Records, Vec<Vec<u8>>), Error> {
         let mut records = Records::new();
         let mut unborn = Vec::new();

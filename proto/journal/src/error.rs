@@ -55,8 +55,8 @@ impl Error {
         }
     }
 
-    /// Whether the files are not those that were written: a retry is of no use. An error of the file system is no damage:
-    /// the journal may be whole.
+    /// Whether the files are not those that were written: a retry is of no use. An error of the file system is no
+    /// damage: the journal may be whole.
     pub fn is_damage(&self) -> bool {
         match self {
             Error::Broken { .. } => true,

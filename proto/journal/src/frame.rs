@@ -1,5 +1,6 @@
-//! A record in bytes: length of the payload (4 bytes), format (1), CRC-32 (4), fields of the format, payload. Numbers are
-//! big-endian. The CRC-32 covers bytes that the record is bound to but does not contain, then the fields, then the payload.
+//! A record in bytes: length of the payload (4 bytes), format (1), CRC-32 (4), fields of the format, payload. Numbers
+//! are big-endian. The CRC-32 covers bytes that the record is bound to but does not contain, then the fields, then
+//! the payload.
 
 /// The length of the header before the fields of the format.
 pub const HEADER: usize = 9;
@@ -133,8 +134,8 @@ mod tests {
         assert!(read(b"key", &longer).is_err(), "with a byte behind it");
     }
 
-    /// The bytes of both journals' layouts, as the releases before this crate wrote them. The checksum of "123456789" is
-    /// the check value of CRC-32/ISO-HDLC.
+    /// The bytes of both journals' layouts, as the releases before this crate wrote them. The checksum of "123456789"
+    /// is the check value of CRC-32/ISO-HDLC.
     #[test]
     fn the_layouts_on_disk_stay() {
         let payload = b"123456789";

@@ -1,7 +1,8 @@
-//! A value in parts, each under a key of its own: the key of the value and the number of the part (4 bytes, big-endian).
+//! A value in parts, each under a key of its own: the key of the value and the number of the part (4 bytes,
+//! big-endian).
 
-/// The most bytes of a part. sled keeps a value, and a page of up to 17 of them, in a file that it never syncs if the length
-/// is over a quarter of a segment. 17 parts are shorter.
+/// The most bytes of a part. sled keeps a value, and a page of up to 17 of them, in a file that it never syncs if the
+/// length is over a quarter of a segment. 17 parts are shorter.
 pub const PART: usize = 48 << 10;
 
 /// The parts of a value with their numbers, in order. An empty value has one part.

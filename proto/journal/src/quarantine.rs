@@ -1,5 +1,5 @@
-//! Damaged files are moved into the directory `quarantine` of their journal, into a directory named after the time. Deletes
-//! nothing and repairs nothing.
+//! Damaged files are moved into the directory `quarantine` of their journal, into a directory named after the time.
+//! Deletes nothing and repairs nothing.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -24,8 +24,8 @@ pub struct Aside {
     pub count: usize,
 }
 
-/// Moves sled's own snapshot, with which sled opens faster, into quarantine if the journal is whole without it. When the
-/// snapshot is torn, sled refuses to open. `opens` tries a copy without the snapshot. `cause` is the refusal.
+/// Moves sled's own snapshot, with which sled opens faster, into quarantine if the journal is whole without it. When
+/// the snapshot is torn, sled refuses to open. `opens` tries a copy without the snapshot. `cause` is the refusal.
 pub fn without_snapshot(
     path: &Path,
     cause: impl fmt::Display,

@@ -55,8 +55,8 @@ pub struct KeyValues {
 }
 
 impl Store {
-    /// Opens the store in a directory that exists, or creates an empty one there. `cache` is the size of sled's cache in
-    /// bytes. Waits a few seconds for the process that has the store open.
+    /// Opens the store in a directory that exists, or creates an empty one there. `cache` is the size of sled's cache
+    /// in bytes. Waits a few seconds for the process that has the store open.
     pub fn open(path: &Path, cache: u64) -> Result<Store, Error> {
         let database = unpanicked(path, "open it", || open_patiently(path, cache))?;
         let log = File::open(path.join(LOG)).map_err(Error::io(path, "open the file db"))?;
@@ -243,8 +243,8 @@ fn message(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// Closes handles of a store. After an error nothing that sled holds in memory can be trusted, and the last sync of sled,
-/// which panics when it fails, is no loss.
+/// Closes handles of a store. After an error nothing that sled holds in memory can be trusted, and the last sync of
+/// sled, which panics when it fails, is no loss.
 pub fn close<T>(handles: T) {
     if panic::catch_unwind(AssertUnwindSafe(|| drop(handles))).is_err() {
         warn!("sled panicked while it closed the journal");

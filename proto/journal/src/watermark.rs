@@ -1,9 +1,9 @@
-//! The last write that was acted upon, in a file beside sled's. sled cuts its log off at a damaged byte, without an error:
-//! only a file outside sled can show that records are gone.
+//! The last write that was acted upon, in a file beside sled's. sled cuts its log off at a damaged byte, without an
+//! error: only a file outside sled can show that records are gone.
 //!
-//! It is written after the records are durable, and is not synced itself: after a power cut it may be behind, never ahead.
-//! Two slots are written in turn, so that one is whole when a write is torn. A slot is the numbers (8 bytes each,
-//! big-endian) and a CRC-32 over the file's name and the numbers.
+//! It is written after the records are durable, and is not synced itself: after a power cut it may be behind, never
+//! ahead. Two slots are written in turn, so that one is whole when a write is torn. A slot is the numbers (8 bytes
+//! each, big-endian) and a CRC-32 over the file's name and the numbers.
 
 use std::{fs::File, os::unix::fs::FileExt as _, path::Path};
 
