@@ -5,6 +5,7 @@ pub mod agent;
 pub mod bridges;
 pub mod closed;
 pub mod connection;
+pub mod control_plane;
 pub mod fake;
 mod grace;
 pub mod guard;

@@ -38,13 +38,14 @@ fn crates_point_one_way() {
     assert_eq!(own_dependencies("proto/policy"), set(&[]));
     assert_eq!(own_dependencies("proto/process"), set(&[]));
     assert_eq!(own_dependencies("proto"), set(&["policy"]));
-    let both_ends = set(&["policy", "process", "proto"]);
+    assert_eq!(own_dependencies("proto/identity"), set(&["process"]));
+    let both_ends = set(&["identity", "policy", "process", "proto"]);
     assert_eq!(own_dependencies("controlplane"), both_ends);
     assert_eq!(own_dependencies("enforcer"), both_ends);
     // The CLI is a client of the API, and of nothing else of the control plane.
     assert_eq!(
         own_dependencies("controlplane/cli"),
-        set(&["process", "proto"])
+        set(&["identity", "process", "proto"])
     );
     assert_eq!(own_dependencies("integration/oracle"), set(&[]));
     assert_eq!(own_dependencies("integration/testbed"), set(&[]));
@@ -57,6 +58,7 @@ fn crates_point_one_way() {
         set(&[
             "controlplane",
             "enforcer",
+            "identity",
             "oracle",
             "policy",
             "proto",
@@ -68,7 +70,13 @@ fn crates_point_one_way() {
 /// The CLI opens no journal and knows no type of Kubernetes, and neither does what it depends on.
 #[test]
 fn the_cli_is_a_client() {
-    for member in ["controlplane/cli", "proto", "proto/policy", "proto/process"] {
+    for member in [
+        "controlplane/cli",
+        "proto",
+        "proto/identity",
+        "proto/policy",
+        "proto/process",
+    ] {
         let manifest = manifest(member);
         for library in ["sled", "k8s-openapi"] {
             let named = manifest.lines().any(|line| line.starts_with(library));
@@ -149,7 +157,7 @@ fn modules_of_the_control_plane_point_one_way() {
         "transaction",
         "compile",
     ];
-    let edge = ["api", "stream", "server", "config", "listener"];
+    let edge = ["api", "stream", "server", "config", "listener", "access"];
     never("controlplane", &pure, &edge);
     never("controlplane", &pure, &["writer", "journal", "nodes"]);
     never(
@@ -353,11 +361,12 @@ fn the_oracle_shares_nothing() {
 
 #[test]
 fn only_its_owner_names_a_library() {
-    let owners: [(&str, &str, &[&str]); 7] = [
+    let owners: [(&str, &str, &[&str]); 8] = [
         ("enforcer", "sled::", &["journal"]),
         ("enforcer", "rustables::", &["nft", "netlink"]),
         ("enforcer", "rtnetlink::", &["bridges", "places"]),
         ("controlplane", "sled::", &["journal"]),
+        ("controlplane", "tokio_rustls::", &["listener"]),
         ("controlplane", "k8s_openapi::", &["manifest", "validate"]),
         ("controlplane/cli", "comfy_table::", &["output"]),
         ("controlplane/cli", "tonic::", &["client", "failure"]),

@@ -56,15 +56,15 @@ pub enum AuthorityError {
 #[derive(Clone, Copy, Debug)]
 pub struct Validity {
     /// Its beginning.
-    pub not_before: SystemTime,
+    pub not_before: Timestamp,
     /// Its end.
-    pub not_after: SystemTime,
+    pub not_after: Timestamp,
 }
 
 impl Validity {
     /// From now on, for this long.
     pub fn lasting(life: Duration) -> Validity {
-        let now = SystemTime::now();
+        let now = Timestamp::now();
         Validity {
             not_before: now - SKEW,
             not_after: now + life,
@@ -240,8 +240,8 @@ impl Authority {
 
 fn params(validity: Validity, common_name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.not_before = validity.not_before.into();
-    params.not_after = validity.not_after.into();
+    params.not_before = SystemTime::from(validity.not_before).into();
+    params.not_after = SystemTime::from(validity.not_after).into();
     // A key that gets a second certificate needs a second number; rcgen derives the number from the key.
     let mut number: [u8; 16] = rand::random();
     // A number is positive and not longer than 20 bytes (RFC 5280, section 4.1.2.2).

@@ -1,8 +1,9 @@
 //! The facts that a certificate states: its identity and its dates. Verifies no signature: `tls` does that.
 
-use std::time::{Duration, SystemTime};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::name::{Identity, NameError};
@@ -33,6 +34,8 @@ pub enum CertificateError {
 pub struct Facts {
     /// The owner.
     pub identity: Identity,
+    /// The DNS names and addresses of the owner's machine.
+    pub names: Vec<String>,
     /// The beginning of the certificate's life.
     pub not_before: Timestamp,
     /// The end of the certificate's life.
@@ -51,16 +54,24 @@ impl Facts {
         let validity = certificate.validity();
         Ok(Facts {
             identity,
+            names: general_names(&certificate)?
+                .iter()
+                .filter_map(machine)
+                .collect(),
             not_before: timestamp(validity.not_before.timestamp()),
             not_after: timestamp(validity.not_after.timestamp()),
         })
     }
 
+    /// Reads the first certificate of a text in PEM.
+    pub fn of_pem(text: &str) -> Result<Facts, CertificateError> {
+        let der = CertificateDer::from_pem_slice(text.as_bytes());
+        let der = der.map_err(|error| CertificateError::Unreadable(error.to_string()))?;
+        Facts::read(&der)
+    }
+
     /// Why the certificate is of no use at a time.
-    pub fn untimely(&self, now: SystemTime) -> Option<String> {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.unwrap_or(Duration::ZERO).as_secs();
-        let now = timestamp(i64::try_from(now).unwrap_or(i64::MAX));
+    pub fn untimely(&self, now: Timestamp) -> Option<String> {
         if now > self.not_after {
             return Some(format!("expired at {}", self.not_after));
         }
@@ -80,10 +91,7 @@ pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError>
 }
 
 fn uri_of<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a str, CertificateError> {
-    let names = certificate.subject_alternative_name();
-    let names = names.map_err(|error| CertificateError::Unreadable(error.to_string()))?;
-    let names = names.map_or(&[][..], |names| &names.value.general_names);
-    let uris: Vec<&str> = names
+    let uris: Vec<&str> = general_names(certificate)?
         .iter()
         .filter_map(|name| match name {
             GeneralName::URI(uri) => Some(*uri),
@@ -93,6 +101,30 @@ fn uri_of<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a str, Certifica
     match uris[..] {
         [uri] => Ok(uri),
         _ => Err(CertificateError::Uris(uris.len())),
+    }
+}
+
+fn general_names<'a>(
+    certificate: &'a X509Certificate<'_>,
+) -> Result<&'a [GeneralName<'a>], CertificateError> {
+    let names = certificate.subject_alternative_name();
+    let names = names.map_err(|error| CertificateError::Unreadable(error.to_string()))?;
+    Ok(names.map_or(&[][..], |names| &names.value.general_names))
+}
+
+/// The name of a machine, if a name is one.
+fn machine(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes)
+                .ok()
+                .map(|bytes| IpAddr::from(bytes).to_string()),
+            _ => <[u8; 16]>::try_from(*bytes)
+                .ok()
+                .map(|bytes| IpAddr::from(bytes).to_string()),
+        },
+        _ => None,
     }
 }
 

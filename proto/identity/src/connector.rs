@@ -43,15 +43,16 @@ impl Connector {
         Connector { tcp, config }
     }
 
-    /// TLS on a TCP connection to a control plane of this name or address.
+    /// TLS on a TCP connection to a control plane of this name or address. Errors are of the kind `InvalidData`, in words
+    /// for an operator.
     pub async fn secure(&self, host: &str, stream: TcpStream) -> io::Result<Secured> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             let problem = format!("{host:?} is neither a DNS name nor an IP address");
-            io::Error::new(io::ErrorKind::InvalidInput, problem)
+            io::Error::new(io::ErrorKind::InvalidData, problem)
         })?;
         let explained = |error: io::Error| {
             let cause = words(Side::Client, &error);
-            io::Error::new(error.kind(), cause)
+            io::Error::new(io::ErrorKind::InvalidData, cause)
         };
         let connector = TlsConnector::from(self.config.clone());
         let stream = connector.connect(name, stream).await.map_err(explained)?;
@@ -60,7 +61,7 @@ impl Connector {
         let mut stream = BufReader::with_capacity(FIRST, stream);
         match stream.fill_buf().await.map_err(explained)? {
             [] => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
+                io::ErrorKind::InvalidData,
                 "the control plane closed the connection after the TLS handshake",
             )),
             _ => Ok(stream),

@@ -2,8 +2,7 @@
 //! Kubernetes Secret of type kubernetes.io/tls.
 
 use std::{
-    fmt, fs,
-    io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };

@@ -3,9 +3,10 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
+use jiff::Timestamp;
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, Issuer, KeyPair,
     SanType,
@@ -262,7 +263,7 @@ async fn one_authority_may_serve_two_clusters_which_stay_apart() {
 #[tokio::test]
 async fn certificates_of_another_time_are_refused_at_both_ends() {
     let cluster = Cluster::new();
-    let now = SystemTime::now();
+    let now = Timestamp::now();
     let past = Validity {
         not_before: now - 2 * DAY,
         not_after: now - DAY,
@@ -397,12 +398,12 @@ async fn a_peer_without_tls_is_named_as_such() {
         .await
         .expect("sent");
     let (stream, _) = listener.accept().await.expect("a connection");
-    let (cause, _) = server.accept(stream).await.err().expect("a refusal");
+    let (cause, _) = server.accept(stream).await.expect_err("a refusal");
     assert!(cause.contains("the client does not speak TLS"), "{cause}");
     drop((plain, listener));
     let (ours, theirs) = tokio::io::duplex(64);
     drop(theirs);
-    let (cause, _) = server.accept(ours).await.err().expect("a refusal");
+    let (cause, _) = server.accept(ours).await.expect_err("a refusal");
     assert!(cause.contains("closed the connection"), "{cause}");
 }
 
