@@ -1,5 +1,5 @@
-//! Access to the services: a certificate of a node opens the nodes' service, one of an operator the operators'. Knows no
-//! call of a service.
+//! Access to the services: a node's certificate opens the service of nodes, an operator's the service of operators.
+//! Knows no call of a service.
 
 use std::{
     future::ready,

@@ -1,5 +1,5 @@
-//! `sallyport-controlplane init` and `issue`: the certificates of a cluster, made by whoever has the key of its CA. Neither
-//! needs a running control plane.
+//! `sallyport-controlplane init` and `issue`: the certificates of a cluster, made by whoever has the key of its CA.
+//! Neither needs a running control plane.
 
 use std::{
     fs::{self, DirBuilder, Permissions},

@@ -1,5 +1,5 @@
-//! The control plane's process: command line, log, signals, and the commands that need no server. Everything else is the
-//! library's.
+//! The control plane's process: command line, log, signals, and the commands that need no server. Everything else is
+//! the library's.
 
 mod certificates;
 mod offline;

@@ -50,8 +50,8 @@ pub enum ServerError {
     Tls(#[from] LoadError),
     /// A socket file needs no certificate.
     #[error(
-        "--tls is for TCP, and --listen {0} is a socket that only its owner can open: listen on HOST:PORT, or leave out \
-         --tls (SALLYPORT_TLS)"
+        "--tls is for TCP, and --listen {0} is a socket that only its owner can open: listen on HOST:PORT, or leave \
+         out --tls (SALLYPORT_TLS)"
     )]
     TlsOnSocket(Address),
     /// Nobody can connect.

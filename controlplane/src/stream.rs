@@ -212,8 +212,8 @@ fn speaks_for_itself(identity: Option<&Identity>, name: &str) -> Result<(), Stat
         Some(own) => own,
     };
     let refusal = format!(
-        "the certificate of this connection is of {own}, and the message names node {name}: start the enforcer with the \
-         name and the certificate of one node (--node-name, --tls)"
+        "the certificate of this connection is of {own}, and the message names node {name}: start the enforcer with \
+         the name and the certificate of one node (--node-name, --tls)"
     );
     warn!(cause = refusal, "refused to take one node for another");
     Err(Status::permission_denied(refusal))

@@ -22,8 +22,8 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// A control plane at a URL, with the directory of this node's certificate if that is `https`. Without a URL it is on
-    /// this machine. The certificate is not read yet: a node enforces also without.
+    /// A control plane at a URL, with the directory of this node's certificate if the URL is `https`. Without a URL the
+    /// control plane is on this machine. The certificate is not read yet: a node enforces also without.
     pub fn new(url: Option<&str>, tls: Option<&Path>) -> Result<ControlPlane, String> {
         let (url, tls) = match (url, tls) {
             (None, None) => (format!("http://{DEFAULT}"), None),
@@ -39,7 +39,8 @@ impl ControlPlane {
             }
             (false, Some(_)) => {
                 return Err(format!(
-                    "{url} is without TLS, and --tls is given: use https://HOST:PORT, or leave out --tls (SALLYPORT_TLS)"
+                    "{url} is without TLS, and --tls is given: use https://HOST:PORT, or leave out --tls \
+                     (SALLYPORT_TLS)"
                 ));
             }
             _ => {}
@@ -82,7 +83,7 @@ impl ControlPlane {
         }
     }
 
-    /// Connects as a node. The certificate is read each time, so that a renewed one is used from the next connection on.
+    /// Connects as a node. The certificate is read each time, so that the next connection uses a renewed one.
     pub(crate) async fn connect(&self, node: &str) -> Result<Channel, Status> {
         let channel = match &self.tls {
             None => self.endpoint.connect().await,
@@ -105,8 +106,8 @@ fn names_the_node(credentials: &Credentials, node: &str) -> Result<(), Status> {
     match &credentials.facts().identity.subject {
         Subject::Node(name) if name == node => Ok(()),
         other => Err(Status::permission_denied(format!(
-            "this is node {node}, and its certificate is of {other}: give the certificate of node {node} with --tls, or \
-             the certificate's name with --node-name"
+            "this is node {node}, and its certificate is of {other}: give the certificate of node {node} with --tls, \
+             or the certificate's name with --node-name"
         ))),
     }
 }

@@ -315,8 +315,8 @@ async fn main() -> Result<()> {
     if control_plane.is_exposed() {
         warn!(
             control_plane = control_plane.url(),
-            "there is no TLS: whoever is on the way to the control plane, or answers in its place, decides the policy of \
-             this node. Use https:// and --tls"
+            "there is no TLS: whoever is on the way to the control plane, or answers in its place, decides the policy \
+             of this node. Use https:// and --tls"
         );
     }
     preflight::privilege()?;

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
-    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
     version::TLS13,
 };
 use sallyport_identity::{
@@ -227,10 +227,7 @@ fn matrix() -> Outcome {
     let other = at("other-cluster");
     deployment.init(&other)?;
     deployment.issue(&other, &["node", "node-2"], &at("foreign-node"))?;
-    // Its holder trusts this cluster, so that the control plane has to refuse.
-    trust(cluster, &at("foreign-node"))?;
     deployment.issue(&other, &["operator", "alice"], &at("foreign-operator"))?;
-    trust(cluster, &at("foreign-operator"))?;
     expired(cluster, &Subject::node("node-2")?, &at("expired-node"))?;
     expired(
         cluster,
@@ -332,12 +329,6 @@ fn matrix() -> Outcome {
     }
 }
 
-/// Writes the authority of a cluster into a directory of credentials.
-fn trust(cluster: &Path, directory: &Path) -> Outcome {
-    let certificate = fs::read_to_string(cluster.join("ca.crt"))?;
-    Ok(write_authority(directory, &certificate)?)
-}
-
 /// Writes credentials that expired an hour ago.
 fn expired(cluster: &Path, subject: &Subject, directory: &Path) -> Outcome {
     let read = |name: &str| fs::read_to_string(cluster.join(name));
@@ -358,12 +349,9 @@ fn expired(cluster: &Path, subject: &Subject, directory: &Path) -> Outcome {
 type Outcomes = [Result<(), Status>; 3];
 
 fn outcomes(deployment: &Deployment, caller: &Caller) -> Result<Outcomes, Failed> {
-    let connect = || -> Result<Channel, Status> {
-        let channel = match &caller.directory {
-            Some(directory) => deployment.channel_as(directory, 0),
-            None => bare_channel(deployment),
-        };
-        channel.map_err(|error| Status::unavailable(error.to_string()))
+    let connect = || {
+        trusting_channel(deployment, caller.directory.as_deref())
+            .map_err(|error| Status::unavailable(format!("{error:?}")))
     };
     let applied = connect().and_then(|channel| {
         let request = wire::ApplyRequest {
@@ -400,27 +388,33 @@ fn outcomes(deployment: &Deployment, caller: &Caller) -> Result<Outcomes, Failed
     Ok([applied, watched, synced])
 }
 
-/// A channel by TLS without a certificate of the client.
-fn bare_channel(
-    deployment: &Deployment,
-) -> Result<Channel, sallyport_integration::deployment::Error> {
-    let ca = CertificateDer::from_pem_file(deployment.cluster().join("ca.crt"));
+/// A channel by TLS with the certificate of a directory, or with none. The client trusts the control plane whatever its
+/// own cluster is, so that only the control plane can refuse.
+fn trusting_channel(deployment: &Deployment, directory: Option<&Path>) -> Result<Channel, Failed> {
     let mut roots = RootCertStore::empty();
-    roots.add(ca.expect("a certificate")).expect("a root");
+    roots.add(CertificateDer::from_pem_file(
+        deployment.cluster().join("ca.crt"),
+    )?)?;
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&TLS13])
-        .expect("a version")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_protocol_versions(&[&TLS13])?
+        .with_root_certificates(roots);
+    let config = match directory {
+        Some(directory) => config.with_client_auth_cert(
+            vec![CertificateDer::from_pem_file(directory.join("tls.crt"))?],
+            PrivateKeyDer::from_pem_file(directory.join("tls.key"))?,
+        )?,
+        None => config.with_no_client_auth(),
+    };
     let connector = TlsConnector::from(Arc::new(config));
-    deployment.channel_by(0, move |address, stream| {
+    let channel = deployment.channel_by(0, move |address, stream| {
         let connector = connector.clone();
         async move {
             connector
                 .connect(ServerName::from(address.ip()), stream)
                 .await
         }
-    })
+    });
+    Ok(channel?)
 }
 
 /// A program that dies with this.

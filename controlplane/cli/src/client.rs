@@ -428,7 +428,8 @@ fn whole_url(url: &str, tls: bool) -> Result<String, Failure> {
             "--server {url} needs a certificate: give --tls DIR or SALLYPORT_TLS"
         ))),
         (Some(_), true) => Err(Failure::Usage(format!(
-            "--server {url} is without TLS, and --tls is given: use https://HOST:PORT, or leave out --tls (SALLYPORT_TLS)"
+            "--server {url} is without TLS, and --tls is given: use https://HOST:PORT, or leave out --tls \
+             (SALLYPORT_TLS)"
         ))),
         (Some(_), false) => Ok(url.to_owned()),
     }

@@ -195,8 +195,8 @@ impl Authority {
         self.certify(&key, subject, names, validity)
     }
 
-    /// A certificate for the key of a signing request (PKCS #10, in PEM). The request proves that its sender has the key.
-    /// No name or extension of the request is taken over: the caller decides who the sender is.
+    /// A certificate for the key of a signing request (PKCS #10, in PEM). The request proves that its sender has the
+    /// key. No name or extension of the request is taken over: the caller decides who the sender is.
     pub fn sign(
         &self,
         request: &str,

@@ -43,8 +43,8 @@ impl Connector {
         Connector { tcp, config }
     }
 
-    /// TLS on a TCP connection to a control plane of this name or address. Errors are of the kind `InvalidData`, in words
-    /// for an operator.
+    /// TLS on a TCP connection to a control plane of this name or address. Errors are of the kind `InvalidData`, in
+    /// words for an operator.
     pub async fn secure(&self, host: &str, stream: TcpStream) -> io::Result<Secured> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| {
             let problem = format!("{host:?} is neither a DNS name nor an IP address");

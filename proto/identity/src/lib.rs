@@ -1,5 +1,5 @@
-//! Identities of a cluster: a certificate names a node, an operator or a control plane of one cluster. An authority issues
-//! certificates, and TLS lets both ends of a connection prove theirs. Knows no policy, no message, no service.
+//! Identities of a cluster: a certificate names a node, an operator or a control plane of one cluster. An authority
+//! issues certificates, and TLS lets both ends of a connection prove theirs. Knows no policy, no message, no service.
 
 mod authority;
 mod certificate;

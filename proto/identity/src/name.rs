@@ -31,7 +31,8 @@ pub enum NameError {
     Node,
     /// The operator's name has other characters.
     #[error(
-        "an operator's name has 1 to 63 characters of a-z, A-Z, 0-9, `-`, `_` and `.`, and begins with a letter or digit"
+        "an operator's name has 1 to 63 characters of a-z, A-Z, 0-9, `-`, `_` and `.`, and begins with a letter or \
+         digit"
     )]
     Operator,
 }

@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_secs(1);
 const LAST_BYTES: u64 = 64 << 10;
 
-const EXPECTED: &str = "the control plane needs its own, such as DIR/controlplane of `sallyport-controlplane init --dir DIR`";
+const EXPECTED: &str = "the control plane needs its own, in DIR/controlplane after `sallyport-controlplane init --dir DIR`";
 
 /// The TLS of a control plane.
 #[derive(Debug)]
@@ -133,8 +133,8 @@ impl ServerTls {
         }
     }
 
-    /// TLS on an accepted connection, and the identity of the client. The error is the cause in words, and the connection
-    /// to [`dismiss`](ServerTls::dismiss).
+    /// TLS on an accepted connection, and the identity of the client. The error is the cause in words, and the
+    /// connection to [`dismiss`](ServerTls::dismiss).
     pub async fn accept<S>(&self, stream: S) -> Result<(TlsStream<S>, Identity), (String, S)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
