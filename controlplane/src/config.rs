@@ -19,8 +19,10 @@ const AFTER_HELP: &str = "\
 Examples:
   sallyport-controlplane
       Serve on 127.0.0.1:7443, keep data in /var/lib/sallyport/controlplane.
-  sallyport-controlplane --listen 10.0.0.1:7443 --log-format json
-      Serve nodes on another machine's network. There is no TLS yet: only on a network that you trust.
+  sallyport-controlplane init --dir /etc/sallyport/tls --server 10.0.0.1
+      Make a cluster: its CA, and the certificates of the control plane and of operator admin.
+  sallyport-controlplane --listen 10.0.0.1:7443 --tls /etc/sallyport/tls/controlplane
+      Serve nodes on other machines, by TLS.
   sallyport-controlplane --listen unix:///run/sallyport/api.sock --data-dir /tmp/try
       Serve on a socket that only this user can open.
   sallyport-controlplane journal verify
@@ -33,8 +35,9 @@ transactions are on the disk.";
 /// differences to the nodes.
 ///
 /// The control plane serves gRPC: sallyport.v1.PolicyService for operators, sallyport.v1.NodeService for nodes,
-/// health checks and reflection. TLS is not supported yet: every client of the address can read and change all
-/// objects, so listen on the loopback address, on a unix socket, or on a network that you trust.
+/// health checks and reflection. With --tls each client proves by a certificate which node or operator it is. Without
+/// --tls every client of the address can read and change all objects, so listen on the loopback address or on a unix
+/// socket then.
 #[derive(Debug, Parser)]
 #[command(
     name = "sallyport-controlplane",
@@ -58,6 +61,84 @@ pub enum Command {
     /// Inspect or back up the journal of a stopped control plane, or make a journal from a backup
     #[command(subcommand, after_help = JOURNAL_HELP)]
     Journal(JournalCommand),
+    /// Make a cluster: its id, its CA, and the certificates of the control plane and of operator admin
+    #[command(after_help = INIT_HELP)]
+    Init(InitArguments),
+    /// Issue or renew a certificate of a cluster, with the key of its CA
+    #[command(subcommand, after_help = ISSUE_HELP)]
+    Issue(IssueCommand),
+}
+
+/// The arguments of `init`.
+#[derive(Debug, Args)]
+pub struct InitArguments {
+    /// The directory of the cluster: empty, or not created yet
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// A DNS name or IP address by which nodes and operators reach the control plane, beside localhost, 127.0.0.1 and
+    /// ::1 (repeatable)
+    #[arg(long, value_name = "NAME|IP", value_delimiter = ',')]
+    pub server: Vec<String>,
+    /// The certificate of an existing CA, in PEM [default: a new CA]
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    pub ca_cert: Option<PathBuf>,
+    /// The key of that CA, in PEM; the key is not copied
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    pub ca_key: Option<PathBuf>,
+}
+
+/// The owner of a new certificate.
+#[derive(Debug, Subcommand)]
+pub enum IssueCommand {
+    /// A certificate for a node
+    Node {
+        /// The name of the Node object
+        name: String,
+        /// How to issue it.
+        #[command(flatten)]
+        issue: IssueArguments,
+    },
+    /// A certificate for an operator: a person or program that uses the API
+    Operator {
+        /// The name of the operator
+        name: String,
+        /// How to issue it.
+        #[command(flatten)]
+        issue: IssueArguments,
+    },
+    /// A certificate for the control plane
+    Controlplane {
+        /// A DNS name or IP address of the control plane, beside localhost, 127.0.0.1 and ::1 (repeatable) [default
+        /// with --renew: the names of the old certificate]
+        #[arg(long, value_name = "NAME|IP", value_delimiter = ',')]
+        server: Vec<String>,
+        /// How to issue it.
+        #[command(flatten)]
+        issue: IssueArguments,
+    },
+}
+
+/// How to issue a certificate.
+#[derive(Debug, Args)]
+pub struct IssueArguments {
+    /// The directory of the cluster, as `init` made it
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// The directory for ca.crt, tls.crt and tls.key: empty, or not created yet
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The life of the certificate in days
+    #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
+    /// Replace the certificate in --out by a new one for the same owner and key; programs that use it go on
+    #[arg(long)]
+    pub renew: bool,
+    /// A signing request (PKCS #10, in PEM) of a machine that keeps its key. No tls.key is written then
+    #[arg(long, value_name = "FILE", conflicts_with = "renew")]
+    pub csr: Option<PathBuf>,
+    /// The key of the CA, in PEM [default: ca.key in the directory of the cluster]
+    #[arg(long, value_name = "FILE")]
+    pub ca_key: Option<PathBuf>,
 }
 
 /// The commands on the journal of a control plane that is stopped.
@@ -153,6 +234,23 @@ Examples:
   sallyport-controlplane journal verify
   sallyport-controlplane journal restore /backup/sallyport";
 
+const INIT_HELP: &str = "\
+The key of the CA (ca.key) can sign a certificate for any node and operator: keep its directory away from others. \
+Nothing is overwritten.
+
+Examples:
+  sallyport-controlplane init --dir /etc/sallyport/tls --server cp.example.com,10.0.0.1
+  sallyport-controlplane init --dir tls --server 10.0.0.1 --ca-cert company.crt --ca-key company.key";
+
+const ISSUE_HELP: &str = "\
+Copy the made directory to its machine by a way that nobody else can read, or use --csr.
+
+Examples:
+  sallyport-controlplane issue node web-1 --dir /etc/sallyport/tls --out web-1
+  sallyport-controlplane issue operator alice --dir /etc/sallyport/tls --out alice --days 90
+  sallyport-controlplane issue node web-1 --dir /etc/sallyport/tls --out web-1 --csr web-1.csr
+  sallyport-controlplane issue controlplane --renew --dir /etc/sallyport/tls --out /etc/sallyport/tls/controlplane";
+
 const VERIFY_HELP: &str = "\
 The command reads a copy, so the journal does not change. The control plane must be stopped.
 
@@ -194,6 +292,11 @@ pub struct Config {
         default_value = "127.0.0.1:7443"
     )]
     pub listen: Address,
+
+    /// The directory with ca.crt, tls.crt and tls.key of this control plane: serve TLS 1.3, and require the certificate
+    /// of a node or operator of each client. Replaced files are used without a restart [default: no TLS]
+    #[arg(long, env = "SALLYPORT_TLS", value_name = "DIR")]
+    pub tls: Option<PathBuf>,
 
     /// The directory of the journal; created if missing
     #[arg(
@@ -317,6 +420,7 @@ impl Config {
     pub fn local(data_dir: impl Into<PathBuf>) -> Config {
         Config {
             listen: Address::Tcp(([127, 0, 0, 1], 0).into()),
+            tls: None,
             data_dir: data_dir.into(),
             history: 10_000,
             drain: Settings::default().drain,
@@ -370,7 +474,11 @@ mod tests {
             "sallyport.dev/established",
             "--log-format",
             "--log-level",
-            "TLS is not supported yet",
+            "--tls",
+            "SALLYPORT_TLS",
+            "Without --tls every client of the address can read and change all objects",
+            "init",
+            "issue",
             "Examples:",
             "takes policies in transactions",
             "journal",
@@ -392,6 +500,18 @@ mod tests {
         for (line, kind) in [
             (
                 "sallyport-controlplane --history 5 journal verify",
+                ErrorKind::ArgumentConflict,
+            ),
+            (
+                "sallyport-controlplane init",
+                ErrorKind::MissingRequiredArgument,
+            ),
+            (
+                "sallyport-controlplane init --dir a --ca-key b",
+                ErrorKind::MissingRequiredArgument,
+            ),
+            (
+                "sallyport-controlplane issue node a --dir b --out c --renew --csr d",
                 ErrorKind::ArgumentConflict,
             ),
             (

@@ -1,6 +1,7 @@
 //! Sallyport's control plane: takes policies in transactions, journals them, compiles what each node must
 //! enforce, and streams just what changed.
 
+mod access;
 pub mod api;
 pub mod cluster;
 pub mod compile;

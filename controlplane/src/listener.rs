@@ -1,6 +1,7 @@
 //! Where connections come in: TCP, or a unix socket that only its owner can open. Knows no service.
 
 mod connection;
+mod handshake;
 
 use std::{
     fs::{self, Permissions},
@@ -13,12 +14,21 @@ use std::{
 };
 
 use futures::{Stream, stream::unfold};
+use sallyport_identity::ServerTls;
 use sallyport_process::accept::{Acceptor, Counts, Listen};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream},
+    task::JoinSet,
+};
+use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Router;
 
 pub(crate) use self::connection::Client;
-use self::connection::{Connection, Patience};
+pub(crate) use self::handshake::Handshakes;
+use self::{
+    connection::{Connection, Patience},
+    handshake::Handshaker,
+};
 use crate::config::Address;
 
 /// A client's library may connect some time before its first call.
@@ -37,6 +47,7 @@ pub(crate) struct Listener {
     address: Address,
     socket: Socket,
     counts: Arc<Counts>,
+    handshakes: Arc<Handshakes>,
 }
 
 #[derive(Debug)]
@@ -62,6 +73,7 @@ impl Listener {
                     address: Address::Tcp(listener.local_addr()?),
                     socket: Socket::Tcp(listener),
                     counts: Arc::default(),
+                    handshakes: Arc::default(),
                 })
             }
             Address::Unix(path) => {
@@ -70,6 +82,7 @@ impl Listener {
                     address: address.clone(),
                     socket: Socket::Unix(listener),
                     counts: Arc::default(),
+                    handshakes: Arc::default(),
                 })
             }
         }
@@ -85,21 +98,34 @@ impl Listener {
         self.counts.clone()
     }
 
-    /// Serves until `shutdown`, then until the calls under way are over.
+    /// The counts of its TLS handshakes.
+    pub(crate) fn handshakes(&self) -> Arc<Handshakes> {
+        self.handshakes.clone()
+    }
+
+    /// Serves until `shutdown`, then until the calls under way are over. TLS is for TCP alone.
     pub(crate) async fn serve(
         self,
         router: Router,
+        tls: Option<Arc<ServerTls>>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
         let counts = self.counts;
-        match self.socket {
-            Socket::Tcp(listener) => {
+        match (self.socket, tls) {
+            (Socket::Tcp(listener), Some(tls)) => {
+                let handshaker = Arc::new(Handshaker::new(tls, self.handshakes));
+                let incoming = Box::pin(secured(counts, listener, handshaker));
+                router
+                    .serve_with_incoming_shutdown(incoming, shutdown)
+                    .await
+            }
+            (Socket::Tcp(listener), None) => {
                 let incoming = Box::pin(connections(counts, listener, address_of));
                 router
                     .serve_with_incoming_shutdown(incoming, shutdown)
                     .await
             }
-            Socket::Unix(listener) => {
+            (Socket::Unix(listener), _) => {
                 let incoming = Box::pin(connections(counts, listener, |_| None));
                 router
                     .serve_with_incoming_shutdown(incoming, shutdown)
@@ -126,8 +152,45 @@ fn connections<L: Listen + Send>(
         move |(acceptor, listener, counts)| async move {
             let (stream, counted) = acceptor.accept(&listener).await;
             let address = address(&stream);
-            let connection = Connection::new(stream, address, counted, counts.clone(), PATIENCE);
+            let connection =
+                Connection::new(stream, address, None, counted, counts.clone(), PATIENCE);
             Some((Ok(connection), (acceptor, listener, counts)))
+        },
+    )
+}
+
+/// Connections whose clients have proved their identities, as they come, for ever.
+fn secured(
+    counts: Arc<Counts>,
+    listener: TcpListener,
+    handshaker: Arc<Handshaker>,
+) -> impl Stream<Item = io::Result<Connection<TlsStream<TcpStream>>>> + Send {
+    let acceptor = Acceptor::new(counts.clone());
+    let handshakes = JoinSet::new();
+    unfold(
+        (acceptor, listener, handshakes),
+        move |(acceptor, listener, mut handshakes)| {
+            let (counts, handshaker) = (counts.clone(), handshaker.clone());
+            async move {
+                loop {
+                    tokio::select! {
+                        (stream, counted) = acceptor.accept(&listener) => {
+                            let (counts, handshaker) = (counts.clone(), handshaker.clone());
+                            handshakes.spawn(async move {
+                                let address = address_of(&stream);
+                                let (stream, identity) = handshaker.secure(stream, address).await?;
+                                let identity = Some(Arc::new(identity));
+                                Some(Connection::new(stream, address, identity, counted, counts, PATIENCE))
+                            });
+                        }
+                        Some(done) = handshakes.join_next() => {
+                            if let Ok(Some(connection)) = done {
+                                return Some((Ok(connection), (acceptor, listener, handshakes)));
+                            }
+                        }
+                    }
+                }
+            }
         },
     )
 }

@@ -1,6 +1,7 @@
-//! The control plane's process: command line, log, signals, and what is done to its journal while it is stopped. Everything
-//! else is the library's.
+//! The control plane's process: command line, log, signals, and the commands that need no server. Everything else is
+//! the library's.
 
+mod certificates;
 mod offline;
 
 use std::{
@@ -29,6 +30,8 @@ fn main() -> ExitCode {
     let Arguments { command, config } = Arguments::parse();
     let outcome = match command {
         Some(Command::Journal(command)) => offline::run(&command),
+        Some(Command::Init(arguments)) => certificates::init(&arguments),
+        Some(Command::Issue(command)) => certificates::issue(&command),
         None => run(config),
     };
     match outcome {

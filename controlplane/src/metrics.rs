@@ -25,6 +25,7 @@ use crate::{
     api::Watches,
     history::Committed,
     journal::{Journal, JournalError, Note},
+    listener::Handshakes,
     nodes::Nodes,
     writer::Writer,
 };
@@ -81,6 +82,8 @@ pub struct Source {
     pub appends: Arc<Appends>,
     /// The connections.
     pub connections: Arc<Counts>,
+    /// The TLS handshakes.
+    pub(crate) handshakes: Arc<Handshakes>,
     /// The watches.
     pub watches: Watches,
 }
@@ -233,6 +236,16 @@ fn render(source: &Source) -> String {
             "silent_connections",
             "Connections that the control plane closed because no request came on them",
             source.connections.silent.load(Relaxed),
+        ),
+        (
+            "tls_handshakes",
+            "TLS handshakes that made a connection",
+            source.handshakes.completed.load(Relaxed),
+        ),
+        (
+            "failed_tls_handshakes",
+            "TLS handshakes that failed: no certificate, one of another cluster or time, no TLS, or no answer in time",
+            source.handshakes.failed.load(Relaxed),
         ),
         (
             "refused_watches",

@@ -2,12 +2,15 @@
 //! Handles no signal and sets up no logging: that is the binary's.
 
 use std::{
+    future::pending,
     io,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
+use sallyport_identity::{LoadError, ServerTls};
 use sallyport_policy::{Epoch, Revision};
 use sallyport_proto::wire::{
     DESCRIPTOR, node_service_server::NodeServiceServer, policy_service_server::PolicyServiceServer,
@@ -17,6 +20,7 @@ use tonic::transport::{Server, server::Router};
 use tracing::{Span, info, warn};
 
 use crate::{
+    access::{Access, Callers},
     api::{Api, MAX_REQUEST, Watches},
     config::{Address, Config},
     journal::{JournalError, Note, SledJournal},
@@ -41,6 +45,15 @@ pub enum ServerError {
     /// The journal is not usable.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The certificate is not usable.
+    #[error("cannot serve TLS: {0}")]
+    Tls(#[from] LoadError),
+    /// A socket file needs no certificate.
+    #[error(
+        "--tls is for TCP, and --listen {0} is a socket that only its owner can open: listen on HOST:PORT, or leave \
+         out --tls (SALLYPORT_TLS)"
+    )]
+    TlsOnSocket(Address),
     /// Nobody can connect.
     #[error("cannot listen on {address}: {cause}")]
     Listen {
@@ -93,6 +106,7 @@ pub struct Handle {
 /// Starts a control plane. When this returns, it serves.
 pub async fn start(config: Config) -> Result<Handle, ServerError> {
     let started = Instant::now();
+    let tls = load_tls(&config)?;
     let (settings, leading) = (config.journal(), config.nodes());
     let (journal, mut recovered) =
         tokio::task::spawn_blocking(move || SledJournal::open(settings)).await??;
@@ -115,11 +129,11 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
             cause,
         })?;
     let address = listener.address().clone();
-    if address.is_exposed() {
+    if address.is_exposed() && tls.is_none() {
         warn!(
             "{address} is not a loopback address, and there is no TLS: every client that reaches this address can \
-             read and change all objects. Let only nodes and operators reach the address, or use --listen \
-             127.0.0.1:PORT or unix:///PATH"
+             read and change all objects, and act as any node. Use --tls DIR (`sallyport-controlplane init` makes the \
+             certificates), --listen 127.0.0.1:PORT or --listen unix:///PATH"
         );
     }
     let (stop, stopping) = watch::channel(false);
@@ -130,14 +144,19 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
             writer: writer.clone(),
             appends,
             connections: listener.counts(),
+            handshakes: listener.handshakes(),
             watches: watches.clone(),
         };
         let listening = metrics::listen(address, source).await;
         let address = listening.map_err(|cause| ServerError::Metrics { address, cause })?;
         info!("serving metrics on http://{address}/metrics");
     }
-    let router = router(writer, nodes, watches, stopping.clone()).await?;
-    let task = tokio::spawn(serve(router, listener, running, stopping));
+    let callers = match tls {
+        Some(_) => (Callers::Nodes, Callers::Operators),
+        None => (Callers::Anyone, Callers::Anyone),
+    };
+    let router = router(writer, nodes, watches, callers, stopping.clone()).await?;
+    let task = tokio::spawn(serve(router, listener, tls, running, stopping));
     let took = started.elapsed();
     info!(?took, read = ?opened, "listening on {address}, revision {revision}, epoch {epoch}");
     Ok(Handle {
@@ -147,6 +166,28 @@ pub async fn start(config: Config) -> Result<Handle, ServerError> {
         stop,
         task,
     })
+}
+
+/// The TLS that the configuration asks for.
+fn load_tls(config: &Config) -> Result<Option<Arc<ServerTls>>, ServerError> {
+    let Some(directory) = &config.tls else {
+        return Ok(None);
+    };
+    if let Address::Unix(_) = config.listen {
+        return Err(ServerError::TlsOnSocket(config.listen.clone()));
+    }
+    let tls = ServerTls::load(directory)?;
+    let facts = tls.facts();
+    let (cluster, until, names) = (facts.identity.cluster, facts.not_after, &facts.names);
+    info!(%cluster, %until, ?names, "loaded the control plane's certificate");
+    if let Some(cause) = facts.untimely(Timestamp::now()) {
+        warn!(
+            "the certificate of {} {cause}: nodes and operators refuse it. Renew it with `sallyport-controlplane issue \
+             controlplane --renew`, or set the clock",
+            directory.display()
+        );
+    }
+    Ok(Some(Arc::new(tls)))
 }
 
 impl Handle {
@@ -176,6 +217,7 @@ async fn router(
     writer: Writer,
     nodes: Arc<Nodes>,
     watches: Watches,
+    (of_nodes, of_operators): (Callers, Callers),
     stopping: watch::Receiver<bool>,
 ) -> Result<Router, ServerError> {
     let api = Api::new(writer.clone(), nodes.clone(), watches, stopping.clone());
@@ -204,8 +246,8 @@ async fn router(
         })
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(Oversize::of(policies, MAX_REQUEST))
-        .add_service(streams)
+        .add_service(Access::of(Oversize::of(policies, MAX_REQUEST), of_operators))
+        .add_service(Access::of(streams, of_nodes))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
@@ -237,6 +279,7 @@ async fn pace_and_record(nodes: Arc<Nodes>, writer: Writer, mut stopping: watch:
 async fn serve(
     router: Router,
     listener: Listener,
+    tls: Option<Arc<ServerTls>>,
     mut running: Running,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), ServerError> {
@@ -245,8 +288,15 @@ async fn serve(
         // Ends also when the handle is dropped.
         let _ = told.wait_for(|&stop| stop).await;
     };
-    let mut serving = tokio::spawn(listener.serve(router, shutdown));
+    let mut serving = tokio::spawn(listener.serve(router, tls.clone(), shutdown));
+    let renewals = async {
+        match &tls {
+            Some(tls) => tls.watch().await,
+            None => pending().await,
+        }
+    };
     let writer_is_gone = tokio::select! {
+        () = renewals => unreachable!("files are watched for ever"),
         served = &mut serving => return served?.map_err(Into::into),
         _ = &mut running.ended => true,
         _ = stopping.wait_for(|&stop| stop) => false,

@@ -11,6 +11,7 @@ use futures::{
     Stream, StreamExt as _, TryStreamExt as _,
     stream::{iter, once, unfold},
 };
+use sallyport_identity::{Identity, Subject};
 use sallyport_policy::{NodeName, Position, UnknownAddresses};
 use sallyport_process::text::one_line;
 use sallyport_proto::{
@@ -30,6 +31,7 @@ pub use self::{
 };
 use crate::{
     journal::Note,
+    listener::Client,
     nodes::{
         Enforcer, Hello, Membership, Nodes, Opened, Session, SessionError, StreamId,
         UnreachablePolicy,
@@ -90,11 +92,12 @@ impl NodeService for Streams {
         request: Request<Streaming<SyncRequest>>,
     ) -> Result<Response<Messages>, Status> {
         let (nodes, writer) = (self.nodes.clone(), self.writer.clone());
+        let identity = identity_of(&request);
         let (diffs, inbound) = (self.diffs.clone(), request.into_inner());
         // The node hears of its acceptance by the headers of this response, and says Hello then.
         let stream = nodes.accept();
         let messages = once(async move {
-            let greeted = Box::pin(greet(stream, nodes, inbound)).await?;
+            let greeted = Box::pin(greet(stream, nodes, identity, inbound)).await?;
             let ping = greeted.ping().map(Ok);
             let rest = once(async move {
                 let (session, inbound, early) = Box::pin(greeted.open(&writer)).await?;
@@ -109,7 +112,9 @@ impl NodeService for Streams {
         &self,
         request: Request<LeaveRequest>,
     ) -> Result<Response<LeaveResponse>, Status> {
+        let identity = identity_of(&request);
         let node = name_of(&request.into_inner().node_name)?;
+        speaks_for_itself(identity.as_deref(), &node)?;
         // A node that hangs up meanwhile must not leave by halves.
         let leaving = tokio::spawn(leave(node, self.nodes.clone(), self.writer.clone()));
         leaving
@@ -170,12 +175,14 @@ struct Greeted {
 async fn greet(
     stream: StreamId,
     nodes: Arc<Nodes>,
+    identity: Option<Arc<Identity>>,
     mut inbound: Streaming<SyncRequest>,
 ) -> Result<Greeted, Status> {
     let hello = timeout(PATIENCE, inbound.message())
         .await
         .map_err(|_| Status::deadline_exceeded("the enforcer sent no Hello within 10 seconds"))??;
     let hello = hello_of(hello)?;
+    speaks_for_itself(identity.as_deref(), &hello.name)?;
     let holds = match &hello.window[..] {
         [first, _, .., last] => format!("{} versions, {first} to {last}", hello.window.len()),
         few => {
@@ -197,6 +204,26 @@ async fn greet(
         membership,
         fences,
     })
+}
+
+/// The identity of the client; none without TLS.
+fn identity_of<T>(request: &Request<T>) -> Option<Arc<Identity>> {
+    request.extensions().get::<Client>()?.identity.clone()
+}
+
+/// Refuses a name that is not the certificate's: no node acts as another.
+fn speaks_for_itself(identity: Option<&Identity>, name: &str) -> Result<(), Status> {
+    let own = match identity.map(|identity| &identity.subject) {
+        None => return Ok(()),
+        Some(Subject::Node(own)) if own == name => return Ok(()),
+        Some(own) => own,
+    };
+    let refusal = format!(
+        "the certificate of this connection is of {own}, and the message names node {name}: start the enforcer with \
+         the name and the certificate of one node (--node-name, --tls)"
+    );
+    warn!(cause = refusal, "refused to take one node for another");
+    Err(Status::permission_denied(refusal))
 }
 
 fn turned_away(error: &SessionError) {

@@ -11,9 +11,9 @@ use std::{
 use sallyport_policy::NodeName;
 use sallyport_proto::wire::{LeaveRequest, node_service_client::NodeServiceClient};
 use tokio::time::timeout;
-use tonic::{Code, Status, transport::Endpoint};
+use tonic::Code;
 
-use crate::{journal::MEMBERSHIP, session::source_of};
+use crate::{control_plane::ControlPlane, journal::MEMBERSHIP};
 
 /// The time that the control plane has to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,6 +25,8 @@ pub struct Membership {
     pub node: NodeName,
     /// The control plane's address, as the operator has it.
     pub control_plane: String,
+    /// The directory of the node's certificate, where the node has one.
+    pub tls: Option<PathBuf>,
 }
 
 /// The control plane's reply to a node that leaves.
@@ -42,10 +44,14 @@ impl Membership {
         let Membership {
             node,
             control_plane,
+            tls,
         } = self;
         let new = data_dir.join(format!("{MEMBERSHIP}.new"));
         let mut file = File::create(&new)?;
         write!(file, "node {node}\ncontrol-plane {control_plane}\n")?;
+        if let Some(tls) = tls {
+            writeln!(file, "tls {}", tls.display())?;
+        }
         file.sync_all()?;
         fs::rename(new, path(data_dir))
     }
@@ -68,6 +74,7 @@ impl Membership {
         Ok(Some(Membership {
             node: node.into(),
             control_plane: control_plane.to_owned(),
+            tls: after("tls").map(|(_, tls)| tls.into()),
         }))
     }
 
@@ -85,12 +92,9 @@ fn path(data_dir: &Path) -> PathBuf {
 }
 
 /// Notifies a control plane that a node leaves. The error is the reason, as text.
-pub async fn notify(node: &NodeName, control_plane: Endpoint) -> Result<LeaveReply, String> {
+pub async fn notify(node: &NodeName, control_plane: &ControlPlane) -> Result<LeaveReply, String> {
     let call = async {
-        let channel = control_plane
-            .connect()
-            .await
-            .map_err(|error| Status::unavailable(source_of(&error)))?;
+        let channel = control_plane.connect(node).await?;
         let node_name = node.to_string();
         let request = LeaveRequest { node_name };
         NodeServiceClient::new(channel).leave(request).await
@@ -112,10 +116,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let data_dir = directory.path();
         assert_eq!(Membership::load(data_dir).unwrap(), None);
-        for node in ["n", "m"] {
+        for (node, tls) in [("n", None), ("m", Some("/etc/a b/tls".into()))] {
             let membership = Membership {
                 node: node.into(),
                 control_plane: "unix:///run/a b.sock".to_owned(),
+                tls,
             };
             membership.store(data_dir).unwrap();
             assert_eq!(Membership::load(data_dir).unwrap(), Some(membership));

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod bridges;
 pub mod closed;
+pub mod control_plane;
 pub mod guard;
 pub mod health;
 pub mod instance;

@@ -13,7 +13,9 @@ use ipnetwork::IpNetwork;
 use sallyport_enforcer::{
     agent,
     bridges::{Bridges, Rules},
-    closed, guard,
+    closed,
+    control_plane::{self, ControlPlane},
+    guard,
     health::Health,
     instance, journal,
     leave::{self, LeaveReply, Membership},
@@ -24,7 +26,6 @@ use sallyport_enforcer::{
 use sallyport_policy::{NodeName, Ranges};
 use sallyport_process::{descriptors, duration, files, log};
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::transport::Endpoint;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -48,15 +49,18 @@ struct Arguments {
     #[arg(long, env = "SALLYPORT_NODE_NAME", value_name = "NAME")]
     node_name: Option<NodeName>,
 
-    /// The control plane's address: http://HOST:PORT or unix:///PATH. There is no TLS yet, so https:// is refused
-    #[arg(
-        long,
-        env = "SALLYPORT_CONTROL_PLANE",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:7443",
-        value_parser = control_plane
-    )]
-    control_plane: ControlPlane,
+    /// The control plane's address: https://HOST:PORT with --tls, http://HOST:PORT or unix:///PATH without [default:
+    /// port 7443 of 127.0.0.1]
+    #[arg(long, env = "SALLYPORT_CONTROL_PLANE", value_name = "URL", value_parser = control_plane)]
+    control_plane: Option<String>,
+
+    /// The directory with ca.crt, tls.crt and tls.key of this node: connect by TLS 1.3, only to a control plane of the
+    /// certificate's cluster [default: no TLS]
+    ///
+    /// The files are read for each connection, so a renewed certificate needs no restart. While they are of no use, the
+    /// node enforces the policy that it has.
+    #[arg(long, env = "SALLYPORT_TLS", value_name = "DIR")]
+    tls: Option<PathBuf>,
 
     /// The directory of the journal
     #[arg(
@@ -167,21 +171,17 @@ struct UninstallArguments {
         value_name = "URL",
         value_parser = control_plane
     )]
-    control_plane: Option<ControlPlane>,
+    control_plane: Option<String>,
+
+    /// The directory of this node's certificate [default: the directory that the enforcer last used]
+    #[arg(long, env = "SALLYPORT_TLS", value_name = "DIR")]
+    tls: Option<PathBuf>,
 
     /// Delete the tables without notifying the control plane that the node leaves
     ///
     /// Edits go on treating the node as before, until the control plane is notified or the Node object is deleted.
     #[arg(long)]
     without_telling: bool,
-}
-
-/// Where a control plane listens.
-#[derive(Clone, Debug)]
-struct ControlPlane {
-    /// As the operator has it.
-    url: String,
-    endpoint: Endpoint,
 }
 
 #[derive(Debug, Subcommand)]
@@ -206,9 +206,9 @@ struct JournalArguments {
 
 const EXAMPLES: &str = "\
 Examples:
-  sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443
+  sallyport-enforcer --node-name web-1 --control-plane https://10.0.0.1:7443 --tls /etc/sallyport/tls
   sallyport-enforcer --workload-cidr 10.9.1.0/24 --interface 'veth*'
-  sallyport-enforcer --node-name web-1 --control-plane http://10.0.0.1:7443 --lease 10s
+  sallyport-enforcer --node-name web-1 --control-plane https://10.0.0.1:7443 --tls /etc/sallyport/tls --lease 10s
   sallyport-enforcer journal verify
   sallyport-enforcer uninstall              Removes this node
   sallyport-enforcer new-identity           Gives a copied data directory an id of its own
@@ -258,25 +258,9 @@ fn interface(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Where a control plane can be. What can never be one is refused at the start.
-fn control_plane(text: &str) -> Result<ControlPlane, String> {
-    const FORMS: &str = "use http://HOST:PORT or unix:///PATH";
-    match text.split_once("://") {
-        Some(("http", rest)) if !rest.is_empty() => {}
-        Some(("unix", path)) if path.starts_with('/') => {}
-        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
-            return Err(format!(
-                "TLS is not supported yet, and https:// requires TLS; {FORMS}"
-            ));
-        }
-        _ => return Err(FORMS.to_owned()),
-    }
-    let endpoint =
-        Endpoint::from_shared(text.to_owned()).map_err(|error| format!("{error}; {FORMS}"))?;
-    Ok(ControlPlane {
-        url: text.to_owned(),
-        endpoint,
-    })
+/// The URL of a control plane. What can never be one is refused at the start.
+fn control_plane(url: &str) -> Result<String, String> {
+    control_plane::is_secure(url).map(|_| url.to_owned())
 }
 
 /// The most tries to write the guard at the start, and the time between them, while others keep changing the ruleset.
@@ -326,6 +310,16 @@ async fn main() -> Result<()> {
     let _log = log::start(filter, format, false);
     descriptors::raise();
     let node = arguments.node_name.map_or_else(host_name, Ok)?;
+    let control_plane =
+        ControlPlane::new(arguments.control_plane.as_deref(), arguments.tls.as_deref())
+            .map_err(anyhow::Error::msg)?;
+    if control_plane.is_exposed() {
+        warn!(
+            control_plane = control_plane.url(),
+            "there is no TLS: whoever is on the way to the control plane, or answers in its place, decides the policy \
+             of this node. Use https:// and --tls"
+        );
+    }
     preflight::privilege()?;
     let guard_rules = guard::Rules {
         ignored: arguments.ignore_bridge.clone(),
@@ -376,7 +370,8 @@ async fn main() -> Result<()> {
     info!(node = identity.name.as_str(), position, "enforcing");
     let membership = Membership {
         node: identity.name.clone(),
-        control_plane: arguments.control_plane.url,
+        control_plane: control_plane.url().to_owned(),
+        tls: control_plane.tls().map(Path::to_owned),
     };
     if let Err(error) = membership.store(&arguments.data_dir) {
         warn!(
@@ -394,7 +389,7 @@ async fn main() -> Result<()> {
     tokio::spawn(supervision::report(agent.clone(), health));
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     tokio::select! {
-        () = session::run(identity, arguments.control_plane.endpoint, agent) => {}
+        () = session::run(identity, control_plane, agent) => {}
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
@@ -446,10 +441,10 @@ async fn notify_control_plane(
             data_dir.display()
         )
     })?;
-    let (name, url) = known.map(|known| (known.node, known.control_plane)).unzip();
-    let control_plane = match (&arguments.control_plane, url) {
-        (Some(given), _) => given.clone(),
-        (None, Some(url)) => control_plane(&url).map_err(anyhow::Error::msg)?,
+    let name = known.as_ref().map(|known| known.node.clone());
+    let (url, tls) = match (&arguments.control_plane, known) {
+        (Some(given), known) => (given.clone(), known.and_then(|known| known.tls)),
+        (None, Some(known)) => (known.control_plane, known.tls),
         (None, None) if !is_installed => {
             return Ok("no enforcer ran here since the last uninstall of this node".to_owned());
         }
@@ -459,9 +454,14 @@ async fn notify_control_plane(
             data_dir.display()
         ),
     };
+    // The directory that was used last is of no use to an address without TLS.
+    let is_secure = control_plane::is_secure(&url).map_err(anyhow::Error::msg)?;
+    let tls = arguments.tls.clone().or(tls.filter(|_| is_secure));
+    let control_plane =
+        ControlPlane::new(Some(&url), tls.as_deref()).map_err(anyhow::Error::msg)?;
     let name = arguments.node_name.clone().or(name);
     let name = name.map_or_else(host_name, Ok)?;
-    match leave::notify(&name, control_plane.endpoint).await {
+    match leave::notify(&name, &control_plane).await {
         Ok(LeaveReply::Left) => Ok(format!(
             "the control plane recorded that node {name} left: no edit waits for this node"
         )),
@@ -471,7 +471,7 @@ async fn notify_control_plane(
              again, or give --without-telling to delete the tables all the same: edits then go on treating the node \
              as before, until the control plane is told or the Node object is deleted (`sallyport delete node \
              {name}`)",
-            control_plane.url
+            control_plane.url()
         ),
     }
 }
@@ -523,32 +523,6 @@ mod tests {
         for text in ["", "10", "999ms", "61s", "2m", "-5s", "ten"] {
             let said = lease(text).unwrap_err();
             assert!(said.contains("from 1s to 60s"), "{text}: {said}");
-        }
-    }
-
-    #[test]
-    fn a_control_plane_with_tls_is_refused_and_so_is_what_can_never_be_one() {
-        for text in [
-            "http://10.0.0.1:7443",
-            "http://[::1]:1",
-            "unix:///run/a.sock",
-        ] {
-            assert!(control_plane(text).is_ok(), "{text}");
-        }
-        for text in ["https://10.0.0.1:7443", "HTTPS://a"] {
-            let said = control_plane(text).unwrap_err();
-            assert!(said.contains("TLS is not supported yet"), "{said}");
-        }
-        for text in [
-            "",
-            "10.0.0.1:7443",
-            "ftp://a",
-            "http://",
-            "unix://a",
-            "http://a b",
-        ] {
-            let said = control_plane(text).unwrap_err();
-            assert!(said.contains("http://HOST:PORT"), "{text}: {said}");
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, transport::Endpoint};
+use tonic::Status;
 use tracing::{info, warn};
 use wire::{
     node_service_client::NodeServiceClient, sync_request::Message, sync_response, trouble::Kind,
@@ -30,6 +30,7 @@ use wire::{
 
 use crate::{
     agent::{Handle, UpdateError},
+    control_plane::ControlPlane,
     health::{Condition, Health, State},
     instance::Instance,
     judged::Unjudged,
@@ -75,19 +76,28 @@ pub struct Identity {
 }
 
 /// Keeps a session up, for ever.
-pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
-    let endpoint = control_plane
-        .connect_timeout(KEEPALIVE)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
+pub async fn run(identity: Identity, control_plane: ControlPlane, agent: Handle) {
+    let control_plane = control_plane.tuned(|endpoint| {
+        endpoint
+            .connect_timeout(KEEPALIVE)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true)
+    });
     let mut pause = PAUSE_FIRST;
     let mut logged = String::new();
     let mut leases = Leases::new(agent.clone());
     loop {
         let mut established = false;
-        let error = session(&identity, &endpoint, &agent, &mut leases, &mut established).await;
+        let error = session(
+            &identity,
+            &control_plane,
+            &agent,
+            &mut leases,
+            &mut established,
+        )
+        .await;
         let health = &identity.health;
         health.count(|state| state.session_since = None);
         if established {
@@ -102,7 +112,7 @@ pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
         let text = explain(&error);
         if text != logged {
             warn!(
-                control_plane = %endpoint.uri(),
+                control_plane = control_plane.url(),
                 "no session with the control plane: {text}; the tables in the kernel stay in force; trying again"
             );
             logged = text;
@@ -115,12 +125,12 @@ pub async fn run(identity: Identity, control_plane: Endpoint, agent: Handle) {
 /// One session, until it ends.
 async fn session(
     identity: &Identity,
-    endpoint: &Endpoint,
+    control_plane: &ControlPlane,
     agent: &Handle,
     leases: &mut Leases,
     established: &mut bool,
 ) -> Status {
-    match try_session(identity, endpoint, agent, leases, established).await {
+    match try_session(identity, control_plane, agent, leases, established).await {
         Ok(()) => Status::unavailable("the control plane ended the session"),
         Err(status) => status,
     }
@@ -128,15 +138,12 @@ async fn session(
 
 async fn try_session(
     identity: &Identity,
-    endpoint: &Endpoint,
+    control_plane: &ControlPlane,
     agent: &Handle,
     leases: &mut Leases,
     established: &mut bool,
 ) -> Result<(), Status> {
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| Status::unavailable(source_of(&error)))?;
+    let channel = control_plane.connect(&identity.name).await?;
     let mut client = NodeServiceClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let (requests, outbound) = mpsc::channel(4);
     // A message from before the stream is accepted might arrive after messages on the next stream.
@@ -169,7 +176,7 @@ async fn try_session(
     // A control plane that turns the node away does so at once.
     let mut probation = Some(Box::pin(sleep(PROBATION)));
     let establish = |established: &mut bool| {
-        info!(control_plane = %endpoint.uri(), "session established");
+        info!(control_plane = control_plane.url(), "session established");
         *established = true;
         identity.health.clear(Kind::Session);
         identity
@@ -351,15 +358,6 @@ fn explain(status: &Status) -> String {
     }
 }
 
-/// The innermost cause: the transport's own words say nothing.
-pub(crate) fn source_of(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -443,7 +441,7 @@ mod tests {
             health: Health::default(),
         };
         let (go_on, waits) = std::sync::mpsc::channel();
-        let endpoint = Endpoint::from_shared(url).unwrap();
+        let control_plane = ControlPlane::new(Some(&url), None).unwrap();
         let talk = async {
             let Message::Hello(hello) = receive(&mut received).await else {
                 panic!("Hello comes first");
@@ -474,7 +472,7 @@ mod tests {
             assert!(matches!(receive(&mut received).await, Message::Ack(_)));
         };
         tokio::select! {
-            () = run(identity, endpoint, Handle::held(waits)) => panic!("a session is tried for ever"),
+            () = run(identity, control_plane, Handle::held(waits)) => panic!("a session is tried for ever"),
             () = talk => {}
         }
     }

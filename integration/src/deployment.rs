@@ -19,8 +19,13 @@ use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
 };
+use sallyport_identity::Credentials;
 use sallyport_proto::wire::{self, node_service_client::NodeServiceClient};
 use sallyport_testbed::{Host, Testbed, listing, reactor, relay::Relay, tracer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Endpoint};
 
@@ -59,6 +64,9 @@ pub enum Error {
     /// A program did not do in time what it should.
     #[error("{0} within {PATIENCE:?}; its log: {1}")]
     Late(String, String),
+    /// `init` or `issue` failed.
+    #[error("no certificate: {0}")]
+    Certificates(String),
     /// The control plane refused.
     #[error("the control plane: {}", .0.message())]
     Refused(#[from] tonic::Status),
@@ -83,6 +91,8 @@ pub struct Deployment {
     enforcers: Vec<Option<Child>>,
     control_plane_arguments: Vec<String>,
     enforcer_arguments: Vec<String>,
+    /// The directory of the cluster's certificates; none without TLS.
+    tls: Option<PathBuf>,
     /// The target of the programs' logs instead of a file.
     log: Option<OwnedFd>,
 }
@@ -130,8 +140,85 @@ impl Deployment {
         Ok(deployment)
     }
 
+    /// The same, with TLS. The certificates are those of `init` and `issue`, as an operator makes them.
+    pub fn start_secure(bed: Testbed, enforcer_arguments: &[&str]) -> Result<Deployment, Error> {
+        let mut deployment = Self::prepare(
+            binaries()?,
+            bed,
+            &[],
+            enforcer_arguments,
+            Streams::default(),
+        )?;
+        let cluster = deployment.data_dir("cluster");
+        deployment.init(&cluster)?;
+        for node in 0..deployment.bed.nodes() {
+            let name = Self::node_name(node);
+            deployment.issue(&cluster, &["node", &name], &cluster.join(&name))?;
+        }
+        deployment.tls = Some(cluster);
+        deployment.start_control_plane_at(0)?;
+        for node in 0..deployment.bed.nodes() {
+            deployment.start_enforcer(node)?;
+        }
+        Ok(deployment)
+    }
+
+    /// Makes a cluster whose control plane is at the address of this deployment's.
+    pub fn init(&self, cluster: &Path) -> Result<(), Error> {
+        let address = self.bed.fabric_address().to_string();
+        self.certify(&["init", "--server", &address, "--dir"], cluster, &[])
+    }
+
+    /// Issues a certificate of a cluster.
+    pub fn issue(&self, cluster: &Path, words: &[&str], out: &Path) -> Result<(), Error> {
+        let arguments = [&["issue"][..], words, &["--dir"]].concat();
+        self.certify(&arguments, cluster, &[Path::new("--out"), out])
+    }
+
+    fn certify(&self, words: &[&str], cluster: &Path, rest: &[&Path]) -> Result<(), Error> {
+        let mut command = Command::new(&self.binaries.controlplane);
+        command
+            .args(words)
+            .arg(cluster)
+            .args(rest)
+            .stdin(Stdio::null());
+        let output = command.output();
+        let output = output.map_err(|error| Error::Io("run sallyport-controlplane", error))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(Error::Certificates(
+                String::from_utf8_lossy(&output.stderr).into_owned(),
+            )),
+        }
+    }
+
+    /// The directory of the cluster's certificates. Only a secure deployment has one.
+    pub fn cluster(&self) -> &Path {
+        self.tls.as_deref().expect("the deployment is secure")
+    }
+
     /// The same, but for the enforcers: whoever wants one starts it.
     pub fn start_without_enforcers(
+        binaries: Binaries,
+        bed: Testbed,
+        control_plane_arguments: &[&str],
+        enforcer_arguments: &[&str],
+        streams: Streams,
+    ) -> Result<Deployment, Error> {
+        let mut deployment = Self::prepare(
+            binaries,
+            bed,
+            control_plane_arguments,
+            enforcer_arguments,
+            streams,
+        )?;
+        for index in 0..deployment.control_planes.len() {
+            deployment.start_control_plane_at(index)?;
+        }
+        Ok(deployment)
+    }
+
+    fn prepare(
         binaries: Binaries,
         bed: Testbed,
         control_plane_arguments: &[&str],
@@ -144,7 +231,7 @@ impl Deployment {
         } else {
             1
         };
-        let mut deployment = Deployment {
+        Ok(Deployment {
             binaries,
             directory: tempfile::tempdir().map_err(|error| Error::Io("make a directory", error))?,
             streams,
@@ -153,13 +240,10 @@ impl Deployment {
             enforcers: (0..bed.nodes()).map(|_| None).collect(),
             control_plane_arguments: owned(control_plane_arguments),
             enforcer_arguments: owned(enforcer_arguments),
+            tls: None,
             log: None,
             bed,
-        };
-        for index in 0..control_planes {
-            deployment.start_control_plane_at(index)?;
-        }
-        Ok(deployment)
+        })
     }
 
     /// The name of a node, counted from 0.
@@ -169,7 +253,14 @@ impl Deployment {
 
     /// The address of the control plane, as the nodes and `sallyport --server` take it.
     pub fn server(&self) -> String {
-        format!("http://{}:{PORT}", self.bed.fabric_address())
+        format!("{}://{}:{PORT}", self.scheme(), self.bed.fabric_address())
+    }
+
+    fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https",
+            None => "http",
+        }
     }
 
     /// The folder of journals and logs. From now on it outlives the deployment, for inspection.
@@ -223,6 +314,9 @@ impl Deployment {
             .args(["--listen", &address.to_string(), "--data-dir"])
             .arg(self.data_dir(program))
             .args(&self.control_plane_arguments);
+        if let Some(cluster) = &self.tls {
+            command.arg("--tls").arg(cluster.join("controlplane"));
+        }
         (command, address)
     }
 
@@ -349,7 +443,7 @@ impl Deployment {
 
     fn spawn_enforcer(&mut self, node: usize, mut command: Command) -> Result<u32, Error> {
         let name = Self::node_name(node);
-        let control_plane = format!("http://{}", self.upstream(node)?);
+        let control_plane = format!("{}://{}", self.scheme(), self.upstream(node)?);
         command
             .args([
                 "--node-name",
@@ -360,6 +454,9 @@ impl Deployment {
             ])
             .arg(self.data_dir(&name))
             .args(&self.enforcer_arguments);
+        if let Some(cluster) = &self.tls {
+            command.arg("--tls").arg(cluster.join(&name));
+        }
         let child = self.spawn(self.bed.node(node), command, &name)?;
         let pid = child.id();
         self.enforcers[node] = Some(child);
@@ -443,6 +540,9 @@ impl Deployment {
     /// Runs the CLI in a directory.
     pub fn sallyport(&self, directory: &Path, arguments: &[&str]) -> Result<Output, Error> {
         let mut command = self.bed.fabric().netns().command(&self.binaries.sallyport);
+        if let Some(cluster) = &self.tls {
+            command.env("SALLYPORT_TLS", cluster.join("admin"));
+        }
         command
             .args(arguments)
             .env("SALLYPORT_SERVER", self.server())
@@ -505,23 +605,51 @@ impl Deployment {
     }
 
     fn channel(&self, index: usize) -> Result<Channel, Error> {
+        match &self.tls {
+            Some(cluster) => self.channel_as(&cluster.join("admin"), index),
+            None => self.channel_by(index, |_, stream| async move { Ok(stream) }),
+        }
+    }
+
+    /// A channel by TLS with the certificate of a directory. The error is the refusal of either end.
+    pub fn channel_as(&self, directory: &Path, index: usize) -> Result<Channel, Error> {
+        let unusable = |error: sallyport_identity::LoadError| {
+            Error::Refused(tonic::Status::unauthenticated(error.to_string()))
+        };
+        let credentials = Credentials::load(directory).map_err(unusable)?;
+        let connector = credentials.connector().map_err(unusable)?;
+        self.channel_by(index, move |address, stream| {
+            let connector = connector.clone();
+            async move { connector.secure(&address.ip().to_string(), stream).await }
+        })
+    }
+
+    /// A channel over TCP with something on it, such as TLS.
+    pub fn channel_by<S, F>(
+        &self,
+        index: usize,
+        secure: impl Fn(SocketAddr, TcpStream) -> F + Clone + Send + 'static,
+    ) -> Result<Channel, Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+    {
         let fabric = self.bed.fabric().netns().clone();
         let address = self.control_plane_address(index);
         let connector = tower::service_fn(move |_| {
-            let fabric = fabric.clone();
+            let (fabric, secure) = (fabric.clone(), secure.clone());
             async move {
                 // A socket stays in the namespace that it was made in.
                 let socket = fabric.run(|| std::net::TcpStream::connect(address))?;
                 socket.set_nonblocking(true)?;
                 socket.set_nodelay(true)?;
-                Ok::<_, io::Error>(hyper_util::rt::TokioIo::new(
-                    tokio::net::TcpStream::from_std(socket)?,
-                ))
+                let stream = secure(address, TcpStream::from_std(socket)?).await?;
+                Ok::<_, io::Error>(hyper_util::rt::TokioIo::new(stream))
             }
         });
         let endpoint = Endpoint::from_static("http://control-plane");
         reactor::wait(async move { endpoint.connect_with_connector(connector).await })
-            .map_err(|error| Error::Refused(tonic::Status::unavailable(error.to_string())))
+            .map_err(|error| Error::Refused(tonic::Status::unavailable(innermost(&error))))
     }
 
     /// The listing of a node's ruleset by stock nft.
@@ -550,6 +678,14 @@ impl Drop for Deployment {
             kill(process.take());
         }
     }
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }
 
 fn read(log: &Path) -> String {

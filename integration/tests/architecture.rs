@@ -39,7 +39,8 @@ fn crates_point_one_way() {
     assert_eq!(own_dependencies("proto/policy"), set(&[]));
     assert_eq!(own_dependencies("proto/process"), set(&[]));
     assert_eq!(own_dependencies("proto"), set(&["policy"]));
-    let both_ends = set(&["journal", "policy", "process", "proto"]);
+    assert_eq!(own_dependencies("proto/identity"), set(&["process"]));
+    let both_ends = set(&["identity", "journal", "policy", "process", "proto"]);
     // Its tests turn on its own feature `reference`.
     let mut controlplane = both_ends;
     controlplane.insert("controlplane".to_owned());
@@ -49,12 +50,14 @@ fn crates_point_one_way() {
     assert_eq!(own_dependencies("enforcer/nft-fake"), set(&["nft"]));
     assert_eq!(
         own_dependencies("enforcer"),
-        set(&["journal", "nft", "nft-fake", "policy", "process", "proto"])
+        set(&[
+            "identity", "journal", "nft", "nft-fake", "policy", "process", "proto"
+        ])
     );
     // The CLI is a client of the API, and of nothing else of the control plane.
     assert_eq!(
         own_dependencies("controlplane/cli"),
-        set(&["process", "proto"])
+        set(&["identity", "process", "proto"])
     );
     assert_eq!(own_dependencies("integration/oracle"), set(&[]));
     assert_eq!(own_dependencies("integration/testbed"), set(&[]));
@@ -74,6 +77,7 @@ fn crates_point_one_way() {
         set(&[
             "controlplane",
             "enforcer",
+    assert_eq!(own_dependencies("proto/identity"), set(&["process"]));
             "nft",
             "nft-fake",
             "oracle",
@@ -87,7 +91,13 @@ fn crates_point_one_way() {
 /// The CLI opens no journal and knows no type of Kubernetes, and neither does what it depends on.
 #[test]
 fn the_cli_is_a_client() {
-    for member in ["controlplane/cli", "proto", "proto/policy", "proto/process"] {
+    for member in [
+        "controlplane/cli",
+        "proto",
+        "proto/identity",
+        "proto/policy",
+        "proto/process",
+    ] {
         let manifest = manifest(member);
         for library in ["sallyport-journal", "sled", "k8s-openapi"] {
             let named = manifest.lines().any(|line| line.starts_with(library));
@@ -188,7 +198,7 @@ fn modules_of_the_control_plane_point_one_way() {
         "transaction",
         "compile",
     ];
-    let edge = ["api", "stream", "server", "config", "listener"];
+    let edge = ["api", "stream", "server", "config", "listener", "access"];
     never("controlplane", &pure, &edge);
     never("controlplane", &pure, &["writer", "journal", "nodes"]);
     never(
@@ -392,6 +402,7 @@ fn the_oracle_shares_nothing() {
 
 #[test]
 fn only_its_owner_names_a_library() {
+    assert_eq!(own_dependencies("proto/identity"), set(&["process"]));
     let owners: [(&str, &str, &[&str]); 6] = [
         ("enforcer", "sallyport_journal::", &["journal"]),
         ("enforcer", "rtnetlink::", &["bridges", "places"]),

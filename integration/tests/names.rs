@@ -102,7 +102,7 @@ const KEPT: [(&str, &str, &str); 10] = [
 ];
 
 /// The folders of source code.
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 11] = [
     "controlplane/src",
     "controlplane/cli",
     "enforcer/src",
@@ -110,6 +110,7 @@ const FOLDERS: [&str; 10] = [
     "enforcer/nft-fake/src",
     "integration",
     "proto/src",
+    "proto/identity/src",
     "proto/journal/src",
     "proto/policy/src",
     "proto/process/src",

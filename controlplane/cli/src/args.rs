@@ -38,7 +38,7 @@ pub(crate) struct Cli {
 /// The address of the control plane, and the patience with its answers.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Server {
-    /// The control plane: http://HOST:PORT or unix:///PATH
+    /// The control plane: https://HOST:PORT with --tls, http://HOST:PORT or unix:///PATH without; HOST:PORT for either
     #[arg(
         id = "server",
         long = "server",
@@ -52,6 +52,18 @@ pub(crate) struct Server {
         display_order = 900
     )]
     pub(crate) url: String,
+    /// The directory with ca.crt, tls.crt and tls.key of an operator: connect by TLS, only to a control plane of the
+    /// certificate's cluster
+    #[arg(
+        long,
+        global = true,
+        env = "SALLYPORT_TLS",
+        hide_env_values = true,
+        value_name = "DIR",
+        help_heading = "Global options",
+        display_order = 901
+    )]
+    pub(crate) tls: Option<PathBuf>,
     /// Give up when an answer takes longer than this; a wait for nodes has its own --timeout
     #[arg(
         long,
@@ -60,7 +72,7 @@ pub(crate) struct Server {
         default_value = "10s",
         value_parser = client::parse_request_timeout,
         help_heading = "Global options",
-        display_order = 901
+        display_order = 902
     )]
     pub(crate) request_timeout: Duration,
 }

@@ -2,10 +2,13 @@
 
 use std::{
     error::Error,
+    io,
     net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
     time::Duration,
 };
 
+use sallyport_identity::{Connector, Credentials, LoadError};
 use sallyport_process::duration;
 use sallyport_proto::wire::{
     ApplyRequest, ApplyResponse, BackupHeader, BackupRequest, BelieveRequest, GetRequest,
@@ -21,7 +24,7 @@ use tonic::{
 use crate::{args::Server, failure::Failure};
 
 /// The default address of the control plane.
-pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7443";
+pub(crate) const DEFAULT_SERVER: &str = "127.0.0.1:7443";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time beyond the server's own limit that the client waits for the end of a wait.
@@ -31,17 +34,17 @@ const MAX_MESSAGE: usize = 64 << 20;
 /// The longest path of a Unix socket: `sun_path` has 108 bytes, the last is NUL (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
-/// The value of `--server`: `http://HOST:PORT`, `HOST:PORT` or `unix:///PATH`.
+/// The value of `--server`: `https://HOST:PORT`, `http://HOST:PORT`, `HOST:PORT` or `unix:///PATH`.
 pub(crate) fn parse_server(text: &str) -> Result<String, String> {
-    const FORMS: &str = "use http://HOST:PORT or unix:///PATH";
+    const FORMS: &str = "use https://HOST:PORT, http://HOST:PORT or unix:///PATH";
     let url = match text.split_once("://") {
-        Some(("http", rest)) if !rest.is_empty() => text.to_owned(),
+        Some(("http" | "https", rest)) if !rest.is_empty() => text.to_owned(),
         Some(("unix", path)) if path.starts_with('/') => text.to_owned(),
-        Some(("https", _)) => return Err(format!("TLS is not supported yet; {FORMS}")),
         Some(_) => return Err(FORMS.to_owned()),
         // `SALLYPORT_SERVER=` is how a shell unsets for one command.
         None if text.is_empty() => DEFAULT_SERVER.to_owned(),
-        None => format!("http://{text}"),
+        // Whether it is by TLS is known when all options are.
+        None => text.to_owned(),
     };
     let url = url.trim_end_matches('/').to_owned();
     let wrong = match url.strip_prefix("unix://") {
@@ -52,7 +55,11 @@ pub(crate) fn parse_server(text: &str) -> Result<String, String> {
         Some(_) => None,
         None => wrong_authority(&url),
     };
-    match (wrong, Endpoint::from_shared(url.clone())) {
+    let whole = match url.contains("://") {
+        true => url.clone(),
+        false => format!("http://{url}"),
+    };
+    match (wrong, Endpoint::from_shared(whole)) {
         (Some(wrong), _) => Err(format!("{wrong}; {FORMS}")),
         (None, Ok(_)) => Ok(url),
         (None, Err(_)) => Err(FORMS.to_owned()),
@@ -61,12 +68,12 @@ pub(crate) fn parse_server(text: &str) -> Result<String, String> {
 
 /// The reason why a URL can never be that of a control plane.
 fn wrong_authority(url: &str) -> Option<&'static str> {
-    let rest = url.strip_prefix("http://")?;
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     if rest.contains(['/', '?', '#']) {
         return Some("a path has no place in it");
     }
     if rest.contains('@') {
-        return Some("a user has no place in it: there is no authentication yet");
+        return Some("a user has no place in it: a certificate names the user, by --tls");
     }
     let Some((host, port)) = rest
         .rsplit_once(':')
@@ -131,8 +138,10 @@ impl Client {
     pub(crate) async fn connect(server: &Server) -> Result<Client, Failure> {
         let Server {
             url,
+            tls,
             request_timeout,
         } = server;
+        let url = &whole_url(url, tls.is_some())?;
         let unreachable = |cause: String| Failure::Unreachable {
             server: url.clone(),
             cause,
@@ -145,15 +154,21 @@ impl Client {
             .http2_keep_alive_interval(*request_timeout / 2)
             .keep_alive_timeout(*request_timeout);
         // The endpoint's own timeout covers TCP only, not a resolver that hangs.
-        let channel = tokio::time::timeout(connect_timeout, endpoint.connect())
+        let connecting = async {
+            match connector(tls.as_deref())? {
+                Some(connector) => endpoint.connect_with_connector(connector).await,
+                None => endpoint.connect().await,
+            }
+            .map_err(|error| not_connected(url, &error))
+        };
+        let channel = tokio::time::timeout(connect_timeout, connecting)
             .await
             .map_err(|_| {
                 unreachable(format!(
                     "no answer within {}",
                     duration::rough(connect_timeout)
                 ))
-            })?
-            .map_err(|error| unreachable(innermost(&error)))?;
+            })??;
         Ok(Client {
             service: PolicyServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
             server: url.clone(),
@@ -403,12 +418,48 @@ fn millis(span: Duration) -> u32 {
     u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
 }
 
-fn innermost(error: &dyn Error) -> String {
+/// The URL with its scheme. TLS needs a certificate, and a certificate needs TLS.
+fn whole_url(url: &str, tls: bool) -> Result<String, Failure> {
+    match (url.split_once("://"), tls) {
+        (None, true) => Ok(format!("https://{url}")),
+        (None, false) => Ok(format!("http://{url}")),
+        (Some(("https", _)), true) => Ok(url.to_owned()),
+        (Some(("https", _)), false) => Err(Failure::Usage(format!(
+            "--server {url} needs a certificate: give --tls DIR or SALLYPORT_TLS"
+        ))),
+        (Some(_), true) => Err(Failure::Usage(format!(
+            "--server {url} is without TLS, and --tls is given: use https://HOST:PORT, or leave out --tls \
+             (SALLYPORT_TLS)"
+        ))),
+        (Some(_), false) => Ok(url.to_owned()),
+    }
+}
+
+/// The way to connect by TLS, if there is a certificate.
+fn connector(tls: Option<&Path>) -> Result<Option<Connector>, Failure> {
+    let unusable = |error: LoadError| Failure::Usage(format!("--tls: {error}"));
+    let Some(directory) = tls else {
+        return Ok(None);
+    };
+    let credentials = Credentials::load(directory).map_err(unusable)?;
+    credentials.connector().map(Some).map_err(unusable)
+}
+
+/// The failure to connect: for a refusal of either end the refusal, which is no network's.
+fn not_connected(server: &str, error: &(dyn Error + 'static)) -> Failure {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    crate::failure::plain(&innermost.to_string())
+    let (server, cause) = (
+        server.to_owned(),
+        crate::failure::plain(&innermost.to_string()),
+    );
+    let io = innermost.downcast_ref::<io::Error>();
+    match io.is_some_and(|io| io.kind() == io::ErrorKind::InvalidData) {
+        true => Failure::Untrusted { server, cause },
+        false => Failure::Unreachable { server, cause },
+    }
 }
 
 #[cfg(test)]
@@ -420,7 +471,8 @@ mod tests {
         let parse = |text| parse_server(text).expect(text);
         assert_eq!(parse(DEFAULT_SERVER), DEFAULT_SERVER);
         assert_eq!(parse(""), DEFAULT_SERVER);
-        assert_eq!(parse("10.0.0.1:7443"), "http://10.0.0.1:7443");
+        assert_eq!(parse("10.0.0.1:7443"), "10.0.0.1:7443");
+        assert_eq!(parse("https://x:7443"), "https://x:7443");
         assert_eq!(parse("http://[::1]:7443/"), "http://[::1]:7443");
         assert_eq!(
             parse("unix:///run/sallyport/api.sock"),
@@ -430,6 +482,8 @@ mod tests {
         let long = format!("unix:///{}", "x".repeat(107));
         for text in [
             "http://",
+            "https://",
+            "https://a",
             "unix://relative",
             "unix:///",
             &long,
@@ -452,11 +506,24 @@ mod tests {
         ] {
             let error = parse_server(text).expect_err(text);
             assert!(
-                error.contains("use http://HOST:PORT or unix:///PATH"),
+                error.contains("http://HOST:PORT or unix:///PATH"),
                 "{error}"
             );
         }
-        let error = parse_server("https://x:7443").expect_err("no TLS");
-        assert!(error.starts_with("TLS is not supported yet"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_and_the_scheme_must_agree() {
+        let whole = |url, tls| whole_url(url, tls).map_err(|failure| failure.to_string());
+        assert_eq!(whole("a:1", false), Ok("http://a:1".to_owned()));
+        assert_eq!(whole("a:1", true), Ok("https://a:1".to_owned()));
+        assert_eq!(whole("https://a:1", true), Ok("https://a:1".to_owned()));
+        assert_eq!(whole("unix:///a", false), Ok("unix:///a".to_owned()));
+        let error = whole("https://a:1", false).expect_err("no certificate");
+        assert!(error.contains("give --tls DIR"), "{error}");
+        for url in ["http://a:1", "unix:///a"] {
+            let error = whole(url, true).expect_err(url);
+            assert!(error.contains("leave out --tls"), "{error}");
+        }
     }
 }

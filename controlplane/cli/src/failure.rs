@@ -75,6 +75,14 @@ pub(crate) enum Failure {
         /// The error of the network.
         cause: String,
     },
+    /// One end refused the other's certificate.
+    #[error("no TLS connection to the control plane at {server}: {cause}")]
+    Untrusted {
+        /// The address, as it was given.
+        server: String,
+        /// The refusal, in words.
+        cause: String,
+    },
     /// The connection was there, and then no answer came.
     #[error("no answer from the control plane at {server}: {cause}")]
     Lost {
@@ -102,7 +110,9 @@ impl Failure {
             Failure::Output(_) => Exit::Output,
             Failure::Refused(_) => Exit::Refused,
             Failure::Usage(_) => Exit::Usage,
-            Failure::Unreachable { .. } | Failure::Lost { .. } => Exit::Unreachable,
+            Failure::Unreachable { .. } | Failure::Untrusted { .. } | Failure::Lost { .. } => {
+                Exit::Unreachable
+            }
             Failure::TimedOut(_) => Exit::TimedOut,
             Failure::Conflict(_) => Exit::Conflict,
         }

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use sallyport_identity::Identity;
 use sallyport_process::{
     Throttle,
     accept::{Counted, Counts},
@@ -45,6 +46,8 @@ pub(crate) struct Client {
     asked: Arc<AtomicBool>,
     /// Its address; none of one that came by a unix socket.
     pub(crate) address: Option<IpAddr>,
+    /// The identity that its certificate proved; none without TLS.
+    pub(crate) identity: Option<Arc<Identity>>,
 }
 
 impl Client {
@@ -72,6 +75,7 @@ impl<S> Connection<S> {
     pub(crate) fn new(
         stream: S,
         address: Option<IpAddr>,
+        identity: Option<Arc<Identity>>,
         counted: Counted,
         counts: Arc<Counts>,
         patience: Patience,
@@ -81,6 +85,7 @@ impl<S> Connection<S> {
             client: Client {
                 asked: Arc::default(),
                 address,
+                identity,
             },
             deadline: Some(Box::pin(sleep(patience.preface))),
             patience,
@@ -204,7 +209,7 @@ mod tests {
             preface: Duration::from_millis(200),
             request: Duration::from_millis(600),
         };
-        let mut connection = Connection::new(server, None, counted, counts.clone(), patience);
+        let mut connection = Connection::new(server, None, None, counted, counts.clone(), patience);
         assert_eq!(counts.open(), 1);
         let (info, started) = (connection.connect_info(), Instant::now());
         let asking = async {
