@@ -212,10 +212,10 @@ fn identity_of<T>(request: &Request<T>) -> Option<Arc<Identity>> {
 }
 
 /// Refuses a name that is not the certificate's: no node acts as another.
-fn speaks_for_itself(identity: Option<&Identity>, name: &str) -> Result<(), Status> {
+fn speaks_for_itself(identity: Option<&Identity>, name: &NodeName) -> Result<(), Status> {
     let own = match identity.map(|identity| &identity.subject) {
         None => return Ok(()),
-        Some(Subject::Node(own)) if own == name => return Ok(()),
+        Some(Subject::Node(own)) if own == name.as_str() => return Ok(()),
         Some(own) => own,
     };
     let refusal = format!(

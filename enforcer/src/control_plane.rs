@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sallyport_identity::{Credentials, Subject};
+use sallyport_policy::NodeName;
 use tonic::{
     Status,
     transport::{Channel, Endpoint},
@@ -84,7 +85,7 @@ impl ControlPlane {
     }
 
     /// Connects as a node. The certificate is read each time, so that the next connection uses a renewed one.
-    pub(crate) async fn connect(&self, node: &str) -> Result<Channel, Status> {
+    pub(crate) async fn connect(&self, node: &NodeName) -> Result<Channel, Status> {
         let channel = match &self.tls {
             None => self.endpoint.connect().await,
             Some(directory) => {
@@ -102,9 +103,9 @@ impl ControlPlane {
 }
 
 /// An error if the certificate is another one's, before the control plane says so.
-fn names_the_node(credentials: &Credentials, node: &str) -> Result<(), Status> {
+fn names_the_node(credentials: &Credentials, node: &NodeName) -> Result<(), Status> {
     match &credentials.facts().identity.subject {
-        Subject::Node(name) if name == node => Ok(()),
+        Subject::Node(name) if name == node.as_str() => Ok(()),
         other => Err(Status::permission_denied(format!(
             "this is node {node}, and its certificate is of {other}: give the certificate of node {node} with --tls, \
              or the certificate's name with --node-name"

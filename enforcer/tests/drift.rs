@@ -544,7 +544,7 @@ fn errors_of_the_kernel_are_told_or_got_over() {
                     assert!(text.contains(&errno.to_string()), "{fault:?}: {text}");
                     if matches!(fault, Fault::Refused(_)) {
                         assert!(
-                            text.contains("inet sallyport"),
+                            text.contains("inet fake"),
                             "{fault:?} names no object: {text}"
                         );
                     }
