@@ -478,7 +478,7 @@ mod tests {
             parse("unix:///run/sallyport/api.sock"),
             "unix:///run/sallyport/api.sock"
         );
-        assert_eq!(parse("node-1.example.:1"), "http://node-1.example.:1");
+        assert_eq!(parse("node-1.example.:1"), "node-1.example.:1");
         let long = format!("unix:///{}", "x".repeat(107));
         for text in [
             "http://",
