@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use sallyport_controlplane::config::{InitArguments, IssueArguments, IssueCommand};
 use sallyport_identity::{
-    Authority, ClusterId, Credentials, Facts, Subject, Validity, write_authority,
+    Authority, ClusterId, Credentials, Details, Subject, Validity, write_authority,
     write_certificate, write_key,
 };
 use sallyport_process::files;
@@ -87,8 +87,8 @@ fn made_cluster(
     arguments: &InitArguments,
     cluster: ClusterId,
     own_key: bool,
-    server: &Facts,
-    admin: &Facts,
+    server: &Details,
+    admin: &Details,
 ) -> String {
     let dir = arguments.dir.display();
     let host = arguments.server.first().map_or("127.0.0.1", String::as_str);
@@ -147,7 +147,7 @@ pub(crate) fn issue(command: &IssueCommand) -> Result<()> {
     };
     let life = Validity::lasting(Duration::from_secs(u64::from(arguments.days) * 86_400));
     let out = &arguments.out;
-    let facts = match (&arguments.csr, arguments.renew) {
+    let details = match (&arguments.csr, arguments.renew) {
         (Some(request), _) => {
             refuse_unless_empty(out, "give another --out")?;
             let certificate = authority.sign(&read(request)?, &subject, &names, life)?;
@@ -155,7 +155,7 @@ pub(crate) fn issue(command: &IssueCommand) -> Result<()> {
             write_authority(out, authority.certificate())
                 .and_then(|()| write_certificate(out, &certificate))
                 .with_context(|| format!("cannot write into {}", out.display()))?;
-            Facts::of_pem(&certificate)?
+            Details::of_pem(&certificate)?
         }
         (None, true) => renew(&authority, out, &subject, server, life)?,
         (None, false) => {
@@ -170,9 +170,9 @@ pub(crate) fn issue(command: &IssueCommand) -> Result<()> {
     };
     files::print(&format!(
         "{what} the certificate of {} in {}, until {}{}\n",
-        facts.identity,
+        details.identity,
         out.display(),
-        day(&facts),
+        day(&details),
         next(&subject, arguments),
     ))?;
     Ok(())
@@ -206,8 +206,8 @@ fn renew(
     subject: &Subject,
     server: &[String],
     life: Validity,
-) -> Result<Facts> {
-    let old = Credentials::load(out)?.facts().clone();
+) -> Result<Details> {
+    let old = Credentials::load(out)?.details().clone();
     if old.identity.cluster != authority.cluster() || old.identity.subject != *subject {
         bail!(
             "{} has the certificate of {}, not that of {subject} of cluster {}: give another --out",
@@ -224,7 +224,7 @@ fn renew(
     let certificate = authority.renew(&key, subject, &names, life)?;
     write_certificate(out, &certificate)
         .with_context(|| format!("cannot write into {}", out.display()))?;
-    Ok(Facts::of_pem(&certificate)?)
+    Ok(Details::of_pem(&certificate)?)
 }
 
 /// A new key with its certificate, in a directory that is new.
@@ -234,14 +234,14 @@ fn make(
     subject: &Subject,
     names: &[String],
     life: Validity,
-) -> Result<Facts> {
+) -> Result<Details> {
     let issued = authority.issue(subject, names, life)?;
     create(directory)?;
     write_authority(directory, authority.certificate())
         .and_then(|()| write_key(directory, &issued.key))
         .and_then(|()| write_certificate(directory, &issued.certificate))
         .with_context(|| format!("cannot write into {}", directory.display()))?;
-    Ok(Facts::of_pem(&issued.certificate)?)
+    Ok(Details::of_pem(&issued.certificate)?)
 }
 
 /// The authority of a cluster's directory.
@@ -307,6 +307,6 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// The last day of a certificate.
-fn day(facts: &Facts) -> String {
-    facts.not_after.strftime("%Y-%m-%d").to_string()
+fn day(details: &Details) -> String {
+    details.not_after.strftime("%Y-%m-%d").to_string()
 }

@@ -177,10 +177,10 @@ fn load_tls(config: &Config) -> Result<Option<Arc<ServerTls>>, ServerError> {
         return Err(ServerError::TlsOnSocket(config.listen.clone()));
     }
     let tls = ServerTls::load(directory)?;
-    let facts = tls.facts();
-    let (cluster, until, names) = (facts.identity.cluster, facts.not_after, &facts.names);
+    let details = tls.details();
+    let (cluster, until, names) = (details.identity.cluster, details.not_after, &details.names);
     info!(%cluster, %until, ?names, "loaded the control plane's certificate");
-    if let Some(cause) = facts.untimely(Timestamp::now()) {
+    if let Some(cause) = details.untimely(Timestamp::now()) {
         warn!(
             "the certificate of {} {cause}: nodes and operators refuse it. Renew it with `sallyport-controlplane issue \
              controlplane --renew`, or set the clock",

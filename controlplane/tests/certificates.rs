@@ -52,10 +52,10 @@ fn init_makes_a_cluster_once_and_says_how_to_go_on() {
         assert!(said.contains(words), "{words} in {said}");
     }
     let server = credentials(&at.join("tls/controlplane"));
-    assert_eq!(server.facts().identity.subject, Subject::ControlPlane);
+    assert_eq!(server.details().identity.subject, Subject::ControlPlane);
     let admin = credentials(&at.join("tls/admin"));
     assert_eq!(
-        admin.facts().identity.subject,
+        admin.details().identity.subject,
         Subject::operator("admin").expect("a name")
     );
     for secret in ["ca.key", "controlplane/tls.key", "admin/tls.key"] {
@@ -95,7 +95,7 @@ fn a_certificate_is_issued_renewed_and_kept_from_others() {
         said.contains("sallyport-enforcer --node-name web-1"),
         "{said}"
     );
-    let before = credentials(&at.join("web-1")).facts().clone();
+    let before = credentials(&at.join("web-1")).details().clone();
     let key = fs::read(at.join("web-1/tls.key")).expect("a key");
     let said = refused(at, "issue node web-1 --dir tls --out web-1");
     assert!(said.contains("give another --out, or --renew"), "{said}");
@@ -105,11 +105,11 @@ fn a_certificate_is_issued_renewed_and_kept_from_others() {
         at,
         "issue node web-1 --dir tls --out web-1 --renew --days 60",
     );
-    let after = credentials(&at.join("web-1")).facts().clone();
+    let after = credentials(&at.join("web-1")).details().clone();
     assert!(after.not_after > before.not_after);
     assert_eq!(fs::read(at.join("web-1/tls.key")).expect("a key"), key);
     let names = credentials(&at.join("tls/controlplane"))
-        .facts()
+        .details()
         .names
         .clone();
     done(
@@ -117,7 +117,7 @@ fn a_certificate_is_issued_renewed_and_kept_from_others() {
         "issue controlplane --renew --dir tls --out tls/controlplane",
     );
     assert_eq!(
-        credentials(&at.join("tls/controlplane")).facts().names,
+        credentials(&at.join("tls/controlplane")).details().names,
         names
     );
     let said = refused(at, "issue node Web_1 --dir tls --out x");

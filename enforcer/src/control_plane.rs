@@ -104,7 +104,7 @@ impl ControlPlane {
 
 /// An error if the certificate is another one's, before the control plane says so.
 fn names_the_node(credentials: &Credentials, node: &NodeName) -> Result<(), Status> {
-    match &credentials.facts().identity.subject {
+    match &credentials.details().identity.subject {
         Subject::Node(name) if name == node.as_str() => Ok(()),
         other => Err(Status::permission_denied(format!(
             "this is node {node}, and its certificate is of {other}: give the certificate of node {node} with --tls, \

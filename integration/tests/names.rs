@@ -60,13 +60,18 @@ const TRADED: [(&str, &str); 49] = [
 ];
 
 /// The declarations that bear one of these names because it is the field's own term there.
-const KEPT: [(&str, &str, &str); 10] = [
+const KEPT: [(&str, &str, &str); 11] = [
     (
         "enforcer/nft-fake/src/table.rs",
         "Table",
         "a table of nftables",
     ),
     ("enforcer/nft/src/command.rs", "Family", "IPv4 or IPv6"),
+    (
+        "proto/identity/src/name.rs",
+        "Subject",
+        "the subject of a certificate (RFC 5280)",
+    ),
     (
         "integration/simulation/src/judge.rs",
         "Judge",

@@ -46,7 +46,10 @@ fn main() -> ExitCode {
     kernel_tests::run(&[
         ("a_cluster_by_init_enforces_over_tls", enforcing),
         ("each_certificate_reaches_only_what_it_may", matrix),
-        ("a_foreign_control_plane_is_refused_by_name", foreign),
+        (
+            "a_foreign_control_plane_is_refused_by_name",
+            refused_by_name,
+        ),
         (
             "a_foreign_control_plane_is_obeyed_without_tls",
             foreign_without_tls,
@@ -427,7 +430,7 @@ impl Drop for Program {
     }
 }
 
-fn foreign() -> Outcome {
+fn refused_by_name() -> Outcome {
     let (world, other) = invaded(true)?;
     let own_id = fs::read_to_string(world.deployment.cluster().join("cluster-id"))?;
     let other_id = fs::read_to_string(other.path().join("cluster/cluster-id"))?;

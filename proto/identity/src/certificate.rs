@@ -1,4 +1,4 @@
-//! The facts that a certificate states: its identity and its dates. Verifies no signature: `tls` does that.
+//! The details that a certificate states: its identity and its dates. Verifies no signature: `tls` does that.
 
 use std::net::IpAddr;
 
@@ -29,9 +29,9 @@ pub enum CertificateError {
     },
 }
 
-/// The facts that a certificate states.
+/// The details that a certificate states.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct Details {
     /// The owner.
     pub identity: Identity,
     /// The DNS names and addresses of the owner's machine.
@@ -42,9 +42,9 @@ pub struct Facts {
     pub not_after: Timestamp,
 }
 
-impl Facts {
+impl Details {
     /// Reads a certificate in DER.
-    pub fn read(der: &[u8]) -> Result<Facts, CertificateError> {
+    pub fn read(der: &[u8]) -> Result<Details, CertificateError> {
         let certificate = parse(der)?;
         let uri = uri_of(&certificate)?;
         let identity = Identity::from_uri(uri).map_err(|reason| CertificateError::Name {
@@ -52,7 +52,7 @@ impl Facts {
             reason,
         })?;
         let validity = certificate.validity();
-        Ok(Facts {
+        Ok(Details {
             identity,
             names: general_names(&certificate)?
                 .iter()
@@ -64,10 +64,10 @@ impl Facts {
     }
 
     /// Reads the first certificate of a text in PEM.
-    pub fn of_pem(text: &str) -> Result<Facts, CertificateError> {
+    pub fn of_pem(text: &str) -> Result<Details, CertificateError> {
         let der = CertificateDer::from_pem_slice(text.as_bytes());
         let der = der.map_err(|error| CertificateError::Unreadable(error.to_string()))?;
-        Facts::read(&der)
+        Details::read(&der)
     }
 
     /// Why the certificate is of no use at a time.

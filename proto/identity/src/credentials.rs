@@ -17,7 +17,7 @@ use rustls::{
 use sallyport_process::files;
 
 use crate::{
-    certificate::{CertificateError, Facts},
+    certificate::{CertificateError, Details},
     connector::Connector,
     name::Identity,
     tls,
@@ -77,7 +77,7 @@ pub enum LoadError {
 /// The files of a directory, as they were when they were loaded.
 pub struct Credentials {
     directory: PathBuf,
-    facts: Facts,
+    details: Details,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     roots: RootCertStore,
@@ -88,7 +88,7 @@ impl fmt::Debug for Credentials {
         // The key stays out of every log.
         f.debug_struct("Credentials")
             .field("directory", &self.directory)
-            .field("facts", &self.facts)
+            .field("details", &self.details)
             .finish_non_exhaustive()
     }
 }
@@ -110,7 +110,7 @@ impl Credentials {
             })?;
         }
         let chain = certificates(&certificate)?;
-        let facts = Facts::read(&chain[0]).map_err(|cause| LoadError::Certificate {
+        let details = Details::read(&chain[0]).map_err(|cause| LoadError::Certificate {
             path: certificate,
             cause,
         })?;
@@ -119,7 +119,7 @@ impl Credentials {
             PrivateKeyDer::from_pem_slice(&text).map_err(|error| malformed(&key, error))?;
         Ok(Credentials {
             directory: directory.to_owned(),
-            facts,
+            details,
             chain,
             key: private,
             roots,
@@ -127,8 +127,8 @@ impl Credentials {
     }
 
     /// The owner and the dates of the certificate.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
+    pub fn details(&self) -> &Details {
+        &self.details
     }
 
     /// Makes connections to the control plane of the certificate's cluster, and to no other.
@@ -138,7 +138,7 @@ impl Credentials {
 
     pub(crate) fn client_config(&self) -> Result<ClientConfig, LoadError> {
         let config = tls::client(
-            self.facts.identity.cluster,
+            self.details.identity.cluster,
             self.roots.clone(),
             self.chain.clone(),
             self.key.clone_key(),
@@ -148,7 +148,7 @@ impl Credentials {
 
     pub(crate) fn server_config(&self) -> Result<ServerConfig, LoadError> {
         let config = tls::server(
-            self.facts.identity.cluster,
+            self.details.identity.cluster,
             self.roots.clone(),
             self.chain.clone(),
             self.key.clone_key(),
@@ -162,7 +162,7 @@ impl Credentials {
             true => Ok(()),
             false => Err(LoadError::Purpose {
                 path: self.directory.join(CERTIFICATE),
-                found: self.facts.identity.clone(),
+                found: self.details.identity.clone(),
                 expected,
             }),
         }

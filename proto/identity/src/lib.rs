@@ -14,7 +14,7 @@ mod words;
 
 pub use self::{
     authority::{Authority, AuthorityError, Issued, Validity},
-    certificate::{CertificateError, Facts},
+    certificate::{CertificateError, Details},
     connector::Connector,
     credentials::{Credentials, LoadError, write_authority, write_certificate, write_key},
     name::{ClusterId, Identity, NameError, Subject},

@@ -20,7 +20,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{info, warn};
 
 use crate::{
-    certificate::Facts,
+    certificate::Details,
     credentials::{Credentials, LoadError},
     name::{Identity, Subject},
     words::{Side, words},
@@ -46,7 +46,7 @@ pub struct ServerTls {
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    facts: Facts,
+    details: Details,
     stamp: Stamp,
 }
 
@@ -70,12 +70,12 @@ fn load(directory: &Path) -> Result<Loaded, LoadError> {
     // Before the files are read: a change meanwhile is another stamp.
     let stamp = stamp(directory);
     let credentials = Credentials::load(directory)?;
-    let facts = credentials.facts().clone();
-    let is_fit = facts.identity.subject == Subject::ControlPlane;
+    let details = credentials.details().clone();
+    let is_fit = details.identity.subject == Subject::ControlPlane;
     credentials.require(is_fit, EXPECTED)?;
     Ok(Loaded {
         config: Arc::new(credentials.server_config()?),
-        facts,
+        details,
         stamp,
     })
 }
@@ -86,14 +86,14 @@ impl ServerTls {
         let loaded = load(directory)?;
         Ok(ServerTls {
             directory: directory.to_owned(),
-            identity: loaded.facts.identity.clone(),
+            identity: loaded.details.identity.clone(),
             current: ArcSwap::from_pointee(loaded),
         })
     }
 
     /// The certificate in use.
-    pub fn facts(&self) -> Facts {
-        self.current.load().facts.clone()
+    pub fn details(&self) -> Details {
+        self.current.load().details.clone()
     }
 
     /// Loads the files again whenever they change, for ever. Files that are of no use change nothing.
@@ -112,15 +112,15 @@ impl ServerTls {
                 continue;
             };
             let cause = match loaded {
-                Ok(loaded) if loaded.facts.identity == self.identity => {
-                    let until = loaded.facts.not_after;
+                Ok(loaded) if loaded.details.identity == self.identity => {
+                    let until = loaded.details.not_after;
                     info!(%until, "loaded the renewed TLS files of {}", self.directory.display());
                     self.current.store(Arc::new(loaded));
                     continue;
                 }
                 Ok(loaded) => format!(
                     "the certificate is now of {}, and this is {}: start the control plane again to change that",
-                    loaded.facts.identity, self.identity
+                    loaded.details.identity, self.identity
                 ),
                 Err(error) => error.to_string(),
             };
@@ -144,11 +144,11 @@ impl ServerTls {
         let stream = accepted.map_err(|(error, stream)| (words(Side::Server, &error), stream))?;
         let certificates = stream.get_ref().1.peer_certificates();
         let identity = match certificates.and_then(|chain| chain.first()) {
-            Some(certificate) => Facts::read(certificate).map_err(|error| error.to_string()),
+            Some(certificate) => Details::read(certificate).map_err(|error| error.to_string()),
             None => Err("the client has no certificate".to_owned()),
         };
         match identity {
-            Ok(facts) => Ok((stream, facts.identity)),
+            Ok(details) => Ok((stream, details.identity)),
             Err(cause) => Err((cause, stream.into_inner().0)),
         }
     }

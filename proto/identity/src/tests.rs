@@ -177,7 +177,7 @@ impl Cluster {
     }
 }
 
-fn says(outcome: &Result<impl std::fmt::Debug, String>, words: &str) {
+fn fails_with(outcome: &Result<impl std::fmt::Debug, String>, words: &str) {
     match outcome {
         Err(cause) if cause.contains(words) => {}
         other => panic!("{words:?} is not in {other:?}"),
@@ -208,10 +208,10 @@ async fn a_foreign_cluster_is_refused_by_both_ids() {
     let client = own.issue("client", &node("web-1"));
     let (seen, got) = handshake(&server, &client).await;
     for id in [own.authority.cluster(), foreign.authority.cluster()] {
-        says(&got, &id.to_string());
+        fails_with(&got, &id.to_string());
     }
-    says(&got, "it is the control plane of cluster");
-    says(&seen, "the client refused this certificate");
+    fails_with(&got, "it is the control plane of cluster");
+    fails_with(&seen, "the client refused this certificate");
 }
 
 #[tokio::test]
@@ -223,9 +223,9 @@ async fn a_client_of_a_foreign_cluster_is_refused() {
     let client = own.client_with(&foreign.issue("client", &node("web-1")));
     let (seen, got) = converse(&server, &client, "localhost").await;
     for id in [own.authority.cluster(), foreign.authority.cluster()] {
-        says(&seen, &id.to_string());
+        fails_with(&seen, &id.to_string());
     }
-    says(&got, "the control plane refused this certificate");
+    fails_with(&got, "the control plane refused this certificate");
     // A certificate that claims the cluster needs the cluster's authority.
     let claims = Authority::create(own.authority.cluster()).expect("an authority");
     let issued = claims
@@ -233,8 +233,8 @@ async fn a_client_of_a_foreign_cluster_is_refused() {
         .expect("issued");
     let client = own.client_with(&own.store("claims", &issued.certificate, &issued.key));
     let (seen, got) = converse(&server, &client, "localhost").await;
-    says(&seen, "it is not signed by the cluster's CA");
-    says(&got, "it is not signed by the CA");
+    fails_with(&seen, "it is not signed by the cluster's CA");
+    fails_with(&got, "it is not signed by the CA");
 }
 
 #[tokio::test]
@@ -253,11 +253,11 @@ async fn one_authority_may_serve_two_clusters_which_stay_apart() {
     let server = own.issue("server", &Subject::ControlPlane);
     let client = other.issue("client", &node("web-1"));
     let (_, got) = handshake(&server, &client).await;
-    says(&got, &own.authority.cluster().to_string());
+    fails_with(&got, &own.authority.cluster().to_string());
     let server = ServerTls::load(&server).expect("a server");
     let (seen, got) = converse(&server, &own.client_with(&client), "localhost").await;
-    says(&seen, &other.authority.cluster().to_string());
-    says(&got, "the control plane refused this certificate");
+    fails_with(&seen, &other.authority.cluster().to_string());
+    fails_with(&got, "the control plane refused this certificate");
 }
 
 #[tokio::test]
@@ -279,19 +279,19 @@ async fn certificates_of_another_time_are_refused_at_both_ends() {
         assert!(
             Credentials::load(&bad)
                 .expect("credentials")
-                .facts()
+                .details()
                 .untimely(now)
                 .is_some()
         );
         let (seen, got) = handshake(&server, &bad).await;
-        says(&seen, at_the_peer);
-        says(
+        fails_with(&seen, at_the_peer);
+        fails_with(
             &got,
             "refused this certificate: it has expired, or is not valid yet",
         );
         let bad = cluster.issue_for("bad", &Subject::ControlPlane, validity);
         let (_, got) = handshake(&bad, &client).await;
-        says(&got, at_the_peer);
+        fails_with(&got, at_the_peer);
     }
 }
 
@@ -309,15 +309,15 @@ async fn a_node_is_no_server_and_a_control_plane_no_client() {
         (&as_server, "it was issued for another purpose"),
         (&forged, "only a control plane answers"),
     ] {
-        says(&cluster.client_sees(directory).await, cause);
+        fails_with(&cluster.client_sees(directory).await, cause);
     }
     let (seen, _) = handshake(&server, &server).await;
-    says(&seen, "it was issued for another purpose");
+    fails_with(&seen, "it was issued for another purpose");
     let uri = cluster.uri("/controlplane");
     let forged = cluster.forge("forged", &[&uri], ExtendedKeyUsagePurpose::ClientAuth);
     let (seen, got) = handshake(&server, &forged).await;
-    says(&seen, "only nodes and operators ask");
-    says(&got, "the control plane refused this certificate");
+    fails_with(&seen, "only nodes and operators ask");
+    fails_with(&got, "the control plane refused this certificate");
 }
 
 #[tokio::test]
@@ -343,10 +343,10 @@ async fn a_certificate_without_exactly_one_identity_is_refused() {
         // A client that does not look at its own certificate is refused by the server.
         let server = ServerTls::load(&server).expect("a server");
         let (seen, got) = converse(&server, &cluster.client_with(&forged), "localhost").await;
-        says(&seen, cause);
-        says(&got, "the control plane refused this certificate");
+        fails_with(&seen, cause);
+        fails_with(&got, "the control plane refused this certificate");
         let forged = cluster.forge("forged", uris, ExtendedKeyUsagePurpose::ServerAuth);
-        says(&cluster.client_sees(&forged).await, cause);
+        fails_with(&cluster.client_sees(&forged).await, cause);
     }
 }
 
@@ -369,7 +369,7 @@ async fn a_server_is_only_at_the_addresses_of_its_certificate() {
         let (_, got) = converse(&server, &client, host).await;
         match expected {
             None => got.expect(host),
-            Some(words) => says(&got, words),
+            Some(words) => fails_with(&got, words),
         }
     }
 }
@@ -385,7 +385,7 @@ async fn a_peer_without_tls_is_named_as_such() {
         let _ = stream.shutdown().await;
     };
     let ((), got) = over_tcp(plain, &client, "localhost").await;
-    says(
+    fails_with(
         &got,
         "does not speak TLS: start the control plane with --tls",
     );
@@ -419,8 +419,8 @@ async fn a_client_without_a_certificate_is_refused() {
         .with_no_client_auth();
     let client = Connector::new(Arc::new(config));
     let (seen, got) = converse(&server, &client, "localhost").await;
-    says(&seen, "the client has no certificate");
-    says(&got, "the control plane requires a certificate");
+    fails_with(&seen, "the client has no certificate");
+    fails_with(&got, "the control plane requires a certificate");
 }
 
 #[tokio::test]
@@ -429,13 +429,13 @@ async fn renewed_files_are_used_and_files_of_no_use_are_not() {
     let server = cluster.issue("server", &Subject::ControlPlane);
     let tls = ServerTls::load(&server).expect("a server");
     let client = cluster.client_with(&cluster.issue("client", &node("web-1")));
-    let before = tls.facts();
+    let before = tls.details();
     let life = 2 * DAY;
     let change = async {
         // Key and certificate of another identity, then a key alone, then both.
         cluster.issue("server", &node("web-1"));
         sleep(Duration::from_millis(2500)).await;
-        assert_eq!(tls.facts(), before);
+        assert_eq!(tls.details(), before);
         converse(&tls, &client, "localhost")
             .await
             .0
@@ -448,19 +448,19 @@ async fn renewed_files_are_used_and_files_of_no_use_are_not() {
         let issued = issued.expect("a certificate");
         write_key(&server, &issued.key).expect("written");
         sleep(Duration::from_millis(2500)).await;
-        assert_eq!(tls.facts(), before);
+        assert_eq!(tls.details(), before);
         write_certificate(&server, &issued.certificate).expect("written");
         for _ in 0..50 {
-            if tls.facts() != before {
+            if tls.details() != before {
                 break;
             }
             sleep(Duration::from_millis(100)).await;
         }
-        assert!(tls.facts().not_after > before.not_after);
+        assert!(tls.details().not_after > before.not_after);
         let (seen, got) = converse(&tls, &client, "localhost").await;
         seen.expect("the new files");
         got.expect("the new files");
-        says(
+        fails_with(
             &converse(&tls, &client, "127.0.0.1").await.1,
             "it is not for 127.0.0.1",
         );
@@ -488,7 +488,7 @@ fn a_request_gets_a_certificate_for_its_key_and_no_name_of_its_own() {
     let signed = signed.expect("a certificate");
     let directory = cluster.store("signed", &signed, &secret.serialize_pem());
     let credentials = Credentials::load(&directory).expect("credentials");
-    assert_eq!(credentials.facts().identity.subject, node("web-1"));
+    assert_eq!(credentials.details().identity.subject, node("web-1"));
     assert!(credentials.connector().is_ok(), "the key is another one");
     let parsed = chain(&directory);
     assert!(!String::from_utf8_lossy(&parsed[0]).contains("control-plane.example"));

@@ -21,7 +21,7 @@ use rustls::{
 };
 
 use crate::{
-    certificate::Facts,
+    certificate::Details,
     name::{ClusterId, Identity, Subject},
 };
 
@@ -216,13 +216,13 @@ fn identity_of(
     end_entity: &CertificateDer<'_>,
     doubt: Option<&Error>,
 ) -> Result<Identity, Error> {
-    match (Facts::read(end_entity), doubt) {
-        (Ok(facts), _) if facts.identity.cluster != cluster => Err(refusal(ForeignCluster {
-            found: facts.identity,
+    match (Details::read(end_entity), doubt) {
+        (Ok(details), _) if details.identity.cluster != cluster => Err(refusal(ForeignCluster {
+            found: details.identity,
             own: cluster,
         })),
         (_, Some(doubt)) => Err(doubt.clone()),
-        (Ok(facts), None) => Ok(facts.identity),
+        (Ok(details), None) => Ok(details.identity),
         (Err(error), None) => Err(refusal(error)),
     }
 }
