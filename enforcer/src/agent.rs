@@ -63,11 +63,19 @@ pub enum StartError {
     #[error(transparent)]
     Journal(#[from] journal::Error),
     /// The kernel refused.
-    #[error("cannot set up the table inet sallyport: {0}")]
+    #[error("cannot set up the table inet sallyport: {0}{remedy}", remedy = remedy(.0))]
     Kernel(#[from] netlink::Error),
     /// The journal's last update fails where the kernel stands.
     #[error("cannot finish the update that an earlier enforcer process began: {0}")]
     Resume(#[from] UpdateError),
+}
+
+/// The remedy where the kernel refuses the table; empty where the error has it already.
+fn remedy(error: &netlink::Error) -> &'static str {
+    match error.is_not_permitted() {
+        true => ". Another enforcer may hold the table: run one in each network namespace",
+        false => "",
+    }
 }
 
 /// The number of former workload addresses that are remembered with their last workload.

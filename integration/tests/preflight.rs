@@ -161,5 +161,5 @@ fn second_enforcer() -> Outcome {
     let output = run(bed.node(0), "+all", &[])?;
     first.kill()?;
     first.wait()?;
-    expect(&output, &["EPERM", "another process may own the table"])
+    expect(&output, &["EPERM", "Another enforcer may hold the table"])
 }

@@ -7,7 +7,7 @@ use sallyport_policy::Revision;
 
 use crate::manifest;
 
-/// What an operator does about damage.
+/// The remedy for damage.
 const ADVICE: &str = "`sallyport-controlplane journal verify` checks the journal without changing it. Move the \
                       directory away, and restore a backup into an empty one with `sallyport-controlplane journal \
                       restore`. Nodes keep enforcing their last policy";
@@ -158,7 +158,7 @@ fn is_full(cause: &io::Error) -> bool {
     )
 }
 
-/// What an operator does about an error of the store.
+/// The remedy for an error of the store; empty where there is none but to look at the cause.
 fn remedy(error: &StoreError) -> String {
     match error {
         StoreError::Locked { .. } => {

@@ -65,7 +65,7 @@ pub struct SledJournal {
     folding: Option<JoinHandle<Result<SnapshotRecord, JournalError>>>,
 }
 
-/// What a journal must hold.
+/// The acknowledged part of a journal, which must be found in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Acknowledged {
     /// The last revision.

@@ -74,7 +74,7 @@ impl From<StoreError> for Error {
     }
 }
 
-/// What an operator does about an error of the store.
+/// The remedy for an error of the store; empty where there is none but to look at the cause.
 fn remedy(error: &StoreError) -> &'static str {
     match error {
         StoreError::Locked { .. } => ": an enforcer has it open: stop the enforcer first",

@@ -163,7 +163,7 @@ impl Cluster {
         Connector::new(Arc::new(config.expect("a configuration")))
     }
 
-    /// What a client of this cluster says of a server that proves whatever a directory holds.
+    /// The outcome for a client of this cluster that connects to a server with the certificate of a directory.
     async fn client_sees(&self, directory: &Path) -> Result<(), String> {
         let (chain, key) = (chain(directory), key(directory));
         let config = tls::server(self.authority.cluster(), self.roots(), chain, key);

@@ -40,6 +40,20 @@ impl Error {
         };
         *errno == Errno::ERESTART
     }
+
+    /// Whether the kernel refused for want of a right: the process lacks CAP_NET_ADMIN, or the table is another process's.
+    pub fn is_not_permitted(&self) -> bool {
+        matches!(
+            self,
+            Error::Refused {
+                errno: Errno::EPERM,
+                ..
+            } | Error::Socket {
+                errno: Errno::EPERM,
+                ..
+            }
+        )
+    }
 }
 
 /// The remedy for an error, for an operator.
