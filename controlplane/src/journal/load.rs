@@ -93,8 +93,10 @@ pub(super) fn load(
     });
     let ((log, torn), read) = (log?, read?);
     if let Some(torn) = torn {
-        if log_revision(trees, &torn.prefix)? <= acknowledged {
-            return Err(trees.damaged(torn.name, Damage::Missing));
+        let whole = log.last().map_or(promised.revision, |last| last.revision);
+        if whole < acknowledged.0 {
+            let missing = format!("log: revision {}", whole + 1);
+            return Err(trees.damaged(missing, Damage::Missing));
         }
         warn!(
             record = torn.name,

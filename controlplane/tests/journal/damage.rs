@@ -201,13 +201,10 @@ fn later_format() -> Vec<u8> {
     [&2u32.to_be_bytes()[..], &[1], &checksum, &parts, &payload].concat()
 }
 
-#[test]
-fn a_transaction_that_was_cut_off_is_dropped() {
-    let directory = tempfile::tempdir().unwrap();
-    let settings = journal(&directory);
-    let store = store_of(&settings.path);
-    // As if revision 7 had been large and only its first part had come to the disk.
-    let checked = [&log_key(7, 0)[..], &[1], &2u32.to_be_bytes(), b"x"].concat();
+/// Writes the first of two parts of a revision: all of a large transaction that came to the disk.
+fn cut_off(store: &Store, revision: u64) {
+    let key = log_key(revision, 0);
+    let checked = [&key[..], &[1], &2u32.to_be_bytes(), b"x"].concat();
     let checksum = crc32fast::hash(&checked).to_be_bytes();
     let record = [
         &1u32.to_be_bytes()[..],
@@ -217,16 +214,35 @@ fn a_transaction_that_was_cut_off_is_dropped() {
         b"x",
     ]
     .concat();
-    store
-        .tree("log")
-        .unwrap()
-        .insert(log_key(7, 0), &record)
-        .unwrap();
+    store.tree("log").unwrap().insert(key, &record).unwrap();
+}
+
+#[test]
+fn a_transaction_that_was_cut_off_is_dropped() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = journal(&directory);
+    let store = store_of(&settings.path);
+    cut_off(&store, 7);
     drop(store);
     for _ in 0..2 {
         let (_, recovered) = SledJournal::open(settings.clone()).unwrap();
         assert_eq!(recovered.revision, Revision(6));
     }
+}
+
+#[test]
+fn a_transaction_that_was_cut_off_does_not_stand_for_a_lost_one() {
+    refused("log: revision 6: the record is missing", |store| {
+        remove(store, "log", &log_key(6, 0));
+        cut_off(store, 7);
+    });
+    refused("log: revision 5: the record is missing", |store| {
+        for part in 0..3 {
+            remove(store, "log", &log_key(5, part));
+        }
+        remove(store, "log", &log_key(6, 0));
+        cut_off(store, 7);
+    });
 }
 
 #[test]
